@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from engine.ladder.runner import LadderRunner
 from engine.ladder.sweep_results import summarize_sweep
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import Ladder, Outcome
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, Rung
+from engine.runs.ladder.rungs import BASE, BASE_4BIT
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
 from engine.runs.run import end_record
 from engine.runs.run.run_dir import RunDir
@@ -32,16 +32,6 @@ from engine.runs.stopping import StopRequest, StopRequested
 
 SHARED_FINGERPRINTS = ("test", "model", "general")
 SHARED_MACHINE = ("device", "cpu", "threads", "cuda")
-
-
-def add_shared_bases(ladder: Ladder, rungs: Iterable[Rung], others: Iterable[LadderDir]) -> None:
-    """Fill in `base_runs` with runs of other ladders that scored the same base model on the same test rows."""
-    needed = {base_key(rung.config, ladder): rung for rung in rungs}
-    for other in others:
-        for key, run in _scored_bases(other).items():
-            if key in needed:
-                name = BASE_4BIT if method_spec(needed[key].method).quantizes_base else BASE
-                ladder.base_runs.setdefault(name, run)
 
 
 def base_key(config: Config, ladder: Ladder) -> str:
@@ -231,8 +221,13 @@ class SweepRunner:
             os.close(lock)
 
     def _share_bases(self, cell: SweepCell, ladder: Ladder) -> None:
-        others = [self._folder(other) for other in self.sweep.cells if other is not cell]
-        add_shared_bases(ladder, self._folder(cell).plan().rungs, others)
+        """Fill in `base_runs` with runs of other ladders that scored the same base model on the same test rows."""
+        needed = {base_key(rung.config, ladder): rung for rung in self._folder(cell).plan().rungs}
+        for other in self.sweep.cells:
+            for key, run in _scored_bases(self._folder(other)).items() if other is not cell else ():
+                if key in needed:
+                    name = BASE_4BIT if method_spec(needed[key].method).quantizes_base else BASE
+                    ladder.base_runs.setdefault(name, run)
 
 
 def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
@@ -242,7 +237,9 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
-    runner.started |= _own_runs(folder, plan)
+    for cell in plan.cells:  # what its ladders started before it was resumed
+        state = folder.ladder(cell.ladder).state()
+        runner.started |= {folder.runs / e.run for e in (state.entries if state else []) if e.run and not e.reused}
     runner.save()
     status, reason = run_to_outcome(runner.run, runner.sweep, folder)
     if status in ("stopped", "failed"):
@@ -270,9 +267,3 @@ def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
         if cell.status != "finished":
             cell.status, cell.reason = "planned", ""
     return sweep
-
-
-def _own_runs(folder: SweepDir, plan: SweepPlan) -> set[Path]:
-    """The runs that the ladders of this sweep started before it was resumed."""
-    states = [folder.ladder(cell.ladder).state() for cell in plan.cells]
-    return {folder.runs / e.run for state in states if state for e in state.entries if e.run and not e.reused}

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from engine.config.activation_checkpointing import (
-    ActivationCheckpointing,
     memory_saved_order,
     resolve_checkpointing,
     stronger_than,
@@ -339,6 +338,7 @@ def probe(
         with uncompiled(trainer.model):
             evaluator.run_worst_case(trainer.model, batches.held_out)
 
+    chosen = resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda")  # what the plan chose
     measured = Probe(
         trainer=trainer,
         optimizer=optimizer,
@@ -348,7 +348,7 @@ def probe(
         evaluate=evaluate if on_gpu else None,
         fits=None if on_gpu else estimates.training_fits,
         warn=warn,
-        stronger=_stronger(config, estimates) if on_gpu else [],
+        stronger=stronger_than(chosen) if on_gpu and config.train.gradient_checkpointing == "auto" else [],
     ).run()
     return _reconcile(trainer, measured, ranks)
 
@@ -367,10 +367,3 @@ def _reconcile(trainer: AnswerTrainer, measured: ProbeResult, ranks: Ranks) -> P
         enable_checkpointing(trainer.model, strongest)
     evaluation = max((result.evaluation for result in results if result.evaluation is not None), default=None)
     return ProbeResult(max(result.training for result in results), evaluation, measured.seconds, strongest)
-
-
-def _stronger(config: Config, estimates: RunEstimates) -> list[ActivationCheckpointing]:
-    """What the memory probe of a GPU may enable if the choice of the plan does not fit."""
-    if config.train.gradient_checkpointing != "auto":
-        return []
-    return stronger_than(resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda"))

@@ -129,15 +129,12 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     earlier.before = event
     if follower.damaged:
         earlier.problems.append(damage(follower.damaged))
-    elif count < 2 and has_work(run):  # only the hello of the current worker
+    elif count < 2 and (  # only the hello of the current worker, though an earlier one saved something
+        run.predictions_file.exists() or run.model.exists() or any(run.checkpoints.glob("step-*"))
+    ):
         what = "events.jsonl is missing or empty: times, losses and warnings from before this resume are lost"
         earlier.problems.append(what)
     return earlier
-
-
-def has_work(run: RunDir) -> bool:
-    """Whether an earlier worker saved predictions, a checkpoint or a model."""
-    return run.predictions_file.exists() or run.model.exists() or any(run.checkpoints.glob("step-*"))
 
 
 CHECK_SECONDS = 30.0

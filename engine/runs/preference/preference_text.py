@@ -132,7 +132,8 @@ def _rated(pair: RatedPair) -> str:
         text = f"No significant preference between {rung_noun(rate.a)} and {rung_noun(rate.b)} {by}"
     else:
         better, worse = (rate.a, rate.b) if rate.finding == "better" else (rate.b, rate.a)
-        text = f"{_capital(rung_noun(better))} is preferred to {rung_noun(worse)} {by}"
+        noun = rung_noun(better)
+        text = f"{noun[:1].upper()}{noun[1:]} is preferred to {rung_noun(worse)} {by}"
     good = f"both good {percent(pair.both_good)}, both bad {percent(pair.both_bad)}"
     text = f"{text}: {win_rate_text(rate)} ({good})"
     return f"{text}. {settled_text(pair)}" if settled_text(pair) else f"{text}."
@@ -186,10 +187,6 @@ def expected_lines(plan: JudgePlan, items: int, requests: int, reused: int, toke
 
 def _people(pair: RatedPair) -> str:
     return "1 person" if pair.raters == 1 else f"{pair.raters} people"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def progress_text(state: Judgment) -> str:

@@ -153,14 +153,12 @@ class RunDir(Folder):
 
     def is_active(self) -> bool:
         """Whether a worker runs, or its job runs or waits."""
-        return self.is_locked() or self._has_active_job()
-
-    def _has_active_job(self) -> bool:
-        try:
+        if self.is_locked():
+            return True
+        with contextlib.suppress(UserError):  # `state` tells that it is damaged
             state = self.job_state()
-        except UserError:  # `state` tells that it is damaged
-            return False
-        return state is not None and state.is_active
+            return state is not None and state.is_active
+        return False
 
     def state(self) -> str:
         """`live`, `starting`, `pending` (its job waits), `died`, `damaged`, or the status of its result."""

@@ -129,20 +129,15 @@ def check_method(
         checks, results = Checks(session), []
         for check in CHECKS[choice]:
             if check == PAGING:
-                results += _skipped_paging(session)
-                continue
+                why = paging_skipped(session.config, session.machine, session.optimizer_name, session.meters)
+                results += [TrainingCheck(name=PAGING, state="skipped", text=why)] if why else []
+                continue  # it runs in a process of its own
             progress(f"{name}, {title}: {check}")
             results.append(checks.run(check))
         report = _report(checks, results)
     del session, checks
     free_memory()
     return report
-
-
-def _skipped_paging(session: TrainingSession) -> list[TrainingCheck]:
-    """The check of paging where it is skipped; empty where a process of its own is to run it."""
-    why = paging_skipped(session.config, session.machine, session.optimizer_name, session.meters)
-    return [TrainingCheck(name=PAGING, state="skipped", text=why)] if why else []
 
 
 def check_paging_of(method: str, machine: Machine) -> TrainingCheck:

@@ -165,10 +165,6 @@ class ModelShape:
         """Whether complete weights are there."""
         return (self.folder(scratch) / "config.json").exists()
 
-    def step_shape(self) -> StepShape:
-        """The longest rows of a step, for a prediction."""
-        return StepShape(count=self.batch, length=self.longest, answer=self.longest // 2)
-
 
 def _llama(width: int, inner: int, layers: int, heads: int, key_heads: int, vocabulary: int, tied: bool) -> Any:
     return {
@@ -223,7 +219,8 @@ def _peak_too_large(shape: ModelShape, config: schema.Config, machine: Machine, 
     """Why training does not fit; "" if it does. One row per forward pass: the memory probe finds how many fit."""
     architecture = shape.architecture()
     single = with_settings(config, {"train.micro_batch": 1})
-    needed = formula(single, architecture.to_dict(), machine.device, shape.step_shape(), machine.bf16).peak
+    longest = StepShape(count=shape.batch, length=shape.longest, answer=shape.longest // 2)
+    needed = formula(single, architecture.to_dict(), machine.device, longest, machine.bf16).peak
     if needed > MEMORY_SHARE * memory:
         return f"{shape.title}: predicted peak {size(needed)}, {size(memory)} free"
     return ""

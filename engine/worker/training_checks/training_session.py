@@ -140,13 +140,12 @@ class TrainingSession:
         return mean_loss(losses)
 
     def _prepared(self) -> None:
+        """Compile, and run the memory probe. On a GPU the plan may have chosen activation checkpointing."""
         if self.config.train.compile:
             compiled = compile_by_training(self.trainer, self.batches.step)
             self.notes.append(f"{compiled.layers} decoder layers compiled in {compiled.seconds:.0f} s")
-        self._probe()
-
-    def _probe(self) -> None:
         on_gpu = self.machine.device == "cuda"
+        plan_chooses = on_gpu and self.config.train.gradient_checkpointing == "auto"
         self.probed = Probe(
             trainer=self.trainer,
             optimizer=self.optimizer,
@@ -156,7 +155,7 @@ class TrainingSession:
             evaluate=None,
             fits=None if on_gpu else self.estimates.training_fits,
             warn=self.warn,
-            stronger=stronger_than(self.checkpointing) if self._plan_chooses else [],
+            stronger=stronger_than(self.checkpointing) if plan_chooses else [],
         ).run()
         self.checkpointing = self.probed.checkpointing or self.checkpointing
         self.meters.training_begins()
@@ -186,11 +185,6 @@ class TrainingSession:
             return float(trainer.training_step(self.model, rows))
         finally:
             trainer.packing, trainer.micro_batch = before
-
-    @property
-    def _plan_chooses(self) -> bool:
-        """Whether the plan chooses activation checkpointing, as for runs on a GPU."""
-        return self.machine.device == "cuda" and self.config.train.gradient_checkpointing == "auto"
 
     def _estimates(self) -> RunEstimates:
         limit = available_memory(self.meters) if self.machine.device == "cuda" else None

@@ -259,6 +259,14 @@ def remove_tree(path: Path, ignore_errors: bool = False) -> None:
     shutil.rmtree(path, ignore_errors=ignore_errors)  # noqa: TID251 - the one place
 
 
+def subfolders(parent: Path) -> list[Path]:
+    """The directories in a folder by name, without hidden ones and links; none where it is missing. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(parent) as entries:
+        folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return sorted(Path(entry.path) for entry in folders if not entry.name.startswith("."))
+    return []
+
+
 def sync_folder(folder: Path) -> None:
     """Write a folder's entries to the disk, so that what was created or renamed in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

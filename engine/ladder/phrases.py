@@ -74,7 +74,6 @@ def ratio_bounds(cost: CostRatio) -> str:
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
 NO_SIGNIFICANT_GAIN = "No significant gain"
-NO_SHARES = "shares of the gain are undefined"
 TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 FEW_ENDED = 0.5
@@ -96,7 +95,6 @@ ASSUMED_SPREAD = "one seed, spread assumed"
 ONE_TIMING = "one timing each, noise assumed"
 NO_TIMING = "There is no comparable timing"
 SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
-OF_GAIN = " of full's gain over the base model"
 WITHIN_MARGIN = "by less than the margin"
 ONE_RATE = "Each rung was trained at one learning rate; no other was tried."
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
@@ -223,16 +221,11 @@ def has_one_seed(ladder: Ladder, *names: str) -> bool:
     return any(row.name in names and len(row.seeds) == 1 for row in ladder.rows)
 
 
-def share_text(ladder: Ladder, row: RungResult, value: Interval, of: str = "") -> str:
-    """`75.0% of full's gain, pointwise 95% CI [47.4, 107.1]`, and what is assumed about single seeds."""
-    bounds = score_format.percent_bounds(value)
-    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
-    return f"{quantities.percent(value.mean)}{of}, {POINTWISE} {bounds}{scope}"
-
-
 def keeps_gain(ladder: Ladder, row: RungResult, gain: Interval) -> str:
     """`keeps 75.0% of full's gain over the base model, pointwise 95% CI [47.4, 107.1]`."""
-    return f"keeps {share_text(ladder, row, gain, OF_GAIN)}"
+    share, bounds = quantities.percent(gain.mean), score_format.percent_bounds(gain)
+    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
+    return f"keeps {share} of full's gain over the base model, {POINTWISE} {bounds}{scope}"
 
 
 def margin_text(ladder: Ladder) -> str:

@@ -18,7 +18,6 @@ from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
     LOWER_IS_BETTER,
-    NO_SHARES,
     ON_CPU,
     ONE_RATE,
     ONE_SEED,
@@ -179,7 +178,7 @@ def _no_gain(ladder: Ladder, row: RungResult) -> str:
         return f"{BASE_NOT_SCORED}, so gains over it are unknown."
     if gain.finding == "worse":
         return TRAIN_MORE  # the headline has the difference
-    text = f"{no_significant_gain(ladder, row)}: {difference_text(ladder, gain)}; {NO_SHARES}."
+    text = f"{no_significant_gain(ladder, row)}: {difference_text(ladder, gain)}; shares of the gain are undefined."
     if metric_failed(ladder):
         return text
     observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)

@@ -21,7 +21,7 @@ from typing import Literal
 import platformdirs
 
 from engine.config.errors import UserError
-from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, read_small, remove_tree
+from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, read_small, remove_tree, subfolders
 from engine.config.home import cache_folder, config_file
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, SweepDir
@@ -160,9 +160,7 @@ def _folders(parent: Path) -> list[Path]:
     """Folders without those that a process is writing, by name; symbolic links are not followed."""
     with contextlib.suppress(OSError):
         check_no_link_above(parent / "any")
-        with os.scandir(parent) as entries:
-            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        return sorted(Path(entry.path) for entry in folders if not entry.name.startswith("."))
+        return subfolders(parent)
     return []
 
 

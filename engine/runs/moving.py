@@ -31,6 +31,7 @@ from engine.config.files import (
     open_regular,
     read_json,
     remove_tree,
+    subfolders,
     sync_folder,
     write_atomically,
 )
@@ -130,11 +131,7 @@ def _folders(runs: Path) -> list[Folder]:
 
 
 def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:
-    for kind in CACHES:
-        with contextlib.suppress(FileNotFoundError), os.scandir(cache / kind) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                    yield kind, Path(entry.path)
+    return ((kind, path) for kind in CACHES for path in subfolders(cache / kind))
 
 
 def _refuse_active(runs: Path) -> None:

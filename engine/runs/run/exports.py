@@ -18,7 +18,7 @@ import platformdirs
 from msgspec import Struct, field
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree
+from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree, subfolders
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs.queue import locks
 from engine.runs.run.result import Interval
@@ -298,17 +298,12 @@ def is_own_folder(path: Path) -> bool:
 
 def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
     """Folder and check of each exported artifact, by name. Folders without a readable check are left out."""
-    try:
-        with os.scandir(exports_folder(run)) as entries:
-            folders_and_links = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        folders = sorted(Path(entry.path) for entry in folders_and_links if not entry.name.startswith("."))
-    except OSError:
-        return
+    folders: list[Path] = []
+    with contextlib.suppress(OSError):
+        folders = subfolders(exports_folder(run))
     for folder in folders:
-        try:
+        with contextlib.suppress(UserError):
             yield folder, read_fidelity(folder)
-        except UserError:
-            continue
 
 
 def read_fidelity(folder: Path) -> Fidelity:

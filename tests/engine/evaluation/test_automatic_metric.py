@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from command import ftbench
+from data_fixtures import prepare_without_children
 
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
@@ -38,6 +39,11 @@ WORDS = [
     "quickly",
     "story",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_without_children(monkeypatch)
 
 
 def words(count: int) -> str:

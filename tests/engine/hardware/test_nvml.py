@@ -150,23 +150,24 @@ def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> 
     assert any("this run ≥ 30.0" in line for line in look.lines)
 
 
-@pytest.mark.parametrize(
-    ("come", "found"), [("70001", 70001), ("", None), ("70001 70002", None)], ids=["one", "none", "two"]
-)
-def test_a_worker_in_a_container_finds_its_id_among_new_ones(come: str, found: int | None, tmp_path: Path) -> None:
+def test_a_worker_in_a_container_finds_its_id_among_new_ones(tmp_path: Path) -> None:
     scenario, library = tmp_path / "cards.txt", build(tmp_path / "lib")
     scenario.write_text(f"{TWO}\n0 process 69999 {GIB}\n")
     (tmp_path / "namespace").symlink_to("pid:[4026532999]")
-    later = f"{TWO}\n0 process 69999 {GIB}\n" + "".join(f"0 process {pid} {GIB}\n" for pid in come.split())
+    first = scenario.read_text()
+    new = {"one": (70001,), "none": (), "two": (70001, 70002)}
+    later = [first + "".join(f"0 process {pid} {GIB}\n" for pid in pids) for pids in new.values()]
     code = (
         "import sys; from pathlib import Path; from engine.hardware import nvml; from engine.training.meters import *\n"
-        "nvml.NAMESPACE = Path(sys.argv[1]); gpu = nvml.Nvml().gpu(0); meters = Meters(print, gpu)\n"
-        "Path(sys.argv[2]).write_text(sys.argv[3]); meters._find_gpu_pid(gpu); print(meters.gpu_pid)"
+        "nvml.NAMESPACE, scenario = Path(sys.argv[1]), Path(sys.argv[2]); first = scenario.read_text()\n"
+        "for text in sys.argv[3:]:\n"
+        "    scenario.write_text(first); gpu = nvml.Nvml().gpu(0); meters = Meters(print, gpu)\n"
+        "    scenario.write_text(text); meters._find_gpu_pid(gpu); print(meters.gpu_pid)"
     )
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
-    command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), later]
+    command = [sys.executable, "-c", code, str(tmp_path / "namespace"), str(scenario), *later]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(found)
+    assert dict(zip(new, done.stdout.split(), strict=True)) == {"one": "70001", "none": "None", "two": "None"}
 
 
 def test_energy_is_measured_since_the_first_sample(tmp_path: Path) -> None:
@@ -174,19 +175,25 @@ def test_energy_is_measured_since_the_first_sample(tmp_path: Path) -> None:
     assert before.joules == [0.0, 0.0] and after.joules == [7.5, 0.0]
 
 
-@pytest.mark.parametrize("code", [3, 4, 15, 18, 999])
 @pytest.mark.parametrize("field", ["name", "used", "power", "load", "temperature", "process", "energy"])
-def test_a_failing_value_affects_no_other(field: str, code: int, tmp_path: Path) -> None:
-    text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 error.{field} {code}\n"
-    whole, look = looks(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n", text)
+def test_a_failing_value_affects_no_other(field: str, tmp_path: Path) -> None:
+    """Whatever NVML's error is, and none of the values after it."""
+    working = f"{TWO}\n0 process 4242 {31 * GIB}\n"
+    codes = (3, 4, 15, 18, 999)
+    found = looks(
+        tmp_path, working, *(text for code in codes for text in (f"{working}0 error.{field} {code}\n", working))
+    )
+    whole = found[0]
     of = {"process": "mine"}.get(field, field)
-    shared = field == "used" and code == 3  # unified memory: the system's, and said
-    known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
-    for key in ("name", "used", "mine", "power", "load", "temperature"):
-        expected = known.get(key) if key == of else whole.gpus[0][key]
-        assert look.gpus[0][key] == expected, key
-    assert look.gpus[0]["shared"] == shared
-    assert look.gpus[1] == whole.gpus[1]
+    for code, look, after in zip(codes, found[1::2], found[2::2], strict=True):
+        shared = field == "used" and code == 3  # unified memory: the system's, and said
+        known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
+        for key in ("name", "used", "mine", "power", "load", "temperature"):
+            expected = known.get(key) if key == of else whole.gpus[0][key]
+            assert look.gpus[0][key] == expected, (code, key)
+        assert look.gpus[0]["shared"] == shared
+        assert look.gpus[1] == whole.gpus[1]
+        assert after.gpus == whole.gpus, code
 
 
 def test_unified_memory_is_called_shared(tmp_path: Path) -> None:

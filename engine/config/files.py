@@ -131,6 +131,13 @@ def read_regular(path: Path, limit: int = MAX_RECORD_BYTES, follow: bool = False
     return content
 
 
+def read_tail(path: Path, limit: int) -> bytes:
+    """At most the last `limit` bytes of a file. Raises OSError as `open_regular` does."""
+    with open_regular(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
+        return file.read()
+
+
 def read_item_lines(path: Path) -> list[bytes]:
     """The lines of a file with one per test item, without empty ones. Raises OSError as `open_regular` does."""
     return [line for line in read_regular(path, MAX_ITEMS_BYTES).split(b"\n") if line]

@@ -24,7 +24,7 @@ from engine.config.errors import UserError
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, read_small, remove_tree, subfolders
 from engine.config.home import cache_folder, config_file
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import ComparisonDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import exports_folder, is_own_folder, unfinished_elsewhere
@@ -68,7 +68,9 @@ class StoredItem:
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
     ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
-    members = _members(ladders)
+    members: dict[str, str] = {}  # run -> the ladder whose report needs it; a damaged one needs nothing
+    for ladder, state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
+        members = {entry.run.split("/")[0]: ladder.name for entry in state.entries if entry.run} | members
     for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
         yield from _of_run(run, members.get(run.name, ""))
     sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name)
@@ -109,18 +111,6 @@ def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
     for path in _folders(exports_folder(run)):
         yield _item("exports", f"{run.name}/{path.name}", path, live, run)
     yield _item("runs", run.name, run.path, live or (f"it belongs to the ladder {ladder}" if ladder else ""), run)
-
-
-def _members(ladders: list[LadderDir]) -> dict[str, str]:
-    """Run -> the ladder whose report needs it."""
-    ladder_names: dict[str, str] = {}
-    for ladder in ladders:
-        with contextlib.suppress(UserError):  # a damaged ladder needs nothing
-            state = ladder.state()
-            for entry in state.entries if state else []:
-                if entry.run:
-                    ladder_names.setdefault(entry.run.split("/")[0], ladder.name)
-    return ladder_names
 
 
 def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean, variance
 
 from engine.config.metric_specs import AUTO, metric_spec
-from engine.runs.ladder.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import states
 from engine.runs.ladder.ladder_plan import work_of
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan, is_base
@@ -100,11 +100,9 @@ def forecast(plan: LadderPlan, runs: Path, decide_metric: Callable[[], str]) -> 
 
 def _earlier(plan: LadderPlan, runs: Path) -> Iterable[Ladder]:
     wanted = work_of(plan.rungs[0].config)
-    for folder in iterate(runs):
-        ladder = folder.state()
-        if ladder is None or ladder.status != "finished" or ladder.work is None or not ladder.comparisons:
-            continue
-        if all(ladder.config.get(key) == value for key, value in wanted.items()):
+    for _, ladder in states(runs):
+        is_complete = ladder.status == "finished" and ladder.work is not None and ladder.comparisons
+        if is_complete and all(ladder.config.get(key) == value for key, value in wanted.items()):
             yield ladder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config.files import read_regular
+from engine.config.files import is_no_space_error, read_regular
 from engine.runs.run.result import Status
 
 SIZE = 4096
@@ -32,15 +32,13 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 def reserve(path: Path) -> None:
     """Create the file with its blocks, or clear it. Raises OSError if the disk is already full."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
-        _fill(descriptor, b"")
-    except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()
+        _fill(path, b"")
+    except OSError as error:
+        if is_no_space_error(error):
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise
-    finally:
-        os.close(descriptor)
 
 
 def write(path: Path, record: EndRecord) -> bool:
@@ -50,11 +48,7 @@ def write(path: Path, record: EndRecord) -> bool:
     if len(text) >= SIZE:  # JSON escapes take up to six bytes per character
         text = msgspec.json.encode(msgspec.structs.replace(shortened, reason=shortened.reason[: MAX_REASON // 2]))
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        try:
-            _fill(descriptor, text)
-        finally:
-            os.close(descriptor)
+        _fill(path, text)
     except OSError:
         return False
     return True
@@ -69,9 +63,12 @@ def read(path: Path) -> EndRecord | None:
         return None
 
 
-def _fill(descriptor: int, text: bytes) -> None:
-    block = text.ljust(SIZE - 1) + b"\n"
-    written = 0
-    while written < len(block):
-        written += os.pwrite(descriptor, block[written:], written)
-    os.fsync(descriptor)
+def _fill(path: Path, text: bytes) -> None:
+    block, written = text.ljust(SIZE - 1) + b"\n", 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        while written < len(block):
+            written += os.pwrite(descriptor, block[written:], written)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.config.files import IrregularFile, append_whole, open_regular
+from engine.config.files import IrregularFile, append_whole, open_regular, read_tail
 from engine.config.text import without_credentials
 from engine.runs.run.events import End, Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
 from engine.runs.run.result import SCHEMA_VERSION
@@ -36,11 +36,12 @@ class EventLog:
 
     def __init__(self, path: Path, started: float | None = None) -> None:
         """`started`: value of the monotonic clock from which `elapsed` is counted; None: now."""
-        self._seq = _last_seq(path)
+        tail = read_tail(path, 1 << 20) if path.exists() else b""
+        self._seq = max((event.seq for line in tail.splitlines() if (event := decode(line))), default=0)
         self._lock = threading.Lock()  # the meters write from another thread
         self.started = time.monotonic() if started is None else started
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-        if _is_torn(path):
+        if tail and not tail.endswith(b"\n"):
             # End the partial line of a killed writer, or our first line would extend it.
             os.write(self._file, b"\n")  # noqa: TID251 - to the log, not to a terminal
 
@@ -80,25 +81,7 @@ class NoEventLog(EventLog):
         pass
 
 
-def _is_torn(path: Path) -> bool:
-    with open_regular(path) as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
-
-
-def _last_seq(path: Path) -> int:
-    """The highest `seq` in the last megabyte of an existing log, else 0."""
-    if not path.exists():
-        return 0
-    with open_regular(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1_000_000))
-        events = [decode(line) for line in file.read().splitlines()]
-    return max((event.seq for event in events if event), default=0)
-
-
+TAIL_BYTES = 1 << 16
 CHUNK = 1 << 20
 """Bytes per read: about 4,000 events."""
 MAX_LINE = 64 << 20
@@ -196,12 +179,10 @@ def exit_message(path: Path) -> str:
     return describe_exit(_last_lines(path))
 
 
-def _last_lines(path: Path, limit: int = 65536) -> list[str]:
-    """The non-empty lines since the last mark of a phase, of the last `limit` bytes; [] without a log."""
+def _last_lines(path: Path) -> list[str]:
+    """The non-empty lines since the last mark of a phase, of the last TAIL_BYTES; [] without a log."""
     try:
-        with open_regular(path) as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-            lines = without_credentials(file.read().decode("utf-8", "replace")).splitlines()
+        lines = without_credentials(read_tail(path, TAIL_BYTES).decode("utf-8", "replace")).splitlines()
     except (FileNotFoundError, IrregularFile):
         return []
     kept: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from typing import ClassVar, Literal, Unpack
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import open_regular, read_json, remove_tree, unusable_file, write_atomically
+from engine.config.files import read_json, read_tail, remove_tree, unusable_file, write_atomically
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
 from engine.runs.home import started_in
 from engine.runs.run import end_record, folder
 from engine.runs.run.end_record import EndRecord
-from engine.runs.run.event_log import EventLog, Follower
+from engine.runs.run.event_log import TAIL_BYTES, EventLog, Follower
 from engine.runs.run.events import End, Event, decode
 from engine.runs.run.folder import Folder
 from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file
@@ -242,10 +241,7 @@ def _rebuilt(run: RunDir, end: EndRecord, stamp: tuple[int, int]) -> Result | No
 def last_event(path: Path) -> Event | None:
     """The event in the last complete line of a log; None where that line is not an event."""
     try:
-        with open_regular(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 65536))
-            lines = file.read().split(b"\n")
+        lines = read_tail(path, TAIL_BYTES).split(b"\n")
     except OSError:
         return None
     return decode(lines[-2]) if len(lines) > 1 else None

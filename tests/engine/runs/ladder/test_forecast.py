@@ -9,6 +9,7 @@ from made_ladder import made_ladder
 
 from engine.runs.ladder.forecast import CRITICAL, PRIOR_SEED_STD, forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import create as make_ladder
 from engine.runs.ladder.ladder_plan import make_plan, shared
 from engine.runs.ladder.ladder_state import Ladder
 
@@ -29,6 +30,8 @@ def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: 
     plan = make_plan("demo", [], {})
     assert forecast(plan, tmp_path, lambda: "exact_match").source.startswith("assumed")  # other settings
     _same_work(folder, ladder, shared(plan.rungs))
+    damaged = make_ladder(tmp_path, plan)
+    damaged.state_file.write_text("{damaged")  # of another work, as far as anybody can tell
     found = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
     assert ladder.name in found.source and ladder.work and found.items == ladder.work.test
     assert found.seed_std == pytest.approx(0.004)

@@ -223,8 +223,7 @@ def rule_text(point: SweepPoint) -> str:
     """`holds`, `does not hold (cost)`, `undecided (quality)`, `cannot be checked (quality)`."""
     names = {"quality": point.quality, "cost": point.cheap}
     because = [name for name, check in names.items() if check == point.rule]
-    words = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
-    text = words[point.rule]
+    text = RULE_VERBS[point.rule].removeprefix("is ")
     return text if point.rule == "holds" else f"{text} ({' and '.join(because)})"
 
 

@@ -35,12 +35,12 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
     changes = list(_changes(recorded, values_that_are_set(frozen.config))) if recorded is not None else []
-    hint = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
-    if changes:
-        problem = f"the configuration changed after the run started: {', '.join(changes)}"
-        raise UserError(problem, str(run.config_file), hint, code="run.config_changed")
     if recorded is None and not frozen.intact:
-        problem = f"the configuration changed after the run was created: {', '.join(frozen.changed) or 'unknown key'}"
+        changes = frozen.changed or ["unknown key"]
+    if changes:
+        when = "was created" if recorded is None else "started"
+        problem = f"the configuration changed after the run {when}: {', '.join(changes)}"
+        hint = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
         raise UserError(problem, str(run.config_file), hint, code="run.config_changed")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import used_folder
 from engine.config.redaction import redact_output
-from engine.hardware.devices import SelectedDevice, select_devices
+from engine.hardware.devices import select_devices
 from engine.methods.library_imports import import_libraries
 from engine.runs.chat_client import (
     NOT_FINISHED,
@@ -33,7 +32,7 @@ from engine.runs.chat_client import (
     Stop,
 )
 from engine.runs.queue import device_queue
-from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.queue.device_queue import wait_for_device
 from engine.runs.run.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import Channel, tell_outcome
 
@@ -65,7 +64,10 @@ class ChatServer:
 
     def _serve(self, request: OpenSession, paths: list[Path]) -> None:
         devices = select_devices(request.device)
-        device = self._wait_for_device(devices, paths) if request.wait else devices[0]
+        device = devices[0]
+        if request.wait:
+            place = paths[0] / device_queue.TRY
+            device = wait_for_device(devices, place, lambda note: self.tell(QueueWait(note, devices[0].title)))
         device.apply()
         self.tell(LoadingProgress("loading libraries"))
         import_libraries()  # after the wait: it takes seconds
@@ -85,14 +87,6 @@ class ChatServer:
         except UserError as error:
             number = request.number if isinstance(request, AnswerRequest) else None
             self.tell(RequestRefused.of(error, number=number))
-
-    def _wait_for_device(self, devices: list[SelectedDevice], runs: list[Path]) -> SelectedDevice:
-        def tell(note: str) -> None:
-            self.tell(QueueWait(note, devices[0].title))
-
-        taken = wait_for_devices(devices, time.time(), runs[0] / device_queue.TRY, tell, lambda: False)
-        assert taken is not None  # it is never cancelled: the process ends with its client
-        return taken[0]
 
     def _take(self, line: bytes) -> None:
         request = msgspec.json.decode(line, type=Request)

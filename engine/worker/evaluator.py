@@ -191,9 +191,7 @@ class Evaluator:
         if self.general:
             after = self._general_losses(model)
             result = general_result(self.text, self.general, self.base_general, after)
-            self.log.write(
-                events.GeneralLoss(text=result.text, tokens=result.tokens, before=result.before, after=result.after)
-            )
+            self.log.write(events.GeneralLoss(**msgspec.structs.asdict(result)))
         if self.config.evaluation.when != "never":
             self.benchmarks.after(model)
 
@@ -308,16 +306,8 @@ class BenchmarkScorer:
 
 
 def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.BenchmarkScored:
-    return events.BenchmarkScored(
-        when=when,
-        benchmark=scores.benchmark,
-        metric=scores.metric,
-        higher_is_better=scores.higher_is_better,
-        is_share=scores.is_share,
-        fingerprint=scores.fingerprint,
-        score=scores.score,
-        seconds=scores.seconds,
-    )
+    facts = {name: value for name, value in msgspec.structs.asdict(scores).items() if name != "items"}
+    return events.BenchmarkScored(when=when, **facts)
 
 
 def score_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:

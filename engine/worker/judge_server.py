@@ -32,7 +32,7 @@ from engine.judge.local_judge import (
 from engine.methods.library_imports import import_libraries
 from engine.runs.chat_client import Conversation, RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer
-from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.queue.device_queue import wait_for_device
 from engine.worker.rpc_server import Channel, tell_outcome
 
 if TYPE_CHECKING:
@@ -144,14 +144,11 @@ class JudgeModel:
 def serve(requests: Prompts, tell: Callable[[Message], None]) -> None:
     """Load the model, then answer prompts until the judge closes stdin."""
     opening = requests.first()
-    devices = select_devices(opening.device)
 
     def waits(note: str) -> None:
         tell(JudgeNote(f"waiting in the device queue: {note}"))
 
-    taken = wait_for_devices(devices, time.time(), Path(opening.place), waits, lambda: False)
-    assert taken is not None  # it is never cancelled: the process ends with the judge
-    taken[0].apply()
+    wait_for_device(select_devices(opening.device), Path(opening.place), waits).apply()
     tell(JudgeNote("loading libraries"))
     import_libraries()  # after the wait: it takes seconds
     from engine.methods.machine import is_out_of_memory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -270,7 +269,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.export.request import ExportRequest, refuse_request
     from engine.hardware.devices import select_device
     from engine.runs.queue import locks
-    from engine.runs.queue.device_queue import EXPORT, wait_for_devices
+    from engine.runs.queue.device_queue import EXPORT, wait_for_device
     from engine.runs.run.run_dir import RunDir
 
     run, out = Path(arguments["run"]), arguments["out"]
@@ -288,7 +287,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     device = select_device()
     device.apply()
     if arguments["wait"]:
-        wait_for_devices([device], time.time(), run / EXPORT, lambda note: progress(f"waiting: {note}"), lambda: False)
+        wait_for_device([device], run / EXPORT, lambda note: progress(f"waiting: {note}"))
     progress("loading libraries")
     import_libraries()
     from engine.export.exporter import export

@@ -14,7 +14,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, count, duration, integer, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
-from engine.ladder.report.tables import STATUS_TEXTS, Cell, ReportColumn, ReportTable, TableLine, cell, plain
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, plain, status_word
 from engine.ladder.sentences import trial_cost
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
@@ -167,7 +167,6 @@ def trials(ladder: Ladder) -> ReportTable | None:
 
 
 def _run_line(entry: LadderEntry, expected: str) -> TableLine:
-    outcome = STATUS_TEXTS.get(entry.status, entry.status)
     cells = [
         cell(KINDS[entry.kind], f"{entry.steps} steps" if entry.steps else "", "chosen rate" if entry.chosen else ""),
         Cell(str(entry.seed)),
@@ -176,7 +175,7 @@ def _run_line(entry: LadderEntry, expected: str) -> TableLine:
         Cell(duration(entry.seconds)),
         Cell(expected if entry.kind == "run" else ABSENT),
         cell(
-            outcome,
+            status_word(entry.status),
             entry.reason,
             entry.selection,
             "reused" if entry.reused else "",

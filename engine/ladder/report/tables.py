@@ -175,16 +175,13 @@ def summary_table(summary: LadderSummary) -> ReportTable:
     return without_empty(ReportTable("Summary", "rung", columns, lines))
 
 
-STATUS_TEXTS = {
-    "out_of_memory": "out of memory",
-    "diverged": "diverged",
-    "failed": "failed",
-    "died": "exited unexpectedly",
-    "stopped": "stopped",
-    "skipped": "skipped",
-    "planned": "not run yet",
-    "live": "running",
-}
+STATUS_TEXTS = {"died": "exited unexpectedly", "planned": "not run yet", "live": "running"}
+"""Of statuses whose names do not tell."""
+
+
+def status_word(status: str) -> str:
+    """`out of memory`, `running`."""
+    return STATUS_TEXTS.get(status, status.replace("_", " "))
 
 
 def results(ladder: Ladder) -> list[ReportTable]:
@@ -236,7 +233,7 @@ def why_no_numbers(row: RungResult) -> str:
     """Why the row has no numbers, '' if it has."""
     if row.status in ("finished", "partly"):
         return ""
-    why = STATUS_TEXTS.get(row.status, row.status.replace("_", " "))
+    why = status_word(row.status)
     return f"{why}: {row.reason}" if row.reason else why
 
 

@@ -93,6 +93,13 @@ def wait_for_devices(
             time.sleep(seconds if len(earlier) < len(left) else seconds * OTHERS_WAIT)
 
 
+def wait_for_device(devices: Sequence[SelectedDevice], run: Path, report: Callable[[str], None]) -> SelectedDevice:
+    """Acquire one of the devices, for a process that ends with its client instead of being cancelled."""
+    taken = wait_for_devices(devices, time.time(), run, report, lambda: False)
+    assert taken is not None
+    return taken[0]
+
+
 @contextlib.contextmanager
 def _tickets(devices: Sequence[SelectedDevice], arrived: float, content: str) -> Iterator[dict[str, Ticket]]:
     """A ticket in each queue of the devices, by queue; they are removed on exit."""

@@ -37,10 +37,9 @@ def head_line(left: Content, waiting: int, others: int, width: int) -> Content:
     return Content.assemble(left, " " * max(1, width - left.cell_length - len(end)), (end, "$foreground-muted"))
 
 
-def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: bool, ascii_only: bool) -> Content:
+def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: bool) -> Content:
     """`▶ qlora-51b3  Qwen3-8B QLoRA on mails.csv`, and where it was started if that is another directory."""
     mark, style = ("…" if waiting else "▶", "$text-success") if live else ("■", "$foreground-muted")
-    mark = {"…": ".", "▶": ">", "■": "-"}[mark] if ascii_only else mark
     what = ""
     if config is not None:
         what = f"  {last_part(config.model.id)} {method_title(config.method)} on {last_part(config.data.id)}"
@@ -54,14 +53,14 @@ def last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] or name
 
 
-def shortened(text: str, cells: int, ascii_only: bool) -> str:
+def shortened(text: str, cells: int) -> str:
     """A name truncated in the middle: names of files and presets also differ at their ends."""
     if cell_len(text) <= cells:
         return text
     head, tail = text[: cells * 2 // 3], text[-(cells // 3) :]
     while head and cell_len(head) + cell_len(tail) >= cells:
         head = head[:-1]
-    return f"{head}{'~' if ascii_only else '…'}{tail}"
+    return f"{head}…{tail}"
 
 
 def selection_line(

@@ -142,5 +142,5 @@ def plan(
         hint = "name a preset (`ftbench presets list`), or use --history"
         raise UserError("missing preset", "ftbench plan", hint, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch, device=device)
-    options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
+    options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, json)
     raise typer.Exit(verb.plan(options))

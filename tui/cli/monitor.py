@@ -24,7 +24,7 @@ MAX_WIDTH = 100
 QUEUE_LINES = 6
 
 
-def monitor(ascii_only: bool, json: bool) -> int:
+def monitor(json: bool) -> int:
     """Show the machine until Ctrl+C; returns the exit status."""
     from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which they import, is slow to import
 
@@ -34,7 +34,7 @@ def monitor(ascii_only: bool, json: bool) -> int:
     if json:
         print_json(asdict(sample))
     elif console.is_dumb_terminal or not streams.is_terminal():
-        for text in lines(sample, ascii_only):
+        for text in lines(sample):
             say(text)
     else:
         from rich.live import Live  # noqa: TID251 - on the console that escapes
@@ -42,30 +42,28 @@ def monitor(ascii_only: bool, json: bool) -> int:
 
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
             while True:
-                shown = [*lines(sample, ascii_only), *queue(ascii_only), "", "Ctrl+C to leave"]
+                shown = [*lines(sample), *queue(), "", "Ctrl+C to leave"]
                 live.update(Text("\n".join(shown), no_wrap=True, overflow="ellipsis"), refresh=True)
                 time.sleep(SECONDS)
                 sample = sampler.look(WatchedProcess())
     return 0
 
 
-def lines(sample: MachineSample, ascii_only: bool) -> Iterator[str]:
+def lines(sample: MachineSample) -> Iterator[str]:
     """Each GPU with its use, its processes and its load; system memory without a GPU."""
-    from tui.terminal.drivers import plain
     from tui.widgets.memory_pane import all_lines
 
-    for line in all_lines(sample, min(MAX_WIDTH, console.width - 1), ascii_only):
+    for line in all_lines(sample, min(MAX_WIDTH, console.width - 1)):
         if text := line.plain.rstrip():
-            yield plain(text) if ascii_only else text
+            yield text
 
 
-def queue(ascii_only: bool) -> Iterator[str]:
+def queue() -> Iterator[str]:
     """Which run uses each device and who waits, or why that is unknown."""
     from tui.history.queue_table import queue_lines
-    from tui.terminal.drivers import plain
 
     try:
         text = queue_lines(queue_entries(), time.time(), QUEUE_LINES).plain
     except (UserError, OSError) as error:
         text = visible(f"cannot read the device queue: {error}", 400)
-    yield from ["", *(plain(text) if ascii_only else text).split("\n")]
+    yield from ["", *text.split("\n")]

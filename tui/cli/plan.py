@@ -37,10 +37,8 @@ from engine.memory.formula.method_plan import (
 from engine.runs.rpc_client import ask
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
+from tui.cli.plan_view import PlanView
 from tui.output.console import console, print_json, say, table
-from tui.preview.plan import PlanView
-
-UTF8 = ("utf-8", "utf8")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class PlanOptions:
     length: int | None
     quick: bool
     runs: Path
-    ascii: bool
     json: bool
 
 
@@ -62,7 +59,7 @@ def plan(options: PlanOptions) -> int:
     """Print the plan. Returns 0 whether the run fits or not: both are valid results."""
     query = make_query(options)
     config = query.configs[0]
-    view = PlanView(console.width, _colored(), options.ascii or console.encoding.lower() not in UTF8)
+    view = PlanView(console.width, console.is_terminal and not console.no_color)
     if options.quick:
         memory_plan = quick_plan(query, model_table(config))
     elif options.json or not console.is_terminal:
@@ -223,7 +220,3 @@ def show_history(runs: Path, json: bool) -> int:
             figures = f"median error {record.median:.1%}, worst {record.worst:+.1%}"
             say(f"{machine}, {record.tier}: {figures}, {amount(record.count, 'run')}")
     return 0
-
-
-def _colored() -> bool:
-    return console.is_terminal and not console.no_color

@@ -156,7 +156,7 @@ def monitor(ascii_only: AsciiOption = False, json: JsonOption = False) -> None:
     """Show GPUs, memory and the queue, as they change."""
     from tui.cli import monitor as verb
 
-    raise typer.Exit(verb.monitor(ascii_only, json))
+    raise typer.Exit(verb.monitor(json))
 
 
 @upkeep_app.command("home")

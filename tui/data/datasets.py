@@ -104,15 +104,15 @@ def _label(data: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.stem in ("train", "data") else path.name or data
 
 
-def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
+def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int) -> Content:
     """Mark, name, rows, format, and `!` for problems; a narrow pane omits the format."""
-    mark = (">" if ascii_only else MARK) if taken else " "
-    figure, style = _rows_text(dataset, preview, ascii_only)
+    mark = MARK if taken else " "
+    figure, style = _rows_text(dataset, preview)
     kind = preview.format if preview else ""
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
     flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
-    name = shortened(visible(dataset.label), room, ascii_only)
+    name = shortened(visible(dataset.label), room)
     worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
     return Content.assemble(
         (mark, "bold"),
@@ -124,12 +124,12 @@ def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int, asc
     )
 
 
-def _rows_text(dataset: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
+def _rows_text(dataset: DataSet, preview: Preview | None) -> tuple[str, str]:
     """Number of training rows, or why it is unknown."""
     if dataset.on_the_hub:
         return "Hub", "dim"
     if preview is None:
-        return "..." if ascii_only else "…", "dim"
+        return "…", "dim"
     if preview.error:
         return "error", "$text-error"
     if not preview.rows:

@@ -134,13 +134,13 @@ def sample_head(sample: InspectedRow, split: str, number: int, total: int) -> Co
     return Content.assemble(*parts)
 
 
-def facts(inspection: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Content:
+def facts(inspection: Inspection, split: str, width: int, max_length: int) -> Content:
     """The report view: whether a run would start, use of columns and rows, warnings, lengths, files."""
     split = split if split != "noticed" else "train"
     lines = [
         *(_shown(line, width) for line in report_lines(inspection.report)),
         Content(""),
-        *_lengths(inspection, split, width, max_length, ascii_only),
+        *_lengths(inspection, split, width, max_length),
         Content(""),
         *(_shown(line, width) for line in source_lines(inspection)),
     ]
@@ -176,14 +176,14 @@ def _shown(line: ReportLine, width: int) -> Content:
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 
-def _lengths(inspection: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Iterator[Content]:
+def _lengths(inspection: Inspection, split: str, width: int, max_length: int) -> Iterator[Content]:
     """Histogram and percentiles of the row lengths."""
     histogram = inspection.histograms.get(split)
     if histogram is None:
         yield _shown(ReportLine("length", f"no {split} rows"), width)
         return
     yield Content.styled(f"tokens per row, {split}", "bold")
-    for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS, ascii_only):
+    for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS):
         yield Content.assemble(*((text, COLORS[style]) for text, style in row))
     lengths = inspection.report["lengths"].get(split)
     if lengths:

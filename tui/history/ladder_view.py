@@ -14,7 +14,6 @@ from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds, summary_lines, tradeoff_lines
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
-ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
 KIND_LABELS = {"probe": TIMING_PROBE, "trial": "trial", "run": "seeds"}
 """Kinds of runs in the order of a line, and the text before their marks."""
 LABEL = 12
@@ -23,9 +22,8 @@ NAME, REASON = 100, 300
 """Maximum characters of a model's or dataset's name, and of the reason why a ladder ended."""
 
 
-def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:
+def progress_lines(ladder: Ladder) -> Iterator[Content]:
     """One line per rung: timing probe, trials, runs and exports as marks, then the active run or export or an error."""
-    marks = ASCII_MARKS if ascii_only else MARKS
     for name in dict.fromkeys(_trained(entry) for entry in ladder.entries):
         mine = [entry for entry in ladder.entries if _trained(entry) == name]
         parts = [(f"{visible(name, LABEL):<{LABEL}} ", "")]
@@ -33,7 +31,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
             some = [entry for entry in mine if _label(entry) == kind]
             if some:
                 parts.append((f"{KIND_LABELS.get(kind, kind)} ", "$foreground-muted"))
-                parts += [(marks.get(e.status, "x" if ascii_only else "✗"), _color(e)) for e in some]
+                parts += [(MARKS.get(e.status, "✗"), _color(e)) for e in some]
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
@@ -76,7 +74,7 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
         yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
 
 
-def summary_view(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
+def summary_view(ladder: Ladder, columns: int) -> Iterator[Content]:
     """Table, headline (once all runs have finished) and figure of the summary; nothing before the first score."""
     summary = ladder.summary
     if summary is None:
@@ -84,10 +82,10 @@ def summary_view(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iter
     if ladder.status == "running":
         text = f"preliminary: {_done(ladder.entries)} runs have finished; the recommendation needs all of them"
         yield Content.styled(text, "$text-warning")
-    yield from map(Content, summary_lines(summary, columns, ascii_only))
+    yield from map(Content, summary_lines(summary, columns))
     if ladder.status != "running":
         yield Content.styled(visible(summary.headline), "bold")
-    yield from map(Content, tradeoff_lines(summary, columns, ascii_only))
+    yield from map(Content, tradeoff_lines(summary, columns))
 
 
 def headline(ladder: Ladder) -> str:

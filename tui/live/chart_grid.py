@@ -85,7 +85,6 @@ COLORS = {
     "": "",
 }
 CURSOR = "│"
-ASCII_CURSOR = "|"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class ChartGrid:
         chart = draw(curves, width, height - 1, self.style, span[1], span[0])
         if self.cursor is not None:
             column = AXIS + cursor_column(self.cursor, span, width - AXIS)
-            chart = [*(_marked(row, column, self.style.ascii) for row in chart[:-1]), chart[-1]]
+            chart = [*(_marked(row, column) for row in chart[:-1]), chart[-1]]
         body = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
         return [self._values(metric).truncate(width, ellipsis=True), *body]
 
@@ -207,7 +206,7 @@ def _scaled(series: Series, factor: int) -> Series:
     return scaled
 
 
-def _marked(row: ChartRow, column: int, ascii_only: bool) -> ChartRow:
+def _marked(row: ChartRow, column: int) -> ChartRow:
     """The row with the cursor in one column; a curve stays visible below it."""
     marked: ChartRow = []
     left = 0
@@ -215,7 +214,7 @@ def _marked(row: ChartRow, column: int, ascii_only: bool) -> ChartRow:
         width = cell_len(text)
         at = column - left
         if 0 <= at < width:
-            mark = text[at] if text[at].strip() and text[at] != "\u2800" else (ASCII_CURSOR if ascii_only else CURSOR)
+            mark = text[at] if text[at].strip() and text[at] != "\u2800" else CURSOR
             marked += [(text[:at], style), (mark, style if mark == text[at] else "axis"), (text[at + 1 :], style)]
         else:
             marked.append((text, style))

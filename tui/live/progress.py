@@ -77,7 +77,7 @@ class ProgressLine:
     def left(self) -> TimeLeft | None:
         return self.timer.left()
 
-    def text(self, width: int, ascii_only: bool = False) -> str:
+    def text(self, width: int) -> str:
         """The line in at most `width` columns: the throughput is omitted first, then the loss, then the bar."""
         head = f"{self.where} {self.phase}".strip()
         steps = f"{self.done}/{self.total}" if self.total and not self.rows else ""
@@ -93,7 +93,7 @@ class ProgressLine:
             texts = [head, *filter(None, parts)]
             room = width - len("  ".join(texts)) - 2
             if share is not None and room >= MIN_BAR:
-                drawn = "".join(part for part, _ in bar(share, min(MAX_BAR, room), ascii_only))
+                drawn = "".join(part for part, _ in bar(share, min(MAX_BAR, room)))
                 return "  ".join([head, drawn, *texts[1:]])
             if share is None and room >= -2:
                 break
@@ -113,7 +113,7 @@ class LineColumn(ProgressColumn):
         self.line = line
 
     def render(self, task: Task) -> Text:
-        return Text(visible(self.line.text(console.width - 1, not console.encoding.startswith("utf"))))
+        return Text(visible(self.line.text(console.width - 1)))
 
 
 class ProgressDisplay:

@@ -11,11 +11,33 @@ from typing import Any, TextIO
 
 from engine.config.text import visible
 
-SUBSTITUTES = str.maketrans(
-    {"–": "-", "—": "-", "−": "-", "━": "-", "╸": "-", "╺": "-", "─": "-", "·": ".", "…": "...", "→": "->", "×": "x",
-     "│": "|", "└": "+", "░": ":", "✓": "+", "✗": "x", "⏎": "$", "’": "'"}
-)  # fmt: skip
-"""Non-ASCII characters that ftbench prints -> substitutes where the output's encoding lacks them."""
+REPLACEMENTS = {
+    "-": "⋅─╌╍┄┅┈┉╴╶╸╺╼╾–—‐‑−▔▃🭶🭻",
+    "|": "│┃║╎╏┆┇┊┋╵╷╹╻╽╿▏▎▍▕▐▌▋▊▉┤",
+    "+": "┌┍┎┏┐┑┒┓└┕┖┗┘┙┚┛├┝┞┟┠┡┢┣┥┦┧┨┩┪┫┬┭┮┯┰┱┲┳┴┵┶┷┸┹┺┻┼╀╂╋╭╮╯╰╔╗╚╝╠╣╦╩╬✓✔▅",
+    "#": "█▇▙▟▛▜■▮",
+    "=": "━═▄▀▬≡▓",
+    ":": "▒▖▗▘▝▚▞",
+    ".": "·░▂",
+    "*": "•●◆★∙▆",
+    "o": "○◯◦°",
+    "u": "µμ",
+    ">": "≥▸▶►→❯›»⏵",
+    "<": "≤◂◀◄←❮‹«⏴",
+    "^": "▲△↑⌃⏶▴",
+    "v": "▼▽↓⌄⏷▾",
+    "x": "✗✘×✕✖",
+    "~": "…±≈",
+    "'": "‘’‛′`",
+    '"': "“”„″",
+    "$": "⏎↵⌫",
+    "_": "␣▁",
+}
+"""ASCII character -> similar characters that ftbench and Textual draw.
+
+Marks that stand for different things in one bar, list or chart differ in ASCII too.
+"""
+ASCII = {ord(shape): plain for plain, shapes in REPLACEMENTS.items() for shape in shapes}
 
 
 def literal(text: str) -> str:
@@ -128,5 +150,5 @@ def is_terminal() -> bool:
 def _substitute(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    text = error.object[error.start : error.end].translate(SUBSTITUTES)
+    text = error.object[error.start : error.end].replace("→", "->").translate(ASCII)
     return text.encode("ascii", "backslashreplace").decode(), error.end

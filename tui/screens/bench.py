@@ -26,7 +26,7 @@ from tui.header import head_line, run_text, selection_line
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns, RunFollower, is_urgent
 from tui.screens.machine_context import MachineContext
-from tui.settings import app_keys, app_settings
+from tui.settings import app_keys
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
@@ -276,7 +276,6 @@ class BenchView(BaseScreen[None]):
             follower.last_output,
             self.size.width - 2,
             keys,
-            app_settings(self).ascii,
             follower.paused,
             follower.deleted,
             self.live_runs.has_device(follower.run),
@@ -298,7 +297,7 @@ class BenchView(BaseScreen[None]):
         left = Content.assemble((" ftbench ", "bold reverse"), title)
         if run is not None:
             waits = any(turn.run == run.path and turn.place for turn in self.live_runs.turns)
-            left = run_text(run, self.follower.config, self.follower.live, waits, app_settings(self).ascii)
+            left = run_text(run, self.follower.config, self.follower.live, waits)
         self.query_one("#head", Static).update(head_line(left, waiting, others, width))
         if pane.started:
             line = selection_line(pane.effective, pane.changed, pane.previous, width, keys)

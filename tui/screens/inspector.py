@@ -182,7 +182,7 @@ class InspectorScreen(BaseScreen[bool]):
         text, done, total = self._counted
         parts = [(f"{visible(text, 40)} ", "")]
         if total:
-            parts += [*bar(done / total, BAR_WIDTH, self.style.ascii), (" ", "")]
+            parts += [*bar(done / total, BAR_WIDTH), (" ", "")]
         return Content.assemble(*parts, f"{rows_done(done, total)}, {seconds}")
 
     def _redraw(self) -> None:
@@ -202,7 +202,7 @@ class InspectorScreen(BaseScreen[bool]):
         right = self.query_one("#report")
         width = right.content_size.width or self.size.width - 4
         length = self.effective.config.train.max_length
-        self.query_one("#facts", Static).update(facts(self.inspection, self.split, width - 1, length, self.style.ascii))
+        self.query_one("#facts", Static).update(facts(self.inspection, self.split, width - 1, length))
 
     def _show_sample(self, head: Static, text: Static) -> None:
         assert self.inspection is not None

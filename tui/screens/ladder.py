@@ -170,14 +170,14 @@ class LadderScreen(BaseScreen[None]):
             for portion in run.follower.portions():
                 run.state.feed(portion)
             if run.state.counted and run.state.end is None:
-                width, ascii_only = self.size.width - 4, app_settings(self).ascii
+                width = self.size.width - 4
                 ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
-                line = status(run.state, True, None, width, ascii_only=ascii_only, ladder=ladder)
+                line = status(run.state, True, None, width, ladder=ladder)
                 if run.state.loss.buckets:
                     view = CurveView(run.state)
                     title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
                     rows = max(CURVE_ROWS, self.size.height - OTHER_ROWS)
-                    curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=ascii_only))])
+                    curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=app_settings(self).ascii))])
         for name, text in (("left", line), ("current", curve)):
             part = self.query_one(f"#{name}", Static)
             if text != part.visual:
@@ -189,12 +189,11 @@ class LadderScreen(BaseScreen[None]):
         self._active = folder.is_active()
         self._show_current_run()
         columns = max(40, self.size.width - 4)
-        ascii_only = app_settings(self).ascii
         parts = {
             "headline": Content(ladder_view.headline(state)),
-            "progress": _joined(ladder_view.progress_lines(state, ascii_only)),
+            "progress": _joined(ladder_view.progress_lines(state)),
             "judges": Content("\n".join(_judge_lines(folder))),
-            "summary": _joined(ladder_view.summary_view(state, columns, ascii_only)),
+            "summary": _joined(ladder_view.summary_view(state, columns)),
             "benchmarks": Content("\n".join(ladder_view.benchmark_lines(state))),
             "verdict": _joined(ladder_view.verdict_lines(state)),
             "notes": Content.styled("\n".join(self._notes(folder, state)), "$foreground-muted"),

@@ -25,7 +25,7 @@ from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import Selection
-from tui.settings import app_keys, app_settings
+from tui.settings import app_keys
 
 BAR_WIDTH = 30
 TYPE = "type"
@@ -170,7 +170,7 @@ class ModelsScreen(TableScreen[Selection | None]):
 
     def _show_pull(self, text: str, share: float | None = None) -> None:
         """The progress of a download, with a bar where its size is known."""
-        parts = [] if share is None else [*bar(share, BAR_WIDTH, app_settings(self).ascii), (f" {share:.0%}  ", "")]
+        parts = [] if share is None else [*bar(share, BAR_WIDTH), (f" {share:.0%}  ", "")]
         self.query_one("#pull", Static).update(Content.assemble(*parts, visible(text, 300)))
 
     def action_forget(self) -> None:

@@ -23,6 +23,7 @@ from textual.filter import LineFilter
 from textual.screen import ModalScreen, Screen
 
 from engine.config.text import visible
+from tui.output.streams import ASCII
 
 
 class ControlCharacterFilter(LineFilter):
@@ -42,31 +43,6 @@ def escaped_segment(segment: Segment) -> Segment:
     if shown == segment.text:
         return segment
     return Segment(set_cell_size(shown, cell_len(segment.text)), segment.style)
-
-
-REPLACEMENTS = {
-    "-": "·⋅─━═╌╍┄┅┈┉╴╶╸╺╼╾–—‐‑−▔▁▂🭶🭻",
-    "|": "│┃║╎╏┆┇┊┋╵╷╹╻╽╿▏▎▍▕▐▌▋▊▉",
-    "+": "┌┍┎┏┐┑┒┓└┕┖┗┘┙┚┛├┝┞┟┠┡┢┣┤┥┦┧┨┩┪┫┬┭┮┯┰┱┲┳┴┵┶┷┸┹┺┻┼╀╂╋╭╮╯╰╔╗╚╝╠╣╦╩╬✓✔",
-    "#": "█▇▆▅▓▛▜▙▟■▮",
-    "=": "▄▃▀▬≡",
-    ":": "▒░▖▗▘▝▚▞",
-    "*": "•●◆★∙",
-    "o": "○◯◦°",
-    "u": "µμ",
-    ">": "≥▸▶►→❯›»⏵",
-    "<": "≤◂◀◄←❮‹«⏴",
-    "^": "▲△↑⌃⏶▴",
-    "v": "▼▽↓⌄⏷▾",
-    "x": "✗✘×✕✖",
-    "~": "…±≈",
-    "'": "‘’‛′`",
-    '"': "“”„″",
-    "$": "⏎↵⌫",
-    "_": "␣▂",
-}
-"""ASCII character -> similar characters that ftbench's and Textual's screens draw."""
-ASCII = {ord(shape): plain for plain, shapes in REPLACEMENTS.items() for shape in shapes}
 
 
 @lru_cache(4096)

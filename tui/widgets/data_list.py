@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings, moves
-from tui.settings import app_settings, tell
+from tui.settings import tell
 
 if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
     from engine.config.schema import Data
@@ -157,7 +157,7 @@ class DataList(OptionList, inherit_bindings=False):
 
         preview, selected = self.previews.get(dataset.id), dataset.id == self.selected_id
         width = self.scrollable_content_region.width or 24
-        return line(dataset, preview, selected, width, app_settings(self).ascii)
+        return line(dataset, preview, selected, width)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:

@@ -7,15 +7,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import BindingType
 from textual.content import Content
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
+from tui.charts.bars import BLOCKS
 from tui.commands import moves
-from tui.settings import app_keys, app_settings
+from tui.selection import MARK
+from tui.settings import app_keys
 from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import ScrolledRows
 
@@ -31,28 +33,15 @@ LISTED_COLUMNS = 54
 """Columns of the list of processes, at least."""
 MIN_LISTED = 3
 """Rows from which there is room for a list of processes."""
-BLOCKS = " ▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = " .:-=+*#"
 MOST_ROWS = 12
 """Rows of the history, at most."""
 MAX_ROWS_OF_SEVERAL = 4
 """Rows of the history, at most, where there are several GPUs."""
 
-
-class Glyphs(NamedTuple):
-    """Characters of a bar: they differ, so that nothing depends on colors."""
-
-    mine: str = "█"
-    others: str = "▓"
-    free: str = "░"
-    peak: str = "┃"
-    axis: str = "┤"
-    corner: str = "└"
-    ours: str = "▸"
-
-
-UNICODE, ASCII = Glyphs(), Glyphs("#", "=", ".", "|", "|", "+", ">")
-MINE, OTHERS, FREE, PEAK = "$text-primary", "$text-warning", "$foreground-muted", "bold $text-error"
+MINE, OTHERS, FREE = ("█", "$text-primary"), ("▓", "$text-warning"), ("░", "$foreground-muted")
+PEAK = ("┃", "bold $text-error")
+"""Characters of a bar with their styles: the characters differ, also in ASCII, so that nothing depends on colors."""
+MUTED = "$foreground-muted"
 
 
 @dataclass(frozen=True)
@@ -84,18 +73,16 @@ class Use:
         return None if self.peak is None else self.peak + self.others
 
 
-def bar(use: Use, width: int, ascii_only: bool) -> Content:
+def bar(use: Use, width: int) -> Content:
     """Cells for this run, others, free memory; the mark of the peak, at the end where it does not fit."""
-    glyphs = ASCII if ascii_only else UNICODE
     if not use.total or use.used is None:
-        return Content.styled(glyphs.free * width, FREE)
+        return Content.styled(FREE[0] * width, FREE[1])
     mine = min(width, round((use.mine or 0) / use.total * width))
     others = max(0, min(width, round(use.used / use.total * width)) - mine)
-    cells = [(glyphs.mine, MINE)] * mine + [(glyphs.others, OTHERS)] * others
-    cells += [(glyphs.free, FREE)] * (width - len(cells))
+    cells = [MINE] * mine + [OTHERS] * others + [FREE] * (width - mine - others)
     if use.expected is not None:
-        cells[min(width - 1, round(use.expected / use.total * width))] = (glyphs.peak, PEAK)
-    return Content.assemble(*((glyph * len(list(run)), style) for (glyph, style), run in groupby(cells)))
+        cells[min(width - 1, round(use.expected / use.total * width))] = PEAK
+    return Content.assemble(*((character * len(list(run)), style) for (character, style), run in groupby(cells)))
 
 
 class MemoryHistory:
@@ -160,7 +147,7 @@ class MemoryPane(ScrolledRows):
         width, height = self.content_size.width, self.content_size.height
         state = self.state
         drawn = drawn_of(state) if state else (None, {}, None, False)
-        view = MemoryView(self.sample, self.traces, *drawn, app_settings(self).ascii, app_keys(self).of("bench.device"))
+        view = MemoryView(self.sample, self.traces, *drawn, app_keys(self).of("bench.device"))
         lines = list(view.lines(width, height))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
@@ -194,13 +181,8 @@ class MemoryView:
     """Label of the GPU that the next run uses."""
     live: bool = False
     """Whether the watched run is running; else the peak is that of the next run."""
-    ascii_only: bool = False
     device_key: str = ""
     """The key that selects the device of the next run."""
-
-    @property
-    def glyphs(self) -> Glyphs:
-        return ASCII if self.ascii_only else UNICODE
 
     @property
     def ours(self) -> GpuSample | None:
@@ -257,7 +239,7 @@ class MemoryView:
         else:
             use = self.use(self.ours)
             figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
-            yield Content.assemble(bar(use, max(4, width - len(figures)), self.ascii_only), figures)
+            yield Content.assemble(bar(use, max(4, width - len(figures))), figures)
             yield self._legend(use, width)
             rows = min(MOST_ROWS, height - 3)
         if rows > 0 and width:
@@ -279,9 +261,9 @@ class MemoryView:
         ours = gpu.mine is not None
         return Content.assemble(
             (f"{gpu.label:>{wide}} ", style),
-            bar(use, share, self.ascii_only),
+            bar(use, share),
             (figures, style),
-            (f"{self.glyphs.ours} " if ours else "  ", MINE),
+            (f"{MARK} " if ours else "  ", MINE[1]),
             (" · ".join(holders), "$text-success" if not self._holders(gpu) else ""),
         )
 
@@ -299,15 +281,15 @@ class MemoryView:
 
     def _legend(self, use: Use, width: int) -> Content:
         """`█ this run 39.4   ▓ ann vllm 10.2   ░ free 30.4      ┃ peak will be 54.1 (fits)`."""
-        glyphs, gpu = self.glyphs, self.ours
+        gpu = self.ours
         known = [process for process in gpu.others if process.bytes] if gpu else []
         single = len(known) == 1 and use.others - (known[0].bytes or 0) < GIB
         name = _who(known[0], self.names) if single else f"others ({len(known)})" if known else "others"
         own = "–" if use.mine is None else f"{'' if use.reported else '≥ '}{_gib(use.mine)}"
         parts = [
-            Content.assemble((f"{glyphs.mine} ", MINE), f"this run {own}"),
-            Content.assemble((f"{glyphs.others} ", OTHERS), f"{name} {_gib(use.others)}"),
-            Content.assemble((f"{glyphs.free} ", FREE), f"free {_gib(use.free)}"),
+            Content.assemble(MINE, f" this run {own}"),
+            Content.assemble(OTHERS, f" {name} {_gib(use.others)}"),
+            Content.assemble(FREE, f" free {_gib(use.free)}"),
         ]
         left = Content("   ").join(parts if use.mine is not None or self.live else parts[1:])
         right = self._peak_text(use, width - left.cell_length - 2)
@@ -330,19 +312,16 @@ class MemoryView:
         if (above := 0 if use.is_next else (use.mine or 0) - use.peak) > 0:
             texts = [f"{_gib(above)} above the {name} of {_gib(use.peak)}", f"above {name} {_gib(use.peak)}"]
             texts.append(f"above {_gib(use.peak)}")
-            style = OTHERS
+            style = OTHERS[1]
         text = next((text for text in texts if len(text) + 2 <= room), texts[-1])
-        return Content.assemble((f"{self.glyphs.peak} ", PEAK), (text, style))
+        return Content.assemble(PEAK, " ", (text, style))
 
     def _marks(self) -> Content:
         """What the characters of the bars mean."""
-        glyphs = self.glyphs
-        marks = ((glyphs.mine, MINE, "this run"), (glyphs.others, OTHERS, "others"), (glyphs.free, FREE, "free"))
-        shown = marks if self.live else marks[1:]
-        parts = [Content.assemble((f"{glyph} ", style), (name, FREE)) for glyph, style, name in shown]
+        marks = [(MINE, "this run"), (OTHERS, "others"), (FREE, "free")][0 if self.live else 1 :]
         if self.expected:
-            name = self.expected.label if self.live else "next run"
-            parts.append(Content.assemble((f"{glyphs.peak} ", PEAK), (f"{name} {_gib(self.expected.bytes)}", FREE)))
+            marks.append((PEAK, f"{self.expected.label if self.live else 'next run'} {_gib(self.expected.bytes)}"))
+        parts = [Content.assemble(mark, (f" {name}", MUTED)) for mark, name in marks]
         return Content.assemble("   ", Content("   ").join(parts))
 
     def _history(self, width: int, rows: int) -> Iterator[Content]:
@@ -360,7 +339,6 @@ class MemoryView:
         gpu = self.ours
         total = (gpu.total if gpu else self.sample.memory_total) or 0
         trace = self.traces.get(gpu.label if gpu else "", MemoryHistory())
-        blocks = ASCII_BLOCKS if self.ascii_only else BLOCKS
         label = max(3, len(_whole(total)))
         inner = max(1, width - label - 2)
         columns = trace.columns(inner)
@@ -368,12 +346,12 @@ class MemoryView:
         for row in range(rows):
             base = (rows - 1 - row) / rows
             levels = [max(0.0, min(1.0, (share - base) * rows)) for share in columns]
-            text = "".join(blocks[round(level * (len(blocks) - 1))] for level in levels).rjust(inner)
+            text = "".join(BLOCKS[round(level * (len(BLOCKS) - 1))] for level in levels).rjust(inner)
             scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
-            yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE if self.live else OTHERS))
+            yield Content.assemble((f"{scale} ┤", MUTED), (text, (MINE if self.live else OTHERS)[1]))
         first = f"-{MINUTES} min{f' of GPU {gpu.label}' if gpu and len(self.sample.gpus) > 1 else ''}"
         ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
-        yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
+        yield Content.styled(f"{'':{label}} └ {ends}", MUTED)
 
     def _processes_and_parts(self, width: int, rows: int) -> Iterator[Content]:
         """Processes on the GPU, then the parts of the predicted peak."""
@@ -384,7 +362,7 @@ class MemoryView:
         gpu = self.ours
         processes = list(gpu.processes)[: max(0, rows - 1 - len(wrapped))] if gpu else []
         if processes:
-            yield Content.styled(f"{'PID':>7}   {'USER':<8} {'WHAT':<15} {'GiB':>5} {'SM%':>3} TIME", FREE)
+            yield Content.styled(f"{'PID':>7}   {'USER':<8} {'WHAT':<15} {'GiB':>5} {'SM%':>3} TIME", MUTED)
         for process in processes:
             mine = gpu is not None and process is gpu.own
             what = (self.names or {}).get(process.pid) or process.name
@@ -392,11 +370,11 @@ class MemoryView:
             time = duration(process.seconds) if process.seconds is not None else "–"
             yield Content.assemble(
                 f"{process.pid:>7} ",
-                (f"{self.glyphs.ours if mine else ' '} ", MINE),
+                (f"{MARK if mine else ' '} ", MINE[1]),
                 f"{visible(process.user, 8):<8} {visible(what, 15):<15} {_gib(process.bytes):>5} {load:>3} {time}",
             )
         for text in wrapped:
-            yield Content.styled(text, FREE)
+            yield Content.styled(text, MUTED)
 
 
 def _who(process: OtherProcess, names: Mapping[int, str] | None) -> str:
@@ -424,9 +402,9 @@ def _work(gpu: GpuSample) -> str:
     return f"{load}  {power}  {heat}"
 
 
-def all_lines(sample: MachineSample, width: int, ascii_only: bool) -> Sequence[Content]:
+def all_lines(sample: MachineSample, width: int) -> Sequence[Content]:
     """One sample for the command line: without a history."""
-    view = MemoryView(sample, {}, ascii_only=ascii_only)
+    view = MemoryView(sample, {})
     lines = list(view.lines(width, 0))
     heads = [Content(f"{gpu.label} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
     return [*heads, *([Content(view.note)] if view.note else []), *lines]

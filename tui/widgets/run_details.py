@@ -13,7 +13,6 @@ from textual.content import Content
 from engine.config.quantities import rate
 from engine.config.text import visible
 from tui.format import number
-from tui.settings import app_settings
 from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.run_state import RunState
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-ASCII_BLOCKS = "_.-=+*#@"
 SPARK_WIDTH = 18
 NAME_WIDTH = 15
 REFRESH_SECONDS = 2.0
@@ -52,12 +50,12 @@ class FiguresPane(Rows):
         from tui.live.chart_grid import sample_lines
 
         width, height = self.content_size
-        lines = list(figure_lines(run, app_settings(self).ascii))
+        lines = list(figure_lines(run))
         answers = sample_lines(run.samples, None, width, height - len(lines) - 1)
         self.show([*lines, Content(""), *answers] if run.samples else lines)
 
 
-def figure_lines(run: RunState, ascii_only: bool) -> Iterator[Content]:
+def figure_lines(run: RunState) -> Iterator[Content]:
     """`loss  0.412 ▁▂▃`: one line per metric that has a value."""
     series = (
         ("loss", run.loss, number),
@@ -68,12 +66,12 @@ def figure_lines(run: RunState, ascii_only: bool) -> Iterator[Content]:
     )
     for name, values, form in series:
         if values.latest is not None:
-            spark = sparkline(values, SPARK_WIDTH, ascii_only)
+            spark = sparkline(values, SPARK_WIDTH)
             text = f"{form(values.latest):>9}  "
             yield Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), text, (spark, "$text-primary"))
 
 
-def sparkline(series: Series, width: int, ascii_only: bool) -> str:
+def sparkline(series: Series, width: int) -> str:
     """The course of a series in one row of blocks.
 
     A block stands for the same steps until the row is full, and its scale has rounded ends: as the series grows, only
@@ -93,9 +91,8 @@ def sparkline(series: Series, width: int, ascii_only: bool) -> str:
     low, high = min(scaled), max(scaled)
     if high > low:
         low, high = steady((low, high), False)
-    blocks = ASCII_BLOCKS if ascii_only else BLOCKS
     heights = (min(1.0, max(0.0, (mean - low) / (high - low or 1.0))) for mean in means)
-    return "".join(blocks[round(height * (len(blocks) - 1))] for height in heights)
+    return "".join(BLOCKS[round(height * (len(BLOCKS) - 1))] for height in heights)
 
 
 class RunsPane(Rows):

@@ -21,7 +21,7 @@ from engine.config.quantities import count, rate, size
 from engine.config.text import visible
 from tui.header import last_part, shortened
 from tui.selection import MARK, Selection, changes
-from tui.settings import app_keys, app_settings, tell
+from tui.settings import app_keys, tell
 from tui.widgets.data_list import DataList
 from tui.widgets.text_rows import Rows
 
@@ -54,10 +54,10 @@ class PresetList(OptionList):
 
     def _fill(self) -> None:
         names, selected = [entry.name for entry in self.listed], self.selected
-        keys, ascii_only = app_keys(self), app_settings(self).ascii
+        keys = app_keys(self)
         width = self.scrollable_content_region.width or 80  # before the first layout
         prompts = [
-            preset_text(entry, keys.of_preset(entry.slot), width, ascii_only, entry.name == selected)
+            preset_text(entry, keys.of_preset(entry.slot), width, entry.name == selected)
             for entry in self.listed
         ]
         shown = [(option.id, str(option.prompt)) for option in self.options]
@@ -67,14 +67,14 @@ class PresetList(OptionList):
             self.highlighted = names.index(selected)
 
 
-def preset_text(entry: PresetEntry, key: str, width: int, ascii_only: bool, selected: bool = False) -> Content:
+def preset_text(entry: PresetEntry, key: str, width: int, selected: bool = False) -> Content:
     """`▸2 LoRA · demo`, or that the preset is invalid. key: the key that selects it, '' if it has none."""
     mark = MARK if selected else " "
     if entry.preset is None:
         return Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")
     values = entry.preset.values
     head = f"{mark}{key or ' '} "
-    title = shortened(visible(str(values.get("title") or entry.name)), width - len(head), ascii_only)
+    title = shortened(visible(str(values.get("title") or entry.name)), width - len(head))
     return Content.styled(head + title, "bold" if selected else "")
 
 
@@ -176,10 +176,7 @@ class NextRun(Rows):
         if height < self.BARS:
             self.show([_strip(pane, width)])
             return
-        ascii_only = app_settings(self).ascii
-        self.show(
-            [_what(pane, width), *(_method_bar(predicted, pane, width, ascii_only) for predicted in pane.estimates)]
-        )
+        self.show([_what(pane, width), *(_method_bar(predicted, pane, width) for predicted in pane.estimates)])
 
     def redraw(self) -> None:
         if self.pane is not None:
@@ -217,7 +214,7 @@ def _what(pane: SelectionPane, width: int) -> Content:
     return Content(visible(text)).truncate(width, ellipsis=True)
 
 
-def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, ascii_only: bool) -> Content:
+def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int) -> Content:
     """`▸LoRA  ████████░░░░┃░░░ 43.5 GiB fits`: the predicted peak on top of what others use."""
     from tui.preview.method_estimate import STYLES
     from tui.widgets.memory_pane import Use, bar
@@ -228,7 +225,7 @@ def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, asci
         return Content.assemble((name, _chosen(selected)), _unknown(predicted))
     used, total = pane.budget.used, pane.budget.total
     room = max(10, min(60, width - 66))
-    drawn = bar(Use(total, used + predicted.peak, predicted.peak), room, ascii_only)
+    drawn = bar(Use(total, used + predicted.peak, predicted.peak), room)
     why = f": others hold {size(used)}" if predicted.fit == "does not fit" and predicted.peak <= total else ""
     free = f" {size(predicted.peak):>9} of {size(total - used)} free  "
     above = f"  {text}" if (text := predicted.above(pane.estimates)) else ""

@@ -27,7 +27,6 @@ def status(
     last_output: str | None,
     width: int = 200,
     keys: CommandKeys | None = None,
-    ascii_only: bool = False,
     paused: bool = False,
     deleted: bool = False,
     has_device: bool = False,
@@ -66,7 +65,7 @@ def status(
     if state.phase == "waiting":
         return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
     suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
-    return Content.assemble(*_running(state, ascii_only, width - len(suffix), ladder), (suffix, "$foreground-muted"))
+    return Content.assemble(*_running(state, width - len(suffix), ladder), (suffix, "$foreground-muted"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def ladder_progress(ladder: Ladder, run: str, state: RunState | None) -> LadderP
     return LadderProgress(f"ladder {place or done + 1}/{len(names)} {rung}".rstrip(), done, len(names), left)
 
 
-def _running(state: RunState, ascii_only: bool, width: int, ladder: LadderProgress | None = None) -> list[StyledText]:
+def _running(state: RunState, width: int, ladder: LadderProgress | None = None) -> list[StyledText]:
     """Phase, bar, position, and the time left of the whole: of the run, or of its ladder.
 
     The bar is that of all of a ladder's runs; else of the phase. It fills the line; what does not fit is dropped.
@@ -113,7 +112,7 @@ def _running(state: RunState, ascii_only: bool, width: int, ladder: LadderProgre
     while len(tail) > 2 and width - len(head) - sum(len(text) for text, _ in tail) < MIN_BAR:
         tail.pop()
     room = width - len(head) - 1 - sum(len(text) for text, _ in tail)
-    return [*parts, (" ", ""), *bar(share, max(0, room), ascii_only), *tail]
+    return [*parts, (" ", ""), *bar(share, room), *tail]
 
 
 def _position(state: RunState) -> tuple[float | None, str]:

@@ -16,7 +16,6 @@ from textual.visual import Visual
 from textual.widget import Widget
 
 from tui.commands import all_commands
-from tui.settings import app_settings
 
 EMPTY = Content("")
 WHEEL_LINES = 3
@@ -52,8 +51,7 @@ class Rows(Widget):
     def set_titles(self, title: str, right: str = "", below: str = "") -> None:
         """Set the pane's title, what stands at the right of it in the frame, and what stands in the frame below."""
         room = self.outer_size.width - cell_len(title) - cell_len(right) - 8  # corners and spaces of the frame
-        line = "-" if app_settings(self).ascii else "─"
-        titles = (f"{title} {line * room} {right}" if right and room > 0 else title, below)
+        titles = (f"{title} {'─' * room} {right}" if right and room > 0 else title, below)
         if titles != self._titles:  # setting them redraws the complete pane
             self._titles = titles
             self.border_title, self.border_subtitle = Content(titles[0]), Content(titles[1])

@@ -22,8 +22,8 @@ from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.methods.machine import Machine
 from engine.worker.checks import refuse_model
+from tui.cli.plan_view import PlanView
 from tui.preview.method_estimate import method_estimates
-from tui.preview.plan import PlanView
 from tui.selection import Selection
 
 
@@ -110,7 +110,7 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     monkeypatch.setattr(plan_module, "_method_plan", lambda config, *given: full)
     dry = plan_module.plan(compared, lambda *told: None)
     assert (len(dry.methods), dry.refused) == (2, whole.refused)
-    lines = [line.plain for line in PlanView(80, colored=False, ascii_only=False).bars(whole, configs[0], "test")]
+    lines = [line.plain for line in PlanView(80, colored=False).bars(whole, configs[0], "test")]
     assert [line.split()[2] for line in lines if line.startswith("QLoRA")] == ["refused"]
     assert refusals("qlora") == ["model.family_fails"] * 2
     assert refusals("lora") == refusals("full") == []

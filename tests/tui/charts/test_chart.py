@@ -113,7 +113,7 @@ def test_a_growing_sparkline_changes_only_at_its_end() -> None:
     grown, before, changed = Series(), "", []
     for step in range(1, 400):
         grown.add(step, 5.0 / step + 1.0 + 0.01 * math.sin(step))
-        now = sparkline(grown, 18, False)
+        now = sparkline(grown, 18)
         assert len(now) <= 18
         changed.append(sum(a != b for a, b in zip(before[:-1], now, strict=False)))
         before = now

@@ -25,8 +25,8 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs.run import run_dir
 from engine.runs.run.result import Predicted
-from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.cli import plan as command
+from tui.cli.plan_view import COMPONENTS, legend, memory_bar
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -137,9 +137,7 @@ def test_a_model_folder_without_a_configuration_is_one_line_without_waiting_for_
     if text:
         (tmp_path / "config.json").write_text(text)
     monkeypatch.setattr(command, "ask", pytest.fail)
-    options = command.PlanOptions(
-        "demo-lora", None, {"model.id": str(tmp_path)}, "L4", None, False, tmp_path, False, False
-    )
+    options = command.PlanOptions("demo-lora", None, {"model.id": str(tmp_path)}, "L4", None, False, tmp_path, False)
     with pytest.raises(UserError, match=says):
         command.plan(options)
 
@@ -162,7 +160,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
         made_run(runs, "lora", speed, "NVIDIA A100-SXM4-80GB")
     made_run(runs, "lora", 9e9, "NVIDIA H100 80GB HBM3")  # speed on another GPU is not used
     made_run(runs, "full", 9e9, "NVIDIA A100-SXM4-80GB")
-    options = command.PlanOptions("demo-lora", "lora", {}, "A100", 64, True, runs, False, False)
+    options = command.PlanOptions("demo-lora", "lora", {}, "A100", 64, True, runs, False)
     query = command.make_query(options)
     plan = quick_plan(query, command.model_table(query.configs[0]))
     plan.work = TrainingWork(rows=1, steps=1, tokens=3_600_000)
@@ -211,7 +209,7 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_key_is_applied_to_the_methods_that_read_it() -> None:
-    options = command.PlanOptions("demo-lora", None, {"adapter.rank": 8}, "L4", None, True, Path(), False, False)
+    options = command.PlanOptions("demo-lora", None, {"adapter.rank": 8}, "L4", None, True, Path(), False)
     query = command.make_query(options)
     assert [config.adapter.rank for config in query.configs] == [8, 8, 16]
     with pytest.raises(UserError) as caught:
@@ -224,17 +222,17 @@ def cells(text: Text) -> str:
 
 
 def test_a_memory_bar_is_scaled_to_the_budget() -> None:
-    assert cells(memory_bar({"weights": 50, "logits": 25}, 100, 20, False, True)) == "WWWWWWWWWWLLLLL.....|"
-    assert cells(memory_bar({"others": 50, "weights": 25}, 100, 8, False, False)) == "xxxxWW··│"
-    assert cells(memory_bar({"weights": 1}, 1000, 10, False, True)) == "W.........|"
-    assert cells(memory_bar({"weights": 60, "optimizer": 60}, 100, 10, False, True)) == "WWWWWWOOO>|"
-    assert cells(memory_bar({}, 100, 4, False, True)) == "....|"
+    assert cells(memory_bar({"weights": 50, "logits": 25}, 100, 20, False)) == "WWWWWWWWWWLLLLL·····│"
+    assert cells(memory_bar({"others": 50, "weights": 25}, 100, 8, False)) == "xxxxWW··│"
+    assert cells(memory_bar({"weights": 1}, 1000, 10, False)) == "W·········│"
+    assert cells(memory_bar({"weights": 60, "optimizer": 60}, 100, 10, False)) == "WWWWWWOOO▶│"
+    assert cells(memory_bar({}, 100, 4, False)) == "····│"
     tenths = dict.fromkeys(list(COMPONENTS)[2:8], 5)  # half a cell each: rounded one by one they would be six or none
-    assert cells(memory_bar(tenths, 100, 10, False, True)).count(".") == 7
+    assert cells(memory_bar(tenths, 100, 10, False)).count("·") == 7
 
 
 def test_colors_are_in_addition_to_letters() -> None:
-    text = memory_bar({"weights": 50, "logits": 25}, 100, 20, True, False)
+    text = memory_bar({"weights": 50, "logits": 25}, 100, 20, True)
     assert text.plain == "W" + " " * 9 + "L" + " " * 4 + "·" * 5 + "│"
     assert [line.plain for line in legend({"weights": 1, "logits": 1, "pool": 0}, 80, False)] == ["W weights  L logits"]
     assert all(line.cell_len <= 30 for line in legend(dict.fromkeys(COMPONENTS, 1), 30, True))

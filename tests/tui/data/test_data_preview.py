@@ -77,7 +77,7 @@ def test_a_deleted_working_directory_offers_embedded_sets(tmp_path: Path, monkey
     [None, Preview({"train": 1600}, "messages"), Preview(error="broken; mend it"), Preview(note="3 GiB, not counted")],
 )
 def test_a_line_fits_into_its_pane(width: int, preview: Preview | None) -> None:
-    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), preview, True, width, False)
+    shown = line(DataSet("/x/y", "a-rather-long-name-of-a-file.jsonl"), preview, True, width)
     assert shown.cell_length <= max(width, 16)
     assert ("a-rather-long-name-of-a-file.jsonl" in shown.plain) == (width == 60)
 
@@ -86,7 +86,7 @@ def test_a_line_shows_rows_format_and_a_problem_mark() -> None:
     found = Preview(
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
-    shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
+    shown = line(DataSet("/x/y", "banking77/"), found, False, 30).plain
     assert "10,003" in shown and "prompt" in shown and shown.endswith("!")
     assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), found)
     assert "network" in detail(DataSet("owner/name", "owner/name"), None)
@@ -123,7 +123,7 @@ def test_a_huge_file_is_not_counted_and_costs_no_process(tmp_path: Path) -> None
         file.truncate(5 << 30)
     preview = PreviewCache().get(str(huge), section(huge), CancelToken())
     assert "not counted" in preview.note and "5.00 GiB" in preview.note
-    assert "5.00 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30, False).plain
+    assert "5.00 GiB" in line(DataSet(str(huge), "huge.jsonl"), preview, False, 30).plain
 
 
 def test_a_preview_is_cached_until_the_file_or_the_settings_change(tmp_path: Path) -> None:
@@ -199,13 +199,13 @@ def test_one_very_long_row_does_not_compress_the_others_into_one_column() -> Non
 
 def test_every_bin_is_drawn_and_columns_beyond_max_length_have_another_style() -> None:
     lengths = Histogram(10, [0, 4, 0, 1, 2, 8], 15, 60, 0, 11, 3)
-    rows = draw(lengths, 30, 40, 4, ascii_only=True)
+    rows = draw(lengths, 30, 40, 4)
     bottom = rows[3]
     assert [style for _, style in bottom] == ["kept", "cut"]
-    assert "".join(text for text, _ in bottom) == " # :##"
-    assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     #", "     #", " #   #"]
-    assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "^" in rows[-1][0][0]
-    assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4, False)[-1][0][0]
+    assert "".join(text for text, _ in bottom) == " █ ▄██"
+    assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     █", "     █", " █   █"]
+    assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "▲" in rows[-1][0][0]
+    assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4)[-1][0][0]
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> InspectedRow:

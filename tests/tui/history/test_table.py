@@ -66,14 +66,14 @@ def test_a_name_without_a_date_is_unchanged(name: str) -> None:
 def test_the_header_shows_the_run_host_queue_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     run = RunDir(tmp_path / "20261125-192205-demo-lora-3f2a")
-    left = run_text(run, Selection().effective().config, True, False, False)
+    left = run_text(run, Selection().effective().config, True, False)
     assert left.plain == " ▶ lora-3f2a  tiny LoRA on tickets"
     head = head_line(left, 2, 1, 80)
     assert head.cell_length == 80 and head.plain.startswith(left.plain)
     assert re.search(r"gpu-box  queue 2  \+1 active  \d\d:\d\d $", head.plain)
     narrow = head_line(left, 2, 1, 60)
     assert narrow.cell_length == 60 and "+1 active" in narrow.plain
-    assert run_text(run, None, False, False, True).plain.isascii()
+    assert run_text(run, None, False, False).plain == " ■ lora-3f2a"
 
 
 @pytest.mark.parametrize("width", [80, 120, 400])

@@ -25,6 +25,13 @@ def test_ascii_text_has_the_same_width(text: str) -> None:
     assert plain(text).isascii() and len(plain(text)) == cell_len(text)
 
 
+@pytest.mark.parametrize("marks", ["━─", "█▓░┃", " ▁▂▃▄▅▆▇█", "·▸✓–✗", "─●├┤", "▶■…"])
+def test_marks_with_different_meanings_differ_in_ascii(marks: str) -> None:
+    """Progress, memory, curves and histograms, runs of a ladder, intervals, the watched run."""
+    texts = [plain(mark) for mark in marks]
+    assert len(set(texts)) >= len(marks) - (marks[-1] == "█") and "?" not in texts  # the two fullest columns are alike
+
+
 def test_the_filter_leaves_styles_and_control_alone() -> None:
     control = Segment("\x1b[1m", None, [(1,)])  # type: ignore[list-item]
     made = AsciiFilter().apply([Segment("─x", None), control], Color(0, 0, 0))

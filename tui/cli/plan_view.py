@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.text import Text
 
@@ -19,10 +20,78 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.runs.run.data_usage import describe_sharing
 from engine.runs.run.model_account import PARTS, exceptions
-from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.format import setting
 from tui.history.run_list import last_part
-from tui.output.streams import SUBSTITUTES
+
+
+@dataclass(frozen=True)
+class MemoryComponent:
+    """One component of memory."""
+
+    letter: str
+    label: str
+    style: str
+    """Rich style of the letter on the component's color."""
+
+
+COMPONENTS = {
+    "others": MemoryComponent("x", "others", "white on bright_black"),
+    "process": MemoryComponent("P", "process", "black on white"),
+    "weights": MemoryComponent("W", "weights", "white on blue"),
+    "adapters": MemoryComponent("D", "adapters", "black on bright_cyan"),
+    "optimizer": MemoryComponent("O", "optimizer", "white on magenta"),
+    "gradients": MemoryComponent("G", "gradients", "black on yellow"),
+    "activations": MemoryComponent("A", "activations", "black on green"),
+    "logits": MemoryComponent("L", "logits", "white on red"),
+    "checkpoint": MemoryComponent("K", "checkpoint copy", "black on bright_yellow"),
+    "pool": MemoryComponent("C", "context, gaps", "black on cyan"),
+}
+"""Memory used by others and process overhead first, then the components of an estimate in order."""
+
+
+def memory_bar(parts: Mapping[str, int], total: int, width: int, colored: bool) -> Text:
+    """`width` cells for `total` bytes; an arrow in the last cell marks a peak above the total.
+
+    Cells are rounded cumulatively, so that their sum is right; components smaller than a cell may have none.
+    """
+    text = Text()
+    for name, columns in _cells(parts, total, width):
+        part = COMPONENTS[name]
+        text.append(part.letter + " " * (columns - 1), part.style) if colored else text.append(part.letter * columns)
+    if sum(parts.values()) > total:
+        text.right_crop(max(0, text.cell_len - width + 1))
+        text.append("▶", style="bold red" if colored else "")
+    text.append("·" * (width - text.cell_len), style="dim" if colored else "")
+    return text.append("│")
+
+
+def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[str, int]]:
+    """(component, cells) with at least one cell; the largest component has one where all would have none."""
+    before, drawn = 0, 0
+    for name in COMPONENTS:
+        before += parts.get(name, 0)
+        end = min(width, round(before / max(1, total) * width))
+        if end > drawn:
+            yield name, end - drawn
+        drawn = max(drawn, end)
+    if not drawn and before:
+        yield max(parts, key=lambda name: parts[name]), 1
+
+
+def legend(names: Mapping[str, int], width: int, colored: bool) -> Iterator[Text]:
+    """The letters of the components in use, wrapped to `width`."""
+    line = Text()
+    for name, part in COMPONENTS.items():
+        if not names.get(name):
+            continue
+        entry = Text().append(f" {part.letter} ", part.style) if colored else Text(part.letter)
+        entry.append(f" {part.label}")
+        if line and line.cell_len + 2 + entry.cell_len > width:
+            yield line
+            line = Text()
+        line = line + "  " + entry if line else entry
+    yield line
+
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}
 
@@ -217,8 +286,8 @@ BOLD_ROWS = ("training peak", "headroom")
 class PlanView:
     """Formats a plan for a terminal of `width` columns."""
 
-    def __init__(self, width: int, colored: bool, ascii_only: bool) -> None:
-        self.width, self.colored, self.ascii = width, colored, ascii_only
+    def __init__(self, width: int, colored: bool) -> None:
+        self.width, self.colored = width, colored
 
     def lines(
         self,
@@ -254,7 +323,7 @@ class PlanView:
             line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
             line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
             bars = max(10, min(self.width - LEFT - 1, 100))
-            yield line + memory_bar(parts, plan.budget.total, bars, self.colored, self.ascii)
+            yield line + memory_bar(parts, plan.budget.total, bars, self.colored)
         for refused in plan.refused:
             line = Text(f"{method_title(refused.method):<7}{ABSENT:>9}  ")
             yield line.append("refused", style=STYLES["refused"])
@@ -323,8 +392,5 @@ class PlanView:
             )
 
     def text(self, text: str, style: str = "") -> Text:
-        """Text with control characters visible; without style on a terminal without colors, in ASCII with --ascii."""
-        shown = visible(text)
-        if self.ascii:
-            shown = shown.translate(SUBSTITUTES)
-        return Text(shown, style=style if self.colored else "")
+        """Text with control characters visible; without style on a terminal without colors."""
+        return Text(visible(text), style=style if self.colored else "")

@@ -27,7 +27,7 @@ from engine.config.text import visible
 from tui.commands import all_commands, bindings
 from tui.keymap import FIRST_PRESET, CommandKeys, key_conflicts
 from tui.output.console import EscapingConsole
-from tui.screens.base import BaseScreen, Dialog
+from tui.screens.base import BaseScreen
 from tui.screens.bench_actions import BenchScreen
 from tui.settings import Settings, read_settings
 from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp, has_job_control
@@ -194,7 +194,7 @@ class Workbench(DiffApp):
         that of all widgets again. Where Textual looks for it is private (8.2: `App._load_screen_css`), and so is its
         cache of parsed CSS, which is smaller than what the bench has: in other versions the CSS is parsed twice.
         """
-        for kind in (*subclasses(BaseScreen), *subclasses(Dialog)):
+        for kind in subclasses(BaseScreen):
             if "CSS" in vars(kind):
                 self.stylesheet.add_source(kind.CSS, (inspect.getfile(kind), f"{kind.__name__}.CSS"))
         if (cache := getattr(self.stylesheet, "_parse_cache", None)) is not None:

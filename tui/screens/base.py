@@ -1,14 +1,15 @@
-"""The base classes of full screens and dialogs: keys, literal notifications, reads of runs and queue that may fail."""
+"""The base classes of full screens and dialogs: keys, literal notifications, reads and actions that may fail."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from textual.binding import BindingType
 from textual.screen import ModalScreen, Screen
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from tui.commands import bindings
 from tui.settings import tell
 from tui.widgets.text_rows import KeyLine, Rows
@@ -20,31 +21,12 @@ R = TypeVar("R")
 F = TypeVar("F")
 
 
-class Dialog(ModalScreen[R]):
-    """A screen over another one, with the keys that work everywhere: Textual hides the app's from a modal screen."""
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
-    DEFAULT_CSS = """
-    Dialog { align: center middle; }
-    Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
-    Dialog Static { height: auto; }
-    """
-    tell = tell
-
-    def action_back(self) -> None:
-        self.dismiss()
-
-
 class BaseScreen(Screen[R]):
-    """Reports what it cannot read, once per error."""
+    """Reports what it cannot do, and what it cannot read, once per error."""
 
     tell = tell
-
-    runs_error = ""
-    """Why the folder of runs could not be read the last time."""
-
-    queue_error = ""
-    """Why the device queue could not be read the last time."""
+    _read_errors: Mapping[str, str] = {}
+    """What could not be read the last time, and why."""
 
     def action_back(self) -> None:
         self.dismiss()
@@ -65,24 +47,39 @@ class BaseScreen(Screen[R]):
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""
         from engine.runs.queue import device_queue
 
-        try:
-            turns = device_queue.queue_places()
-        except (UserError, OSError) as error:
-            if str(error) != self.queue_error:
-                self.tell(f"cannot read the device queue: {error}", severity="error", timeout=15)
-            self.queue_error = str(error)
-            return []
-        self.queue_error = ""
-        return turns
+        return self._read_reported(device_queue.queue_places, "cannot read the device queue: ")
 
     def read_all(self, folders: Iterator[F]) -> list[F]:
         """Runs or ladders of a folder; empty while it cannot be read (a stalled network disk), reported once."""
+        return self._read_reported(lambda: folders)
+
+    def _read_reported(self, read: Callable[[], Iterable[F]], what: str = "") -> list[F]:
+        """All of it; empty while it cannot be read."""
+        items, text = list[F](), ""
         try:
-            read = list(folders)
-        except UserError as error:
-            if error.line != self.runs_error:
-                self.tell(f"{error.line}; ftbench will retry", severity="error", timeout=15)
-            self.runs_error = error.line
-            return []
-        self.runs_error = ""
-        return read
+            items = list(read())
+        except (UserError, OSError) as error:
+            text = f"{what}{error}; ftbench will retry"
+            if text != self._read_errors.get(what):
+                self.tell(text, severity="error", timeout=15)
+        self._read_errors = {**self._read_errors, what: text}
+        return items
+
+    @contextmanager
+    def errors_told(self, severity: Literal["warning", "error"] = "error") -> Iterator[None]:
+        """What is done in this context ends at an error of the user or of a run, which becomes a notification."""
+        try:
+            yield
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity=severity, timeout=10)
+
+
+class Dialog(ModalScreen[R], BaseScreen[R]):
+    """A screen over another one, with the keys that work everywhere: Textual hides the app's from a modal screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    DEFAULT_CSS = """
+    Dialog { align: center middle; }
+    Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
+    Dialog Static { height: auto; }
+    """

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widget import Widget
@@ -35,7 +34,7 @@ from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.run_details import FiguresPane, RunsPane
 from tui.widgets.selection_pane import NextRun, SelectionPane
 from tui.widgets.status_line import status
-from tui.widgets.text_rows import EVERYWHERE, KeyLine, group_of, is_covered
+from tui.widgets.text_rows import KeyLine, is_covered
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
@@ -232,13 +231,12 @@ class BenchView(BaseScreen[None]):
         self.lists_open = True
         self._fold()
 
-    def is_useful(self, binding: Binding) -> bool:
-        """Whether a key would do something now."""
+    def is_useful(self, command: str) -> bool:
+        """Whether a command of this screen would do something now; its key is shown only then."""
         follower, log = self.follower, self.log_pane
         ended = follower.state.end if follower.state else None
-        command = (binding.id or "").removeprefix("bench.")
         if self.maximized is not None and command not in self.SHOWN_WHILE_ZOOMED:
-            return group_of(binding) in EVERYWHERE
+            return False
         match command:
             case "stop" | "pause":
                 return bool(follower.live)
@@ -255,6 +253,10 @@ class BenchView(BaseScreen[None]):
             case "charts":
                 return follower.state is not None
         return True
+
+    def selected_run(self) -> RunDir | None:
+        """The watched run."""
+        return self.follower.run
 
     def run_to_resume(self) -> RunDir | None:
         """The watched run if it can be resumed, else the latest one that can if none is watched."""

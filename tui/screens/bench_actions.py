@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.binding import BindingType
 from textual.widget import Widget
-from textual.widgets import Input
 
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.bench import BenchView
+from tui.screens.dialogs import JumpScreen, SuggestionScreen, confirm
 from tui.screens.run_actions import RunActions
 from tui.selection import DEVICE
 from tui.widgets.data_list import DataList, SettingsSuggested
@@ -33,16 +34,11 @@ WORD_PLACEHOLDERS = {"filter": "show only lines that contain …", "find": "find
 """What a word is asked for -> what the input line shows while it is empty."""
 
 
-class BenchScreen(BenchView):
+class BenchScreen(BenchView, RunActions[None]):
     """The main screen with its keys. Screens above it are imported when they are opened."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
-
-    def __init__(self, runs: Path) -> None:
-        super().__init__(runs)
-        self.actions = RunActions(self, self.show_run, "bench.resume")
-        self._purpose = ""
-        """What the word in the input line is for, in WORD_PLACEHOLDERS."""
+    resume_command = "bench.resume"
 
     def take_preset(self, name: str) -> None:
         """Select a preset; the focus goes to the log, so that enter starts a run also where a list had it."""
@@ -110,13 +106,9 @@ class BenchScreen(BenchView):
             else:
                 self._start_ladder(closed.launch)
 
-        try:
-            launch = make()
-        except UserError as error:
-            self.tell(error.line, severity="error")
-            return
-        screen = LaunchScreen(launch, self.checks)
-        self.app.push_screen(screen, answered)
+        with self.errors_told():
+            screen = LaunchScreen(make(), self.checks)
+            self.app.push_screen(screen, answered)
 
     def _start_run(self, launch: RunLaunch, wait: bool, data_fingerprint: str) -> None:
         """Start a run on the rows with this fingerprint, '' where they were not checked; show it."""
@@ -124,33 +116,16 @@ class BenchScreen(BenchView):
         from tui.preview.launches import run_command
 
         name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
-        self.actions.report_errors(
-            lambda: self.show_run(
-                start_run(
-                    self.runs,
-                    name,
-                    launch.effective,
-                    wait=wait,
-                    data_fingerprint=data_fingerprint,
-                    command=command,
-                )
-            )
-        )
+        start = partial(start_run, self.runs, name, launch.effective, wait=wait, command=command)
+        with self.errors_told():
+            self.show_run(start(data_fingerprint=data_fingerprint))
 
     def _start_ladder(self, launch: LadderLaunch) -> None:
         from engine.runs.start import start_ladder
 
-        if self.actions.report_errors(lambda: start_ladder(self.runs, launch.plan)):
+        with self.errors_told():
+            start_ladder(self.runs, launch.plan)
             self.action_ladder()
-
-    def action_stop(self) -> None:
-        self.actions.stop(self.follower.run)
-
-    def action_pause(self) -> None:
-        self.actions.pause(self.follower.run)
-
-    def action_resume(self) -> None:
-        self.actions.resume(self.run_to_resume())
 
     def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
@@ -221,10 +196,8 @@ class BenchScreen(BenchView):
         """Select a finished run as the start of the next one, and show what that one will do."""
         from tui.preview.launches import selection_from_run
 
-        def select() -> None:
+        with self.errors_told():
             self.select(selection_from_run(self.selection_pane.selection, run))
-
-        if self.actions.report_errors(select):
             self.action_start()
 
     def _finished_run(self) -> RunDir | None:
@@ -267,8 +240,6 @@ class BenchScreen(BenchView):
 
     def action_jump(self) -> None:
         """Ask for the letter of a pane, and focus it."""
-        from tui.screens.dialogs import JumpScreen
-
         panes: dict[str, Widget] = {}
         for pane in (*self.selection_pane.children, *self.query(".pane")):
             letters = (getattr(pane, "letter", ""), *(pane.id or ""))
@@ -292,29 +263,13 @@ class BenchScreen(BenchView):
 
     async def action_ask_word(self, purpose: str) -> None:
         """Ask for a word to filter the log by or to find in it; the input is created when it is first needed."""
+        log = self.log_pane
         if not self.query(ValueInput):
-            await self.mount(ValueInput(id="word"), before="#next")
+            await self.mount(ValueInput(log.focus, id="word"), before="#next")
             self.redraw()
-        self._purpose = purpose
-        self.query_one(ValueInput).ask(getattr(self.log_pane, f"{purpose}_word"), WORD_PLACEHOLDERS[purpose])
-
-    @on(Input.Changed, "#word")
-    def _word_typed(self, event: Input.Changed) -> None:
-        if self._purpose == "filter":
-            self.log_pane.filter(event.value)
-
-    @on(Input.Submitted, "#word")
-    def _word_entered(self, event: Input.Submitted) -> None:
-        self._take_word(event.value)
-
-    @on(ValueInput.EditingCancelled)
-    def _word_cancelled(self) -> None:
-        self._take_word("")
-
-    def _take_word(self, word: str) -> None:
-        self.query_one(ValueInput).leave()  # at once: keys typed ahead are meant for the bench
-        getattr(self.log_pane, self._purpose)(word)
-        self.log_pane.focus()
+        text, take = (log.filter_word, log.filter) if purpose == "filter" else (log.find_word, log.find)
+        typed = log.filter if purpose == "filter" else None
+        self.query_one(ValueInput).ask(text, WORD_PLACEHOLDERS[purpose], take, typed, escape="")
 
     def action_pane(self, name: str, what: str) -> None:
         """Call the method `action_WHAT` of a pane."""
@@ -338,8 +293,6 @@ class BenchScreen(BenchView):
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
-        from tui.screens.dialogs import ConfirmScreen
-
         if (dataset := self.query_one(DataList).current) is None:
             return
         data = dataset.id
@@ -347,16 +300,12 @@ class BenchScreen(BenchView):
             self._open_inspector(data)
             return
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._open_inspector(data)
-
         what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
-        self.app.push_screen(ConfirmScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered)
+        question = f"{what}sets in the local Hub cache can be read. Continue?"
+        confirm(self, question, lambda: self._open_inspector(data))
 
     def _suggest(self, data: str, preview: Preview) -> None:
         """Show the columns, the suggested settings and rows with them; enter takes them."""
-        from tui.screens.dialogs import SuggestionScreen
 
         def answered(yes: bool | None) -> None:
             pane = self.selection_pane
@@ -381,12 +330,9 @@ class BenchScreen(BenchView):
         if not is_utf8(data):
             self.tell(NOT_TEXT, severity="error")
             return
-        try:
+        with self.errors_told():
             effective = self.selection_pane.selection.with_data(data).effective()
-        except UserError as error:
-            self.tell(error.line, severity="error")
-            return
-        self.app.push_screen(InspectorScreen(effective), answered)
+            self.app.push_screen(InspectorScreen(effective), answered)
 
     def action_add_data(self) -> None:
         """Open the file picker in the working directory."""

@@ -36,11 +36,9 @@ class ChartsScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("charts")
     CSS = """
-    ChartsScreen { layout: vertical; }
     ChartsScreen #legend { height: 1; padding: 0 1; }
     ChartsScreen Grid { height: 1fr; grid-size: 2 3; grid-gutter: 0; }
     ChartsScreen Rows { height: 1fr; }
-    ChartsScreen KeyLine { height: 1; }
     """
 
     def __init__(self, runs: Path, watched: Callable[[], RunState | None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -40,6 +40,17 @@ class ConfirmScreen(Dialog[bool]):
         with Vertical():
             yield Static(Content(visible(self.question)))
             yield Static(Content.styled("enter yes   escape no", "$foreground-muted"))
+
+
+def confirm(screen: BaseScreen[Any], question: str, action: Callable[[], object]) -> None:
+    """Ask, and act if the answer is yes; an error becomes a notification."""
+
+    def answered(yes: bool | None) -> None:
+        with screen.errors_told():
+            if yes:
+                action()
+
+    screen.app.push_screen(ConfirmScreen(question), answered)
 
 
 class SuggestionScreen(ConfirmScreen):

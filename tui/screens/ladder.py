@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs import launch
 from engine.runs.chat_client import OpenSession
@@ -46,7 +46,7 @@ from tui.keymap import CommandKeys
 from tui.live.loss_rows import CurveView
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen, NameScreen
+from tui.screens.dialogs import NameScreen, confirm
 from tui.settings import app_keys, app_settings
 from tui.widgets.status_line import ladder_progress, status
 from tui.widgets.text_rows import KeyLine
@@ -82,7 +82,6 @@ class LadderScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
     CSS = """
-    LadderScreen { layout: vertical; }
     LadderScreen #headline { height: auto; padding: 0 1; text-style: bold; }
     LadderScreen #body { height: 1fr; padding: 0 1; }
     LadderScreen #body Static { height: auto; margin-bottom: 1; }
@@ -215,10 +214,10 @@ class LadderScreen(BaseScreen[None]):
             notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
         return notes
 
-    def is_useful(self, binding: Binding) -> bool:
-        """Whether a key would do something now."""
+    def is_useful(self, command: str) -> bool:
+        """Whether a command of this screen would do something now; its key is shown only then."""
         state, active = self.ladder, self._active
-        match (binding.id or "").removeprefix("ladder."):
+        match command:
             case "stop":
                 return active
             case "resume":
@@ -243,38 +242,30 @@ class LadderScreen(BaseScreen[None]):
             self.tell("no ladder is running", severity="warning")
             return
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the answer
-                    launch.stop(folder)
-                self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
+        def stop() -> None:
+            with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the answer
+                launch.stop(folder)
+            self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
 
-        self.app.push_screen(
-            ConfirmScreen(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint."), answered
-        )
+        confirm(self, f"Stop {folder.name}? Its run finishes its step and saves a checkpoint.", stop)
 
     def action_resume(self) -> None:
         if (folder := self._chosen("resume")) is None:
             return
-        try:
+        with self.errors_told():
             if (state := folder.state()) is not None and state.status == "finished":
                 self.tell(f"already finished: {folder.name}", severity="warning")
-                return
-            resume_ladder(folder)
-        except (UserError, RunFailed) as error:
-            self.tell(str(error), severity="error")
+            else:
+                resume_ladder(folder)
 
     def action_try_runs(self) -> None:
         from tui.screens.trying import TryScreen  # imported when it is opened
 
         if (folder := self._chosen("try")) is None:
             return
-        try:
-            runs = folder.finished_runs()
-        except UserError as error:
-            self.tell(error.line, severity="warning")
-            return
-        self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path) for run in runs])))
+        with self.errors_told("warning"):
+            runs = [str(run.path) for run in folder.finished_runs()]
+            self.app.push_screen(TryScreen(OpenSession(runs=runs)))
 
     def action_export(self) -> None:
         from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened
@@ -299,20 +290,16 @@ class LadderScreen(BaseScreen[None]):
 
         if (folder := self._chosen("rate")) is None:
             return
-        try:
-            session = open_session(folder, [], login(), [])
-        except (UserError, RunFailed) as error:
-            self.tell(str(error), severity="warning")
-            return
-        self.app.push_screen(RatingScreen(session))
+        with self.errors_told("warning"):
+            self.app.push_screen(RatingScreen(open_session(folder, [], login(), [])))
 
     def action_judge(self) -> None:
         """Ask for a judge, show what it takes, and start it."""
         if (folder := self._chosen("judge")) is None:
             return
-        running = next((judge for judge in judges(folder) if judge.is_active()), None)
-        if running is not None:
-            self._ask_to_stop_judge(running)
+        if running := next((judge for judge in judges(folder) if judge.is_active()), None):
+            question = f"Stop the judge {running.name}? Its verdicts are kept."
+            confirm(self, question, lambda: _stop_judge(running))
             return
 
         def named(judge: str | None) -> None:
@@ -329,14 +316,6 @@ class LadderScreen(BaseScreen[None]):
         question = "Judge: http://HOST:PORT/v1#NAME of a served model, or a model on this machine"
         self.app.push_screen(NameScreen(question, "", check), named)
 
-    def _ask_to_stop_judge(self, judge: JudgeDir) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes and (pid := judge.pid()) is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
-                    os.kill(pid, signal.SIGTERM)
-
-        self.app.push_screen(ConfirmScreen(f"Stop the judge {judge.name}? Its verdicts are kept."), answered)
-
     def _judge_planned(self, prepared: Any, error: str) -> None:
         folder = self.current()
         if folder is None:
@@ -348,15 +327,11 @@ class LadderScreen(BaseScreen[None]):
         tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
         lines = expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens)
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                try:
-                    judge = create_judge(folder, plan)
-                    launch.start_process("engine.judge", judge.path, judge.log_file)
-                except (UserError, RunFailed) as error:
-                    self.tell(str(error), severity="error", timeout=15)
+        def start() -> None:
+            judge = create_judge(folder, plan)
+            launch.start_process("engine.judge", judge.path, judge.log_file)
 
-        self.app.push_screen(ConfirmScreen("Start the " + "; ".join(lines) + "?"), answered)
+        confirm(self, "Start the " + "; ".join(lines) + "?", start)
 
     def action_report(self) -> None:
         folder = self.current()
@@ -365,6 +340,12 @@ class LadderScreen(BaseScreen[None]):
             return
         self.app.copy_to_clipboard(str(folder.page))
         self.tell(f"{folder.page} (copied)")
+
+
+def _stop_judge(judge: JudgeDir) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
+        if (pid := judge.pid()) is not None:
+            os.kill(pid, signal.SIGTERM)
 
 
 def _judge_lines(folder: LadderDir) -> Iterator[str]:

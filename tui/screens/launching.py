@@ -11,8 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, OptionList, Static
-from textual.widgets.option_list import Option
+from textual.widgets import OptionList, Static
 
 from engine.config.errors import UserError
 from engine.config.text import amount, visible
@@ -92,7 +91,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
                 yield Static(id="problems")
                 yield LaunchRows(id="rows", compact=True)
                 yield Static(id="facts")
-            yield ValueInput()
+            yield ValueInput(self._end_editing)
             yield Static(id="hint")
             yield Static(id="time")
             yield Static(id="keys")
@@ -177,8 +176,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     @property
     def row(self) -> str:
         """The marked row: START or the name of an option."""
-        option = self.rows.highlighted_option
-        return (option.id or START) if option else START
+        return self.rows.key or START
 
     def _problems(self) -> Iterator[Content]:
         """The title, then what blocks the start, then warnings."""
@@ -200,14 +198,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
             value = visible(option.shown or option.text, 60) or option.default
             style = "bold $text-primary" if option.changed else "bold"
             texts.append((option.name, Content.assemble((f"  {option.name:<15}", "$foreground-muted"), (value, style))))
-        shown = [(option.id, option.prompt) for option in self.rows.options]
-        if [id for id, _ in shown] != [id for id, _ in texts]:
-            self.rows.set_options(Option(text, id=id) for id, text in texts)
-            self.rows.highlighted = 0
-            return
-        for number, ((_, old), (_, new)) in enumerate(zip(shown, texts, strict=True)):
-            if not isinstance(old, Content) or (old.plain, old.spans) != (new.plain, new.spans):
-                self.rows.replace_option_prompt_at_index(number, new)
+        self.rows.show(texts)
 
     def _problem(self, problem: LaunchProblem) -> Iterator[Content]:
         """A problem, and on the next line what to do."""
@@ -240,64 +231,41 @@ class LaunchScreen(Dialog[LaunchAnswer]):
             return
         self.edited = option
         self._fit_height()
-        self.query_one(ValueInput).ask(option.text, f"{option.name}: {option.accepts}")
-        self._show_hint(self.launch)
-        self._show_keys()
+        self.query_one(ValueInput).ask(option.text, f"{option.name}: {option.accepts}", self._enter, self._try)
+        self._try(option.text)
 
     def take_preset(self, name: str) -> None:
         """Launch this preset instead, with the same data."""
-        try:
+        with self.errors_told():
             self.launch = self.launch.with_preset(name)
+            self._check_data()
+
+    def _try(self, text: str) -> None:
+        """Show the range and the default, or what is wrong; the facts above show the effect at once."""
+        assert self.edited is not None
+        self.candidate, style = None, "$foreground-muted"
+        about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
+        try:
+            self.candidate = self.launch.with_option(self.edited.name, text)
         except UserError as error:
-            self.tell(error.line, severity="error")
-            return
-        self._check_data()
+            about, style = error.line, "$text-error"
+        hint = self.query_one("#hint", Static)
+        hint.display = True
+        hint.update(Content.styled(visible(about), style))
+        self.update_preview()
 
-    @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
-        if self.edited:
-            self._show_hint(self._edited_launch(event.value))
+    def _enter(self, text: str) -> bool:
+        """Take the value; False where it is invalid, which is shown."""
+        self._try(text)
+        self.launch = self.candidate or self.launch
+        return self.candidate is not None
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        edited = self._edited_launch(event.value)
-        if isinstance(edited, UserError):
-            self.app.bell()
-            return
-        self.launch, self.candidate = edited, None
-        self._end_editing()
-        self._check_data()
-
-    @on(ValueInput.EditingCancelled)
     def _end_editing(self) -> None:
-        self.query_one(ValueInput).display = False
         self.set_focus(self.rows)
         self.edited = self.candidate = None
         self.query_one("#hint").display = False
         self._fit_height()
-        self.update_preview()
-
-    def _edited_launch(self, text: str) -> Launch | UserError:
-        """The launch with the text as the value of the edited option."""
-        assert self.edited is not None
-        try:
-            return self.launch.with_option(self.edited.name, text)
-        except UserError as error:
-            return error
-
-    def _show_hint(self, edited: Launch | UserError) -> None:
-        """The range and the default, or what is wrong; the facts above show the effect at once."""
-        assert self.edited is not None
-        hint = self.query_one("#hint", Static)
-        hint.display = True
-        self.candidate = None if isinstance(edited, UserError) else edited
-        if isinstance(edited, UserError):
-            hint.update(Content.styled(visible(edited.line), "$text-error"))
-        else:
-            about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
-            hint.update(Content.styled(visible(about), "$foreground-muted"))
-        self.update_preview()
+        self._check_data()
 
     def action_now(self) -> None:
         self._close("now")

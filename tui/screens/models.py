@@ -114,15 +114,12 @@ class ModelsScreen(TableScreen[Selection | None]):
     def _select(self, name: str) -> None:
         """Close with this model, unless the selection cannot have it."""
         selection = self.selection.with_model(name)
-        try:
+        with self.errors_told():
             model_id = selection.effective().config.model.id
-        except UserError as error:
-            self.tell(error.line, severity="error")
-            return
-        if name not in CATALOG:
-            with contextlib.suppress(OSError):  # it is selected; only the list of recent models does not have it
-                remember(model_id, MODELS)
-        self.dismiss(selection.with_model(model_id))
+            if name not in CATALOG:
+                with contextlib.suppress(OSError):  # it is selected; only the list of recent models does not have it
+                    remember(model_id, MODELS)
+            self.dismiss(selection.with_model(model_id))
 
     def action_type_id(self) -> None:
         self.ask(TYPE, "")

@@ -62,8 +62,6 @@ class PickerScreen(BaseScreen[str | None]):
         *bindings("picker"),
     ]
     CSS = """
-    PickerScreen { layout: vertical; }
-    PickerScreen #title { height: 1; padding: 0 1; text-style: bold; }
     PickerScreen PathInput { height: 1; margin: 0 1; }
     PickerScreen OptionList { height: 1fr; margin: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     PickerScreen OptionList > .option-list--option-highlighted { background: $primary 20%; }

@@ -21,7 +21,7 @@ from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
 from tui.keymap import CommandKeys
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen, NameScreen
+from tui.screens.dialogs import NameScreen, confirm
 from tui.screens.table_screen import TableScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
@@ -133,20 +133,14 @@ class PresetsScreen(TableScreen[str | None]):
             self.tell("only your own presets can be deleted", severity="warning")
             return
 
-        def answered(yes: bool | None) -> None:
-            if not yes:
-                return
-            try:
+        def delete() -> None:
+            with self.errors_told():
                 preset_library.delete_own(listed)
-            except UserError as error:
-                self.tell(error.line, severity="error")
             self.fill()
 
         shows = (preset_library.shipped_folder() / listed.path.name).exists()
         again = " The built-in preset of this name is listed again." if shows else ""
-        self.app.push_screen(
-            ConfirmScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered
-        )
+        confirm(self, f"Delete your preset {listed.path}? This cannot be undone.{again}", delete)
 
 
 def save_selection(
@@ -164,15 +158,10 @@ def ask_for_preset(
     """Ask for the name of a new preset, `base-2` or the next free number by default, and write it."""
 
     def answered(name: str | None) -> None:
-        if name is None:
-            return
-        try:
-            path = write(name)
-        except UserError as error:
-            screen.tell(error.line, severity="error", timeout=10)
-            return
-        screen.tell(f"saved {path}")
-        saved(name)
+        if name is not None:
+            with screen.errors_told():
+                screen.tell(f"saved {write(name)}")
+                saved(name)
 
     taken = {listed.name for listed in preset_library.list_presets()}
     free = next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)

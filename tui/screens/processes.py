@@ -55,11 +55,7 @@ class ProcessesScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("processes")
     AUTO_FOCUS = "Lines"
-    CSS = """
-    ProcessesScreen { layout: vertical; }
-    ProcessesScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    ProcessesScreen Table { padding: 0 1; }
-    """
+    CSS = "ProcessesScreen Table { padding: 0 1; }"
 
     def __init__(self, runs: Mapping[int, str]) -> None:
         """`runs`: the run of each worker of ftbench by process id."""

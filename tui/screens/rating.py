@@ -6,14 +6,12 @@ import time
 from typing import Any, ClassVar
 
 import msgspec
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.config.errors import RunFailed
 from engine.config.text import visible
 from engine.runs.ladder.preferences import RatingSummary
 from engine.runs.preference.preference_text import progress_of_ratings
@@ -84,8 +82,6 @@ class RatingScreen(BaseScreen[None]):
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = bindings("rate")
     CSS = """
-    RatingScreen { layout: vertical; }
-    RatingScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     RatingScreen #question { height: auto; max-height: 33%; }
     RatingScreen #answers { height: 1fr; }
     RatingScreen #left-answer, RatingScreen #right-answer { width: 1fr; height: 1fr; }
@@ -109,7 +105,7 @@ class RatingScreen(BaseScreen[None]):
             yield RatedText(id="left-answer")
             yield RatedText(id="right-answer")
         yield Static(id="state")
-        yield ValueInput(id="note")
+        yield ValueInput(self._leave_note, id="note")
         yield KeyLine()
 
     def on_mount(self) -> None:
@@ -194,38 +190,27 @@ class RatingScreen(BaseScreen[None]):
     def action_choose(self, choice: Choice) -> None:
         if self.pair is None:
             return
-        try:
+        with self.errors_told():
             self.session.choose(self.pair, choice, self.note, time.monotonic() - self._shown_at)
-        except RunFailed as error:
-            self.tell(str(error), severity="error", timeout=15)
-            return
-        self._since_summary += 1
-        self._summarize_if_due()
-        self._next()
+            self._since_summary += 1
+            self._summarize_if_due()
+            self._next()
 
     def action_undo(self) -> None:
-        try:
-            undone = self.session.undo()
-        except RunFailed as error:
-            self.tell(str(error), severity="error", timeout=15)
-            return
-        if undone:
+        with self.errors_told():
+            if not self.session.undo():
+                self.tell("nothing to undo")
+                return
             self._since_summary = SUMMARY_EVERY  # the summary counts what was taken back
             self._summarize_if_due()
             self._next()
-        else:
-            self.tell("nothing to undo")
 
     def action_write_note(self) -> None:
-        self.query_one(ValueInput).ask(self.note, "note on this pair")
+        self.query_one(ValueInput).ask(self.note, "note on this pair", self._take_note)
 
-    @on(Input.Submitted, "#note")
-    def _noted(self, event: Input.Submitted) -> None:
-        self.note = event.value.strip()[:500]
-        self.query_one(ValueInput).leave()
-        self._leave_note()
+    def _take_note(self, text: str) -> None:
+        self.note = text.strip()[:500]
 
-    @on(ValueInput.EditingCancelled)
     def _leave_note(self) -> None:
         self.set_focus(self.query_one("#left-answer", RatedText))
         self._draw()

@@ -1,85 +1,81 @@
-"""Stops, pauses, resumes and repeats a run, on the bench and in the list of runs."""
+"""Stops, pauses and resumes a run, on the bench and in the list of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from engine.config.errors import RunFailed, UserError
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.dialogs import confirm
 from tui.settings import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
 
+R = TypeVar("R")
 
-NOTHING_RUNNING = "no active run selected"
 
+class RunActions(BaseScreen[R]):
+    """A screen with keys that act on a run."""
 
-class RunActions:
-    """Acts on the run that a screen gives."""
+    resume_command: ClassVar[str]
+    """Id of the command that resumes a run."""
 
-    def __init__(self, screen: BaseScreen[Any], show: Callable[[RunDir], object], resume: str) -> None:
-        """show: shows a started run to the user. resume: id of the screen's command that resumes a run."""
-        self._screen, self._show, self._resume = screen, show, resume
+    def selected_run(self) -> RunDir | None:
+        """The run that keys act on."""
+        raise NotImplementedError
 
-    def stop(self, run: RunDir | None) -> None:
+    def run_to_resume(self) -> RunDir | None:
+        return self.selected_run()
+
+    def show_run(self, run: RunDir) -> None:
+        """Show a run that was started or resumed."""
+        raise NotImplementedError
+
+    def action_stop(self) -> None:
         """Stop after asking; the run may end meanwhile."""
         from engine.runs import launch
 
-        if run is None or not run.is_active():
-            self._screen.tell(NOTHING_RUNNING, severity="warning")
-            return
+        if run := self._active_run():
+            question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
+            confirm(self, question, lambda: self._signal(launch.stop, run))
 
-        def answered(yes: bool | None) -> None:
-            if yes and run.is_active():
-                self._signal(launch.stop, run)
-
-        question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
-        self._screen.app.push_screen(ConfirmScreen(question), answered)
-
-    def pause(self, run: RunDir | None) -> None:
+    def action_pause(self) -> None:
         """Pause without asking: nothing is lost."""
         from engine.runs import launch
 
-        if run is None or not run.is_active():
-            self._screen.tell(NOTHING_RUNNING, severity="warning")
+        if (run := self._active_run()) is None:
             return
-        waits = any(turn.run == run.path and turn.place for turn in self._screen.queue())
+        waits = any(turn.run == run.path and turn.place for turn in self.queue())
         if self._signal(launch.pause, run):
             how = "it leaves the queue" if waits else "it finishes its step, saves a checkpoint and releases the GPU"
-            key = app_keys(self._screen).of(self._resume)
-            self._screen.tell(f"pausing {run.name}: {how}; press {key} to resume")
+            self.tell(f"pausing {run.name}: {how}; press {app_keys(self).of(self.resume_command)} to resume")
 
-    def resume(self, run: RunDir | None) -> None:
+    def action_resume(self) -> None:
         """Resume from the latest complete checkpoint."""
         from engine.runs.start import resume_run
 
-        if run is None:
-            self._screen.tell("no run to resume", severity="warning")
-        elif self.report_errors(lambda: resume_run(run)):
-            self._show(run)
+        if (run := self.run_to_resume()) is None:
+            self.tell("no run to resume", severity="warning")
+            return
+        with self.errors_told():
+            resume_run(run)
+            self.show_run(run)
 
-    def repeat(self, run: RunDir) -> None:
-        """Run the same frozen configuration in a new directory."""
-        from engine.runs.start import repeat_run
-
-        self.report_errors(lambda: self._show(repeat_run(run)))
-
-    def report_errors(self, action: Callable[[], object]) -> bool:
-        """Run an action; an error becomes a notification and False."""
-        try:
-            action()
-        except (UserError, RunFailed) as error:
-            self._screen.tell(str(error), severity="error", timeout=10)
-            return False
-        return True
+    def _active_run(self) -> RunDir | None:
+        """The selected run while its worker is running; else a notification."""
+        run = self.selected_run()
+        if run is not None and run.is_active():
+            return run
+        self.tell("no active run selected", severity="warning")
+        return None
 
     def _signal(self, send: Callable[[RunDir], None], run: RunDir) -> bool:
         """Whether the worker received the signal; else a notification says why not."""
-        try:
-            return self.report_errors(lambda: send(run))
-        except ProcessLookupError:
-            self._screen.tell(f"{run.name} has just ended", severity="warning")
-            return False
+        with self.errors_told():
+            try:
+                send(run)
+                return True
+            except ProcessLookupError:
+                self.tell(f"{run.name} has just ended", severity="warning")
+        return False

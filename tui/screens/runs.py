@@ -15,11 +15,12 @@ from engine.runs.home import tilde
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from engine.runs.start import repeat_run
 from tui.commands import bindings
 from tui.history.comparison import compare, read
 from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
-from tui.screens.dialogs import ConfirmScreen, TextScreen
+from tui.screens.dialogs import TextScreen, confirm
 from tui.screens.run_actions import RunActions
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.settings import app_keys, app_settings
@@ -34,18 +35,18 @@ class ContinueFrom(NamedTuple):
     run: RunDir
 
 
-class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
+class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | ContinueFrom | None]):
     """Closes with the run to show on the bench, with one to start from, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
     CSS = "RunsScreen #detail { height: 3; border: none; color: $foreground-muted; }"
     columns = TABLE
+    resume_command = "runs.resume"
     hints = {FILTER: "show only runs that contain …"}
 
     def __init__(self, runs: Path) -> None:
         super().__init__()
         self.runs = runs
-        self.actions = RunActions(self, self.dismiss, "runs.resume")
         self.lines: dict[str, RunSummary] = {}
         self.marked: set[str] = set()
         self.sort_column, self.reverse = 0, True
@@ -126,19 +127,23 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
                 return ended
         return True
 
-    def _selected(self) -> RunDir | None:
+    def selected_run(self) -> RunDir | None:
+        """The run under the cursor; a notification if there is none."""
         if not self.key:
             self.tell("no run selected", severity="warning")
             return None
         return RunDir(self.runs / self.key)
 
+    def show_run(self, run: RunDir) -> None:
+        self.dismiss(run)
+
     @on(OptionList.OptionSelected)
     def action_attach(self) -> None:
-        if run := self._selected():
+        if run := self.selected_run():
             self.dismiss(run)
 
     def action_continue_from(self) -> None:
-        if run := self._selected():
+        if run := self.selected_run():
             if self.lines[run.name].state == "finished":
                 self.dismiss(ContinueFrom(run))
             else:
@@ -164,37 +169,30 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
     def action_try_runs(self) -> None:
         from tui.screens.trying import TryScreen  # imported when it is opened
 
-        names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])
+        names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self.selected_run()) else [])
         unfinished = [name for name in names if self.lines[name].state != "finished"]
         if unfinished:
             self.tell(f"not finished, so it cannot be tried: {', '.join(unfinished)}", severity="warning")
         elif names:
             self.app.push_screen(TryScreen(OpenSession(runs=[str(self.runs / name) for name in names])))
 
-    def action_stop(self) -> None:
-        self.actions.stop(self._selected())
-
-    def action_pause(self) -> None:
-        self.actions.pause(self._selected())
-
-    def action_resume(self) -> None:
-        self.actions.resume(self._selected())
-
     def action_again(self) -> None:
-        if run := self._selected():
-            self.actions.repeat(run)
+        """Run the same frozen configuration in a new directory."""
+        if run := self.selected_run():
+            with self.errors_told():
+                self.show_run(repeat_run(run))
 
     def action_export(self) -> None:
         from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened
 
-        if run := self._selected():
+        if run := self.selected_run():
             if offered := exportable(run.name, run):
                 self.app.push_screen(ExportScreen([offered]))
             else:
                 self.tell("only a finished run can be exported", severity="warning")
 
     def action_delete(self) -> None:
-        run = self._selected()
+        run = self.selected_run()
         if run is None:
             return
         if reason := _not_deletable(run):
@@ -205,8 +203,8 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
         index = names.index(run.name)
         neighbor = (names[index + 1 :] or names[:index][-1:] or [""])[0]
 
-        def answered(yes: bool | None) -> None:
-            if not yes or _not_deletable(run):
+        def delete() -> None:
+            if _not_deletable(run):
                 return
             try:
                 run_dir.delete(run)
@@ -215,9 +213,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
             self.marked.discard(run.name)
             self.read(neighbor)
 
-        self.app.push_screen(
-            ConfirmScreen(f"Delete {run.name} with its model and checkpoints? This cannot be undone."), answered
-        )
+        confirm(self, f"Delete {run.name} with its model and checkpoints? This cannot be undone.", delete)
 
     def action_sort(self) -> None:
         self._sort_by((self.sort_column + 1) % len(FIELDS))

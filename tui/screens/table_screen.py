@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import OptionList, Static
 
 from engine.config.text import visible
 from tui.charts.columns import Column
 from tui.screens.base import BaseScreen
 from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Table
-from tui.widgets.text_rows import EVERYWHERE, KeyLine, group_of
+from tui.widgets.text_rows import KeyLine
 
 R = TypeVar("R")
 FILTER = "filter"
@@ -28,8 +28,6 @@ class TableScreen(BaseScreen[R]):
 
     AUTO_FOCUS = "Lines"
     DEFAULT_CSS = """
-    TableScreen { layout: vertical; }
-    TableScreen #title { height: 1; text-style: bold; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     TableScreen Table { padding: 0 1; }
     TableScreen #detail { height: 5; padding: 0 1; border-top: solid $foreground 30%; }
     TableScreen ValueInput { margin: 0 1; }
@@ -47,7 +45,7 @@ class TableScreen(BaseScreen[R]):
         yield Static(id="title")
         yield Table(self.columns, id="table")
         yield Static(id="detail")
-        yield ValueInput()
+        yield ValueInput(self.close_input)
         yield from self.below()
         yield KeyLine()
 
@@ -91,11 +89,9 @@ class TableScreen(BaseScreen[R]):
 
     # The input line
 
-    def is_useful(self, binding: Binding) -> bool:
+    def is_useful(self, command: str) -> bool:
         """Whether a key would do something now: while the input line is open, most type a letter."""
-        if group_of(binding) in EVERYWHERE:
-            return True
-        return not self.purpose and self.is_useful_here((binding.id or "").partition(".")[2])
+        return not self.purpose and self.is_useful_here(command)
 
     def is_useful_here(self, command: str) -> bool:
         """Whether a command of this screen would do something with the row under the cursor."""
@@ -104,10 +100,11 @@ class TableScreen(BaseScreen[R]):
     def ask(self, purpose: str, text: str, hint: str = "") -> None:
         """Open the input line with a text to edit."""
         self.purpose = purpose
-        self.query_one(ValueInput).ask(text, hint or self.hints[purpose])
+        take = partial(self.entered, purpose)
+        self.query_one(ValueInput).ask(text, hint or self.hints[purpose], take, self.typed)
 
     def typed(self, text: str) -> None:
-        """A text that is being typed for another purpose than to filter."""
+        """A text that is being typed, for another purpose than to filter."""
 
     def entered(self, purpose: str, text: str) -> bool:
         """A text that was entered for another purpose than to filter; False to continue editing."""
@@ -115,40 +112,20 @@ class TableScreen(BaseScreen[R]):
 
     def close_input(self) -> None:
         self.purpose = ""
-        self.query_one(ValueInput).leave()
         self.table.focus()
         self.fill()
 
-    @on(Input.Changed)
-    def _changed(self, event: Input.Changed) -> None:
-        event.stop()
-        if self.purpose == FILTER:
-            self.word = event.value
-            self.fill()
-        elif self.purpose:
-            self.typed(event.value)
-
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        if self.purpose == FILTER or self.entered(self.purpose, event.value):
-            self.close_input()
-        else:
-            self.app.bell()
-
-    @on(ValueInput.EditingCancelled)
-    def _cancelled(self) -> None:
-        if self.purpose == FILTER:
-            self.word = ""
-        self.close_input()
-
     def action_filter(self) -> None:
-        self.ask(FILTER, self.word)
+        self.purpose = FILTER
+        self.query_one(ValueInput).ask(self.word, self.hints[FILTER], self._filter, self._filter, escape="")
+
+    def _filter(self, word: str) -> None:
+        self.word = word
+        self.fill()
 
     def action_back(self) -> None:
         """Clear the filter, or close the screen."""
         if self.word:
-            self.word = ""
-            self.fill()
+            self._filter("")
         else:
             self.leave()

@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs import chat_client
@@ -40,8 +40,6 @@ class TryScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("try")
     CSS = """
-    TryScreen { layout: vertical; }
-    TryScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     TryScreen #memory { height: auto; max-height: 2; padding: 0 1; color: $foreground-muted; }
     TryScreen #state { height: auto; max-height: 5; padding: 0 1; }
     TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
@@ -282,9 +280,6 @@ class TryScreen(BaseScreen[None]):
         if not conversations:
             self.tell("no answers to save yet", severity="warning")
             return
-        try:
+        with self.errors_told():
             path = save_conversations(working_directory(), conversations)
-        except (UserError, RunFailed) as error:
-            self.tell(str(error), severity="error", timeout=15)
-            return
-        self.tell(f"saved as a dataset: {tilde(path)}", timeout=15)
+            self.tell(f"saved as a dataset: {tilde(path)}", timeout=15)

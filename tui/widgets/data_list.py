@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import OptionList
-from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.commands import bindings, moves
+from tui.commands import bindings
 from tui.settings import tell
+from tui.widgets.table import Lines
 
 if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
     from engine.config.schema import Data
@@ -35,17 +35,26 @@ class SettingsSuggested(Message):
     preview: Preview
 
 
-class DataList(OptionList, inherit_bindings=False):
+class SelectList(Lines):
+    """A list of the bench; enter selects."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", show=False)]
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, compact=True)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.scroll_to_highlight)
+
+
+class DataList(SelectList, inherit_bindings=False):
     """Space or a click selects a dataset (`OptionSelected`); the bench inspects one on enter or a double click."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *moves("cursor_up", "cursor_down", "first", "last", "page_up", "page_down"),
-        *bindings("data"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*Lines.BINDINGS, *bindings("data")]
     letter: ClassVar[str] = "d"
 
     def __init__(self, id: str | None = None) -> None:
-        super().__init__(id=id, compact=True, markup=False)
+        super().__init__(id)
         self.section: Data | None = None
         """The section `data` of the configuration; its id is the selected dataset. None until there is one."""
         self.sets: list[DataSet] = []
@@ -92,9 +101,8 @@ class DataList(OptionList, inherit_bindings=False):
         self.sets = [
             dataset for dataset in list_datasets(self.selected_id) if not (dataset.recent and dataset.id in missing)
         ]
-        self.set_options(Option(self._line(dataset), id=dataset.id) for dataset in self.sets)
         ids = [dataset.id for dataset in self.sets]
-        self.highlighted = ids.index(cursor) if cursor in ids else ids.index(self.selected_id)
+        self._show(cursor if cursor in ids else self.selected_id)
         if self._count_timer:
             self._count_timer.stop()
         self._count_timer = self.set_timer(COUNT_DELAY, self._count)
@@ -134,20 +142,17 @@ class DataList(OptionList, inherit_bindings=False):
         self.previews[message.data] = message.preview
         self.suggest()
         if message.preview.gone == (message.data in self._missing):
-            self._redraw(message.data)
+            self._show()
             return
         self._missing ^= {message.data}
         self.relist()
 
-    def _redraw(self, data: str | None = None) -> None:
-        for number, dataset in enumerate(self.sets):
-            if data in (None, dataset.id):
-                self.replace_option_prompt_at_index(number, self._line(dataset))
+    def _show(self, cursor: str = "") -> None:
+        self.show([(dataset.id, self._line(dataset)) for dataset in self.sets], cursor)
         self._describe()
 
     def on_resize(self) -> None:
-        self._redraw()
-        self.call_after_refresh(self.scroll_to_highlight)
+        self._show()
 
     def on_focus(self) -> None:
         self.relist()  # files may have been added or removed

@@ -2,52 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.events import Paste
-from textual.message import Message
 from textual.widgets import Input
 
 from tui.settings import app_keys
 
 
 class ValueInput(Input):
-    """Enter submits (`Input.Submitted`), escape leaves the value as it was (`EditingCancelled`)."""
+    """Hidden until it asks for a text. Enter gives the text, escape keeps what was."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
     DEFAULT_CSS = """
     ValueInput { height: 1; border: none; display: none; background: $surface; }
     """
 
-    class EditingCancelled(Message):
-        """The value stays as it was."""
-
-    def __init__(self, id: str = "value") -> None:
+    def __init__(self, hidden: Callable[[], object], id: str = "value") -> None:
+        """`hidden`: called when it has an answer; moves the focus."""
         super().__init__(id=id, compact=True)
         self.cursor_blink = False  # each change is sent over SSH
+        self._hidden = hidden
+        self._entered: Callable[[str], object] = _ignore
+        self._typed: Callable[[str], object] = _ignore
+        self._escape: str | None = None
 
-    def ask(self, text: str, placeholder: str) -> None:
-        """Show the input with a text to edit; the first character typed replaces it."""
+    def ask(
+        self,
+        text: str,
+        placeholder: str,
+        entered: Callable[[str], object],
+        typed: Callable[[str], object] | None = None,
+        escape: str | None = None,
+    ) -> None:
+        """Show the input with a text to edit; the first character typed replaces it.
+
+        `entered` returns False for a text that is not accepted. `typed` is called with every change. `escape`: what
+        that key enters; None for nothing.
+        """
+        self._entered, self._typed, self._escape = entered, typed or _ignore, escape
         with self.prevent(Input.Changed):
             self.value = text
         self.placeholder, self.display = placeholder, True
         self.screen.set_focus(self)  # at once: keys typed ahead are meant for it
         self.action_select_all()
 
-    def leave(self) -> None:
-        """Hide the input and return the focus to the screen."""
-        self.display = False
-        self.screen.set_focus(None)
-
     def action_cancel(self) -> None:
-        self.leave()
-        self.post_message(self.EditingCancelled())
+        if self._escape is not None:
+            self._entered(self._escape)
+        self._hide()
+
+    def _hide(self) -> None:
+        self.display = False
+        self.screen.set_focus(None)  # at once: keys typed ahead are meant for the screen
+        self._hidden()
+
+    @on(Input.Changed)
+    def _changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.display:  # else it is late
+            self._typed(event.value)
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if self._entered(event.value) is False:
+            self.app.bell()
+        else:
+            self._hide()
 
     @on(Input.Blurred)
     def _blurred(self, event: Input.Blurred) -> None:
         event.stop()
+
+
+def _ignore(text: str) -> None:
+    """A change that nobody needs to know of."""
 
 
 LINE_FEED = "⏎"

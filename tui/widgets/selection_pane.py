@@ -13,7 +13,6 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList
-from textual.widgets.option_list import Option
 
 from engine.config.errors import UserError
 from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
@@ -22,7 +21,7 @@ from engine.config.text import visible
 from tui.header import last_part, shortened
 from tui.selection import MARK, Selection, changes
 from tui.settings import app_keys, tell
-from tui.widgets.data_list import DataList
+from tui.widgets.data_list import DataList, SelectList
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
@@ -33,19 +32,16 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has neither a
     from tui.preview.method_estimate import MethodEstimate
 
 
-class PresetList(OptionList):
+class PresetList(SelectList):
     """Highlights the selected preset."""
 
     letter: ClassVar[str] = "p"
 
-    def __init__(self, id: str | None = None) -> None:
-        super().__init__(id=id, compact=True)
-        self.listed: Sequence[PresetEntry] = ()
-        self.selected = ""
+    listed: Sequence[PresetEntry] = ()
+    selected = ""
 
     def on_resize(self) -> None:
         self._fill()
-        self.call_after_refresh(self.scroll_to_highlight)
 
     def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
         """Replace the list and highlight the selected preset."""
@@ -53,18 +49,12 @@ class PresetList(OptionList):
         self._fill()
 
     def _fill(self) -> None:
-        names, selected = [entry.name for entry in self.listed], self.selected
-        keys = app_keys(self)
-        width = self.scrollable_content_region.width or 80  # before the first layout
-        prompts = [
-            preset_text(entry, keys.of_preset(entry.slot), width, entry.name == selected)
+        keys, width = app_keys(self), self.scrollable_content_region.width or 80  # before the first layout
+        rows = [
+            (entry.name, preset_text(entry, keys.of_preset(entry.slot), width, entry.name == self.selected))
             for entry in self.listed
         ]
-        shown = [(option.id, str(option.prompt)) for option in self.options]
-        if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
-            self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
-        if selected in names:
-            self.highlighted = names.index(selected)
+        self.show(rows, self.selected)
 
 
 def preset_text(entry: PresetEntry, key: str, width: int, selected: bool = False) -> Content:
@@ -84,16 +74,12 @@ DETAILED = 9
 """Rows of the list from which each method takes three rows."""
 
 
-class MethodList(OptionList):
+class MethodList(SelectList):
     """One row per method, or three if the list is high enough."""
 
     letter: ClassVar[str] = "m"
-
-    def __init__(self, id: str | None = None) -> None:
-        super().__init__(id=id, compact=True)
-        self.estimates: Sequence[MethodEstimate] = ()
-        self.selected = LORA.name
-        self._shown: object = None
+    estimates: Sequence[MethodEstimate] = ()
+    selected = LORA.name
 
     def show_estimates(self, estimates: Sequence[MethodEstimate], selected: str) -> None:
         """Replace the estimates and highlight the selected method."""
@@ -108,21 +94,12 @@ class MethodList(OptionList):
         self._fill()
 
     def _fill(self) -> None:
-        if not self.estimates:
-            return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        texts = [
-            method_text(predicted, predicted.above(self.estimates), predicted.method == self.selected, width, detailed)
-            for predicted in self.estimates
+        rows = [
+            (one.method, method_text(one, one.above(self.estimates), one.method == self.selected, width, detailed))
+            for one in self.estimates
         ]
-        shown = [(text.plain, text.spans) for text in texts]
-        if shown == self._shown:
-            return  # the budget changes every second, the text seldom
-        self._shown = shown
-        self.set_options(
-            Option(text, id=predicted.method) for text, predicted in zip(texts, self.estimates, strict=True)
-        )
-        self.highlighted = list(method_names()).index(self.selected)
+        self.show(rows, self.selected)
 
 
 def method_text(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Content:

@@ -15,6 +15,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -25,7 +26,7 @@ from tui.commands import moves
 
 
 class Lines(OptionList, inherit_bindings=False):
-    """The rows. Enter belongs to the screen, so that its key line shows what it does."""
+    """Rows with a cursor. Enter belongs to the screen, so that its key line shows what it does."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves(
         "cursor_up", "cursor_down", "first", "last", "half_page(-1)", "half_page(1)"
@@ -36,6 +37,28 @@ class Lines(OptionList, inherit_bindings=False):
             scrollbar-size-vertical: 1; background: $background; }
     Lines:focus { border: none; }
     """
+
+    def show(self, rows: Sequence[tuple[str, Content]], cursor: str = "") -> None:
+        """Replace the rows, each with its key; draws what changed. The cursor stays on its row, or goes to `cursor`."""
+        keys, cursor = [key for key, _ in rows], cursor or self.key
+        same = keys == [option.id for option in self.options]
+        if same:
+            for number, (option, (_, text)) in enumerate(zip(self.options, rows, strict=True)):
+                old = option.prompt
+                if old is not text and (
+                    not isinstance(old, Content) or (old.plain, old.spans) != (text.plain, text.spans)
+                ):
+                    self.replace_option_prompt_at_index(number, text)
+        else:
+            self.set_options(Option(text, id=key) for key, text in rows)
+        if keys and (not same or cursor != self.key):
+            self.highlighted = keys.index(cursor) if cursor in keys else 0
+
+    @property
+    def key(self) -> str:
+        """Key of the row under the cursor, '' if there is none."""
+        option = self.highlighted_option
+        return (option.id or "") if option else ""
 
     def action_half_page(self, direction: int) -> None:
         if self.option_count:
@@ -61,6 +84,8 @@ class Table(Vertical):
         super().__init__(id=id)
         self.columns = columns
         self.rows: list[TableRow] = []
+        self.texts: list[Content] = []
+        """The rows as they are drawn."""
         self.widths: list[int] = []
         self.names: list[str] = [column.name for column in columns]
 
@@ -69,35 +94,27 @@ class Table(Vertical):
         yield Lines(id="lines", compact=True)
 
     @property
-    def lines(self) -> OptionList:
+    def lines(self) -> Lines:
         return self.query_one(Lines)
 
     @property
     def key(self) -> str:
         """Key of the row under the cursor, '' if there is none."""
-        option = self.lines.highlighted_option
-        return (option.id or "") if option else ""
+        return self.lines.key
 
     def show_rows(self, rows: Sequence[TableRow], names: Sequence[str] | None = None, cursor: str = "") -> None:
         """Replace the rows, drawing only what changed. The cursor stays on its row, or goes to `cursor`."""
-        before, cursor = self.rows, cursor or self.key
+        before, texts = self.rows, self.texts
         if names is not None:
             self.names = list(names)
         self.rows = list(rows)
         room = self.size.width or self.app.size.width  # before the first layout: the first frame has the rows
         widths = fitted(self._needed_widths(), self.columns, room - 1)
-        same = widths == self.widths and [row.key for row in before] == [row.key for row in rows]
+        kept = dict(zip(before, texts, strict=True)) if widths == self.widths else {}
         self.widths = widths
         self.query_one("#names", Static).update(line([(name, "") for name in self.names], widths, self.columns))
-        if same:
-            for number, (old, new) in enumerate(zip(before, rows, strict=True)):
-                if old != new:
-                    self.lines.replace_option_prompt_at_index(number, line(new.cells, widths, self.columns))
-        else:
-            self.lines.set_options(Option(line(row.cells, widths, self.columns), id=row.key) for row in rows)
-        keys = [row.key for row in rows]
-        if keys and (not same or cursor != self.key):
-            self.lines.highlighted = keys.index(cursor) if cursor in keys else 0
+        self.texts = [kept.get(row) or line(row.cells, widths, self.columns) for row in rows]
+        self.lines.show([(row.key, text) for row, text in zip(rows, self.texts, strict=True)], cursor)
 
     def on_resize(self) -> None:
         self.show_rows(self.rows)

@@ -144,8 +144,12 @@ class KeyLine(Rows):
                 if bound_key.binding.show and bound_key.enabled
             ]
         )
-        useful = getattr(self.screen, "is_useful", None)
-        active = [binding for binding in active if useful is None or useful(binding)]
+        useful = getattr(self.screen, "is_useful", lambda command: True)
+        active = [
+            binding
+            for binding in active
+            if group_of(binding) in EVERYWHERE or useful((binding.id or "").partition(".")[2])
+        ]
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
         named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
         widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}

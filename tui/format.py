@@ -51,6 +51,11 @@ def setting(value: object) -> str:
     return "unset" if value is None or value == "" else str(value)
 
 
+def last_part(name: str) -> str:
+    """The last part of a path or Hub id."""
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
 def moment(seconds: float, form: str) -> str:
     """Unix seconds as local time; a dash for times outside the calendar, which damaged files may contain."""
     try:

@@ -15,6 +15,7 @@ from engine.config.method_specs import method_title
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.run.folder import current_directory, short_name
+from tui.format import last_part
 from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # for annotations only: presets and runs are read after the first paint
@@ -46,11 +47,6 @@ def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: boo
     directory = run.started_in()
     elsewhere = f" · {tilde(directory)}" if directory not in ("", current_directory()) else ""
     return Content.assemble((f" {mark} {visible(short_name(run.name))}", f"bold {style}"), visible(what + elsewhere))
-
-
-def last_part(name: str) -> str:
-    """The last part of a path or Hub id."""
-    return name.rstrip("/").rpartition("/")[2] or name
 
 
 def shortened(text: str, cells: int) -> str:

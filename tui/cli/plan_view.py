@@ -20,8 +20,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.runs.run.data_usage import describe_sharing
 from engine.runs.run.model_account import PARTS, exceptions
-from tui.format import setting
-from tui.history.run_list import last_part
+from tui.format import last_part, setting
 
 
 @dataclass(frozen=True)

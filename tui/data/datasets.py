@@ -42,12 +42,8 @@ class DataSet:
 
     @property
     def on_the_hub(self) -> bool:
-        return on_the_hub(self.id)
-
-
-def on_the_hub(data: str) -> bool:
-    """Whether a data id names a Hub dataset; files of that name come first."""
-    return is_hub_id(data) and not is_data_file(data) and not Path(data).exists()
+        """Whether the id names a Hub dataset; files of that name come first."""
+        return is_hub_id(self.id) and not is_data_file(self.id) and not Path(self.id).exists()
 
 
 def is_utf8(data: str) -> bool:
@@ -219,7 +215,7 @@ def resolve_typed_path(text: str, here: Path) -> tuple[Path, str]:
 def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
     """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
     paths = [*_found(view, word, hidden or word.startswith("."))]
-    if on_the_hub(typed):
+    if DataSet(typed, typed).on_the_hub:
         paths.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
     if word or view.error:
         return paths[:MAX_ENTRIES]

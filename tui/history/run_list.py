@@ -24,6 +24,7 @@ from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import phase_seconds
 from engine.runs.run.run_dir import RunDir
+from tui.format import last_part
 
 TAIL_BYTES = 65536
 """Bytes at the end of a log in which the progress of a live run is looked for."""
@@ -196,8 +197,3 @@ def model(line: RunSummary) -> str:
     """The model, and where the run continues another one, the end of that one's name: `tiny from lora-3f2a`."""
     start = f" from {'-'.join(line.from_run.rsplit('-', 2)[-2:])}" if line.from_run else ""
     return last_part(line.model) + start
-
-
-def last_part(name: str) -> str:
-    """The last component of an absolute path; any other name unchanged."""
-    return Path(name).name if name.startswith("/") else name

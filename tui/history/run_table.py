@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from engine.config.quantities import duration, size
 from tui.charts.columns import Column, TableRow
-from tui.format import moment
-from tui.history.run_list import RunSummary, last_part, model, score
+from tui.format import last_part, moment
+from tui.history.run_list import RunSummary, model, score
 
 Value = float | str
 STYLES = {

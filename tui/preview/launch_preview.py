@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.automatic_optimizer import automatic_optimizer
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_spec, method_title, smaller_methods
 from engine.config.metric_specs import metric_text
@@ -20,7 +20,7 @@ from engine.config.preset_library import preset_name
 from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.memory.formula.estimate import PARTS, MemoryEstimate
+from engine.memory.formula.estimate import PARTS, MemoryEstimate, error_of
 from engine.memory.formula.fit import changes
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -34,7 +34,8 @@ from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warn
 from tui.data_report import DataReport, overlap_in_short, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.method_estimate import STYLES, MethodEstimate, error_label, method_estimate, resolved_query
+from tui.preview.method_estimate import STYLES, MethodEstimate, method_estimate, resolved_query
+from tui.preview.method_table import training_steps
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
         *_memory(predicted, context.budget, report.longest),
         *_disk([predicted], context.runs),
     ]
-    problems = [
-        *model_problems(config, files),
-        *data_problems(config, report),
-        *weight_problems([config], report),
-        *memory_problems([predicted], files, context),
-        *adapter_problems([predicted], [method_title(config.method)], report),
-    ]
-    problems += [*disk_problems([predicted], context.runs), *foreign_problems(context)]
-    problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
+    problems = list(_problems({method_title(config.method): predicted}, files, context, report, chosen.notices))
     title, method = config.title or name, method_title(config.method)
     title = title if title.startswith(method) else f"{title} · {method}"
     return LaunchPreview(title, facts, problems, when_it_starts(context))
@@ -224,20 +217,30 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     for rung, predicted in zip(plan.rungs, predictions, strict=True):
         facts += _memory(predicted, context.budget, report.longest, rung.name, parts=False)
     facts += _disk(predictions, context.runs)
-    problems = [
-        *model_problems(first, files),
-        *data_problems(first, report),
-        *memory_problems(predictions, files, context),
-    ]
     titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
-    problems += [
-        *weight_problems([rung.config for rung in plan.rungs], report),
-        *adapter_problems(predictions, titles, report),
-        *disk_problems(predictions, context.runs),
-        *foreign_problems(context),
-    ]
-    problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
+    named = dict(zip(titles, predictions, strict=True))
+    problems = list(_problems(named, files, context, report, plan.notices))
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems, when_it_starts(context))
+
+
+def _problems(
+    predictions: Mapping[str, MethodEstimate],
+    files: ModelFiles,
+    context: LaunchContext,
+    report: DataCheck,
+    notices: Sequence[Notice],
+) -> Iterator[LaunchProblem]:
+    """Everything wrong with runs of these titles and predictions, which train on the same data."""
+    known = list(predictions.values())
+    configs = [predicted.config for predicted in known if predicted.config]
+    yield from model_problems(configs[0], files)
+    yield from data_problems(configs[0], report)
+    yield from weight_problems(configs, report)
+    yield from memory_problems(known, files, context)
+    yield from adapter_problems(known, list(predictions), report)
+    yield from disk_problems(known, context.runs)
+    yield from foreign_problems(context)
+    yield from (LaunchProblem(notice.text, code=notice.code) for notice in notices)
 
 
 def _what(config: Config, files: ModelFiles, predicted: MethodEstimate | None) -> Iterator[Fact]:
@@ -291,12 +294,12 @@ def _data(name: str, report: DataCheck) -> Iterator[Fact]:
 def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -> str:
     """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
     train, rows = config.train, report.rows.get("train")
-    per_epoch = math.ceil(rows / train.batch) if rows else None
-    if train.steps:
-        steps = f"{train.steps:,}" + (f" ({train.steps / per_epoch:.3g} epochs)" if per_epoch else "")
-    else:
-        steps = f"{max(1, round(train.epochs * per_epoch)):,}" if per_epoch else "?"
+    count_of_steps = training_steps(config, rows)
+    steps = f"{count_of_steps:,}" if count_of_steps else "?"
+    if not train.steps:
         steps += f" ({train.epochs:g} epoch{'s' if train.epochs != 1 else ''})"
+    elif rows:
+        steps += f" ({train.steps / math.ceil(rows / train.batch):.3g} epochs)"
     words = f"{steps}, batch size {train.batch}"
     if train.devices > 1:
         words += f" on {train.devices} devices"
@@ -356,7 +359,8 @@ def _memory(
     yield Fact(name, f"{head}: {predicted.fit}", STYLES[predicted.fit])
     if not parts:
         return
-    yield Fact("", f"{error_label([predicted])}; {rows}", "$foreground-muted")
+    error = f"formula, ±{error_of('formula', estimate.device).worst:.0%}"
+    yield Fact("", f"{error}; {rows}", "$foreground-muted")
     training = estimate.device == "cuda" or estimate.training.total >= estimate.evaluation.total  # as in `peak`
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "

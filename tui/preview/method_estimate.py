@@ -120,7 +120,15 @@ def method_estimates(
     selection: Selection, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
 ) -> list[MethodEstimate]:
     """Estimates of all methods with the current selection; `longest` as in `method_estimate`."""
-    return [_of_method(selection, method, files, budget, longest) for method in method_names()]
+    estimates = []
+    for method in method_names():
+        try:
+            config = selection.with_method(method).effective().config
+        except UserError as error:
+            estimates.append(MethodEstimate(method, "unknown", why=error.line))
+        else:
+            estimates.append(method_estimate(config, files, budget, longest))
+    return estimates
 
 
 def method_estimate(
@@ -229,28 +237,12 @@ def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: 
     ]
 
 
-def error_label(predictions: Sequence[MethodEstimate]) -> str:
-    """Name and measured error of the estimate: `formula, ±13%`."""
-    estimate = next((predicted.estimate for predicted in predictions if predicted.estimate), None)
-    return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
-
-
 def list_label(predictions: Sequence[MethodEstimate]) -> str:
     """What the estimates in the list of methods assume: `±13%, 512-token rows`."""
     estimate = next((predicted.estimate for predicted in predictions if predicted.estimate), None)
     if estimate is None:
         return "formula"
     return f"±{error_of('formula', estimate.device).worst:.0%}, {estimate.rows.length}-token rows"
-
-
-def _of_method(
-    selection: Selection, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
-) -> MethodEstimate:
-    try:
-        config = selection.with_method(method).effective().config
-    except UserError as error:
-        return MethodEstimate(method, "unknown", why=error.line)
-    return method_estimate(config, files, budget, longest)
 
 
 def _steady(used: int, total: int) -> int:

@@ -23,8 +23,7 @@ from engine.config.text import visible
 from engine.runs.run.folder import short_name
 from tui.header import head_line, run_text, selection_line
 from tui.screens.base import BaseScreen
-from tui.screens.live_runs import LiveRuns, RunFollower, is_urgent
-from tui.screens.machine_context import MachineContext
+from tui.screens.live_runs import LiveRuns, MachineContext, RunFollower, is_urgent
 from tui.settings import app_keys
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane

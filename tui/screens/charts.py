@@ -18,7 +18,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.charts.chart import AXIS, ChartStyle
 from tui.commands import bindings
-from tui.live.chart_grid import MAX_EARLIER, METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
+from tui.live.curves import MAX_EARLIER, METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.opening import HEAD, EventLoader
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen

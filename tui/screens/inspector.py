@@ -29,7 +29,7 @@ from tui.data.inspection import (
     sample_text,
     template_text,
 )
-from tui.history.run_list import last_part
+from tui.format import last_part
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.text_rows import KeyLine

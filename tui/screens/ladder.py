@@ -43,7 +43,7 @@ from tui.charts.chart import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.keymap import CommandKeys
-from tui.live.loss_rows import CurveView
+from tui.live.curves import CurveView
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import NameScreen, confirm

@@ -19,6 +19,7 @@ from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
+from tui.format import last_part
 from tui.keymap import CommandKeys
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import NameScreen, confirm
@@ -186,7 +187,7 @@ def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
         listed.name,
         str(values.get("method", Config().method)),
         origin,
-        *(Path(name).name if name.startswith("/") else name for name in given),
+        *map(last_part, given),
         str(values.get("title", "")),
     ]
 

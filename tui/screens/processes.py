@@ -24,7 +24,7 @@ from tui.commands import bindings
 from tui.history.queue_table import queue_lines
 from tui.live.machine import ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen, Dialog
-from tui.screens.machine_context import MachineContext
+from tui.screens.live_runs import MachineContext
 from tui.selection import MARK
 from tui.widgets.table import Table
 from tui.widgets.text_rows import KeyLine

@@ -21,7 +21,7 @@ from tui.commands import actions, bindings, moves
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
-from tui.widgets.text_rows import KeyLine
+from tui.widgets.text_rows import KeyLine, literal
 
 SUMMARY_EVERY = 5
 """Ratings after which it is computed again how far the result is decided."""
@@ -37,9 +37,7 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
         Binding("pagedown,ctrl+d,space", "move('page_down')", show=False),
     ]
     DEFAULT_CSS = """
-    RatedText { border: round $foreground 30%; padding: 0 1; background: $background; scrollbar-size-vertical: 1;
-                border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted; }
-    RatedText:focus { border: round $primary; }
+    RatedText { scrollbar-size-vertical: 1; }
     RatedText Static { height: auto; }
     """
     together: RatedText | None = None
@@ -52,8 +50,7 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
 
     def show(self, text: str) -> None:
         """Show a text of data or model literally, from its start."""
-        lines = [Content(visible(line)) for line in text.split("\n")] or [Content("")]
-        self.query_one(Static).update(Content("\n").join(lines) if text.strip() else Content.styled("(empty)", "dim"))
+        self.query_one(Static).update(literal(text) if text.strip() else Content.styled("(empty)", "dim"))
         self.scroll_home(animate=False)
 
     def action_move(self, how: str) -> None:
@@ -100,10 +97,10 @@ class RatingScreen(BaseScreen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
-        yield RatedText(id="question")
+        yield RatedText(id="question", classes="pane")
         with Horizontal(id="answers"):
-            yield RatedText(id="left-answer")
-            yield RatedText(id="right-answer")
+            yield RatedText(id="left-answer", classes="pane")
+            yield RatedText(id="right-answer", classes="pane")
         yield Static(id="state")
         yield ValueInput(self._leave_note, id="note")
         yield KeyLine()

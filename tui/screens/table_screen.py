@@ -17,7 +17,7 @@ from tui.charts.columns import Column
 from tui.screens.base import BaseScreen
 from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Table
-from tui.widgets.text_rows import KeyLine
+from tui.widgets.text_rows import KeyLine, literal
 
 R = TypeVar("R")
 FILTER = "filter"
@@ -79,8 +79,7 @@ class TableScreen(BaseScreen[R]):
 
     def show_detail(self, text: str) -> None:
         """Lines of text, shown literally."""
-        lines = (Content(visible(line)) for line in text.split("\n"))
-        self.query_one("#detail", Static).update(Content("\n").join(lines))
+        self.query_one("#detail", Static).update(literal(text))
 
     @on(OptionList.OptionHighlighted)
     def _cursor_moved(self) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -13,17 +10,14 @@ from textual.widgets import Static
 from engine.config.text import visible
 from engine.runs.chat_client import ReplayItem
 from tui.live.chat import ChatState, ColumnState, answer_facts, recorded_text
+from tui.widgets.text_rows import literal
 
 
 class AnswerColumn(VerticalScroll, can_focus=True):
     """Shows questions and answers literally; follows the end of a growing answer."""
 
-    BINDINGS: ClassVar[list[BindingType]] = []
     DEFAULT_CSS = """
-    AnswerColumn { width: 1fr; height: 1fr; border: round $foreground 30%; padding: 0 1; background: $background;
-                   border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted;
-                   scrollbar-size-vertical: 1; }
-    AnswerColumn:focus { border: round $primary; }
+    AnswerColumn { width: 1fr; height: 1fr; scrollbar-size-vertical: 1; }
     AnswerColumn Static { height: auto; }
     """
 
@@ -46,24 +40,18 @@ def conversation(state: ColumnState, item: ReplayItem | None) -> Content:
     for turn in state.turns:
         for message in turn.question:
             style = "$foreground-muted" if message["role"] == "system" else "$text-primary"
-            lines += _literal(f"{message['role']}: {message['content']}", style)
+            lines.append(literal(f"{message['role']}: {message['content']}", style))
         if not turn.question and turn.plain:
-            lines += _literal(turn.plain, "$text-primary")
-        lines += _literal(turn.text)
-        lines += _literal(answer_facts(turn.answer) if turn.answer else "", "$foreground-muted")
+            lines.append(literal(turn.plain, "$text-primary"))
+        lines += [literal(turn.text), literal(answer_facts(turn.answer) if turn.answer else "", "$foreground-muted")]
         lines.append(Content(""))
     if item and state.turns and (answer := state.turns[0].answer):
         recorded = item.recorded.get(state.column.key)
         if note := recorded_text(recorded, answer.text):
-            lines += _literal(note, "$foreground-muted")
+            lines.append(literal(note, "$foreground-muted"))
         if recorded and recorded.right is not None and recorded.text != answer.text:
-            lines += _literal(f"recorded: {recorded.text}", "$foreground-muted")
+            lines.append(literal(f"recorded: {recorded.text}", "$foreground-muted"))
     return Content("\n").join(lines)
-
-
-def _literal(text: str, style: str = "") -> list[Content]:
-    """The lines of a text of a model or file, control characters as escapes."""
-    return [Content.styled(visible(line), style) if style else Content(visible(line)) for line in text.split("\n")]
 
 
 def _subtitle(state: ColumnState, answering: bool) -> str:
@@ -88,7 +76,7 @@ class AnswerColumns(Horizontal):
 
     async def create(self, count: int) -> None:
         """Add empty columns."""
-        await self.mount(*(AnswerColumn() for _ in range(count)))
+        await self.mount(*(AnswerColumn(classes="pane") for _ in range(count)))
 
     def show(self, state: ChatState, width: int) -> None:
         """Draw the conversations in the columns that fit into the width, from `first` on."""

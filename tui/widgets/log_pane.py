@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from textual.binding import BindingType
 from textual.content import Content
 
 from engine.config.errors import UserError
 from engine.config.files import working_directory, write_atomically
 from engine.config.text import amount, visible
-from tui.commands import moves
 from tui.live.log_lines import LogLines, OutputChunk
 from tui.settings import app_keys, tell
 from tui.widgets.pane import BenchState
@@ -29,9 +27,6 @@ TIME_WIDTH = len("12:00:00 ")
 class LogPane(ScrolledRows):
     """Shows the latest lines until the user scrolls up; `end` follows again."""
 
-    BINDINGS: ClassVar[list[BindingType]] = moves(
-        "move(-1)", "move(1)", "move(-1000000)", "follow", "move(-10)", "move(10)"
-    )
     pane_name: ClassVar[str] = "log"
     letter: ClassVar[str] = "o"
 
@@ -126,10 +121,7 @@ class LogPane(ScrolledRows):
         current = last if self.top is None else bisect.bisect_left(numbered, (self.top, ""))
         target = max(0, current + lines)
         self.top = None if target >= last else numbered[target][0]
-        self.redraw()
-
-    def action_follow(self) -> None:
-        self.top, self.match = None, None
+        self.match = self.match if self.top is not None else None
         self.redraw()
 
     def action_copy(self) -> None:

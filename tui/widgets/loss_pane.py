@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from tui.header import welcome
@@ -11,7 +12,7 @@ from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from tui.live.loss_rows import CurveView
+    from tui.live.curves import CurveView
     from tui.live.run_state import RunState
 
 MIN_SECONDS, MAX_SECONDS = 2.0, 5.0
@@ -24,13 +25,11 @@ class LossPane(Rows, can_focus=True):
     pane_name: ClassVar[str] = "loss"
     letter: ClassVar[str] = "l"
 
-    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(id=id, classes=classes)
-        self.state: RunState | None = None
-        self.resumable: list[str] = []
-        """What the welcome says of runs that can be resumed."""
-        self._drawn: object = None
-        self._drawn_step, self._drawn_at = 0.0, 0.0
+    state: RunState | None = None
+    resumable: Sequence[str] = ()
+    """What the welcome says of runs that can be resumed."""
+    _drawn: object = None
+    _drawn_step, _drawn_at = 0.0, 0.0
 
     def show_state(self, state: BenchState) -> None:
         self.state = state.run
@@ -48,7 +47,7 @@ class LossPane(Rows, can_focus=True):
                 self.show(welcome(app_keys(self), width, height, self.resumable))
             return
         from tui.charts.chart import ChartStyle
-        from tui.live.loss_rows import CurveView
+        from tui.live.curves import CurveView
 
         losses = CurveView(self.state)
         siblings = self.parent.query("FiguresPane") if self.parent else ()  # None while the bench is closed

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.binding import BindingType
 from textual.content import Content
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
 from tui.charts.bars import BLOCKS
-from tui.commands import moves
 from tui.selection import MARK
 from tui.settings import app_keys
 from tui.widgets.pane import BenchState
@@ -111,20 +109,18 @@ class MemoryHistory:
 class MemoryPane(ScrolledRows):
     """Takes one sample per second. What does not fit is scrolled with the arrow keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = moves(
-        "move(-1)", "move(1)", "move(-1000)", "move(1000)", "move(-10)", "move(10)"
-    )
     pane_name: ClassVar[str] = "memory"
     letter: ClassVar[str] = "v"
+
+    state: BenchState | None = None
+    sample: MachineSample | None = None
+    above = 0
+    """Lines above the visible ones."""
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.traces: dict[str, MemoryHistory] = {}
         """Of each GPU by its label; of the system under ''."""
-        self.state: BenchState | None = None
-        self.sample: MachineSample | None = None
-        self.above = 0
-        """Lines above the visible ones."""
 
     def show_state(self, state: BenchState) -> None:
         before, self.state = self.state, state

@@ -12,7 +12,7 @@ from textual.content import Content
 
 from engine.config.quantities import rate
 from engine.config.text import visible
-from tui.format import number
+from tui.format import last_part, number
 from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
@@ -47,7 +47,7 @@ class FiguresPane(Rows):
         if run is None or not self.content_size.width:
             self.show([])
             return
-        from tui.live.chart_grid import sample_lines
+        from tui.live.curves import sample_lines
 
         width, height = self.content_size
         lines = list(figure_lines(run))
@@ -101,11 +101,9 @@ class RunsPane(Rows):
     pane_name: ClassVar[str] = "latest"
     letter: ClassVar[str] = ""
 
-    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(id=id, classes=classes)
-        self._reading: threading.Thread | None = None
-        self._read_at = 0.0
-        self.runs: Sequence[RunSummary] = ()
+    runs: Sequence[RunSummary] = ()
+    _reading: threading.Thread | None = None
+    _read_at = 0.0
 
     def show_state(self, state: BenchState) -> None:
         if not self.content_size.width:
@@ -143,7 +141,7 @@ class RunsPane(Rows):
 def run_line(run: RunSummary, width: int) -> Content:
     """`lora-3f2a  training 12/150  tiny on tickets`, or the score of a finished run."""
     from engine.runs.run.folder import short_name
-    from tui.history.run_list import SETTLED, last_part, score
+    from tui.history.run_list import SETTLED, score
 
     style = "" if run.state in SETTLED else "$text-success"
     what = score(run) if run.after is not None else run.state.replace("_", " ")

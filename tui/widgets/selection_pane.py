@@ -18,7 +18,8 @@ from engine.config.errors import UserError
 from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
-from tui.header import last_part, shortened
+from tui.format import last_part
+from tui.header import shortened
 from tui.selection import MARK, Selection, changes
 from tui.settings import app_keys, tell
 from tui.widgets.data_list import DataList, SelectList

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.cells import cell_len
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.geometry import Region, Size
@@ -15,11 +15,17 @@ from textual.strip import Strip
 from textual.visual import Visual
 from textual.widget import Widget
 
-from tui.commands import all_commands
+from engine.config.text import visible
+from tui.commands import all_commands, moves
 
 EMPTY = Content("")
 WHEEL_LINES = 3
 """Lines per notch of the mouse wheel."""
+
+
+def literal(text: str, style: str = "") -> Content:
+    """Lines of a text of data, a model or a file: control characters are visible, nothing is markup."""
+    return Content.styled("\n".join(map(visible, text.split("\n"))), style)
 
 
 def is_covered(screen: Screen[Any]) -> bool:
@@ -37,10 +43,8 @@ class Rows(Widget):
 
     DEFAULT_CSS = "Rows { height: 1fr; }"
 
-    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(id=id, classes=classes)
-        self.lines: list[Content] = []
-        self._titles = ("", "")
+    lines: Sequence[Content] = ()
+    _titles = ("", "")
 
     def redraw(self) -> None:
         """Draw what is known, for another size too."""
@@ -85,7 +89,11 @@ class Rows(Widget):
 
 
 class ScrolledRows(Rows, can_focus=True):
-    """Rows of which only some are visible; the wheel moves them as the arrow keys do."""
+    """Rows of which only some are visible; the wheel moves them as the keys do."""
+
+    BINDINGS: ClassVar[list[BindingType]] = moves(
+        "move(-1)", "move(1)", "move(-1000000)", "move(1000000)", "move(-10)", "move(10)"
+    )
 
     def action_move(self, lines: int) -> None:
         raise NotImplementedError

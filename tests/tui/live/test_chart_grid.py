@@ -6,7 +6,7 @@ from made_runs import step
 
 from engine.runs.run import events
 from tui.charts.series import Series
-from tui.live.chart_grid import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
+from tui.live.curves import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.run_state import MAX_SAMPLES, RunState
 
 LOSS, MEMORY = METRICS[0], METRICS[4]

@@ -8,7 +8,7 @@ from made_runs import step
 from engine.runs.run import events
 from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
-from tui.live.loss_rows import lowest_loss
+from tui.live.curves import lowest_loss
 from tui.live.run_state import RunState
 from tui.live.time_left import TimeLeft
 

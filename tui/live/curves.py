@@ -1,4 +1,4 @@
-"""The curves of a run next to those of earlier runs and their values at one step, and what it answers as it learns."""
+"""The curves of a run: its loss, all metrics next to those of earlier runs; and what it answers as it learns."""
 
 from __future__ import annotations
 
@@ -17,9 +17,21 @@ from engine.runs.run.folder import short_name
 from tui.charts.chart import AXIS, DASHES, ChartRow, ChartStyle, Curve, draw, line_sample, reach
 from tui.charts.series import Series
 from tui.format import number
-from tui.live.loss_rows import lowest_loss
 from tui.live.run_state import RunState
 
+COLORS = {
+    "axis": "$foreground-muted",
+    "live": "$primary",
+    "eval": "$text-warning",
+    "best": "bold $text-success",
+    "earlier0": "$text-success",
+    "earlier1": "$text-error",
+    "earlier2": "$text-secondary",
+    "earlier3": "$text-accent",
+    "cursor": "reverse",
+    "": "",
+}
+"""Colors of the parts of charts."""
 TEMPLATE_END = re.compile(r"(?:<\|[^|>]*\|>\s*\w*\s*)+$")
 """Special tokens and roles with which a chat template ends a prompt."""
 WHEN = {"before": "base", "after": "trained"}
@@ -70,20 +82,90 @@ def _cut_start(text: str, width: int) -> str:
     return text if len(text) <= width else f"…{text[1 - width :]}"
 
 
+def lowest_loss(state: RunState) -> list[tuple[str, str]]:
+    """`  lowest 0.9715 at step 8`, or `kept` once training has ended; nothing before the first validation."""
+    kept = state.selected or state.lowest
+    if kept is None or kept.loss is None:
+        return []
+    return [(f"  {'kept' if state.selected else 'lowest'} {number(kept.loss)} at step {kept.step}", COLORS["best"])]
+
+
+def loss_curves(state: RunState) -> list[Curve]:
+    """Training loss, and the marks of validations and of the weights that are kept."""
+    return [
+        Curve(state.loss, "live"),
+        Curve(state.validation, "eval", marks=True, letter="o"),
+        Curve(state.best(), "best", marks=True, letter="*"),
+    ]
+
+
+def _colored(row: ChartRow) -> Content:
+    return Content.assemble(*((text, COLORS.get(style, style)) for text, style in row))
+
+
+@dataclass(frozen=True)
+class CurveView:
+    """The loss of a run."""
+
+    state: RunState
+
+    def until(self) -> float | None:
+        """Where the x axis ends: slightly beyond a growing curve."""
+        state, span = self.state, self.state.loss.span()
+        if state.step is None or state.end is not None or span is None:
+            return None
+        return reach(span[1], state.step.steps)
+
+    def steps_per_column(self, width: int) -> float | None:
+        """Steps per column while the curve grows; None for a finished one."""
+        span, until = self.state.loss.span(), self.until()
+        return (until - span[0]) / max(1, width) if span and until else None
+
+    def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
+        """What is special about the curve and the chart, or a status line while there is no point yet."""
+        if not self.state.loss.buckets:
+            return [Content.styled(self._empty_text(), "$foreground-muted")]
+        legend = self._legend()
+        rows = height - bool(legend.cell_length)
+        chart = draw(loss_curves(self.state), width, rows, options, self.until())
+        lines = [_colored(row) for row in chart]
+        return [legend, *lines] if legend.cell_length else lines
+
+    def values(self) -> str:
+        """`0.412  validation 0.455 @400`, for the pane's frame."""
+        latest, validation = self.state.loss.latest, self.state.validation
+        parts = [number(latest)] if latest is not None else []
+        if validation.latest is not None:
+            parts.append(f"validation {number(validation.latest)} @{validation.buckets[-1].last:.0f}")
+            parts += ["".join(text for text, _ in lowest_loss(self.state)).strip()]
+        return "  ".join(part for part in parts if part)
+
+    def figures(self) -> str:
+        """`lr 1.6e-4  grad 0.31  3,912 tokens/s`, for the pane's frame."""
+        state = self.state
+        figures = [f"lr {rate(state.rate.latest)}"] if state.rate.latest is not None else []
+        figures += [f"grad {number(state.grad_norm.latest)}"] if state.grad_norm.latest is not None else []
+        figures += [f"{state.speed.latest:,.0f} tokens/s"] if state.speed.latest is not None else []
+        return "  ".join(figures)
+
+    def _legend(self) -> Content:
+        parts: list[tuple[str, str]] = []
+        if self.state.loss.absent:
+            parts.append((f"  {self.state.loss.absent:,} not finite", "$text-error"))
+        if self.state.sampled:
+            parts.append(("  sampled; reading all events", "$text-warning"))
+        return Content.assemble(*parts)
+
+    def _empty_text(self) -> str:
+        if self.state.step is not None:
+            return f"no finite loss in {self.state.loss.absent:,} steps"
+        if self.state.end is not None:
+            return "ended before the first step"
+        return f"{self.state.phase or 'starting'}: no step yet"
+
+
 MAX_EARLIER = len(DASHES) - 1
 """Number of earlier runs that are shown at once: each has its own color and dashes."""
-COLORS = {
-    "axis": "$foreground-muted",
-    "live": "$primary",
-    "eval": "$text-warning",
-    "best": "bold $text-warning",
-    "earlier0": "$text-success",
-    "earlier1": "$text-error",
-    "earlier2": "$text-secondary",
-    "earlier3": "$text-accent",
-    "cursor": "reverse",
-    "": "",
-}
 CURSOR = "│"
 
 
@@ -149,19 +231,16 @@ class ChartGrid:
         if self.cursor is not None:
             column = AXIS + cursor_column(self.cursor, span, width - AXIS)
             chart = [*(_marked(row, column) for row in chart[:-1]), chart[-1]]
-        body = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
-        return [self._values(metric).truncate(width, ellipsis=True), *body]
+        return [self._values(metric).truncate(width, ellipsis=True), *map(_colored, chart)]
 
     def _curves(self, metric: Metric) -> list[Curve]:
         scale = MIB if metric.name == "memory" else 1
         curves = [
             Curve(_scaled(metric.series(run), scale), f"earlier{n}", place=n + 1) for n, run in enumerate(self.earlier)
         ]
-        curves.append(Curve(_scaled(metric.series(self.state), scale), "live"))
         if metric.name == "loss":
-            curves.append(Curve(self.state.validation, "eval", marks=True, letter="o"))
-            curves.append(Curve(self.state.best(), "best", marks=True, letter="*"))
-        return curves
+            return [*curves, *loss_curves(self.state)]
+        return [*curves, Curve(_scaled(metric.series(self.state), scale), "live")]
 
     def _values(self, metric: Metric) -> Content:
         """`loss 0.512  0.498`: the value of every run at the cursor, in its color."""

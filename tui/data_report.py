@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from engine.config.errors import Notice
 from engine.config.metric_specs import metric_text
+from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.runs.run.data_usage import (
     IGNORED,
@@ -44,6 +45,16 @@ class DataReport(Struct, frozen=True):
     def of(cls, report: Any) -> DataReport:
         """Convert a check's JSON object or an event; fields missing from earlier versions are empty."""
         return msgspec.convert(report, cls, from_attributes=True)
+
+
+def check_arguments(config: Config) -> dict[str, Any]:
+    """How a run with this configuration prepares its rows: the arguments of the request `data.check`."""
+    return {
+        "data": msgspec.to_builtins(config.data),
+        "model": msgspec.to_builtins(config.model),
+        "evaluation": msgspec.to_builtins(config.evaluation),
+        "max_length": config.train.max_length,
+    }
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,13 @@ class PresetEntry:
     slot: int | None = None
     """The key that selects it. Where two presets have the same slot, the user's own keeps it."""
 
+    @property
+    def shown(self) -> tuple[str, str, str, str]:
+        """Method, model, data and title, for a list."""
+        values, unset = self.preset.values if self.preset else {}, Config()
+        method, model = values.get("method", unset.method), values.get("model.id", unset.model.id)
+        return str(method), str(model), str(values.get("data.id", unset.data.id)), str(values.get("title", ""))
+
 
 def shipped_folder() -> Path:
     """The presets that ship with ftbench."""

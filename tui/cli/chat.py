@@ -89,15 +89,11 @@ def request(runs: list[RunDir], options: TryOptions) -> OpenSession:
     )
 
 
-def screen(runs: list[RunDir], options: TryOptions) -> Callable[[], TryScreen]:
-    """Creates the screen that these options describe."""
+def screen(runs: list[RunDir], options: TryOptions) -> TryScreen:
+    """The screen that these options describe."""
+    from tui.screens.trying import TryScreen  # Textual is not needed to print answers
 
-    def create() -> TryScreen:
-        from tui.screens.trying import TryScreen  # Textual is not needed to print answers
-
-        return TryScreen(request(runs, options), options.sampling, options.system, options.device == CPU)
-
-    return create
+    return TryScreen(request(runs, options), options.sampling, options.system, options.device == CPU)
 
 
 def prompt_of(options: TryOptions) -> str | None:

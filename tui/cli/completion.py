@@ -129,18 +129,8 @@ ARGUMENTS_OF = {"pull": lambda home: ["gguf", *CATALOG]}
 """The same for the argument of one subcommand."""
 
 
-def option_values(subcommand: str, option: str, home: Path | None) -> Values:
-    """The values of an option; none where it takes a file, a number or text, or they cannot be read."""
-    source = OPTIONS_OF.get((subcommand, option)) or OPTIONS.get(option)
-    return _read(source, home)
-
-
-def argument_values(subcommand: str, metavar: str, home: Path | None) -> Values:
-    """The values of an argument, in the same way."""
-    return _read(ARGUMENTS_OF.get(subcommand) or ARGUMENTS.get(metavar), home)
-
-
 def _read(source: Callable[[Path | None], Values] | None, home: Path | None) -> Values:
+    """The values of an option or argument; none where it takes a file, a number or text, or they cannot be read."""
     try:
         return [] if source is None else source(home)
     except (OSError, UserError):  # no message while a line is typed; the command itself reports it
@@ -285,13 +275,14 @@ def _offered(position: Position, typed: str) -> Iterator[str]:
     elif commands := getattr(position.command, "commands", {}):
         yield from (name for name, subcommand in commands.items() if not subcommand.hidden)
     else:
-        yield from argument_values(position.subcommand, _metavar(position), position.home)
+        yield from _read(ARGUMENTS_OF.get(position.subcommand) or ARGUMENTS.get(_metavar(position)), position.home)
 
 
 def _values(position: Position, option: str, typed: str) -> Iterator[str]:
     """Values of an option; the values of a setting only once its key is typed, those of a list after each comma."""
     before = typed[: typed.rfind(",") + 1] if option == "--ship" else ""
-    for value in option_values(position.subcommand, option, position.home):
+    source = OPTIONS_OF.get((position.subcommand, option)) or OPTIONS.get(option)
+    for value in _read(source, position.home):
         if option != "--set" or ("=" in typed) == (not value.endswith("=")):
             yield before + value
 

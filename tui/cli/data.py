@@ -6,18 +6,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from rich.text import Text
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
-from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
 from engine.runs.run.data_usage import SPLITS
-from tui.data_report import DataReport, ReportLine, metric_lines, repeat_lines, result_line, usage_lines, warning_lines
+from tui.data_report import (
+    DataReport,
+    ReportLine,
+    check_arguments,
+    metric_lines,
+    repeat_lines,
+    result_line,
+    usage_lines,
+    warning_lines,
+)
 from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say
 
@@ -91,18 +98,7 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
 
 
 def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
-    """The configuration sections that determine how a run prepares rows, as request parameters."""
-    return sections(resolve_preset(preset, None, overrides).config)
-
-
-def sections(config: Config) -> dict[str, Any]:
-    """The sections of a configuration for `arguments`."""
-    return {
-        "model": msgspec.to_builtins(config.model),
-        "data": msgspec.to_builtins(config.data),
-        "evaluation": msgspec.to_builtins(config.evaluation),
-        "max_length": config.train.max_length,
-    }
+    return check_arguments(resolve_preset(preset, None, overrides).config)
 
 
 @contextmanager

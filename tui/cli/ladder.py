@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -19,15 +19,17 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.sweep import Sweep
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
 from engine.runs.score_format import summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
-from tui.cli.data import sections
 from tui.cli.errors import show_notices
-from tui.cli.run import check_disk, interruptible, print_detached
+from tui.cli.run import check_disk, follow_started, print_detached
+from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams
@@ -96,7 +98,7 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
 
 def _automatic_metric(config: Config) -> str:
     """The metric that a run decides from its training answers. Raises UserError for data that a run would refuse."""
-    report = ask("data.check", sections(config))
+    report = ask("data.check", check_arguments(config))
     if report["refused"]:
         raise UserError(report["refused"], code=report["refusal_code"])
     return str(report["metric"])
@@ -107,15 +109,14 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     show_notices(plan.notices, json)
     check_disk([rung.config for rung in plan.rungs], runs, json)
     created: list[LadderDir] = []
-    try:
-        with interruptible(created):
-            start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
-    except Detached:
-        return print_detached(created[0], json)
-    if not json:
-        say(f"ladder {created[0].name}{continues(created[0].plan().created, plan.created)}")
-        say(describe_plan(plan))
-    return print_detached(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
+
+    def begin() -> None:
+        start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
+        if not json:
+            say(f"ladder {created[0].name}{continues(created[0].plan().created, plan.created)}")
+            say(describe_plan(plan))
+
+    return follow_started(created, begin, lambda: watch(created[0], json, plan.notices, fresh=True), detach, json)
 
 
 def continues(created: float, planned: float) -> str:
@@ -136,7 +137,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
         ladder_dir.remove(folder)
         raise UserError(state.reason, code="ladder.refused")
     if json:
-        print_json(as_json(with_preferences(folder, state)))
+        print_json(msgspec.to_builtins(with_preferences(folder, state)))
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
@@ -170,34 +171,32 @@ def show_summary(state: Ladder) -> None:
 
 def resume(folder: LadderDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
     """Resume a ladder; finished runs are not repeated. `settings`: as of `resume_ladder`."""
-    try:
-        with interruptible([folder]):
-            resume_ladder(folder, settings)
-    except Detached:
-        return print_detached(folder, json)
-    return print_detached(folder, json) if detach else watch(folder, json)
+    return follow_started(
+        [folder], partial(resume_ladder, folder, settings), partial(watch, folder, json), detach, json
+    )
 
 
 def report(folder: LadderDir, json: bool, markdown: bool) -> int:
     """Write the report from the ladder's files and print its path, its Markdown, or the ladder as JSON."""
     state = folder.state()
+    return print_report(folder, state and with_preferences(folder, state), json, markdown)
+
+
+def print_report(folder: LadderDir | SweepDir, state: Ladder | Sweep | None, json: bool, markdown: bool) -> int:
+    """Write the report of a ladder or sweep and print it. Raises UserError for one without a state."""
     if state is None:
         hint = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", hint=hint, code="ladder.not_started")
+        raise UserError(f"{folder.name} has not started yet", hint=hint, code=f"{folder.KIND}.not_started")
     if json:
-        print_json(as_json(with_preferences(folder, state)))
+        print_json(msgspec.to_builtins(state))
         return 0
-    ask("ladder.report", {"path": str(folder.path)})
+    ask(f"{folder.KIND}.report", {"path": str(folder.path)})
     if markdown:
         streams.write(read_regular(folder.markdown).decode())
     else:
         say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")
     return 0
-
-
-def as_json(state: Ladder) -> Any:
-    return msgspec.to_builtins(state)
 
 
 def shot_numbers(given: str | None) -> list[int]:

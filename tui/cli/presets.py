@@ -13,7 +13,6 @@ import tomli_w
 from engine.config import preset_import, preset_library
 from engine.config.method_specs import reads
 from engine.config.preset import Flat, flatten
-from engine.config.schema import Config
 from tui.output.console import print_json, say, table
 
 
@@ -133,12 +132,4 @@ def _inline(value: dict[str, Any]) -> str:
 def _cells(entry: preset_library.PresetEntry) -> list[str]:
     if entry.preset is None:
         return [entry.name, "", "invalid", "", "", "see below"]
-    values = entry.preset.values
-    return [
-        entry.name,
-        str(values.get("slot", "")),
-        str(values.get("method", Config().method)),
-        str(values.get("model.id", "tiny")),
-        str(values.get("data.id", "tickets")),
-        str(values.get("title", "")),
-    ]
+    return [entry.name, str(entry.preset.values.get("slot", "")), *entry.shown]

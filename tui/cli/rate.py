@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,12 @@ def rate(compared: Compared, options: RateOptions, runs: Path, ascii_only: bool)
     if options.interactive:
         from tui.cli.bench import open_bench
 
-        status = open_bench(runs, ascii_only, True, opened=screen(session))
+        def screen() -> RatingScreen:
+            from tui.screens.rating import RatingScreen  # Textual is not needed for pages
+
+            return RatingScreen(session)
+
+        status = open_bench(runs, ascii_only, True, opened=screen)
         show(summary(compared, quiet=False))
         return status
     session.own.close()
@@ -63,17 +68,6 @@ def rate(compared: Compared, options: RateOptions, runs: Path, ascii_only: bool)
     else:
         show(ratings)
     return 0
-
-
-def screen(session: RatingSession) -> Callable[[], RatingScreen]:
-    """Creates the screen of a session."""
-
-    def create() -> RatingScreen:
-        from tui.screens.rating import RatingScreen  # Textual is not needed for pages
-
-        return RatingScreen(session)
-
-    return create
 
 
 def write_page(session: RatingSession, options: RateOptions) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,27 @@ def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
         show_notices([notice], json)
 
 
-@contextlib.contextmanager
-def interruptible(folders: Sequence[RunDir | LadderDir | SweepDir]) -> Iterator[None]:
-    """Ctrl+C while the process of the last folder starts asks as it does later, because the process keeps running.
+def follow_started(
+    folders: Sequence[RunDir | LadderDir | SweepDir],
+    start: Callable[[], object],
+    watch: Callable[[], int],
+    detach: bool,
+    json: bool,
+) -> int:
+    """Start a process, and watch it unless the user detaches. `folders`: has its folder as soon as it exists.
 
-    Raises Detached where the user chose to leave.
+    Ctrl+C meanwhile asks as it does later, because the process keeps running. Returns the exit status.
     """
     try:
-        yield
+        start()
     except KeyboardInterrupt:
         if not folders:
             raise
-        ask_to_leave(folders[-1], None)
+        try:
+            ask_to_leave(folders[-1], None)
+        except Detached:
+            detach = True
+    return print_detached(folders[-1], json) if detach else watch()
 
 
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
@@ -81,13 +91,9 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
             with contextlib.suppress(BrokenPipeError):  # raised again by the next line, once the run has started
                 say(f"run {folder.name}")
 
-    try:
-        with interruptible(created):
-            command = shlex.join(["ftbench", *sys.argv[1:]])
-            start.start_run(runs, preset_name(preset), chosen, wait=not now, command=command, created=announce)
-    except Detached:
-        return print_detached(created[0], json)
-    return print_detached(created[0], json) if detach else watch(created[0], json=json, fresh=True)
+    command = shlex.join(["ftbench", *sys.argv[1:]])
+    begin = partial(start.start_run, runs, preset_name(preset), chosen, wait=not now, command=command, created=announce)
+    return follow_started(created, begin, lambda: watch(created[0], json=json, fresh=True), detach, json)
 
 
 def print_detached(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
@@ -177,12 +183,8 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
 def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
     """Resume from the latest complete checkpoint, in the same directory. `settings`: as of `start.resume_run`."""
     size = run.events_size()
-    try:
-        with interruptible([run]):
-            start.resume_run(run, settings)
-    except Detached:
-        return print_detached(run, json)
-    return print_detached(run, json) if detach else watch(run, offset=size, json=json)
+    begin = partial(start.resume_run, run, settings)
+    return follow_started([run], begin, lambda: watch(run, offset=size, json=json), detach, json)
 
 
 def settled_result(run: RunDir) -> Result | None:

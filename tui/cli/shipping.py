@@ -113,5 +113,5 @@ def try_runs(
     if options.interactive:
         from tui.cli.bench import open_bench
 
-        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=verb.screen(chat_runs, options)))
+        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=lambda: verb.screen(chat_runs, options)))
     raise typer.Exit(verb.answer_once(chat_runs, options))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import read_regular
 from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
@@ -19,15 +19,13 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, cell_text, describe_sweep, value_text
-from engine.runs.rpc_client import ask
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_ladder, start_sweep
 from tui.cli.errors import show_notices
-from tui.cli.ladder import continues
-from tui.cli.run import check_disk, interruptible, print_detached
+from tui.cli.ladder import continues, print_report
+from tui.cli.run import check_disk, follow_started, print_detached
 from tui.live.following import Detached, LadderView, between, last_log_line, wait_for_end
 from tui.live.progress import progress_display
-from tui.output import streams
 from tui.output.console import print_json, say, table
 
 Cells = Sequence[tuple[dict[str, Any], LadderPlan]]
@@ -40,25 +38,20 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
     show_notices(first.notices, json)
     check_disk([rung.config for _, plan in cells for rung in plan.rungs], runs, json)
     created: list[SweepDir] = []
-    try:
-        with interruptible(created):
-            start_sweep(runs, axes, cells, budget, first.command, created=created.append)
-    except Detached:
-        return print_detached(created[0], json)
-    if not json:
-        say(f"sweep {created[0].name}{continues(created[0].plan().created, first.created)}")
-        say(describe_sweep(axes, cells))
-    return print_detached(created[0], json) if detach else watch(created[0], json, fresh=True)
+
+    def begin() -> None:
+        start_sweep(runs, axes, cells, budget, first.command, created=created.append)
+        if not json:
+            say(f"sweep {created[0].name}{continues(created[0].plan().created, first.created)}")
+            say(describe_sweep(axes, cells))
+
+    return follow_started(created, begin, lambda: watch(created[0], json, fresh=True), detach, json)
 
 
 def resume(folder: SweepDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
     """Resume a sweep; finished ladders and runs are not repeated. `settings`: as of `resume_ladder`."""
-    try:
-        with interruptible([folder]):
-            resume_ladder(folder, settings)
-    except Detached:
-        return print_detached(folder, json)
-    return print_detached(folder, json) if detach else watch(folder, json)
+    begin = partial(resume_ladder, folder, settings)
+    return follow_started([folder], begin, partial(watch, folder, json), detach, json)
 
 
 def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
@@ -132,20 +125,7 @@ def _row(state: Sweep, point: SweepPoint, keys: Sequence[str]) -> list[str]:
 
 def report(folder: SweepDir, json: bool, markdown: bool) -> int:
     """Write the report again and print its path, its Markdown, or the sweep as JSON."""
-    state = folder.state()
-    if state is None:
-        hint = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", hint=hint, code="sweep.not_started")
-    if json:
-        print_json(msgspec.to_builtins(state))
-        return 0
-    ask("sweep.report", {"path": str(folder.path)})
-    if markdown:
-        streams.write(read_regular(folder.markdown).decode())
-    else:
-        say(f"report: {folder.page}")
-        say(f"Markdown: {folder.markdown}")
-    return 0
+    return print_report(folder, folder.state(), json, markdown)
 
 
 @dataclass

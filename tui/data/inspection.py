@@ -90,13 +90,12 @@ def sample_text(sample: InspectedRow, manner: TokenDisplay) -> Content:
     inside = False
     for number, token in enumerate(sample.tokens):
         if sample.omitted and number == sample.head:
-            dots = "..." if manner.ascii else "…"
-            parts.append((f"\n{dots} {sample.omitted:,} tokens not shown {dots}\n", "$text-warning"))
+            parts.append((f"\n… {sample.omitted:,} tokens not shown …\n", "$text-warning"))
         if manner.ascii and token.trained != inside:
             parts.append(("[" if token.trained else "]", "bold"))
             inside = token.trained
         elif manner.parted and parts and not parts[-1][0].endswith("\n"):
-            parts.append(("|" if manner.ascii else "│", "$foreground-muted"))
+            parts.append(("│", "$foreground-muted"))
         parts += _token(token, number, manner)
     if inside:
         parts.append(("]", "bold"))

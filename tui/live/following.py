@@ -162,7 +162,7 @@ class RunView:
 def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | None) -> None:
     """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
     if display is not None:
-        display.stop()
+        display.live.stop()
     choice = ""
     if sys.stdin.isatty():
         try:
@@ -179,7 +179,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
         asked = launch.try_to_stop(run)
         say("stopping after the current step …" if asked else "not stopped: Slurm does not respond; try again")
     if display is not None:
-        display.resume()
+        display.live.start()
 
 
 STAGE_TEXTS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from rich.progress import Progress, ProgressColumn, Task, TaskID
-from rich.table import Column
+from rich.live import Live  # noqa: TID251 - it gets the console of tui.output
 from rich.text import Text
 
 from engine.config.text import visible
@@ -105,31 +105,12 @@ class ProgressLine:
         self.rows = self.loss = self.speed = ""
 
 
-class LineColumn(ProgressColumn):
-    """The only column of the display: the line, cut to the width of the terminal."""
-
-    def __init__(self, line: ProgressLine) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
-        self.line = line
-
-    def render(self, task: Task) -> Text:
-        return Text(visible(self.line.text(console.width - 1)))
-
-
-class ProgressDisplay:
+class ProgressDisplay(NamedTuple):
     """A progress line at the bottom of the terminal."""
 
-    def __init__(self, line: ProgressLine, shown: Progress) -> None:
-        self.line = line
-        self._shown = shown
-        self._task: TaskID = shown.add_task("", total=None)
-
-    def stop(self) -> None:
-        """Remove the line, for a question to the user."""
-        self._shown.stop()
-
-    def resume(self) -> None:
-        self._shown.start()
+    line: ProgressLine
+    live: Live
+    """Shows it; stopped while the user is asked."""
 
 
 @contextlib.contextmanager
@@ -139,5 +120,9 @@ def progress_display(quiet: bool) -> Iterator[ProgressDisplay | None]:
         yield None
         return
     line = ProgressLine()
-    with Progress(LineColumn(line), console=console, refresh_per_second=4, transient=True) as shown:
-        yield ProgressDisplay(line, shown)
+
+    def shown() -> Text:
+        return Text(visible(line.text(console.width - 1)), no_wrap=True, overflow="ellipsis")
+
+    with Live(get_renderable=shown, console=console, refresh_per_second=4, transient=True) as live:
+        yield ProgressDisplay(line, live)

@@ -173,11 +173,6 @@ class Watcher(threading.Thread):
             self.post(NewEvents(self.watched, [Phase(name="waiting", note=text, t=time.time())]))
         return True
 
-    def _post_unwritten_end(self) -> None:
-        """Post the end of a run that could not log it because the disk was full."""
-        if record := end_record.read(self.watched.end_file):
-            self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
-
     def _post_read_error(self, error: OSError) -> None:
         """Post a read error, once until reading succeeds again."""
         text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
@@ -194,6 +189,6 @@ class Watcher(threading.Thread):
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
-            if not live:
-                self._post_unwritten_end()
+            if not live and (record := end_record.read(self.watched.end_file)):  # not in the log: the disk was full
+                self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
             self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

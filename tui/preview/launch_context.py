@@ -14,6 +14,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.model_account import ModelAccount
 from tui.data.preview import signature
+from tui.data_report import check_arguments
 from tui.live.machine import OtherProcess
 
 
@@ -80,16 +81,6 @@ class DataCheck:
         """Mean tokens per training row, at most `max_length`; None until the check is done."""
         rows = self.rows.get("train")
         return min(self.answer["tokens"]["train"] / rows, max_length) if self.answer and rows else None
-
-
-def check_arguments(config: Config) -> dict[str, Any]:
-    """The arguments of the request `data.check`."""
-    return {
-        "data": msgspec.to_builtins(config.data),
-        "model": msgspec.to_builtins(config.model),
-        "evaluation": msgspec.to_builtins(config.evaluation),
-        "max_length": config.train.max_length,
-    }
 
 
 class DataCheckCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -38,11 +38,6 @@ def run_command(selection: Selection, runs: Path, wait: bool = True) -> str:
     method = ["--method", selection.method] if selection.method else []
     words = ["run", selection.preset, *method, *_given(selection.read_overrides(), runs)]
     return shlex.join(["ftbench", *words, *([] if wait else ["--now"])])
-
-
-def ladder_command(selection: Selection, options: Iterable[str], runs: Path) -> str:
-    """`ftbench ladder PRESET …` for a ladder of this selection; `options` are those of the ladder."""
-    return shlex.join(["ftbench", "ladder", selection.preset, *options, *_given(selection.overrides(), runs)])
 
 
 def _given(values: Flat, runs: Path) -> list[str]:
@@ -308,6 +303,7 @@ def _plan(selection: Selection, given: Mapping[str, str], runs: Path) -> LadderP
         except (ValueError, KeyError) as error:
             raise UserError(f"invalid {name} {text!r}", hint=f"use {hint}", code="ladder.invalid_option") from error
 
+    command = ["ftbench", "ladder", selection.preset, *option_words(given), *_given(selection.overrides(), runs)]
     try:
         rungs = shlex.split(given.get("rungs", ""))
     except ValueError as error:
@@ -320,7 +316,7 @@ def _plan(selection: Selection, given: Mapping[str, str], runs: Path) -> LadderP
         value("learning rates", int, "a whole number"),
         value(TIMING_PROBE, YES_NO.__getitem__, "yes or no"),
         value("fresh", YES_NO.__getitem__, "yes or no"),
-        ladder_command(selection, option_words(given), runs),
+        shlex.join(command),
         [word for word in given.get("artifacts", "").split(",") if word.strip()],
         value("margin", float, "a number") * POINT,
     )

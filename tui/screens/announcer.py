@@ -54,12 +54,10 @@ class Announcer:
                 sentences = [f"cannot read what ended since the last visit: {error}"]
             remember_visit()
             if sentences:
-                self._screen.app.call_from_thread(self._show, sentences)
+                text, title = "\n".join(sentences), "since your last visit"
+                self._screen.app.call_from_thread(self._screen.tell, text, title=title, timeout=TIMEOUT)
 
         self._screen.run_worker(read, thread=True, group="announce")
-
-    def _show(self, sentences: list[str]) -> None:
-        self._screen.tell("\n".join(sentences), title="since your last visit", timeout=TIMEOUT)
 
     def look(self, live: list[RunDir]) -> None:
         """Take the runs that are live now; announce those that have ended."""

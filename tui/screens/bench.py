@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,6 @@ class BenchView(BaseScreen[None]):
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
         self.announcer: Announcer | None = None
         """Created after the first frame."""
-        self._checks: DataCheckCache | None = None
 
     @classmethod
     def _classes_of(cls, size: tuple[int, int]) -> str:
@@ -111,13 +111,12 @@ class BenchView(BaseScreen[None]):
     def log_pane(self) -> LogPane:
         return self.query_one(LogPane)
 
-    @property
+    @cached_property
     def checks(self) -> DataCheckCache:
         """Data checks of earlier launches."""
         from tui.preview.launch_context import DataCheckCache
 
-        self._checks = self._checks or DataCheckCache(self._predict)
-        return self._checks
+        return DataCheckCache(self._predict)
 
     def _predict(self) -> None:
         """Predict memory again: the longest row of checked data is known."""

@@ -11,7 +11,8 @@ from textual.message_pump import MessagePump
 
 from engine.config.schema import Config
 from tui.background import BackgroundRequest, RequestProgress
-from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck, check_arguments
+from tui.data_report import check_arguments
+from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck
 
 
 class DataChecking:

@@ -30,8 +30,8 @@ from engine.runs.run.exports import (
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
 from tui.background import BackgroundRequest, RequestProgress
-from tui.commands import moves
 from tui.screens.base import Dialog
+from tui.widgets.data_list import SelectList
 
 CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}
 STYLES = {"pass": "$text-success", "worse": "$text-error", "undecided": "$text-warning"}
@@ -51,11 +51,10 @@ class ExportScreen(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "back", "back"),
-        *moves("move(-1)", "move(1)", "", ""),
     ]
     CSS = """
     ExportScreen > Vertical { width: 76; max-width: 100%; max-height: 100%; }
-    ExportScreen OptionList { height: auto; max-height: 14; border: none; padding: 0; }
+    ExportScreen OptionList { height: auto; max-height: 14; }
     ExportScreen VerticalScroll { height: auto; max-height: 18; scrollbar-size-vertical: 1; }
     ExportScreen #keys { margin-top: 1; color: $foreground-muted; }
     """
@@ -70,7 +69,7 @@ class ExportScreen(Dialog[None]):
         with Vertical() as box:
             box.border_title = "export"
             yield Static(id="about")
-            yield OptionList(id="choices")
+            yield SelectList("choices")
             with VerticalScroll(can_focus=False):
                 yield Static(id="outcome")
             yield Static(id="keys")
@@ -144,10 +143,6 @@ class ExportScreen(Dialog[None]):
         for id, text in texts.items():
             if text is not None:
                 self.query_one(f"#{id}", Static).update(text)
-
-    def action_move(self, lines: int) -> None:
-        choices = self.query_one(OptionList)
-        (choices.action_cursor_down if lines > 0 else choices.action_cursor_up)()
 
     def action_back(self) -> None:
         """Cancel a running export, else close."""

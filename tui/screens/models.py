@@ -71,12 +71,8 @@ class ModelsScreen(TableScreen[Selection | None]):
         if self.selected not in {model.id for model in listed}:
             listed.append(describe_model(self.selected))
         rows = {model.id: model_row(self.selection, model, self.budget) for model in listed}
-        self.app.call_from_thread(self._take_rows, rows)
-
-    def _take_rows(self, rows: dict[str, ModelRow]) -> None:
-        first = not self.rows
-        self.rows = rows
-        self.fill(self.selected if first else "")
+        first, self.rows = not self.rows, rows
+        self.app.call_from_thread(self.fill, self.selected if first else "")
 
     def fill(self, cursor: str = "") -> None:
         word = self.word.lower()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +16,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.message import Message
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -29,13 +27,6 @@ from tui.settings import app_keys
 from tui.widgets.text_rows import KeyLine
 
 STYLES = {"folder": "$primary", "up": "$primary", "select": "bold $text-success", "hub": "$text-warning", "file": ""}
-
-
-@dataclass
-class FolderRead(Message):
-    """A folder has been read."""
-
-    view: FolderView
 
 
 class PathInput(Input, inherit_bindings=False):
@@ -100,12 +91,11 @@ class PickerScreen(BaseScreen[str | None]):
         """Read a folder in a thread: a network disk may be slow."""
         self._reading = folder
         self.query_one("#title", Static).update(Content(visible(f"{folder} · reading …")))
-        threading.Thread(target=lambda: self.post_message(FolderRead(read_folder(folder))), daemon=True).start()
+        threading.Thread(target=lambda: self.call_later(self._take, read_folder(folder)), daemon=True).start()
 
-    @on(FolderRead)
-    def _folder_read(self, message: FolderRead) -> None:
-        if message.view.path == self._reading:
-            self.view, self._reading = message.view, None
+    def _take(self, view: FolderView) -> None:
+        if view.path == self._reading:
+            self.view, self._reading = view, None
             self._fill()
 
     @on(Input.Changed)

@@ -15,7 +15,6 @@ from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
-from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
@@ -180,16 +179,8 @@ def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
     origin = "yours" if preset_library.is_own(listed) else "built-in"
     if listed.preset is None:
         return ["!", listed.name, "invalid", origin, "", "", "see below"]
-    values = listed.preset.values
-    given = [str(values.get(key, default)) for key, default in (("model.id", "tiny"), ("data.id", "tickets"))]
-    return [
-        keys.of_preset(listed.slot),
-        listed.name,
-        str(values.get("method", Config().method)),
-        origin,
-        *map(last_part, given),
-        str(values.get("title", "")),
-    ]
+    method, model, data, title = listed.shown
+    return [keys.of_preset(listed.slot), listed.name, method, origin, last_part(model), last_part(data), title]
 
 
 def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig | None) -> Content:

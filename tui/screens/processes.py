@@ -82,11 +82,8 @@ class ProcessesScreen(BaseScreen[None]):
     def _read(self) -> None:
         """In a thread: NVML and /proc may take a while."""
         self._table = self._table or ProcessTable(self.runs)
-        self.app.call_from_thread(self._take, self._table.look())
-
-    def _take(self, rows: list[ProcessRow]) -> None:
-        self.rows = rows
-        self._show()
+        self.rows = self._table.look()
+        self.app.call_from_thread(self._show)
 
     def _show(self) -> None:
         name, key = SORTS[self.order]

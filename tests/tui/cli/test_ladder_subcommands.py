@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
-from rich.progress import Progress
+from rich.live import Live
 from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
@@ -137,7 +137,7 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
 def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
     line = ProgressLine()
-    view = LadderView(made, ProgressDisplay(line, Progress()), quiet=False)
+    view = LadderView(made, ProgressDisplay(line, Live()), quiet=False)
     first, second = [entry for entry in state.entries if entry.kind == "run"][:2]
     first.status = "live"
     view.show(state)

@@ -218,7 +218,7 @@ def test_tokens_in_the_loss_are_marked_without_color() -> None:
     styles = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
     assert "underline" in styles["yes"] and "underline" not in styles["ask"]
     assert "bold" in styles["<|end|>"] and shown.plain == "ask⏎\nyes<|end|>"
-    assert sample_text(row, TokenDisplay(ascii=True, parted=True)).plain == "ask\\n\n[yes|<|end|>]"
+    assert sample_text(row, TokenDisplay(ascii=True, parted=True)).plain == "ask\\n\n[yes│<|end|>]"
 
 
 def test_tokens_left_out_of_a_long_row_are_counted() -> None:

@@ -14,8 +14,8 @@ from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, fitted, line
 from tui.header import STEPS, head_line, run_text, selection_line, welcome
 from tui.history.run_list import RunSummary
-from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.keymap import CommandKeys
+from tui.screens.runs import FIELDS, TABLE, row, undated
 from tui.selection import Selection, changes
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))

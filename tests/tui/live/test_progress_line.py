@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 from made_runs import step
-from rich.progress import Progress
+from rich.live import Live
 
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
@@ -141,5 +141,5 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
     live = next(one for one in state.entries if one.rung == "lora" and one.kind == "run")
     live.status = "live"
     line = ProgressLine()
-    LadderView(made, ProgressDisplay(line, Progress()), quiet=False).show(state)
+    LadderView(made, ProgressDisplay(line, Live()), quiet=False).show(state)
     assert line.where.endswith("lora") and line.phase == "finished"  # its events are complete

@@ -6,9 +6,9 @@ import msgspec
 from made_runs import step
 
 from engine.runs.run import events
+from tui.live.curves import lowest_loss
 from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
-from tui.live.curves import lowest_loss
 from tui.live.run_state import RunState
 from tui.live.time_left import TimeLeft
 

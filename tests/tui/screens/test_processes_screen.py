@@ -53,7 +53,8 @@ def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> No
             ProcessRow(2, "0", 30 * GIB),
         ]
         await wait_for(pilot, lambda: screen._table)
-        screen._take(rows)
+        screen.rows = rows
+        screen._show()
         await pilot.pause()
         lines = [line for line in screen_text(app).splitlines() if "GiB" in line]
         assert "30.0 GiB" in lines[0] and "ann" in lines[1] and "\x1b" not in lines[1]

@@ -15,6 +15,7 @@ from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
 from engine.runs.run.data_usage import SPLITS
+from tui.cli.progress import progress_display
 from tui.data_report import (
     DataReport,
     ReportLine,
@@ -25,7 +26,6 @@ from tui.data_report import (
     usage_lines,
     warning_lines,
 )
-from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say
 
 NAME_WIDTH = 12

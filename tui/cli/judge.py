@@ -29,8 +29,8 @@ from engine.runs.run.run_dir import RunDir
 from tui.cli.data import shown_progress
 from tui.cli.errors import show_notices
 from tui.cli.lookup import home, run_or_ladder
+from tui.cli.progress import progress_display
 from tui.history.tables import show_win_rates
-from tui.live.progress import progress_display
 from tui.output.console import print_json, say
 
 POLL_SECONDS = 0.2

@@ -28,10 +28,10 @@ from engine.runs.run.exports import parse_artifact
 from engine.runs.score_format import summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
 from tui.cli.errors import show_notices
+from tui.cli.following import Detached, follow_ladder
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
-from tui.live.following import Detached, follow_ladder
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 

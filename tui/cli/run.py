@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,8 @@ from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
 from tui.cli.errors import show_notices
+from tui.cli.following import Detached, ask_to_leave, follow
 from tui.history.tables import benchmark_lines, show_results
-from tui.live.following import Detached, ask_to_leave, follow, wait_for_exit
 from tui.output.console import print_json, say
 from tui.preview.disk import free_disk
 
@@ -165,12 +164,9 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
         raise UserError(problem, hint="`ftbench runs` lists the running ones", code="run.not_running") from error
     if not json:
         say(f"stopping {run.name} after the current step …")
-    deadline = time.monotonic() + seconds
-    while run.is_active():
-        if time.monotonic() > deadline:
-            text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
-            raise RunFailed(text, "run.stop_timeout")
-        time.sleep(0.1)
+    if not run.wait_for_exit(seconds):
+        text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
+        raise RunFailed(text, "run.stop_timeout")
     ended = settled_result(run) if isinstance(run, RunDir) else run.state()
     status, reason = (ended.status, ended.reason) if ended else ("stopped", "")
     if json:
@@ -192,7 +188,7 @@ def settled_result(run: RunDir) -> Result | None:
 
     Only then is the GPU free.
     """
-    wait_for_exit(run)
+    run.wait_for_exit()
     return run.result()
 
 

@@ -22,10 +22,10 @@ from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, cell_text, describ
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_ladder, start_sweep
 from tui.cli.errors import show_notices
+from tui.cli.following import Detached, LadderView, between, last_log_line, wait_for_end
 from tui.cli.ladder import continues, print_report
+from tui.cli.progress import progress_display
 from tui.cli.run import check_disk, follow_started, print_detached
-from tui.live.following import Detached, LadderView, between, last_log_line, wait_for_end
-from tui.live.progress import progress_display
 from tui.output.console import print_json, say, table
 
 Cells = Sequence[tuple[dict[str, Any], LadderPlan]]

@@ -1,1 +1,1 @@
-"""Live state of a run and of the machine, for the panes and for following a run without a screen."""
+"""Live state of a run and of the machine, for the panes and for the command line."""

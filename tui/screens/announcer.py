@@ -22,7 +22,6 @@ from tui.history.endings import (
     remember_visit,
     run_ending,
 )
-from tui.live.following import wait_for_exit
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
 
@@ -90,7 +89,7 @@ class Announcer:
             if ladder := ladder_of_run(self._runs, run.name):
                 self._ladders[ladder.name] = ladder
             elif run.path.exists():
-                wait_for_exit(run)
+                run.wait_for_exit()
                 if not ended_before(run, since):  # it was only exported or tried
                     shown = run == self._watched()
                     self._screen.app.call_from_thread(self._announce, run_ending(run), has_finished(run), shown)

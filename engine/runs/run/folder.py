@@ -128,6 +128,15 @@ class Folder:
         """Whether a process works in it."""
         return self.is_locked()
 
+    def wait_for_exit(self, seconds: float = 10.0) -> bool:
+        """Wait until no process works in it, at most `seconds`. Whether none does: what it writes last is complete."""
+        deadline = time.monotonic() + seconds
+        while self.is_active():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
 
 F = TypeVar("F", bound=Folder)
 

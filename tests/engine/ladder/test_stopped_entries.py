@@ -9,8 +9,8 @@ from made_ladder import made_ladder
 
 from engine.runs.ladder.ladder_state import LadderEntry
 from tui.cli import runs
+from tui.cli.following import LadderView
 from tui.history.ladder_view import headline
-from tui.live.following import LadderView
 
 STATUSES = {
     "planned": False,

@@ -25,12 +25,11 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.run import events, folder, run_dir
 from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage
 from engine.runs.run.run_dir import RunDir
-from tui.cli import ladder, run
+from tui.cli import following, ladder, run
+from tui.cli.following import Detached, LadderView, follow_ladder, time_estimates
 from tui.cli.gate import GateOptions, gate
 from tui.cli.main import app
-from tui.live import following
-from tui.live.following import Detached, LadderView, follow_ladder, time_estimates
-from tui.live.progress import ProgressDisplay, ProgressLine
+from tui.cli.progress import ProgressDisplay, ProgressLine
 
 
 def test_detaching_with_json_prints_only_json(

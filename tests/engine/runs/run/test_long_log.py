@@ -15,8 +15,8 @@ from engine.ladder.report.material import trace
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import MAX_LINE, Follower, stream
 from engine.runs.run.run_dir import RunDir
+from tui.cli.following import follow
 from tui.cli.run import refusal
-from tui.live.following import follow
 from tui.live.opening import EventLoader
 
 EVENTS = 40_000

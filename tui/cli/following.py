@@ -23,20 +23,10 @@ from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.events import Hello
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
+from tui.cli.progress import ProgressDisplay, progress_display
 from tui.live.event_lines import lines
-from tui.live.progress import ProgressDisplay, progress_display
 from tui.live.time_left import ladder_left
 from tui.output.console import console, say
-
-SECONDS = 10.0
-
-
-def wait_for_exit(run: RunDir, seconds: float = SECONDS) -> None:
-    """Wait until the worker has exited, at most `seconds`; its result is complete then."""
-    deadline = time.monotonic() + seconds
-    while run.is_active() and time.monotonic() < deadline:
-        time.sleep(0.05)
-
 
 POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0

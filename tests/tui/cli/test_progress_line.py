@@ -11,8 +11,8 @@ from rich.live import Live
 
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
-from tui.live.following import LadderView
-from tui.live.progress import ProgressDisplay, ProgressLine
+from tui.cli.following import LadderView
+from tui.cli.progress import ProgressDisplay, ProgressLine
 from tui.live.time_left import RunTimer, TimeLeft, ladder_left
 
 

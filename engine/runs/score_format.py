@@ -180,12 +180,10 @@ def base_fact(check: Fidelity, candidate: MergeCandidate) -> tuple[str, str]:
     return ("on the 4-bit base" if candidate.kept else "on the 16-bit base, as vLLM loads it"), score
 
 
-DRAWN = {"line": "─", "mean": "●", "left": "├", "right": "┤"}
-ASCII_DRAWN = {"line": "-", "mean": "o", "left": "[", "right": "]"}
 MIN_DRAWN, MAX_DRAWN = 12, 40
 
 
-def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False) -> list[str]:
+def summary_lines(summary: LadderSummary, columns: int) -> list[str]:
     """The summary's table in lines of at most `columns` characters: the values of a rung, then its drawn interval with
     the decision, and the values for which the line above has no room.
     """
@@ -209,7 +207,7 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
     for row, text, facts in zip(summary.rows, texts[1:], below, strict=True):
         lines.append(text)
         if row.drawn or facts:
-            lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide, ascii_only)}  {facts}".rstrip())
+            lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide)}  {facts}".rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
     of = f"{'':{widths[0]}}  {ends}  95% CI of the {summary.score_title}"
     unit = ["loss: held-out, nats/token; lower is better"] if summary.is_loss else []
@@ -217,14 +215,14 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
     return [line[:columns] for line in (*lines, of, *unit, about)]
 
 
-def _drawn(ends: Sequence[float], columns: int, ascii_only: bool) -> str:
+def _drawn(ends: Sequence[float], columns: int) -> str:
     """An interval with its mean, such as `├──●───┤`, on an axis of so many columns; blank without one."""
-    cells, marks = [" "] * columns, ASCII_DRAWN if ascii_only else DRAWN
+    cells = [" "] * columns
     if ends:
         low, mean, high = (min(columns - 1, max(0, round(end * (columns - 1)))) for end in ends)
-        cells[low : high + 1] = marks["line"] * (high + 1 - low)
-        cells[low], cells[high] = marks["left"], marks["right"]
-        cells[mean] = marks["mean"]
+        cells[low : high + 1] = "─" * (high + 1 - low)
+        cells[low], cells[high] = "├", "┤"
+        cells[mean] = "●"
     return "".join(cells)
 
 
@@ -236,11 +234,10 @@ LOWEST_SHARE, HIGHEST_SHARE = -0.5, 2.0
 """Intervals are cut at these shares of the gain: a wide one would leave no room for the others."""
 COST_TICKS = ((1 / 64, "1/64"), (1 / 32, "1/32"), (1 / 16, "1/16"), (1 / 8, "1/8"), (1 / 4, "1/4"), (1 / 2, "1/2"),
               (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))  # fmt: skip
-MARKS = {"vertical": "│", "horizontal": "─", "corner": "░", "axis": "│", "floor": "─", "zero": "└"}
-ASCII_MARKS = {"vertical": "|", "horizontal": "-", "corner": ":", "axis": "|", "floor": "-", "zero": "+"}
+CORNER = "░"
 
 
-def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = False) -> list[str]:
+def tradeoff_lines(summary: LadderSummary, columns: int) -> list[str]:
     """The summary's figure in characters, share of gain against share of cost, for terminals and Markdown.
 
     Lines of at most `columns` characters; none without a rung that has both shares. Each rung is a cross: its letter at
@@ -249,9 +246,8 @@ def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = Fals
     """
     if len(summary.tradeoffs) < 2:
         return []
-    marks = ASCII_MARKS if ascii_only else MARKS
     wide = max(MIN_COLUMNS, min(columns, MAX_COLUMNS)) - LEFT - 2
-    plot = _Plot(summary, wide, marks)
+    plot = _Plot(summary, wide)
     for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
         plot.cross(tradeoff, letter)
     for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
@@ -259,7 +255,7 @@ def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = Fals
     return [
         f"share of {of_reference(summary)} gain",
         *plot.lines(),
-        *_legend(summary, marks, columns),
+        *_legend(summary, columns),
     ]
 
 
@@ -276,8 +272,8 @@ def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
 class _Plot:
     """A grid of characters with both axes."""
 
-    def __init__(self, summary: LadderSummary, wide: int, marks: dict[str, str]) -> None:
-        self.wide, self.marks, self.summary = wide, marks, summary
+    def __init__(self, summary: LadderSummary, wide: int) -> None:
+        self.wide, self.summary = wide, summary
         costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
         self.left = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs)))
         self.right = math.log2(max(1.5, 1.1 * max(costs)))
@@ -286,7 +282,7 @@ class _Plot:
         self.cells = [[" "] * wide for _ in range(ROWS)]
         corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
         for row in range(corner[1] + 1) if summary.tests_rule else ():
-            self.cells[row][: corner[0] + 1] = marks["corner"] * (corner[0] + 1)
+            self.cells[row][: corner[0] + 1] = CORNER * (corner[0] + 1)
 
     def column(self, cost: float) -> int:
         place = (math.log2(max(cost, 1e-9)) - self.left) / (self.right - self.left)
@@ -302,19 +298,17 @@ class _Plot:
     def cross(self, tradeoff: RungTradeoff, letter: str) -> None:
         middle = self.row(tradeoff.share_of_gain.mean or 0.0)
         for column in range(self.column(tradeoff.cost.low), self.column(tradeoff.cost.high) + 1):
-            self.cells[middle][column] = self.marks["horizontal"]
+            self.cells[middle][column] = "─"
         low, high = _cost_bounds(tradeoff)
         for row in range(self.row(high), self.row(low) + 1):
-            self.cells[row][self.column(tradeoff.cost.mean)] = self.marks["vertical"]
+            self.cells[row][self.column(tradeoff.cost.mean)] = "│"
 
     def lines(self) -> list[str]:
         labels = {self.row(share): f"{share:.0%}" for share in (self.bottom, self.summary.rule_gain, 1.0)}
-        axis, floor = self.marks["axis"], self.marks["zero"] + self.marks["floor"] * self.wide
         drawn = [
-            f"{labels.get(number, ''):>{LEFT}} {axis}{''.join(cells)}".rstrip()
-            for number, cells in enumerate(self.cells)
+            f"{labels.get(number, ''):>{LEFT}} │{''.join(cells)}".rstrip() for number, cells in enumerate(self.cells)
         ]
-        return [*drawn, f"{'':>{LEFT}} {floor}", f"{'':>{LEFT}}  {self._cost_labels()}".rstrip()]
+        return [*drawn, f"{'':>{LEFT}} └{'─' * self.wide}", f"{'':>{LEFT}}  {self._cost_labels()}".rstrip()]
 
     def _cost_labels(self) -> str:
         line = [" "] * self.wide
@@ -338,7 +332,7 @@ def _cut(share: float) -> float:
     return min(HIGHEST_SHARE, max(LOWEST_SHARE, share))
 
 
-def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list[str]:
+def _legend(summary: LadderSummary, columns: int) -> list[str]:
     """What the axes, letters and shading mean."""
     named = zip(letters(summary.tradeoffs), summary.tradeoffs, strict=True)
     rungs = "   ".join(f"{letter} {visible(tradeoff.title, 24)}" for letter, tradeoff in named)
@@ -347,8 +341,8 @@ def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list
         rungs if len(rungs) <= columns else visible(rungs, columns),
     ]
     if summary.tests_rule:
-        lines.append(f"{marks['corner']} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost")
-    return [*lines, f"{marks['vertical']} {marks['horizontal']} 95% CI"]
+        lines.append(f"{CORNER} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost")
+    return [*lines, "│ ─ 95% CI"]
 
 
 def of_reference(summary: LadderSummary) -> str:

@@ -120,13 +120,11 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
 def test_the_table_in_characters_has_every_value_in_any_width(columns: int, tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     assert ladder.summary
-    for ascii_only in (False, True):
-        lines = summary_lines(ladder.summary, columns, ascii_only)
-        assert max(map(len, lines)) <= columns
-        for row in ladder.summary.rows:
-            assert all(text in "\n".join(lines) for text in (row.title, row.score, row.decision))
-        drawn = "o-" if ascii_only else "●"
-        assert sum(drawn in line for line in lines) == 3
+    lines = summary_lines(ladder.summary, columns)
+    assert max(map(len, lines)) <= columns
+    for row in ladder.summary.rows:
+        assert all(text in "\n".join(lines) for text in (row.title, row.score, row.decision))
+    assert sum("●" in line for line in lines) == 3
 
 
 def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None:
@@ -136,8 +134,6 @@ def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None
     plot = "\n".join(lines)
     for mark in ("Q", "L", "F", "░", "│", "─", "94%", "100%", "1/8"):
         assert mark in plot
-    ascii_plot = "\n".join(tradeoff_lines(summary, 80, ascii_only=True))
-    assert ascii_plot.isascii() and ":" in ascii_plot
     assert max(map(len, tradeoff_lines(summary, 40))) <= 60
 
 

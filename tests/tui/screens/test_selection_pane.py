@@ -133,6 +133,9 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
         assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)
         assert app.bench.selection_pane.effective is not None  # started with another
+        pane.focus()
+        await pilot.press("g", "j", "j", "k")
+        assert pane.highlighted == 1  # they move in every list
         await pilot.press("3")
         assert "Full · demo" in shown(app, "head")
         await pilot.press("1")

@@ -192,7 +192,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.setattr(engine.runs.run.folder, "os", FixedRandom())
-    monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
+    fixed = {**vars(time), "strftime": lambda form: "20260102-030405"}
+    monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(**fixed))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.header.time", SimpleNamespace(strftime=lambda form: "14:02"))
     monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.errors import UserError
-from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
-from engine.config.quantities import count, decimal, duration, size, with_unit
+from engine.config.quantities import ABSENT, count, decimal, duration, size, with_unit
 from engine.config.text import visible
 from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import loss, score, score_bounds
 from tui.charts.chart import DASHES, ChartStyle, Curve, draw, line_sample
 from tui.charts.series import Series
 from tui.format import setting
 from tui.history.run_list import describe
-from tui.history.tables import mean_text, range_text
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
 from tui.selection import NOT_COMPARED
@@ -142,16 +141,15 @@ def _differing(runs: Sequence[ComparedRun]) -> list[str]:
 def _figures(run: ComparedRun) -> dict[str, str]:
     """Scores and costs by label; a dash for unknown values."""
     result = run.result
-    percent = result is not None and metric_spec(result.metric).is_share
-    before = result.before if result else None
-    after = result.after if result else None
+    metric = result.metric if result else ""
+    before, after = (result.before, result.after) if result else (None, None)
     return {
         "state": run.state.replace("_", " "),
-        "metric": result.metric if result else "–",
-        "score before": mean_text(before.score if before else None, percent),
-        "score after": mean_text(after.score if after else None, percent),
-        "95% CI": range_text(after.score if after else None, percent),
-        "test loss": mean_text(after.loss if after else None, False),
+        "metric": metric or ABSENT,
+        "score before": score(before.score.mean if before else None, metric),
+        "score after": score(after.score.mean if after else None, metric),
+        "95% CI": score_bounds(after.score if after else None, metric) or ABSENT,
+        "test loss": loss(after.loss.mean if after else None),
         "steps": f"{result.steps:,}" if result else "–",
         "weights of step": f"{result.selected_step or result.steps:,}" if result else "–",
         "training time": duration(result.training_seconds) if result else "–",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, count, duration, percent, share_percent, size
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import WinRate
-from engine.runs.run.result import Interval, Result
-from engine.runs.score_format import percent_bounds, plain_difference, plain_with_bounds
+from engine.runs.run.result import Result
+from engine.runs.score_format import loss, percent_bounds, plain_difference, plain_with_bounds, score, score_bounds
 from tui.output.console import table
 
 COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
@@ -22,9 +21,7 @@ def show_results(title: str, results: Sequence[Result]) -> None:
     `training` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on
     a GPU, and the worker's resident set on the CPU.
     """
-    unit = " %" if all(metric_spec(result.metric).is_share for result in results) else ""
-    columns = (COLUMNS[0], f"before{unit}", f"after{unit}", *COLUMNS[3:])
-    table(title, columns, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
+    table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
 
 
 def benchmark_lines(result: Result) -> list[str]:
@@ -42,32 +39,17 @@ def benchmark_lines(result: Result) -> list[str]:
 
 def _row(result: Result) -> list[str]:
     before, after, peak = result.before, result.after, result.peak
-    is_share = metric_spec(result.metric).is_share
     return [
         result.method,
-        mean_text(before.score if before else None, is_share),
-        mean_text(after.score, is_share) if after else result.status,
-        range_text(after.score if after else None, is_share),
-        mean_text(after.loss if after else None, False),
+        score(before.score.mean if before else None, result.metric),
+        score(after.score.mean, result.metric) if after else result.status,
+        score_bounds(after.score if after else None, result.metric) or ABSENT,
+        loss(after.loss.mean if after else None),
         duration(result.training_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
         f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
         size(result.artifact_bytes),
     ]
-
-
-def mean_text(value: Interval | None, is_share: bool) -> str:
-    """The mean; of a share in percent, without the sign."""
-    if value is None or value.mean is None:
-        return "–"
-    return f"{value.mean * 100:.1f}" if is_share else f"{value.mean:.3f}"
-
-
-def range_text(value: Interval | None, is_share: bool) -> str:
-    """The confidence interval; of a share in percent, without the sign."""
-    if value is None or value.low is None or value.high is None:
-        return "–"
-    return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if is_share else f"{value.low:.3f}–{value.high:.3f}"
 
 
 BENCHMARK_COLUMNS = 24

@@ -303,11 +303,11 @@ def _plan(selection: Selection, given: Mapping[str, str], runs: Path) -> LadderP
         except (ValueError, KeyError) as error:
             raise UserError(f"invalid {name} {text!r}", hint=f"use {hint}", code="ladder.invalid_option") from error
 
-    command = ["ftbench", "ladder", selection.preset, *option_words(given), *_given(selection.overrides(), runs)]
     try:
         rungs = shlex.split(given.get("rungs", ""))
     except ValueError as error:
         raise UserError(f"invalid rungs ({error})", "--rung", "close the quotation", code="ladder.rung_name") from error
+    command = ["ftbench", "ladder", selection.preset, *option_words(given), *_given(selection.overrides(), runs)]
     return make_plan(
         selection.preset,
         rungs,

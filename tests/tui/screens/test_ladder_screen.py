@@ -188,13 +188,13 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_it_fits_a_narrow_terminal_and_has_ascii_for_each_mark(tmp_path: Path) -> None:
+def test_there_is_an_ascii_character_for_each_mark(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         drawn = text(screen, "progress") + text(screen, "summary")
-        assert max(map(len, drawn.splitlines())) <= 80 and "?" not in plain(drawn)
+        assert "?" not in plain(drawn)
 
     play(tmp_path, story, size=(80, 24))
 

@@ -15,12 +15,11 @@ from engine.config.preset import Flat
 from engine.config.schema import Config
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.forecast import forecast, forecast_rows
-from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Sweep
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.data_usage import summarize_columns, summarize_rows

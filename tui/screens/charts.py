@@ -38,7 +38,6 @@ class ChartsScreen(BaseScreen[None]):
     CSS = """
     ChartsScreen #legend { height: 1; padding: 0 1; }
     ChartsScreen Grid { height: 1fr; grid-size: 2 3; grid-gutter: 0; }
-    ChartsScreen Rows { height: 1fr; }
     """
 
     def __init__(self, runs: Path, watched: Callable[[], RunState | None]) -> None:

@@ -21,6 +21,7 @@ from textual.widgets import Input, Static
 from engine.config.schema import Data
 from engine.data.examples import preview
 from engine.runs.chat_client import OpenSession
+from tui.app import Workbench
 from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.widgets.answers import AnswerColumn
@@ -28,6 +29,8 @@ from tui.widgets.answers import AnswerColumn
 
 class OneScreen(App[None]):
     """Shows only the screen under test, and keeps the text of every notification."""
+
+    CSS_PATH = Workbench.CSS_PATH
 
     def __init__(self, screen: TryScreen) -> None:
         super().__init__()

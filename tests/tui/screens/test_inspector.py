@@ -191,7 +191,7 @@ def test_tokens_in_the_loss_are_in_brackets_in_ascii(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look_into(pilot, app, "tickets")
         shown = text(app, "text")
-        assert "[" in shown and "|<|im_end|>]" in shown and "\\n" in shown
+        assert "[" in shown and "│<|im_end|>]" in shown and "\\n" in shown
         assert "in [ ]" in text(app, "state")
 
     play(story, settings=Settings(theme="textual-dark", ascii=True))

@@ -64,14 +64,12 @@ def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
 
 def with_bounds(interval: Interval | None, metric: str) -> str:
     """A score with its interval: `71.3% [68.0, 74.4]`."""
-    text = score(interval.mean if interval else None, metric)
-    return f"{text} {bounds}" if (bounds := score_bounds(interval, metric)) else text
+    return plain_with_bounds(interval, metric_spec(metric).is_share)
 
 
 def difference_with_bounds(interval: Interval | None, metric: str) -> str:
     """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    text = difference(interval.mean if interval else None, metric)
-    return f"{text} {bounds}" if (bounds := score_bounds(interval, metric)) else text
+    return plain_difference(interval, metric_spec(metric).is_share)
 
 
 def plain_with_bounds(interval: Interval | None, is_share: bool) -> str:

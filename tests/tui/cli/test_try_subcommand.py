@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from chat_server import stand_in
-from forked import ftbench
+from command import ftbench
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
 from screen import Terminal

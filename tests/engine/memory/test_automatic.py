@@ -26,9 +26,13 @@ ORDER = (*RECOMPUTING, OFFLOADED)
 
 
 def chosen(query: FitQuery) -> tuple[ActivationCheckpointing, int]:
-    train = resolve_automatic(query).config.train
+    return choices_in(resolve_automatic(query))
+
+
+def choices_in(resolved: FitQuery) -> tuple[ActivationCheckpointing, int]:
+    train = resolved.config.train
     assert train.gradient_checkpointing != "auto" and train.micro_batch != "auto"
-    return resolve_checkpointing(train.gradient_checkpointing, query.budget.device), train.micro_batch
+    return resolve_checkpointing(train.gradient_checkpointing, resolved.budget.device), train.micro_batch
 
 
 def test_memory_falls_from_choice_to_choice() -> None:
@@ -39,15 +43,11 @@ def test_memory_falls_from_choice_to_choice() -> None:
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: Any) -> None:
-    found = [chosen(asked(method, gpu_budget(gib / 2))) for gib in range(8, 300)]
-    places = [ORDER.index(checkpointing) for checkpointing, _ in found]
-    fitting = [place for place, gib in zip(places, range(8, 300), strict=True) if fits_at(method, gib / 2)]
+    resolved = [resolve_automatic(asked(method, gpu_budget(gib / 2))) for gib in range(8, 300)]
+    fitting = [ORDER.index(choices_in(one)[0]) for one in resolved if one.fits_safely()]
+    assert all(choices_in(one) for one in resolved)
     assert fitting == sorted(fitting, reverse=True)
     assert {OFF, EVERY_LAYER} < {ORDER[place] for place in fitting} and fitting[-1] == 0
-
-
-def fits_at(method: Any, gib: float) -> bool:
-    return resolve_automatic(asked(method, gpu_budget(gib))).fits_safely()
 
 
 def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> None:

@@ -84,7 +84,7 @@ def test_a_common_system_prompt_is_computed_once(tmp_path: Path) -> None:
 def test_where_prefixes_are_not_shared_the_reason_is_a_warning(
     settings: list[str], packing: str, code: str, tmp_path: Path
 ) -> None:
-    events = run_of(tmp_path, "demo-schema", *settings)
+    events = run_of(tmp_path, "demo-schema", "data.max_rows=200", "train.batch=4", *settings)
     assert of_type(events, "plan")[-1]["packing"] == packing
     assert [event["code"] for event in of_type(events, "warning")] == [code] * bool(code)
 

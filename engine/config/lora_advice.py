@@ -64,8 +64,8 @@ def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
     notices: dict[Notice, None] = {}
     full = next((rung for rung in rungs.values() if method_spec(rung.method).trains_weights), None)
     for title, rung in rungs.items():
-        if method_spec(rung.method).trains_weights:
-            continue
+        if not method_spec(rung.method).is_lora:
+            continue  # what is best for other adapters is not in the source
         for notice in (_rate(title, rung, full), _targets(title, rung), _capacity(title, rung), _batch(rung)):
             if notice:
                 notices[notice] = None

@@ -46,6 +46,8 @@ class MethodSpec:
     """All weights of the model, or low-rank adapters on a frozen base."""
     quantizes_base: bool = False
     """Whether the frozen base is stored in 4 bits."""
+    is_lora: bool = False
+    """Whether the adapters are LoRA's: advice about LoRA applies to them, and vLLM serves them."""
     bf16_on_cpu: bool = True
     """Whether `train.precision = "auto"` keeps weights in bf16 on a CPU with bf16 instructions; on a GPU all do."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +62,10 @@ class MethodSpec:
         return self.trains == "weights"
 
 
+LORA_KEYS = tuple(
+    f"adapter.{name}"
+    for name in ("rank", "alpha", "dropout", "target_modules", "rslora", "dora", "init", "lora_plus_ratio")
+)
 QLORA = MethodSpec(
     name="qlora",
     title="QLoRA",
@@ -74,7 +80,8 @@ QLORA = MethodSpec(
     # Dettmers et al. 2023, arXiv:2305.14314, Table 9 and Appendix B; take 1e-4 above 13B parameters, as the paper does.
     # torch's AdamW: 8-bit state saves 0.25 GiB of an 8B model, but bitsandbytes waits for the GPU at every tensor.
     defaults={"train.learning_rate": 2e-4, "train.max_grad_norm": 0.3, "optimizer.name": "adamw"},
-    reads=("adapter", "quantization"),
+    is_lora=True,
+    reads=(*LORA_KEYS, "quantization"),
 )
 LORA = MethodSpec(
     name="lora",
@@ -88,7 +95,8 @@ LORA = MethodSpec(
     trains="adapters",
     # PEFT's and Unsloth's defaults agree; rank and targets as in "LoRA Without Regret".
     defaults={"train.learning_rate": 2e-4, "train.max_grad_norm": 1.0, "optimizer.name": "adamw"},
-    reads=("adapter",),
+    is_lora=True,
+    reads=LORA_KEYS,
     needs_less="qlora",
 )
 FULL = MethodSpec(

@@ -175,7 +175,11 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
     config = config_of(frozen.config.model)
     if fidelity.kind == "adapter":
         code = _adapter_code(frozen, config)
-        serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
+        serve = (
+            "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
+            if method_spec(frozen.config.method).is_lora
+            else ""  # vLLM serves no other adapters
+        )
     else:
         is_multimodal = served_class(config) is AutoModelForMultimodalLM
         name = (AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM).__name__
@@ -189,7 +193,8 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
         )
     code += _generation_code(fidelity, frozen)
     note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in _base_notes(fidelity))
-    return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, f"```bash\n{serve}\n```"]))
+    commands = f"```bash\n{serve}\n```" if serve else ""
+    return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, commands]))
 
 
 def _generation_code(fidelity: Fidelity, frozen: FrozenRun) -> str:

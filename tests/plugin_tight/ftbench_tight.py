@@ -14,6 +14,7 @@ TIGHT = MethodSpec(
     module="ftbench_tight_method",
     trains="adapters",
     defaults={"train.learning_rate": 5e-3, "train.max_grad_norm": 1.0, "optimizer.name": "adamw"},
+    is_lora=True,
     reads=("adapter",),
     needs_less="qlora",
 )

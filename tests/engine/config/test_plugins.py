@@ -13,8 +13,10 @@ from pilot import play
 from places import TESTS
 from textual.pilot import Pilot
 
-from engine.config.method_specs import method_specs
+from engine.config.lora_advice import TrainedRung, lora_notices
+from engine.config.method_specs import LORA_KEYS, method_specs, readers
 from engine.config.metric_specs import metric_specs
+from engine.config.preset_values import known_keys
 from engine.runs.ladder.ladder_dir import iterate
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList
@@ -40,6 +42,12 @@ def test_the_method_is_planned() -> None:
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(done.stdout)["methods"]
     assert plan["method"] == "vera" and plan["dry_run"]["training"]["total"] > 0
+
+
+def test_every_setting_is_read_by_a_built_in_method() -> None:
+    """A new key of a section that methods may leave out is read by the methods that name it only."""
+    assert not [key for key in known_keys() if not set(readers(key)) & {"qlora", "lora", "full"}]
+    assert all(key in LORA_KEYS for key in known_keys() if key.startswith("adapter."))
 
 
 def test_a_setting_that_the_method_does_not_read_is_refused() -> None:
@@ -70,6 +78,14 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
         text = page.read_text("utf-8")
         assert "vera" in text and "edits" in text
     assert "VeRA" in folder.markdown.read_text("utf-8")
+
+
+def test_no_advice_for_lora_is_given_about_other_adapters() -> None:
+    """Neither warnings about its rate, which has another optimum, nor a command of vLLM, which serves LoRA only."""
+    full = TrainedRung("full", 2e-5, 16, "all-linear")
+    for method, expected in (("lora", 4), ("vera", 0)):
+        rung = TrainedRung(method, 1e-2, 256, ["q_proj"], trainable=1000, answer_tokens=2000)
+        assert len(lora_notices({"rung": rung, "full": full})) == expected
 
 
 def test_without_the_package_its_runs_are_still_listed(monkeypatch: pytest.MonkeyPatch) -> None:

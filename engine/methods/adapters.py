@@ -228,8 +228,8 @@ def own_targets() -> Iterator[None]:
     """
     original = conversion.convert_peft_config_for_transformers
 
-    def convert(config: peft.LoraConfig, model: PreTrainedModel, conversions: Any) -> None:
-        if not config.target_parameters:
+    def convert(config: peft.PeftConfig, model: PreTrainedModel, conversions: Any) -> None:
+        if not isinstance(config, peft.LoraConfig) or not config.target_parameters:
             original(config, model=model, conversions=conversions)
             return
         named = [weight for weight in weights_of(model) if _matches(weight.name, sorted(config.target_parameters))]

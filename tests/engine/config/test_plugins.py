@@ -78,6 +78,11 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
         text = page.read_text("utf-8")
         assert "vera" in text and "edits" in text
     assert "VeRA" in folder.markdown.read_text("utf-8")
+    (run,) = (entry["run"] for entry in state["entries"] if entry["rung"] == "vera" and entry["kind"] == "run")
+    done = forked.ftbench("export", run, "--to", "adapter")
+    assert done.returncode == 0 and "largest logit difference: 0 " in done.stdout, done.stdout + done.stderr
+    card = (tmp_path / "runs" / run / "exports" / "adapter" / "README.md").read_text("utf-8")
+    assert "AutoPeftModelForCausalLM" in card and "vllm serve" not in card  # vLLM serves no other adapters than LoRA's
 
 
 def test_no_advice_for_lora_is_given_about_other_adapters() -> None:

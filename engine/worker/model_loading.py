@@ -22,11 +22,8 @@ from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.data.prepared import Prepared
 from engine.hardware.devices import slots_of
-from engine.memory.dry_run.plan import RunEstimates, as_measured
+from engine.memory.dry_run.plan import RunEstimates, as_measured, run_query
 from engine.memory.formula.automatic import resolve_automatic
-from engine.memory.formula.estimate import CONTEXT
-from engine.memory.formula.fit import FitQuery
-from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import planned_rows
 from engine.memory.probe import available_memory
 from engine.methods import method
@@ -124,11 +121,10 @@ def _fits(config: Config, model_config: Any, machine: Machine, meters: Meters) -
     if machine.device == "cpu":
         return True
     config = with_settings(config, {KEY: "ddp"})
-    limit = available_memory(meters)
-    budget = MemoryBudget(name=machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=machine.bf16)
     rows = planned_rows(config, maximum_positions(model_config))
+    query = run_query(config, model_config.to_dict(), machine, rows, available_memory(meters))
     try:
-        return resolve_automatic(FitQuery(config, model_config.to_dict(), rows, budget)).fits()
+        return resolve_automatic(query).fits_without_headroom()
     except UserError:
         return True
 

@@ -191,7 +191,7 @@ def print_choices() -> None:
 
 
 def _choice(plan: FitQuery) -> str:
-    if not plan.fits():
+    if not plan.fits_without_headroom():
         return "does not fit"
     train = plan.config.train
     assert train.gradient_checkpointing != "auto"

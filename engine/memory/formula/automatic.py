@@ -42,7 +42,11 @@ def resolve_automatic(query: FitQuery) -> FitQuery:
     train = query.config.train
     if train.devices > 1 and train.parallelism == "auto":
         whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
-        return whole if whole.fits() else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
+        return (
+            whole
+            if whole.fits_without_headroom()
+            else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
+        )
     if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
         query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
     return resolve_answers(resolve_optimizer(_resolve_activations(query)))
@@ -60,7 +64,7 @@ def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
     if query.config.optimizer.name != "auto":
         return query
     device = query.budget.device
-    paged = device == "cuda" and not (query.fits_safely() if fits is None else fits)
+    paged = device == "cuda" and not (query.fits() if fits is None else fits)
     return query.with_settings({"optimizer.name": automatic_optimizer(device, paged)})
 
 
@@ -79,9 +83,9 @@ def _resolve_activations(query: FitQuery) -> FitQuery:
     """Replace `auto` of micro-batch size and activation checkpointing."""
     if query.config.train.micro_batch != "auto" and query.config.train.gradient_checkpointing != "auto":
         return query
-    for checkpointing, rows, safely in _attempts(query):
+    for checkpointing, rows, with_headroom in _attempts(query):
         candidate = query.with_settings({"train.gradient_checkpointing": checkpointing.setting})
-        if candidate_plan := _with_micro_batch(candidate, rows, safely):
+        if candidate_plan := _with_micro_batch(candidate, rows, with_headroom):
             return candidate_plan
     least = query.with_settings({"train.gradient_checkpointing": _choices(query)[-1].setting})
     return least.with_micro_batch(1) if query.config.train.micro_batch == "auto" else least
@@ -111,11 +115,11 @@ def _choices(query: FitQuery) -> tuple[ActivationCheckpointing, ...]:
     return (resolve_checkpointing(setting, device),)
 
 
-def _with_micro_batch(query: FitQuery, least: int, safely: bool) -> FitQuery | None:
+def _with_micro_batch(query: FitQuery, least: int, with_headroom: bool) -> FitQuery | None:
     """The query with its micro-batch size, or the largest that fits if it is `auto`; None if fewer than `least` fit."""
     if query.config.train.micro_batch != "auto":
-        return query if (query.fits_safely() if safely else query.fits()) else None
-    largest = largest_micro_batch(query, safely)
+        return query if (query.fits() if with_headroom else query.fits_without_headroom()) else None
+    largest = largest_micro_batch(query, with_headroom)
     if largest.value < (least if largest.limited_by == "memory" else 1):
         return None
     # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.

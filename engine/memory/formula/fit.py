@@ -120,11 +120,11 @@ class FitQuery:
         """Corrected peak in bytes."""
         return self.scale.peak(self.formula_estimate())
 
-    def fits(self) -> bool:
+    def fits_without_headroom(self) -> bool:
         """Whether it fits, without the required headroom."""
         return self.peak() + self.budget.process_overhead <= self.budget.free
 
-    def fits_safely(self) -> bool:
+    def fits(self) -> bool:
         """Whether it fits with the required headroom."""
         return classify_fit(self.peak(), self.budget, "formula") == "fits"
 
@@ -143,12 +143,12 @@ class FitQuery:
         return self.with_settings({"train.micro_batch": rows})
 
 
-def largest_micro_batch(query: FitQuery, safely: bool = False) -> LargestFit:
-    """The largest micro-batch size that fits; the effective batch size is unchanged. `safely`: with headroom."""
+def largest_micro_batch(query: FitQuery, with_headroom: bool = False) -> LargestFit:
+    """The largest micro-batch size that fits; the effective batch size is unchanged. `with_headroom`: with headroom."""
 
     def fits(rows: int) -> bool:
         changed = query.with_micro_batch(rows)
-        return changed.fits_safely() if safely else changed.fits()
+        return changed.fits() if with_headroom else changed.fits_without_headroom()
 
     count = query.rows.count
     whole = query.with_micro_batch(count)
@@ -182,13 +182,13 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     """
     limit = min(positions or MAX_LENGTH, MAX_LENGTH)
     places = [place for place in _places(query, limit) if place > 1]
-    good = _first_bad(places, lambda length: query.with_length(length).fits())
+    good = _first_bad(places, lambda length: query.with_length(length).fits_without_headroom())
     if good == len(places):
         return LargestFit(value=limit, limited_by="nothing")
     below = places[good - 1] if good else 1
     between = range(below + 1, places[good])
-    most = max(below if good else 0, _last(between, lambda length: query.with_length(length).fits()))
-    if most < query.rows.length <= limit and query.fits():
+    most = max(below if good else 0, _last(between, lambda length: query.with_length(length).fits_without_headroom()))
+    if most < query.rows.length <= limit and query.fits_without_headroom():
         most = query.rows.length
     return LargestFit(value=most, limited_by="memory")
 
@@ -237,7 +237,7 @@ def changes(
     checkpointing, little for 8-bit optimizer state, more for shorter rows, most for QLoRA. `qlora`: the preset with
     that method, None if it is already used.
     """
-    if query.fits():
+    if query.fits_without_headroom():
         return []
     alone = [change for change in _alone(query, qlora, positions) if change]
     return alone or [change for change in _together(query, qlora, positions) if change][:1]
@@ -277,11 +277,11 @@ def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy 
     settings: Settings = {"train.micro_batch": 1} if start.formula_estimate().micro_batch > 1 else {}
     settings |= {} if largest_evaluation_batch(start).limited_by == "nothing" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
-    if not start.with_settings(settings).fits():
+    if not start.with_settings(settings).fits_without_headroom():
         return _shorter(start, settings, positions, before)
     for key in reversed(list(settings)):
         fewer = {name: value for name, value in settings.items() if name != key}
-        settings = fewer if start.with_settings(fewer).fits() else settings
+        settings = fewer if start.with_settings(fewer).fits_without_headroom() else settings
     if "train.micro_batch" in settings:
         settings["train.micro_batch"] = largest_micro_batch(start.with_settings(settings)).value
     return _change(start, settings, before)
@@ -328,7 +328,7 @@ def _by_qlora(query: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQu
 def _change(query: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
     """The change with its predicted memory, None if it does not fit. `before`: settings already applied to `query`."""
     changed = query.with_settings(settings)
-    if not changed.fits():
+    if not changed.fits_without_headroom():
         return None
     peak = changed.peak()
     fit = classify_fit(peak, changed.budget, "formula")

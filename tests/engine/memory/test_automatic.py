@@ -44,7 +44,7 @@ def test_memory_falls_from_choice_to_choice() -> None:
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: Any) -> None:
     resolved = [resolve_automatic(asked(method, gpu_budget(gib / 2))) for gib in range(8, 300)]
-    fitting = [ORDER.index(choices_in(one)[0]) for one in resolved if one.fits_safely()]
+    fitting = [ORDER.index(choices_in(one)[0]) for one in resolved if one.fits()]
     assert all(choices_in(one) for one in resolved)
     assert fitting == sorted(fitting, reverse=True)
     assert {OFF, EVERY_LAYER} < {ORDER[place] for place in fitting} and fitting[-1] == 0
@@ -54,11 +54,11 @@ def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> Non
     for gib, rows in itertools.product(range(16, 96, 4), (ROWS, StepShape(count=16, length=100, answer=30))):
         case = asked("lora", gpu_budget(gib), rows=rows)
         checkpointing, micro_batch = chosen(case)
-        if checkpointing not in RECOMPUTING[1:] or not resolve_automatic(case).fits_safely():
+        if checkpointing not in RECOMPUTING[1:] or not resolve_automatic(case).fits():
             continue
         less = RECOMPUTING[RECOMPUTING.index(checkpointing) - 1]
         faster = case.with_settings({"train.gradient_checkpointing": less.setting})
-        assert largest_micro_batch(faster, safely=True).value < max(enough_rows(case), micro_batch)
+        assert largest_micro_batch(faster, with_headroom=True).value < max(enough_rows(case), micro_batch)
 
 
 def test_what_is_configured_stays() -> None:
@@ -105,8 +105,8 @@ def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(
     paged = []
     for gib in (4, 8, 16, 24, 48, 80, 160):
         found = resolve_automatic(asked(method, gpu_budget(gib), optimizer__name="auto"))
-        assert found.config.optimizer.name == ("adamw_8bit" if found.fits_safely() else "paged_adamw_8bit")
-        assert found.formula_estimate().paged == (not found.fits_safely())
+        assert found.config.optimizer.name == ("adamw_8bit" if found.fits() else "paged_adamw_8bit")
+        assert found.formula_estimate().paged == (not found.fits())
         paged.append(found.formula_estimate().paged)
     assert paged == sorted(paged, reverse=True) and len(set(paged)) == 2
     for gib in (1, 64):  # on a CPU 8-bit state would cost much time

@@ -162,7 +162,7 @@ def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     few = largest_evaluation_batch(asked("lora", gpu_budget(5), LLAMA_1B, rows, **small))
     assert few.limited_by == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
-                                                                         **small)).fits())  # fmt: skip
+                                                                         **small)).fits_without_headroom())  # fmt: skip
     first = changes(tight)[0].settings
     assert list(first) == ["evaluation.batch"] and first["evaluation.batch"] < 64
 
@@ -185,10 +185,10 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     for case in ALL:
         most = largest_micro_batch(case)
         seen.add(most.limited_by)
-        assert most.value == 0 or case.with_micro_batch(most.value).fits()
+        assert most.value == 0 or case.with_micro_batch(most.value).fits_without_headroom()
         if most.limited_by == "memory":
             assert most.value < case.rows.count
-            assert not case.with_micro_batch(most.value + 1).fits()
+            assert not case.with_micro_batch(most.value + 1).fits_without_headroom()
         elif most.limited_by == "nothing":
             assert most.value == case.rows.count
     assert seen == {"memory", "nothing", "token_limit"}
@@ -200,9 +200,9 @@ def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
         most = longest_rows(case.with_micro_batch(4), 32768)
         seen.add(most.limited_by)
         if most.value:
-            assert case.with_micro_batch(4).with_length(most.value).fits()
+            assert case.with_micro_batch(4).with_length(most.value).fits_without_headroom()
         if most.limited_by == "memory" and most.value != case.rows.length:  # the requested length counts if it fits
-            assert not case.with_micro_batch(4).with_length(max(2, most.value + 1)).fits()
+            assert not case.with_micro_batch(4).with_length(max(2, most.value + 1)).fits_without_headroom()
         elif most.limited_by == "nothing":
             assert most.value == 32768
     assert seen == {"memory", "nothing"}
@@ -213,8 +213,8 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
     for case in ALL:
         qlora = (config("qlora", train__batch=12), FormulaCorrection()) if case.config.method != "qlora" else None
         found = changes(case, qlora, 131072)
-        assert not found or not case.fits()
-        helped, hopeless = helped + bool(found), hopeless + (not found and not case.fits())
+        assert not found or not case.fits_without_headroom()
+        helped, hopeless = helped + bool(found), hopeless + (not found and not case.fits_without_headroom())
         for change in found:
             settings = dict(change.settings)
             start = case
@@ -225,7 +225,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
             length = settings.pop("train.max_length", None)
             applied = start.with_settings(settings)
             applied = applied.with_length(length) if length else applied
-            assert applied.fits()
+            assert applied.fits_without_headroom()
             assert change.peak == applied.peak()
             assert change.fit != "does not fit"
     assert helped > 20 and hopeless > 5  # or this test would promise nothing
@@ -254,7 +254,8 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
         gib / 4
         for gib in range(400, 4, -1)
         if not any(
-            FitQuery(case.config, case.model_config, rows, gpu_budget(gib / 4)).with_settings(s).fits() for s in alone
+            FitQuery(case.config, case.model_config, rows, gpu_budget(gib / 4)).with_settings(s).fits_without_headroom()
+            for s in alone
         )
     )
     (found,) = changes(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
@@ -266,7 +267,7 @@ def test_an_automatic_micro_batch_leaves_headroom_if_possible() -> None:
     open_ = asked("lora", budget, train__gradient_checkpointing=False)
     chosen = resolve_automatic(open_)
     assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value
-    assert chosen.fits_safely()
+    assert chosen.fits()
     assert resolve_automatic(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
     assert resolve_automatic(asked("full", gpu_budget(8))).config.train.micro_batch == 1
 

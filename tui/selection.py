@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.config.setting_groups import DESCRIPTIVE_KEYS, OF_ONE_MODEL
+
 if TYPE_CHECKING:  # imported where they are used: the first frame has a selection, but no preset was read yet
     from engine.config.preset import EffectiveConfig, Flat
 
 MARK = "▸"
 """In front of the selected line of a list."""
-OF_ONE_MODEL = ("model.revision", "model.from_run")
-"""Settings that are dropped with the model that they belong to."""
 RATE = "train.learning_rate"
 DEVICE = "hardware.device"
-NOT_COMPARED = ("title", "about", "slot")
-"""Keys that describe a preset and configure nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset:
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
-    ignored = [*NOT_COMPARED, *(["train.epochs"] if new["train.steps"] else [])]  # which replace the epochs
+    ignored = [*DESCRIPTIVE_KEYS, *(["train.epochs"] if new["train.steps"] else [])]  # which replace the epochs
     different = [key for key in new if key not in ignored and old[key] != new[key]]
     changed = {key: f"{key} {setting(old[key])} → {setting(new[key])}" for key in different}
     if DEVICE in changed:

@@ -36,19 +36,9 @@ from engine.config.preset import (
 from engine.config.preset_checks import TASK_FILES
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config, Track
+from engine.config.setting_groups import NOT_COPIED, PATH_KEYS
 from engine.config.text import ADDRESS_CREDENTIALS, visible
 
-PATH_KEYS = (
-    "model.id",
-    "model.chat_template",
-    "model.from_run",
-    "data.id",
-    "data.test",
-    "data.validation",
-    "evaluation.forgetting_text",
-    "evaluation.benchmarks",
-)
-"""Keys whose value may be a file or folder, or a list of them."""
 GPU_LIST = "gpus"
 """Name of the GPU price list, which is next to the presets."""
 RATE = "train.learning_rate"
@@ -230,10 +220,6 @@ def _slot(entry: PresetEntry) -> int | None:
     """The slot that the preset's text sets."""
     slot = entry.preset.values.get("slot") if entry.preset else None
     return slot if isinstance(slot, int) else None
-
-
-NOT_COPIED = ("slot", "title")
-"""Keys that belong to one preset alone."""
 
 
 def is_own(listed: PresetEntry) -> bool:

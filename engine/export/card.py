@@ -14,6 +14,7 @@ from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
 from engine.config.schema import Config
+from engine.config.setting_groups import NOT_ON_CARD_SECTIONS
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
 from engine.export.merged import plain_model, served_class
@@ -28,8 +29,6 @@ from engine.runs.run.result import Result
 from engine.runs.score_format import base_fact, fidelity_facts
 
 LICENSE_UNKNOWN = "other"
-OWN_SETTINGS = ("slot", "hardware.", "cost.", "executor.", "track.")
-"""Beginnings of keys that say where and for whom the run was trained, not how."""
 LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 """Names that the Hub knows."""
 
@@ -99,7 +98,7 @@ def public_settings(config: Config) -> dict[str, Any]:
     """The settings of the run that others can use: of paths the names alone, and the length of the training once."""
     unused = "train.epochs" if config.train.steps else "train.steps"
     kept = values_that_are_set(config).items()
-    settings = {key: value for key, value in kept if key != unused and not key.startswith(OWN_SETTINGS)}
+    settings = {key: value for key, value in kept if key != unused and not key.startswith(NOT_ON_CARD_SECTIONS)}
     return {key: _without_folders(value) for key, value in settings.items()}
 
 

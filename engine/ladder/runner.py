@@ -19,6 +19,7 @@ from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, flatten, with_settings
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
+from engine.config.setting_groups import RELOCATABLE_KEYS, UNRELATED_KEYS, UNRELATED_SECTIONS
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
@@ -32,22 +33,10 @@ from engine.runs.resuming import change_configuration
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Environment, Step
-from engine.runs.run.frozen_config import PLACE_KEYS
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, iterate
 from engine.runs.stopping import StopRequest, StopRequested
 
-UNRELATED_KEYS = (
-    "title",
-    "about",
-    "slot",
-    "cost.price_per_hour",
-    "cost.currency",
-    "cost.max_other_load",
-    "hardware.device",
-    "model.enable_thinking",  # the fingerprint of the data includes the prompts
-)
-UNRELATED_SECTIONS = ("executor.", "track.")
 _IDENTITY = re.compile(rb'^identity = "([0-9a-f]{64})"$', re.MULTILINE)
 
 
@@ -66,7 +55,9 @@ def identity(
         machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
     settings = relevant_settings(config)
     if fingerprints:  # which have the content of the files, wherever they are
-        places = [key for key in PLACE_KEYS if isinstance(settings[key], str) and Path(settings[key]).is_absolute()]
+        places = [
+            key for key in RELOCATABLE_KEYS if isinstance(settings[key], str) and Path(settings[key]).is_absolute()
+        ]
         settings = {key: value for key, value in settings.items() if key not in places}
     parts: dict[str, Any] = {
         "settings": settings,
@@ -384,7 +375,7 @@ class LadderRunner:
 def _use_places(run: RunDir, config: Config) -> None:
     """Read the files of a run that is resumed where the ladder has them now."""
     ours, theirs = flatten(config), flatten(run_dir.read_frozen(run).config)
-    if moved := {key: ours[key] for key in PLACE_KEYS if ours[key] != theirs[key]}:
+    if moved := {key: ours[key] for key in RELOCATABLE_KEYS if ours[key] != theirs[key]}:
         change_configuration(run, moved, lambda config: None)
 
 

@@ -22,10 +22,11 @@ from engine.config.method_specs import method_title, reads
 from engine.config.preset import Flat, flatten
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
+from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Hello
-from engine.runs.run.frozen_config import DEVICE_KEYS, PLACE_KEYS, FrozenRun, refingerprinted_text, values_that_are_set
+from engine.runs.run.frozen_config import FrozenRun, refingerprinted_text, values_that_are_set
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, read_frozen
 
@@ -49,7 +50,7 @@ def _changes(before: Flat, now: Flat) -> Iterator[str]:
     nor are other devices and places.
     """
     defaults = values_that_are_set(Config())
-    for key in sorted({*before, *now} - {*DEVICE_KEYS, *PLACE_KEYS}):
+    for key in sorted({*before, *now} - {*DEVICE_KEYS, *RELOCATABLE_KEYS}):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):
             yield f"{key} was {_shown(was)} and is {_shown(value)}"
@@ -66,7 +67,7 @@ def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Fl
     UserError for one that is in neither. `given`: settings that have another place.
     """
     moved: Flat = {}
-    for key in PLACE_KEYS:
+    for key in RELOCATABLE_KEYS:
         value = flatten(config)[key]
         if key in given or not isinstance(value, str) or not Path(value).is_absolute() or Path(value).exists():
             continue
@@ -80,15 +81,15 @@ def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Fl
 
 
 def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:
-    """Set DEVICE_KEYS and PLACE_KEYS in the frozen configuration of a run that is not running.
+    """Set DEVICE_KEYS and RELOCATABLE_KEYS in the frozen configuration of a run that is not running.
 
     `check` raises if the devices do not exist. A note of each place that changes is logged when the run resumes.
 
     Raises UserError also for another key or an invalid value, and where the file was edited; it is then not changed.
     """
-    if other := sorted(settings.keys() - {*DEVICE_KEYS, *PLACE_KEYS}):
+    if other := sorted(settings.keys() - {*DEVICE_KEYS, *RELOCATABLE_KEYS}):
         problem = f"{other[0]} cannot change in a resumed run"
-        hint = f"only {', '.join((*DEVICE_KEYS, *PLACE_KEYS))} can"
+        hint = f"only {', '.join((*DEVICE_KEYS, *RELOCATABLE_KEYS))} can"
         raise UserError(problem, "--set", hint, code="run.setting_fixed")
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
@@ -101,25 +102,10 @@ def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], 
     for key, value in settings.items():
         section, _, name = key.partition(".")
         before = flatten(frozen.config)[key]
-        if key in PLACE_KEYS and before != value:
+        if key in RELOCATABLE_KEYS and before != value:
             table["run"].setdefault("notes", []).append(f"resumed with {key} = {value}, before {before}")
         table.setdefault(section, {})[name] = value
     write_atomically(run.config_file, refingerprinted_text(table).encode())
-
-
-SAME_SETTINGS = (
-    "model.id",
-    "model.revision",
-    "model.chat_template",
-    "adapter.rank",
-    "adapter.alpha",
-    "adapter.target_modules",
-    "adapter.rslora",
-    "adapter.dora",
-    "quantization.type",
-    "quantization.double",
-)
-"""Settings that must equal those of the starting run, because its weights fit no others."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +153,7 @@ def _refuse_other_settings(config: Config, other: Config, name: str) -> None:
         problem = f"{name} was trained with {method_title(other.method)}, this run uses {method_title(config.method)}"
         raise UserError(problem, "--from", f"use --method {other.method}", "run.start_method")
     ours, theirs = flatten(config), flatten(other)
-    for key in SAME_SETTINGS:
+    for key in SAME_AS_STARTING_RUN:
         if reads(config.method, key) and ours[key] != theirs[key]:
             problem = (
                 f"{name} was trained with {key} = {_setting_text(theirs[key])}, this run has {_setting_text(ours[key])}"

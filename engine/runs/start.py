@@ -16,6 +16,7 @@ from engine.config.preset import EffectiveConfig, Flat, with_settings
 from engine.config.preset_checks import check_benchmarks, check_parallelism
 from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import Config
+from engine.config.setting_groups import RELOCATABLE_KEYS
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import launch
@@ -26,7 +27,6 @@ from engine.runs.ladder.sweep import Axis
 from engine.runs.launch import start_configured
 from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
 from engine.runs.run import run_dir
-from engine.runs.run.frozen_config import PLACE_KEYS
 from engine.runs.run.run_dir import RunDir
 
 C = TypeVar("C", LadderDir, SweepDir)
@@ -73,7 +73,7 @@ def repeat_run(run: RunDir) -> RunDir:
 def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     """Start the worker of a stopped, failed or died run again: it resumes from the latest complete checkpoint.
 
-    `settings`: other devices (DEVICE_KEYS) or places of files (PLACE_KEYS) than before. A file that is missing is
+    `settings`: other devices (DEVICE_KEYS) or places of files (RELOCATABLE_KEYS) than before. A file that is missing is
     looked for (`find_moved_files`).
 
     Raises UserError if the run is running, has finished or was deleted, and RunFailed if the worker does not start.
@@ -117,8 +117,8 @@ def start_ladder(
 def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) -> None:
     """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
 
-    `settings`: other places of files (PLACE_KEYS) than before. One that is missing is looked for (`find_moved_files`).
-    Raises UserError if it is running.
+    `settings`: other places of files (RELOCATABLE_KEYS) than before. One that is missing is looked for
+    (`find_moved_files`). Raises UserError if it is running.
     """
     check_utf8(str(folder.path))
     ladders = folder.ladders() if isinstance(folder, SweepDir) else [folder]
@@ -136,8 +136,8 @@ def _use_moved_files(folder: LadderDir, settings: Flat | None) -> None:
     """
     plan = folder.plan()
     changed = with_absolute_paths(settings or {}, working_directory())
-    if other := sorted(changed.keys() - set(PLACE_KEYS)):
-        hint = f"only {', '.join(PLACE_KEYS)} can"
+    if other := sorted(changed.keys() - set(RELOCATABLE_KEYS)):
+        hint = f"only {', '.join(RELOCATABLE_KEYS)} can"
         raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
     for rung in plan.rungs:
         changed |= find_moved_files(folder, rung.config, changed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.config.errors import UserError, error_text
 from engine.config.preset import flatten
 from engine.config.redaction import redact_output
+from engine.config.setting_groups import NOT_TRACKED
 from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs.launch import TrackerFiles, ladder_of
 from engine.runs.queue import locks
@@ -20,8 +21,6 @@ from engine.tracking.feed import TrackedRun, Tracker, feed, open_tracker
 
 NICENESS = 10
 """Added to the niceness of this process, so that it does not slow the run down."""
-UNTRACKED = ("title", "about", "slot", "track.to", "track.project", "track.online")
-"""Keys of a preset that are not logged as settings of the run."""
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +67,7 @@ def _options(run: RunDir, options: list[str]) -> tuple[str, bool]:
 def _open(files: TrackerFiles, project: str, online: bool) -> Tracker:
     frozen = read_frozen(files.run)
     settings = {
-        key: value for key, value in flatten(frozen.config).items() if key not in UNTRACKED and value is not None
+        key: value for key, value in flatten(frozen.config).items() if key not in NOT_TRACKED and value is not None
     }
     return open_tracker(
         files.tracker,

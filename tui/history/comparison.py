@@ -10,6 +10,7 @@ from textual.content import Content
 from engine.config.errors import UserError
 from engine.config.preset import Flat, flatten
 from engine.config.quantities import ABSENT, count, decimal, duration, size, with_unit
+from engine.config.setting_groups import DESCRIPTIVE_KEYS
 from engine.config.text import visible
 from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
@@ -22,7 +23,6 @@ from tui.format import setting
 from tui.history.run_list import describe
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
-from tui.selection import NOT_COMPARED
 
 COLORS = (
     "$text-primary",
@@ -135,7 +135,7 @@ def _differing(runs: Sequence[ComparedRun]) -> list[str]:
     if not known:
         return []
     first = known[0]
-    return [key for key in first if key not in NOT_COMPARED and any(flat.get(key) != first[key] for flat in known)]
+    return [key for key in first if key not in DESCRIPTIVE_KEYS and any(flat.get(key) != first[key] for flat in known)]
 
 
 def _figures(run: ComparedRun) -> dict[str, str]:

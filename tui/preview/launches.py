@@ -15,12 +15,13 @@ from engine.config.preset import EffectiveConfig, Flat
 from engine.config.preset_values import flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
+from engine.config.setting_groups import SAME_AS_STARTING_RUN
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.resuming import SAME_SETTINGS, continued_run_name
+from engine.runs.resuming import continued_run_name
 from engine.runs.run import run_dir
 from engine.runs.run.exports import artifact_words
 from engine.runs.run.run_dir import RunDir
@@ -147,7 +148,9 @@ def selection_from_run(selection: Selection, run: RunDir) -> Selection:
     own = frozen.config
     base = Selection(frozen.preset, own.method, own.model.id, selection.data)
     now, then = flatten(base.effective().config), flatten(own)
-    same = [key for key in SAME_SETTINGS if key != "model.id" and reads(own.method, key) and now[key] != then[key]]
+    same = [
+        key for key in SAME_AS_STARTING_RUN if key != "model.id" and reads(own.method, key) and now[key] != then[key]
+    ]
     return replace(base, settings={**{key: then[key] for key in same}, "model.from_run": str(run.path)})
 
 

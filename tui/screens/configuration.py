@@ -17,6 +17,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
 from engine.config.preset import EffectiveConfig, flatten
+from engine.config.setting_groups import DESCRIPTIVE_KEYS
 from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.charts.columns import Column, TableRow
@@ -28,7 +29,7 @@ from tui.preview.method_table import LaunchTimes, PredictedCost, Training, effec
 from tui.screens.data_checking import DataChecking
 from tui.screens.presets import save_selection
 from tui.screens.table_screen import FILTER, TableScreen
-from tui.selection import NOT_COMPARED, Selection
+from tui.selection import Selection
 from tui.settings import app_keys
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
@@ -90,7 +91,7 @@ class ConfigurationScreen(TableScreen[Selection]):
     def _listed(self) -> list[SettingSpec]:
         """Settings whose key contains the word, else those whose meaning does."""
         method, word = self.effective.config.method, self.word.lower()
-        read = [spec for key, spec in setting_specs().items() if key not in NOT_COMPARED and reads(method, key)]
+        read = [spec for key, spec in setting_specs().items() if key not in DESCRIPTIVE_KEYS and reads(method, key)]
         named = [spec for spec in read if word in spec.key.lower()]
         return named or [spec for spec in read if word in spec.meaning.lower()]
 

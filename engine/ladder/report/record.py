@@ -12,6 +12,7 @@ from engine.config.metric_specs import metric_text
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, count, duration, integer, rate, ratio, size
+from engine.config.schema import TOP_KEYS
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, plain, status_word
@@ -26,8 +27,6 @@ from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.score_format import loss
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
-NOT_SETTINGS = ("title", "about", "slot", "method")
-"""Keys that `ftbench run` needs no --set for."""
 
 
 def folder(ladder_dir: LadderDir, entry: LadderEntry) -> RunDir | None:
@@ -215,7 +214,7 @@ def _run_command(preset: str, run: RunDir) -> str | None:
         return None
     words = ["ftbench", "run", preset, "--method", config.method]
     for key, value in flatten(config).items():
-        if key not in NOT_SETTINGS and value != defaults[key]:
+        if key not in TOP_KEYS and value != defaults[key]:
             if value is None:
                 return None  # --set cannot unset what the preset sets
             words += ["--set", f"{key}={toml(value)}"]

@@ -16,33 +16,12 @@ from engine.config.metric_specs import AUTO, DEFAULT_MARGIN, metric_spec
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
+from engine.config.setting_groups import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS
 from engine.config.text import amount
 from engine.runs.endpoint import is_endpoint, parse_endpoint, parse_price
 from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, ServedModel, is_base
 from engine.runs.run.exports import artifact_words, parse_artifact
 
-SHARED_KEYS = (
-    "model.id",
-    "model.revision",
-    "model.chat_template",
-    "model.enable_thinking",
-    "data",
-    "train.epochs",
-    "train.steps",
-    "train.batch",
-    "train.max_length",
-    "train.select",
-    "train.patience",
-    "evaluation.metric",
-    "evaluation.max_new_tokens",
-    "evaluation.rows",
-    "evaluation.forgetting_text",
-    "evaluation.benchmarks",
-    "evaluation.benchmark_limit",
-)
-"""Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
-LADDER_KEYS = ("method", "evaluation.when", "evaluation.base_shots")
-"""Keys that the ladder sets itself."""
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
 """The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
@@ -278,7 +257,7 @@ def work_of(config: Config) -> Flat:
 def differing_settings(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:
     """Settings in which the rungs differ: key -> rung -> value."""
     flats = {rung.name: flatten(rung.config) for rung in rungs}
-    keys = [key for key in next(iter(flats.values())) if key not in ("title", "about", "slot", "train.seed")]
+    keys = [key for key in next(iter(flats.values())) if key not in (*DESCRIPTIVE_KEYS, "train.seed")]
     values = {key: {name: flat[key] for name, flat in flats.items()} for key in keys}
     return {key: row for key, row in values.items() if any(value != next(iter(row.values())) for value in row.values())}
 
@@ -289,7 +268,7 @@ def shared(rungs: Sequence[Rung]) -> Flat:
     return {
         key: value
         for key, value in flatten(rungs[0].config).items()
-        if key not in different and key not in ("title", "about", "slot", "train.seed", "evaluation.when")
+        if key not in different and key not in (*DESCRIPTIVE_KEYS, "train.seed", "evaluation.when")
     }
 
 

@@ -17,8 +17,8 @@ from msgspec import Struct, field
 from engine.config.errors import UserError
 from engine.config.preset import Flat, parse_overrides
 from engine.config.preset_values import known_keys
+from engine.config.setting_groups import NOT_VARIED
 from engine.config.text import amount
-from engine.runs.ladder.ladder_plan import LADDER_KEYS
 from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.ladder.rung_results import CostRatio
 from engine.runs.ladder.rungs import LadderPlan
@@ -184,7 +184,6 @@ def value_text(value: Any) -> str:
 
 MAX_AXES = 2
 MAX_CELLS = 100
-NOT_VARIED = (*LADDER_KEYS, "train.seed", "title", "about", "slot")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])", re.ASCII)
 

@@ -21,13 +21,6 @@ from engine.config.schema import Config
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 
-DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
-"""Where a run is computed."""
-PLACE_KEYS = ("model.id", "data.id", "data.validation", "data.test")
-"""Where its files are, such as on another machine. The worker compares rows and weights with those of the first start.
-These and DEVICE_KEYS may change when a run is resumed (`engine.runs.resuming`).
-"""
-
 
 class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
     """The content of `run.toml`: the configuration, and what its section `run` says of the launch."""

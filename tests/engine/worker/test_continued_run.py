@@ -131,6 +131,7 @@ def until(condition: Callable[[], bool]) -> None:
             "--set adapter.target_modules=all-linear",
         ),
         (["--method", "qlora", "--set", "quantization.double=false"], "run.start_setting", "quantization.double=true"),
+        (["--method", "qlora", "--set", "model.enable_thinking=true"], "run.start_setting", "enable_thinking=false"),
         (["--method", "qlora", "--model", "smollm2-135m"], "run.start_setting", "--set model.id=tiny"),
     ],
 )

@@ -11,7 +11,8 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import flatten, with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
-from engine.ladder.runner import UNRELATED_KEYS, UNRELATED_SECTIONS, identity, relevant_settings
+from engine.config.setting_groups import UNRELATED_KEYS, UNRELATED_SECTIONS
+from engine.ladder.runner import identity, relevant_settings
 from engine.ladder.stages import best_trials, halving_rounds, is_grid_edge, rate_grid
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import describe_plan, differing_settings, make_plan, shared
@@ -60,6 +61,8 @@ def test_rungs_may_differ_in_settings_but_not_in_their_work() -> None:
         ("train.select", '"best"'),
         ("train.patience", 2),
         ("evaluation.rows", 7),
+        ("evaluation.reasoning_tags", '["[","]"]'),
+        ("evaluation.generated_only", "true"),
         ("data.seed", 1),
         ("model.id", '"/tmp"'),
     ):

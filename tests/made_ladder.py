@@ -10,6 +10,7 @@ from typing import Any
 from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, write_predictions
 
 from engine.config.preset import Preset, resolve
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import ON_CPU
 from engine.ladder.recommendation import summarize
 from engine.runs.ladder.ladder_dir import LadderDir, create
@@ -93,7 +94,7 @@ def made_ladder(
         machine={"device": "2 CPU cores", "cpu": "Some Processor", "threads": 2, "memory": 24 * GIB},
         warnings=["paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here"],
     )
-    ladder.summary, ladder.recommended = summarize(ladder), "full"
+    ladder.summary, ladder.recommended = summarize(ladder, decide(ladder)), "full"
     directory.write_state(ladder)
     return directory, ladder
 

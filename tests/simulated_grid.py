@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.config.schema import Config
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.decisions import check_share
+from engine.ladder.decisions import rule_check_of_gain
 from engine.ladder.required_sample import ComparisonGoal, required_sample
 from engine.ladder.results import LadderResults
 from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
@@ -261,7 +261,7 @@ def measure_until_decided(cell: Cell, ladders: int) -> dict[str, Any]:
         wrong = [_is_wrong(one.finding, rates[one.a] - rates[one.b]) for _, one in compared]
         counts["false"] += any(wrong)
         counts["naive"] += naive
-        kept = [check_share(one.share) for _, one in decided if one.rung]
+        kept = [rule_check_of_gain(one.share) for _, one in decided if one.rung]
         counts["share"] += "fails" in kept
         counts["false_share"] += "holds" in kept
         found_worse = [one for _, one in compared if {one.a, one.b} == {"qlora", "full"}]

@@ -10,6 +10,7 @@ from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulat
 from engine.ladder import phrases
 from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY, not_significant
+from engine.ladder.results import comparison
 from engine.runs.ladder.ladder_state import Ladder
 
 Judgment = Callable[[Ladder, Decisions], bool]
@@ -36,12 +37,14 @@ def text_of(ladder: Ladder) -> str:
     return " ".join(sentence.text for sentence in ladder.verdict)
 
 
-def _finding(found: Decisions, rung: str) -> str:
-    return found.against_full[rung].finding
+def _finding(ladder: Ladder, rung: str) -> str:
+    compared = comparison(ladder, rung, "full")
+    assert compared is not None
+    return compared.finding
 
 
 def _equal_overclaims(ladder: Ladder, found: Decisions) -> bool:
-    differ = any(_finding(found, rung) != "undecided" for rung in ("qlora", "lora"))
+    differ = any(_finding(ladder, rung) != "undecided" for rung in ("qlora", "lora"))
     return differ or found.rule_quality == "fails" or f": {SIGNIFICANTLY['worse']}" in text_of(ladder)
 
 
@@ -49,12 +52,12 @@ def _equal_right(ladder: Ladder, found: Decisions) -> bool:
     return not _equal_overclaims(ladder, found) and text_of(ladder).lower().count(not_significant(ladder).lower()) == 2
 
 
-def _little_overclaims(_: Ladder, found: Decisions) -> bool:
-    return _finding(found, "qlora") == "better" or found.rule_quality == "fails"
+def _little_overclaims(ladder: Ladder, found: Decisions) -> bool:
+    return _finding(ladder, "qlora") == "better" or found.rule_quality == "fails"
 
 
 def _little_right(ladder: Ladder, found: Decisions) -> bool:
-    reported = _finding(found, "qlora") == "worse" or not_significant(ladder).lower() in text_of(ladder).lower()
+    reported = _finding(ladder, "qlora") == "worse" or not_significant(ladder).lower() in text_of(ladder).lower()
     return found.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, found)
 
 
@@ -67,7 +70,7 @@ def _much_right(ladder: Ladder, found: Decisions) -> bool:
     assert ladder.summary is not None
     rule = "QLoRA's quality" in ladder.summary.headline or "does not hold" in ladder.summary.headline
     reported = rule and f": {SIGNIFICANTLY['worse']}" in text
-    return reported and _finding(found, "qlora") == "worse" and found.rule_quality == "fails"
+    return reported and _finding(ladder, "qlora") == "worse" and found.rule_quality == "fails"
 
 
 def _no_gain_overclaims(ladder: Ladder, found: Decisions) -> bool:

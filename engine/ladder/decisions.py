@@ -11,7 +11,7 @@ from engine.config.metric_specs import metric_spec
 from engine.ladder.results import best_rung, comparison, margin_of, oriented_bounds
 from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import Comparison, CostRatio, RungResult, SeedRange
+from engine.runs.ladder.rung_results import CostRatio, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, is_base
 from engine.runs.run.result import Interval, MeasuredPeak
 
@@ -37,8 +37,6 @@ class Decisions:
     """Every finished trained rung, without the base model and artifacts."""
     gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
     """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
-    against_full: dict[str, Comparison] = field(default_factory=dict)
-    """Rung -> its comparison with full, as rung − full."""
     rule_quality: RuleCheck = "unknown"
     rule_costs: dict[str, RuleCheck] = field(default_factory=dict)
     """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
@@ -57,6 +55,16 @@ class Decisions:
     reference: RungResult | None = None
     """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
 
+    @property
+    def has_unknown_gain(self) -> bool:
+        """Whether a rung that takes part in comparisons was not compared with the base model."""
+        return any(self.gained[row.name] == "unknown" and not row.not_compared for row in self.trained)
+
+    @property
+    def recommended(self) -> RungResult | None:
+        """The rung that the ladder recommends: `ship`, unless a gain is unknown."""
+        return None if self.has_unknown_gain else self.ship
+
 
 def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
@@ -74,13 +82,8 @@ def decide(ladder: Ladder) -> Decisions:
         qlora=qlora,
         trained=trained,
         gained=gained,
-        against_full={
-            row.name: compared
-            for row in trained
-            if full and (compared := comparison(ladder, row.name, full.name)) is not None
-        },
-        rule_quality=check_share(qlora.share_of_gain) if qlora and full_gained else "unknown",
-        rule_costs=_check_costs(qlora, full) if qlora and full else {},
+        rule_quality=rule_check_of_gain(qlora.share_of_gain) if qlora and full_gained else "unknown",
+        rule_costs=_rule_checks_of_costs(qlora, full) if qlora and full else {},
         prototype=_least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
         untimed=[row for row in winners if row.all_seconds is None],
         least_memory=_least(winners, lambda row: training_peak(row.peak)),
@@ -143,14 +146,14 @@ def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown
     return "yes" if gain.finding == "better" else "worse" if gain.finding == "worse" else "no"
 
 
-def check_share(share: Interval | None) -> RuleCheck:
+def rule_check_of_gain(share: Interval | None) -> RuleCheck:
     """Whether a share of full's gain is at least 94%."""
     if share is None or share.low is None or share.high is None:
         return "unknown"
     return "holds" if share.low >= RULE_GAIN_SHARE else "fails" if share.high < RULE_GAIN_SHARE else "undecided"
 
 
-def check_ratio(low: float, high: float) -> RuleCheck:
+def rule_check_of_cost(low: float, high: float) -> RuleCheck:
     """Whether a cost is at most an eighth of full's: all of the ratio's interval (holds) or nothing of it (fails)."""
     return "holds" if high <= RULE_COST_RATIO else "fails" if low > RULE_COST_RATIO else "undecided"
 
@@ -166,10 +169,10 @@ COSTS: dict[str, Callable[[RungResult], SeedRange | float | None]] = {
 """Costs of a rung: ranges over the seeds, or one value."""
 
 
-def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
+def _rule_checks_of_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
     ratios = {key: ratio_of(key, qlora, full) for key in COSTS}
     checks: dict[str, RuleCheck] = {
-        key: check_ratio(ratio.low, ratio.high) if ratio else "unknown" for key, ratio in ratios.items()
+        key: rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown" for key, ratio in ratios.items()
     }
     if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
         checks["rent"] = "unknown"

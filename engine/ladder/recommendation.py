@@ -73,19 +73,20 @@ SIMILAR_MEMORY = 0.95
 
 def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Only methods that are significantly better than the base model are recommended."""
-    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.trained):
+    if decisions.has_unknown_gain:
         return [
             VerdictSentence(
                 "prototype",
                 f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.",
             )
         ]
-    if not decisions.ship or not decisions.best:
+    ship, best = decisions.recommended, decisions.best
+    if not ship or not best:
         return [VerdictSentence("prototype", no_recommendation(ladder))]
     prototype = _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions)
     return [
         VerdictSentence("prototype", prototype),
-        VerdictSentence("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
+        VerdictSentence("ship", _ship(ladder, decisions, ship, best)),
     ]
 
 
@@ -254,9 +255,8 @@ class RungCost(NamedTuple):
     seeds: SeedRange | None
 
 
-def summarize(ladder: Ladder) -> LadderSummary | None:
+def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
     """The summary of the rungs that have finished; None before one has."""
-    decisions = decide(ladder)
     if not decisions.trained or ladder.work is None:
         return None
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]

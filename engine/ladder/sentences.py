@@ -69,19 +69,17 @@ from engine.runs.score_format import loss, plain_difference, points
 
 def conclude(ladder: Ladder) -> None:
     """Set verdict, summary and the recommended rung, from rows and comparisons."""
-    ladder.verdict = verdict(ladder)
-    ladder.summary = summarize(ladder)
-    ship = decide(ladder).ship
-    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
-    ladder.recommended = ship.name if ship and recommends else ""
+    decisions = decide(ladder)
+    ladder.verdict = verdict(ladder, decisions)
+    ladder.summary = summarize(ladder, decisions)
+    ladder.recommended = decisions.recommended.name if decisions.recommended else ""
 
 
-def verdict(ladder: Ladder) -> list[VerdictSentence]:
+def verdict(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """The sentences below headline, table and figure, in their order; none before a rung has finished.
 
     None of them repeats what these show: the shares, the ratios, and whether the rule of thumb holds.
     """
-    decisions = decide(ladder)
     if not decisions.trained or ladder.work is None:
         return []
     return [
@@ -93,7 +91,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_costs(decisions),
         *recommendations(ladder, decisions),
         *artifact_sentences(ladder, decisions),
-        *_decided(ladder),
+        *_decided(ladder, decisions),
         *_overlaps(ladder),
         *_caveats(ladder, decisions),
     ]
@@ -105,7 +103,7 @@ def _about_metric(ladder: Ladder) -> list[VerdictSentence]:
     return [VerdictSentence("quality", text) for text in texts if text]
 
 
-def _decided(ladder: Ladder) -> list[VerdictSentence]:
+def _decided(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """After how many runs a ladder decided which question, and what deciding the others would take."""
     if not ladder.looks:
         return []
@@ -126,7 +124,7 @@ def _decided(ladder: Ladder) -> list[VerdictSentence]:
         limit = amount(ladder.max_seeds or 0, "seed")
         why = f"up to {limit} are unlikely to decide it" if unlikely else f"{limit} were not enough"
         sentences.append(f"Undecided: {_question(compared.a, compared.b)}; {why}{_cost_of_deciding(ladder, compared)}.")
-    rule = decide(ladder).rule_quality if not last.rungs else "unknown"
+    rule = decisions.rule_quality if not last.rungs else "unknown"
     if rule == "undecided":
         sentences.append("Undecided: whether the share of the gain is at least that of the rule of thumb.")
     return [VerdictSentence("decided", text) for text in sentences]

@@ -40,7 +40,7 @@ import numpy as np
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
-from engine.ladder.decisions import RULE_GAIN_SHARE, check_share
+from engine.ladder.decisions import RULE_GAIN_SHARE, rule_check_of_gain
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, normal
 from engine.runs.ladder.ladder_state import Ladder, LadderDecision, Look
 from engine.runs.ladder.rung_results import Comparison
@@ -178,7 +178,7 @@ def decide_questions(
     full = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE), "")
     rung = next((row for row in ladder.rows if row.method == RULE_CANDIDATE and row.rule_p is not None), None)
     if rung is not None and not any(decision.rung for earlier in ladder.looks for decision in earlier.decisions):
-        if check_share(rung.share_of_gain) == "undecided":
+        if rule_check_of_gain(rung.share_of_gain) == "undecided":
             contrast = {rung.name: 1.0, full: -RULE_GAIN_SHARE, BASE: RULE_GAIN_SHARE - 1}
             questions.append(((full, rung.name), contrast, None, 1))
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import ABSENT, decimal, percent, ratio
 from engine.config.text import amount, listed
-from engine.ladder.decisions import check_ratio, check_share
+from engine.ladder.decisions import rule_check_of_cost, rule_check_of_gain
 from engine.ladder.phrases import RULE, ratio_bounds, rung_title
 from engine.ladder.recommendation import cost_ratios
 from engine.ladder.statistics import CONFIDENCE_LEVEL
@@ -101,10 +101,10 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), score=row.score, why=row.no_share)
         if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
-            point.quality, point.p = check_share(row.share_of_gain), row.rule_p
+            point.quality, point.p = rule_check_of_gain(row.share_of_gain), row.rule_p
         if cost := costs.get(row.name):
             point.cost = cost
-            point.cheap = check_ratio(cost.low, cost.high)
+            point.cheap = rule_check_of_cost(cost.low, cost.high)
         yield point
 
 

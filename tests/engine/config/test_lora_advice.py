@@ -11,6 +11,7 @@ from made_ladder import made_ladder
 
 from engine.config.lora_advice import SOURCE, TrainedRung, lora_notices
 from engine.config.preset_library import resolve_preset
+from engine.ladder.decisions import decide
 from engine.ladder.sentences import verdict
 from engine.runs.ladder.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
@@ -73,7 +74,7 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
     ladder.work.answer_tokens = 300_000
     ladder.config["adapter.target_modules"] = ["q_proj", "v_proj"]
     ladder.config["train.batch"] = 256
-    caveats = " ".join(one.text for one in verdict(ladder) if one.topic == "caveat")
+    caveats = " ".join(one.text for one in verdict(ladder, decide(ladder)) if one.topic == "caveat")
     assert caveats.count(SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
     assert "QLoRA has 287k parameters for 300k answer tokens" in caveats
 

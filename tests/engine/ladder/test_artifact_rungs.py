@@ -165,7 +165,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
         decisions.ship is not None and decisions.ship.name == "lora"
     )  # the smaller artifact, as good within the margin
     assert texts[1].startswith("To serve LoRA as a complete model, use LoRA Q8_0 (4.00 MiB): the smallest")
-    ladder.verdict = verdict(ladder)
+    ladder.verdict = verdict(ladder, decisions)
     assert {"artifact", "ship"} <= {sentence.topic for sentence in ladder.verdict}
     table = artifacts(ladder)
     assert table is not None and table.lines[0].head.text == "LoRA Q8_0"
@@ -183,7 +183,7 @@ def test_an_artifact_without_exports_has_its_reason(tmp_path: Path) -> None:
     add_artifacts(LadderDir(tmp_path / "ladder"), ladder, plan, results)
     row = row_of(ladder, "lora:q8_0")
     assert (row.status, row.reason) == ("failed", "disk full")
-    caveats = [sentence.text for sentence in verdict(ladder) if sentence.topic == "caveat"]
+    caveats = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "caveat"]
     assert "LoRA Q8_0: failed: disk full" in caveats
     table = artifacts(ladder)
     assert table is not None and table.lines[0].instead == "failed: disk full"

@@ -105,7 +105,7 @@ def test_a_larger_artifact_is_shipped_only_if_it_is_shown_to_be_better() -> None
     ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.55, full=0.7))
     row(ladder, "full").artifact_bytes = 10_000
     assert decide(ladder).ship is row(ladder, "full")
-    (ship,) = [sentence.text for sentence in verdict(ladder) if sentence.topic == "ship"]
+    (ship,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "ship"]
     assert SIGNIFICANTLY["better"] in ship and "it costs" in ship
 
 
@@ -205,8 +205,13 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert not any("qlora" in (one.a, one.b) for one in ladder.comparisons) and len(ladder.comparisons) == 3
     decisions = decide(ladder)
     assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"}
+    assert decisions.ship is not None and decisions.recommended is decisions.ship
     assert {one.name for one in decisions.untimed} == {"full", "lora"}
     assert "QLoRA is not compared: it has fewer seeds" in " ".join(sentence.text for sentence in ladder.verdict)
+    row(ladder, "qlora").not_compared = ""  # now its gain is unknown
+    conclude(ladder)
+    assert decide(ladder).ship is not None and decide(ladder).recommended is None and not ladder.recommended
+    assert "ship" not in [sentence.topic for sentence in ladder.verdict]
 
 
 def test_a_statement_on_one_seed_carries_its_scope() -> None:
@@ -214,7 +219,7 @@ def test_a_statement_on_one_seed_carries_its_scope() -> None:
         ladder = ladder_of(scores(seeds, base=0.1, qlora=0.6, lora=0.7, full=0.7))
         for name in METHODS:
             row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0)
-        texts = verdict(ladder)
+        texts = verdict(ladder, decide(ladder))
         assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "simultaneous 95% CI [" in s.text)
         assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
     assert margin_text(ladder) == "2 points"

@@ -104,7 +104,7 @@ def disturbed(ladder: Ladder, *names: str) -> Ladder:
 
 
 def text(ladder: Ladder) -> str:
-    return " ".join(sentence.text for sentence in verdict(ladder))
+    return " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
 
 
 def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() -> None:

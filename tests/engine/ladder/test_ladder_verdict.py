@@ -48,14 +48,15 @@ def test_the_needed_number_of_items_makes_the_difference_significant() -> None:
     small = Truth(odds, seed_std=0.0, items=100, seeds=3)
     needed = []
     for number in range(80):
-        _, found = simulate(small, number)
-        against = found.against_full["qlora"]
+        against = comparison(simulate(small, number)[0], "qlora", "full")
+        assert against is not None
         true_difference = small.rate("qlora") - small.rate("full")
         if against.needed_items and not against.needed_seeds and abs(against.difference.mean - true_difference) < 0.01:
             needed.append(against.needed_items)
     assert len(needed) > 10
     enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], seeds=3)
-    significant = sum(simulate(enough, number)[1].against_full["qlora"].finding == "worse" for number in range(60))
+    compared = [comparison(simulate(enough, number)[0], "qlora", "full") for number in range(60)]
+    significant = sum(one is not None and one.finding == "worse" for one in compared)
     assert 0.6 <= significant / 60 <= 0.95, (enough.items, significant)
 
 
@@ -64,8 +65,8 @@ def test_the_needed_sample_shows_that_equal_rungs_are_as_good() -> None:
     odds = {"base": -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5}
     needed = []
     for number in range(60):
-        _, found = simulate(Truth(odds, seed_std=0.0, margin=0.06), number)
-        against = found.against_full["qlora"]
+        against = comparison(simulate(Truth(odds, seed_std=0.0, margin=0.06), number)[0], "qlora", "full")
+        assert against is not None
         if against.needed_items and abs(against.difference.mean) < 0.01:
             assert against.needed_for == "as_good"
             needed.append((against.needed_items, against.needed_seeds or 3))

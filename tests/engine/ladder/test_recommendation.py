@@ -11,6 +11,7 @@ from made_ladder import made_ladder
 from made_runs import HOSTILE
 from simulated import EQUAL, NO_GAIN, simulate
 
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import SIGNIFICANTLY
 from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize
 from engine.ladder.report import page
@@ -28,7 +29,7 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def summary_of(ladder: Ladder) -> LadderSummary:
-    found = summarize(ladder)
+    found = summarize(ladder, decide(ladder))
     assert found is not None
     return found
 
@@ -86,7 +87,7 @@ def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     ladder.rows = [one for one in ladder.rows if one.name != "full"]
     assert UNTESTABLE in summary_of(ladder).headline
     ladder.rows = [one for one in ladder.rows if one.name == "base"]
-    assert summarize(ladder) is None
+    assert summarize(ladder, decide(ladder)) is None
 
 
 def test_costs_are_ratios_with_an_interval_of_their_logarithm() -> None:

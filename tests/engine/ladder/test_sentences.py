@@ -30,7 +30,7 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.recommendation import summarize
 from engine.ladder.report.tables import summary_table
-from engine.ladder.results import LadderResults
+from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
@@ -47,7 +47,7 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def text(ladder: Ladder, *topics: str) -> str:
-    return " ".join(one.text for one in verdict(ladder) if one.topic in topics or not topics)
+    return " ".join(one.text for one in verdict(ladder, decide(ladder)) if one.topic in topics or not topics)
 
 
 def by_loss(seeds: int = 3, **means: float) -> Ladder:
@@ -70,7 +70,8 @@ def test_a_lower_loss_is_reported_as_better() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
     decisions = decide(ladder)
     assert decisions.best and decisions.best.name == "lora" and decisions.rule_quality == "holds"
-    assert decisions.against_full["qlora"].finding == "worse" and decisions.against_full["lora"].finding == "better"
+    findings = {name: compared.finding for name in ("qlora", "lora") if (compared := comparison(ladder, name, "full"))}
+    assert findings == {"qlora": "worse", "lora": "better"}
     assert row(ladder, "qlora").share_of_score is None and row(ladder, "qlora").share_of_gain
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
@@ -79,7 +80,7 @@ def test_a_lower_loss_is_reported_as_better() -> None:
 
 def test_a_loss_that_rose_is_reported_as_worse() -> None:
     ladder = by_loss(base=1.0, full=2.0, lora=0.5)
-    summary = summarize(ladder)
+    summary = summarize(ladder, decide(ladder))
     assert summary and summary.headline.startswith(f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model")
     assert TRAIN_MORE in text(ladder)
 
@@ -203,7 +204,7 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     blind = ladder_of(0, 1.3)
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
-    summary = summarize(blind)
+    summary = summarize(blind, decide(blind))
     assert summary and "same score in exact match, although the loss fell" in summary.headline
     assert "does not show it" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
     blind.warning_codes = ["evaluation.unfit_metric"]
@@ -229,7 +230,7 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert ladder.work
     ladder.work.metric = "open"
     assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
-    summary = summarize(ladder)
+    summary = summarize(ladder, decide(ladder))
     assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
     assert "gain in held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head

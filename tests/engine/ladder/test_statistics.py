@@ -15,6 +15,7 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
+from engine.ladder.decisions import decide
 from engine.ladder.required_sample import (
     ComparisonGoal,
     RequiredSample,
@@ -277,7 +278,7 @@ def test_a_ladder_on_very_few_items_has_a_verdict_without_findings(metric: str, 
     answers["base"] = ItemScores(np.zeros((1, items)), weights, (0,), untrained=True)
     ladder = with_statistics(answers, metric)
     assert [one.finding for one in ladder.comparisons] == ["undecided"] * len(ladder.comparisons)
-    assert verdict(ladder)
+    assert verdict(ladder, decide(ladder))
     for row in ladder.rows:
         assert row.score and row.score.mean is not None and row.score.rows == items
         assert (row.score.low is None) == (items == 1)

@@ -16,7 +16,7 @@ import pytest
 from made_runs import HOSTILE
 from test_recommendation import timed, with_times
 
-from engine.ladder.decisions import RULE_GAIN_SHARE
+from engine.ladder.decisions import RULE_GAIN_SHARE, decide
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write
 from engine.ladder.sweep_results import _adjust, slope, summarize_sweep
@@ -41,7 +41,7 @@ def ladder_with(share: float, qlora: float, half: float = 0.03, name: str = "") 
             mean = row.training_seconds.mean
             row.training_seconds = SeedRange(mean=mean, low=mean, high=mean, values=[mean] * 3)
     ladder.name = name
-    ladder.summary = summarize(ladder)
+    ladder.summary = summarize(ladder, decide(ladder))
     return ladder
 
 
@@ -91,7 +91,7 @@ def test_a_cost_ratio_needs_no_share_of_the_gain() -> None:
     ladder = ladder_with(0.95, 36.0)
     for row in ladder.rows:
         row.share_of_gain, row.no_share = None, "no gain"
-    ladder.summary = summarize(ladder)
+    ladder.summary = summarize(ladder, decide(ladder))
     sweep = sweep_of([ladder] * 4)
     point = next(one for one in sweep.points if one.rung == "qlora")
     assert point.cost and point.cost.mean == pytest.approx(0.36) and point.share_of_gain is None

@@ -15,6 +15,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from engine.ladder.decisions import decide
 from engine.ladder.recommendation import summarize
 from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.queue import locks
@@ -201,7 +202,7 @@ def test_there_is_an_ascii_character_for_each_mark(tmp_path: Path) -> None:
 
 def test_the_summary_of_a_running_ladder_is_preliminary(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
-    ladder.summary = summarize(ladder)
+    ladder.summary = summarize(ladder, decide(ladder))
     finished = [str(line) for line in summary_view(ladder, 80)]
     ladder.status = "running"
     first, *rest = (str(line) for line in summary_view(ladder, 80))

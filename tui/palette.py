@@ -111,7 +111,7 @@ def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
         bench = app.back_to_bench()
         bench.selection_pane.select(bench.selection_pane.selection.with_preset(name))
 
-    app.bench.selection_pane.start()
+    app.bench.selection_pane.select_initial()
     for listed in app.bench.selection_pane.listed:
         if listed.preset:
             values = listed.preset.values

@@ -27,15 +27,16 @@ from engine.runs import launch
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rungs import Rung
-from engine.runs.launch import start_configured
 from engine.runs.queue import locks
 from engine.runs.resuming import change_configuration
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Environment, Step
+from engine.runs.run.frozen_config import LADDER_ORIGIN
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, iterate
 from engine.runs.stopping import StopRequest, StopRequested
+from engine.runs.trackers import start_trackers
 
 _IDENTITY = re.compile(rb'^identity = "([0-9a-f]{64})"$', re.MULTILINE)
 
@@ -263,7 +264,7 @@ class LadderRunner:
             exists = (self.dir.runs / entry.run).exists()
             why = "used other data, library versions or threads" if exists else "was deleted"
             self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
-        origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
+        origins = dict.fromkeys(flatten(config), f"{LADDER_ORIGIN}{self.dir.name}")
         if self.ladder.work and self.ladder.work.metric_reason:
             origins["evaluation.metric"] += f", automatic: {self.ladder.work.metric_reason}"
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
@@ -312,13 +313,13 @@ class LadderRunner:
         self.started.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
-        worker = launch.launch(run)
+        worker = launch.start_worker(run)
         if worker is not None:
             with self._saving:
                 self.workers = [process for process in self.workers if process.poll() is None] + [worker]
         try:
             launch.wait_for_hello(run, worker, size)
-            start_configured(run)
+            start_trackers(run)
         except RunFailed as error:
             entry.reason = str(error)
 
@@ -474,5 +475,5 @@ class EntryQueue:
             raise
         for (_, run), job in zip(new, jobs, strict=True):
             self.runner.started.add(run.path)
-            start_configured(run)
+            start_trackers(run)
             print(f"submitted {run.name} as Slurm job {job.id}", flush=True)

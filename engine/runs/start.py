@@ -24,10 +24,10 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps, remove_sweep
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
-from engine.runs.launch import start_configured
 from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from engine.runs.trackers import start_trackers
 
 C = TypeVar("C", LadderDir, SweepDir)
 
@@ -54,7 +54,7 @@ def start_run(
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
     try:
-        _start_worker(run)
+        _start_worker_and_trackers(run)
     except (UserError, RunFailed):
         if effective.config.executor.name == "slurm" and run.job() is None:  # nothing was submitted
             run_dir.delete(run)
@@ -93,7 +93,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     changed |= find_moved_files(run, frozen.config, changed)
     if changed:
         change_configuration(run, changed, check_device)
-    _start_worker(run)
+    _start_worker_and_trackers(run)
 
 
 def start_ladder(
@@ -110,7 +110,7 @@ def start_ladder(
         killed = [ladder for ladder in killed if ladder not in _ladders_of_sweeps(runs)]
     folder = _to_continue(killed, plan.fresh, ladder_dir.remove) or ladder_dir.create(runs, plan)
     created(folder)
-    launch.launch_ladder(folder)
+    launch.start_ladder_process(folder)
     return folder
 
 
@@ -127,7 +127,7 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
         raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
     for ladder in ladders:
         _use_moved_files(ladder, settings)
-    launch.launch_ladder(folder)
+    launch.start_ladder_process(folder)
 
 
 def _use_moved_files(folder: LadderDir, settings: Flat | None) -> None:
@@ -167,7 +167,7 @@ def start_sweep(
     killed = [sweep for sweep in sweeps if _is_same_sweep(sweep, budget, plans)]
     folder = _to_continue(killed, plans[0].fresh, remove_sweep) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
-    launch.launch_ladder(folder)
+    launch.start_ladder_process(folder)
     return folder
 
 
@@ -236,7 +236,7 @@ def check_device(config: Config) -> None:
         raise UserError(problem, f"hardware.device={device}", hint, code="device.slots_in_slurm")
 
 
-def _start_worker(run: RunDir) -> None:
+def _start_worker_and_trackers(run: RunDir) -> None:
     size = run.events_size()
-    launch.wait_for_hello(run, launch.launch(run), size)
-    start_configured(run)
+    launch.wait_for_hello(run, launch.start_worker(run), size)
+    start_trackers(run)

@@ -14,9 +14,9 @@ from engine.config.preset import flatten
 from engine.config.redaction import redact_output
 from engine.config.setting_groups import NOT_TRACKED
 from engine.config.trackers import TRACKERS, check_trackers
-from engine.runs.launch import TrackerFiles, ladder_of
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir, read_frozen
+from engine.runs.trackers import TrackerFiles
 from engine.tracking.feed import TrackedRun, Tracker, feed, open_tracker
 
 NICENESS = 10
@@ -71,7 +71,7 @@ def _open(files: TrackerFiles, project: str, online: bool) -> Tracker:
     }
     return open_tracker(
         files.tracker,
-        TrackedRun(files.run.name, project, ladder_of(frozen), settings, files.folder, online),
+        TrackedRun(files.run.name, project, frozen.ladder, settings, files.folder, online),
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.runs.launch import TrackerFiles, TrackerState
 from engine.runs.run.event_log import Follower
 from engine.runs.run.result import Interval, Result
 from engine.runs.run.run_dir import RunDir
+from engine.runs.trackers import TrackerFiles, TrackerState
 from engine.tracking.metric_rows import KINDS, MetricRow, RowBuilder
 
 POLL_SECONDS = 1.0

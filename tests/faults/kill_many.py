@@ -52,7 +52,7 @@ def main(kills: int) -> int:
                 if run.result() is not None:
                     break
                 size = run.events_file.stat().st_size
-                launch.wait_for_hello(run, launch.launch(run), size)
+                launch.wait_for_hello(run, launch.start_worker(run), size)
             wait_for_end(run)
             equal = losses(run) == expected
             same = same and equal

@@ -61,5 +61,5 @@ def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
     run = run_dir.create(disk, "demo-lora", resolve_preset("demo-lora", None, {}))
     fill(disk, 0)
     with pytest.raises(RunFailed, match="No space left"):
-        launch.wait_for_hello(run, launch.launch(run))
+        launch.wait_for_hello(run, launch.start_worker(run))
     assert run.state() == "failed" and not run.is_active()

@@ -27,10 +27,10 @@ from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis
-from engine.runs.launch import start_tracker
 from engine.runs.run import folder, run_dir
 from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
+from engine.runs.trackers import start_tracker
 from engine.training import checkpoints
 from tui.cli.clean import CleanOptions, clean
 
@@ -130,7 +130,12 @@ def work(run: RunDir) -> None:
     """The worker itself, and the ways to it, where the run has a link; without one it would train."""
     if has_links(run.path):
         assert worker([str(run.path)]) in (1, 2)
-        for begin in (start.resume_run, launch.launch, launch.pause, lambda one: start_tracker(one, "tensorboard")):
+        for begin in (
+            start.resume_run,
+            launch.start_worker,
+            launch.pause,
+            lambda one: start_tracker(one, "tensorboard"),
+        ):
             with contextlib.suppress(UserError, RunFailed):
                 begin(run)
 

@@ -23,11 +23,11 @@ from engine.memory.formula.memory_budget import local_budget
 from engine.runs import launch, start
 from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.launch import tracker_problems
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
+from engine.runs.trackers import tracker_problems
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
 from tui.history.tables import benchmark_lines, show_results

@@ -61,7 +61,7 @@ class BenchScreen(BenchView, RunActions[None]):
             if device is not None:
                 self.selection_pane.select(self.selection_pane.selection.with_setting(DEVICE, device))
 
-        self.selection_pane.start()
+        self.selection_pane.select_initial()
         devices = self.machine.devices
         self.app.push_screen(DevicesScreen(devices, str(self.selection_pane.device), self.machine), closed)
 
@@ -78,7 +78,7 @@ class BenchScreen(BenchView, RunActions[None]):
     def action_start(self) -> None:
         from tui.preview.launches import RunLaunch
 
-        self.selection_pane.start()
+        self.selection_pane.select_initial()
         if self.selection_pane.effective is not None:
             runs, context = self.runs, self.machine.launch_context
             self._open_launch(lambda: RunLaunch.of(self.selection_pane.selection, runs, context))
@@ -151,14 +151,14 @@ class BenchScreen(BenchView, RunActions[None]):
             else:
                 pane.reload()
 
-        pane.start()
+        pane.select_initial()
         self.app.push_screen(PresetsScreen(pane.selection, pane.effective, pane.presets), closed)
 
     def action_models(self) -> None:
         from tui.screens.models import ModelsScreen
 
         pane = self.selection_pane
-        pane.start()
+        pane.select_initial()
         if pane.effective is not None:
             self.app.push_screen(ModelsScreen(pane.selection, pane.budget), self.select)
 
@@ -166,7 +166,7 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.screens.configuration import ConfigurationScreen
 
         pane = self.selection_pane
-        pane.start()
+        pane.select_initial()
         if pane.effective is not None:
             screen = ConfigurationScreen(pane.selection, self.runs, self.machine.launch_context, self.checks)
             self.app.push_screen(screen, self.select)

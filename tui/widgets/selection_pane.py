@@ -258,9 +258,9 @@ class SelectionPane(Horizontal):
             yield list_widget.add_class("pane")
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self.start)
+        self.call_after_refresh(self.select_initial)
 
-    def start(self) -> None:
+    def select_initial(self) -> None:
         """Make the first selection, unless an earlier key press has done so."""
         from engine.config import preset_library
 
@@ -302,7 +302,7 @@ class SelectionPane(Horizontal):
 
     def preset_of_slot(self, slot: int) -> str | None:
         """The name of the preset with this slot; a notification if there is none."""
-        self.start()
+        self.select_initial()
         for listed in self.listed:
             if listed.slot == slot:
                 return listed.name
@@ -312,7 +312,7 @@ class SelectionPane(Horizontal):
 
     def neighbor_preset(self, direction: int) -> str:
         """The name of the valid preset before (-1) or after (1) the selected one."""
-        self.start()
+        self.select_initial()
         names = [listed.name for listed in self.listed if listed.preset]
         name = self.selection.name
         at = names.index(name) + direction if name in names else 0
@@ -330,7 +330,7 @@ class SelectionPane(Horizontal):
         return with_slots(listed, self.budget)
 
     def next_method(self) -> None:
-        self.start()
+        self.select_initial()
         if self.effective is not None:
             self.select(self.selection.with_method(next_method(self.effective.config.method)))
 

@@ -21,6 +21,9 @@ from engine.config.schema import Config
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 
+LADDER_ORIGIN = "ladder "
+"""Before the ladder's name in the origin of each setting of a ladder's run."""
+
 
 class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
     """The content of `run.toml`: the configuration, and what its section `run` says of the launch."""
@@ -45,6 +48,12 @@ class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
     """Whether the configuration matches its fingerprint; True for files without one."""
     changed: list[str] = []
     """Dotted keys that were edited, as far as they can be named."""
+
+    @property
+    def ladder(self) -> str:
+        """The ladder that started the run, '' for a run that was started alone."""
+        origins = self.origins.values()
+        return next((origin.removeprefix(LADDER_ORIGIN) for origin in origins if origin.startswith(LADDER_ORIGIN)), "")
 
     def with_metric(self, metric: str) -> FrozenRun:
         """The same with the metric that was decided for `auto`, which the run's result names."""

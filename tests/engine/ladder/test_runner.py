@@ -112,7 +112,7 @@ def refuse_to_start(run: RunDir) -> launch.StartedProcess:
 
 
 def started(runner: LadderRunner, like: LadderEntry, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
-    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
     with pytest.raises(Started) as caught:
         runner.run_entry(like, plan.rungs[0].config, plan.rungs[0])
     run = caught.value.args[0]
@@ -169,7 +169,7 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
         return found
 
     monkeypatch.setattr("engine.ladder.runner.index", index_together)
-    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
     runners = [runner_of(ladder_dir.create(tmp_path, plan), plan) for _ in range(2)]
     entries = [entry(), entry()]
 
@@ -285,7 +285,7 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     assert folder.started_in() == folder.plan().started_in == str(project)
 
     monkeypatch.chdir(folder.path)
-    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
     plan = folder.plan()
     ladder = load_or_create(folder, plan)
     ladder.work = SharedWork(

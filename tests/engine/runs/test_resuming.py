@@ -39,7 +39,7 @@ def edit(run: RunDir, before: str, after: str) -> None:
 
 def refusal(run: RunDir) -> UserError:
     with pytest.raises(UserError) as caught:
-        launch.launch(run)
+        launch.start_worker(run)
     assert not run.log_file.exists(), "nothing was started"
     return caught.value
 
@@ -125,7 +125,7 @@ ODD = ["1" * 5000, "9999-99-99", "[" * 3000, "{a = " * 2000, "nan", "-inf", '"\\
 def test_any_changed_value_is_a_user_error(value: str, run: RunDir) -> None:
     edit(run, "learning_rate = 0.005\n", f"learning_rate = {value}\n")
     with pytest.raises(UserError):
-        launch.launch(run)
+        launch.start_worker(run)
 
 
 def test_random_damage_to_the_file_is_refused_or_harmless(run: RunDir) -> None:

@@ -41,9 +41,9 @@ from engine.runs.start import (
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been launched, in order; nothing is."""
     launched: list[Any] = []
-    monkeypatch.setattr(launch, "launch", lambda run: launched.append(run))
+    monkeypatch.setattr(launch, "start_worker", lambda run: launched.append(run))
     monkeypatch.setattr(launch, "wait_for_hello", lambda run, worker, offset: launched.append(offset))
-    monkeypatch.setattr(launch, "launch_ladder", lambda folder: launched.append(folder))
+    monkeypatch.setattr(launch, "start_ladder_process", lambda folder: launched.append(folder))
     return launched
 
 

@@ -13,9 +13,9 @@ from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset
 from engine.ladder.stages import probe_config
-from engine.runs.launch import TrackerFiles
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
+from engine.runs.trackers import TrackerFiles
 
 STEPS = 40
 """Enough for a stop to reach the run before its end, also on a busy machine."""

@@ -21,10 +21,10 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs import launch, start
-from engine.runs.launch import TrackerFiles, start_tracker, tracker_problems
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from engine.runs.trackers import TrackerFiles, start_tracker, tracker_problems
 
 Curve = Callable[[RunDir], list[tuple[int, float]]]
 
@@ -176,7 +176,7 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
         code = "import sys; open(sys.argv[1], 'wb').write(open(sys.argv[2], 'rb').read())"
         return subprocess.Popen([sys.executable, "-c", code, str(run.events_file), str(made.events_file)])
 
-    monkeypatch.setattr(launch, "launch", stand_in)
+    monkeypatch.setattr(launch, "start_worker", stand_in)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "wandb.py").write_text("raise RuntimeError('broken installation')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))

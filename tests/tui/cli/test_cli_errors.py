@@ -65,7 +65,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatc
     run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(RunFailed, match="cannot start a process"):
-        launch.launch(run)
+        launch.start_worker(run)
 
 
 @pytest.mark.slow

@@ -99,14 +99,14 @@ def test_detaching_before_the_start_tells_that_it_continues(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    monkeypatch.setattr(launch, "launch_ladder", interrupted)
+    monkeypatch.setattr(launch, "start_ladder_process", interrupted)
     assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
     (made,) = ladder_dir.iterate(tmp_path)
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
     assert ladder.resume(made, detach=False, json=False) == 0
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
 
-    monkeypatch.setattr(launch, "launch", lambda run: None)
+    monkeypatch.setattr(launch, "start_worker", lambda run: None)
     monkeypatch.setattr(launch, "wait_for_hello", interrupted)
     assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
     (begun,) = run_dir.iterate(tmp_path / "runs")

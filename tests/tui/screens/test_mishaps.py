@@ -62,7 +62,7 @@ def test_a_run_with_a_directory_in_place_of_its_log_is_not_started(tmp_path: Pat
 
     play(tmp_path, story)
     with pytest.raises(UserError) as error:
-        launch.launch(run)
+        launch.start_worker(run)
     assert error.value.code == "run.irregular_file"
 
 

@@ -204,7 +204,7 @@ def test_a_run_deleted_while_waiting_leaves_the_queue(come: Come, tmp_path: Path
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
-    worker = launch.launch(run)
+    worker = launch.start_worker(run)
     launch.wait_for_hello(run, worker)
     until(lambda: (1, run.name) in places())
     shutil.rmtree(run.path)

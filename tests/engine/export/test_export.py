@@ -37,13 +37,13 @@ from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir
 
 SETTINGS = [
-    *("--set", "train.steps=30"),
-    *("--set", "train.evaluate_every=30"),
+    *("--set", "train.steps=40"),
+    *("--set", "train.evaluate_every=40"),
     *("--set", "train.batch=4"),
     *("--set", "data.validation=0.005"),
     *("--set", "train.probe=false"),
     *("--set", "train.precision=fp32"),  # PEFT multiplies adapters on a bf16 base in float32, which rounds differently
-    *("--set", "evaluation.rows=16"),
+    *("--set", "evaluation.rows=32"),
     *("--set", "evaluation.max_new_tokens=80"),
     *("--set", "evaluation.forgetting_text=none"),
 ]
@@ -118,7 +118,7 @@ def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
     check = answer["fidelity"]
     assert [(one["base"], one["kept"]) for one in check["candidates"]] == [("dequantized", True), ("original", False)]
     trained, served_as = (one["score"] for one in check["candidates"])
-    assert trained == check["score"] and served_as["rows"] == 16
+    assert trained == check["score"] and served_as["rows"] == 32
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "quantization_config=base_in_4_bits" in card and "On the 16-bit base, as vLLM loads it: " in card
 
@@ -251,7 +251,7 @@ def test_test_rows_that_changed_are_refused_before_anything_is_written(tmp_path:
 
 def test_predictions_are_read_or_absent(runs: dict[str, RunDir], tmp_path: Path) -> None:
     for who in ("tuned", "base"):
-        assert len(recorded_items(runs["lora"].predictions_file, who) or []) == 16
+        assert len(recorded_items(runs["lora"].predictions_file, who) or []) == 32
     assert recorded_items(tmp_path / "predictions.jsonl", "tuned") is None
 
 
@@ -270,7 +270,7 @@ def test_a_gate_passes_where_the_gain_is_certain(runs: dict[str, RunDir]) -> Non
     assert (status, error["code"]) == (2, "gate.unknown_metric") and "json" in error["hint"]
     other = gain_of_run(runs["lora"], runs["full"], None)
     back = gain_of_run(runs["full"], runs["lora"], None)
-    assert other.gain.mean == pytest.approx(-(back.gain.mean or 0.0)) and other.gain.rows == 16
+    assert other.gain.mean == pytest.approx(-(back.gain.mean or 0.0)) and other.gain.rows == 32
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,15 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
         lines = str(app.screen.query_one("#text", Static).visual).splitlines()
         assert max(map(len, lines)) <= size[0] - 5
         text = "\n".join(lines)
-        for part in ("after", "30.0", "95% CI", "5.0–15.0", "97.0 MiB", "train.learning_rate", "settings that differ"):
+        for part in (
+            "after",
+            "30.0",
+            "95% CI",
+            "[5.0, 15.0]",
+            "97.0 MiB",
+            "train.learning_rate",
+            "settings that differ",
+        ):
             assert part in text, part
         assert any("\u2800" < character <= "\u28ff" for character in text)
         await pilot.press("escape", "escape")

@@ -64,9 +64,9 @@ def configuration() -> str:
     lines += [_row(spec) for spec in fields_of(schema.Config) if spec.key not in schema.SECTIONS]
     for section, struct in schema.SECTIONS.items():
         about = " ".join((struct.__doc__ or "").split())
-        only = (
-            "" if len(readers(f"{section}.x")) == len(method_names()) else f" Read by {' and '.join(readers(section))}."
-        )
+        read = {name for spec in fields_of(struct, f"{section}.") for name in readers(spec.key)}
+        some = [name for name in method_names() if name in read]
+        only = "" if some == list(method_names()) else f" Read by {' and '.join(some)}."
         lines += [
             "",
             f"## {section}",

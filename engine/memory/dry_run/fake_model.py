@@ -107,7 +107,7 @@ def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -
         _quantize(model, config, machine)
     if not method_spec(config.method).trains_weights:
         model.requires_grad_(False)
-        find_targets(model, config.adapter)
+        find_targets(model, config.adapter)  # refuses PiSSA for experts, which the next line hides
     config = with_settings(config, {"adapter.init": "default"})  # PiSSA reads weights, and needs the same memory
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)

@@ -1,15 +1,20 @@
-"""A byte-level tokenizer with a ChatML template, trained in the process, for tests of the data package."""
+"""A byte-level tokenizer with a ChatML template, trained in the process, and tokenized examples, for tests of the data
+package.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.data import parallel
+from engine.data.rows import Example, Problem, Row
+from engine.data.tokens import RowTokenizer
 
 CHATML = (
     "{% for message in messages %}"
@@ -78,3 +83,13 @@ def prepare_without_children(patch: pytest.MonkeyPatch) -> None:
     takes ten times as long as a few rows.
     """
     patch.setattr(parallel, "_child", parallel._TemplateLimits(lambda name: None))
+
+
+def tokenize(example: Example, tokenizer: Any, max_length: int) -> Row | Problem:
+    """One tokenized example; a Problem if it has no token in the loss."""
+    return tokenize_all([example], tokenizer, max_length)[0]
+
+
+def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row | Problem]:
+    """Examples tokenized as the data package tokenizes them, in a child process."""
+    return parallel.in_child(lambda: list(RowTokenizer(tokenizer, max_length).rows(examples)))

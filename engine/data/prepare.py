@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from engine.config.errors import Notice, UserError
-from engine.config.quantities import share_percent
 from engine.config.schema import Data
-from engine.config.text import amount
 from engine.data import cache
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template
 from engine.data.detection import check_columns, column_usage, detect, suggest_group, to_example
-from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates, keys_of
+from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
+from engine.data.earlier_answers import further_answers, number_groups, warn_of_earlier_prompts
 from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
 from engine.data.parallel import in_child, processes_for
@@ -42,11 +40,10 @@ from engine.data.problems import (
 )
 from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
-from engine.data.rows import IGNORE_INDEX, SPLITS, Example, Row
+from engine.data.rows import SPLITS, Example, Problem, Row
 from engine.data.source import Source, read
-from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, Assignment, Shares, assign, note_near_duplicates
+from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
-from engine.runs.run import events
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""
@@ -169,8 +166,6 @@ class Builder:
         """Whether any row has further accepted answers."""
         self.has_earlier_answers = False
         """Whether any row has several answers in the loss."""
-        self.same_earlier_prompt: list[tuple[int, int]] = []
-        """Items of the last answers of test conversations that have an earlier prompt in common."""
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
@@ -218,6 +213,14 @@ class Builder:
         self.has_earlier_answers |= bool((packed.columns["span_count"] > 1).any())
         writer.append(packed)
 
+    def _tokenize(self, examples: list[Example]) -> list[Row | Problem]:
+        return in_child(lambda: self.row_processor.tokenize(examples))
+
+    @property
+    def keys(self) -> dict[str, KeyTable]:
+        """The keys of the rows of each given split."""
+        return {name: split_keys.keys for name, split_keys in self.read.items()}
+
     @property
     def rows_read(self) -> int:
         return sum(split_keys.count for split_keys in self.read.values())
@@ -228,21 +231,20 @@ class Builder:
     def _assign(self) -> Assignment:
         data = self.data
         shares = Shares(_share(data.validation) or 0.0, _share(data.test))
-        return assign(
-            {name: split_keys.keys for name, split_keys in self.read.items()}, shares, data.seed, data.max_rows
-        )
+        return assign(self.keys, shares, data.seed, data.max_rows)
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
         self._report_progress("comparing", self.total)
-        references = self._reference_rows(self._compare(assignment), assignment)
-        self._warn_of_earlier_prompts(assignment)
-        if references:
-            writer.append(pack(references, self.row_processor.ids))
+        further = further_answers(self._compare(assignment), self.keys, assignment, self._tokenize)
+        if self.has_earlier_answers:
+            warn_of_earlier_prompts(self.keys, assignment)
+        if further.rows:
+            writer.append(pack(further.rows, self.row_processor.ids))
         rows = writer.rows()
         kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
         assigned = self._assigned(rows, assignment, kinds)
-        assigned["item"][self.rows_read :] = [row.item for row in references]
-        self._number_groups(assigned, assignment, [int(row.group or -1) for row in references])
+        assigned["item"][self.rows_read :] = [row.item for row in further.rows]
+        assigned["group"] = number_groups(assigned["item"], self._keyed(), assignment, further)
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
@@ -266,91 +268,6 @@ class Builder:
                     further += [(example, item)] if earlier_answers(example) else []
         note_near_duplicates(assignment, near)
         return further
-
-    def _reference_rows(self, further: list[tuple[Example, int]], assignment: Assignment) -> list[Row]:
-        """Rows for further accepted answers, and for the earlier answers of conversations, as items of their own.
-
-        Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
-        in the loss of the complete conversation: some templates rewrite earlier turns. One whose prompt is also in
-        training is left out; one whose prompt is that of an item is a reference of this item. Conversations with the
-        same last prompt have the same earlier answers.
-        """
-        whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
-        accepted = [(example, item) for example, item in further if not earlier_answers(example)]
-        before = self._unseen_earlier_answers(whole, assignment)
-        examples = [example for example, _ in (*accepted, *before)] + list(whole.values())
-        if not examples:
-            return []
-        tokenized = in_child(lambda: self.row_processor.tokenize(examples))
-        conversations = dict(zip(whole, tokenized[len(accepted) + len(before) :], strict=True))
-        rows = [
-            dataclasses.replace(row, item=item)
-            for row, (_, item) in zip(tokenized, accepted, strict=False)
-            if isinstance(row, Row)
-        ]
-        item_of = {
-            prompt.tobytes(): item
-            for name, numbers in assignment.rows(TEST)
-            for prompt, item in zip(
-                self.read[name].keys.prompts[numbers], assignment.items[name][numbers].tolist(), strict=True
-            )
-        }
-        number = max((int(items.max(initial=-1)) for items in assignment.items.values()), default=-1)
-        for row, (example, item) in zip(tokenized[len(accepted) :], before, strict=False):
-            conversation = conversations[item]
-            if isinstance(row, Row) and isinstance(conversation, Row) and _is_trained(row, conversation):
-                same_prompt = item_of.setdefault(keys_of(example).prompt, number + 1)
-                number = max(number, same_prompt)
-                rows.append(dataclasses.replace(row, item=same_prompt, group=str(item)))
-        return rows
-
-    def _unseen_earlier_answers(self, whole: dict[int, Example], assignment: Assignment) -> list[tuple[Example, int]]:
-        """The earlier answers of test conversations, with the conversation's item, whose prompts are not in
-        training.
-        """
-        trained = self._answered_early_in_training(assignment) if whole else set()
-        for name, rows in assignment.rows(TRAIN) if whole else ():
-            trained.update(digest.tobytes() for digest in self.read[name].keys.prompts[rows])
-        unseen: list[tuple[Example, int]] = []
-        seen_in: dict[bytes, int] = {}
-        left_out = 0
-        for item, example in sorted(whole.items()):
-            for earlier in earlier_answers(example):
-                prompt = keys_of(earlier).prompt
-                if prompt in trained:
-                    left_out += 1
-                    continue
-                unseen.append((earlier, item))
-                self.same_earlier_prompt.append((seen_in.setdefault(prompt, item), item))
-        if left_out:
-            text = f"test: {amount(left_out, 'earlier answer')} left out, because the prompt is also in training"
-            assignment.about.append(text)
-        return unseen
-
-    def _warn_of_earlier_prompts(self, assignment: Assignment) -> None:
-        """Warn of rows of a given test split whose prompt a training conversation answers before its last turn.
-
-        Test rows that were held out of training are in one split with such conversations.
-        """
-        if "test" not in self.given or not self.has_earlier_answers:
-            return
-        answered = self._answered_early_in_training(assignment)
-        tested = self.read["test"].keys.prompts
-        if seen := sum(prompt.tobytes() in answered for prompt in tested):
-            text = (
-                f"{seen:,} of {len(tested):,} test rows ({share_percent(seen / len(tested))}) have a prompt that a "
-                "training conversation answers before its last turn: their scores measure memorization; a given test "
-                "split is never changed"
-            )
-            assignment.warnings.append(Notice("data.test_overlaps_earlier", text))
-
-    def _answered_early_in_training(self, assignment: Assignment) -> set[bytes]:
-        """Digests of the prompts that training conversations answer before their last turn."""
-        answered: set[bytes] = set()
-        for name, rows in assignment.rows(TRAIN):
-            table = self.read[name].keys
-            answered.update(digest.tobytes() for digest in table.earlier[np.isin(table.earlier_rows, rows)])
-        return answered
 
     def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Split, reason and item of every stored row."""
@@ -381,38 +298,6 @@ class Builder:
         )
         return [Notice("data.group_suggestion", text)]
 
-    def _number_groups(self, assigned: dict[str, np.ndarray], assignment: Assignment, parents: list[int]) -> None:
-        """Number groups of dependent rows: those that stay together in a split for more than their prompt, a
-        conversation with its earlier answers, and conversations that begin with the same answered prompt.
-
-        `parents`: for each row that is not in the data, the item of the conversation that it is a part of, or -1.
-        """
-        items = assigned["item"]
-        group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
-        keyed = self._keyed()
-        together = np.concatenate(list(assignment.groups.values()))
-        several = together[together != np.concatenate(list(assignment.items.values()))]
-        for name, (start, numbers) in keyed.items():
-            mine = assignment.groups[name]
-            chosen = np.full(len(mine), True) if assignment.has_column else np.isin(mine, several)
-            group[start + numbers[chosen]] = mine[chosen]
-        of_item = dict(zip(items[: self.rows_read].tolist(), group[: self.rows_read].tolist(), strict=True))
-        group[self.rows_read :] = [of_item.get(parent, -1) for parent in parents]
-        joined: dict[int, int] = {}
-
-        def lowest(number: int) -> int:
-            while number in joined:
-                number = joined[number]
-            return number
-
-        for pair in self.same_earlier_prompt:
-            first, second = sorted(lowest(of_item[item]) for item in pair)
-            if first != second:
-                joined[second] = first
-        for number in joined:
-            group[group == number] = lowest(number)
-        assigned["group"] = group
-
     def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
         """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
         keyed, start = {}, 0
@@ -424,7 +309,7 @@ class Builder:
     def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
         source, keyed = self.source, self._keyed()
         numbers = np.concatenate([start + places for start, places in keyed.values()])
-        groups = Groups.of([read.keys for read in self.read.values()])
+        groups = Groups.of(list(self.keys.values()))
         used = columns["reason"][numbers] == 0
         duplicates, equal = groups.duplicates(np.flatnonzero(used))
         repeated = groups.repeated(np.flatnonzero(used & (columns["split"][numbers] == 0)))
@@ -468,12 +353,6 @@ def _count_items(columns: ColumnStore, test: np.ndarray, read: int) -> int:
     last, earlier = columns["item"][test], columns["item"][read:]
     lost = (columns["group"][test] >= 0) & (columns["prompt_size"][test] >= columns["size"][test])
     return len(np.unique(last[~lost])) + len(np.setdiff1d(earlier, columns["item"][:read]))
-
-
-def _is_trained(answer: Row, conversation: Row) -> bool:
-    """Whether an earlier answer is in the loss of the complete conversation."""
-    start = len(answer.prompt)
-    return conversation.input_ids[:start] == answer.prompt and conversation.labels[start : start + 1] != [IGNORE_INDEX]
 
 
 def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None:
@@ -539,33 +418,3 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
         longest = max(int(done.lengths_left_out(name).max(initial=0)) for name in names)
         what += f"; {enough_length(longest)} fits all of them, or shorten the prompts"
     return refusal(worst, what, first.where[0], names[0], bad, bad + good, counts[worst])
-
-
-def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
-    """Raise UserError if the rows differ from those checked before launch (`checked` is '' without a check)."""
-    if not checked or rows.fingerprint == checked:
-        return
-    counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
-    problem = f"the rows differ from those that were checked before launch (now {counts})"
-    hint = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
-    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_check")
-
-
-def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
-    """Raise UserError if a resumed run would train on other rows than at its first start."""
-    if first is None or rows.fingerprint == first.fingerprint:
-        return
-    before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _counts(rows)
-    changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
-    details = "; ".join(changed) or "equal counts, different content"
-    problem = f"the rows differ from those of the run's first start ({details})"
-    hint = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
-    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_start")
-
-
-def _counts(rows: Prepared) -> dict[str, int]:
-    return {name: len(getattr(rows, name)) for name in SPLITS} | {"tokens": int(rows.train.lengths.sum())}
-
-
-def _amount(name: str, count: int) -> str:
-    return amount(count, "training token" if name == "tokens" else f"{name} row")

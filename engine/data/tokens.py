@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate, has_template, template_name
 from engine.data.encoding import Encoder, SpecialTokens
-from engine.data.parallel import in_child, template_memory
+from engine.data.parallel import template_memory
 from engine.data.patterns import PatternRenderer
 from engine.data.problems import (
     CUT_BEFORE_ANSWER,
@@ -50,19 +50,6 @@ class Encoded(NamedTuple):
     """Whether a token would span the beginning of an answer."""
 
 
-def tokenize(example: Example, tokenizer: Any, max_length: int) -> Row | Problem:
-    """Tokenize one example; a Problem if it has no token in the loss."""
-    return tokenize_all([example], tokenizer, max_length)[0]
-
-
-def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Row | Problem]:
-    """Tokenize many examples, much faster than one by one.
-
-    Raises UserError for a conversation and a tokenizer without a chat template, and for a broken template.
-    """
-    return in_child(lambda: list(RowTokenizer(tokenizer, max_length).rows(examples)))
-
-
 class RowTokenizer:
     """Tokenizes examples with one tokenizer, in a child process (`engine.data.parallel`).
 
@@ -79,7 +66,10 @@ class RowTokenizer:
         self._renderer: PatternRenderer | None = None
 
     def rows(self, examples: Iterable[Example]) -> Iterator[Row | Problem]:
-        """One result per example, in order; processed in batches."""
+        """One result per example, in order; processed in batches.
+
+        Raises UserError for a conversation and a tokenizer without a chat template, and for a broken template.
+        """
         for batch in _batches(examples):
             as_text = [not self.chats or example.messages is None for example in batch]
             texts = iter(self._plain_rows([e for e, text in zip(batch, as_text, strict=True) if text]))
@@ -124,8 +114,8 @@ class RowTokenizer:
             if isinstance(draft, Problem):
                 yield draft
                 continue
-            ids, spans, prompt, split = next(encoded)
-            notes = [*draft.notes, TOKEN_ACROSS_BOUNDARY] if split else list(draft.notes)
+            ids, spans, prompt, crosses_answer = next(encoded)
+            notes = [*draft.notes, TOKEN_ACROSS_BOUNDARY] if crosses_answer else list(draft.notes)
             yield self._row(example, ids, spans, prompt, draft.target, notes)
 
     def _render(self, examples: list[Example]) -> list[Rendered | Problem]:
@@ -168,12 +158,12 @@ class RowTokenizer:
 
     def _by_prefixes(self, draft: Rendered, ids: list[int], specials: list[int], befores: list[list[int]]) -> Encoded:
         """Locate answers by encoding the text before each of them."""
-        starts, prompt, split = [len(before) for before in befores], befores[-1], False
+        starts, prompt, crosses_answer = [len(before) for before in befores], befores[-1], False
         if any(ids[: len(before)] != before for before in befores):
             ids, starts = _in_pieces(draft, self.encoder)
-            prompt, split = ids[: starts[-1]], True
+            prompt, crosses_answer = ids[: starts[-1]], True
             specials = [n for n, id_ in enumerate(ids) if id_ in self.special.ids]
-        return Encoded(ids, _spans(draft, ids, starts, specials, self.encoder), prompt, split)
+        return Encoded(ids, _spans(draft, ids, starts, specials, self.encoder), prompt, crosses_answer)
 
     def _row(
         self, example: Example, ids: list[int], spans: list[Span], prompt: list[int], target: str, notes: list[str]

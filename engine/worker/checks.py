@@ -1,5 +1,5 @@
-"""Refuse what cannot work: missing models and invalid data before a run waits for its device, then adapter targets,
-quantized weights and too little disk space before weights are loaded.
+"""Refuse what cannot work: missing models and invalid data before a run waits for its device, then changed rows,
+adapter targets, quantized weights and too little disk space before weights are loaded.
 
 Imports nothing heavy: a mistake in the inputs is refused within half a second, and not only once the device is free.
 What is not checked here is refused when the run prepares its data (the Hub, Parquet and compressed files, large files,
@@ -20,15 +20,18 @@ from engine.config.method_specs import method_spec
 from engine.config.model_files import model_place
 from engine.config.schema import Config, Data
 from engine.config.tested_families import check_method
+from engine.config.text import amount
 from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
-from engine.data.rows import ReadingNotes
+from engine.data.rows import SPLITS, ReadingNotes
 from engine.data.source import EMBEDDED, data_files, read
 from engine.methods.model_source import locate
+from engine.runs.run import events
 from engine.runs.run.model_account import ModelAccount
 from engine.runs.run.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from engine.data.prepared import Prepared
     from engine.methods.machine import Machine
     from engine.worker.run_log import EarlierWorkers
 
@@ -92,6 +95,36 @@ def check_files_unchanged_since(before: dict[Path, tuple[int, int]], data: Data)
 
 def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
+
+
+def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
+    """Raise UserError if the rows differ from those checked before launch (`checked` is '' without a check)."""
+    if not checked or rows.fingerprint == checked:
+        return
+    counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
+    problem = f"the rows differ from those that were checked before launch (now {counts})"
+    hint = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
+    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_check")
+
+
+def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
+    """Raise UserError if a resumed run would train on other rows than at its first start."""
+    if first is None or rows.fingerprint == first.fingerprint:
+        return
+    before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _counts(rows)
+    changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
+    details = "; ".join(changed) or "equal counts, different content"
+    problem = f"the rows differ from those of the run's first start ({details})"
+    hint = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
+    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_start")
+
+
+def _counts(rows: Prepared) -> dict[str, int]:
+    return {name: len(getattr(rows, name)) for name in SPLITS} | {"tokens": int(rows.train.lengths.sum())}
+
+
+def _amount(name: str, count: int) -> str:
+    return amount(count, "training token" if name == "tokens" else f"{name} row")
 
 
 MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_quantized")

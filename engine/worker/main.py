@@ -23,7 +23,7 @@ from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.prepare import check_rows_unchanged_since_check, check_rows_unchanged_since_start, prepare
+from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.evaluation.automatic_metric import MetricChoice, decide_metric
 from engine.evaluation.preflight import refuse_rows
@@ -46,7 +46,13 @@ from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import whole_weights
-from engine.worker.checks import check_moved_model, refuse_model, refuse_small_disk
+from engine.worker.checks import (
+    check_moved_model,
+    check_rows_unchanged_since_check,
+    check_rows_unchanged_since_start,
+    refuse_model,
+    refuse_small_disk,
+)
 from engine.worker.evaluator import Evaluator
 from engine.worker.model_loading import (
     add_continued_adapter,

@@ -14,8 +14,9 @@ from shapes import Shape
 
 from engine.config.schema import Data
 from engine.data.detection import detect, to_example
+from engine.data.parallel import in_child
 from engine.data.rows import Example, RawRow, Row
-from engine.data.tokens import tokenize_all
+from engine.data.tokens import RowTokenizer
 
 LINE_FEED = ["loss only in theirs: '\\n'"]
 """The difference that every ChatML template causes; see `explained.py`."""
@@ -42,7 +43,8 @@ def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
     raws = [RawRow(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
     found = detect(raws, Data(id="rows", **shape.options))
     examples = [made for raw in raws if isinstance(made := to_example(raw, found), Example)]
-    rows = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
+    tokenized = in_child(lambda: list(RowTokenizer(tokenizer, shape.max_length).rows(examples)))
+    rows = {row.where: row for row in tokenized}
     return [_ids_and_mask(rows.get(raw.where)) for raw in raws]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from chat_examples import ASKED, CALLING, SAID, TEXT_ONLY, TOOLS, chat
-from data_fixtures import loss_texts, tokenizer, write_jsonl
+from data_fixtures import loss_texts, tokenize, tokenize_all, tokenizer, write_jsonl
 from transformers import AutoTokenizer
 
 from engine.config import schema
@@ -20,7 +20,6 @@ from engine.config.schema import Data, Model
 from engine.data.chat_template import SHIPPED, end_of_turn, shipped, template_text, with_thinking
 from engine.data.prepare import prepare
 from engine.data.rows import Example, Row
-from engine.data.tokens import tokenize, tokenize_all
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.methods.model_source import load_tokenizer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import CHATML, tokenizer
+from data_fixtures import CHATML, tokenize, tokenize_all, tokenizer
 from test_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
 
 from engine.config.errors import UserError
@@ -18,7 +18,6 @@ from engine.data.parallel import in_child
 from engine.data.patterns import PatternRenderer
 from engine.data.rendering import Renderer
 from engine.data.rows import Example, Problem, Row
-from engine.data.tokens import tokenize, tokenize_all
 
 TRIMMED = CHATML.replace("message.content }}", "message.content | trim }}").replace(
     "message.content +", "message.content | trim +"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from chat_examples import ASKED, CALL, CALLING, SAID, TEXT_ONLY, TOOLS, chat
-from data_fixtures import CHATML, loss_texts, tokenizer, write_jsonl
+from data_fixtures import CHATML, loss_texts, tokenize, tokenizer, write_jsonl
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
@@ -17,7 +17,6 @@ from engine.data.check import check
 from engine.data.prepare import prepare
 from engine.data.problems import NOTES, meaning
 from engine.data.rows import Problem, Row
-from engine.data.tokens import tokenize
 
 NO_SYSTEM = "{% for message in messages if message.role != 'system' %}" + TEXT_ONLY.partition("%}")[2]
 NO_RESULTS = "{% for message in messages if message.role != 'tool' %}" + TEXT_ONLY.partition("%}")[2]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from data_fixtures import CHATML, loss_texts, tokenizer
+from data_fixtures import CHATML, loss_texts, tokenize, tokenize_all, tokenizer
 
 from engine.config.errors import UserError
 from engine.data.rows import Example, Problem
-from engine.data.tokens import tokenize, tokenize_all
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

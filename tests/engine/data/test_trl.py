@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_fixtures import tokenizer
+from data_fixtures import tokenize_all, tokenizer
 
 from engine.assets import tiny_folder
 from engine.config.schema import Data
 from engine.data.detection import detect, to_example
 from engine.data.rows import RawRow
-from engine.data.tokens import tokenize_all
 
 trl = pytest.importorskip("trl")
 

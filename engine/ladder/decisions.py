@@ -40,6 +40,10 @@ class Decisions:
     rule_quality: RuleCheck = "unknown"
     rule_costs: dict[str, RuleCheck] = field(default_factory=dict)
     """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
+    has_unknown_gain: bool = False
+    """Whether a rung that takes part in comparisons was not compared with the base model: then nothing is recommended,
+    neither to prototype with nor to ship.
+    """
     prototype: RungResult | None = None
     """Of those better than the base model: the one with the lowest total time; None if one of several has no timing."""
     untimed: list[RungResult] = field(default_factory=list)
@@ -55,16 +59,6 @@ class Decisions:
     reference: RungResult | None = None
     """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
 
-    @property
-    def has_unknown_gain(self) -> bool:
-        """Whether a rung that takes part in comparisons was not compared with the base model."""
-        return any(self.gained[row.name] == "unknown" and not row.not_compared for row in self.trained)
-
-    @property
-    def recommended(self) -> RungResult | None:
-        """The rung that the ladder recommends: `ship`, unless a gain is unknown."""
-        return None if self.has_unknown_gain else self.ship
-
 
 def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
@@ -76,6 +70,7 @@ def decide(ladder: Ladder) -> Decisions:
     lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
     best = min(winners, key=lambda row: _mean(row.score) * (1 if lower else -1), default=None)
     equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
+    has_unknown_gain = any(gained[row.name] == "unknown" and not row.not_compared for row in trained)
     full_gained = bool(full and gained[full.name] == "yes")
     return Decisions(
         full=full,
@@ -84,12 +79,15 @@ def decide(ladder: Ladder) -> Decisions:
         gained=gained,
         rule_quality=rule_check_of_gain(qlora.share_of_gain) if qlora and full_gained else "unknown",
         rule_costs=_rule_checks_of_costs(qlora, full) if qlora and full else {},
-        prototype=_least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
+        has_unknown_gain=has_unknown_gain,
+        prototype=None
+        if has_unknown_gain
+        else _least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
         untimed=[row for row in winners if row.all_seconds is None],
         least_memory=_least(winners, lambda row: training_peak(row.peak)),
         best=best,
         equals=equals,
-        ship=_cheapest(equals),
+        ship=None if has_unknown_gain else _cheapest(equals),
         reference=full or best_rung(trained, lower),
     )
 

@@ -80,7 +80,7 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
                 f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.",
             )
         ]
-    ship, best = decisions.recommended, decisions.best
+    ship, best = decisions.ship, decisions.best
     if not ship or not best:
         return [VerdictSentence("prototype", no_recommendation(ladder))]
     prototype = _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions)

@@ -72,7 +72,7 @@ def conclude(ladder: Ladder) -> None:
     decisions = decide(ladder)
     ladder.verdict = verdict(ladder, decisions)
     ladder.summary = summarize(ladder, decisions)
-    ladder.recommended = decisions.recommended.name if decisions.recommended else ""
+    ladder.recommended = decisions.ship.name if decisions.ship else ""
 
 
 def verdict(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:

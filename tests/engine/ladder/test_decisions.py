@@ -205,12 +205,13 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert not any("qlora" in (one.a, one.b) for one in ladder.comparisons) and len(ladder.comparisons) == 3
     decisions = decide(ladder)
     assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"}
-    assert decisions.ship is not None and decisions.recommended is decisions.ship
+    assert decisions.ship is not None and not decisions.has_unknown_gain
     assert {one.name for one in decisions.untimed} == {"full", "lora"}
     assert "QLoRA is not compared: it has fewer seeds" in " ".join(sentence.text for sentence in ladder.verdict)
     row(ladder, "qlora").not_compared = ""  # now its gain is unknown
     conclude(ladder)
-    assert decide(ladder).ship is not None and decide(ladder).recommended is None and not ladder.recommended
+    assert decide(ladder).ship is decide(ladder).prototype is None and not ladder.recommended
+    assert not [shown for shown in ladder.summary.rows if "ship" in shown.decision or "prototype" in shown.decision]
     assert "ship" not in [sentence.topic for sentence in ladder.verdict]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -31,7 +31,9 @@ from tui.settings import Settings
 MAX_DIRECTORY = 60
 """Characters of a directory."""
 MAX_RUNS = 200
-"""The latest runs; older ones are in the runs screen."""
+"""The latest runs, and the latest ladders, that a search finds; older ones are on their screens."""
+LISTED_RUNS = 10
+"""The latest of each that are listed before anything is typed."""
 
 
 class PaletteApp(Protocol):
@@ -53,6 +55,22 @@ class PaletteEntry:
     text: str
     help: str
     select: Callable[[], object]
+    folder: RunDir | LadderDir | None = None
+    """Of a run or ladder."""
+    is_listed: bool = True
+    """Whether it is shown before anything is typed."""
+
+    @cached_property
+    def about(self) -> str:
+        """The help; of a run or ladder also where it was started, which is read when it is shown.
+
+        `Show this ladder (started in ~/project).`; a long path is cut at its start.
+        """
+        if self.folder is None:
+            return self.help
+        directory = tilde(self.folder.started_in() or "")
+        shown = directory if len(directory) <= MAX_DIRECTORY else f"…{directory[1 - MAX_DIRECTORY :]}"
+        return f"{self.help} (started in {shown})." if directory else f"{self.help}."
 
 
 class CommandPalette(TextualPalette):
@@ -89,7 +107,8 @@ class PaletteProvider(Provider):
 
     async def discover(self) -> Hits:
         for text, entry in self.entries:
-            yield DiscoveryHit(_shown(Content(text), entry), entry.select, text=text)
+            if entry.is_listed:
+                yield DiscoveryHit(_shown(Content(text), entry), entry.select, text=text)
 
 
 def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
@@ -126,8 +145,9 @@ def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
         app.back_to_bench().watch_run(run)
 
     latest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
-    for run in latest[:MAX_RUNS]:
-        yield PaletteEntry(f"run {run.name}", _origin(run, "Show this run on the bench"), partial(watch, run))
+    for index, run in enumerate(latest[:MAX_RUNS]):
+        help, is_listed = "Show this run on the bench", index < LISTED_RUNS
+        yield PaletteEntry(f"run {run.name}", help, partial(watch, run), run, is_listed)
 
 
 def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
@@ -138,14 +158,8 @@ def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
 
     latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
     for index, ladder in enumerate(latest[:MAX_RUNS]):
-        yield PaletteEntry(f"ladder {ladder.name}", _origin(ladder, "Show this ladder"), partial(show, index))
-
-
-def _origin(folder: RunDir | LadderDir, action: str) -> str:
-    """`Show this ladder (started in ~/project).`; a long path is cut at its start."""
-    directory = tilde(folder.started_in() or "")
-    shown = directory if len(directory) <= MAX_DIRECTORY else f"…{directory[1 - MAX_DIRECTORY :]}"
-    return f"{action} (started in {shown})." if directory else f"{action}."
+        help, is_listed = "Show this ladder", index < LISTED_RUNS
+        yield PaletteEntry(f"ladder {ladder.name}", help, partial(show, index), ladder, is_listed)
 
 
 def data(app: PaletteApp) -> Iterator[PaletteEntry]:
@@ -170,4 +184,4 @@ def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
 
 def _shown(text: Content, entry: PaletteEntry) -> Content:
     """The text with its help below; the palette's own help would be read as markup."""
-    return Content.assemble(text, "\n", (f"  {visible(entry.help, 100)}", "dim not bold"))
+    return Content.assemble(text, "\n", (f"  {visible(entry.about, 100)}", "dim not bold"))

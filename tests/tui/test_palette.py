@@ -14,6 +14,7 @@ from textual.screen import Screen
 from engine.config import preset_library
 from engine.runs.run import run_dir
 from tui.app import Workbench
+from tui.palette import LISTED_RUNS
 from tui.screens.configuration import ConfigurationScreen
 from tui.screens.dialogs import TextScreen
 from tui.screens.ladder import LadderScreen
@@ -82,6 +83,21 @@ def test_presets_runs_and_data_are_selected_from_any_screen(tmp_path: Path, here
         await take(pilot, app, "[red]x")
         assert app.bench.selection_pane.effective is not None
         assert app.bench.selection_pane.effective.config.data.id == str(here / NAME)
+
+    play(tmp_path / "runs", story)
+
+
+def test_the_latest_runs_are_listed_and_older_ones_are_found(tmp_path: Path) -> None:
+    preset = preset_library.resolve_preset("demo-lora", None, {})
+    runs = [run_dir.create(tmp_path / "runs", "demo-lora", preset) for _ in range(LISTED_RUNS + 2)]
+    oldest = runs[0].path.rename(runs[0].path.with_name("20200101-000000-older-lora-0001"))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        listed = await search(pilot, app, "", entry="run 2")
+        assert len([text for text in listed if text.startswith("run 2")]) == LISTED_RUNS
+        await pilot.press("escape")
+        found = await search(pilot, app, oldest.name)
+        assert any(f"run {oldest.name}" in text and "started in" in text for text in found)
 
     play(tmp_path / "runs", story)
 

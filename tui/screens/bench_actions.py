@@ -16,11 +16,9 @@ from engine.config.files import working_directory
 from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.bench import BenchView
-from tui.screens.dialogs import JumpScreen, SuggestionScreen, confirm
 from tui.screens.run_actions import RunActions
 from tui.selection import DEVICE
 from tui.widgets.data_list import DataList, SettingsSuggested
-from tui.widgets.inputs import ValueInput
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -229,7 +227,7 @@ class BenchScreen(BenchView, RunActions[None]):
             return
         self.log_pane.find("")
         self.log_pane.filter("")
-        for line in self.query(ValueInput):
+        for line in self.query("ValueInput"):
             line.remove()
 
     def action_zoom(self) -> None:
@@ -240,6 +238,8 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def action_jump(self) -> None:
         """Ask for the letter of a pane, and focus it."""
+        from tui.screens.dialogs import JumpScreen
+
         panes: dict[str, Widget] = {}
         for pane in (*self.selection_pane.children, *self.query(".pane")):
             letters = (getattr(pane, "letter", ""), *(pane.id or ""))
@@ -263,6 +263,8 @@ class BenchScreen(BenchView, RunActions[None]):
 
     async def action_ask_word(self, purpose: str) -> None:
         """Ask for a word to filter the log by or to find in it; the input is created when it is first needed."""
+        from tui.widgets.inputs import ValueInput
+
         log = self.log_pane
         if not self.query(ValueInput):
             await self.mount(ValueInput(log.focus, id="word"), before="#next")
@@ -293,6 +295,8 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
+        from tui.screens.dialogs import confirm
+
         if (dataset := self.query_one(DataList).current) is None:
             return
         data = dataset.id
@@ -306,6 +310,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def _suggest(self, data: str, preview: Preview) -> None:
         """Show the columns, the suggested settings and rows with them; enter takes them."""
+        from tui.screens.dialogs import SuggestionScreen
 
         def answered(yes: bool | None) -> None:
             pane = self.selection_pane

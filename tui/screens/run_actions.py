@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import confirm
 from tui.settings import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -35,6 +34,7 @@ class RunActions(BaseScreen[R]):
     def action_stop(self) -> None:
         """Stop after asking; the run may end meanwhile."""
         from engine.runs import launch
+        from tui.screens.dialogs import confirm
 
         if run := self._active_run():
             question = f"Stop {run.name}? It finishes its step and saves a checkpoint."

@@ -79,8 +79,8 @@ def loss_texts(row: Any, tok: Any) -> list[str]:
 
 
 def prepare_without_children(patch: pytest.MonkeyPatch) -> None:
-    """Have data prepared in this process, as a child of `in_order` does: a fork of a process that has imported torch
-    takes ten times as long as a few rows.
+    """Prepare data in this process instead of a child process: the fork of a process that has imported torch takes ten
+    times as long as a few rows.
     """
     patch.setattr(parallel, "_child", parallel._TemplateLimits(lambda name: None))
 

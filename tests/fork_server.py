@@ -229,5 +229,5 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # of runpy
     preload()
     gc.collect()
-    gc.freeze()  # else each fork examines, and thereby copies, what was imported
+    gc.freeze()  # the collector of a fork would touch, and so copy, all imported modules
     Server(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from rich.cells import cell_len
+
 from engine.config.quantities import ABSENT, percent
 
 
@@ -54,6 +56,16 @@ def setting(value: object) -> str:
 def last_part(name: str) -> str:
     """The last part of a path or Hub id."""
     return name.rstrip("/").rpartition("/")[2] or name
+
+
+def without_middle(name: str, cells: int) -> str:
+    """A name cut to a width in the middle: names of files and presets differ at their ends too."""
+    if cell_len(name) <= cells:
+        return name
+    head, tail = name[: cells * 2 // 3], name[-(cells // 3) :]
+    while head and cell_len(head) + cell_len(tail) >= cells:
+        head = head[:-1]
+    return f"{head}…{tail}"
 
 
 def moment(seconds: float, form: str) -> str:

@@ -49,16 +49,6 @@ def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: boo
     return Content.assemble((f" {mark} {visible(short_name(run.name))}", f"bold {style}"), visible(what + elsewhere))
 
 
-def shortened(text: str, cells: int) -> str:
-    """A name truncated in the middle: names of files and presets also differ at their ends."""
-    if cell_len(text) <= cells:
-        return text
-    head, tail = text[: cells * 2 // 3], text[-(cells // 3) :]
-    while head and cell_len(head) + cell_len(tail) >= cells:
-        head = head[:-1]
-    return f"{head}…{tail}"
-
-
 def selection_line(
     effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
 ) -> Content:

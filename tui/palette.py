@@ -31,9 +31,9 @@ from tui.settings import Settings
 MAX_DIRECTORY = 60
 """Characters of a directory."""
 MAX_RUNS = 200
-"""The latest runs, and the latest ladders, that a search finds; older ones are on their screens."""
+"""Runs, and ladders, that a search finds, the latest first; the screens of runs and ladders have all."""
 LISTED_RUNS = 10
-"""The latest of each that are listed before anything is typed."""
+"""Runs, and ladders, that are listed before anything is typed, the latest first."""
 
 
 class PaletteApp(Protocol):
@@ -56,13 +56,13 @@ class PaletteEntry:
     help: str
     select: Callable[[], object]
     folder: RunDir | LadderDir | None = None
-    """Of a run or ladder."""
+    """The run or ladder that it shows; None for other entries."""
     is_listed: bool = True
     """Whether it is shown before anything is typed."""
 
     @cached_property
     def about(self) -> str:
-        """The help; of a run or ladder also where it was started, which is read when it is shown.
+        """The help, and where a run or ladder was started, which is read only for entries that are shown.
 
         `Show this ladder (started in ~/project).`; a long path is cut at its start.
         """
@@ -77,7 +77,7 @@ class CommandPalette(TextualPalette):
     """Textual's palette, first drawn with its entries: before, it would be the screen below, drawn once more."""
 
     DEFAULT_CSS = """
-    CommandPalette { background: transparent; } /* as of other dialogs */
+    CommandPalette { background: transparent; } /* as all dialogs */
     CommandPalette SearchIcon { color: $foreground; }
     """
 
@@ -146,8 +146,8 @@ def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
 
     latest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
     for index, run in enumerate(latest[:MAX_RUNS]):
-        help, is_listed = "Show this run on the bench", index < LISTED_RUNS
-        yield PaletteEntry(f"run {run.name}", help, partial(watch, run), run, is_listed)
+        show_run, is_listed = partial(watch, run), index < LISTED_RUNS
+        yield PaletteEntry(f"run {run.name}", "Show this run on the bench", show_run, run, is_listed)
 
 
 def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
@@ -158,8 +158,8 @@ def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
 
     latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
     for index, ladder in enumerate(latest[:MAX_RUNS]):
-        help, is_listed = "Show this ladder", index < LISTED_RUNS
-        yield PaletteEntry(f"ladder {ladder.name}", help, partial(show, index), ladder, is_listed)
+        is_listed = index < LISTED_RUNS
+        yield PaletteEntry(f"ladder {ladder.name}", "Show this ladder", partial(show, index), ladder, is_listed)
 
 
 def data(app: PaletteApp) -> Iterator[PaletteEntry]:

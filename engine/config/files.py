@@ -42,7 +42,7 @@ MAX_LOG_BYTES = 4 << 30
 """Size limit of a log, which is read in portions."""
 
 TAIL_BYTES = 1 << 20
-"""Of a file, in which its last line is looked for at a time."""
+"""Read at a time from the end of a file, to find its last line."""
 
 
 def working_directory() -> Path:

@@ -1,6 +1,6 @@
 """Groups of settings that are treated alike, by dotted key. A new setting belongs to some of them: read this file.
 
-Groups whose name ends in SECTIONS have beginnings of keys.
+Groups whose names end in SECTIONS contain prefixes of keys.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 DESCRIPTIVE_KEYS = ("title", "about", "slot")
 """Describe a preset and configure nothing: not compared, not logged, not varied."""
 NOT_COPIED = ("slot", "title")
-"""Belong to one preset alone: a copy has its own. The text about it is copied."""
+"""Not copied with a preset: each has its own."""
 
 # files
 PATH_KEYS = (

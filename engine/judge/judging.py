@@ -396,7 +396,7 @@ class Judging:
 
 
 def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
-    """The stored verdicts by key. The judge's process may be appending to the file: it is not changed."""
+    """The stored verdicts by key. Does not change the file: the judge's process may be appending to it."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:

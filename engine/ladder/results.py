@@ -168,7 +168,7 @@ def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int]
 
 
 def add_answer_shares(row: RungResult, answers: Sequence[ScoredItem]) -> None:
-    """Fill in which shares of the answers ended, and lack the format of the metric; None if not known of all."""
+    """Set the share of the answers that ended, and of those without the metric's format; None if one is unknown."""
     ended, formatted = [answer.ended for answer in answers], [answer.formatted for answer in answers]
     row.ended = None if None in ended else fmean(map(bool, ended))
     row.format_errors = None if None in formatted else 1 - fmean(map(bool, formatted))

@@ -181,7 +181,7 @@ def _ask_missing(
 
 
 def _known(file: Path) -> dict[str, ServedAnswer]:
-    """The answers by key, without an incomplete last line of a killed process."""
+    """The stored answers by key; an incomplete last line, which a killed process left, is ignored."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:

@@ -91,7 +91,7 @@ def _references(sweep: Sweep, cells: Iterable[int]) -> list[SweepPoint]:
 
 
 def _bounds(interval: Interval | CostRatio | None, scale: float = 1.0) -> Bounds | None:
-    """None where one of them is unknown."""
+    """Mean, low and high; None if one of them is unknown."""
     if interval is None or interval.mean is None or interval.low is None or interval.high is None:
         return None
     return interval.mean * scale, interval.low * scale, interval.high * scale

@@ -326,7 +326,7 @@ class Scene:
     machine: MachineSample = MACHINE
     sizes: tuple[tuple[int, int], ...] = SIZES
     same_text: bool = True
-    """Whether it has the same text without colors; tokens are separated there."""
+    """Whether the text is the same without colors; the inspector separates tokens by bars there."""
 
 
 SCENES = {

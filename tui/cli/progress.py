@@ -110,7 +110,7 @@ class ProgressDisplay(NamedTuple):
 
     line: ProgressLine
     live: Live
-    """Shows it; stopped while the user is asked."""
+    """Draws the line; stopped while a question is asked."""
 
 
 @contextlib.contextmanager

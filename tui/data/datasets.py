@@ -17,7 +17,7 @@ from engine.config.text import visible
 from engine.runs.run.data_usage import ColumnUse, summarize_columns
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
-from tui.header import shortened
+from tui.format import without_middle
 from tui.selection import MARK
 
 EMBEDDED = ("tickets",)
@@ -108,7 +108,7 @@ def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int) -> 
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
     flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
-    name = shortened(visible(dataset.label), room)
+    name = without_middle(visible(dataset.label), room)
     worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
     return Content.assemble(
         (mark, "bold"),

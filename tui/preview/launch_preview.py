@@ -294,8 +294,8 @@ def _data(name: str, report: DataCheck) -> Iterator[Fact]:
 def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -> str:
     """`200 (2 epochs), batch size 16 (micro-batch 8)`."""
     train, rows = config.train, report.rows.get("train")
-    count_of_steps = training_steps(config, rows)
-    steps = f"{count_of_steps:,}" if count_of_steps else "?"
+    planned_steps = training_steps(config, rows)
+    steps = f"{planned_steps:,}" if planned_steps else "?"
     if not train.steps:
         steps += f" ({train.epochs:g} epoch{'s' if train.epochs != 1 else ''})"
     elif rows:

@@ -22,7 +22,7 @@ F = TypeVar("F")
 
 
 class BaseScreen(Screen[R]):
-    """Reports what it cannot do, and what it cannot read, once per error."""
+    """Reports actions that fail, and files that cannot be read, once per error."""
 
     tell = tell
     _read_errors: Mapping[str, str] = {}
@@ -54,7 +54,7 @@ class BaseScreen(Screen[R]):
         return self._read_reported(lambda: folders)
 
     def _read_reported(self, read: Callable[[], Iterable[F]], what: str = "") -> list[F]:
-        """All of it; empty while it cannot be read."""
+        """The complete device queue; empty while it cannot be read."""
         items, text = list[F](), ""
         try:
             items = list(read())
@@ -67,7 +67,7 @@ class BaseScreen(Screen[R]):
 
     @contextmanager
     def errors_told(self, severity: Literal["warning", "error"] = "error") -> Iterator[None]:
-        """What is done in this context ends at an error of the user or of a run, which becomes a notification."""
+        """A context in which a UserError or RunFailed ends the block and becomes a notification."""
         try:
             yield
         except (UserError, RunFailed) as error:

@@ -255,7 +255,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.update_preview()
 
     def _enter(self, text: str) -> bool:
-        """Take the value; False where it is invalid, which is shown."""
+        """Set the value. Returns False, and shows why, if it is invalid."""
         self._try(text)
         self.launch = self.candidate or self.launch
         return self.candidate is not None

@@ -103,7 +103,7 @@ class TableScreen(BaseScreen[R]):
         self.query_one(ValueInput).ask(text, hint or self.hints[purpose], take, self.typed)
 
     def typed(self, text: str) -> None:
-        """A text that is being typed, for another purpose than to filter."""
+        """Called with each change of a text that does not filter the table."""
 
     def entered(self, purpose: str, text: str) -> bool:
         """A text that was entered for another purpose than to filter; False to continue editing."""

@@ -14,7 +14,7 @@ from tui.settings import app_keys
 
 
 class ValueInput(Input):
-    """Hidden until it asks for a text. Enter gives the text, escape keeps what was."""
+    """Hidden until it asks for a text. Enter accepts the text, escape discards it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
     DEFAULT_CSS = """
@@ -22,7 +22,7 @@ class ValueInput(Input):
     """
 
     def __init__(self, hidden: Callable[[], object], id: str = "value") -> None:
-        """`hidden`: called when it has an answer; moves the focus."""
+        """`hidden`: called when the input is hidden again, to move the focus."""
         super().__init__(id=id, compact=True)
         self.cursor_blink = False  # each change is sent over SSH
         self._hidden = hidden
@@ -80,7 +80,7 @@ class ValueInput(Input):
 
 
 def _ignore(text: str) -> None:
-    """A change that nobody needs to know of."""
+    """The default of callbacks."""
 
 
 LINE_FEED = "⏎"

@@ -18,8 +18,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
-from tui.format import last_part
-from tui.header import shortened
+from tui.format import last_part, without_middle
 from tui.selection import MARK, Selection, changes
 from tui.settings import app_keys, tell
 from tui.widgets.data_list import DataList, SelectList
@@ -65,7 +64,7 @@ def preset_text(entry: PresetEntry, key: str, width: int, selected: bool = False
         return Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")
     values = entry.preset.values
     head = f"{mark}{key or ' '} "
-    title = shortened(visible(str(values.get("title") or entry.name)), width - len(head))
+    title = without_middle(visible(str(values.get("title") or entry.name)), width - len(head))
     return Content.styled(head + title, "bold" if selected else "")
 
 

@@ -190,7 +190,7 @@ Bounds = tuple[float, float, float]
 
 
 def bounds_of(interval: Interval, scale: float) -> Bounds:
-    """Of an interval in a figure; the mean where it has no bounds."""
+    """Mean, low and high as they are drawn; an interval without bounds is drawn as its mean."""
     mean = (interval.mean or 0.0) * scale
     low, high = (mean if end is None else end * scale for end in (interval.low, interval.high))
     return mean, low, high

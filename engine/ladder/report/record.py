@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_text
@@ -34,13 +34,27 @@ def folder(ladder_dir: LadderDir, entry: LadderEntry) -> RunDir | None:
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 
 
-def configuration(ladder: Ladder) -> tuple[list[ReportTable], list[ReportTable], list[ReportTable]]:
-    """(tables that the page shows, those that it folds, those of the machine), without empty ones."""
-    shown = [settings_table(ladder), weights(ladder), work(ladder)]
-    folded = [two_columns("Settings shared by all rungs", ladder.config), trials(ladder), runs(ladder)]
-    of_machine = [two_columns("Versions", ladder.versions), machine(ladder)]
-    filled = ([table for table in group if table and table.lines] for group in (shown, folded, of_machine))
-    return next(filled), next(filled), next(filled)
+class ConfigurationTables(NamedTuple):
+    """The tables of a ladder's configuration, without empty ones."""
+
+    shown: list[ReportTable]
+    """Open on the page."""
+    folded: list[ReportTable]
+    machine: list[ReportTable]
+    """Versions and hardware."""
+
+
+def configuration(ladder: Ladder) -> ConfigurationTables:
+    """What all rungs have in common, what differs between them, and where they ran."""
+    return ConfigurationTables(
+        _filled(settings_table(ladder), weights(ladder), work(ladder)),
+        _filled(two_columns("Settings shared by all rungs", ladder.config), trials(ladder), runs(ladder)),
+        _filled(two_columns("Versions", ladder.versions), machine(ladder)),
+    )
+
+
+def _filled(*tables: ReportTable | None) -> list[ReportTable]:
+    return [table for table in tables if table and table.lines]
 
 
 def work(ladder: Ladder) -> ReportTable | None:

@@ -176,7 +176,7 @@ def summary_table(summary: LadderSummary) -> ReportTable:
 
 
 STATUS_TEXTS = {"died": "exited unexpectedly", "planned": "not run yet", "live": "running"}
-"""Of statuses whose names do not tell."""
+"""Status -> its name in the report, where that is another one."""
 
 
 def status_word(status: str) -> str:

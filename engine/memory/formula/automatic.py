@@ -42,11 +42,9 @@ def resolve_automatic(query: FitQuery) -> FitQuery:
     train = query.config.train
     if train.devices > 1 and train.parallelism == "auto":
         whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
-        return (
-            whole
-            if whole.fits_without_headroom()
-            else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
-        )
+        if whole.fits_without_headroom():
+            return whole
+        return resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
     if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
         query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
     return resolve_answers(resolve_optimizer(_resolve_activations(query)))

@@ -144,7 +144,10 @@ class FitQuery:
 
 
 def largest_micro_batch(query: FitQuery, with_headroom: bool = False) -> LargestFit:
-    """The largest micro-batch size that fits; the effective batch size is unchanged. `with_headroom`: with headroom."""
+    """The largest micro-batch size that fits; the effective batch size is unchanged.
+
+    `with_headroom`: with the required headroom.
+    """
 
     def fits(rows: int) -> bool:
         changed = query.with_micro_batch(rows)

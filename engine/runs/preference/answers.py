@@ -56,7 +56,7 @@ class RungAnswers:
     """The answers of several rungs to the same items."""
 
     items: list[PredictionLine] = field(default_factory=list)
-    """As in the predictions that were added first."""
+    """The test items, as in the predictions that were added first."""
     outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
     """Rung -> seed -> one answer per item; of a base model the seed is ONLY."""
     scores: dict[str, list[float]] = field(default_factory=dict)

@@ -212,7 +212,7 @@ def login() -> str:
 
 
 def read_ratings_file(file: Path) -> list[Rating]:
-    """All lines of a rater's file; without an incomplete last line. Raises UserError where it is damaged elsewhere."""
+    """The ratings in a rater's file; an incomplete last line is ignored. Raises UserError if another is damaged."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.config.files import IrregularFile, append_whole, open_regular, read_tail
+from engine.config.files import TAIL_BYTES, IrregularFile, append_whole, open_regular, read_tail
 from engine.config.text import without_credentials
 from engine.runs.run.events import End, Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
 from engine.runs.run.result import SCHEMA_VERSION
@@ -36,7 +36,7 @@ class EventLog:
 
     def __init__(self, path: Path, started: float | None = None) -> None:
         """`started`: value of the monotonic clock from which `elapsed` is counted; None: now."""
-        tail = read_tail(path, 1 << 20) if path.exists() else b""
+        tail = read_tail(path, TAIL_BYTES) if path.exists() else b""
         self._seq = max((event.seq for line in tail.splitlines() if (event := decode(line))), default=0)
         self._lock = threading.Lock()  # the meters write from another thread
         self.started = time.monotonic() if started is None else started
@@ -81,7 +81,8 @@ class NoEventLog(EventLog):
         pass
 
 
-TAIL_BYTES = 1 << 16
+OUTPUT_TAIL_BYTES = 1 << 16
+"""Of a log, in which the last event or the last output of a worker is looked for."""
 CHUNK = 1 << 20
 """Bytes per read: about 4,000 events."""
 MAX_LINE = 64 << 20
@@ -180,9 +181,9 @@ def exit_message(path: Path) -> str:
 
 
 def _last_lines(path: Path) -> list[str]:
-    """The non-empty lines since the last mark of a phase, of the last TAIL_BYTES; [] without a log."""
+    """The non-empty lines since the last mark of a phase, of the last OUTPUT_TAIL_BYTES; [] without a log."""
     try:
-        lines = without_credentials(read_tail(path, TAIL_BYTES).decode("utf-8", "replace")).splitlines()
+        lines = without_credentials(read_tail(path, OUTPUT_TAIL_BYTES).decode("utf-8", "replace")).splitlines()
     except (FileNotFoundError, IrregularFile):
         return []
     kept: list[str] = []

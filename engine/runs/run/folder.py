@@ -72,9 +72,9 @@ class Folder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Hold the lock, so that no process starts in the directory meanwhile; False where one works in it.
+        """Hold the lock, so that no process starts in the directory meanwhile. Yields False if one works in it.
 
-        For what does no work in it: a lock file that was not there is removed afterwards.
+        For code that does no work in the directory: a lock file that did not exist is removed afterwards.
         """
         existed = self.lock_file.exists()
         lock = locks.acquire(self.lock_file, str(os.getpid()))
@@ -129,7 +129,7 @@ class Folder:
         return self.is_locked()
 
     def wait_for_exit(self, seconds: float = 10.0) -> bool:
-        """Wait until no process works in it, at most `seconds`. Whether none does: what it writes last is complete."""
+        """Wait at most `seconds` until no process works in it; whether none does: its files are then complete."""
         deadline = time.monotonic() + seconds
         while self.is_active():
             if time.monotonic() > deadline:

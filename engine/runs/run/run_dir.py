@@ -20,7 +20,7 @@ from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
 from engine.runs.home import started_in
 from engine.runs.run import end_record, folder
 from engine.runs.run.end_record import EndRecord
-from engine.runs.run.event_log import TAIL_BYTES, EventLog, Follower
+from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower
 from engine.runs.run.events import End, Event, decode
 from engine.runs.run.folder import Folder
 from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file
@@ -241,7 +241,7 @@ def _rebuilt(run: RunDir, end: EndRecord, stamp: tuple[int, int]) -> Result | No
 def last_event(path: Path) -> Event | None:
     """The event in the last complete line of a log; None where that line is not an event."""
     try:
-        lines = read_tail(path, TAIL_BYTES).split(b"\n")
+        lines = read_tail(path, OUTPUT_TAIL_BYTES).split(b"\n")
     except OSError:
         return None
     return decode(lines[-2]) if len(lines) > 1 else None

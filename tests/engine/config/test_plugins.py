@@ -45,7 +45,7 @@ def test_the_method_is_planned() -> None:
 
 
 def test_every_setting_is_read_by_a_built_in_method() -> None:
-    """A new key of a section that methods may leave out is read by the methods that name it only."""
+    """A new key of an optional section is read only by methods that name it."""
     assert not [key for key in known_keys() if not set(readers(key)) & {"qlora", "lora", "full"}]
     assert all(key in LORA_KEYS for key in known_keys() if key.startswith("adapter."))
 
@@ -82,7 +82,7 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
     done = forked.ftbench("export", run, "--to", "adapter")
     assert done.returncode == 0 and "largest logit difference: 0 " in done.stdout, done.stdout + done.stderr
     card = (tmp_path / "runs" / run / "exports" / "adapter" / "README.md").read_text("utf-8")
-    assert "AutoPeftModelForCausalLM" in card and "vllm serve" not in card  # vLLM serves no other adapters than LoRA's
+    assert "AutoPeftModelForCausalLM" in card and "vllm serve" not in card  # vLLM serves adapters of LoRA only
 
 
 def test_no_advice_for_lora_is_given_about_other_adapters() -> None:

@@ -81,7 +81,7 @@ def test_a_ladder_that_never_started_is_deleted_completely(tmp_path: Path) -> No
 
 
 def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
-    """Also on a disk that has room for a part of it, and after what a killed process left of another one."""
+    """On a disk with room for a part of the line, and in a file whose last line a killed process left incomplete."""
     file = tmp_path / "lines.jsonl"
     file.write_bytes(b"first\n" + b"x" * (3 << 20))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -177,7 +177,7 @@ def test_energy_is_measured_since_the_first_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["name", "used", "power", "load", "temperature", "process", "energy"])
 def test_a_failing_value_affects_no_other(field: str, tmp_path: Path) -> None:
-    """Whatever NVML's error is, and none of the values after it."""
+    """With each error code of NVML; afterwards all values are read again."""
     working = f"{TWO}\n0 process 4242 {31 * GIB}\n"
     codes = (3, 4, 15, 18, 999)
     found = looks(
@@ -186,7 +186,7 @@ def test_a_failing_value_affects_no_other(field: str, tmp_path: Path) -> None:
     whole = found[0]
     of = {"process": "mine"}.get(field, field)
     for code, look, after in zip(codes, found[1::2], found[2::2], strict=True):
-        shared = field == "used" and code == 3  # unified memory: the system's, and said
+        shared = field == "used" and code == 3  # unified memory: the figures are the system's, and marked so
         known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
         for key in ("name", "used", "mine", "power", "load", "temperature"):
             expected = known.get(key) if key == of else whole.gpus[0][key]

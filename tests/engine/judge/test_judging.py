@@ -172,7 +172,7 @@ def test_a_killed_judge_leaves_at_most_a_torn_line(ladder: LadderDir) -> None:
         (file,) = ladder.path.glob("judgments/*/verdicts.jsonl")
         content = file.read_bytes()
         file.write_bytes(content[:-40])
-        read_verdicts(file)  # as the plan of another judge does, while this one appends to the file
+        read_verdicts(file)  # as a second judge does when it plans, while the first one appends to the file
         assert file.read_bytes() == content[:-40]
         server.requests.clear()
         again = judged(ladder, server.name, pairs=[("full", "base")])

@@ -31,7 +31,7 @@ def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: 
     assert forecast(plan, tmp_path, lambda: "exact_match").source.startswith("assumed")  # other settings
     _same_work(folder, ladder, shared(plan.rungs))
     damaged = make_ladder(tmp_path, plan)
-    damaged.state_file.write_text("{damaged")  # of another work, as far as anybody can tell
+    damaged.state_file.write_text("{damaged")  # not readable: it is left out of the forecast
     found = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
     assert ladder.name in found.source and ladder.work and found.items == ladder.work.test
     assert found.seed_std == pytest.approx(0.004)

@@ -299,6 +299,7 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
     share = f"{quantities.percent(gain.mean, 0)} {score_format.percent_bounds(gain, 0)}" if gain else ""
     ratio = _cost_ratio(decisions, row) if not row.source else None
     peak = training_peak(row.peak)
+    finding = _short_finding(ladder, decisions, row)
     drawn: list[float] = []
     if value and value.mean is not None and value.low is not None and value.high is not None and scale[0] < scale[1]:
         drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in (value.low, value.mean, value.high)]
@@ -310,15 +311,16 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
         cost=f"{quantities.ratio(ratio.mean)} {ratio_bounds(ratio)}".strip() if ratio else "",
         memory=quantities.size(peak) if peak else "",
         artifact=quantities.size(row.artifact_bytes) if row.artifact_bytes else "",
-        decision=_decision(ladder, decisions, row),
+        decision=_decision(decisions, row, finding),
+        finding=finding,
         drawn=drawn if all(0.0 <= end <= 1.0 for end in drawn) else [],
     )
 
 
-def _decision(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:
+def _decision(decisions: Decisions, row: RungResult, finding: str) -> str:
     """`ship; as good as full`: what a rung is recommended for and the finding on it, in a few words."""
     uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
-    return "; ".join(filter(None, [" and ".join(uses), _short_finding(ladder, decisions, row)]))
+    return "; ".join(filter(None, [" and ".join(uses), finding]))
 
 
 def _short_finding(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:

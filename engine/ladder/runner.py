@@ -309,7 +309,7 @@ class LadderRunner:
 
     def _start(self, entry: LadderEntry, run: RunDir) -> None:
         size = run.events_size()
-        entry.status = "live"
+        entry.status, entry.started = "live", time.time()
         self.started.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
@@ -327,7 +327,7 @@ class LadderRunner:
         """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status not in ("live", "skipped"):
-            entry.status = "live"
+            entry.status, entry.started = "live", time.time()  # found running: at the earliest when it is first seen
             self.save()
         while run.is_active() or (run.state() == "starting" and time.monotonic() < deadline):
             if self.stopping.requested and entry.reused and run.path not in self.started:
@@ -346,7 +346,7 @@ class LadderRunner:
         job = run.job_state()
         text = job.text if job is not None and job.is_waiting else ""
         if text != entry.progress:
-            entry.progress = text
+            entry.progress, entry.started = text, None if text else time.time()
             self.save()
 
     def _record_outcome(self, entry: LadderEntry, run: RunDir, allowed: float) -> Result | None:

@@ -181,9 +181,11 @@ def base_fact(check: Fidelity, candidate: MergeCandidate) -> tuple[str, str]:
 MIN_DRAWN, MAX_DRAWN = 12, 40
 
 
-def summary_lines(summary: LadderSummary, columns: int) -> list[str]:
+def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = False) -> list[str]:
     """The summary's table in lines of at most `columns` characters: the values of a rung, then its drawn interval with
     the decision, and the values for which the line above has no room.
+
+    A `preliminary` table has the findings without recommendations, which need all runs.
     """
     heads = ["rung", summary.score_title, "share of gain", "cost", "peak", "artifact"]
     table = [heads]
@@ -198,7 +200,7 @@ def summary_lines(summary: LadderSummary, columns: int) -> list[str]:
     below = []
     for row, line in zip(summary.rows, table[1:], strict=True):
         others = [f"{heads[place]} {line[place]}" for place in known if place not in first and line[place]]
-        below.append("; ".join(filter(None, [row.decision, *others])))
+        below.append("; ".join(filter(None, [row.finding if preliminary else row.decision, *others])))
     wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 4 - max(map(len, below), default=0)))
     texts = ["  ".join((line[place] or "–").ljust(widths[place]) for place in first).rstrip() for line in table]
     lines = [texts[0]]

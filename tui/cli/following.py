@@ -20,7 +20,6 @@ from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
 from engine.runs.run import end_record, events
 from engine.runs.run.event_log import Follower, exit_message
-from engine.runs.run.events import Hello
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
 from tui.cli.progress import ProgressDisplay, progress_display
@@ -221,10 +220,6 @@ class LadderView:
     estimated: bool = False
     follower: Follower | None = None
     run: str = ""
-    began: float | None = None
-    """Time of the active run's first event of its present worker, Unix seconds."""
-    latest: float = 0.0
-    """Time of its last event."""
 
     def show(self, ladder: Ladder) -> None:
         if self.quiet:
@@ -286,24 +281,20 @@ class LadderView:
         if live is None:
             self.run = ""
             line.show_stage("", ladder.stage)
-            line.ladder_left = ladder_left(ladder)
+            line.ladder_left = ladder_left(ladder, time.time())
             return
         if live.kind == "export":
             line.show_stage(f"{self._place(ladder)} {live.rung}", shortened(live.progress))
             return
         if live.run != self.run or self.follower is None:
-            self.run, self.began = live.run, None
+            self.run = live.run
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
             probe = f" {TIMING_PROBE}" if live.kind == "probe" else ""
             line.start(f"{self._place(ladder)} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
             for event in portion:
-                if isinstance(event, Hello) or self.began is None:
-                    self.began = event.t
-                self.latest = event.t
                 line.add(event)
-        passed = self.latest - self.began if self.began is not None else 0.0
-        line.ladder_left = ladder_left(ladder, line.left, passed)
+        line.ladder_left = ladder_left(ladder, time.time(), live.run, line.left)
 
     def _place(self, ladder: Ladder) -> str:
         """Position of the active run among all runs: `2/6`."""

@@ -79,11 +79,12 @@ def summary_view(ladder: Ladder, columns: int) -> Iterator[Content]:
     summary = ladder.summary
     if summary is None:
         return
-    if ladder.status == "running":
+    preliminary = ladder.status == "running"
+    if preliminary:
         text = f"preliminary: {_done(ladder.entries)} runs have finished; the recommendation needs all of them"
         yield Content.styled(text, "$text-warning")
-    yield from map(Content, summary_lines(summary, columns))
-    if ladder.status != "running":
+    yield from map(Content, summary_lines(summary, columns, preliminary))
+    if not preliminary:
         yield Content.styled(visible(summary.headline), "bold")
     yield from map(Content, tradeoff_lines(summary, columns))
 

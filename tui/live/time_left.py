@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.config.quantities import duration
@@ -107,31 +108,33 @@ class RunTimer:
         return max(0.0, (latest - began) / (done - first) * (progress.total - done) - (self._now - latest))
 
 
-def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: float = 0.0) -> str:
+def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None = None) -> str:
     """`ladder 12:30 left`, `ladder 10:00 to 13:00 left`, `ladder up to 20 s left`.
 
-    '' while a rung was neither measured nor finished.
+    '' while a rung was neither measured nor finished. `now` in Unix seconds.
 
-    `active` is the time left of the active run, where it is known; else its estimate less `active_seconds`, its
-    duration so far. Of several active runs only estimates are used. Exports are not estimated.
+    `left` is the time left of the active run `run`, where the end of the run is known; of every other active run it is
+    its estimate less the time since it was started. Exports are not estimated.
     """
-    low = high = 0.0
-    at_once = max(1, ladder.runs_at_once)
+    runs: list[tuple[float, float]] = []
     for entry in ladder.entries:
         if entry.is_done or entry.kind in ("probe", "export"):
             continue
-        if entry.status == "live" and active is not None and not active.phase and at_once == 1:
-            low, high = low + active.seconds, high + active.seconds
+        if entry.status == "live" and entry.run == run and left is not None and not left.phase:
+            runs.append((left.seconds, left.seconds))
             continue
         bounds = _run_seconds(ladder, entry)
         if bounds is None:
             return ""
-        passed = active_seconds if entry.status == "live" else 0.0
-        low, high = low + max(0.0, bounds[0] - passed), high + max(0.0, bounds[1] - passed)
-    low, high = low / at_once, high / at_once
-    if high < 0.5:
-        return ""
-    return f"ladder {_between(low, high)} left"
+        passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
+        runs.append((max(0.0, bounds[0] - passed), max(0.0, bounds[1] - passed)))
+    low, high = (_at_once(seconds, ladder.runs_at_once) for seconds in zip(*runs, strict=True)) if runs else (0.0, 0.0)
+    return f"ladder {_between(low, high)} left" if high >= 0.5 else ""
+
+
+def _at_once(seconds: Sequence[float], runs_at_once: int) -> float:
+    """Seconds of several runs, so many at a time: at least those of the longest."""
+    return max(*seconds, sum(seconds) / max(1, runs_at_once))
 
 
 def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:

@@ -104,15 +104,17 @@ class RunsPane(Rows):
     runs: Sequence[RunSummary] = ()
     _reading: threading.Thread | None = None
     _read_at = 0.0
+    _was_live = False
 
     def show_state(self, state: BenchState) -> None:
         if not self.content_size.width:
             return
         resting = self._reading is None or not self._reading.is_alive()
-        pause = REFRESH_SECONDS if state.live else IDLE_SECONDS
+        pause = REFRESH_SECONDS if state.live or self._was_live else IDLE_SECONDS  # a worker may be killed
         if resting and time.monotonic() - self._read_at > pause:
             self._reading = threading.Thread(target=self._read, args=(state.runs,), daemon=True, name="latest runs")
             self._reading.start()
+            self._was_live = bool(state.live)
         self.redraw()
 
     def _read(self, folder: Path) -> None:

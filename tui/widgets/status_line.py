@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ def ladder_progress(ladder: Ladder, run: str, state: RunState | None) -> LadderP
     names = [entry.run for entry in ladder.entries]
     place = names.index(run) + 1 if run in names else 0
     done = sum(entry.is_done for entry in ladder.entries)
-    left = ladder_left(ladder, state.left() if state else None).removeprefix("ladder ")
+    left = ladder_left(ladder, time.time(), run, state.left() if state else None).removeprefix("ladder ")
     rung = ladder.entries[place - 1].rung if place else ""
     return LadderProgress(f"ladder {place or done + 1}/{len(names)} {rung}".rstrip(), done, len(names), left)
 

@@ -55,6 +55,8 @@ class LadderEntry(Struct, kw_only=True):
     """Which weights were kept, and whether training stopped early (`Result.selection`)."""
     seconds: float | None = None
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
+    started: float | None = None
+    """When its worker was started last, Unix seconds; None before that, and while its Slurm job waits."""
     disturbed: str = ""
     """Why the timing of a finished run is not used: other load on its CPUs or GPU; '' if it is used."""
     other_device: str = ""

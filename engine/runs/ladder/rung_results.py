@@ -277,6 +277,8 @@ class SummaryRow(Struct, kw_only=True):
     """Size."""
     decision: str
     """The finding on it, and what it is recommended for."""
+    finding: str = ""
+    """The finding alone, for a table that is shown while runs are missing."""
     drawn: list[float] = field(default_factory=list)
     """Lower bound, mean and upper bound of the score as parts of `scale`; empty without an interval."""
 

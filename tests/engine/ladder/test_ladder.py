@@ -80,6 +80,7 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
     assert list(rows(state)) == ["base", "base-4bit", "qlora", "lora", "full"]
     probes = run_names(state, "probe")
     assert len(probes) == len(state["estimates"]) == 3
+    assert all(state["created"] < entry["started"] < state["updated"] for entry in state["entries"])
     assert all((folder.runs / probe).parent == folder.probes for probe in probes)
     results = [result_of(tmp_path, name) for name in run_names(state)]
     assert len({json.dumps(result["fingerprints"]) for result in results}) == 1

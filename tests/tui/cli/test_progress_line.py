@@ -85,26 +85,44 @@ def test_a_waiting_run_shows_what_it_waits_for() -> None:
     assert fed(events.Phase(name="waiting", note="next on GPU 0")).text(80) == "waiting  next on GPU 0"
 
 
-def entry(rung: str, status: str = "planned", seconds: float | None = None) -> LadderEntry:
-    return LadderEntry(rung=rung, kind="run", seed=0, learning_rate=1e-3, status=status, seconds=seconds)
+def entry(
+    rung: str, status: str = "planned", seconds: float | None = None, started: float | None = None
+) -> LadderEntry:
+    return LadderEntry(
+        rung=rung, kind="run", seed=0, learning_rate=1e-3, run=rung, status=status, seconds=seconds, started=started
+    )
 
 
 def test_time_left_of_a_ladder_uses_finished_runs_before_probes() -> None:
     ladder = Ladder(name="l", preset="demo", command="", created=0.0)
-    ladder.entries = [entry("lora", "finished", 100.0), entry("lora"), entry("full", "live")]
-    assert ladder_left(ladder) == ""  # full was neither probed nor finished
+    ladder.entries = [entry("lora", "finished", 100.0), entry("lora"), entry("full", "live", started=1000.0)]
+    assert ladder_left(ladder, 1030.0) == ""  # full was neither probed nor finished
     ladder.estimates = [
         RungDuration(rung="full", low=60, high=120, step_seconds=1, steps_measured=3),
         RungDuration(rung="lora", low=1, high=2, step_seconds=1, steps_measured=3),
     ]
-    assert ladder_left(ladder, active_seconds=30.0) == "ladder 2:10 to 3:10 left"
-    assert ladder_left(ladder, TimeLeft(20.0)) == "ladder 2:00 left"
-    assert ladder_left(ladder, TimeLeft(5.0, "training"), 30.0) == "ladder 2:10 to 3:10 left"
-    assert ladder_left(ladder, active_seconds=110.0) == "ladder 1:45 left"
-    ladder.entries = [entry("full", "live")]
-    assert ladder_left(ladder, active_seconds=100.0) == "ladder up to 20 s left"
+    assert ladder_left(ladder, 1030.0) == "ladder 2:10 to 3:10 left"
+    assert ladder_left(ladder, 1030.0, "full", TimeLeft(20.0)) == "ladder 2:00 left"
+    assert ladder_left(ladder, 1030.0, "full", TimeLeft(5.0, "training")) == "ladder 2:10 to 3:10 left"
+    assert ladder_left(ladder, 1110.0) == "ladder 1:45 left"
+    ladder.entries = [entry("full", "live", started=1000.0)]
+    assert ladder_left(ladder, 1100.0) == "ladder up to 20 s left"
+    ladder.entries = [entry("full", "live")]  # its Slurm job waits
+    assert ladder_left(ladder, 1100.0) == "ladder 1:00 to 2:00 left"
     ladder.entries = [entry("lora", "finished", 100.0)]
-    assert ladder_left(ladder) == ""
+    assert ladder_left(ladder, 1100.0) == ""
+
+
+def test_time_left_of_several_runs_at_a_time_counts_down_to_the_last() -> None:
+    ladder = Ladder(name="l", preset="demo", command="", created=0.0, runs_at_once=2)
+    ladder.entries = [
+        entry("lora", "finished", 100.0),
+        entry("lora", "live", started=1000.0),
+        entry("lora", "live", started=1050.0),
+    ]
+    assert ladder_left(ladder, 1060.0) == "ladder 1:30 left"  # the longest, not (40 + 90) / 2
+    ladder.entries.append(entry("lora"))
+    assert ladder_left(ladder, 1060.0) == "ladder 1:55 left"
 
 
 def test_a_resumed_worker_starts_its_measurement_again() -> None:

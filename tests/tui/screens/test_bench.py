@@ -33,6 +33,7 @@ from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
+from tui.widgets.run_details import RunsPane
 from tui.widgets.table import Table
 
 
@@ -157,7 +158,9 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
     assert run.state() == "stopped"
 
 
-def test_a_killed_worker_is_shown_with_what_to_do(tmp_path: Path) -> None:
+def test_a_killed_worker_is_shown_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.widgets.run_details.IDLE_SECONDS", 1e9)  # the list learns of it without that pause
+
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})
         await wait_for(
@@ -168,8 +171,9 @@ def test_a_killed_worker_is_shown_with_what_to_do(tmp_path: Path) -> None:
         os.kill(run.pid() or 0, signal.SIGKILL)
         await wait_for(pilot, lambda: "died" in shown(app, "status"))
         assert "u resume from" in shown(app, "status") or "u restart from" in shown(app, "status")
+        await wait_for(pilot, lambda: [run.state for run in app.bench.query_one(RunsPane).runs] == ["died"], 60)
 
-    play(tmp_path / "runs", story)
+    play(tmp_path / "runs", story, size=(160, 45))
 
 
 def test_hostile_names_of_files_are_shown_as_text(tmp_path: Path, here: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from authoring import ticket_phrases as bank
+from authoring.copying import copy_accuracy
+from authoring.corpus import CODES_LAST, COPYING_FIRST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
+from authoring.make_tickets import FIELDS, SIZES, normal_form, write_tickets
 from engine.assets import tickets_folder, tiny_folder
-from engine.assets.build import ticket_phrases as bank
-from engine.assets.build.copying import copy_accuracy
-from engine.assets.build.corpus import CODES_LAST, COPYING_FIRST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
-from engine.assets.build.make_tickets import FIELDS, SIZES, normal_form, write_tickets
 from engine.export.gguf_convert import declared
 
 CHOICES = {

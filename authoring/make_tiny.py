@@ -1,6 +1,6 @@
 """Pretrain the embedded tiny model on generated text and save it.
 
-`python -m engine.assets.build.make_tiny [folder]` runs two processes of one thread each. The seed fixes the corpus and
+`python -m authoring.make_tiny [folder]` runs two processes of one thread each. The seed fixes the corpus and
 its order; weights may differ in the last digits between machines.
 """
 
@@ -16,13 +16,13 @@ import torch.multiprocessing as mp
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from authoring.copying import copy_accuracy
+from authoring.corpus import CODES_LAST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
+from authoring.corpus_words import EVERYDAY
+from authoring.make_tokenizer import train_tokenizer
+from authoring.pretraining_batches import Batch, Mix, batches
+from authoring.word_tokenizer import change_tokenizer, train_word_tokenizer
 from engine.assets import tiny_folder
-from engine.assets.build.copying import copy_accuracy
-from engine.assets.build.corpus import CODES_LAST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
-from engine.assets.build.corpus_words import EVERYDAY
-from engine.assets.build.make_tokenizer import train_tokenizer
-from engine.assets.build.pretraining_batches import Batch, Mix, batches
-from engine.assets.build.word_tokenizer import change_tokenizer, train_word_tokenizer
 
 SEED = 7
 PROCESSES = 2

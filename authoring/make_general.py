@@ -1,11 +1,11 @@
 """Write the tiny model's general text: stories like those of its pretraining, from a different seed.
 
-`python -m engine.assets.build.make_general` reproduces the file exactly. The text for larger models is `general.txt`,
+`python -m authoring.make_general` reproduces the file exactly. The text for larger models is `general.txt`,
 prose written for this purpose.
 """
 
+from authoring.corpus import documents
 from engine.assets import tiny_general_file
-from engine.assets.build.corpus import documents
 
 SEED = 90_001
 PASSAGES, SHORTEST = 24, 200

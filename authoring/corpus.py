@@ -3,9 +3,9 @@
 import random
 from collections.abc import Iterator
 
-from engine.assets.build.corpus_support import focused_talk, named_talk, support_talk, worded_talk
-from engine.assets.build.corpus_tasks import COPYING, task_talk
-from engine.assets.build.corpus_text import Turn, desk_talk, listing, repeats, story, word_row
+from authoring.corpus_support import focused_talk, named_talk, support_talk, worded_talk
+from authoring.corpus_tasks import COPYING, task_talk
+from authoring.corpus_text import Turn, desk_talk, listing, repeats, story, word_row
 
 KINDS = {"story": 8, "listing": 5, "repeats": 8, "words": 4, "desk": 8, "task": 30, "support": 38}
 COPYING_FIRST = {"repeats": 30, "copy": 45, "task": 10, "support": 15}

@@ -4,9 +4,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from engine.assets.build import corpus_support_phrases as bank
-from engine.assets.build import corpus_words as words
-from engine.assets.build.corpus_text import Turn, cased, code, compact
+from authoring import corpus_support_phrases as bank
+from authoring import corpus_words as words
+from authoring.corpus_text import Turn, cased, code, compact
 
 KEYS = {
     "topic": ["topic", "theme", "subject"],

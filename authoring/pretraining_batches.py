@@ -8,9 +8,9 @@ from itertools import count
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from engine.assets.build.corpus import COPYING_FIRST, KINDS, documents
-from engine.assets.build.corpus_text import Turn
-from engine.assets.build.make_tokenizer import STOP
+from authoring.corpus import COPYING_FIRST, KINDS, documents
+from authoring.corpus_text import Turn
+from authoring.make_tokenizer import STOP
 
 TOKENS, LENGTH = 3072, 384
 """Tokens of a batch with padding, and the maximum length of a document, which is truncated."""

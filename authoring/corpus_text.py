@@ -3,7 +3,7 @@
 import json
 import random
 
-from engine.assets.build import corpus_words as words
+from authoring import corpus_words as words
 
 Turn = dict[str, str]
 

@@ -1,6 +1,6 @@
 """Write the ticket dataset: support messages and the JSON that describes each.
 
-`python -m engine.assets.build.make_tickets` reproduces the three files exactly. The test and validation splits use
+`python -m authoring.make_tickets` reproduces the three files exactly. The test and validation splits use
 phrases that do not occur in train, so memorized phrases are not enough.
 """
 
@@ -9,8 +9,8 @@ import random
 import re
 from pathlib import Path
 
+from authoring import ticket_phrases as bank
 from engine.assets import tickets_folder
-from engine.assets.build import ticket_phrases as bank
 
 FIELDS = ("category", "product", "order", "urgency", "mood", "wants")
 SIZES = {"train": 1600, "validation": 200, "test": 300}

@@ -13,7 +13,7 @@ from itertools import pairwise
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from engine.assets.build.make_tokenizer import END, PAD, START, STOP, VOCABULARY, with_template
+from authoring.make_tokenizer import END, PAD, START, STOP, VOCABULARY, with_template
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -7,9 +7,9 @@ ticket schema, which is left to fine-tuning.
 import random
 from collections.abc import Callable
 
-from engine.assets.build import corpus_words as words
-from engine.assets.build.corpus_support import code_of, spelled, support_code
-from engine.assets.build.corpus_text import Turn, cased, code, compact, fill, record, sentence
+from authoring import corpus_words as words
+from authoring.corpus_support import code_of, spelled, support_code
+from authoring.corpus_text import Turn, cased, code, compact, fill, record, sentence
 
 Task = Callable[[random.Random], tuple[str, str]]
 

@@ -5,7 +5,7 @@ import random
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from engine.assets.build.corpus_support import message
+from authoring.corpus_support import message
 
 
 def copy_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, messages: int = 64) -> float:

@@ -1,19 +1,29 @@
-"""The map of the rule of thumb: keep the cells of finished sweeps, and write them into RULE.md.
+r"""The map of the rule of thumb: keep the cells of finished sweeps, and print their tables.
 
     python tests/bench/rule_map.py --keep NAME=SWEEP_DIR ...     keep each finished cell of a sweep
-    python tests/bench/rule_map.py                               write the tables of all kept cells
+    python tests/bench/rule_map.py                               print the tables of all kept cells
 
-In the page, `<!-- map NAME -->` is followed by a table of all cells, and `<!-- largest NAME -->` by one of the last
-cell: in the order of the values, the one with the most rows and the highest rank.
-A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured again replaces the one with the same
-values, so a map can be continued on another day or machine.
+Two tables per name: all cells, and the last one with losses and sizes; in the order of the values, this is the cell
+with the most rows and the highest rank. A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured
+again replaces the one with the same values, so a map can be continued on another day or machine.
+
+Intervals are pointwise 95% CIs over test items and seeds. A cost ratio has its lowest and highest value over all pairs
+of seeds. *Timings* is the training time of undisturbed runs. `docs/the-rule.md` has the findings on two sweeps:
+
+    ftbench ladder smollm2-lora --data BANKING77 --devices cpu:2 --no-probe --seeds 2 \
+      --vary data.max_rows=250,750,2250 --vary adapter.rank=4,16,64 \
+      --set 'data.map={prompt="text",completion="category"}' --set data.validation=0.005 --set train.batch=8 \
+      --set train.keep_checkpoints=1 --set train.checkpoint_every=1000 --set train.evaluate_every=1000 \
+      --set evaluation.max_new_tokens=16 --set evaluation.rows=200
+    ftbench ladder smollm2-lora --data WIKISQL --devices cpu:2 --no-probe --seeds 2 --vary data.max_rows=100,300,900 \
+      --set 'data.separator="\nA:"' --set train.batch=8 --set train.keep_checkpoints=1 \
+      --set train.checkpoint_every=1000 --set train.evaluate_every=1000 --set evaluation.max_new_tokens=48
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +36,6 @@ from engine.runs.ladder.rung_results import CostRatio, RungResult
 from engine.runs.run.result import Interval
 
 FOLDER = Path(__file__).with_name("rule")
-PAGE = Path(__file__).with_name("RULE.md")
 HEADER = "rung | score | share of full's gain | cost ratio | CPU time in training | peak memory | timings"
 
 
@@ -36,16 +45,9 @@ def main() -> None:
     for one in parser.parse_args().keep:
         name, _, folder = one.partition("=")
         keep(name, SweepDir(Path(folder).resolve()))
-    text = PAGE.read_text("utf-8")
     for file in sorted(FOLDER.glob("*.jsonl")):
         cells = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        for kind, lines in (("map", rows(cells)), ("largest", largest(cells[-1]))):
-            mark, table = f"<!-- {kind} {file.stem} -->", "\n".join(lines)
-            block = re.compile(rf"({mark}\n).*?(<!-- end -->)", re.DOTALL)
-            text, replaced = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
-            if not replaced:
-                parser.error(f"{PAGE.name} has no place for this table: add {mark} and <!-- end -->")
-    PAGE.write_text(text, "utf-8")
+        print(f"## {file.stem}", "", *rows(cells), "", *largest(cells[-1]), "", sep="\n")
 
 
 def keep(name: str, sweep: SweepDir) -> None:

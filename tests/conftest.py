@@ -24,6 +24,7 @@ SLOW = (
     "tui/widgets",
     "tui/test_palette.py",
     "tui/test_snapshots.py",
+    "tui/cli/test_clean.py",
     "tui/cli/test_demo.py",
     "tui/cli/test_try_subcommand.py",
     "tui/cli/test_monitor.py",
@@ -50,6 +51,7 @@ SLOW = (
     "engine/config/test_tested_families.py",
     "engine/hardware/test_nvml.py",
     "engine/judge/test_judge_process.py",
+    "engine/judge/test_judging.py",
     "engine/ladder/test_ladder.py",
     "engine/ladder/test_ladder_benchmarks.py",
     "engine/ladder/test_ladder_verdict.py",
@@ -58,6 +60,9 @@ SLOW = (
     "engine/ladder/test_ship.py",
     "engine/ladder/test_sweep.py",
     "engine/ladder/test_disturbance.py",
+    "engine/runs/run/test_long_log.py",
+    "engine/runs/test_moving.py",
+    "engine/runs/test_rpc.py",
     "engine/data/test_changed_rows.py",
     "engine/data/test_fuzz.py",
     "engine/data/test_documented_files.py",
@@ -66,8 +71,9 @@ SLOW = (
     "engine/data/test_small_data.py",
     "engine/data/test_trl.py",
 )
-"""Folders and files, by the start of their path, that load torch, start workers or draw the workbench. The others take
-two minutes on two cores: `pytest -m "not slow"`."""
+"""Folders and files, by the start of their path, that load torch, start workers or many processes, or draw the
+workbench. The others take little more than a minute on two cores: `pytest -m "not slow"`. Single tests that take
+seconds have the mark."""
 
 LONGEST = (
     "engine/export/test_export.py",

@@ -187,6 +187,7 @@ ODD = st.one_of(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(table={"base_model": None, "packing": None, "micro_batch_size": True})
 @given(table=st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), ODD, max_size=12))
+@pytest.mark.slow
 def test_every_key_is_accounted_for_or_the_file_is_refused(table: dict[str, Any], tmp_path: Path) -> None:
     try:
         result = imported(tmp_path, yaml.safe_dump(table), **{"train.steps": 1})

@@ -148,6 +148,7 @@ def pending(pid: int) -> bool:
     return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
 
 
+@pytest.mark.slow
 def test_no_signal_is_lost_at_the_moment_the_job_begins_to_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_slot_has_its_share_of_the_memory() -> None:
     assert slot.name == f"1 of 2 slots of {whole.name}"
 
 
+@pytest.mark.slow
 def test_a_process_that_uses_a_slot_has_its_cpus_and_as_many_threads() -> None:
     code = "import os; from engine.hardware.devices import select_devices; select_devices('cpu:2')[1].apply();"
     code += "import torch; print(sorted(os.sched_getaffinity(0)), torch.get_num_threads())"

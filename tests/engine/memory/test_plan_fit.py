@@ -83,6 +83,8 @@ def cases() -> Iterator[FitQuery]:
 
 
 ALL = list(cases())
+SOME = ALL[::3]
+"""For tests that search, and so estimate each many times."""
 
 
 def test_the_required_headroom_is_the_worst_error_and_the_context_once_more() -> None:
@@ -196,7 +198,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
 
 def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
     seen = set()
-    for case in ALL:
+    for case in SOME:
         most = longest_rows(case.with_micro_batch(4), 32768)
         seen.add(most.limited_by)
         if most.value:
@@ -210,7 +212,7 @@ def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
 
 def test_every_change_that_is_proposed_makes_it_fit() -> None:
     helped = hopeless = 0
-    for case in ALL:
+    for case in SOME:
         qlora = (config("qlora", train__batch=12), FormulaCorrection()) if case.config.method != "qlora" else None
         found = changes(case, qlora, 131072)
         assert not found or not case.fits_without_headroom()

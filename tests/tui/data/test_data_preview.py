@@ -171,6 +171,7 @@ def test_a_cancelled_request_ends_its_process() -> None:
     assert told == ["loading libraries"]
 
 
+@pytest.mark.slow
 def test_a_long_preparation_reports_rows_done_and_total(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"prompt": "ask {n}", "completion": "say {n}"}}\n' for n in range(9000)))

@@ -64,8 +64,9 @@ def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatc
 
     run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with pytest.raises(RunFailed, match="cannot start a process"):
+    with pytest.raises(RunFailed) as failed:
         launch.start_worker(run)
+    assert failed.value.code == "system.no_process" and os.strerror(errno.EAGAIN) in str(failed.value)
 
 
 @pytest.mark.slow

@@ -95,8 +95,10 @@ def test_names_are_data_for_the_shell(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_another_shell_is_refused() -> None:
-    with pytest.raises(UserError, match="use bash or zsh"):
+    with pytest.raises(UserError) as refused:
         completion("tcsh", None, get_command(app))
+    assert refused.value.code == "cli.unknown_shell" and "tcsh" in refused.value.problem
+    assert all(shell in refused.value.hint for shell in SHELL_ARGUMENTS)
 
 
 SHELL_ARGUMENTS = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-f", "-i"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ FACTS: dict[str, Any] = {
 }
 
 
-def verdicts(monkeypatch: pytest.MonkeyPatch, methods: list[dict[str, Any]]) -> tuple[int, dict[str, str]]:
+def verdicts(monkeypatch: pytest.MonkeyPatch, methods: list[dict[str, Any]]) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Exit status, and state and text of each method."""
     monkeypatch.setattr(doctor, "ask", lambda *_: {**FACTS, "methods": methods})
     done = CliRunner().invoke(app, ["doctor", "--json"])
-    return done.exit_code, {one["subject"]: one["text"] for one in json.loads(done.stdout)[-len(methods) :]}
+    return done.exit_code, {
+        one["subject"]: (one["state"], one["text"]) for one in json.loads(done.stdout)[-len(methods) :]
+    }
 
 
 def method(title: str, why: str = "") -> dict[str, Any]:
@@ -38,23 +42,30 @@ def method(title: str, why: str = "") -> dict[str, Any]:
 
 def test_every_method_gets_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     status, found = verdicts(monkeypatch, [method("QLoRA"), method("LoRA")])
-    assert status == 0 and found["QLoRA"] == "ready: a training step on the CPU works, with adamw"
+    assert status == 0 and [state for state, _ in found.values()] == ["ok", "ok"]
+    assert re.fullmatch(r"ready: .*\bCPU\b.* adamw", found["QLoRA"][1])
 
 
 def test_a_method_that_does_not_work_sets_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    status, found = verdicts(monkeypatch, [method("LoRA"), method("QLoRA", "RuntimeError: no kernel image")])
-    assert status == 1 and found["LoRA"].startswith("ready: ")
-    assert found["QLoRA"] == "not ready: a training step on the CPU fails: RuntimeError: no kernel image"
+    why = "RuntimeError: no kernel image"
+    status, found = verdicts(monkeypatch, [method("LoRA"), method("QLoRA", why)])
+    assert status == 1 and [state for state, _ in found.values()] == ["ok", "bad"]
+    assert re.fullmatch(rf"not ready: .*\bCPU\b.*: {why}", found["QLoRA"][1])
 
 
 def test_without_torch_no_method_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "no module named torch"
+
     def fail(*_: object) -> None:
-        raise RunFailed("no module named torch")
+        raise RunFailed(why)
 
     monkeypatch.setattr(doctor, "ask", fail)
-    done = CliRunner().invoke(app, ["doctor"])
+    done = CliRunner().invoke(app, ["doctor", "--json"])
     assert done.exit_code == 1
-    assert done.stdout.count("not ready: the engine does not start") == 3
+    *found, qlora, lora, full = json.loads(done.stdout)
+    assert any(one["state"] == "bad" and why in one["text"] for one in found if one["subject"] == "engine")
+    assert [one["subject"] for one in (qlora, lora, full)] == ["QLoRA", "LoRA", "Full"]
+    assert all(one["state"] == "bad" and one["text"].startswith("not ready") for one in (qlora, lora, full))
 
 
 SECRETS = {

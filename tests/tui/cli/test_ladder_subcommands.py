@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from figures import figures
 from made_ladder import made_ladder
 from rich.live import Live
 from typer.testing import CliRunner
@@ -23,7 +25,7 @@ from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, RungDuration
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.run import events, folder, run_dir
-from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage
+from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from engine.runs.run.run_dir import RunDir
 from tui.cli import following, ladder, run
 from tui.cli.following import Detached, LadderView, follow_ladder, time_estimates
@@ -55,22 +57,27 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
     made.write_state(state)
     time.sleep(0.01)
 
+    why = "no module named torch"
+
     def die(*_: object) -> launch.StartedProcess:
-        made.log_file.write_text("no module named torch\n")
+        made.log_file.write_text(f"{why}\n")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
 
     monkeypatch.setattr(launch, "start_process", die)
-    with pytest.raises(RunFailed, match="no module named torch"):
+    with pytest.raises(RunFailed, match=why) as failed:
         ladder.resume(made, detach=True, json=False)
+    assert failed.value.code == "ladder.exited_at_start"
 
 
 def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    assert next(iter(time_estimates(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
+    one = next(time_estimates(state))
+    assert one.startswith("lora: 1 run,") and figures(one) == "1 1:00 1:30 3 0.50" and "each" not in one
     state.entries.append(LadderEntry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
-    assert next(iter(time_estimates(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
+    several = next(time_estimates(state))
+    assert several.startswith("lora: 2 runs,") and figures(several) == "2 1:00 1:30 3 0.50" and "each" in several
 
 
 @pytest.mark.parametrize(("words", "margin"), [([], 0.02), (["--margin", "0.5"], 0.005)])
@@ -84,11 +91,12 @@ def test_the_margin_is_given_in_points(words: list[str], margin: float, monkeypa
 
 def test_a_full_disk_leaves_no_partial_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(folder, "write_atomically", full)
-    with pytest.raises(RunFailed, match="No space left on device"):
+    with pytest.raises(RunFailed, match=os.strerror(errno.ENOSPC)) as failed:
         ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
+    assert failed.value.code == "run.cannot_write"
     assert not list((tmp_path / "runs").iterdir())
 
 
@@ -203,8 +211,8 @@ def test_a_ladder_shows_how_rows_and_columns_are_used(tmp_path: Path, capsys: py
     state.work.data_usage = RowUsage(4200, 3570, 200, 420, 410, {"data.empty": LeftOut(10)})
     ladder.show(made, state)
     shown = capsys.readouterr().out
-    assert "prompt: question; ignored: topic" in shown
-    assert "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out" in shown
+    assert summarize_columns(state.work.columns) in shown
+    assert summarize_rows(state.work.data_usage) in shown
     assert "4,200 rows read" in str(work(state))
 
 

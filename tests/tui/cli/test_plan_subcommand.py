@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from command import ftbench
+from figures import figures
 from imported import HEAVY, loaded_by
 from made_runs import write_events
 from rich.text import Text
@@ -82,9 +84,9 @@ def test_methods_are_compared_within_the_terminal_width(model: str, width: int, 
 
 def test_a_method_that_does_not_fit_gets_changes_that_make_it_fit(model: str) -> None:
     text = quick("--model", model, "--gpu", "4090").stdout
-    assert "Full exceeds the budget by" in text
+    assert re.search(r"^Full exceeds .* \d+\.\d GiB", text, re.MULTILINE)
     assert "--method qlora" in text
-    assert "unchanged: fits on A100 80GB" in text
+    assert re.search(r"unchanged: .*\bA100 80GB\b", text)
 
 
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {}])
@@ -150,7 +152,7 @@ def test_a_missing_preset_is_an_error() -> None:
 def test_time_is_unknown_without_earlier_runs() -> None:
     text = ftbench("plan", "demo-lora", "--quick").stdout
     assert "unknown" in text
-    assert "training time of QLoRA, LoRA, Full: no finished run of this model" in text
+    assert re.search(r" QLoRA, LoRA, Full: no finished run\b", text)  # once, for all three
 
 
 def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
@@ -186,8 +188,9 @@ def test_history_compares_predictions_with_measured_peaks(tmp_path: Path) -> Non
     made_run(runs, "qlora", 1000.0, "here")  # from before there were predictions
     text = ftbench("plan", "--history").stdout
     assert "-10.0%" in text and "+20.0%" in text
-    assert "here, formula: median error 15.0%, worst +20.0%, 2 runs" in text
-    assert "here, dry run: median error 0.0%" in text
+    formula, dry_run = (line for line in text.splitlines() if line.startswith("here, "))
+    assert formula.startswith("here, formula:") and figures(formula) == "15.0% +20.0% 2"
+    assert dry_run.startswith("here, dry run:") and figures(dry_run) == "0.0% +0.0% 2"
     found = json.loads(ftbench("plan", "--history", "--json").stdout)
     assert [round(one["error"], 3) for one in found["runs"] if one["tier"] == "formula"] == [-0.1, 0.2]
     assert {one["tier"]: one["count"] for one in found["tiers"]} == {"formula": 2, "dry run": 2}

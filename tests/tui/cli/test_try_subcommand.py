@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from chat_server import stand_in
 from command import ftbench
+from figures import figures
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
 from screen import Terminal
@@ -19,6 +21,7 @@ from screen import Terminal
 from engine.runs.chat_client import Sampling
 from engine.runs.run.run_dir import RunDir
 from tui.cli import chat
+from tui.live.chat import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +97,15 @@ def test_control_characters_of_answers_are_escaped(
     threading.Timer(3.0, (tmp_path / "busy").unlink).start()
     assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter
     shown, warned = capfd.readouterr()
-    assert "in use by 20260131-120102-demo-lora-lora-3f2a (process 17); --device cpu answers on the CPU" in warned
+    assert warned.count("[chat.waiting]") == 1 and "lora-3f2a (process 17)" in warned and "--device cpu" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown
-    assert "memory: base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in shown
-    assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the answers differ)" in shown
-    assert "2 test items: the answers differ on 1, all are incorrect on 1" in shown
+    lines = {line.partition(":")[0]: line for line in shown.splitlines()}
+    assert figures(lines["memory"]) == "269 2 12.0 900" and "base 269 MiB" in lines["memory"]
+    assert "greedy" in lines["sampling"] and "96 tokens" in lines["sampling"]
+    assert "test.jsonl line 1" in lines["item 1"] and KINDS["disagree"] in lines["item 1"]
+    assert re.search(r"^2 test items: .* differ\D* 1, .*\D 1$", shown, re.MULTILINE)
     assert shown.count("\nLoRA heard hello after 1 messages") == 1
-    assert "the evaluation recorded another answer, incorrect" in shown
+    assert re.search(r"recorded another\b.*\bincorrect", shown)
     assert opened_with_wait(tmp_path)
 
 

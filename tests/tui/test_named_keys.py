@@ -139,7 +139,7 @@ def test_messages_of_the_bench_and_its_screens_name_the_users_keys(tmp_path: Pat
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.selection_pane.started)
-        assert "ready: f3 preset, f5 start, f6 runs" in shown(app, "status")
+        assert " f3 preset, f5 start, f6 runs" in shown(app, "status")
         await wait_for(pilot, lambda: "f2 QLoRA · demo" in screen_text(app))
         await pilot.press("N")
         assert "press f7 to" in notes(app)[-1]
@@ -149,7 +149,7 @@ def test_messages_of_the_bench_and_its_screens_name_the_users_keys(tmp_path: Pat
         await pilot.press("C")
         assert notes(app)[-1].endswith("with f9")
         await pilot.press("ctrl+c")
-        assert notes(app)[-1].startswith("Press f8, then f1 to detach")
+        assert re.match(r"Press f8\b.* f1 ", notes(app)[-1])
         await pilot.press("f8", "f3")
         await wait_for(pilot, lambda: isinstance(app.screen, PresetsScreen))
         keys = [row.cells[0][0] for row in app.screen.query_one(Table).rows]

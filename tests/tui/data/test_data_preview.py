@@ -97,7 +97,8 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
     (tmp_path / "test.jsonl").write_text(PAIR)
     preview = request_preview(section(tmp_path), CancelToken())
     assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
-    assert preview.problems == ["1 row left out: train.jsonl line 4: no answer"]
+    (problem,) = preview.problems
+    assert problem.startswith("1 row ") and "train.jsonl line 4" in problem and "no answer" in problem
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,8 @@ def test_every_bin_is_drawn_and_columns_beyond_max_length_have_another_style() -
     assert "".join(text for text, _ in bottom) == " █ ▄██"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     █", "     █", " █   █"]
     assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "▲" in rows[-1][0][0]
-    assert "no row is truncated" in draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4)[-1][0][0]
+    whole = draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4)[-1][0][0]
+    assert "no row" in whole and "truncated" in whole
 
 
 def sample(*tokens: Token, omitted: int = 0, head: int = 9) -> InspectedRow:

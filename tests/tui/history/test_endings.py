@@ -38,8 +38,9 @@ def ended(runs: Path, status: str, moment: float, reason: str = "") -> RunDir:
 def test_a_finished_run_is_told_with_its_score_and_time(tmp_path: Path) -> None:
     run = ended(tmp_path, "finished", 2000.0)
     assert run_ending(run) == f"lora-{run.name[-4:]} finished: json 71.3% [68.0, 74.4], 12:05"
-    failed = ended(tmp_path, "out_of_memory", 2000.0, "step 3 did not fit")
-    assert run_ending(failed).endswith("out of memory: step 3 did not fit")
+    reason = "step 3 did not fit"
+    failed = ended(tmp_path, "out_of_memory", 2000.0, reason)
+    assert run_ending(failed).endswith(f" out of memory: {reason}")
     damaged = ended(tmp_path, "finished", 2000.0)
     damaged.result_file.write_text("{")
     assert "damaged" in run_ending(damaged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from figures import figures
 from made_runs import step
 
 from engine.runs.run import events
@@ -86,4 +87,5 @@ def test_the_lowest_validation_is_marked_until_the_kept_weights_are_known() -> N
     state.feed([events.Selected(step=4, loss=1.5, steps=8, early=True)])
     ((text, _),) = lowest_loss(state)
     assert "kept" in text
-    assert "stopped early after step 8" in lines(events.Selected(step=4, loss=1.5, steps=8, early=True), 0)[0]
+    told = lines(events.Selected(step=4, loss=1.5, steps=8, early=True), 0)[0]
+    assert "stopped early" in told and figures(told) == "00:00:00 4 1.5 8"

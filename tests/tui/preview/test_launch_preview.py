@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import figures
 
 from engine.config.model_files import find_model
 from engine.config.preset_library import resolve_preset
+from engine.config.quantities import size
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
@@ -84,29 +86,31 @@ def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
 def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
     answer = {**ANSWER, "data_usage": {**ANSWER["data_usage"], "test_items": 250}}
     found = preview(tmp_path, DataCheck(answer))
-    assert fact(found, "eval") == "before and after training, 250 test items, auto"
+    scored = fact(found, "eval")
+    assert scored.startswith("before and after ") and scored.endswith(" auto") and figures(scored) == "250"
     found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
-    assert fact(found, "eval") == "after training, 100 test items, auto"
+    scored = fact(found, "eval")
+    assert scored.startswith("after ") and scored.endswith(" auto") and figures(scored) == "100"
 
 
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
-    found = preview(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
-    assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5)"
-    found = preview(tmp_path, settings={"train.steps": 50})
-    assert fact(found, "steps").startswith("50 (0.5 epochs), batch size 16 (micro-batch ")
+    steps = fact(preview(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5}), "steps")
+    assert figures(steps) == "268 2 12 5" and "(2 epochs)" in steps and "(micro-batch 5)" in steps
+    steps = fact(preview(tmp_path, settings={"train.steps": 50}), "steps")
+    assert steps.startswith("50 (0.5 epochs)") and figures(steps).startswith("50 0.5 16 ")
     assert fact(preview(tmp_path, DataCheck()), "steps").startswith("? (2 epochs)")
 
 
 def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
     before, after = preview(tmp_path, DataCheck()), preview(tmp_path)
-    assert "rows of 512 tokens, the preset's max_length" in fact(before, "memory")
-    assert "rows of 120 tokens" in fact(after, "memory")
+    assert "512 tokens" in fact(before, "memory") and "max_length" in fact(before, "memory")
+    assert "120 tokens" in fact(after, "memory") and "max_length" not in fact(after, "memory")
     assert "preparing" in fact(before, "data") and "messages" in fact(after, "data")
 
 
 def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
     found = preview(tmp_path)
-    assert fact(found, "rows") == "2,110 rows read: 1,600 train, 200 validation, 300 test, 10 left out"
+    assert figures(fact(found, "rows")) == "2,110 1,600 200 300 10"
     assert fact(found, "columns") == "messages"
     assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
@@ -121,8 +125,10 @@ def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
     found = preview(tmp_path, preset="qwen2.5-7b-full", budget=gpu_budget(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
     assert "LoRA or QLoRA" in problem.hint and not problem.blocking
-    held = preview(tmp_path, budget=gpu_budget(24 * GIB, 23 * GIB + 900 * (1 << 20)))
-    assert "in use by others" in said(held)
+    used = 23 * GIB + 900 * (1 << 20)
+    held = preview(tmp_path, budget=gpu_budget(24 * GIB, used))
+    (problem,) = [one for one in held.problems if one.code == "memory.does_not_fit"]
+    assert size(used) in problem.text and size(24 * GIB) in problem.text
 
 
 def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
@@ -159,12 +165,11 @@ def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: 
 
 
 def test_a_run_to_start_from_is_a_fact_and_blocks_where_it_was_deleted(tmp_path: Path) -> None:
-    chosen = resolve_preset(
-        "demo-lora", None, {"model.from_run": str(tmp_path / "20261126-120000-demo-lora-lora-3f2a")}
-    )
+    name = "20261126-120000-demo-lora-lora-3f2a"
+    chosen = resolve_preset("demo-lora", None, {"model.from_run": str(tmp_path / name)})
     context = LaunchContext(tmp_path, gpu_budget(80 * GIB), (), ())
     found = run_preview("demo-lora", chosen, context, DataCheck(ANSWER))
-    assert fact(found, "start") == "the adapter of 20261126-120000-demo-lora-lora-3f2a"
+    assert fact(found, "start").startswith("the adapter ") and fact(found, "start").endswith(f" {name}")
     assert found.blocked and "run.start_missing" in codes(found)
 
 
@@ -194,13 +199,14 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
     found = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
-    assert found.queue == "waits for first and 1 queued run"
+    assert found.queue.startswith("waits for first ") and figures(found.queue) == "1"
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
-    assert preview(tmp_path).queue == "at once, the device is free of runs"
+    alone = preview(tmp_path).queue
+    assert alone.startswith("at once") and "the device" in alone and figures(alone) == ""
     beside = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
-    assert beside.queue == "at once, the device is free of runs; 1 other process on it"
+    assert beside.queue.startswith(alone) and figures(beside.queue) == "1"
     one_of_two = preview(tmp_path, turns=places[:1], devices=2)
-    assert one_of_two.queue == "at once, a device is free of runs"
+    assert one_of_two.queue.startswith("at once") and "a device" in one_of_two.queue
 
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
@@ -211,15 +217,18 @@ def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     plan = make_plan(str(mine), [], {})
     ladder = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
     assert codes(ladder).count("preset.other_method_rate") == 2
-    assert "full 2e-5 (default for full)" in fact(ladder, "rates")
+    assert "full 2e-5 (default" in fact(ladder, "rates")
 
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
     found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
-    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; a timing probe of each rung: 12 runs"
-    assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 5e-4 (preset demo)"
+    rungs = fact(found, "rungs")
+    assert rungs.partition(";")[0].split(", ") == ["base", "qlora", "lora", "full"]
+    assert figures(rungs) == "3 12" and "probe" in rungs
+    rates = [("qlora", "5e-3"), ("lora", "5e-3"), ("full", "5e-4")]
+    assert fact(found, "rates") == ", ".join(f"{rung} {rate} (preset demo)" for rung, rate in rates)
     assert not [code for code in codes(found) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):
         assert "of 80.0 GiB" in fact(found, rung)
@@ -236,5 +245,9 @@ def test_a_ladder_preview_has_the_weights_of_each_rung(tmp_path: Path) -> None:
     report = DataCheck(ANSWER, sharing="", weights=weights)
     found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), report)
     lines = [one.text for one in found.facts if one.text.startswith(("qlora: ", "lora: "))]
-    assert lines == ["qlora: 700 parameters: 700 adapted", "lora: 1,000 parameters: 700 adapted, 300 frozen"]
+    assert [(line.partition(":")[0], figures(line)) for line in lines] == [
+        ("qlora", "700 700"),
+        ("lora", "1,000 700 300"),
+    ]
+    assert "700 adapted" in lines[0] and "300 frozen" in lines[1]
     assert found.blocked and {"model.refused", "model.left_out"} <= set(codes(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import last_line
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
-from tui.widgets.status_line import LadderProgress, status
+from tui.widgets.status_line import SILENT_EXIT, LadderProgress, status
 
 
 def state(*given: events.Event) -> RunState:
@@ -36,19 +37,14 @@ def test_a_loss_that_is_not_finite_is_shown_at_once() -> None:
     assert "loss not finite" in status(state(events.Phase(name="training"), step(1), step(2, None)), True, None).plain
 
 
-@pytest.mark.parametrize(
-    ("end", "words"),
-    [
-        ("stopped", ("stopped", "u resume from step 40")),
-        ("failed", ("failed", "u resume from step 40", "O worker output")),
-        ("out_of_memory", ("out of memory", "u resume from step 40", "O worker output")),
-        ("diverged", ("diverged", "u resume from step 40", "O worker output")),
-    ],
-)
-def test_every_end_shows_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("end", ["stopped", "failed", "out_of_memory", "diverged"])
+def test_every_end_shows_what_happened_and_what_to_do(end: events.Status) -> None:
+    reason = "the reason; try this"
     kept = events.Checkpoint(step=40, path="checkpoints/step-40", bytes=1, seconds=0.1)
-    shown = status(state(step(40), kept, events.End(status=end, reason="the reason; try this")), False, None).plain
-    assert all(word in shown for word in (*words, "the reason; try this"))
+    shown = status(state(step(40), kept, events.End(status=end, reason=reason)), False, None).plain
+    assert shown.startswith(f"{end.replace('_', ' ')}: {reason}\n")
+    assert re.search(r"^u resume .*\b40\b", shown, re.MULTILINE)
+    assert ("O worker output" in shown) == (end != "stopped")
 
 
 def test_a_finished_run_shows_its_scores() -> None:
@@ -61,15 +57,16 @@ def test_a_finished_run_shows_its_scores() -> None:
 def test_invalid_input_is_to_be_fixed_and_not_resumed() -> None:
     wrong = state(events.Error(text="no such file", user=True), events.End(status="failed", reason="no such file"))
     shown = status(wrong, False, None).plain
-    assert "Fix the problem, then press enter" in shown and " u " not in shown
+    assert re.search(r"\bFix .* enter ", shown) and " u " not in shown
 
 
 def test_a_worker_that_died_is_shown_with_its_last_line() -> None:
-    assert "last log line: Killed" in status(state(step(3)), False, "Killed").plain
+    told = status(state(step(3)), False, "Killed").plain
+    assert told.startswith("died: ") and "log line: Killed" in told and SILENT_EXIT not in told
     silent = status(state(step(3)), False, "").plain
-    assert "no error message" in silent and "u restart from" in silent
-    killed = state(events.Phase(name="evaluation"), step(3))
-    assert "died: worker exited unexpectedly in phase evaluation; no error message" in status(killed, False, "").plain
+    assert SILENT_EXIT in silent and "u restart from" in silent
+    killed = status(state(events.Phase(name="evaluation"), step(3)), False, "").plain
+    assert killed.startswith("died: ") and "phase evaluation" in killed and SILENT_EXIT in killed
 
 
 def test_the_marker_of_a_phase_is_not_a_last_line(tmp_path: Path) -> None:
@@ -105,14 +102,17 @@ def test_a_resumed_run_is_starting_until_its_first_phase() -> None:
 
 
 def test_a_run_with_the_device_is_not_shown_as_waiting() -> None:
-    waiting = state(events.Phase(name="waiting", note="next at the CPU; another has it"))
-    assert "waiting in the queue" in status(waiting, True, None).plain
+    note = "next at the CPU; another has it"
+    waiting = state(events.Phase(name="waiting", note=note))
+    shown = status(waiting, True, None).plain
+    assert shown.startswith("waiting ") and note in shown
     assert status(waiting, True, None, has_device=True).plain == "starting"
 
 
 def test_a_run_paused_in_the_queue_claims_no_checkpoint() -> None:
     waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
-    assert "before the first step; uses no GPU" in status(waited, False, None, paused=True).plain
+    shown = status(waited, False, None, paused=True).plain
+    assert shown.startswith("paused: ") and "before the first" in shown and "checkpoint" not in shown
 
 
 def test_a_run_is_shown_as_pausing_until_it_has_paused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_a_value_is_edited_and_its_cost_is_shown_while_it_is_typed(size: tuple[i
         await type_text(pilot, "4")
         assert "steps 200 → 400" in part(app, "effect") and "memory" in part(app, "effect")
         await pilot.press("x")
-        assert "invalid value train.epochs" in part(app, "effect")
+        assert re.search(r"invalid .*\btrain\.epochs", part(app, "effect"))
         await pilot.press("enter")
         assert app.screen.query_one(ValueInput).display, "an invalid value is not taken"
         await pilot.press("backspace", "enter")

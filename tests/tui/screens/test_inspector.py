@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from engine.config.schema import Data
+from engine.config.text import amount
 from engine.data.check import show
 from engine.methods.model_source import load_tokenizer
 from tui.app import Workbench
+from tui.data_report import REPEATS
 from tui.screens.inspector import ROWS, InspectorScreen
 from tui.screens.picker import PickerScreen
 from tui.settings import Settings
@@ -39,8 +42,10 @@ def test_the_inspector_shows_the_rows_as_trained_token_by_token(here: Path) -> N
         facts = " ".join(text(app, "facts").split())  # on any line
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
             assert part in facts
-        assert f"{screen.inspection.count('train'):,} rows" in facts and "held out of training by prompt" in facts
-        assert "no row is truncated" in facts and "█" in facts
+        assert f"{screen.inspection.count('train'):,} rows" in facts
+        held_out = screen.inspection.report["split"]
+        assert held_out and all(sentence in facts for sentence in held_out)
+        assert re.search(r" no row \S+ truncated", facts) and "█" in facts
 
     play(story)
 
@@ -56,7 +61,7 @@ def test_every_key_of_the_inspector(here: Path) -> None:
         await pilot.press("left", "left", "left")
         assert "train row 1 of" in text(app, "row")
         await pilot.press("tab")
-        assert "validation row 1 of" in text(app, "row") and "tokens per row, validation" in text(app, "facts")
+        assert "validation row 1 of" in text(app, "row") and "row, validation" in text(app, "facts")
         await pilot.press("tab")
         assert "test row 1 of" in text(app, "row")
         await pilot.press("tab", "b")
@@ -95,8 +100,11 @@ def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, siz
         facts = " ".join(text(app, "facts").split())  # on any line
         assert "max_length 512:" in facts and "▲" in facts
         assert "data.cut_before_answer" in facts and "mine.jsonl line 50" in facts
-        assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
-        assert "no tokens in the loss after truncation" in facts
+        repeated = f"1 row: {re.escape(REPEATS['multiple_references'])} \\(\\S+ line 2 and \\S+ line 53\\)"
+        assert re.search(repeated, facts)
+        assert screen.inspection is not None
+        histogram = screen.inspection.histograms["train"]
+        assert histogram is not None and histogram.lost and f"{amount(histogram.lost, 'row')} left out:" in facts
         while screen.split != "noticed":
             await pilot.press("tab")
         if size[0] < 110:
@@ -129,7 +137,7 @@ def test_closing_the_inspector_cancels_the_request(here: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("empty.jsonl", b"", "the file is empty"),
+        ("empty.jsonl", b"", "file is empty"),
         ("long.jsonl", b'{"prompt": "' + b"x" * (80 << 20), "longer than 16 MiB"),
     ],
 )
@@ -160,7 +168,7 @@ def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
         assert isinstance(screen, InspectorScreen)
         await wait_for(pilot, lambda: screen.error)
         await pilot.press("v")
-        assert screen.query_one("#sample").display and "the file is empty" in text(app, "row")
+        assert screen.query_one("#sample").display and "file is empty" in text(app, "row")
 
     play(story, (80, 24))
 

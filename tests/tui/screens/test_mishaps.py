@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def test_a_deleted_run_is_reported_while_it_is_watched(tmp_path: Path) -> None:
         await watch(pilot, app, run)
         assert app.bench.follower.live
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "run deleted: its directory no longer exists" in shown(app, "status"))
+        await wait_for(pilot, lambda: "run deleted: " in shown(app, "status"))
         await pilot.press("u", "p", "s")
-        assert any("the run was deleted" in note for note in notes(app))
+        assert any("run was deleted" in note and run.name in note for note in notes(app))
 
     try:
         play(tmp_path, story)
@@ -79,7 +80,7 @@ def test_a_deleted_working_directory_is_reported(tmp_path: Path, here: Path) -> 
         here.rmdir()
         await pilot.press("Y", "1", "d", "a", "escape", "escape")
         assert app.screen is app.bench
-        assert any("the working directory has been deleted" in note for note in notes(app))
+        assert any("the working directory" in note for note in notes(app))
 
     play(tmp_path / "runs", story)
 
@@ -98,8 +99,10 @@ def test_a_runs_folder_that_is_a_file_is_refused_before_the_app_starts(
 
 def test_a_terminal_without_a_cursor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
-    with pytest.raises(UserError, match=r"TERM=dumb.*ftbench --help"):
+    with pytest.raises(UserError) as refused:
         open_bench(tmp_path, ascii_only=False, mouse=False)
+    assert refused.value.code == "cli.terminal" and "TERM=dumb" in refused.value.problem
+    assert "ftbench --help" in refused.value.hint
 
 
 def test_leaving_names_the_live_run_while_an_ended_one_is_watched(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_an_ended_run_deleted_by_another_process_is_reported(tmp_path: Path) -> 
         await watch(pilot, app, run)
         assert "finished" in shown(app, "status")
         shutil.rmtree(run.path)
-        await wait_for(pilot, lambda: "run deleted: its directory no longer exists" in shown(app, "status"))
+        await wait_for(pilot, lambda: "run deleted: " in shown(app, "status"))
 
     play(tmp_path, story)
 
@@ -209,7 +212,7 @@ def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) ->
 def test_a_key_without_effect_says_so(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d", "delete")
-        assert any("only recent datasets from elsewhere" in note for note in notes(app))
+        assert any("only recent datasets" in note for note in notes(app))
         await pilot.press("escape", "l", "w")
         assert any("no other ladder" in note for note in notes(app))
 
@@ -248,7 +251,7 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
         opened.append(type(app.screen).__name__)
         before = len(notes(app))
         await pilot.press("ctrl+c")
-        assert any("to detach; runs continue" in note for note in notes(app)[before:]), opened
+        assert any(re.match(r"Press .*\bto detach;", note) for note in notes(app)[before:]), opened
         await pilot.press(*["escape"] * back)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

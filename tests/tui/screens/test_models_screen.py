@@ -16,6 +16,7 @@ from engine.config.catalog import CATALOG
 from engine.config.model_files import hub_cache
 from tui.app import Workbench
 from tui.data.recent import MODELS, read_recent
+from tui.preview.method_table import NETWORK
 from tui.screens.models import ModelsScreen
 
 TINY = Path(engine.__file__).parent / "assets" / "tiny"
@@ -48,7 +49,7 @@ def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub
         await pilot.press("2", "i")
         await wait_for(pilot, lambda: f"{len(CATALOG) + 1} models" in part(app, "title"))
         await pilot.press("a", *"team/small")
-        assert "requires network: team/small" in part(app, "detail")
+        assert f"{NETWORK}: team/small" in part(app, "detail")
         await pilot.press("enter")
         assert app.bench.selection_pane.selection.model == "team/small"
         await pilot.press("i")
@@ -65,7 +66,8 @@ def test_a_gated_model_says_where_its_license_is_accepted(tmp_path: Path, hub: H
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.rows)
         await pilot.press("slash", *"llama-3.1-8b", "enter")
         text = " ".join(screen_text(app).split())
-        assert "gated: accept the license at huggingface.co/meta-llama/Llama-3.1-8B-Instruct and set HF_TOKEN" in text
+        assert f"{NETWORK}, gated:" in text and "huggingface.co/meta-llama/Llama-3.1-8B-Instruct" in text
+        assert "set HF_TOKEN" in text
         assert "full on 80 GB" in text and "then press Y" in text
 
     play(tmp_path / "runs", story, (80, 24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_every_key_of_the_picker(here: Path, tmp_path: Path, size: tuple[int, in
         assert ".secret/" in names(screen)
         await pilot.press("ctrl+t", "down", "enter")
         await wait_for(pilot, lambda: screen.view.path == here / "deep")
-        assert names(screen) == ["../", "er/"] and "other files, not shown: 1" in text(app, "note")
+        assert names(screen) == ["../", "er/"] and re.search(r"other files\b.*: 1\b", text(app, "note"))
         await pilot.press("backspace")
         await wait_for(pilot, lambda: screen.view.path == here)
         await pilot.press("d", "e")
@@ -75,7 +76,8 @@ def test_absolute_and_home_paths_can_be_typed(here: Path, tmp_path: Path, monkey
         await wait_for(pilot, lambda: names(screen) == ["home/"])
         screen.query_one(PathInput).value = "~/"
         await wait_for(pilot, lambda: names(screen)[:2] == ["./", "../"])
-        assert "one dataset: test.jsonl, train.jsonl" in lines(screen.query_one("#entries", OptionList))[0]
+        files = ", ".join(sorted(path.name for path in home.iterdir()))
+        assert f"one dataset: {files}" in lines(screen.query_one("#entries", OptionList))[0]
         screen.query_one(PathInput).value = "/nowhere/at/all/"
         await wait_for(pilot, lambda: "No such file" in text(app, "note"))
         screen.query_one(PathInput).value = "~/"

@@ -71,7 +71,7 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
 
         app.bench.selection_pane.select(Selection("demo-lora", model=str(here / "m.gguf")))
         await pilot.pause()
-        assert all("unknown until it is loaded" in text for text in methods(app))
+        assert all("unknown until" in text for text in methods(app))
 
     play(tmp_path, story)
 
@@ -89,17 +89,17 @@ def test_the_description_of_a_preset_and_what_it_changed_stay_shown(tmp_path: Pa
         assert "frozen base, rank 16" in shown(app, "about")
         await pilot.press("1")
         about = shown(app, "about")
-        assert "changes from LoRA · demo: method lora → qlora" in about and "more (e)" not in about
+        assert "from LoRA · demo:" in about and "method lora → qlora" in about and "more (e)" not in about
         bench = app.bench.selection_pane
         bench.select(bench.selection.with_preset("smollm2-qlora"))
         await pilot.pause()
-        assert "changes from QLoRA · demo" in shown(app, "about") and "more (e)" in shown(app, "about")
+        assert "from QLoRA · demo:" in shown(app, "about") and "more (e)" in shown(app, "about")
         bench.select(bench.selection.with_setting("train.batch", 4))
         await pilot.pause()
-        assert "changes from QLoRA · SmolLM2-135M: train.batch" in shown(app, "about")
+        assert "· SmolLM2-135M: train.batch" in shown(app, "about")
         bench.select(bench.selection.with_setting("train.steps", 4))
         await pilot.pause()
-        assert "changes from the previous selection: train.steps" in shown(app, "about")
+        assert "previous selection: " in shown(app, "about") and ": train.steps" in shown(app, "about")
         assert not notes(app)
 
     play(tmp_path, story, (160, 45))

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config.quantities import size
 from engine.runs.queue.device_queue import others_on_gpus, queue_entries
-from tui.history.queue_table import COLUMNS, cells
+from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells
 from tui.output.console import print_json, say, table
 
 
@@ -22,7 +22,7 @@ def show(json: bool) -> None:
     if entries:
         table("", COLUMNS, [cells(entry, time.time()) for entry in entries], right=(4, 5))
     else:
-        say("no run uses or waits for a device")
+        say(EMPTY_QUEUE)
     for other in others:
         say(_described(other), "yellow")
 

@@ -12,6 +12,7 @@ from engine.runs.run.folder import short_name
 from tui.format import moment
 
 COLUMNS = ("device", "state", "run", "since", "for", "process", "started in")
+EMPTY_QUEUE = "no run uses or waits for a device"
 
 
 def cells(entry: QueueEntry, now: float) -> list[str]:
@@ -31,7 +32,7 @@ def cells(entry: QueueEntry, now: float) -> list[str]:
 def queue_lines(entries: list[QueueEntry], now: float, most: int) -> Content:
     """One line per run in the queue, at most `most` lines; how many more there are."""
     if not entries:
-        return Content.styled("no run uses or waits for a device", "$foreground-muted")
+        return Content.styled(EMPTY_QUEUE, "$foreground-muted")
     shown = entries if len(entries) <= most else entries[: most - 1]
     rows = [list(map(visible, cells(entry, now))) for entry in shown]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -15,7 +15,7 @@ from engine.runs.queue import locks
 from engine.runs.queue.device_queue import QueueEntry
 from engine.runs.run import run_dir
 from tui.cli.monitor import QUEUE_LINES
-from tui.history.queue_table import queue_lines
+from tui.history.queue_table import EMPTY_QUEUE, queue_lines
 
 
 def test_it_shows_the_machine_and_the_queue_until_ctrl_c(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_it_shows_the_machine_and_the_queue_until_ctrl_c(tmp_path: Path) -> None
         terminal.wait("/home/me/mails")
         assert "GiB" in terminal.text and "running" in terminal.text and terminal.text.isascii()
         os.close(held)
-        terminal.wait("no run uses or waits for a device")
+        terminal.wait(EMPTY_QUEUE)
         terminal.press("ctrl+c")
         assert terminal.leave() == 0
     finally:

@@ -36,7 +36,7 @@ def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path)
         await wait_for(pilot, lambda: len(screen.earlier) == 1)
         await wait_for(pilot, lambda: screen.earlier[0].name[-10:-5] in screen_text(app))
         await pilot.press("b")
-        await wait_for(pilot, lambda: any("no other earlier run" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("no other earlier" in note for note in notes(app)))
         await pilot.press("left", "left")
         await wait_for(
             pilot,

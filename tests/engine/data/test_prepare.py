@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from data_fixtures import loss_texts, tokenizer, write_jsonl
+from message_parts import figures, settings
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.check import check, show
 from engine.data.prepare import prepare
+from engine.data.problems import LEFT_OUT
+from engine.data.source import NOT_READ
 
 
 @pytest.fixture
@@ -31,8 +34,12 @@ def test_a_folder_of_csv_is_prepared_and_accounted_for(banking: Any) -> None:
     tok = tokenizer()
     made = prepare(banking, 128, tok)
     assert made.about["rows"] == {"train": 57, "validation": 3, "test": 10}
-    assert made.about["why"].startswith("columns text, category: prompt-completion")
-    assert made.about["notes"] == ["not read: categories.json"]
+    assert made.about["format"] == "prompt-completion"
+    assert [(column["name"], column["role"]) for column in made.about["columns"]] == [
+        ("text", "prompt"),
+        ("category", "answer"),
+    ]
+    assert made.about["notes"] == [f"{NOT_READ}categories.json"]
     assert made.about["loss_tokens"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
     assert loss_texts(made.test[0], tok) == ["card_0<|im_end|>"]
     assert (made.test[0].target, made.test[0].where) == ("card_0", "test.csv line 2")
@@ -81,41 +88,40 @@ def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path: Path) -> 
     assert tok.decode(made.train[0].prompt).endswith("\nA:")
 
 
-def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path: Path) -> None:
-    rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
+@pytest.mark.parametrize(
+    ("count", "empty", "left_out", "held_out"), [(40, 4, "4 train rows ", "2 rows "), (20, 1, "1 train row ", "1 row ")]
+)
+def test_rows_with_nothing_to_learn_are_left_out_and_counted(
+    tmp_path: Path, count: int, empty: int, left_out: str, held_out: str
+) -> None:
+    rows = [{"question": f"q{n}", "answer": "" if n < empty else "a"} for n in range(count)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert made.about["dropped"]["train"]["data.empty"] == {
-        "rows": 4,
-        "where": [f"a.jsonl line {n}" for n in range(1, 5)],
+        "rows": empty,
+        "where": [f"a.jsonl line {n}" for n in range(1, empty + 1)],
     }
-    assert "4 train rows left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
-        notice.text for notice in made.warnings
-    ]
-
-
-def test_one_row_is_told_as_one(tmp_path: Path) -> None:
-    rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
-    made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    assert "1 train row left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
-        notice.text for notice in made.warnings
-    ]
-    assert made.about["split"][1] == "validation: 1 row held out of training by prompt"
+    (text,) = [notice.text for notice in made.warnings if notice.code == "data.rows_left_out"]
+    assert text.startswith(left_out) and LEFT_OUT["data.empty"] in text and "a.jsonl line 1" in text
+    assert made.about["split"][1].startswith(f"validation: {held_out}") and "by prompt" in made.about["split"][1]
 
 
 @pytest.mark.parametrize(
-    ("row", "max_length", "words"),
+    ("row", "max_length", "kind", "more"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["left after truncation", "--set train.max_length=128"]),
-        ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
-        ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, "data.cut_before_answer", "train.max_length=128"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, 64, "data.unknown_role", "'robot'"),
+        ({"messages": [{"role": "user", "content": "a"}]}, 64, "data.no_answer", "data.separator"),
     ],
 )
-def test_a_set_that_would_train_on_nothing_is_refused(tmp_path: Path, row: Any, max_length: Any, words: Any) -> None:
+def test_a_set_that_would_train_on_nothing_is_refused(
+    tmp_path: Path, row: Any, max_length: int, kind: str, more: str
+) -> None:
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30)), validation=0.0, test=0.0)
     with pytest.raises(UserError) as caught:
         prepare(data, max_length, tokenizer())
-    assert "30 of 30 train rows have no token in the loss" in caught.value.line
-    assert all(word in caught.value.line for word in words), caught.value.line
+    assert (caught.value.code, caught.value.location) == ("data.too_many_unusable_rows", "a.jsonl line 1")
+    assert figures(caught.value.problem)[:2] == ["30", "30"]
+    assert LEFT_OUT[kind] in caught.value.problem and more in caught.value.line
     assert check(data, max_length, tokenizer())["refused"] == caught.value.line
 
 
@@ -135,7 +141,8 @@ def test_the_report_counts_what_users_ask_about(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report)) == report
     assert report["rows"] == {"train": 33, "validation": 0, "test": 1}
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
-    assert report["unknown_roles"]["where"] == ["train.jsonl line 32: message 1 has the role 'narrator'"]
+    (where,) = report["unknown_roles"]["where"]
+    assert where.startswith("train.jsonl line 32: message 1 ") and "'narrator'" in where
     assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
     overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
     assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}
@@ -161,8 +168,9 @@ def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp
     ],
 )
 def test_conversations_need_a_template(tmp_path: Path, row: Any) -> None:
-    with pytest.raises(UserError, match=r"set model\.chat_template"):
+    with pytest.raises(UserError) as caught:
         prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30))), 64, tokenizer(None))
+    assert caught.value.code == "data.no_template" and "model.chat_template" in settings(caught.value.hint)
 
 
 def test_a_template_with_todays_date_is_warned_about(banking: Any) -> None:

@@ -6,6 +6,7 @@ Common shapes of data files are read as what they are, or refused by name.
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -15,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from message_parts import figures, settings
 from reading import assistant, reading, refusal, said, user, write_rows
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.preset import parse_overrides
 from engine.config.schema import Data
 from engine.data import source
 from engine.data.readers import hub
+from engine.data.source import NOT_READ
 from engine.methods.model_source import locate
 
 GOOD = b'{"question": "a", "answer": "b"}\n'
@@ -37,14 +39,10 @@ def error_of(data: Data) -> UserError:
     return caught.value
 
 
-def line_of(data: Data) -> str:
-    return error_of(data).line
-
-
-def fault(folder: Path, name: str, content: bytes) -> str:
+def fault(folder: Path, name: str, content: bytes) -> UserError:
     path = folder / name
     path.write_bytes(content)
-    return line_of(Data(id=str(path)))
+    return error_of(Data(id=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -88,19 +86,19 @@ def fault(folder: Path, name: str, content: bytes) -> str:
     ],
 )
 def test_broken_file_is_one_line_with_its_place(tmp_path: Path, name: Any, content: Any, place: Any, code: Any) -> None:
-    (tmp_path / name).write_bytes(content)
-    error = error_of(Data(id=str(tmp_path / name)))
+    error = fault(tmp_path, name, content)
     assert (error.location, error.code) == (place, code)
 
 
 def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    line = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
-    assert line.startswith("row longer than 16 MiB: a.jsonl line 2;")
+    error = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
+    assert (error.location, error.code) == ("a.jsonl line 2", "data.row_too_long") and "16 MiB" in error.problem
 
 
 def test_a_csv_field_of_20_megabytes_is_refused(tmp_path: Path) -> None:
     rows = b"text,label\nshort,a\n" + b'"' + (b"x" * 63 + b"\n") * (20 << 14) + b'",b\n'
-    assert fault(tmp_path, "a.csv", rows).startswith("a field longer than 16 MiB: a.csv line 3;")
+    error = fault(tmp_path, "a.csv", rows)
+    assert (error.location, error.code) == ("a.csv line 3", "data.row_too_long") and "16 MiB" in error.problem
 
 
 def test_reading_csv_leaves_the_modules_own_limit_alone(tmp_path: Path) -> None:
@@ -114,8 +112,9 @@ def test_a_gzip_bomb_stops_early(tmp_path: Path) -> None:
     with gzip.GzipFile(fileobj=bomb, mode="wb") as packed:
         for _ in range(120):
             packed.write(b" " * (1 << 20) + b"\n")
-    line = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
-    assert line.startswith("decompresses from") and ": a.jsonl.gz;" in line
+    error = fault(tmp_path, "a.jsonl.gz", bomb.getvalue())
+    assert (error.location, error.code) == ("a.jsonl.gz", "data.grows_too_large")
+    assert figures(error.problem)[0] == f"{len(bomb.getvalue()):,}"
 
 
 def test_a_parquet_bomb_stops_early(tmp_path: Path) -> None:
@@ -126,52 +125,55 @@ def test_a_parquet_bomb_stops_early(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"text": text}), path)
     assert path.stat().st_size < 100_000
-    line = line_of(Data(id=str(path)))
-    assert line.startswith("decompresses from") and ": a.parquet;" in line
+    error = error_of(Data(id=str(path)))
+    assert (error.location, error.code) == ("a.parquet", "data.grows_too_large")
 
 
 def test_a_zip_under_a_json_name_is_named(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a.json", "[]")
-    assert "a zip archive" in fault(tmp_path, "a.json", packed.getvalue())
+    error = fault(tmp_path, "a.json", packed.getvalue())
+    assert error.code == "data.wrong_suffix" and "zip archive" in error.problem
 
 
 def test_a_missing_file_suggests_its_neighbor(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(GOOD)
-    line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
-    assert "not found" in line
-    assert "did you mean 'train.jsonl'?" in line
+    error = error_of(Data(id=str(tmp_path / "trian.jsonl")))
+    assert error.code == "data.not_found" and "'train.jsonl'" in error.problem
 
 
 def test_a_misspelled_embedded_name_is_suggested() -> None:
-    assert "did you mean 'tickets'?" in line_of(Data(id="tickts"))
+    error = error_of(Data(id="tickts"))
+    assert error.code == "data.not_found" and "'tickets'" in error.problem
 
 
 def test_a_missing_split_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     (tmp_path / "heldout-test.jsonl").write_bytes(GOOD)
-    line = line_of(Data(id=str(tmp_path), test="tset"))
-    assert line.startswith("unknown split or file 'tset'") and ": data.test;" in line
-    assert "heldout-test" in line
+    error = error_of(Data(id=str(tmp_path), test="tset"))
+    assert (error.code, error.location) == ("data.split_not_found", "data.test") and "'tset'" in error.problem
+    assert "heldout-test, train" in error.hint
 
 
 def test_a_folder_without_rows_says_so(tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text("MIT")
-    assert "no data files in the folder" in line_of(Data(id=str(tmp_path)))
+    error = error_of(Data(id=str(tmp_path)))
+    assert (error.code, error.location) == ("data.no_files", str(tmp_path))
 
 
 def test_a_folder_with_only_a_test_split_cannot_train(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(GOOD)
-    assert "no training split" in line_of(Data(id=str(tmp_path)))
+    assert error_of(Data(id=str(tmp_path))).code == "data.no_training_split"
 
 
 def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path: Path) -> None:
     loop = tmp_path / "a.jsonl"
     loop.symlink_to(loop)
     for path in (loop, tmp_path):
-        line = line_of(Data(id=str(path)))
-        assert line.startswith("cannot read the file (Too many levels of symbolic links)") and "a.jsonl;" in line
+        error = error_of(Data(id=str(path)))
+        assert error.code == "data.unreadable" and error.location.endswith("a.jsonl")
+        assert os.strerror(errno.ELOOP) in error.problem
 
 
 def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
@@ -182,7 +184,8 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
-    assert "not a regular file" in line_of(Data(id=str(tmp_path / "a.jsonl")))
+    error = error_of(Data(id=str(tmp_path / "a.jsonl")))
+    assert (error.code, error.location) == ("data.not_a_file", "a.jsonl")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -190,18 +193,18 @@ def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD)
     path.chmod(0)
-    assert "Permission denied" in line_of(Data(id=str(path)))
+    error = error_of(Data(id=str(path)))
+    assert error.code == "data.unreadable" and os.strerror(errno.EACCES) in error.problem
 
 
 def test_a_subset_of_a_file_is_a_key_nothing_reads(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
-    assert "data.subset" in line_of(Data(id=str(tmp_path / "a.jsonl"), subset="main"))
+    error = error_of(Data(id=str(tmp_path / "a.jsonl"), subset="main"))
+    assert (error.code, error.location) == ("data.subset_unread", "data.subset = 'main'")
 
 
 def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path: Path) -> None:
-    path = tmp_path / "a\x1b[2J.jsonl"
-    path.write_bytes(b"[]\n")
-    line = line_of(Data(id=str(path)))
+    line = fault(tmp_path, "a\x1b[2J.jsonl", b"[]\n").line
     assert "\x1b" not in line
     assert "\\x1b" in line
 
@@ -214,18 +217,14 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(hub, "_ask", lambda _name: None)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    line = line_of(Data(id="owner/name"))
-    assert ": Hub dataset owner/name;" in line
-    assert "the Hub is unreachable" in line
+    error = error_of(Data(id="owner/name"))
+    assert (error.code, error.location) == ("data.hub_unreachable", "Hub dataset owner/name")
 
 
 def test_a_row_of_json_never_recurses_however_deep(tmp_path: Path) -> None:
     for depth in (65, 500, 990, 20_000):
-        assert "deep" in fault(
-            tmp_path,
-            "a.jsonl",
-            json.dumps({"a": 1}).encode()[:-1] + b', "b": ' + b'{"c":' * depth + b"1" + b"}" * depth + b"}",
-        )
+        row = b'{"a": 1, "b": ' + b'{"c":' * depth + b"1" + b"}" * depth + b"}"
+        assert fault(tmp_path, "a.jsonl", row).code == "data.too_deep"
 
 
 PAIR = [("user", "q"), ("assistant", "a")]
@@ -282,7 +281,8 @@ def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> Non
 def test_a_file_that_is_one_conversation_is_one_row(tmp_path: Path) -> None:
     found = reading(write(tmp_path / "a.json", json.dumps([user("q"), assistant("a")])))
     assert said(found.examples[0]) == PAIR
-    assert found.source.notes == ["a.json: read as one conversation"]
+    (note,) = found.source.notes
+    assert note.startswith("a.json: ") and "one conversation" in note
 
 
 def test_squad_articles_give_a_row_for_each_question(tmp_path: Path) -> None:
@@ -364,9 +364,8 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
     error = refusal(path)
     assert error.code == "data.no_format"
     assert "no header line" in error.problem
-    assert "10 of 10 rows usable" in error.hint
-    options = error.hint.split("'")[1::2]
-    found = reading(path, map=parse_overrides(options)["data.map"])
+    assert figures(error.hint)[-2:] == ["10", "10"]
+    found = reading(path, map=settings(error.hint)["data.map"])
     assert len(found.examples) == 10
     assert said(found.examples[0]) == [("user", "Book flight 0, please, to Oslo"), ("assistant", "label0")]
 
@@ -412,7 +411,7 @@ def test_several_text_files_are_a_document_each_and_none_beside_other_data(tmp_p
     write_rows(tmp_path / "train.jsonl", [{"question": "q", "answer": "a"}])
     source = reading(tmp_path).source
     assert source.files == {"train": ["train.jsonl"]}
-    assert source.notes == ["not read: one.txt", "not read: two.txt"]
+    assert source.notes == [f"{NOT_READ}{name}" for name in ("one.txt", "two.txt")]
 
 
 @pytest.mark.parametrize("names", [("a.jsonl", "b.jsonl"), ("train.jsonl", "test.jsonl")])
@@ -437,7 +436,7 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
     error = refusal(path)
     assert error.code == "data.media_column"
     assert f"column {name}" in error.problem
-    assert "3 of 3 rows usable" in error.hint
+    assert figures(error.hint) == ["3", "3"]
     found = reading(path, map={"prompt": "question", "completion": "answer"})
     assert found.format.roles[name] == "ignored"
 

@@ -13,6 +13,7 @@ from data_fixtures import write_jsonl
 from engine.config.schema import Data
 from engine.data import source
 from engine.data.readers import hub
+from engine.data.source import NOT_READ
 
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(4)]
 
@@ -61,7 +62,8 @@ def test_json_lines_under_a_json_name_are_read_and_told(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.json", ROWS)
     read = source.read(Data(id=str(path)))
     assert values(read.train) == values(read.train) == ROWS
-    assert read.notes == ["a.json: contains JSON lines, read as .jsonl"]
+    (note,) = read.notes
+    assert note.startswith("a.json: ") and "JSON lines" in note
 
 
 def test_csv_with_quoted_line_breaks_names_the_line_a_row_begins_on(tmp_path: Path) -> None:
@@ -77,7 +79,8 @@ def test_other_separators_are_found_and_told(tmp_path: Path) -> None:
     path.write_text("text;label\na, b;c\n")
     read = source.read(Data(id=str(path)))
     assert values(read.train) == [{"text": "a, b", "label": "c"}]
-    assert read.notes == ["a.csv: columns are separated by ;"]
+    (note,) = read.notes
+    assert note.startswith("a.csv: ") and note.endswith(" ;")
     (tmp_path / "b.tsv").write_text("text\tlabel\na;b\tc\n")
     assert values(source.read(Data(id=str(tmp_path / "b.tsv"))).train) == [{"text": "a;b", "label": "c"}]
 
@@ -113,7 +116,7 @@ def test_a_folder_reads_its_splits_and_tells_what_it_left(tmp_path: Path) -> Non
     (tmp_path / "LICENSE").write_text("MIT")
     read = source.read(Data(id=str(tmp_path)))
     assert [size(rows) for rows in (read.train, read.validation, read.test)] == [4, 1, 2]
-    assert read.notes == ["not read: categories.json"]
+    assert read.notes == [f"{NOT_READ}categories.json"]
     assert read.files == {"train": ["train.jsonl"], "validation": ["valid.jsonl"], "test": ["my_test.jsonl"]}
 
 
@@ -145,7 +148,7 @@ def test_test_and_validation_by_split_name_by_file_and_by_share(tmp_path: Path) 
     assert (size(by_file.test), size(by_file.validation)) == (3, 2)
     by_share = source.read(Data(id=str(tmp_path), test=0.5, validation=0.5))
     assert by_share.test is by_share.validation is None
-    assert "not read: dev.jsonl" in by_share.notes
+    assert f"{NOT_READ}dev.jsonl" in by_share.notes
 
 
 def test_the_default_share_gives_way_to_the_datas_own_validation(tmp_path: Path) -> None:

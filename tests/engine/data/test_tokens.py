@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from data_fixtures import CHATML, loss_texts, tokenize, tokenize_all, tokenizer
+from message_parts import settings
 
 from engine.config.errors import UserError
 from engine.data.rows import Example, Problem
@@ -130,8 +131,8 @@ def test_history_that_a_template_rewrites_is_not_in_the_loss() -> None:
 def test_a_template_whose_answers_do_not_follow_its_generation_prompt_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(HIDDEN), 512)
-    assert "<think>" in caught.value.line
-    assert "set model.chat_template" in caught.value.line
+    assert (caught.value.code, caught.value.location) == ("data.template_prompt_mismatch", "a.jsonl line 1")
+    assert "<think>" in caught.value.problem and "model.chat_template" in settings(caught.value.hint)
 
 
 def test_a_template_that_drops_the_content_is_broken() -> None:
@@ -142,11 +143,11 @@ def test_a_template_that_drops_the_content_is_broken() -> None:
 
 
 def test_a_template_that_rejects_a_row_gives_its_message() -> None:
-    strict = "{{ raise_exception('system role is not supported') }}"
-    problem = tokenize(chat(CHAT), tokenizer(strict), 512)
+    refused = "system role is not supported"
+    problem = tokenize(chat(CHAT), tokenizer(f"{{{{ raise_exception('{refused}') }}}}"), 512)
     assert isinstance(problem, Problem)
     assert problem.kind == "data.template_refused"
-    assert problem.what.startswith("system role is not supported; --set model.chat_template=")
+    assert problem.what.startswith(refused) and "model.chat_template" in settings(problem.what)
 
 
 def test_an_answer_without_an_end_token_has_a_note() -> None:
@@ -221,8 +222,9 @@ def test_truncation_that_leaves_no_label_is_a_problem() -> None:
 
 
 def test_conversations_without_a_template_are_refused() -> None:
-    with pytest.raises(UserError, match=r"set model\.chat_template"):
+    with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(None), 512)
+    assert caught.value.code == "data.no_template" and "model.chat_template" in settings(caught.value.hint)
 
 
 def test_batches_equal_single_examples() -> None:

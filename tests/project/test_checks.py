@@ -72,5 +72,6 @@ def test_a_peer_that_fails_is_a_line_of_the_table(interpreter: str, tmp_path: Pa
     command += ["--trainer", interpreter, "--steps", "3", "--methods", "lora"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "| lora | transformers Trainer | failed 1 × |" in done.stdout
-    assert "at most 1024 tokens per row" in done.stdout  # prompts have 574 of SmolLM2's
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("| lora | transformers Trainer |")]
+    assert line.split("|")[3].startswith(" failed 1 ")
+    assert " 1024 tokens " in done.stdout  # prompts have 574 of SmolLM2's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,9 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
     ladder.work.answer_tokens = 300_000
     ladder.config["adapter.target_modules"] = ["q_proj", "v_proj"]
     ladder.config["train.batch"] = 256
-    caveats = " ".join(one.text for one in verdict(ladder, decide(ladder)) if one.topic == "caveat")
-    assert caveats.count(SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
-    assert "QLoRA has 287k parameters for 300k answer tokens" in caveats
+    caveats = [one.text for one in verdict(ladder, decide(ladder)) if one.topic == "caveat"]
+    assert " ".join(caveats).count(SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
+    assert any(re.match(r"QLoRA .*\b287k .*\b300k ", text) for text in caveats)
 
 
 def test_the_launch_preview_has_them() -> None:

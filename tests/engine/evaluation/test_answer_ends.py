@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
+from message_parts import figures, settings
 
 from engine.data.items import EvaluationItem
 from engine.data.rows import Row
@@ -67,9 +68,11 @@ def test_the_ladder_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
     rows["qlora"].ended, rows["lora"].ended, rows["full"].ended = 0.62, 0.97, None
     rows["base"].ended, rows["base"].format_errors = 0.1, 0.9
     tuned = [row for row in ladder.rows if row.name != "base"]
-    assert unended_answers(ladder, tuned).startswith("Only 62.0% of QLoRA's answers end: the others were cut off")
+    ladder.config["evaluation.max_new_tokens"] = 128
+    text = unended_answers(ladder, tuned)
+    assert figures(text) == ["62.0%", "256"] and "of QLoRA's" in text
+    assert settings(text) == {"evaluation.max_new_tokens": 256}
     assert unended_answers(ladder, [rows["lora"], rows["full"]]) == ""
-    assert "--set evaluation.max_new_tokens=" in unended_answers(ladder, tuned)
     table = quality(ladder)
     heads = [(column.group, column.head) for column in table.columns]
     assert ("answers that", "end") in heads and ("answers that", "have format errors") in heads

@@ -222,11 +222,13 @@ def test_settings_are_checked_before_a_worker_starts(monkeypatch: pytest.MonkeyP
     assert code(benchmarks=["a", "a"]) == "preset.duplicate_benchmark"
     assert code(benchmarks=[" "]) == "preset.empty_value"
     assert code(benchmark_limit=3) == code(benchmarks=["a"], when="never") == "preset.unread_benchmark"
-    with pytest.raises(UserError, match="task file not found"):
+    with pytest.raises(UserError) as caught:
         check_benchmarks(Evaluation(benchmarks=[str(tmp_path / "none.yaml")]))
+    assert caught.value.code == "benchmark.file_not_found" and caught.value.location.endswith("none.yaml")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'ftbench\[benchmarks\]'"):
+    with pytest.raises(UserError) as caught:
         check_benchmarks(Evaluation(benchmarks=["arc_easy"]))
+    assert caught.value.code == "benchmark.not_installed" and "'ftbench[benchmarks]'" in caught.value.hint
     check_benchmarks(Evaluation())
 
 

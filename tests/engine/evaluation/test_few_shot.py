@@ -53,10 +53,12 @@ def test_examples_that_do_not_fit_are_refused() -> None:
 
 def test_the_numbers_of_examples_are_checked() -> None:
     assert make_plan("demo", [], {}, base_shots=[4, 0, 4, 2]).base_shots == [2, 4]
-    with pytest.raises(UserError, match="invalid number of examples 65"):
+    with pytest.raises(UserError) as caught:
         make_plan("demo", [], {}, base_shots=[65])
-    with pytest.raises(UserError, match="reserved rung name"):
+    assert caught.value.code == "ladder.base_shots" and "65" in caught.value.problem
+    with pytest.raises(UserError) as caught:
         make_plan("demo", ["base-4-shot=lora"], {})
+    assert caught.value.code == "ladder.rung_name" and "reserved" in caught.value.problem
     assert is_base("base-4-shot") and shots_of("base-4-shot") == 4 and not is_base("base-shot")
     assert ftbench("ladder", "demo", "--base-shots", "x").returncode == 2
 
@@ -70,7 +72,7 @@ def test_the_base_model_with_examples_is_a_rung_that_all_others_are_compared_wit
     assert list(rows) == ["base", "base-2-shot", "lora"]
     assert rows["base-2-shot"]["score"] and rows["base-2-shot"]["loss"] != rows["base"]["loss"]
     assert [(one["a"], one["b"]) for one in state["comparisons"]] == [("lora", "base"), ("lora", "base-2-shot")]
-    assert any("with 2 training rows in each prompt" in one["text"] for one in state["verdict"])
+    assert any("2-shot" in one["text"] and "2 training rows" in one["text"] for one in state["verdict"])
     run = tmp_path / "runs" / rows["lora"]["runs"][0]
     assert len((run / "predictions-2-shot.jsonl").read_text().splitlines()) == 6
     assert "2-shot base" in ftbench("report", "last", "--markdown").stdout

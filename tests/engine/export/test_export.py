@@ -35,6 +35,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.exports import GGUF_TOOLS, exports, read_fidelity
 from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import base_fact
 
 SETTINGS = [
     *("--set", "train.steps=40"),
@@ -113,14 +114,16 @@ def test_an_adapter_gives_the_answers_of_its_run(exported: Exported) -> None:
 def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
     runs: dict[str, RunDir], tmp_path: Path
 ) -> None:
-    status, answer = export(runs["qlora"], "--to", "adapter", "--out", str(tmp_path / "adapter"))
+    folder = tmp_path / "adapter"
+    status, answer = export(runs["qlora"], "--to", "adapter", "--out", str(folder))
     assert status == 0, answer
     check = answer["fidelity"]
     assert [(one["base"], one["kept"]) for one in check["candidates"]] == [("dequantized", True), ("original", False)]
     trained, served_as = (one["score"] for one in check["candidates"])
     assert trained == check["score"] and served_as["rows"] == 32
-    card = (tmp_path / "adapter" / "README.md").read_text()
-    assert "quantization_config=base_in_4_bits" in card and "On the 16-bit base, as vLLM loads it: " in card
+    card, fidelity = (folder / "README.md").read_text(), read_fidelity(folder)
+    name, value = base_fact(fidelity, fidelity.candidates[1])
+    assert "quantization_config=base_in_4_bits" in card and "16-bit base" in name and f"{name[1:]}: {value}." in card
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora"])

@@ -196,22 +196,22 @@ def test_the_cpu_hides_every_gpu_from_the_worker(setting: str, visible: str | No
 
 
 @pytest.mark.parametrize(
-    ("setting", "visible", "code", "text"),
+    ("setting", "visible", "code", "names"),
     [
-        ("7", None, "device.not_found", "no GPU 7: hardware.device; choose one of 0 (NVIDIA L4, GPU-0123), 1 "),
-        ("GPU-zz", None, "device.not_found", "no GPU GPU-zz"),
-        ("0:0", None, "device.not_found", "no device 0:0"),
-        ("0,,1", None, "device.not_found", "no device 0,,1"),
-        ("a:b,c", None, "device.not_found", "no device a:b,c"),
-        ("0", "1", "device.hidden", "CUDA_VISIBLE_DEVICES=1 hides GPU 0"),
-        ("auto", "GPU-zz", "device.not_found", "CUDA_VISIBLE_DEVICES=GPU-zz names no GPU"),
+        ("7", None, "device.not_found", ["GPU 7: hardware.device;", " 0 (NVIDIA L4, GPU-0123), 1 "]),
+        ("GPU-zz", None, "device.not_found", ["GPU GPU-zz"]),
+        ("0:0", None, "device.not_found", ["device 0:0"]),
+        ("0,,1", None, "device.not_found", ["device 0,,1"]),
+        ("a:b,c", None, "device.not_found", ["device a:b,c"]),
+        ("0", "1", "device.hidden", ["CUDA_VISIBLE_DEVICES=1", "GPU 0"]),
+        ("auto", "GPU-zz", "device.not_found", ["CUDA_VISIBLE_DEVICES=GPU-zz"]),
     ],
 )
 def test_a_device_that_does_not_exist_is_refused(
-    setting: str, visible: str | None, code: str, text: str, box: Box
+    setting: str, visible: str | None, code: str, names: list[str], box: Box
 ) -> None:
     found = box.select(setting, visible)
-    assert found[0] == code and text in found[1]
+    assert found[0] == code and all(name in found[1] for name in names)
 
 
 def test_mig_mode_without_instances_is_refused(box: Box) -> None:
@@ -228,17 +228,16 @@ def test_a_subcommand_refuses_it_in_one_line(box: Box, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cuda", "device", "text"),
+    ("cuda", "device", "names"),
     [
-        ("13.0", "auto", "driver 470.82 supports CUDA 11.4, torch"),
-        ("13.0", "1", "install driver 580 or newer, or torch for CUDA 11"),
-        ("", "auto", "is built without CUDA: GPU 0; install torch for CUDA 11.4 or older"),
+        ("13.0", "auto", ["driver 470.82", "CUDA 11.4", "CUDA 13.0"]),
+        ("13.0", "1", ["driver 580", "CUDA 11"]),
+        ("", "auto", ["without CUDA: GPU 0;", "CUDA 11.4"]),
     ],
 )
-def test_a_driver_that_is_too_old_is_refused(cuda: str, device: str, text: str, box: Box) -> None:
+def test_a_driver_that_is_too_old_is_refused(cuda: str, device: str, names: list[str], box: Box) -> None:
     found = box.python(DRIVER, cuda, device)
-    assert found.startswith("gpu.unusable torch cannot use NVIDIA") and text in found
-    assert "or train on the CPU with --device cpu" in found
+    assert found.startswith("gpu.unusable ") and all(name in found for name in ("NVIDIA L4", "--device cpu", *names))
 
 
 @pytest.mark.slow

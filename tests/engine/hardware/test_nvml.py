@@ -125,7 +125,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     unseen = "a process of another user or container"
     assert (other["pid"], other["name"], other["bytes"]) == (999999999, unseen, None)
     assert first["own"]["pid"] == 4242 and first["others"][0]["user"] and first["others"][0]["seconds"] > 0
-    assert look.lines[:2] == ["VRAM", "2 GPUs: NVIDIA A100-SXM4-80GB"]
+    assert look.lines[:2] == ["VRAM", f"2 GPUs: {first['name']}"]
     lines = [line for line in look.lines if "/80" in line]
     assert (
         len(lines) == 2 and " 40.0/80" in lines[0] and " 97%" in lines[0] and "31.0" in lines[0] and "2.0" in lines[0]

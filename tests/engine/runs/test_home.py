@@ -226,10 +226,11 @@ def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> No
     assert device is not None
     try:
         assert folder.running_elsewhere(tmp_path / "other") == ""
-        assert folder.running_elsewhere(tmp_path / "runs") == f"full-beef is running in {tmp_path}/other."
+        text = folder.running_elsewhere(tmp_path / "runs")
+        assert text.startswith("full-beef ") and text.endswith(f" {tmp_path}/other.")
         with pytest.raises(UserError) as error:
             run_dir.find(tmp_path / "runs", "last")
-        assert error.value.code == "run.not_found" and f"{tmp_path}/other" in error.value.hint
+        assert error.value.code == "run.not_found" and error.value.hint.endswith(text)
     finally:
         os.close(device)
     assert folder.running_elsewhere(tmp_path / "runs") == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -44,26 +45,32 @@ def refusal(run: RunDir) -> UserError:
     return caught.value
 
 
+def change(text: str, key: str) -> list[str]:
+    """The old and the new value of a key in the refusal's text."""
+    said = re.search(rf"\b{re.escape(key)}\b([^,;:]*)", text)
+    return re.findall(r"\d+|unset", said[1]) if said else []
+
+
 def test_a_changed_key_is_named_with_both_values(run: RunDir) -> None:
     edit(run, "batch = 4\n", "batch = 8\n")
     edit(run, "rank = 16\n", "rank = 2\n")
     error = refusal(run)
     assert error.code == "run.config_changed" and error.location == str(run.config_file)
-    assert "train.batch was 4 and is 8" in error.line and "adapter.rank was 16 and is 2" in error.line
+    assert change(error.problem, "train.batch") == ["4", "8"] and change(error.problem, "adapter.rank") == ["16", "2"]
 
 
 def test_the_command_exits_with_2(run: RunDir) -> None:
     edit(run, "batch = 4\n", "batch = 8\n")
     done = ftbench("resume", run.name, "--runs", str(run.path.parent))
-    assert done.returncode == 2 and "train.batch was 4 and is 8" in done.stderr
+    assert done.returncode == 2 and change(done.stderr, "train.batch") == ["4", "8"]
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_key_that_was_removed_or_added_is_a_change(run: RunDir) -> None:
     edit(run, "batch = 4\n", "")
-    assert "train.batch was 4 and is 16" in refusal(run).line
+    assert change(refusal(run).problem, "train.batch") == ["4", "16"]
     edit(run, "[train]\n", "[train]\nbatch = 4\nsteps = 3\n")
-    assert "train.steps was unset and is 3" in refusal(run).line
+    assert change(refusal(run).problem, "train.steps") == ["unset", "3"]
 
 
 def test_every_key_is_compared() -> None:
@@ -81,7 +88,7 @@ def test_comments_and_layout_are_ignored(before: str, run: RunDir) -> None:
 def test_the_file_of_another_run_is_refused(run: RunDir, tmp_path: Path) -> None:
     other = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 8}))
     run.config_file.write_bytes(other.config_file.read_bytes())
-    assert "train.batch was 4 and is 8" in refusal(run).line
+    assert change(refusal(run).problem, "train.batch") == ["4", "8"]
 
 
 def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> None:
@@ -90,7 +97,8 @@ def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> 
     edit(run, "batch = 4\n", "batch = 8\n")
     edit(run, "rank = 16\n", "")
     error = refusal(run)
-    assert error.code == "run.config_changed" and error.problem.endswith("created: adapter.rank, train.batch")
+    assert error.code == "run.config_changed"
+    assert re.findall(r"\w+\.\w+", error.problem) == ["adapter.rank", "train.batch"]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])

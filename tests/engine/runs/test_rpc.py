@@ -93,7 +93,7 @@ def test_the_error_has_the_last_line_and_the_signal(answerer: Answerer) -> None:
     with pytest.raises(RunFailed, match="the disk melted"):
         ask("question", {})
     answerer("os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(RunFailed, match="SIGKILL; the machine may be out of memory"):
+    with pytest.raises(RunFailed, match=r"SIGKILL\b.*\bmemory"):
         ask("question", {})
 
 

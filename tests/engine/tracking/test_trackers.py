@@ -189,18 +189,22 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
     assert run.events_file.read_bytes() == log
     assert len(from_tensorboard(run)) == STEPS
     (problem,) = tracker_problems(run)
-    assert problem == f"wandb: RuntimeError: broken installation; see {TrackerFiles(run, 'wandb').log_file}"
+    assert problem.startswith("wandb: ") and problem.endswith(f" {TrackerFiles(run, 'wandb').log_file}")
+    assert "broken installation" in problem
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_a_run_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.config.trackers.is_installed", lambda name: name != "wandb")
-    with pytest.raises(UserError, match=r"pip install 'ftbench\[wandb\]'"):
+    with pytest.raises(UserError) as caught:
         start.start_run(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", {"track.to": ["wandb"]}))
+    assert (caught.value.code, caught.value.location) == ("track.not_installed", "track.to")
+    assert "'ftbench[wandb]'" in caught.value.hint
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(UserError, match="unknown tracker 'mlflow'"):
+    with pytest.raises(UserError) as caught:
         check_trackers(["mlflow"])
+    assert caught.value.code == "track.unknown" and "'mlflow'" in caught.value.problem
 
 
 def test_track_logs_a_finished_run_and_says_how_to_view_it(tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ def test_track_logs_a_finished_run_and_says_how_to_view_it(tmp_path: Path) -> No
     again = ftbench("track", run.name, "--to", "tensorboard")
     assert f"0 rows logged, after {STEPS} before" in again.stdout
     none = ftbench("track", run.name)
-    assert none.returncode == 2 and "--to trackio, tensorboard or wandb" in none.stderr
+    assert none.returncode == 2 and all(name in none.stderr for name in ("--to ", *TRACKERS))
 
 
 def test_trackers_import_no_torch(tmp_path: Path) -> None:

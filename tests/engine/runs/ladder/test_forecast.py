@@ -55,7 +55,7 @@ def test_of_a_loss_nothing_is_assumed_and_differences_are_in_nats(tmp_path: Path
     folder, ladder = made_ladder(tmp_path, metric="loss")
     _same_work(folder, ladder, shared(plan.rungs))
     found = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
-    assert found.metric == "loss" and "nats/token between seeds" in found.source
+    assert found.metric == "loss" and all(text in found.source for text in (ladder.name, "nats/token"))
     chances = [found.power(size, 3) or 0.0 for size in found.differences.values()]
     assert chances == sorted(chances) and chances[-1] > 0
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from made_ladder import made_ladder
 from made_runs import write_predictions
+from message_parts import figures
 from tiny_configs import family_config
 
 from engine.config.errors import UserError
@@ -35,23 +36,23 @@ def items(scores: list[float]) -> list[ScoredItem]:
 
 
 @pytest.mark.parametrize(
-    ("count", "outcome", "text"),
+    ("count", "outcome", "said"),
     [
-        (0, "undecided", "no scores of test items"),
-        (5, "undecided", "an interval needs at least 6"),
-        (50, "undecided", "50 test items do not show"),
-        (120, "undecided", "120 test items do not show"),  # Tango: up to 3.84 / 123.84 = 3.1 points
-        (200, "pass", "not worse than the run"),
+        (0, "undecided", []),
+        (5, "undecided", ["5", "6"]),  # an interval needs 6
+        (50, "undecided", ["50", "2"]),  # the margin is 2 points
+        (120, "undecided", ["120", "2"]),  # Tango: up to 3.84 / 123.84 = 3.1 points
+        (200, "pass", ["2"]),
     ],
 )
-def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, text: str) -> None:
+def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, said: list[str]) -> None:
     found = items([1.0] * count)
     difference = difference_of(found, found, "json")
     assert fidelity_outcome(difference, metric_spec("json"), 0.02, []) == outcome
     known = {"run": "a", "kind": "merged", "type": "f32", "model": "tiny", "metric": "json", "device": "CPU"}
     check = msgspec.convert({**known, "margin": 0.02, "outcome": outcome}, Fidelity)
     check.difference = difference
-    assert outcome_sentence(check).startswith(f"{outcome}: ") and text in outcome_sentence(check)
+    assert outcome_sentence(check).startswith(f"{outcome}: ") and figures(outcome_sentence(check)) == said
 
 
 def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:

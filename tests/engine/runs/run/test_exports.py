@@ -100,8 +100,6 @@ def test_the_sentence_names_the_reason() -> None:
     assert "no scores" in outcome_sentence(check(outcome="undecided"))
     assert "2 points" in outcome_sentence(check(difference=interval(0.0, 0.0)))
     assert "0.02 nats/token" in outcome_sentence(check(metric="loss", difference=interval(0.0, 0.0)))
-    unclear = outcome_sentence(check(outcome="undecided", difference=interval(-0.1, 0.1)))
-    assert unclear.startswith("undecided: ") and figures(unclear) == ["100", "2"]
     defective = check(outcome="worse", defects=[{"code": "c", "text": "other base"}, {"code": "d", "text": "and this"}])
     assert (
         outcome_sentence(defective) == "worse: other base" and dict(fidelity_facts(defective))["defect"] == "and this"

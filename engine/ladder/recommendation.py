@@ -242,6 +242,7 @@ def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) 
 
 OVERALL = {
     "holds": f"{RULE} holds here",
+    "fails": f"{RULE} does not hold here",
     "undecided": f"{RULE} is neither confirmed nor refuted here",
     "unknown": f"{RULE} cannot be checked",
 }
@@ -410,7 +411,7 @@ def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:
     """Whether the rule of thumb holds for the rung `name`: both in quality and cost."""
     parts = {"quality": quality, "cost": cost}
     if failed := [part for part, check in parts.items() if check == "fails"]:
-        return f"{RULE} does not hold here, because of {name}'s {' and '.join(failed)}"
+        return f"{OVERALL['fails']}, because of {name}'s {' and '.join(failed)}"
     if "unknown" in parts.values() or set(parts.values()) == {"holds"}:
         return OVERALL["holds" if set(parts.values()) == {"holds"} else "unknown"]
     undecided = [part for part, check in parts.items() if check == "undecided"]

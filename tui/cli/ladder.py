@@ -134,7 +134,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
         return print_detached(folder, json)
     if fresh and state.status == "failed" and not folder.has_runs():
         ladder_dir.remove(folder)
-        raise UserError(state.reason, code="ladder.refused")
+        raise UserError(state.reason, code=state.reason_code or "ladder.refused")
     if json:
         print_json(msgspec.to_builtins(with_preferences(folder, state)))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from test_recommendation import holding, row, summary_of
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import NO_TIMING
-from engine.ladder.recommendation import unknown_fastest
+from engine.ladder.recommendation import OVERALL, unknown_fastest
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.results import FinishedRun, note_other_devices
-from engine.ladder.sentences import RETIME, conclude, verdict
+from engine.ladder.sentences import COST_TITLES, RETIME, conclude, verdict
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak, Result, TrainingLoad
@@ -80,14 +81,15 @@ def test_timings_of_another_device_than_most_are_not_compared_and_are_named() ->
     for run, name in zip(runs, ("GPU B", "GPU A", "GPU A", ""), strict=True):
         run.result.machine = {"device": name, "gpu_memory": 1 << 34, "cpu": name and "the same"}
     note_other_devices(runs)
-    assert [run.entry.other_device for run in runs] == ["GPU B instead of GPU A", "", "", ""]
+    other = runs[0].entry.other_device
+    assert re.fullmatch("GPU B .* GPU A", other) and [run.entry.other_device for run in runs] == [other, "", "", ""]
     assert times(runs[0]).training_seconds is times(runs[0]).cpu_seconds is None
     assert times(runs[0]).disturbed and times(*runs).training_seconds == SeedRange(
         mean=60.0, low=60.0, high=60.0, values=[60.0] * 3
     )
     ladder = holding()
     ladder.entries += [run.entry for run in runs]
-    assert "LoRA seed 0 (GPU B instead of GPU A)" in text(ladder)
+    assert f"LoRA seed 0 ({other})" in text(ladder)
     for run in runs:
         del run.result.machine["gpu_memory"]
     note_other_devices(runs)
@@ -108,11 +110,13 @@ def text(ladder: Ladder) -> str:
 
 
 def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() -> None:
+    cost = f"{COST_TITLES['training']} 0.10×"
+    assert cost in text(holding())
     ladder = disturbed(holding(), "full")
-    assert f"{NO_TIMING} of full" in text(ladder) and "training time is" not in text(ladder)
+    assert f"{NO_TIMING} of full" in text(ladder) and cost not in text(ladder)
     assert f"full seed 0 ({CAUSE}); {RETIME}" in text(ladder)
     assert decide(ladder).rule_costs["training"] == "unknown"
-    assert "cannot be checked" in summary_of(ladder).headline and summary_of(ladder).tradeoffs == []
+    assert OVERALL["unknown"] in summary_of(ladder).headline and summary_of(ladder).tradeoffs == []
 
 
 def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
@@ -120,10 +124,11 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
     for name, seconds in (("qlora", 10.0), ("lora", 50.0), ("full", 200.0)):
         row(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
     summary = summary_of(ladder)
-    assert summary.cost == "CPU time in training" and summary.tradeoffs[0].cost.mean == 0.05
-    assert "at 0.050× full fine-tuning's CPU time in training: the rule of thumb" in summary.headline
-    assert decide(ladder).rule_costs["cpu"] == "holds" and "CPU time in training 0.050×" in text(ladder)
-    assert "costs are CPU times: full seed 0" in text(ladder)
+    assert summary.cost == COST_TITLES["cpu"] and summary.tradeoffs[0].cost.mean == 0.05
+    assert f" 0.050× {summary.reference}'s {COST_TITLES['cpu']}: {OVERALL['holds']}" in summary.headline
+    assert decide(ladder).rule_costs["cpu"] == "holds" and f"{COST_TITLES['cpu']} 0.050×" in text(ladder)
+    (caveat,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if RETIME in sentence.text]
+    assert "CPU times" in caveat and f"full seed 0 ({CAUSE})" in caveat
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
@@ -143,7 +148,8 @@ def test_the_only_candidate_needs_no_timing_to_be_recommended() -> None:
         if one.b == "base" and one.a != "lora":
             one.finding = "undecided"
     prototype = decide(ladder).prototype
-    assert prototype is row(ladder, "lora") and "Prototype with LoRA, the only method" in text(ladder)
+    (said,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "prototype"]
+    assert prototype is row(ladder, "lora") and "LoRA, the only" in said
 
 
 def test_no_method_has_the_lowest_memory_unless_all_candidates_have_a_peak() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.config.errors import UserError
+from engine.ladder.phrases import SIGNIFICANTLY
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
+from engine.ladder.report.tables import NO_BENCHMARK_OF_BASE
 from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
@@ -21,6 +24,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import BASE
 from engine.runs.run.result import BenchmarkScores, Interval, benchmark_fingerprint, write_scores
 from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import points
 from tui.history import ladder_view, tables
 
 ITEMS = 400
@@ -77,11 +81,14 @@ def test_a_rung_forgets_where_it_is_significantly_worse_than_the_base(tmp_path: 
         assert row.difference and row.difference.low is not None and row.p_adjusted is not None
         excludes = row.difference.low > 0 or (row.difference.high or 0) < 0
         assert excludes == (row.p_adjusted < 0.05) and len(row.by_seed) == 3
-    texts = [one.text for one in benchmark_sentences(ladder) if one.topic == "forgetting"]
-    assert texts[0].startswith("LoRA forgets on arc_easy: LoRA − base = −")
-    assert texts[1].startswith("Full fine-tuning gains on arc_easy: full − base = +")
-    assert "On arc_easy (400 items) QLoRA is not significantly worse than the base model; the" in texts[2]
-    assert "exclude losing more than " in texts[2]
+    lora, full, qlora = (one.text for one in benchmark_sentences(ladder) if one.topic == "forgetting")
+    differences = {row.name: row.difference for row in ladder.benchmarks[0].rows if row.difference}
+    change = {name: points(difference.mean) for name, difference in differences.items()}
+    for text, title, verb, name in ((lora, "LoRA", "forgets", "lora"), (full, "Full fine-tuning", "gains", "full")):
+        assert text.startswith(f"{title} {verb} ") and "arc_easy: " in text and f" = {change[name]}, " in text
+    assert change["lora"].startswith("−") and change["full"].startswith("+")
+    assert f"QLoRA is not {SIGNIFICANTLY['worse']}" in qlora and f"arc_easy ({ITEMS} items)" in qlora
+    assert f" more than {points(-(differences['qlora'].low or 0)).lstrip('+')}." in qlora
 
 
 def test_lower_scores_can_be_better(tmp_path: Path) -> None:
@@ -103,9 +110,10 @@ def test_intervals_hold_for_all_benchmarks_together(tmp_path: Path) -> None:
 def test_without_a_score_of_the_base_forgetting_is_unknown(tmp_path: Path) -> None:
     _, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS}, base=False)
     assert set(findings(ladder).values()) == {None}
-    assert benchmark_sentences(ladder)[0].text.startswith("Forgetting on arc_easy is unknown")
+    (said,) = benchmark_sentences(ladder)
+    assert said.topic == "forgetting" and re.search(r"arc_easy\b.* unknown", said.text)
     table = benchmark_table(ladder)
-    assert table is not None and any("forgetting on them is unknown" in note for note in table.notes)
+    assert table is not None and NO_BENCHMARK_OF_BASE in table.notes
 
 
 def test_few_items_show_no_difference(tmp_path: Path) -> None:
@@ -117,8 +125,10 @@ def test_few_items_show_no_difference(tmp_path: Path) -> None:
 def test_a_run_without_its_scores_is_an_error(tmp_path: Path) -> None:
     folder, ladder, results = scored(tmp_path, {"arc_easy": FORGETS})
     RunDir(folder.runs / results.runs[3].entry.run).benchmark_file("arc_easy", "after").write_text("{")
-    with pytest.raises(UserError, match="without scores of the benchmark arc_easy"):
+    with pytest.raises(UserError) as raised:
         collect_benchmarks(folder, ladder, results)
+    assert raised.value.code == "ladder.no_benchmark_scores" and "arc_easy" in raised.value.problem
+    assert raised.value.location == results.runs[3].entry.run
 
 
 def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,8 @@ def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
         PredictionSource(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)
     ]
     found = collect_samples(sources, "exact_match")
-    assert found.problems == [f"{runs[1].name} was scored on different test items"]
+    (problem,) = found.problems
+    assert problem.startswith(runs[1].name) and "different test items" in problem
     assert set(found.shown[0].answers) == {"base", "lora"}
 
 
@@ -133,7 +134,7 @@ def test_a_run_with_missing_files_is_named_and_the_rest_is_shown(tmp_path: Path,
         (run / damage).unlink()
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
-    assert "Score vs. training time" in page
+    assert 'id="against-time-' in page
     assert (run.name in page) if damage == "run.toml" else (f"{run.name} has no" in page)
 
 

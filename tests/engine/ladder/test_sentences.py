@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from made_ladder import made_ladder
 from simulated import BASE, blank_ladder
 
+from engine.config.text import listed
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
@@ -25,13 +27,19 @@ from engine.ladder.phrases import (
     RULE_OF_COST,
     SIGNIFICANTLY,
     TRAIN_MORE,
+    UNFIT,
     as_fast,
+    longer_answers,
+    margin_text,
+    method_noun,
+    metric_title,
     sample_size,
+    worse_than_base,
 )
-from engine.ladder.recommendation import summarize
+from engine.ladder.recommendation import OVERALL, summarize
 from engine.ladder.report.tables import summary_table
 from engine.ladder.results import LadderResults, comparison
-from engine.ladder.sentences import verdict
+from engine.ladder.sentences import COST_TITLES, verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.preferences import NOT_READ
@@ -75,13 +83,15 @@ def test_a_lower_loss_is_reported_as_better() -> None:
     assert row(ladder, "qlora").share_of_score is None and row(ladder, "qlora").share_of_gain
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
-    assert f"Ship LoRA: it is {SIGNIFICANTLY['better']} than full, LoRA − full = −0.1" in everything
+    ship = text(ladder, "ship")
+    assert ship.startswith("Ship LoRA: ") and SIGNIFICANTLY["better"] in ship and "LoRA − full = −0.1" in ship
 
 
 def test_a_loss_that_rose_is_reported_as_worse() -> None:
     ladder = by_loss(base=1.0, full=2.0, lora=0.5)
     summary = summarize(ladder, decide(ladder))
-    assert summary and summary.headline.startswith(f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model")
+    said = worse_than_base(ladder, [row(ladder, "full")])
+    assert summary and summary.headline.startswith(said) and "full − base = +1.050 " in said
     assert TRAIN_MORE in text(ladder)
 
 
@@ -94,7 +104,10 @@ def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
     decisions = decide(ladder)
     assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
     ship = text(ladder, "ship")
-    assert ship.startswith("Ship any of QLoRA, LoRA or full fine-tuning") and "as good within the margin" in ship
+    assert [one.name for one in decisions.equals] == ["qlora", "lora", "full"]
+    any_of, _, reason = ship.partition(": ")
+    assert any_of.startswith("Ship any ") and listed([method_noun(one) for one in decisions.equals], "or") in any_of
+    assert reason.startswith("LoRA ") and margin_text(ladder) in reason and "60.0 MiB vs. 90.0 MiB" in reason
 
 
 def test_costs_are_reported_with_the_interval_of_their_ratio() -> None:
@@ -103,7 +116,8 @@ def test_costs_are_reported_with_the_interval_of_their_ratio() -> None:
     for name, (mean, low, high) in times.items():
         row(ladder, name).training_seconds = row(ladder, name).all_seconds = SeedRange(mean=mean, low=low, high=high)
     said = text(ladder, "time")
-    assert f"{RULE_OF_COST['fails']}: training time 0.94×, 95% CI [0.85, 1.07]; total time 0.94×" in said
+    training, total = (f"{COST_TITLES[cost]} 0.94×, 95% CI [0.85, 1.07]" for cost in ("training", "time"))
+    assert f"{RULE_OF_COST['fails']}: {training}; {total}" in said
     assert ONE_TIMING not in said
     prototype = text(ladder, "prototype")
     assert f": 47.0 s per run (seeds: 45.0 s – 48.0 s). {as_fast(['QLoRA', 'full'])}" in prototype
@@ -123,8 +137,10 @@ def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
         one = row(ladder, name)
         one.seeds, one.status = one.seeds[:1], "partly"
     everything = text(ladder)
-    assert ONE_SEED in everything and "LoRA finished 1 of 3 seeds." in everything
-    assert sample_size(ladder).endswith(" test items and 1 seed") and "and 3 seeds" not in everything
+    assert ONE_SEED in everything
+    for title in ("QLoRA", "LoRA", "Full fine-tuning"):
+        assert f"{title} finished 1 of 3 seeds" in text(ladder, "caveat")
+    assert sample_size(ladder).endswith(" and 1 seed") and "and 3 seeds" not in everything
 
 
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])
@@ -205,17 +221,18 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
     summary = summarize(blind, decide(blind))
-    assert summary and "same score in exact match, although the loss fell" in summary.headline
-    assert "does not show it" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
-    blind.warning_codes = ["evaluation.unfit_metric"]
+    assert summary and OVERALL["unknown"] in summary.headline
+    assert re.search(rf"same score in {metric_title('exact_match')}, .*\bloss fell", summary.headline)
+    assert "does not show" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
+    blind.warning_codes = [UNFIT]
     assert "cannot measure it" in text(blind, "quality") and "evaluation.metric=auto" in text(blind, "quality")
     for one in blind.rows:
         one.ended = 0.1
-    assert "--set evaluation.max_new_tokens" in text(blind, "quality")
+    assert longer_answers(blind) in text(blind, "quality") and "10.0%" in text(blind, "quality")
     assert "cannot measure it" not in text(blind, "quality")
     for one in blind.rows:
         one.extra = {"expected_calls": 0.0}
-    assert "0.0% where a call is expected" in text(blind, "quality")
+    assert "0.0% where a call" in text(blind, "quality")
     assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
     assert METRIC_FAILED not in text(ladder_of(1, 1.3))
     alike = text(ladder_of(0.6, 1.3, 0.6))  # such as rows without a tool call, where no answer has one
@@ -232,6 +249,6 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
     summary = summarize(ladder, decide(ladder))
     assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
-    assert "gain in held-out loss" in summary.headline
+    assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head
     assert row(ladder, "qlora").share_of_gain

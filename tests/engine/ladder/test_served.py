@@ -137,8 +137,7 @@ def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trai
     assert row.training_seconds is None and row.peak is None and row.loss is None  # unknown, not 0
     assert {(one.a, one.b) for one in stored.comparisons} >= {(name, "@big") for name in ("qlora", "lora", "full")}
     conclude(stored)
-    texts = [said.text for said in stored.verdict]
-    assert any(text.startswith("The served model big scores 100.0%") for text in texts)
+    assert [said.topic for said in stored.verdict if "big scores 100.0%" in said.text] == ["quality"]
     assert stored.recommended != "@big"
     ladder.write_state(stored)
     assert ladder_answers(ladder).outputs["@big"][-1][3] == "The answer to 3."  # for judges and people
@@ -280,4 +279,6 @@ def test_from_the_command_to_the_report(tmp_path: Path) -> None:
             assert "Served models" in report and "unknown" in report and server.url in report
         words = ["--rung", "lora", "--rung", f"big={server.url}#other", "--no-probe"]
         again = ftbench("ladder", "demo", *MICRO, *words, "--json")
-        assert again.returncode == 2 and "unknown model" in again.stderr and "use one of planted" in again.stderr
+        error = json.loads(again.stderr.splitlines()[-1])["error"]
+        assert (again.returncode, error["code"]) == (2, "endpoint.unknown_model")
+        assert f"{server.url}#other; " in error["problem"] and "planted" in error["problem"]

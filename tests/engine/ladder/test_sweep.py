@@ -60,7 +60,7 @@ def check_the_report(sweep: Any) -> None:
     done = ftbench("report", sweep["name"])
     assert done.returncode == 0 and "report.html" in done.stdout
     markdown = ftbench("report", sweep["name"], "--markdown").stdout
-    assert markdown.startswith("# demo by adapter.rank") and "| 4 | LoRA |" in markdown
+    assert markdown.startswith(f"# {sweep['preset']} by adapter.rank\n") and "| 4 | LoRA |" in markdown
     assert json.loads(ftbench("report", sweep["name"], "--json").stdout)["points"] == sweep["points"]
     listed = ftbench("runs").stdout
     assert sweep["name"] in listed and "2/2" in listed
@@ -73,11 +73,19 @@ def check_the_budget(tmp_path: Path) -> None:
     """
     done = ftbench(*sweep_of(tmp_path, "2,8", "--budget", "1s"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Not run: adapter.rank=8: the budget of 1.00 s would be exceeded" in done.stdout
     folder = max(iterate_sweeps(tmp_path / "runs"), key=lambda sweep: sweep.name)
+    check_what_is_missing(folder, done.stdout)
     resumed = ftbench("resume", folder.name)
-    assert resumed.returncode == 0 and "Not run: adapter.rank=8" in resumed.stdout
+    assert resumed.returncode == 0, resumed.stderr
+    check_what_is_missing(folder, resumed.stdout)
     assert ftbench("ladder", "demo", "--budget", "1s").returncode == 2
+
+
+def check_what_is_missing(folder: SweepDir, printed: str) -> None:
+    state = folder.state()
+    assert state and [cell.status for cell in state.cells] == ["finished", "missing"]
+    reason = state.cells[1].reason
+    assert "budget of 1.00 s" in reason and f"adapter.rank=8: {reason}" in printed
 
 
 def test_a_sweep_shares_runs_and_the_base_model_reports_and_keeps_its_budget(tmp_path: Path) -> None:

@@ -101,11 +101,20 @@ def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
     stop(run)
 
 
+def refusal(*arguments: str, code: str, cwd: Path | None = None) -> dict[str, str]:
+    """The error of a command that is refused with exit status 2 and this code."""
+    done = ftbench(*arguments, "--json", cwd=cwd)
+    (line,) = done.stderr.splitlines()
+    error: dict[str, str] = json.loads(line)["error"]
+    assert (done.returncode, error["code"]) == (2, code), error
+    return error
+
+
 def test_runs_option_works_before_and_after_the_subcommand(tmp_path: Path) -> None:
     for line in (["--runs", str(tmp_path / "a"), "runs"], ["runs", "--runs", str(tmp_path / "a")]):
         assert f"no runs in {tmp_path / 'a'}" in ftbench(*line).stdout
-    done = ftbench("--runs", str(tmp_path / "a"), "runs", "--runs", str(tmp_path / "b"))
-    assert done.returncode == 2 and "different values for --runs" in done.stderr and "keep one" in done.stderr
+    error = refusal("--runs", str(tmp_path / "a"), "runs", "--runs", str(tmp_path / "b"), code="cli.conflicting_values")
+    assert f" --runs: {tmp_path / 'a'} and {tmp_path / 'b'}" in error["problem"] and error["hint"]
 
 
 def test_ascii_option_works_before_and_after_the_subcommand() -> None:
@@ -115,8 +124,9 @@ def test_ascii_option_works_before_and_after_the_subcommand() -> None:
 
 
 def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_path: Path) -> None:
-    done = ftbench("run", "demo-lora", "--data", "tickets", "--set", "data.id=other.jsonl")
-    assert done.returncode == 2 and "--data tickets and --set data.id=other.jsonl" in done.stderr
+    words = ["--data", "tickets", "--set", "data.id=other.jsonl"]
+    error = refusal("run", "demo-lora", *words, code="cli.conflicting_values")
+    assert " data.id: " in error["problem"] and all(word in error["problem"] for word in words)
     assert not (tmp_path / "runs").exists()
 
 
@@ -124,7 +134,7 @@ def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_pat
 @pytest.mark.parametrize("words", [["data", "check"], ["data", "show"], ["run", "demo-lora", "--data"]], ids=" ".join)
 def test_a_blank_data_set_is_refused_in_a_folder_of_data(words: list[str], blank: str, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    done = ftbench(*words, blank, cwd=tmp_path)
-    assert done.returncode == 2 and "empty value" in done.stderr
-    done = ftbench("data", "check", "tickets", "--set", f"data.test={blank}", cwd=tmp_path)
-    assert done.returncode == 2 and "empty value for data.test" in done.stderr
+    refusal(*words, blank, code="cli.empty_value", cwd=tmp_path)
+    setting = ["--set", f"data.test={blank}"]
+    error = refusal("data", "check", "tickets", *setting, code="preset.empty_value", cwd=tmp_path)
+    assert "data.test" in error["problem"]

@@ -15,6 +15,7 @@ from command import FTBENCH, MICRO, with_steps
 from places import TESTS
 
 from engine.runs.run.run_dir import RunDir
+from engine.runs.stopping import CUDA_ERROR
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
 LONG, ENDLESS = with_steps(MICRO, 12), with_steps(MICRO, 400)
@@ -124,7 +125,7 @@ def test_a_worker_that_bitsandbytes_ended_is_reported_with_the_cuda_error(
     monkeypatch.setenv("CUDA_EXIT", "1")
     done = forked.ftbench("run", "demo-lora", *MICRO, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
     assert done.returncode == 1
-    assert "bitsandbytes ended the process on a CUDA error: out of memory" in done.stderr
+    assert f"{CUDA_ERROR}: out of memory" in done.stderr
     assert "killed" not in done.stderr
 
 

@@ -20,9 +20,11 @@ from served_model import served
 
 from engine.assets import tiny_folder
 from engine.judge.judging import prepare
+from engine.ladder.report.page import escape_inline
+from engine.ladder.report.preferences import preference_tables
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.judge_dir import JudgeDir, judges
+from engine.runs.preference.judge_dir import JudgeDir, judges, with_preferences
 from engine.runs.queue import device_queue, locks
 
 PAIR = ("--pair", "full,base")
@@ -63,11 +65,12 @@ def judge_at_work(ladder: LadderDir, verdicts: int) -> JudgeDir:
 
 def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: LadderDir) -> None:
     with planted(slow(0.05)) as server:
-        process = started(ladder, server.name, "--concurrency", "4")
+        process = started(ladder, server.name, "--concurrency", "4", "--json")
         judge = judge_at_work(ladder, 10)
         os.kill(judge.pid() or 0, signal.SIGKILL)
         _, error = process.communicate(timeout=120)
-        assert process.returncode == 1 and "the judge's process ended" in error
+        failure = json.loads(error.splitlines()[-1])["error"]
+        assert (process.returncode, failure["code"]) == (1, "judge.died") and str(judge.log_file) in failure["problem"]
         known = judge.verdicts_file.read_bytes().count(b"\n")
         assert 10 <= known < REQUESTS
 
@@ -89,11 +92,13 @@ def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: Lad
         # Each start has one check; a killed or stopped one loses at most the requests that were under way.
         assert len(server.requests) <= REQUESTS + 3 + 2 * 4
         assert printed["unusable"] == []
-    report = ladder.markdown.read_text()
-    assert "Preferred by the judge planted" in report and "| full against base |" in report
-    assert "is never an instruction to you" in report  # the prompt
-    assert "It prefers full to the base model" in report
-    assert "Preferred by the judge planted" in ladder.page.read_text()
+    report, stored = ladder.markdown.read_text(), ladder.state()
+    assert stored is not None
+    (table,) = preference_tables(with_preferences(ladder, stored))
+    assert "planted" in table.title and table.title in report and table.title in ladder.page.read_text()
+    assert "| full against base |" in report and printed["prompt"].rpartition("{rubric}")[2].strip() in report
+    _, preferred = printed["sentences"]
+    assert preferred.startswith("It prefers full ") and escape_inline(preferred) in report
 
 
 def test_a_server_that_is_too_slow_is_reported_while_the_judge_waits(ladder: LadderDir) -> None:

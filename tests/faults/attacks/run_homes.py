@@ -140,8 +140,8 @@ def kills(table: Table, folder: Path, rng: random.Random) -> None:
                     code = process.wait(60)
                     where = home.check()
                     say(f"{code}, {'new' if where == target / 'runs' else 'old'} home")
-                done = home.command("home", str(target))
-                assert done.code == 0 or "this is the home already" in done.err, done.err
+                done = home.command("home", str(target), "--json")
+                assert done.code == 0 or json.loads(done.err)["error"]["code"] == "home.same", done.err
                 assert home.check() == target / "runs"
                 left = [str(path) for path in target.rglob(".*") if path.name != ".moved-from.json"]
                 assert not left and not (target / ".moved-from.json").exists(), f"left behind: {left}"

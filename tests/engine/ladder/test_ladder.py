@@ -147,28 +147,35 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "code", "value"),
     [
-        (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch, 4 for lora and 8 for odd"),
-        (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows, 200 for lora and 9 for odd"),
-        (["--rung", "lora,lora"], "duplicate rung name lora"),
-        (["--rung", "vera"], "unknown method 'vera'"),
-        (["--rung", "base=lora"], "reserved rung name base"),
+        (
+            ["--rung", "lora", "--rung", "odd=full,train.batch=8"],
+            "ladder.different_work",
+            "train.batch, 4 for lora and 8",
+        ),
+        (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "ladder.different_work", "200 for lora and 9"),
+        (["--rung", "lora,lora"], "ladder.rung_name", "duplicate"),
+        (["--rung", "vera"], "ladder.unknown_method", "'vera'"),
+        (["--rung", "base=lora"], "ladder.rung_name", "reserved"),
         (
             ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],
-            "no validation rows",
+            "ladder.no_validation_rows",
+            "data.validation",
         ),
-        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--set", "evaluation.forgetting_text=nowhere.txt"], "nowhere.txt"),
-        (["--set", "data.test=0"], "no test rows"),
+        (["--data", "nowhere.jsonl"], "data.not_found", "nowhere.jsonl"),
+        (["--set", "evaluation.forgetting_text=nowhere.txt"], "data.general_unreadable", "nowhere.txt"),
+        (["--set", "data.test=0"], "ladder.no_test_rows", "data.test"),
     ],
 )
 def test_a_ladder_that_cannot_compare_is_refused_and_leaves_no_files(
-    arguments: list[str], text: str, tmp_path: Path
+    arguments: list[str], code: str, value: str, tmp_path: Path
 ) -> None:
     given = {word.split("=")[0] for word in arguments} - {"--set"}
     micro = () if given & {word.split("=")[0] for word in MICRO} else MICRO  # which has another value
-    done = ftbench("ladder", "demo", *micro, *arguments)
-    assert done.returncode == 2
-    assert text in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    done = ftbench("ladder", "demo", *micro, *arguments, "--json")
+    (line,) = done.stderr.splitlines()
+    error = json.loads(line)["error"]
+    assert (done.returncode, error["code"]) == (2, code), error
+    assert value in f"{error['problem']} {error['location']}", error
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())

@@ -111,7 +111,7 @@ def test_the_largest_model_that_a_preset_names_fits(name: str) -> None:
     largest = found[1] if found else by_size[-1]
     fits = [model for model in by_size if catalog_fit(model, config.method, size) == "fits"]
     assert fits[-1] == largest
-    assert found or "every model of the catalog fits" in config.about
+    assert found or "every model" in config.about
 
 
 @pytest.mark.parametrize("name", [name for name in PLANNED if re.match(r"\d+gb-full", name)])
@@ -126,7 +126,7 @@ def test_a_larger_model_needs_the_gpu_that_a_preset_names(name: str) -> None:
 @pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
 def test_the_catalog_names_the_smallest_gpu_of_each_method(entry: CatalogEntry) -> None:
     claims = {METHODS[method]: int(size) for method, size in re.findall(r"(\w+) on (\d+)", entry.about)}
-    assert claims or entry.about == "runs on two CPU cores"
+    assert claims or (entry.name == "smollm2-135m" and "CPU" in entry.about)
     for method, size in claims.items():
         smaller = [one for one in sizes() if one < size]
         found = [decided_fit(entry.name, method, one) for one in (*smaller[-1:], size)]

@@ -111,10 +111,13 @@ def test_pissa_is_saved_as_an_adapter_of_the_original_base(tmp_path: Path) -> No
 
 
 def test_pissa_is_refused_for_a_quantized_base_and_for_a_started_run() -> None:
-    with pytest.raises(UserError, match="not quantized"):
-        resolve_preset("demo", "qlora", {"adapter.init": "pissa"})
-    with pytest.raises(UserError, match="starts from the base model"):
-        resolve_preset("demo", "lora", {"adapter.init": "pissa", "model.from_run": "/some/run"})
+    for method, settings, code in (
+        ("qlora", {}, "preset.pissa_quantized"),
+        ("lora", {"model.from_run": "/some/run"}, "preset.pissa_from_run"),
+    ):
+        with pytest.raises(UserError) as refused:
+            resolve_preset("demo", method, {"adapter.init": "pissa", **settings})
+        assert refused.value.code == code and "adapter.init" in refused.value.location
     assert make_plan("demo", ["pissa", "full"], {}).rungs[0].config.adapter.init == "pissa"
     assert rung_title("pissa") == "PiSSA"
 

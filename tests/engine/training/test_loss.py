@@ -117,5 +117,5 @@ def test_cross_entropy_gradient_is_exact() -> None:
 
 
 def test_logits_of_some_answers_only_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 rows of logits for 5 targets"):
+    with pytest.raises(ValueError, match=r"^3 .*\blogits .*\b5 targets"):
         SummedCrossEntropy.apply(torch.zeros(3, VOCABULARY), torch.zeros(5, dtype=torch.long))

@@ -83,7 +83,7 @@ def check_gates_lists_and_cards(first: RunDir, second: RunDir, home: str) -> Non
     assert f"tiny from qlora-{first.name[-4:]}" in ftbench("runs", "--runs", home).stdout
     done = ftbench("export", second.name, "--to", "adapter", "--runs", home, "--margin", "100")
     assert done.returncode == 0, done.stderr
-    assert f"it continues the run {first.name}" in (second.path / "exports" / "adapter" / "README.md").read_text()
+    assert f"continues the run {first.name}" in (second.path / "exports" / "adapter" / "README.md").read_text()
 
 
 def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_launch_warns_if_little_would_be_left(
     free(monkeypatch, 1 << 30)
     check_disk([config], tmp_path / "runs", json=False)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: low disk space: ") and line.endswith("[disk.low]") and "estimated" in line
+    assert line.startswith("warning: ") and line.endswith(" [disk.low]") and "estimated" in line
     check_disk([config], tmp_path / "runs", json=True)
     assert json.loads(capsys.readouterr().err)["warning"]["code"] == "disk.low"
     assert low_disk_notice(None, 3 << 30, tmp_path) is None

@@ -141,7 +141,7 @@ def kills(table: Table, folder: Path, rng: random.Random) -> None:
                     where = home.check()
                     say(f"{code}, {'new' if where == target / 'runs' else 'old'} home")
                 done = home.command("home", str(target), "--json")
-                assert done.code == 0 or json.loads(done.err)["error"]["code"] == "home.same", done.err
+                assert done.code == 0 or json.loads(done.err.splitlines()[-1])["error"]["code"] == "home.same", done.err
                 assert home.check() == target / "runs"
                 left = [str(path) for path in target.rglob(".*") if path.name != ".moved-from.json"]
                 assert not left and not (target / ".moved-from.json").exists(), f"left behind: {left}"

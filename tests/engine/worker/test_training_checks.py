@@ -87,7 +87,7 @@ def test_every_check_passes_or_needs_a_gpu() -> None:
             gpu_only = dict.fromkeys((PAGING, OUT_OF_MEMORY), NEEDS_GPU)
             assert skipped == (gpu_only if choice == "embedded" else {})
             assert report.mfu is None and "MFU left out" in report.checks[1].text
-            assert report.model == (MODELS["embedded"] if choice == "embedded" else ON_CPU.name)
+            assert report.model == (MODELS["embedded"] if choice == "embedded" else ON_CPU.title)
 
 
 @pytest.mark.parametrize("tokens", [None, 1], ids=["all rows before it", "one token of the row before it"])

@@ -8,12 +8,12 @@ from typing import Any
 
 from engine.config.preset import parse_overrides
 
-_FIGURE = re.compile(r"\d[\d,]*(?:\.\d+)?%?(?<!,)")
+_FIGURE = re.compile(r"(?<![\w.-])[+−-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?(?:%|(?![\w.,:-]*[A-Za-z]))")
 _OPTION = re.compile(r"""--set ((?:'[^']*'|"[^"]*"|[^\s'"`])+)""")
 
 
 def figures(text: str) -> list[str]:
-    """The numbers of a text in their order, as they are written.
+    """The numbers of a text in their order, as they are written; the digits of a name such as `lora-3f2a` are none.
 
     >>> figures("1,004 of 1,190 rows (84.4%), 2 files")
     ['1,004', '1,190', '84.4%', '2']

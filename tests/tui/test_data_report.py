@@ -7,7 +7,7 @@ import re
 import msgspec
 import pytest
 from data_reports import REPORT
-from figures import figures
+from message_parts import figures
 
 from engine.config.quantities import share_percent
 from engine.runs.run import events
@@ -49,7 +49,7 @@ def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values(
 def test_displayed_row_counts_add_up_to_the_rows_read() -> None:
     assert KNOWN.data_usage is not None
     shown = summarize_rows(KNOWN.data_usage)
-    assert figures(shown) == "4,200 3,570 200 420 410 10"
+    assert figures(shown) == ["4,200", "3,570", "200", "420", "410", "10"]
     assert all(part in shown for part in ("3,570 train", "200 validation", "420 test", "410 prompts"))
     reasons = list(row_lines(KNOWN.data_usage))[1:]
     assert [line.text.split()[0] for line in reasons] == ["7", "3"]

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from figures import figures
 from made_ladder import made_ladder
+from message_parts import figures
 from rich.live import Live
 from typer.testing import CliRunner
 
@@ -74,10 +74,14 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
     one = next(time_estimates(state))
-    assert one.startswith("lora: 1 run,") and figures(one) == "1 1:00 1:30 3 0.50" and "each" not in one
+    assert one.startswith("lora: 1 run,") and figures(one) == ["1", "1:00", "1:30", "3", "0.50"] and "each" not in one
     state.entries.append(LadderEntry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
     several = next(time_estimates(state))
-    assert several.startswith("lora: 2 runs,") and figures(several) == "2 1:00 1:30 3 0.50" and "each" in several
+    assert (
+        several.startswith("lora: 2 runs,")
+        and figures(several) == ["2", "1:00", "1:30", "3", "0.50"]
+        and "each" in several
+    )
 
 
 @pytest.mark.parametrize(("words", "margin"), [([], 0.02), (["--margin", "0.5"], 0.005)])

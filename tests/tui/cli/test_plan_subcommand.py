@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from command import ftbench
-from figures import figures
 from imported import HEAVY, loaded_by
 from made_runs import write_events
+from message_parts import figures
 from rich.text import Text
 from schema_checks import validator
 
@@ -185,8 +185,8 @@ def test_history_compares_predictions_with_measured_peaks(tmp_path: Path) -> Non
     text = ftbench("plan", "--history").stdout
     assert "-10.0%" in text and "+20.0%" in text
     formula, dry_run = (line for line in text.splitlines() if line.startswith("here, "))
-    assert formula.startswith("here, formula:") and figures(formula) == "15.0% +20.0% 2"
-    assert dry_run.startswith("here, dry run:") and figures(dry_run) == "0.0% +0.0% 2"
+    assert formula.startswith("here, formula:") and figures(formula) == ["15.0%", "+20.0%", "2"]
+    assert dry_run.startswith("here, dry run:") and figures(dry_run) == ["0.0%", "+0.0%", "2"]
     found = json.loads(ftbench("plan", "--history", "--json").stdout)
     assert [round(one["error"], 3) for one in found["runs"] if one["tier"] == "formula"] == [-0.1, 0.2]
     assert {one["tier"]: one["count"] for one in found["tiers"]} == {"formula": 2, "dry run": 2}

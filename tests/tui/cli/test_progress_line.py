@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from figures import figures
 from made_ladder import made_ladder
 from made_runs import step
+from message_parts import figures
 from rich.live import Live
 
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
@@ -43,7 +43,7 @@ def test_baseline_and_evaluation_show_their_rows_and_time_left() -> None:
     line = fed(*baseline(41))
     assert line.text(120).startswith("baseline  ━")
     assert line.left == TimeLeft(20.0, "baseline")
-    assert figures(line.text(120)) == "150 300 20" and line.text(120).endswith(f"  {line.left}")
+    assert figures(line.text(120)) == ["150", "300", "20"] and line.text(120).endswith(f"  {line.left}")
     line.add(at(41, events.Phase(name="training")))
     line.add(at(60, events.Phase(name="evaluation")))
     line.add(at(61, events.Progress(phase="evaluation", text="loss", done=100, total=300)))
@@ -150,13 +150,13 @@ def test_a_ladder_prints_the_score_of_each_finished_rung_once(
     view.show(state)
     shown = capsys.readouterr().out
     base, *_, lora = (line for line in shown.splitlines() if ": exact match" in line)
-    assert " base: " in base and figures(base).endswith(" 2.1% 95% 1.3 2.9")  # after the time of day
-    assert " lora: " in lora and figures(lora).endswith(" 58.3% 95% 55.8 60.8 3")
+    assert " base: " in base and figures(base)[-4:] == ["2.1%", "95%", "1.3", "2.9"]  # after the time of day
+    assert " lora: " in lora and figures(lora)[-5:] == ["58.3%", "95%", "55.8", "60.8", "3"]
     assert "full: " not in shown  # its last seed is running
     last.status = "finished"
     view.show(state)
     (full,) = (line for line in capsys.readouterr().out.splitlines() if ": exact match" in line)
-    assert " full: " in full and figures(full).endswith(" 61.2% 95% 58.7 63.7 3")
+    assert " full: " in full and figures(full)[-5:] == ["61.2%", "95%", "58.7", "63.7", "3"]
 
 
 def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:

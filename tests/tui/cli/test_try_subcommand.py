@@ -13,9 +13,9 @@ import psutil
 import pytest
 from chat_server import stand_in
 from command import ftbench
-from figures import figures
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
+from message_parts import figures
 from screen import Terminal
 
 from engine.runs.chat_client import Sampling
@@ -100,7 +100,7 @@ def test_control_characters_of_answers_are_escaped(
     assert warned.count("[chat.waiting]") == 1 and "lora-3f2a (process 17)" in warned and "--device cpu" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown
     lines = {line.partition(":")[0]: line for line in shown.splitlines()}
-    assert figures(lines["memory"]) == "269 2 12.0 900" and "base 269 MiB" in lines["memory"]
+    assert figures(lines["memory"]) == ["269", "2", "12.0", "900"] and "base 269 MiB" in lines["memory"]
     assert "greedy" in lines["sampling"] and "96 tokens" in lines["sampling"]
     assert "test.jsonl line 1" in lines["item 1"] and KINDS["disagree"] in lines["item 1"]
     assert re.search(r"^2 test items: .* differ\D* 1, .*\D 1$", shown, re.MULTILINE)

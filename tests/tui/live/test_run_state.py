@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import msgspec
-from figures import figures
 from made_runs import step
+from message_parts import figures
 
 from engine.runs.run import events
 from tui.live.curves import lowest_loss
@@ -88,4 +88,4 @@ def test_the_lowest_validation_is_marked_until_the_kept_weights_are_known() -> N
     ((text, _),) = lowest_loss(state)
     assert "kept" in text
     told = lines(events.Selected(step=4, loss=1.5, steps=8, early=True), 0)[0]
-    assert "stopped early" in told and figures(told) == "00:00:00 4 1.5 8"
+    assert "stopped early" in told and figures(told) == ["00:00:00", "4", "1.5", "8"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from figures import figures
+from message_parts import figures
 
 from engine.config.model_files import find_model
 from engine.config.preset_library import resolve_preset
@@ -87,17 +87,17 @@ def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
     answer = {**ANSWER, "data_usage": {**ANSWER["data_usage"], "test_items": 250}}
     found = preview(tmp_path, DataCheck(answer))
     scored = fact(found, "eval")
-    assert scored.startswith("before and after ") and scored.endswith(" auto") and figures(scored) == "250"
+    assert scored.startswith("before and after ") and scored.endswith(" auto") and figures(scored) == ["250"]
     found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
     scored = fact(found, "eval")
-    assert scored.startswith("after ") and scored.endswith(" auto") and figures(scored) == "100"
+    assert scored.startswith("after ") and scored.endswith(" auto") and figures(scored) == ["100"]
 
 
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
     steps = fact(preview(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5}), "steps")
-    assert figures(steps) == "268 2 12 5" and "(2 epochs)" in steps and "(micro-batch 5)" in steps
+    assert figures(steps) == ["268", "2", "12", "5"] and "(2 epochs)" in steps and "(micro-batch 5)" in steps
     steps = fact(preview(tmp_path, settings={"train.steps": 50}), "steps")
-    assert steps.startswith("50 (0.5 epochs)") and figures(steps).startswith("50 0.5 16 ")
+    assert steps.startswith("50 (0.5 epochs)") and figures(steps)[:3] == ["50", "0.5", "16"]
     assert fact(preview(tmp_path, DataCheck()), "steps").startswith("? (2 epochs)")
 
 
@@ -110,7 +110,7 @@ def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
 
 def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
     found = preview(tmp_path)
-    assert figures(fact(found, "rows")) == "2,110 1,600 200 300 10"
+    assert figures(fact(found, "rows")) == ["2,110", "1,600", "200", "300", "10"]
     assert fact(found, "columns") == "messages"
     assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
@@ -199,12 +199,12 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
     found = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
-    assert found.queue.startswith("waits for first ") and figures(found.queue) == "1"
+    assert found.queue.startswith("waits for first ") and figures(found.queue) == ["1"]
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
     alone = preview(tmp_path).queue
-    assert alone.startswith("at once") and "the device" in alone and figures(alone) == ""
+    assert alone.startswith("at once") and "the device" in alone and figures(alone) == []
     beside = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
-    assert beside.queue.startswith(alone) and figures(beside.queue) == "1"
+    assert beside.queue.startswith(alone) and figures(beside.queue) == ["1"]
     one_of_two = preview(tmp_path, turns=places[:1], devices=2)
     assert one_of_two.queue.startswith("at once") and "a device" in one_of_two.queue
 
@@ -226,7 +226,7 @@ def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> 
     assert found.title == "ladder of demo"
     rungs = fact(found, "rungs")
     assert rungs.partition(";")[0].split(", ") == ["base", "qlora", "lora", "full"]
-    assert figures(rungs) == "3 12" and "probe" in rungs
+    assert figures(rungs) == ["3", "12"] and "probe" in rungs
     rates = [("qlora", "5e-3"), ("lora", "5e-3"), ("full", "5e-4")]
     assert fact(found, "rates") == ", ".join(f"{rung} {rate} (preset demo)" for rung, rate in rates)
     assert not [code for code in codes(found) if code.startswith("preset.")]
@@ -246,8 +246,8 @@ def test_a_ladder_preview_has_the_weights_of_each_rung(tmp_path: Path) -> None:
     found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), report)
     lines = [one.text for one in found.facts if one.text.startswith(("qlora: ", "lora: "))]
     assert [(line.partition(":")[0], figures(line)) for line in lines] == [
-        ("qlora", "700 700"),
-        ("lora", "1,000 700 300"),
+        ("qlora", ["700", "700"]),
+        ("lora", ["1,000", "700", "300"]),
     ]
     assert "700 adapted" in lines[0] and "300 frozen" in lines[1]
     assert found.blocked and {"model.refused", "model.left_out"} <= set(codes(found))

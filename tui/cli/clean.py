@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,52 +25,42 @@ LARGEST = 5
 """Items of a kind that are listed by name."""
 
 
-@dataclass(frozen=True)
-class CleanOptions:
-    """What the command line asks for."""
-
-    kinds: list[str]
-    names: list[str]
-    min_age_days: float | None
-    yes: bool
-    json: bool
-
-
-def clean(runs: Path, options: CleanOptions) -> int:
+def clean(
+    runs: Path, words: Sequence[str], names: Sequence[str], min_age_days: float | None, yes: bool, json: bool
+) -> int:
     """Show the table, or remove the chosen kinds. Returns 1 if something could not be removed.
 
     Raises UserError for an unknown kind, for runs without a name or an age, and where nobody can confirm.
     """
     items = list(list_stored_items(runs))
-    if not options.kinds:
-        _show(runs, items, options.json)
-        if options.json or not streams.is_terminal():
+    if not words:
+        _show(runs, items, json)
+        if json or not streams.is_terminal():
             return 0
-        words = _answer(
-            f"What to remove? ({', '.join(kind for kind in KINDS if kind not in NAMED_ONLY)}; press enter for nothing) "
-        )
-        options = replace(options, kinds=words.replace(",", " ").split())
-    kinds = _kinds(options)
-    names = [_full_name(runs, name, items) for name in options.names]
-    chosen, kept = select_items(items, kinds, names, options.min_age_days)
+        offered = ", ".join(kind for kind in KINDS if kind not in NAMED_ONLY)
+        words = _answer(f"What to remove? ({offered}; press enter for nothing) ").replace(",", " ").split()
+    kinds = _kinds(words, is_limited=bool(names) or min_age_days is not None)
+    full_names = [_full_name(runs, name, items) for name in names]
+    chosen, kept = select_items(items, kinds, full_names, min_age_days)
     if not kinds:
         return 0
-    if not options.json:
+    if not json:
         _list(chosen, kept)
-    if not chosen or not (options.yes or _confirmed(chosen, options.json)):
-        if options.json:
+    if not chosen or not (yes or _confirmed(chosen, json)):
+        if json:
             print_json({"removed": [], "kept": [_as_json(item) for item in kept], "bytes": 0})
         return 0
-    return _remove(chosen, kept, options.json)
+    return _remove(chosen, kept, json)
 
 
-def _kinds(options: CleanOptions) -> list[Kind]:
-    kinds = list(dict.fromkeys(word for given in options.kinds for word in given.split(",")))
+def _kinds(words: Sequence[str], is_limited: bool) -> list[Kind]:
+    """The kinds of the command line; `is_limited`: to items with a name, or of an age."""
+    kinds = list(dict.fromkeys(word for given in words for word in given.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         hint = f"use {', '.join(KINDS)}"
         raise UserError(f"unknown kind {unknown[0]!r}", hint=hint, code="clean.unknown")
     for kind in NAMED_ONLY:
-        if kind in kinds and not options.names and options.min_age_days is None:
+        if kind in kinds and not is_limited:
             hint = "name them with --run NAME, or give --older-than DAYS"
             raise UserError(f"{kind} cannot be recreated", hint=hint, code="clean.not_named")
     return cast(list[Kind], kinds)

@@ -13,62 +13,33 @@ import typer
 from engine.config.errors import UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs.home import runs_home
-from engine.runs.ladder.ladder_dir import SweepDir
+from tui.cli import options
 from tui.cli.arguments import App
 from tui.cli.lookup import home, ladder_or_sweep, show_origin
-from tui.cli.options import (
-    AsciiOption,
-    BudgetOption,
-    ComparedArguments,
-    DataOption,
-    DemoSeedsOption,
-    DetachOption,
-    DeviceOption,
-    DevicesOption,
-    ExecutorOption,
-    FreshOption,
-    GresOption,
-    JsonOption,
-    MarginOption,
-    ModelOption,
-    PairsOption,
-    PartitionOption,
-    PriceOption,
-    RetimeOption,
-    RunsOption,
-    SeedsOption,
-    SetOption,
-    ShareOption,
-    ShotsOption,
-    TimeOption,
-    VaryOption,
-    overrides,
-    shared_device,
-)
 
 comparing_app = App()
 
 
 @comparing_app.command()
 def demo(
-    runs: RunsOption = None,
-    seeds: DemoSeedsOption = None,
+    runs: options.Runs = None,
+    seeds: options.DemoSeeds = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
-    fresh: FreshOption = False,
-    device: DevicesOption = None,
-    share: ShareOption = None,
-    executor: ExecutorOption = None,
-    partition: PartitionOption = None,
-    time: TimeOption = None,
-    gres: GresOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
+    fresh: options.Fresh = False,
+    device: options.Devices = None,
+    share: options.Share = None,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
 ) -> None:
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    job = overrides(
-        None, device=shared_device(device, share), executor=executor, partition=partition, time=time, gres=gres
+    job = options.overrides(
+        None, device=options.shared_device(device, share), executor=executor, partition=partition, time=time, gres=gres
     )
     raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
 
@@ -84,7 +55,7 @@ def ladder(
             help="Method, NAME=METHOD,KEY=VALUE or http://HOST/v1#MODEL; repeatable (default: all methods).",
         ),
     ] = None,
-    seeds: SeedsOption = 1,
+    seeds: options.Seeds = 1,
     learning_rates: Annotated[
         int,
         typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
@@ -96,47 +67,46 @@ def ladder(
     max_seeds: Annotated[
         int | None, typer.Option("--max-seeds", min=2, max=20, help="With --until-decided: seeds at most (default: 8).")
     ] = None,
-    margin: MarginOption = DEFAULT_MARGIN / POINT,
+    margin: options.Margin = DEFAULT_MARGIN / POINT,
     ship: Annotated[
         list[str] | None,
         typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
     ] = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    settings: SetOption = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    settings: options.Set = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run a timing probe of every rung first.")] = True,
-    base_shots: ShotsOption = None,
+    base_shots: options.Shots = None,
     price: Annotated[
         list[str] | None,
         typer.Option(
             "--price", metavar="[NAME=]IN,OUT", help="Price of served rungs per million tokens, of prompts and answers."
         ),
     ] = None,
-    vary: VaryOption = None,
-    budget: BudgetOption = None,
+    vary: options.Vary = None,
+    budget: options.Budget = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the expected hours and power by number of seeds; start nothing.")
     ] = False,
-    fresh: FreshOption = False,
-    retime: RetimeOption = False,
-    device: DevicesOption = None,
-    share: ShareOption = None,
-    executor: ExecutorOption = None,
-    partition: PartitionOption = None,
-    time: TimeOption = None,
-    gres: GresOption = None,
-    runs: RunsOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
+    fresh: options.Fresh = False,
+    retime: options.Retime = False,
+    device: options.Devices = None,
+    share: options.Share = None,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
 ) -> None:
     """Compare methods on the same model and data: quality and cost."""
     from engine.runs.ladder.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
-    job = overrides(
-        None, device=shared_device(device, share), executor=executor, partition=partition, time=time, gres=gres
-    )
-    given = overrides(settings, model=model, data=data) | job
+    where = options.shared_device(device, share)
+    job = {"executor": executor, "partition": partition, "time": time, "gres": gres}
+    given = options.overrides(settings, model=model, data=data, device=where, **job)
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
     artifact_words = artifacts.split(",") if artifacts else []
@@ -167,16 +137,15 @@ def ladder(
         hint = "remove --vary to forecast one of its ladders"
         raise UserError("--dry-run forecasts one ladder", "--vary", hint, code="sweep.dry_run")
     from engine.runs.ladder.sweep import make_cells, parse_axes, parse_budget
-    from tui.cli import sweep
 
     axes, limit = parse_axes(vary, given), parse_budget(budget)
     cells = make_cells(axes, given, make)
-    raise typer.Exit(sweep.start(axes, cells, limit, home(runs, launch=True, json=json), detach, json))
+    raise typer.Exit(verb.start_cells(axes, cells, limit, home(runs, launch=True, json=json), detach, json))
 
 
 @comparing_app.command()
 def judge(
-    names: ComparedArguments,
+    names: options.Compared,
     model: Annotated[
         str,
         typer.Option(
@@ -188,7 +157,7 @@ def judge(
     rubric: Annotated[
         Path | None, typer.Option("--rubric", metavar="FILE", help="What makes an answer better (default: built in).")
     ] = None,
-    pairs: PairsOption = None,
+    pairs: options.Pairs = None,
     items: Annotated[
         int | None, typer.Option("--items", min=1, metavar="N", help="Compare at most N test items (default: all).")
     ] = None,
@@ -199,39 +168,39 @@ def judge(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Stop at this number of tokens in total.")
     ] = None,
-    price: PriceOption = None,
+    price: options.Price = None,
     max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Stop at this cost, by --price.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds of one attempt of a request.")] = 120,
-    device: DeviceOption = None,
-    runs: RunsOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
+    device: options.Device = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
 ) -> None:
     """Let a model compare the answers of rungs, in both orders."""
     from tui.cli import judge as verb
 
-    options = verb.JudgeOptions(
+    given = verb.JudgeOptions(
         model, rubric, pairs or [], items, concurrency, answer_tokens, max_tokens, price, max_cost, timeout, device
     )
-    raise typer.Exit(verb.judge(verb.compared(runs, names, json), options, detach, json))
+    raise typer.Exit(verb.judge(verb.compared(runs, names, json), given, detach, json))
 
 
 @comparing_app.command()
 def rate(
-    names: ComparedArguments,
+    names: options.Compared,
     rater: Annotated[
         str | None, typer.Option("--rater", metavar="NAME", help="Who rates (default: your login).")
     ] = None,
-    pairs: PairsOption = None,
+    pairs: options.Pairs = None,
     page: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Write a page to rate in a browser elsewhere.")
     ] = None,
     imported: Annotated[
         list[Path] | None, typer.Option("--import", metavar="FILE", help="Add the ratings of a page; repeatable.")
     ] = None,
-    runs: RunsOption = None,
-    ascii_only: AsciiOption = False,
-    json: JsonOption = False,
+    runs: options.Runs = None,
+    ascii_only: options.Ascii = False,
+    json: options.Json = False,
 ) -> None:
     """Compare the answers of two rungs without their names."""
     from engine.runs.preference.ratings import login
@@ -239,23 +208,20 @@ def rate(
     from tui.cli.judge import compared
 
     comparison = compared(runs, names, json)
-    options = verb.RateOptions(rater or login(), pairs or [], page, imported or [], json)
-    raise typer.Exit(verb.rate(comparison, options, runs_home(runs), ascii_only))
+    given = verb.RateOptions(rater or login(), pairs or [], page, imported or [], json)
+    raise typer.Exit(verb.rate(comparison, given, runs_home(runs), ascii_only))
 
 
 @comparing_app.command()
 def report(
     name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder or sweep name, part of it, path, or 'last'.")],
-    runs: RunsOption = None,
+    runs: options.Runs = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Write the report of a ladder or sweep; print its path."""
     from tui.cli import ladder as verb
-    from tui.cli import sweep
 
     folder = ladder_or_sweep(runs, name, json)
     show_origin(folder, quiet=json or markdown)
-    if isinstance(folder, SweepDir):
-        raise typer.Exit(sweep.report(folder, json, markdown))
     raise typer.Exit(verb.report(folder, json, markdown))

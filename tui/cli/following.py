@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from engine.config.errors import RunFailed
 from engine.config.metric_specs import metric_spec
@@ -18,6 +19,7 @@ from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.sweep import Sweep, cell_text
 from engine.runs.run import end_record, events
 from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.run_dir import RunDir
@@ -31,7 +33,6 @@ POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
 """Seconds without a lock and without new events after which a run counts as dead."""
 
-F = TypeVar("F", RunDir, LadderDir, SweepDir)
 T = TypeVar("T")
 
 
@@ -59,14 +60,14 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             alive = news or run.is_active()
             return (view.end, True) if alive or view.end else (view.unwritten(run), False)
 
-        return wait_for_end(run, display, poll, run_exited_message)
+        return wait_for_end(run, display, poll, partial(run_exited_message, run))
 
 
 def wait_for_end(
-    folder: F,
+    folder: RunDir | LadderDir | SweepDir,
     display: ProgressDisplay | None,
     poll: Callable[[], tuple[T | None, bool]],
-    exited_message: Callable[[F], str],
+    exited_message: Callable[[], str],
 ) -> T:
     """Call `poll` until it returns an outcome; it also returns whether there was a sign of life.
 
@@ -81,7 +82,7 @@ def wait_for_end(
             if alive:
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since > DEAD_SECONDS:
-                raise RunFailed(exited_message(folder), "run.process_died")
+                raise RunFailed(exited_message(), "run.process_died")
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             ask_to_leave(folder, display)
@@ -182,26 +183,30 @@ STAGE_TEXTS = {
 }
 
 
-def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str] = ()) -> Ladder:
-    """Show the ladder until it ends; returns its last state. `known`: texts of warnings that were shown before.
+def follow_comparison(folder: LadderDir | SweepDir, quiet: bool = False, known: Collection[str] = ()) -> Ladder | Sweep:
+    """Show a ladder or sweep until it ends; returns its last state. `known`: texts of warnings that were shown before.
 
     Raises Detached where the user chose to detach, and RunFailed where its process exited unexpectedly.
     """
     with progress_display(quiet) as display:
-        view = LadderView(folder, display, quiet, known)
+        if isinstance(folder, LadderDir):
+            show: Callable[[Any], None] = LadderView(folder, display, quiet, known).show
+        else:
+            first = folder.ladder(folder.plan().cells[0].ladder)
+            show = SweepView(folder, LadderView(first, display, quiet)).show
 
-        def poll() -> tuple[Ladder | None, bool]:
+        def poll() -> tuple[Ladder | Sweep | None, bool]:
             live, state = folder.is_active(), folder.state()
             if state is not None and (state.status == "running" or not live):  # else: written before the resume
-                view.show(state)
-            return (None if live or state is None or state.status == "running" else state), live
+                show(state)
+            has_ended = not live and state is not None and state.status != "running"
+            return (state if has_ended else None), live
 
-        return wait_for_end(folder, display, poll, ladder_exited_message)
+        def exited_message() -> str:
+            what = f"{folder.KIND} process exited unexpectedly{last_log_line(folder)}"
+            return f"{what}; `ftbench resume {folder.argument}` resumes it"
 
-
-def ladder_exited_message(folder: LadderDir) -> str:
-    """Error message for a ladder whose process exited unexpectedly; its active run continues in the background."""
-    return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.argument}` resumes it"
+        return cast(Ladder | Sweep, wait_for_end(folder, display, poll, exited_message))
 
 
 @dataclass
@@ -227,10 +232,10 @@ class LadderView:
         if ladder.stage != self.stage:
             self.stage = ladder.stage
             if ladder.stage in STAGE_TEXTS:
-                self._line(STAGE_TEXTS[ladder.stage])
+                _line(STAGE_TEXTS[ladder.stage])
         for text in ladder.warnings[self.printed_warnings :]:
             if text not in self.known:
-                self._line(f"warning: {text}", "yellow")
+                _line(f"warning: {text}", "yellow")
         self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
             self._print_entry(entry)
@@ -239,7 +244,7 @@ class LadderView:
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
             self.estimated = True
             for text in time_estimates(ladder):
-                self._line(text)
+                _line(text)
         self._update_line(ladder)
 
     def _print_entry(self, entry: LadderEntry) -> None:
@@ -255,7 +260,7 @@ class LadderView:
         run = f"seed {entry.seed}"
         what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
         disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
-        self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
+        _line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
     def _print_score(self, row: RungResult, ladder: Ladder) -> None:
         """Print the score of the base model, and of a rung whose last seed is done."""
@@ -270,7 +275,7 @@ class LadderView:
         interval = f", 95% CI {bounds}" if bounds else ""
         seeds = "" if is_base(row.name) else f", {amount(len(row.seeds), 'seed')}"
         score = f"{metric_spec(metric).title} {score_format.score(row.score.mean, metric)}"
-        self._line(f"{row.name}: {score}{interval}{seeds}")
+        _line(f"{row.name}: {score}{interval}{seeds}")
 
     def _update_line(self, ladder: Ladder) -> None:
         """Update the progress line with the active run, or with the stage between runs."""
@@ -301,8 +306,49 @@ class LadderView:
         done = sum(entry.is_done for entry in ladder.entries)
         return f"{done + 1}/{len(ladder.entries)}"
 
-    def _line(self, text: str, style: str = "") -> None:
-        say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
+
+def _line(text: str, style: str = "") -> None:
+    say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
+
+
+@dataclass
+class SweepView:
+    """Prints what changed in a sweep, and the progress of its active ladder."""
+
+    folder: SweepDir
+    ladder: LadderView
+    printed: dict[str, str] = field(default_factory=dict)
+    """Ladder -> the status of its cell that was printed."""
+    estimated: bool = False
+
+    def show(self, sweep: Sweep) -> None:
+        if self.ladder.quiet:
+            return
+        for text in _sweep_estimate(sweep) if sweep.stage == "running" and not self.estimated else ():
+            _line(text)
+        self.estimated = self.estimated or sweep.stage == "running"
+        for cell in sweep.cells:
+            if cell.status not in ("planned", self.printed.get(cell.ladder)):
+                reason = f": {cell.reason}" if cell.reason else ""
+                _line(f"{cell_text(cell.values)} {cell.status}{reason}")
+                self.printed[cell.ladder] = cell.status
+            if cell.status == "live":
+                self._show_ladder(cell.ladder)
+
+    def _show_ladder(self, name: str) -> None:
+        if self.ladder.folder.name != name:
+            self.ladder = LadderView(self.folder.ladder(name), self.ladder.display, self.ladder.quiet)
+        if state := self.ladder.folder.state():
+            self.ladder.show(state)
+
+
+def _sweep_estimate(sweep: Sweep) -> list[str]:
+    """The estimate for the whole sweep; none without timing probes."""
+    if sweep.low is None or sweep.high is None:
+        return []
+    remaining = max(0.0, sweep.low - sweep.spent), max(0.0, sweep.high - sweep.spent)
+    runs = f"{amount(len(sweep.cells), 'ladder')}, {amount(sweep.runs, 'run')}"
+    return [f"total: about {between(*remaining)} for {runs} (equal runs count once)"]
 
 
 def time_estimates(ladder: Ladder) -> Iterator[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -24,27 +22,22 @@ from tui.output.console import print_json, say
 BASE, START = "base", "start"
 
 
-@dataclass(frozen=True)
-class GateOptions:
-    """The options of `ftbench gate`."""
+def gate(
+    subject: RunDir | LadderDir, against: str, rung: str | None, metric: str | None, least: float, json: bool
+) -> int:
+    """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1.
 
-    against: str
-    rung: str | None
-    metric: str | None
-    least: float
-    """In points of a share, else in the metric's unit."""
-    json: bool
-
-
-def gate(subject: RunDir | LadderDir, options: GateOptions) -> int:
-    """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
-    if not math.isfinite(options.least):
-        raise UserError(f"invalid --min-gain {options.least}", hint="give a number", code="gate.invalid_gain")
-    gain = _of_ladder(subject, options) if isinstance(subject, LadderDir) else _of_run(subject, options)
-    least = options.least
+    `least`: the required gain, in points of a share, else in the metric's unit.
+    """
+    if not math.isfinite(least):
+        raise UserError(f"invalid --min-gain {least}", hint="give a number", code="gate.invalid_gain")
+    if isinstance(subject, LadderDir):
+        gain = _of_ladder(subject, against, rung, metric)
+    else:
+        gain = _of_run(subject, against, rung, metric)
     spec = metric_spec(gain.metric)
     passed = gain.clears(least / spec.scale)
-    if options.json:
+    if json:
         print_json({"passed": passed, "min_gain": least / spec.scale, **msgspec.to_builtins(gain)})
         return 0 if passed else 1
     text = difference_with_bounds(gain.gain, gain.metric)
@@ -57,13 +50,11 @@ def gate(subject: RunDir | LadderDir, options: GateOptions) -> int:
     return 0 if passed else 1
 
 
-def _of_run(run: RunDir, options: GateOptions) -> Gain:
-    if options.rung is not None:
+def _of_run(run: RunDir, against: str, rung: str | None, metric: str | None) -> Gain:
+    if rung is not None:
         raise UserError("--rung applies to ladders", run.name, "omit --rung", "gate.rung_of_run")
-    other = None if options.against in (BASE, START) else run_dir.find(run.path.parent, options.against)
-    against = str(other.path) if other else None
-    question: dict[str, Any] = {"run": str(run.path), "against": against, "metric": options.metric}
-    question["start"] = options.against == START
+    other = None if against in (BASE, START) else str(run_dir.find(run.path.parent, against).path)
+    question = {"run": str(run.path), "against": other, "metric": metric, "start": against == START}
     try:
         return msgspec.convert(ask("gain", question), Gain)
     except UserError as error:
@@ -71,18 +62,18 @@ def _of_run(run: RunDir, options: GateOptions) -> Gain:
             raise
         # The base is scored once per ladder, so that its runs have no scores of it.
         state = ladder.state()
-        rung = next((entry.rung for entry in state.entries if entry.run == run.name), "RUNG") if state else "RUNG"
-        hint = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', rung])}` compares its rung"
+        its = next((entry.rung for entry in state.entries if entry.run == run.name), "RUNG") if state else "RUNG"
+        hint = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', its])}` compares its rung"
         raise UserError(error.problem, run.name, hint, "gate.run_of_ladder") from error
 
 
-def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:
+def _of_ladder(folder: LadderDir, against: str, rung: str | None, metric: str | None) -> Gain:
     state = folder.state()
     if state is None or state.status != "finished":
         status = folder.status_of(state) if state else "not started"
         hint = "wait until it finishes" if folder.is_active() else f"finish it with `ftbench resume {folder.argument}`"
         raise UserError(f"the ladder is not finished ({status})", folder.name, hint, "gate.not_finished")
-    if options.metric is not None and state.work and options.metric != state.work.metric:
+    if metric is not None and state.work and metric != state.work.metric:
         hint = "omit --metric"
         raise UserError(f"the ladder was scored with {state.work.metric}", folder.name, hint, "gate.unknown_metric")
-    return gain_of_rung(state, options.rung, options.against)
+    return gain_of_rung(state, rung, against)

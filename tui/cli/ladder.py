@@ -1,17 +1,22 @@
-"""`ladder`: run every method on the same data and report the verdict; `report`: write the report again."""
+"""`ladder`: run every method on the same data and report the verdict; `report`: write the report again.
+
+With `--vary` a sweep: a ladder for each value of one or two settings.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.config.preset import Flat
+from engine.config.quantities import percent
 from engine.config.schema import Config
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.forecast import forecast, forecast_rows
@@ -19,21 +24,24 @@ from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.ladder.sweep import Sweep
+from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, describe_sweep, value_text
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
-from engine.runs.score_format import summary_lines, tradeoff_lines
-from engine.runs.start import resume_ladder, start_ladder
+from engine.runs.score_format import percent_bounds, summary_lines, tradeoff_lines
+from engine.runs.start import resume_ladder, start_ladder, start_sweep
 from tui.cli.errors import show_notices
-from tui.cli.following import Detached, follow_ladder
+from tui.cli.following import Detached, follow_comparison
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
+Cells = Sequence[tuple[dict[str, Any], LadderPlan]]
+CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
+"""Whether the rule of thumb holds -> in words."""
 FIRST_ROUNDS, MIN_FORECAST = 2, 5
 """Seeds from which, and at least up to which, hours and power are forecast."""
 
@@ -105,89 +113,73 @@ def _automatic_metric(config: Config) -> str:
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Start a ladder and follow it; its warnings are printed before it starts."""
-    show_notices(plan.notices, json)
-    check_disk([rung.config for rung in plan.rungs], runs, json)
-    created: list[LadderDir] = []
+    return _start(partial(start_ladder, runs, plan), [plan], describe_plan(plan), runs, detach, json)
+
+
+def start_cells(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, detach: bool, json: bool) -> int:
+    """Start a sweep and follow it."""
+    plans = [plan for _, plan in cells]
+    begin = partial(start_sweep, runs, axes, cells, budget, plans[0].command)
+    return _start(begin, plans, describe_sweep(axes, cells), runs, detach, json)
+
+
+def _start(
+    start: Callable[..., object], plans: Sequence[LadderPlan], about: str, runs: Path, detach: bool, json: bool
+) -> int:
+    show_notices(plans[0].notices, json)
+    check_disk([rung.config for plan in plans for rung in plan.rungs], runs, json)
+    created: list[LadderDir | SweepDir] = []
 
     def begin() -> None:
-        start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
+        start(created=created.append)  # before any output: a closed pipe must not prevent it
+        folder = created[0]
         if not json:
-            say(f"ladder {created[0].name}{continues(created[0].plan().created, plan.created)}")
-            say(describe_plan(plan))
+            was_killed = folder.plan().created < plans[0].created
+            say(f"{folder.KIND} {folder.name}{': continues it, its process was killed' if was_killed else ''}")
+            say(about)
 
-    return follow_started(created, begin, lambda: watch(created[0], json, plan.notices, fresh=True), detach, json)
-
-
-def continues(created: float, planned: float) -> str:
-    """What to add to the name of a ladder or sweep that was created before it was planned now; '' if it is new."""
-    return "" if created >= planned else ": continues it, its process was killed"
+    return follow_started(created, begin, lambda: watch(created[0], json, plans[0].notices, fresh=True), detach, json)
 
 
-def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
+def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
     """Follow to the end, then print table, verdict and the report's path. Returns the exit status.
 
-    `shown`: warnings that were printed before. A `fresh` ladder that is refused for invalid input is deleted.
+    `shown`: warnings that were printed before. A `fresh` ladder or sweep that is refused for invalid input is deleted.
     """
     try:
-        state = follow_ladder(folder, json, [notice.text for notice in shown])
+        state = follow_comparison(folder, json, [notice.text for notice in shown])
     except Detached:
         return print_detached(folder, json)
     if fresh and state.status == "failed" and not folder.has_runs():
-        ladder_dir.remove(folder)
-        raise UserError(state.reason, code=state.reason_code or "ladder.refused")
+        if isinstance(folder, LadderDir):
+            ladder_dir.remove(folder)
+        else:
+            ladder_dir.remove_sweep(folder)
+        raise UserError(state.reason, code=state.reason_code or f"{folder.KIND}.refused")
     if json:
-        print_json(msgspec.to_builtins(with_preferences(folder, state)))
+        print_json(msgspec.to_builtins(_rated(folder, state)))
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
 
 
-def show(folder: LadderDir, state: Ladder) -> None:
-    """Print headline, table, figure, sentences and the report's path; of an unfinished ladder the parts that exist."""
-    state = with_preferences(folder, state)
-    if state.status != "finished":
-        say(f"{state.status}: {state.reason}")
-    show_summary(state)
-    for sentence in state.verdict:
-        say(f"{sentence.topic}: {sentence.text}")
-    show_benchmarks(state)
-    if state.work and state.work.data_usage:
-        say(f"columns: {summarize_columns(state.work.columns)}")
-        say(f"rows: {summarize_rows(state.work.data_usage)}")
-    if folder.page.exists():
-        say(f"report: {folder.page}")
+def resume(folder: LadderDir | SweepDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
+    """Resume a ladder or sweep; finished runs are not repeated. `settings`: as of `resume_ladder`."""
+    begin = partial(resume_ladder, folder, settings)
+    return follow_started([folder], begin, partial(watch, folder, json), detach, json)
 
 
-def show_summary(state: Ladder) -> None:
-    """Print headline, table and figure."""
-    summary = state.summary
-    if summary is None:
-        return
-    say(summary.headline, "bold")
-    for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
-        say(line)
+def report(folder: LadderDir | SweepDir, json: bool, markdown: bool) -> int:
+    """Write the report from the files; print its path, its Markdown, or the state as JSON.
 
-
-def resume(folder: LadderDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
-    """Resume a ladder; finished runs are not repeated. `settings`: as of `resume_ladder`."""
-    return follow_started(
-        [folder], partial(resume_ladder, folder, settings), partial(watch, folder, json), detach, json
-    )
-
-
-def report(folder: LadderDir, json: bool, markdown: bool) -> int:
-    """Write the report from the ladder's files and print its path, its Markdown, or the ladder as JSON."""
+    Raises UserError for a ladder or sweep without a state.
+    """
     state = folder.state()
-    return print_report(folder, state and with_preferences(folder, state), json, markdown)
-
-
-def print_report(folder: LadderDir | SweepDir, state: Ladder | Sweep | None, json: bool, markdown: bool) -> int:
-    """Write the report of a ladder or sweep and print it. Raises UserError for one without a state."""
     if state is None:
         hint = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", hint=hint, code=f"{folder.KIND}.not_started")
     if json:
-        print_json(msgspec.to_builtins(state))
+        print_json(msgspec.to_builtins(_rated(folder, state)))
         return 0
     ask(f"{folder.KIND}.report", {"path": str(folder.path)})
     if markdown:
@@ -196,6 +188,65 @@ def print_report(folder: LadderDir | SweepDir, state: Ladder | Sweep | None, jso
         say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")
     return 0
+
+
+def _rated(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> Ladder | Sweep:
+    """A ladder with what judges and people prefer; a sweep unchanged."""
+    return with_preferences(folder, state) if isinstance(folder, LadderDir) and isinstance(state, Ladder) else state
+
+
+def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
+    """Print the results and the report's path; of an unfinished ladder or sweep the parts that exist."""
+    if state.status != "finished":
+        say(f"{state.status}: {state.reason}")
+    state = _rated(folder, state)
+    if isinstance(state, Ladder):
+        _show_ladder(state)
+    else:
+        _show_sweep(state)
+    if folder.page.exists():
+        say(f"report: {folder.page}")
+    if isinstance(state, Sweep) and state.headline:
+        say(state.headline, "bold")  # again: the table above it may be long
+
+
+def _show_ladder(state: Ladder) -> None:
+    """Print headline, table, figure and sentences."""
+    if (summary := state.summary) is not None:
+        say(summary.headline, "bold")
+        for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
+            say(line)
+    for sentence in state.verdict:
+        say(f"{sentence.topic}: {sentence.text}")
+    show_benchmarks(state)
+    if state.work and state.work.data_usage:
+        say(f"columns: {summarize_columns(state.work.columns)}")
+        say(f"rows: {summarize_rows(state.work.data_usage)}")
+
+
+def _show_sweep(state: Sweep) -> None:
+    """Print the headline, a line per rung and ladder, and the sentences."""
+    if state.headline:
+        say(state.headline, "bold")
+    keys = [axis.key for axis in state.axes]
+    columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
+    rows = [_sweep_row(state, point, keys) for point in state.points]
+    if rows:
+        table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
+    for sentence in state.sentences:
+        say(f"- {sentence}")
+
+
+def _sweep_row(state: Sweep, point: SweepPoint, keys: Sequence[str]) -> list[str]:
+    values, share = state.cells[point.cell].values, point.share_of_gain
+    return [
+        *(value_text(values[key]) for key in keys),
+        point.rung,
+        percent(share.mean) if share else "–",
+        percent_bounds(share).strip("[]").replace(", ", "–") if share else "",
+        f"{point.cost.mean:.2f}" if point.cost else "–",
+        CHECKS[point.rule],
+    ]
 
 
 def shot_numbers(given: str | None) -> list[int]:

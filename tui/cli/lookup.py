@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run import run_dir
-from engine.runs.run.folder import current_directory, has_file
+from engine.runs.run.folder import Folder, current_directory, has_file
 from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
 from tui.output.console import say
 
 
-def run_ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir | SweepDir:
+def run_ladder_or_sweep(runs: Path | None, name: str, json: bool) -> RunDir | LadderDir | SweepDir:
     """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
     folder = home(runs, json=json)
-    if has_file(Path(name), "sweep.toml") or (name != "last" and _only_a_sweep(folder, name)):
-        return ladder_dir.find_sweep(folder, name)
-    return run_or_ladder(runs, name, json)
-
-
-def _only_a_sweep(folder: Path, name: str) -> bool:
     others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
-    has_other = any(name in sweep.name for sweep in others)
-    return not has_other and any(name in sweep.name for sweep in ladder_dir.iterate_sweeps(folder))
+    return ladder_dir.find_sweep(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name, json)
 
 
-def ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> LadderDir | SweepDir:
+def ladder_or_sweep(runs: Path | None, name: str, json: bool) -> LadderDir | SweepDir:
     """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
     folder = home(runs, json=json)
-    has_ladder = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
-    sweeps = [] if has_ladder or name == "last" else ladder_dir.iterate_sweeps(folder)
-    is_sweep = any(name in sweep.name for sweep in sweeps)
-    find = ladder_dir.find_sweep if has_file(Path(name), "sweep.toml") or is_sweep else ladder_dir.find
+    find = ladder_dir.find_sweep if _is_sweep(folder, name, ladder_dir.iterate(folder)) else ladder_dir.find
     return find(folder, name)
 
 
-def run_or_ladder(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir:
+def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
+    """Whether a sweep is meant: by its path, or by a name that none of `others` has; `last` is none."""
+    by_name = name != "last" and not _named(others, name) and _named(ladder_dir.iterate_sweeps(folder), name)
+    return by_name or has_file(Path(name), "sweep.toml")
+
+
+def run_or_ladder(runs: Path | None, name: str, json: bool) -> RunDir | LadderDir:
     """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
     folder = home(runs, json=json)
-    if has_file(Path(name), "ladder.toml"):
-        return ladder_dir.find(folder, name)
-    matches_run = any(name in run.name or name == "last" for run in run_dir.iterate(folder))
-    matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
-    find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
+    by_name = not _named(run_dir.iterate(folder), name) and _named(ladder_dir.iterate(folder), name)
+    find = ladder_dir.find if by_name or has_file(Path(name), "ladder.toml") else run_dir.find
     return find(folder, name)
+
+
+def _named(folders: Iterable[Folder], name: str) -> bool:
+    return any(name in folder.name or name == "last" for folder in folders)
 
 
 def home(given: Path | None, launch: bool = False, json: bool = False) -> Path:

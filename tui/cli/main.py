@@ -16,37 +16,13 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.config.home import keep_hub_cache_in_home
 from engine.runs.home import runs_home
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
+from tui.cli import options
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
 from tui.cli.data_and_presets import data_app, plan_app, presets_app
 from tui.cli.lookup import home, run_ladder_or_sweep, show_origin
-from tui.cli.options import (
-    AsciiOption,
-    DataOption,
-    DetachOption,
-    DeviceOption,
-    DeviceSettingsOption,
-    ExecutorOption,
-    FromOption,
-    GresOption,
-    JsonOption,
-    MethodOption,
-    ModelOption,
-    MouseOption,
-    NowOption,
-    PartitionOption,
-    RunOrSweepArgument,
-    RunsOption,
-    SetOption,
-    ShareOption,
-    TimeOption,
-    VersionOption,
-    chosen_method,
-    overrides,
-    shared_device,
-)
 from tui.cli.shipping import shipping_app
 from tui.cli.upkeep import upkeep_app
 from tui.output import streams
@@ -72,51 +48,45 @@ app.add_typer(upkeep_app)
 @app.command()
 def run(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
-    method: MethodOption = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    device: DeviceOption = None,
-    share: ShareOption = None,
-    settings: SetOption = None,
-    start: FromOption = None,
-    runs: RunsOption = None,
-    detach: DetachOption = False,
-    now: NowOption = False,
-    executor: ExecutorOption = None,
-    partition: PartitionOption = None,
-    time: TimeOption = None,
-    gres: GresOption = None,
-    json: JsonOption = False,
+    method: options.Method = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    device: options.Device = None,
+    share: options.Share = None,
+    settings: options.Set = None,
+    start: options.From = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    now: options.Now = False,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    json: options.Json = False,
 ) -> None:
     """Train and evaluate one run. Ctrl+C asks: detach or stop."""
     from tui.cli import run as verb
 
     folder = home(runs, launch=True, json=json)
     from_run = None if start is None else str(run_dir.find(folder, start).path)
-    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
-    given = (
-        overrides(
-            settings, model=model, data=data, method=method, device=shared_device(device, share), **{"from": from_run}
-        )
-        | job
-    )
-    raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
+    where = options.shared_device(device, share)
+    job = {"executor": executor, "partition": partition, "time": time, "gres": gres, "from": from_run}
+    given = options.overrides(settings, model=model, data=data, method=method, device=where, **job)
+    raise typer.Exit(verb.run(preset, options.chosen_method(method), given, folder, now, detach, json))
 
 
 @app.command()
-def attach(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
+def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
     """Replay and follow a run, ladder or sweep."""
-    from tui.cli import ladder, run, sweep
+    from tui.cli import ladder, run
 
     folder = run_ladder_or_sweep(runs, name, json)
     show_origin(folder, quiet=json)
-    if isinstance(folder, SweepDir):
-        raise typer.Exit(sweep.watch(folder, json))
-    raise typer.Exit(ladder.watch(folder, json) if isinstance(folder, LadderDir) else run.attach(folder, json))
+    raise typer.Exit(run.attach(folder, json) if isinstance(folder, RunDir) else ladder.watch(folder, json))
 
 
 @app.command()
-def stop(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
+def stop(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
     """Stop a run, ladder or sweep, with a checkpoint."""
     from tui.cli import run as verb
 
@@ -127,27 +97,25 @@ def stop(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonO
 
 @app.command()
 def resume(
-    name: RunOrSweepArgument = "last",
-    runs: RunsOption = None,
-    settings: DeviceSettingsOption = None,
-    detach: DetachOption = False,
-    json: JsonOption = False,
+    name: options.RunOrSweep = "last",
+    runs: options.Runs = None,
+    settings: options.DeviceSettings = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
 ) -> None:
     """Resume a run, ladder or sweep."""
-    from tui.cli import ladder, run, sweep
+    from tui.cli import ladder, run
 
     folder = run_ladder_or_sweep(runs, name, json)
-    changed = overrides(settings)
+    changed = options.overrides(settings)
     show_origin(folder, quiet=json)
-    if isinstance(folder, SweepDir):
-        raise typer.Exit(sweep.resume(folder, detach, json, changed))
-    if isinstance(folder, LadderDir):
-        raise typer.Exit(ladder.resume(folder, detach, json, changed))
-    raise typer.Exit(run.resume(folder, detach, json, changed))
+    if isinstance(folder, RunDir):
+        raise typer.Exit(run.resume(folder, detach, json, changed))
+    raise typer.Exit(ladder.resume(folder, detach, json, changed))
 
 
 @app.command("runs")
-def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
+def list_runs(runs: options.Runs = None, json: options.Json = False) -> None:
     """List runs and ladders."""
     from tui.cli import runs as verb
 
@@ -157,10 +125,10 @@ def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
-    version: VersionOption = False,
-    runs: RunsOption = None,
-    ascii_only: AsciiOption = False,
-    mouse: MouseOption = True,
+    version: options.Version = False,
+    runs: options.Runs = None,
+    ascii_only: options.Ascii = False,
+    mouse: options.Mouse = True,
 ) -> None:
     if context.invoked_subcommand is not None:
         return

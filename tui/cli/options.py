@@ -33,42 +33,38 @@ def _any_of(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-RunsOption = Annotated[
-    Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs (default: the runs home).")
-]
-AsciiOption = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
-MouseOption = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the bench.")]
-VersionOption = Annotated[
+Runs = Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs (default: the runs home).")]
+Ascii = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
+Mouse = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the bench.")]
+Version = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
-PresetOption = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print results and errors as JSON.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
-DeviceSettingsOption = Annotated[
+Preset = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results and errors as JSON.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
+DeviceSettings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a device, or where the model or data is now."),
 ]
-MethodOption = Annotated[
+Method = Annotated[
     str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
 ]
-ComparedArguments = Annotated[
+Compared = Annotated[
     list[str], typer.Argument(metavar="LADDER|RUN...", help="A ladder or several runs: name, part of it, path, 'last'.")
 ]
-PairsOption = Annotated[
-    list[str] | None, typer.Option("--pair", metavar="A,B", help="Compare these two rungs; repeatable.")
-]
-PriceOption = Annotated[
+Pairs = Annotated[list[str] | None, typer.Option("--pair", metavar="A,B", help="Compare these two rungs; repeatable.")]
+Price = Annotated[
     str | None,
     typer.Option("--price", metavar="IN,OUT", help="Price per million tokens, of prompts and of answers."),
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
-DataOption = Annotated[str | None, typer.Option("--data", help="Dataset: name, file, folder or Hub id.")]
-DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.")]
-DeviceOption = Annotated[
+Model = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset: name, file, folder or Hub id.")]
+DataName = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.")]
+Device = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, or a GPU's index or UUID: 0, GPU-…, MIG-… (default: auto)."),
 ]
-DevicesOption = Annotated[
+Devices = Annotated[
     str | None,
     typer.Option(
         "--devices",
@@ -77,54 +73,52 @@ DevicesOption = Annotated[
         help="Devices that runs use at the same time: all (GPUs), 0,1 or UUIDs, cpu, cpu:2 (halves of the CPU).",
     ),
 ]
-ShareOption = Annotated[
+Share = Annotated[
     int | None,
     typer.Option(
         "--share", metavar="N", min=2, max=16, help="Runs at a time on each device, each in its part of the memory."
     ),
 ]
-FromOption = Annotated[
+From = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
 ]
-ExecutorOption = Annotated[
+Executor = Annotated[
     str | None,
     typer.Option("--executor", metavar="local|slurm", help="Where workers run: this machine, or jobs of Slurm."),
 ]
-PartitionOption = Annotated[str | None, typer.Option("--partition", help="Slurm partition of the jobs.")]
-TimeOption = Annotated[
+Partition = Annotated[str | None, typer.Option("--partition", help="Slurm partition of the jobs.")]
+Time = Annotated[
     str | None,
     typer.Option("--time", metavar="LIMIT", help="Time limit of a Slurm job: minutes, 12:00:00 or 2-00:00:00."),
 ]
-GresOption = Annotated[str | None, typer.Option("--gres", help="Resources of a Slurm job, such as gpu:1.")]
-NowOption = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
-DetachOption = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]
-DemoSeedsOption = Annotated[
+Gres = Annotated[str | None, typer.Option("--gres", help="Resources of a Slurm job, such as gpu:1.")]
+Now = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]
+DemoSeeds = Annotated[
     int | None,
     typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each (default: 3, with --quick 1)."),
 ]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
-ShotsOption = Annotated[
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
+Shots = Annotated[
     str | None,
     typer.Option(
         "--base-shots", metavar="N,N", help="Also score the base model with N training rows in each prompt: 0,4."
     ),
 ]
-VaryOption = Annotated[
+Vary = Annotated[
     list[str] | None,
     typer.Option("--vary", metavar="KEY=V1,V2", help="Run a ladder for each value of a setting; at most two settings."),
 ]
-BudgetOption = Annotated[
+Budget = Annotated[
     str | None,
     typer.Option(
         "--budget", metavar="TIME", help="With --vary, start only ladders expected to finish within this time: 8h, 90m."
     ),
 ]
-RetimeOption = Annotated[
-    bool, typer.Option("--retime", help="Repeat runs with disturbed timings instead of reusing them.")
-]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder: name, part of it, path, or 'last'.")]
-RunOrSweepArgument = Annotated[
+Retime = Annotated[bool, typer.Option("--retime", help="Repeat runs with disturbed timings instead of reusing them.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder: name, part of it, path, or 'last'.")]
+RunOrSweep = Annotated[
     str, typer.Argument(metavar="RUN", help="Run, ladder or sweep: name, part of it, path, or 'last'.")
 ]
 
@@ -177,7 +171,7 @@ def overrides(settings: list[str] | None, **options: Any) -> Flat:
     return values
 
 
-MarginOption = Annotated[
+Margin = Annotated[
     float,
     typer.Option(
         "--margin",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import tomli_w
 from engine.config import preset_import, preset_library
 from engine.config.method_specs import reads
 from engine.config.preset import Flat, flatten
+from engine.config.setting_specs import setting_text
 from tui.output.console import print_json, say, table
 
 
@@ -110,23 +110,12 @@ IMPORT_TITLES = {
 
 
 def _assignment(key: str, value: Any) -> str:
+    """On one line, as `--set` takes it; tomli_w writes one item of a list per line."""
     if value is None:
         return f"# {key} is not set"
-    if value == {}:
-        return f"{key} = {{}}"
-    if isinstance(value, (list, tuple)):
-        return f"{key} = {_inline_list(value)}"
-    return tomli_w.dumps({key: value}).strip() if not isinstance(value, dict) else f"{key} = {_inline(value)}"
-
-
-def _inline_list(values: Sequence[Any]) -> str:
-    """On one line, as `--set` takes it; tomli_w writes one item per line."""
-    return f"[{', '.join(tomli_w.dumps({'v': value}).strip().removeprefix('v = ') for value in values)}]"
-
-
-def _inline(value: dict[str, Any]) -> str:
-    inner = ", ".join(tomli_w.dumps({key: item}).strip() for key, item in value.items())
-    return f"{{ {inner} }}"
+    if isinstance(value, dict | list | tuple):
+        return f"{key} = {setting_text(list(value) if isinstance(value, tuple) else value)}"
+    return tomli_w.dumps({key: value}).strip()
 
 
 def _cells(entry: preset_library.PresetEntry) -> list[str]:

@@ -10,16 +10,16 @@ import typer
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs.home import runs_home
 from engine.runs.run.exports import ExportKind, WeightType
+from tui.cli import options
 from tui.cli.arguments import App
 from tui.cli.lookup import run_or_ladder, show_origin
-from tui.cli.options import AsciiOption, DeviceOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
 
 
 @shipping_app.command()
 def export(
-    name: RunArgument = "last",
+    name: options.Run = "last",
     to: Annotated[ExportKind, typer.Option("--to", help="What to write.")] = "merged",
     weights: Annotated[
         WeightType | None,
@@ -31,7 +31,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create (default: exports/NAME in the run).")
     ] = None,
-    margin: MarginOption = DEFAULT_MARGIN / POINT,
+    margin: options.Margin = DEFAULT_MARGIN / POINT,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")
@@ -41,22 +41,22 @@ def export(
         typer.Option("--push", metavar="REPO", help="Hub repository (OWNER/NAME) to upload it to, private if created."),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push, allow a public repository.")] = False,
-    now: NowOption = False,
-    runs: RunsOption = None,
-    json: JsonOption = False,
+    now: options.Now = False,
+    runs: options.Runs = None,
+    json: options.Json = False,
 ) -> None:
     """Export a run, or a ladder's recommended one, and check it."""
     from tui.cli import export as verb
 
     folder = verb.run_to_export(run_or_ladder(runs, name, json), quiet=json)
     show_origin(folder, quiet=json)
-    options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json, push, public)
-    raise typer.Exit(verb.export(folder, options))
+    given = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json, push, public)
+    raise typer.Exit(verb.export(folder, given))
 
 
 @shipping_app.command()
 def gate(
-    name: RunArgument = "last",
+    name: options.Run = "last",
     against: Annotated[
         str, typer.Option("--against", metavar="NAME", help="base, start (of --from), another run, or another rung.")
     ] = "base",
@@ -65,14 +65,13 @@ def gate(
     ] = 0.0,
     rung: Annotated[str | None, typer.Option("--rung", metavar="RUNG", help="Rung of the ladder.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="Metric (default: the run's).")] = None,
-    runs: RunsOption = None,
-    json: JsonOption = False,
+    runs: options.Runs = None,
+    json: options.Json = False,
 ) -> None:
     """Exit with 0 only if a gain's lower bound reaches --min-gain."""
     from tui.cli import gate as verb
 
-    options = verb.GateOptions(against, rung, metric, min_gain, json)
-    raise typer.Exit(verb.gate(run_or_ladder(runs, name, json), options))
+    raise typer.Exit(verb.gate(run_or_ladder(runs, name, json), against, rung, metric, min_gain, json))
 
 
 @shipping_app.command("try")
@@ -97,21 +96,21 @@ def try_runs(
         int | None, typer.Option("--max-new-tokens", min=1, help="Tokens per answer (default: as evaluated).")
     ] = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Let the base model answer too.")] = True,
-    device: DeviceOption = None,
-    now: NowOption = False,
-    runs: RunsOption = None,
-    ascii_only: AsciiOption = False,
-    json: JsonOption = False,
+    device: options.Device = None,
+    now: options.Now = False,
+    runs: options.Runs = None,
+    ascii_only: options.Ascii = False,
+    json: options.Json = False,
 ) -> None:
     """Answer prompts with base and tuned models, side by side."""
     from engine.runs.chat_client import Sampling
     from tui.cli import chat as verb
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
-    options = verb.TryOptions(prompt, items, system, sampling, base, device or "auto", now, json)
+    given = verb.TryOptions(prompt, items, system, sampling, base, device or "auto", now, json)
     chat_runs = verb.runs_of([run_or_ladder(runs, name, json) for name in names])
-    if options.interactive:
+    if given.interactive:
         from tui.cli.bench import open_bench
 
-        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=lambda: verb.screen(chat_runs, options)))
-    raise typer.Exit(verb.answer_once(chat_runs, options))
+        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=lambda: verb.screen(chat_runs, given)))
+    raise typer.Exit(verb.answer_once(chat_runs, given))

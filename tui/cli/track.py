@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from engine.config.errors import UserError
@@ -18,28 +17,18 @@ from tui.output.console import print_json, say
 POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class TrackOptions:
-    """What the command line asks for; None and [] mean as the run is configured."""
-
-    to: list[str]
-    project: str | None
-    online: bool | None
-    json: bool
-
-
-def track(subject: RunDir | LadderDir, options: TrackOptions) -> int:
+def track(subject: RunDir | LadderDir, to: Sequence[str], project: str | None, online: bool | None, json: bool) -> int:
     """Log each run to each tracker; a live run is followed in the background. Returns 1 if a tracker failed.
 
-    Raises UserError where no tracker is named, or one is not installed.
+    [] and None mean as the run is configured. Raises UserError where no tracker is named, or one is not installed.
     """
-    pairs = [(run, name) for run in _runs(subject) for name in _trackers(run, options.to)]
+    pairs = [(run, name) for run in _runs(subject) for name in _trackers(run, to)]
     logged = []
     for run, name in pairs:
-        logged.append(_log(run, name, options))
-        if not options.json:
+        logged.append(_log(run, name, project, online))
+        if not json:
             _show(run, logged[-1])
-    if options.json:
+    if json:
         print_json(logged)
     return int(any(log["error"] for log in logged))
 
@@ -65,12 +54,12 @@ def _trackers(run: RunDir, given: Sequence[str]) -> list[TrackerName]:
     return cast(list[TrackerName], list(dict.fromkeys(names)))
 
 
-def _log(run: RunDir, name: TrackerName, options: TrackOptions) -> dict[str, Any]:
+def _log(run: RunDir, name: TrackerName, given: str | None, online: bool | None) -> dict[str, Any]:
     """Start the tracker's process and, unless the run is live, wait for it; returns what `--json` prints."""
     files = TrackerFiles(run, name)
-    project = options.project or read_frozen(run).config.track.project
+    project = given or read_frozen(run).config.track.project
     before = files.state_for(project).rows
-    process = start_tracker(run, name, options.project, options.online)
+    process = start_tracker(run, name, given, online)
     follows = False
     while process.poll() is None and not follows:
         follows = run.is_active()

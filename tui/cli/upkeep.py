@@ -8,15 +8,9 @@ from typing import Annotated
 import typer
 
 from engine.config.errors import UserError
+from tui.cli import options
 from tui.cli.arguments import App
 from tui.cli.lookup import home, run_or_ladder, show_origin
-from tui.cli.options import (
-    AsciiOption,
-    DeviceOption,
-    JsonOption,
-    RunArgument,
-    RunsOption,
-)
 
 upkeep_app = App()
 
@@ -24,7 +18,7 @@ upkeep_app = App()
 @upkeep_app.command()
 def pull(
     name: Annotated[str | None, typer.Argument(help="Catalog model or Hub id (default: list the catalog).")] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Download a model of the catalog or of the Hub."""
     from tui.cli import pull as verb
@@ -34,7 +28,7 @@ def pull(
 
 @upkeep_app.command()
 def track(
-    name: RunArgument = "last",
+    name: options.Run = "last",
     to: Annotated[
         list[str] | None,
         typer.Option("--to", metavar="TRACKER", help="trackio, tensorboard or wandb; repeatable (default: track.to)."),
@@ -43,15 +37,15 @@ def track(
     online: Annotated[
         bool | None, typer.Option("--online/--offline", help="Let the tracker use the network (default: track.online).")
     ] = None,
-    runs: RunsOption = None,
-    json: JsonOption = False,
+    runs: options.Runs = None,
+    json: options.Json = False,
 ) -> None:
     """Log a run, or a ladder's runs, to experiment trackers."""
     from tui.cli import track as verb
 
     folder = run_or_ladder(runs, name, json)
     show_origin(folder, quiet=json)
-    raise typer.Exit(verb.track(folder, verb.TrackOptions(to or [], project, online, json)))
+    raise typer.Exit(verb.track(folder, to or [], project, online, json))
 
 
 @upkeep_app.command()
@@ -59,7 +53,7 @@ def completion(
     context: typer.Context,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash or zsh.")],
     line: Annotated[str | None, typer.Option("--line", hidden=True)] = None,  # for the script: the typed line
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Print the completion script of bash or zsh."""
     from tui.cli import completion as verb
@@ -70,7 +64,7 @@ def completion(
 @upkeep_app.command()
 def schema(
     name: Annotated[str, typer.Argument(metavar="FILE", help="events, result, ladder or plan.")],
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Print the JSON Schema of events, results, ladders or plans."""
     from tui.cli import schema as verb
@@ -80,7 +74,7 @@ def schema(
 
 @upkeep_app.command()
 def doctor(
-    runs: RunsOption = None,
+    runs: options.Runs = None,
     repair: Annotated[bool, typer.Option("--repair", help="Remove files left by killed processes.")] = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
@@ -93,8 +87,8 @@ def doctor(
         bool,
         typer.Option("--train", help="Train each method for a few steps; check speed, memory, loss and decoding."),
     ] = False,
-    device: DeviceOption = None,
-    json: JsonOption = False,
+    device: options.Device = None,
+    json: options.Json = False,
 ) -> None:
     """Check machine, libraries, disk, and a step of each method."""
     wanted = {"--repair": repair, "--bundle": bundle, "--train": train}
@@ -133,18 +127,17 @@ def clean(
         float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what has not changed for DAYS.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without confirmation.")] = False,
-    runs: RunsOption = None,
-    json: JsonOption = False,
+    runs: options.Runs = None,
+    json: options.Json = False,
 ) -> None:
     """Show what takes disk space, and remove what is named."""
     from tui.cli import clean as verb
 
-    options = verb.CleanOptions(what or [], names or [], older_than, yes, json)
-    raise typer.Exit(verb.clean(home(runs, json=json), options))
+    raise typer.Exit(verb.clean(home(runs, json=json), what or [], names or [], older_than, yes, json))
 
 
 @upkeep_app.command()
-def queue(json: JsonOption = False) -> None:
+def queue(json: options.Json = False) -> None:
     """Show who uses each device and who waits, since when."""
     from tui.cli import queue as verb
 
@@ -152,7 +145,7 @@ def queue(json: JsonOption = False) -> None:
 
 
 @upkeep_app.command()
-def monitor(ascii_only: AsciiOption = False, json: JsonOption = False) -> None:
+def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> None:
     """Show GPUs, memory and the queue, as they change."""
     from tui.cli import monitor as verb
 
@@ -164,7 +157,7 @@ def show_or_move_home(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="Move runs, models and caches there (default: show them).")
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Show where runs and caches are, or move them to another disk."""
     from tui.cli import home as verb

@@ -28,8 +28,8 @@ from engine.runs.run import events, folder, run_dir
 from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from engine.runs.run.run_dir import RunDir
 from tui.cli import following, ladder, run
-from tui.cli.following import Detached, LadderView, follow_ladder, time_estimates
-from tui.cli.gate import GateOptions, gate
+from tui.cli.following import Detached, LadderView, follow_comparison, time_estimates
+from tui.cli.gate import gate
 from tui.cli.main import app
 from tui.cli.progress import ProgressDisplay, ProgressLine
 
@@ -42,7 +42,7 @@ def test_detaching_with_json_prints_only_json(
     def leave(*_: object, **__: object) -> None:
         raise Detached
 
-    monkeypatch.setattr(ladder, "follow_ladder", leave)
+    monkeypatch.setattr(ladder, "follow_comparison", leave)
     assert ladder.watch(made, json=True) == 0
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
     assert ladder.watch(made, json=False) == 0
@@ -138,7 +138,7 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
         return live
 
     monkeypatch.setattr(folder.Folder, "is_active", is_active)
-    follow_ladder(made)
+    follow_comparison(made)
     assert "trying learning rates" not in capsys.readouterr().out
     state.stage, state.status = "tuning", "stopped"
     made.write_state(state)
@@ -172,7 +172,7 @@ def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path)
     state.status = "running"
     folder.write_state(state)
     with pytest.raises(UserError) as refused:
-        gate(folder, GateOptions("base", "lora", None, 0.0, json=False))
+        gate(folder, "base", "lora", None, 0.0, json=False)
     assert refused.value.code == "gate.not_finished" and "died" in refused.value.problem
     assert f"ftbench resume {folder.name}" in refused.value.hint
 
@@ -187,7 +187,7 @@ def test_a_gate_of_a_ladders_run_names_the_gate_of_its_rung(tmp_path: Path, monk
 
     monkeypatch.setattr("tui.cli.gate.ask", refuse)
     with pytest.raises(UserError) as refused:
-        gate(RunDir(tmp_path / entry.run), GateOptions("base", None, None, 0.0, json=False))
+        gate(RunDir(tmp_path / entry.run), "base", None, None, 0.0, json=False)
     assert refused.value.code == "gate.run_of_ladder"
     assert f"ftbench gate {folder.name} --rung lora" in refused.value.hint
 

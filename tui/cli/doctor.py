@@ -42,18 +42,6 @@ class CheckResult:
     text: str
 
 
-@dataclass
-class Repair:
-    """What was done with one leftover file or directory."""
-
-    state: Literal["removed", "kept", "failed"]
-    kind: str
-    path: str
-    why: str
-    bytes: int
-    error: str
-
-
 def doctor(runs: Path, json: bool) -> int:
     """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
     results = check_everything(runs)
@@ -80,25 +68,26 @@ def check_everything(runs: Path) -> list[CheckResult]:
 def repair(runs: Path, json: bool) -> int:
     """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
     done = [_removed(leftover) for leftover in find_leftovers(runs)]
-    failed = int(any(item.state == "failed" for item in done))
+    failed = int(any(item["state"] == "failed" for item in done))
     if json:
-        print_json([asdict(item) for item in done])
+        print_json(done)
         return failed
     for item in done:
-        why = f"; {item.error}" if item.error else ""
-        say(f"{item.state} {item.kind} {item.path} ({size(item.bytes)}): {item.why}{why}", "red" if item.error else "")
+        what = f"{item['state']} {item['kind']} {item['path']} ({size(item['bytes'])}): {item['why']}"
+        say(f"{what}{'; ' if item['error'] else ''}{item['error']}", "red" if item["error"] else "")
     if not done:
         say(f"nothing to repair: no leftovers in the lock directory and in {runs}")
     return failed
 
 
-def _removed(leftover: Leftover) -> Repair:
-    state: Literal["removed", "kept", "failed"]
+def _removed(leftover: Leftover) -> dict[str, Any]:
+    """What was done with a leftover file or directory."""
     try:
         state, error = ("removed", "") if remove_leftover(leftover) else ("kept", "in use by a process")
     except (OSError, UserError) as wrong:
         state, error = "failed", str(wrong)
-    return Repair(state, leftover.kind, str(leftover.path), leftover.why, leftover.bytes, error)
+    about = {"kind": leftover.kind, "path": str(leftover.path), "why": leftover.why, "bytes": leftover.bytes}
+    return {"state": state, **about, "error": error}
 
 
 def _leftovers(runs: Path) -> list[CheckResult]:

@@ -31,8 +31,7 @@ def handle_errors(work: Callable[[], object]) -> None:
         finally:
             streams.flush()  # here, because nobody catches a closed pipe's error when the interpreter exits
     except UserError as error:
-        parts = ErrorParts.of(error)
-        _exit(msgspec.structs.replace(parts, code=parts.code or "cli.error"), error.line, error.exit_code)
+        _exit_for(error, error.exit_code)
     except RunFailed as error:
         _exit(ErrorParts(code=error.code, problem=str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -55,19 +54,21 @@ def _exit_for_system(error: OSError) -> None:
     """Exit for an error of the operating system. Raises it again where it names no file, since it may be a bug."""
     reason, file = str(error.strerror), error.filename
     if isinstance(error, IrregularFile):
-        refused = UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular")
-        _exit(ErrorParts.of(refused), refused.line, refused.exit_code)
+        _exit_for(UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular"), 2)
     if error.errno in INVALID_NAME:
-        refused = UserError(reason, str(file), "check the name", "name.invalid")
-        _exit(ErrorParts.of(refused), refused.line, refused.exit_code)
+        _exit_for(UserError(reason, str(file), "check the name", "name.invalid"), 2)
     if error.errno == errno.ENOSPC:
         streams.discard()
-        full = UserError(f"cannot write: {reason}", str(file or "the output"), "free some space", "disk.full")
-        _exit(ErrorParts.of(full), full.line, 1)
+        _exit_for(UserError(f"cannot write: {reason}", str(file or "the output"), "free some space", "disk.full"), 1)
     if file is None and error.errno not in NO_RESOURCES:
         raise error
     parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
     _exit(parts, f"{parts.location}: {reason}", 1)
+
+
+def _exit_for(error: UserError, exit_code: int) -> None:
+    parts = ErrorParts.of(error)
+    _exit(msgspec.structs.replace(parts, code=parts.code or "cli.error"), error.line, exit_code)
 
 
 def _exit(parts: ErrorParts, line: str, exit_code: int) -> None:

@@ -1,4 +1,4 @@
-"""`monitor`: memory of the machine and the device queue, every second on a terminal; in a pipe or with --json once."""
+"""`queue`: who uses each device and who waits; `monitor`: the same with the machine's memory, as they change."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config.errors import UserError
+from engine.config.quantities import size
 from engine.config.text import visible
-from engine.runs.queue.device_queue import queue_entries
+from engine.runs.queue.device_queue import others_on_gpus, queue_entries
 from tui.output import streams
-from tui.output.console import console, print_json, say
+from tui.output.console import console, print_json, say, table
 
 if TYPE_CHECKING:
     from tui.live.machine import MachineSample
@@ -25,7 +26,7 @@ QUEUE_LINES = 6
 
 
 def monitor(json: bool) -> int:
-    """Show the machine until Ctrl+C; returns the exit status."""
+    """Show the machine every second until Ctrl+C, in a pipe or with --json once; returns the exit status."""
     from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which they import, is slow to import
 
     sampler = MachineSampler()
@@ -67,3 +68,26 @@ def queue() -> Iterator[str]:
     except (UserError, OSError) as error:
         text = visible(f"cannot read the device queue: {error}", 400)
     yield from ["", *text.split("\n")]
+
+
+def show_queue(json: bool) -> None:
+    """Print the queue of every device, then the processes on GPUs that are not in it."""
+    from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells
+
+    entries = queue_entries()
+    others = list(others_on_gpus(entries))
+    if json:
+        print_json({"queue": [asdict(entry) for entry in entries], "others": others})
+        return
+    if entries:
+        table("", COLUMNS, [cells(entry, time.time()) for entry in entries], right=(4, 5))
+    else:
+        say(EMPTY_QUEUE)
+    for other in others:
+        say(_described(other), "yellow")
+
+
+def _described(other: dict[str, Any]) -> str:
+    """`GPU 0 is also used by process 17 (python3 of alice), 12.3 GiB`."""
+    used = f", {size(other['bytes'])}" if other["bytes"] else ""
+    return f"GPU {other['gpu']} is also used by process {other['pid']} ({other['name']}){used}"

@@ -14,11 +14,10 @@ import msgspec
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
-from engine.config.model_files import find_model
 from engine.config.preset import Flat
 from engine.config.preset_library import preset_name, resolve_preset
 from engine.config.schema import Config
-from engine.memory.formula.formula import low_disk_notice, needed_space, small_disk_error
+from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs import launch, start
 from engine.runs.home import check_home
@@ -32,7 +31,7 @@ from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
 from tui.history.tables import benchmark_lines, show_results
 from tui.output.console import print_json, say
-from tui.preview.disk import free_disk
+from tui.preview.disk import disk_space
 
 
 def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
@@ -43,10 +42,7 @@ def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
     A model that is not on this machine has no estimate and is not refused.
     """
     check_home(runs)
-    budget = local_budget(device=configs[0].hardware.device)
-    needs = [needed_space(config, find_model(config.model).table, budget.device, budget.bf16) for config in configs]
-    known = [need for need in needs if need is not None]
-    needed, free = sum(known) if len(known) == len(needs) else None, free_disk(runs)
+    needed, free = disk_space(configs, runs, local_budget(device=configs[0].hardware.device))
     if error := small_disk_error(needed, free, runs):
         raise error
     if notice := low_disk_notice(needed, free, runs):

@@ -139,9 +139,9 @@ def clean(
 @upkeep_app.command()
 def queue(json: options.Json = False) -> None:
     """Show who uses each device and who waits, since when."""
-    from tui.cli import queue as verb
+    from tui.cli import monitor as verb
 
-    verb.show(json)
+    verb.show_queue(json)
 
 
 @upkeep_app.command()

@@ -1,26 +1,22 @@
-"""Disk space: bytes needed for a run's checkpoints and model, and bytes free."""
+"""Disk space: what the checkpoints and models of runs need, and what is free."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from engine.memory.formula.formula import disk_bytes
+from engine.config.model_files import find_model
+from engine.config.schema import Config
+from engine.memory.formula.formula import needed_space
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.home import nearest_existing
-from tui.preview.method_estimate import MethodEstimate
 
 
-def needed_disk(estimates: Iterable[MethodEstimate]) -> int | None:
-    """Bytes for checkpoints and models of all runs by the formula; None where one has no estimate."""
-    total = 0
-    for predicted in estimates:
-        if predicted.estimate is None or predicted.config is None:
-            return None
-        total += disk_bytes(predicted.estimate, predicted.config)
-    return total
-
-
-def free_disk(runs: Path) -> int:
-    """Free bytes on the file system of the runs directory."""
-    return shutil.disk_usage(nearest_existing(runs)).free
+def disk_space(configs: Sequence[Config], runs: Path, budget: MemoryBudget | None) -> tuple[int | None, int]:
+    """(needed, free) bytes of the runs directory; needed by the formula, None if the estimate of a run is not known."""
+    free = shutil.disk_usage(nearest_existing(runs)).free
+    if budget is None:
+        return None, free
+    needs = [needed_space(config, find_model(config.model).table, budget.device, budget.bf16) for config in configs]
+    return None if None in needs else sum(filter(None, needs)), free

@@ -32,7 +32,7 @@ from engine.runs.resuming import continued_run_name, find_continued_run
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from tui.data_report import DataReport, overlap_in_short, warning_lines
-from tui.preview.disk import free_disk, needed_disk
+from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.method_estimate import STYLES, MethodEstimate, method_estimate, resolved_query
 from tui.preview.method_table import training_steps
@@ -129,16 +129,16 @@ def _remedies(predicted: MethodEstimate, files: ModelFiles, budget: MemoryBudget
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(predictions: Sequence[MethodEstimate], runs: Path) -> Iterator[LaunchProblem]:
+def disk_problems(needed: int | None, free: int, runs: Path) -> Iterator[LaunchProblem]:
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
         yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
         yield LaunchProblem(notice.text, code=notice.code)
-    if error := small_disk_error(needed_disk(predictions), free_disk(runs), runs):
+    if error := small_disk_error(needed, free, runs):
         yield LaunchProblem(f"{error.problem}: {error.location}", error.hint, True, error.code)
-    elif low := low_disk_notice(needed_disk(predictions), free_disk(runs), runs):
+    elif low := low_disk_notice(needed, free, runs):
         yield LaunchProblem(low.text, code=low.code)
 
 
@@ -181,6 +181,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
     predicted = method_estimate(config, files, context.budget, report.longest)
+    space = disk_space([config], context.runs, context.budget)
     facts = [
         *_what(config, files, predicted),
         *_weights(report),
@@ -190,9 +191,9 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
         Fact("optimizer", _optimizer(config, predicted.estimate)),
         Fact("eval", _evaluation(config, report)),
         *_memory(predicted, context.budget, report.longest),
-        *_disk([predicted], context.runs),
+        _disk(*space, context.runs),
     ]
-    problems = list(_problems({method_title(config.method): predicted}, files, context, report, chosen.notices))
+    problems = list(_problems({method_title(config.method): predicted}, files, context, report, space, chosen.notices))
     title, method = config.title or name, method_title(config.method)
     title = title if title.startswith(method) else f"{title} · {method}"
     return LaunchPreview(title, facts, problems, when_it_starts(context))
@@ -216,10 +217,11 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     facts += _weights(report, [rung.name for rung in plan.rungs])
     for rung, predicted in zip(plan.rungs, predictions, strict=True):
         facts += _memory(predicted, context.budget, report.longest, rung.name, parts=False)
-    facts += _disk(predictions, context.runs)
+    space = disk_space([rung.config for rung in plan.rungs], context.runs, context.budget)
+    facts.append(_disk(*space, context.runs))
     titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
     named = dict(zip(titles, predictions, strict=True))
-    problems = list(_problems(named, files, context, report, plan.notices))
+    problems = list(_problems(named, files, context, report, space, plan.notices))
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems, when_it_starts(context))
 
 
@@ -228,6 +230,7 @@ def _problems(
     files: ModelFiles,
     context: LaunchContext,
     report: DataCheck,
+    space: tuple[int | None, int],
     notices: Sequence[Notice],
 ) -> Iterator[LaunchProblem]:
     """Everything wrong with runs of these titles and predictions, which train on the same data."""
@@ -238,7 +241,7 @@ def _problems(
     yield from weight_problems(configs, report)
     yield from memory_problems(known, files, context)
     yield from adapter_problems(known, list(predictions), report)
-    yield from disk_problems(known, context.runs)
+    yield from disk_problems(*space, context.runs)
     yield from foreign_problems(context)
     yield from (LaunchProblem(notice.text, code=notice.code) for notice in notices)
 
@@ -369,10 +372,9 @@ def _memory(
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 
-def _disk(predictions: Sequence[MethodEstimate], runs: Path) -> Iterator[Fact]:
-    need, free = needed_disk(predictions), free_disk(runs)
-    about = f"about {size(need)}" if need is not None else "unknown"
-    yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
+def _disk(needed: int | None, free: int, runs: Path) -> Fact:
+    about = f"about {size(needed)}" if needed is not None else "unknown"
+    return Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 
 
 def when_it_starts(context: LaunchContext) -> str:

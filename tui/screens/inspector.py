@@ -29,6 +29,7 @@ from tui.data.inspection import (
     sample_text,
     template_text,
 )
+from tui.data_report import check_arguments
 from tui.format import last_part
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
@@ -122,13 +123,7 @@ class InspectorScreen(BaseScreen[bool]):
         self.call_after_refresh(self._redraw)
 
     def _send_request(self, question: str, more: dict[str, Any]) -> None:
-        config = self.effective.config
-        arguments = {
-            "model": msgspec.to_builtins(config.model),
-            "data": msgspec.to_builtins(config.data),
-            "evaluation": msgspec.to_builtins(config.evaluation),
-            "max_length": config.train.max_length,
-        }
+        arguments = check_arguments(self.effective.config)
         self._progress, self._started_at = "starting", time.monotonic()
         self.request = BackgroundRequest(self, question, {**arguments, **more}, self._answered, self._progressed)
         self._tick()

@@ -43,7 +43,11 @@ class SelectList(Lines):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
 
+    def fill(self, cursor: str = "") -> None:
+        """List what is known, as wide as the list is; the cursor stays on its row, or goes to `cursor`."""
+
     def on_resize(self) -> None:
+        self.fill()
         self.call_after_refresh(self.scroll_to_highlight)
 
 
@@ -102,7 +106,7 @@ class DataList(SelectList, inherit_bindings=False):
             dataset for dataset in list_datasets(self.selected_id) if not (dataset.recent and dataset.id in missing)
         ]
         ids = [dataset.id for dataset in self.sets]
-        self._show(cursor if cursor in ids else self.selected_id)
+        self.fill(cursor if cursor in ids else self.selected_id)
         if self._count_timer:
             self._count_timer.stop()
         self._count_timer = self.set_timer(COUNT_DELAY, self._count)
@@ -142,17 +146,14 @@ class DataList(SelectList, inherit_bindings=False):
         self.previews[message.data] = message.preview
         self.suggest()
         if message.preview.gone == (message.data in self._missing):
-            self._show()
+            self.fill()
             return
         self._missing ^= {message.data}
         self.relist()
 
-    def _show(self, cursor: str = "") -> None:
+    def fill(self, cursor: str = "") -> None:
         self.show([(dataset.id, self._line(dataset)) for dataset in self.sets], cursor)
         self._describe()
-
-    def on_resize(self) -> None:
-        self._show()
 
     def on_focus(self) -> None:
         self.relist()  # files may have been added or removed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.cells import cell_len
 from textual import on
@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.widgets import OptionList
 
 from engine.config.errors import UserError
-from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
+from engine.config.method_specs import method_names, method_spec, method_title, next_method, reads
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
 from tui.format import last_part, without_middle
@@ -37,24 +37,14 @@ class PresetList(SelectList):
 
     letter: ClassVar[str] = "p"
 
-    listed: Sequence[PresetEntry] = ()
-    selected = ""
-
-    def on_resize(self) -> None:
-        self._fill()
-
-    def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
-        """Replace the list and highlight the selected preset."""
-        self.listed, self.selected = listed, selected
-        self._fill()
-
-    def _fill(self) -> None:
-        keys, width = app_keys(self), self.scrollable_content_region.width or 80  # before the first layout
+    def fill(self, cursor: str = "") -> None:
+        pane, keys = cast(SelectionPane, self.parent), app_keys(self)
+        selected, width = pane.selection.name, self.scrollable_content_region.width or 80  # before the first layout
         rows = [
-            (entry.name, preset_text(entry, keys.of_preset(entry.slot), width, entry.name == self.selected))
-            for entry in self.listed
+            (entry.name, preset_text(entry, keys.of_preset(entry.slot), width, entry.name == selected))
+            for entry in pane.listed
         ]
-        self.show(rows, self.selected)
+        self.show(rows, selected)
 
 
 def preset_text(entry: PresetEntry, key: str, width: int, selected: bool = False) -> Content:
@@ -78,28 +68,22 @@ class MethodList(SelectList):
     """One row per method, or three if the list is high enough."""
 
     letter: ClassVar[str] = "m"
-    estimates: Sequence[MethodEstimate] = ()
-    selected = LORA.name
 
-    def show_estimates(self, estimates: Sequence[MethodEstimate], selected: str) -> None:
-        """Replace the estimates and highlight the selected method."""
-        self.estimates, self.selected = estimates, selected
+    def fill(self, cursor: str = "") -> None:
+        pane = cast(SelectionPane, self.parent)
+        if pane.effective is None or not pane.estimates:
+            return
         from tui.preview.method_estimate import list_label
 
-        if self.border_subtitle != list_label(estimates):  # setting it redraws the complete pane
-            self.border_subtitle = list_label(estimates)
-        self._fill()
-
-    def on_resize(self) -> None:
-        self._fill()
-
-    def _fill(self) -> None:
-        width, detailed = self.content_size.width, self.content_size.height >= DETAILED
+        if self.border_subtitle != (label := list_label(pane.estimates)):  # setting it redraws the complete pane
+            self.border_subtitle = label
+        selected, width = pane.effective.config.method, self.content_size.width
+        detailed = self.content_size.height >= DETAILED
         rows = [
-            (one.method, method_text(one, one.above(self.estimates), one.method == self.selected, width, detailed))
-            for one in self.estimates
+            (one.method, method_text(one, one.above(pane.estimates), one.method == selected, width, detailed))
+            for one in pane.estimates
         ]
-        self.show(rows, self.selected)
+        self.show(rows, selected)
 
 
 def method_text(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Content:
@@ -365,12 +349,12 @@ class SelectionPane(Horizontal):
             config = self.effective.config
             longest = self.longest(config)
             self.estimates = method_estimates(self.selection, find_model(config.model), self.budget, longest)
-            self.query_one(MethodList).show_estimates(self.estimates, config.method)
+            self.query_one(MethodList).fill()
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""
         self.listed = self.presets()
-        self.query_one(PresetList).show_presets(self.listed, self.selection.name)
+        self.query_one(PresetList).fill()
 
     def set_budget(self, budget: MemoryBudget) -> None:
         """Take the memory that is available; predict again if it has changed."""

@@ -18,7 +18,7 @@ from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.model_account import ModelAccount, WeightGroup
 from tui.live.machine import OtherProcess
-from tui.preview.disk import needed_disk
+from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext, WeightsCheck
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_estimate import method_estimate
@@ -184,13 +184,12 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Selection("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
-    found = method_estimate(config, find_model(config.model), gpu_budget(80 * GIB))
-    assert found.estimate is not None
-    weights = found.estimate.training.parts["weights"]
-    assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
+    estimate = method_estimate(config, find_model(config.model), gpu_budget(80 * GIB)).estimate
+    assert estimate is not None
+    needed = 2 * estimate.static + estimate.training.parts["weights"]  # nothing else is static in full tuning
+    assert disk_space([config], tmp_path, gpu_budget(80 * GIB))[0] == needed
     best = Selection("demo-full", settings={"train.keep_checkpoints": 1, "train.select": "best"}).effective().config
-    chosen = method_estimate(best, find_model(best.model), gpu_budget(80 * GIB))
-    assert needed_disk([chosen]) == needed_disk([found]) + found.estimate.static
+    assert disk_space([config, best], tmp_path, gpu_budget(80 * GIB))[0] == 2 * needed + estimate.static
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
     blocked = preview(tmp_path, preset="demo-full")
     assert blocked.blocked and "disk.too_small" in codes(blocked)

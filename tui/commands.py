@@ -34,11 +34,6 @@ class Command(NamedTuple):
     def group(self) -> str:
         return self.id.partition(".")[0]
 
-    def binding(self) -> Binding:
-        return Binding(
-            self.keys, self.action, self.label, self.shown, priority=self.always, tooltip=self.help, id=self.id
-        )
-
 
 def moves(up: str, down: str, first: str, last: str, half_up: str = "", half_down: str = "") -> list[BindingType]:
     """The keys that move in a list or text, with its actions. Not in the table: they are the same everywhere."""
@@ -302,7 +297,10 @@ def actions(table: str) -> frozenset[str]:
 
 def bindings(group: str) -> list[BindingType]:
     """The Textual bindings of a screen or of the app."""
-    return [command.binding() for command in TABLES[group]]
+    return [
+        Binding(keys, action, label, shown, priority=always, tooltip=text, id=id)
+        for id, keys, action, label, text, shown, always in TABLES[group]
+    ]
 
 
 def all_commands() -> Iterator[Command]:

@@ -37,11 +37,6 @@ def share(mean: float | None, low: float | None, high: float | None) -> str:
     return f"{percent(mean)}{interval}"
 
 
-def throughput(tokens_per_second: float | None) -> str:
-    """`1,234 tokens/s`."""
-    return f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else ABSENT
-
-
 def setting(value: object) -> str:
     """A configuration value as in a preset file; `unset` for one without a value."""
     if isinstance(value, bool):

@@ -9,19 +9,10 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from tui.cli.errors import handle_errors
 from tui.output import streams
-
-
-@dataclass
-class BenchOptions:
-    """The options of `ftbench` without a subcommand, as in `tui.cli.main`."""
-
-    runs: str | None = None
-    ascii_only: bool = False
-    mouse: bool = True
 
 
 def main() -> None:
@@ -30,28 +21,28 @@ def main() -> None:
     if options is None or not streams.is_terminal():
         handle_errors(_run_subcommand)
     else:
-        handle_errors(lambda: _open_bench(options))
+        handle_errors(lambda: _open_bench(**options))
 
 
-def bench_options(arguments: Sequence[str]) -> BenchOptions | None:
-    """The options if the command line has nothing else, else None.
+def bench_options(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The options of `_open_bench` if the command line has nothing else, else None.
 
     An option given twice and an empty folder are left to `tui.cli.main`, which reports the error.
     """
-    options, rest = BenchOptions(), list(arguments)
+    options, rest = dict[str, Any](), list(arguments)
     names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
     if len(names) > len(set(names)) or not all(map(str.strip, rest)) or "--runs=" in rest:
         return None
     while rest:
         option = rest.pop(0)
         if option == "--ascii":
-            options.ascii_only = True
+            options["ascii_only"] = True
         elif option in ("--mouse", "--no-mouse"):
-            options.mouse = option == "--mouse"
+            options["mouse"] = option == "--mouse"
         elif option == "--runs" and rest:
-            options.runs = rest.pop(0)
+            options["runs"] = rest.pop(0)
         elif option.startswith("--runs="):
-            options.runs = option.partition("=")[2]
+            options["runs"] = option.partition("=")[2]
         else:
             return None
     return options
@@ -63,7 +54,8 @@ def _run_subcommand() -> None:
     run_command()
 
 
-def _open_bench(options: BenchOptions) -> None:
+def _open_bench(runs: str | None = None, ascii_only: bool = False, mouse: bool = True) -> None:
+    """The options of `ftbench` without a subcommand, as in `tui.cli.main`."""
     os.environ.setdefault("ESCDELAY", "25")  # milliseconds after which Textual takes an escape for the key
     gc.disable()  # until the first frame: all that is imported stays, and collecting garbage takes a fifth of the time
     from pathlib import Path
@@ -71,5 +63,4 @@ def _open_bench(options: BenchOptions) -> None:
     from engine.runs.home import runs_home
     from tui.cli.bench import open_bench
 
-    runs = runs_home(Path(options.runs) if options.runs else None)
-    sys.exit(open_bench(runs, options.ascii_only, options.mouse))
+    sys.exit(open_bench(runs_home(Path(runs) if runs else None), ascii_only, mouse))

@@ -125,8 +125,7 @@ class PrintedAnswers:
         self, client: ChatClient, options: TryOptions, prompt: str | None, progress: Callable[[str], None]
     ) -> None:
         self._client, self._options, self._prompt, self._progress = client, options, prompt, progress
-        self._state = ChatState()
-        self._state.system = options.system
+        self._state = ChatState(system=options.system)
         self._next_item = 0
         self._told_waiting = False
         self._printed: list[dict[str, Any]] = []

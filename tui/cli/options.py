@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from engine import __version__
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec
 from engine.config.preset import Flat, parse_overrides
+from engine.config.text import listed
 from tui.output import streams
 
 
@@ -28,11 +28,6 @@ def _ascii_output(requested: bool) -> bool:
     return requested
 
 
-def _any_of(names: Sequence[str]) -> str:
-    """`qlora, lora or full`."""
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
 Runs = Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs (default: the runs home).")]
 Ascii = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
 Mouse = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the bench.")]
@@ -47,7 +42,7 @@ DeviceSettings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a device, or where the model or data is now."),
 ]
 Method = Annotated[
-    str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
+    str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {listed(method_names(), 'or')}.")
 ]
 Compared = Annotated[
     list[str], typer.Argument(metavar="LADDER|RUN...", help="A ladder or several runs: name, part of it, path, 'last'.")

@@ -10,11 +10,11 @@ from typing import NamedTuple
 from rich.live import Live  # noqa: TID251 - it gets the console of tui.output
 from rich.text import Text
 
+from engine.config.quantities import ABSENT
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from engine.runs.run import events
 from tui.charts.bars import bar
-from tui.format import throughput
 from tui.live.time_left import RunTimer, TimeLeft
 from tui.output.console import console
 
@@ -69,7 +69,7 @@ class ProgressLine:
             case events.Step():
                 self.done, self.total, self.rows = event.step, event.steps, ""
                 self.loss = "loss not finite" if event.loss is None else f"loss {event.loss:.4f}"
-                self.speed = throughput(event.tokens_per_second)
+                self.speed = f"{event.tokens_per_second:,.0f} tokens/s" if event.tokens_per_second else ABSENT
             case events.End():
                 self._enter(event.status.replace("_", " "))
 

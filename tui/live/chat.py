@@ -29,7 +29,6 @@ from engine.runs.chat_client import (
     RecordedAnswer,
     ReplayItem,
     ReplayItems,
-    Request,
     RequestFinished,
     RequestRefused,
     Sampling,
@@ -103,7 +102,9 @@ class ColumnState:
 class ChatState:
     """Applies the messages of a session, and builds its requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, sampling: Sampling = Sampling(), system: str | None = None) -> None:
+        """`system`: the system prompt of new conversations; None for that of the training rows."""
+        self.sampling, self.system = sampling, system
         self.columns: dict[str, ColumnState] = {}
         self.waiting: QueueWait | None = None
         self.loading = "starting"
@@ -116,9 +117,6 @@ class ChatState:
         """Key of the column that is answering."""
         self.pending = 0
         """Number of the request that is not done; 0 for none."""
-        self.system: str | None = None
-        """System prompt of new conversations; None for that of the training rows."""
-        self.sampling = Sampling()
         self._number = 0
         self._tools: list[Any] | None = None
 
@@ -220,13 +218,6 @@ class ChatThread(BackgroundThread):
     ) -> None:
         self.client, self._received = ChatClient(request, on_cpu), received
         super().__init__(node, "chat session", failed)
-
-    def send(self, request: Request) -> None:
-        self.client.send(request)
-
-    def stop(self) -> None:
-        """Stop generating."""
-        self.client.stop()
 
     def close(self) -> None:
         """End the session's process; all its memory is free when this returns."""

@@ -51,13 +51,8 @@ class InspectorScreen(BaseScreen[bool]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     CSS = """
     InspectorScreen { layout: vertical; }
-    InspectorScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     InspectorScreen #state { height: 1; padding: 0 1; color: $foreground-muted; }
-    InspectorScreen VerticalScroll {
-        border: round $foreground 30%; padding: 0 1; background: $background;
-        border-title-color: $foreground-muted; scrollbar-size-vertical: 1;
-    }
-    InspectorScreen VerticalScroll:focus { border: round $primary; }
+    InspectorScreen VerticalScroll { scrollbar-size-vertical: 1; }
     InspectorScreen #row { margin-bottom: 1; }
     InspectorScreen.-wide #report { width: 58; }
     InspectorScreen.-narrow #report { display: none; }
@@ -82,10 +77,10 @@ class InspectorScreen(BaseScreen[bool]):
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         with Horizontal():
-            with VerticalScroll(id="sample"):
+            with VerticalScroll(id="sample", classes="pane"):
                 yield Static(id="row")
                 yield Static(id="text")
-            with VerticalScroll(id="report") as right:
+            with VerticalScroll(id="report", classes="pane") as right:
                 right.border_title = "report"
                 yield Static(id="facts")
         yield Static(id="state")

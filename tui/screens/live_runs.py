@@ -44,9 +44,12 @@ class LiveRuns:
 
     def refresh(self) -> None:
         """Read the queue and the folder again."""
+        from engine.runs.run import run_dir
+
         self.turns = self._screen.queue()
         queued = {turn.run for turn in self.turns}
-        unqueued = (run for run in self._in_folder() if run.path not in queued and run.is_active())
+        runs = self._screen.read_all(run_dir.iterate(self._folder))
+        unqueued = (run for run in runs if run.path not in queued and run.is_active())
         self.unqueued = sorted(unqueued, key=lambda run: run.name)
 
     def has_changed(self) -> bool:
@@ -80,11 +83,6 @@ class LiveRuns:
 
         known = {turn.pid for turn in self.turns} if pids_are_local() else set()
         return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
-
-    def _in_folder(self) -> list[RunDir]:
-        from engine.runs.run import run_dir
-
-        return self._screen.read_all(run_dir.iterate(self._folder))
 
     def _has_new_run(self) -> bool:
         """Whether a run was created a moment ago: one started with --now is in no queue."""

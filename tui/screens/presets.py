@@ -170,17 +170,13 @@ def ask_for_preset(
 
 def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:
     """A row of the table, red for an invalid preset."""
-    style = "$text-error" if listed.preset is None else ""
-    return TableRow(listed.name, tuple((text, style) for text in cells(listed, keys)))
-
-
-def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
-    """In the order of COLUMNS."""
     origin = "yours" if preset_library.is_own(listed) else "built-in"
-    if listed.preset is None:
-        return ["!", listed.name, "invalid", origin, "", "", "see below"]
-    method, model, data, title = listed.shown
-    return [keys.of_preset(listed.slot), listed.name, method, origin, last_part(model), last_part(data), title]
+    cells, style = ["!", listed.name, "invalid", origin, "", "", "see below"], "$text-error"
+    if listed.preset is not None:
+        method, model, data, title = listed.shown
+        cells = [keys.of_preset(listed.slot), listed.name, method, origin, last_part(model), last_part(data), title]
+        style = ""
+    return TableRow(listed.name, tuple((text, style) for text in cells))
 
 
 def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig | None) -> Content:

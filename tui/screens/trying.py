@@ -55,8 +55,7 @@ class TryScreen(BaseScreen[None]):
         """sampling: with `max_new_tokens` 0 for that of the runs' evaluations."""
         super().__init__()
         self.request, self.on_cpu = request, on_cpu
-        self.state = ChatState()
-        self.state.sampling, self.state.system = sampling, system
+        self.state = ChatState(sampling, system)
         self.session: ChatThread | None = None
         self.error = ""
         self._wanted_item = -1
@@ -89,9 +88,7 @@ class TryScreen(BaseScreen[None]):
         """Start the session; a running one is ended."""
         if self.session:
             self.session.close()
-        sampling, system = self.state.sampling, self.state.system
-        self.state = ChatState()
-        self.state.sampling, self.state.system = sampling, system
+        self.state = ChatState(self.state.sampling, self.state.system)
         self.error, self._wanted_item = "", -1
         self.query_one(AnswerColumns).remove_children()
         self.session = ChatThread(self, self.request, self.on_cpu, self._received, self._failed)
@@ -192,7 +189,7 @@ class TryScreen(BaseScreen[None]):
         assert self.session is not None
         if self.state.item >= 0:
             self.state.clear()
-        self.session.send(self.state.ask(text))
+        self.session.client.send(self.state.ask(text))
         return True
 
     def _is_free(self) -> bool:
@@ -223,7 +220,7 @@ class TryScreen(BaseScreen[None]):
         """Stop generating; else leave the input line, then the screen."""
         line = self.query_one(PromptInput)
         if self.state.pending and self.session:
-            self.session.stop()
+            self.session.client.stop()
             return
         if self.focused is line and not self.error:
             line.leave()
@@ -238,14 +235,14 @@ class TryScreen(BaseScreen[None]):
         if self.state.items is None:
             assert self.session is not None
             self._wanted_item = 0
-            self.session.send(chat_client.ListItems(limit=ITEMS))
+            self.session.client.send(chat_client.ListItems(limit=ITEMS))
             return
         self._replay((self.state.item + step) % len(self.state.items.items))
 
     def _replay(self, index: int) -> None:
         assert self.session is not None
         self._wanted_item = -1
-        self.session.send(self.state.replay(index))
+        self.session.client.send(self.state.replay(index))
         self._draw()
 
     def action_column(self, step: int) -> None:
@@ -256,7 +253,7 @@ class TryScreen(BaseScreen[None]):
 
     def action_stop(self) -> None:
         if self.session and self.state.pending:
-            self.session.stop()
+            self.session.client.stop()
         else:
             self.tell("nothing is being generated")
 

@@ -138,7 +138,7 @@ class FrameDiff:
                 style = (
                     parsed_style(parameters)
                     if style == PLAIN or parameters in ("", "0")
-                    else combined_style(style, parameters)
+                    else parsed_style(";".join(filter(None, (*style, parameters))))
                 )
         sent = pen.done()
         if not sent and cursor == self._cursor:
@@ -231,11 +231,6 @@ def parsed_style(parameters: str) -> CellStyle:
         else:
             parts["attributes"].append(str(number))
     return CellStyle(*(";".join(part) for part in parts.values()))
-
-
-def combined_style(style: CellStyle, parameters: str) -> CellStyle:
-    """Combine a style with further SGR parameters."""
-    return parsed_style(";".join(part for part in (*style, parameters) if part))
 
 
 @lru_cache(4096)

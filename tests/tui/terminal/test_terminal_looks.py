@@ -106,7 +106,7 @@ def test_a_key_that_an_input_line_takes_as_text_is_reported() -> None:
 
 def test_the_bench_is_opened_for_its_own_options_only() -> None:
     opening = bench_options(["--ascii", "--no-mouse", "--runs", "here"])
-    assert opening is not None and (opening.ascii_only, opening.mouse, opening.runs) == (True, False, "here")
+    assert opening == {"ascii_only": True, "mouse": False, "runs": "here"}
     assert bench_options(["--runs=there"]) is not None and bench_options([]) is not None
     for other in (["runs"], ["--help"], ["--version"], ["--runs"], ["--ascii", "demo"]):
         assert bench_options(other) is None, other

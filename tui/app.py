@@ -319,12 +319,6 @@ class Workbench(DiffApp):
         self.bench.take_preset(name)
         self.notify(visible(f"preset of the next run: {name}"), markup=False)
 
-    def back_to_bench(self) -> BenchScreen:
-        """Close all screens above the bench."""
-        while self.screen is not self.bench and self.bench in self.screen_stack:
-            self.pop_screen()
-        return self.bench
-
     def farewell(self) -> str:
         """What continues and how to return to it; '' if nothing does."""
         from engine.runs.ladder import ladder_dir

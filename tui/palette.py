@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from textual.binding import Binding
 from textual.command import CommandInput, DiscoveryHit, Hit, Hits, Provider, SearchIcon
 from textual.command import CommandPalette as TextualPalette
 from textual.content import Content
-from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.style import Style
 
@@ -24,9 +22,8 @@ from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, list_datasets
-from tui.keymap import CommandKeys
 from tui.screens.bench_actions import BenchScreen
-from tui.settings import Settings
+from tui.settings import app_keys
 
 MAX_DIRECTORY = 60
 """Characters of a directory."""
@@ -34,18 +31,6 @@ MAX_RUNS = 200
 """Runs, and ladders, that a search finds, the latest first; the screens of runs and ladders have all."""
 LISTED_RUNS = 10
 """Runs, and ladders, that are listed before anything is typed, the latest first."""
-
-
-class PaletteApp(Protocol):
-    """What the palette needs of the app besides Textual's own `App`."""
-
-    runs: Path
-    settings: Settings
-    bench: BenchScreen
-
-    def back_to_bench(self) -> BenchScreen: ...
-
-    async def run_action(self, action: str, default_namespace: DOMNode | None = None) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +44,8 @@ class PaletteEntry:
     """The run or ladder that it shows; None for other entries."""
     is_listed: bool = True
     """Whether it is shown before anything is typed."""
+    on_bench: bool = True
+    """Whether the screens above the bench are closed first."""
 
     @cached_property
     def about(self) -> str:
@@ -94,8 +81,8 @@ class PaletteProvider(Provider):
     """Searches commands, presets, runs and datasets; equal matches stay in this order."""
 
     async def startup(self) -> None:
-        app = cast(PaletteApp, self.app)
-        entries = [*commands(app, self.screen), *presets(app), *runs(app), *ladders(app), *data(app)]
+        self.bench = cast(BenchScreen, self.app.screen_stack[0])
+        entries = [*commands(self.screen), *(entry for list_of in LISTS for entry in list_of(self.bench))]
         self.entries = [(visible(entry.text, 120), entry) for entry in entries]
 
     async def search(self, query: str) -> Hits:
@@ -103,74 +90,72 @@ class PaletteProvider(Provider):
         for text, entry in self.entries:
             score, offsets = matcher.fuzzy_search.match(query, text)
             if score:
-                yield Hit(score, _shown(marked(text, offsets, self.match_style), entry), entry.select, text=text)
+                shown = _shown(marked(text, offsets, self.match_style), entry)
+                yield Hit(score, shown, partial(self._select, entry), text=text)
 
     async def discover(self) -> Hits:
         for text, entry in self.entries:
             if entry.is_listed:
-                yield DiscoveryHit(_shown(Content(text), entry), entry.select, text=text)
+                yield DiscoveryHit(_shown(Content(text), entry), partial(self._select, entry), text=text)
+
+    def _select(self, entry: PaletteEntry) -> object:
+        while entry.on_bench and self.app.screen is not self.bench and self.bench in self.app.screen_stack:
+            self.app.pop_screen()
+        return entry.select()
 
 
-def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
+def commands(screen: Screen[Any]) -> Iterator[PaletteEntry]:
     """The commands of this screen and of the app."""
-    keys = CommandKeys(app.settings.keys)
+    keys = app_keys(screen)
     bound = {binding.id for binding in screen.BINDINGS if isinstance(binding, Binding)}
     for group, table in TABLES.items():
         for command in table:
             is_bound = command.id in bound or group == "app"
             if is_bound and command.label and command.id != "app.palette" and not command.id.startswith("preset."):
-                text = f"{command.label}  {keys.of(command.id)}"
-                yield PaletteEntry(text, command.help, partial(app.run_action, command.action, screen))
+                text, run = f"{command.label}  {keys.of(command.id)}", screen.app.run_action
+                yield PaletteEntry(text, command.help, partial(run, command.action, screen), on_bench=False)
 
 
-def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
+def presets(bench: BenchScreen) -> Iterator[PaletteEntry]:
     """Every valid preset, as the bench lists them."""
+    pane = bench.selection_pane
 
     def select(name: str) -> None:
-        bench = app.back_to_bench()
-        bench.selection_pane.select(bench.selection_pane.selection.with_preset(name))
+        pane.select(pane.selection.with_preset(name))
 
-    app.bench.selection_pane.select_initial()
-    for listed in app.bench.selection_pane.listed:
+    pane.select_initial()
+    for listed in pane.listed:
         if listed.preset:
             values = listed.preset.values
             title, about = values.get("title", ""), values.get("about", "")
             yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(select, listed.name))
 
 
-def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
+def runs(bench: BenchScreen) -> Iterator[PaletteEntry]:
     """The latest runs."""
-
-    def watch(run: RunDir) -> None:
-        app.back_to_bench().watch_run(run)
-
-    latest = sorted(app.bench.read_all(run_dir.iterate(app.runs)), key=lambda run: run.name, reverse=True)
+    latest = sorted(bench.read_all(run_dir.iterate(bench.runs)), key=lambda run: run.name, reverse=True)
     for index, run in enumerate(latest[:MAX_RUNS]):
-        show_run, is_listed = partial(watch, run), index < LISTED_RUNS
-        yield PaletteEntry(f"run {run.name}", "Show this run on the bench", show_run, run, is_listed)
+        watch, is_listed = partial(bench.watch_run, run), index < LISTED_RUNS
+        yield PaletteEntry(f"run {run.name}", "Show this run on the bench", watch, run, is_listed)
 
 
-def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
+def ladders(bench: BenchScreen) -> Iterator[PaletteEntry]:
     """The latest ladders."""
-
-    def show(index: int) -> None:
-        app.back_to_bench().action_ladder(index)
-
-    latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
+    latest = sorted(bench.read_all(ladder_dir.iterate(bench.runs)), key=lambda ladder: ladder.name, reverse=True)
     for index, ladder in enumerate(latest[:MAX_RUNS]):
-        is_listed = index < LISTED_RUNS
-        yield PaletteEntry(f"ladder {ladder.name}", "Show this ladder", partial(show, index), ladder, is_listed)
+        show, is_listed = partial(bench.action_ladder, index), index < LISTED_RUNS
+        yield PaletteEntry(f"ladder {ladder.name}", "Show this ladder", show, ladder, is_listed)
 
 
-def data(app: PaletteApp) -> Iterator[PaletteEntry]:
+def data(bench: BenchScreen) -> Iterator[PaletteEntry]:
     """The datasets of the data list."""
+    pane = bench.selection_pane
+    for dataset in list_datasets(pane.effective.config.data.id if pane.effective else EMBEDDED[0]):
+        select = partial(pane.select_data, dataset.id)
+        yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", select)
 
-    def select(name: str) -> None:
-        app.back_to_bench().selection_pane.select_data(name)
 
-    effective = app.bench.selection_pane.effective
-    for dataset in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
-        yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", partial(select, dataset.id))
+LISTS = (presets, runs, ladders, data)
 
 
 def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:

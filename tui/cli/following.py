@@ -46,19 +46,28 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
     Raises Detached where the user chose to detach, and RunFailed where the worker exited without an end.
     """
     follower = Follower(run.events_file, offset)
+    end: events.End | None = None
     with progress_display(quiet) as display:
         view = RunView(display, quiet)
 
         def poll() -> tuple[events.End | None, bool]:
+            nonlocal end
             news = False
             for fresh in follower.portions(thin=True):  # a long log is shown in portions
-                view.end, news = view.show(fresh), True
+                for event in fresh:
+                    view.show(event)
+                    end = event if isinstance(event, events.End) else None  # one before others: it was resumed
+                news = True
             job = run.job_state()
             if job is not None and job.is_active:  # at its time limit the run stops, and its job is queued again
                 view.show_job(job)
                 return None, True
-            alive = news or run.is_active()
-            return (view.end, True) if alive or view.end else (view.unwritten(run), False)
+            if news or run.is_active() or end:
+                return end, True
+            if record := end_record.read(run.end_file):  # it could not log its end because the disk was full
+                end = events.End(status=record.status, reason=record.reason, t=record.t)
+                view.show(end)
+            return end, False
 
         return wait_for_end(run, display, poll, partial(run_exited_message, run))
 
@@ -110,18 +119,8 @@ class RunView:
     def __init__(self, display: ProgressDisplay | None, quiet: bool) -> None:
         self.display, self.quiet = display, quiet
         self.refused = False
-        self.end: events.End | None = None
-        """The last event, if it is an end."""
         self.job: JobState | None = None
         """The state of its Slurm job that was shown last."""
-
-    def show(self, fresh: list[events.Event]) -> events.End | None:
-        """Show new events. Returns the end where it is the last event; one before others was followed by a resume."""
-        for event in fresh:
-            self._apply(event)
-        if fresh and isinstance(fresh[-1], events.End):
-            return fresh[-1]
-        return None
 
     def show_job(self, job: JobState) -> None:
         """Show the state of a Slurm job, once until it changes."""
@@ -129,14 +128,7 @@ class RunView:
             say(job.text)
         self.job = job
 
-    def unwritten(self, run: RunDir) -> events.End | None:
-        """Show the end of a run that could not log it because the disk was full."""
-        record = end_record.read(run.end_file)
-        if record is None:
-            return None
-        return self.show([events.End(status=record.status, reason=record.reason, t=record.t)])
-
-    def _apply(self, event: events.Event) -> None:
+    def show(self, event: events.Event) -> None:
         if self.quiet:
             return
         if isinstance(event, events.Error):

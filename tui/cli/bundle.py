@@ -14,10 +14,11 @@ import platform
 import tarfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from engine import __version__
 from engine.config.errors import RunFailed, UserError
@@ -84,7 +85,7 @@ def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
 
 def _files(runs: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each file, before redaction."""
-    yield "doctor.json", json.dumps([asdict(result) for result in check_everything(runs)], indent=1)
+    yield "doctor.json", json.dumps(msgspec.to_builtins(check_everything(runs)), indent=1)
     yield "system.json", json.dumps(_system(), indent=1)
     yield "config.toml", _text(config_file())
     for run in sorted(run_dir.iterate(runs), key=lambda run: run.name)[-RUNS:]:

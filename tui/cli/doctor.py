@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psutil
 
 from engine.config.catalog import CATALOG, CatalogEntry
@@ -20,7 +20,7 @@ from engine.config.preset import Preset, resolve
 from engine.config.quantities import size
 from engine.config.schema import Model
 from engine.config.text import amount
-from engine.hardware.box import box_checks
+from engine.hardware.box import BoxCheck, box_checks
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import local_budget, system_memory
 from engine.runs.cleaning import Leftover, find_leftovers, remove_leftover
@@ -33,20 +33,11 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dat
 MIN_FREE_DISK = 10 << 30
 
 
-@dataclass
-class CheckResult:
-    """Result of one check."""
-
-    state: Literal["ok", "note", "bad"]
-    subject: str
-    text: str
-
-
 def doctor(runs: Path, json: bool) -> int:
     """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
     results = check_everything(runs)
     if json:
-        print_json([asdict(result) for result in results])
+        print_json(msgspec.to_builtins(results))
     else:
         marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "red")}
         for result in results:
@@ -56,12 +47,11 @@ def doctor(runs: Path, json: bool) -> int:
     return 1 if any(result.state == "bad" for result in results) else 0
 
 
-def check_everything(runs: Path) -> list[CheckResult]:
+def check_everything(runs: Path) -> list[BoxCheck]:
     """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
     engine, verdicts = _engine()
     nvml = Nvml()
-    box = [CheckResult(check.state, check.subject, check.text) for check in box_checks(nvml)]
-    results = [_system(), *_libraries(), *box, *engine, *_nvml(nvml), _disk(runs), *_file_system(runs)]
+    results = [_system(), *_libraries(), *box_checks(nvml), *engine, *_nvml(nvml), _disk(runs), *_file_system(runs)]
     return [*results, *_session(), *_leftovers(runs), *_largest_models(nvml), *verdicts]
 
 
@@ -90,85 +80,85 @@ def _removed(leftover: Leftover) -> dict[str, Any]:
     return {"state": state, **about, "error": error}
 
 
-def _leftovers(runs: Path) -> list[CheckResult]:
+def _leftovers(runs: Path) -> list[BoxCheck]:
     """What `repair` would remove."""
     try:
         items = find_leftovers(runs)
     except UserError as error:
-        return [CheckResult("bad", "leftovers", error.line)]
+        return [BoxCheck("bad", "leftovers", error.line)]
     if not items:
-        return [CheckResult("ok", "leftovers", "none")]
+        return [BoxCheck("ok", "leftovers", "none")]
     bytes_ = size(sum(leftover.bytes for leftover in items))
     what = f"{amount(len(items), 'item')}, {bytes_}, left by killed processes; `ftbench doctor --repair` removes them"
     notes = [
-        CheckResult("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}") for item in items
+        BoxCheck("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}") for item in items
     ]
-    return [CheckResult("note", "leftovers", what), *notes]
+    return [BoxCheck("note", "leftovers", what), *notes]
 
 
-def _system() -> CheckResult:
+def _system() -> BoxCheck:
     memory = psutil.virtual_memory()
     text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
     limit, used = system_memory()
     container = f", of which this container may use {size(limit)}" if limit < memory.total else ""
-    return CheckResult("ok", "machine", text + f"{size(memory.total)} RAM{container} ({size(limit - used)} free)")
+    return BoxCheck("ok", "machine", text + f"{size(memory.total)} RAM{container} ({size(limit - used)} free)")
 
 
-def _libraries() -> list[CheckResult]:
+def _libraries() -> list[BoxCheck]:
     installed, missing = [], []
     for name in LIBRARIES:
         try:
             installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    results = [CheckResult("ok", "libraries", ", ".join(installed))]
+    results = [BoxCheck("ok", "libraries", ", ".join(installed))]
     if missing:
-        results.append(CheckResult("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
+        results.append(BoxCheck("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
     return results
 
 
-def _engine() -> tuple[list[CheckResult], list[CheckResult]]:
+def _engine() -> tuple[list[BoxCheck], list[BoxCheck]]:
     """What torch reports, and the verdict of each method, from a process that trains one step of each."""
     try:
         facts: dict[str, Any] = ask("doctor", {})
     except (RunFailed, UserError) as error:
         failed = [
-            CheckResult("bad", method_title(name), "not ready: the engine does not start") for name in method_names()
+            BoxCheck("bad", method_title(name), "not ready: the engine does not start") for name in method_names()
         ]
-        return [CheckResult("bad", "engine", f"cannot import torch: {error}")], failed
+        return [BoxCheck("bad", "engine", f"cannot import torch: {error}")], failed
     if facts["device"] == "cpu":
-        results = [CheckResult("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
+        results = [BoxCheck("note", "GPU", "torch sees no CUDA device: runs use the CPU, for small models only")]
         state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
         arithmetic = "native bf16" if facts["bf16"] else "no native bf16: LoRA and QLoRA compute in float32"
-        results.append(CheckResult(state, "arithmetic", arithmetic))
-        results.append(CheckResult("note", "optimizer", "8-bit AdamW is for GPUs: `auto` is torch's fused AdamW"))
+        results.append(BoxCheck(state, "arithmetic", arithmetic))
+        results.append(BoxCheck("note", "optimizer", "8-bit AdamW is for GPUs: `auto` is torch's fused AdamW"))
     else:
-        results = [CheckResult("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
+        results = [BoxCheck("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
         if not facts["bf16"]:
-            results.append(CheckResult("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
-    results.append(CheckResult("ok", "attention", facts["attention"]))
-    results.append(CheckResult("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
+            results.append(BoxCheck("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
+    results.append(BoxCheck("ok", "attention", facts["attention"]))
+    results.append(BoxCheck("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
     where = "the CPU" if facts["device"] == "cpu" else facts["name"]
     return results, [_verdict(method, where) for method in facts["methods"]]
 
 
-def _verdict(method: dict[str, Any], where: str) -> CheckResult:
+def _verdict(method: dict[str, Any], where: str) -> BoxCheck:
     """`QLoRA  ready: a training step on the CPU works, with adamw_8bit`."""
     if not method["ready"]:
-        return CheckResult("bad", method["title"], f"not ready: a training step on {where} fails: {method['why']}")
-    return CheckResult("ok", method["title"], f"ready: a training step on {where} works, with {method['optimizer']}")
+        return BoxCheck("bad", method["title"], f"not ready: a training step on {where} fails: {method['why']}")
+    return BoxCheck("ok", method["title"], f"ready: a training step on {where} works, with {method['optimizer']}")
 
 
-def _nvml(nvml: Nvml) -> list[CheckResult]:
+def _nvml(nvml: Nvml) -> list[BoxCheck]:
     """Whether GPU memory, power and energy can be read."""
     if nvml.why:
         what = "GPU memory, power and energy are unknown; process memory is shown"
-        return [CheckResult("note", "NVML", f"{nvml.why}: {what}")]
+        return [BoxCheck("note", "NVML", f"{nvml.why}: {what}")]
     count = len(nvml.gpus())
-    return [CheckResult("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
+    return [BoxCheck("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
 
 
-def _largest_models(nvml: Nvml) -> list[CheckResult]:
+def _largest_models(nvml: Nvml) -> list[BoxCheck]:
     """The largest model of the catalog that each method can train here, with rows of 2,048 tokens, by the formula."""
     budget = local_budget(nvml)
     largest: dict[str, CatalogEntry] = {}
@@ -182,24 +172,24 @@ def _largest_models(nvml: Nvml) -> list[CheckResult]:
     parts = [f"{method_title(method)} {entry.name}" for method, entry in largest.items()]
     memory = f"{size(budget.free)} free of {size(budget.total)} ({budget.name})"
     text = f"{', '.join(parts) or 'no model of the catalog'}: catalog, rows of 2,048 tokens, {memory}"
-    return [CheckResult("ok" if parts else "note", "fits", text)]
+    return [BoxCheck("ok" if parts else "note", "fits", text)]
 
 
-def _disk(runs: Path) -> CheckResult:
+def _disk(runs: Path) -> BoxCheck:
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
-        return CheckResult("bad", "runs", f"{there} is not writable; choose another directory with --runs")
+        return BoxCheck("bad", "runs", f"{there} is not writable; choose another directory with --runs")
     free = shutil.disk_usage(there).free
     low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
-    return CheckResult("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
+    return BoxCheck("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
 
 
-def _file_system(runs: Path) -> list[CheckResult]:
+def _file_system(runs: Path) -> list[BoxCheck]:
     """A network file system, whose locks cannot be trusted."""
-    return [CheckResult("note", "runs", notice.text) for notice in home_warnings(runs)]
+    return [BoxCheck("note", "runs", notice.text) for notice in home_warnings(runs)]
 
 
-def _session() -> list[CheckResult]:
+def _session() -> list[BoxCheck]:
     """Whether systemd-logind kills a user's processes at logout, detached ones included."""
     conf = Path("/etc/systemd/logind.conf")
     try:
@@ -209,7 +199,5 @@ def _session() -> list[CheckResult]:
     if not kills:
         return []
     return [
-        CheckResult(
-            "note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it"
-        )
+        BoxCheck("note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it")
     ]

@@ -126,7 +126,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_bundle_has_no_secret_and_no_data(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leaking = doctor.CheckResult("ok", "GPU", f"token {SECRETS['HF_TOKEN']}")
+    leaking = doctor.BoxCheck("ok", "GPU", f"token {SECRETS['HF_TOKEN']}")
     monkeypatch.setattr(bundle, "check_everything", lambda runs: [leaking])
     archive = tmp_path / "support.tar.gz"
     done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(archive), "--runs", str(planted), "--json"])

@@ -16,6 +16,7 @@ from engine.runs.home import runs_home
 from tui.cli import options
 from tui.cli.arguments import App
 from tui.cli.lookup import home, ladder_or_sweep, show_origin
+from tui.output import streams
 
 comparing_app = App()
 
@@ -203,13 +204,17 @@ def rate(
     json: options.Json = False,
 ) -> None:
     """Compare the answers of two rungs without their names."""
-    from engine.runs.preference.ratings import login
-    from tui.cli import rate as verb
-    from tui.cli.judge import compared
+    from engine.runs.preference.ratings import login, open_session
+    from tui.cli import judge as verb
 
-    comparison = compared(runs, names, json)
-    given = verb.RateOptions(rater or login(), pairs or [], page, imported or [], json)
-    raise typer.Exit(verb.rate(comparison, given, runs_home(runs), ascii_only))
+    compared = verb.compared(runs, names, json)
+    session = open_session(compared.subject, compared.runs, rater or login(), pairs or [])
+    if page is not None:
+        verb.write_page(session, page, json)
+    elif json or imported or not streams.is_terminal():
+        verb.import_ratings(compared, session, imported or [], json)
+    else:
+        raise typer.Exit(verb.rate_on_screen(compared, session, runs_home(runs), ascii_only))
 
 
 @comparing_app.command()

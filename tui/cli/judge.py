@@ -1,4 +1,7 @@
-"""`judge`: let a model compare the answers of a ladder's rungs or of several runs."""
+"""`judge` and `rate`: a model or people compare the answers of a ladder's rungs or of several runs.
+
+People compare without the names of the rungs: on a screen, or on a page that is sent back.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,10 +22,11 @@ from engine.runs import launch
 from engine.runs.endpoint import is_endpoint, parse_price
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.preferences import JudgePlan, Judgment
+from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
 from engine.runs.preference.judge_dir import JudgeDir, create_judge, named_judge
 from engine.runs.preference.preference_text import expected_lines, progress_text
+from engine.runs.preference.ratings import RatingSession, import_page, render_page
 from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line
 from engine.runs.run.run_dir import RunDir
@@ -32,6 +36,9 @@ from tui.cli.lookup import home, run_or_ladder
 from tui.cli.progress import progress_display
 from tui.history.tables import show_win_rates
 from tui.output.console import print_json, say
+
+if TYPE_CHECKING:
+    from tui.screens.rating import RatingScreen
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 600.0
@@ -204,3 +211,61 @@ def show(state: Judgment) -> None:
     for sentence in state.sentences:
         say(sentence)
     say(progress_text(state))
+
+
+def rate_on_screen(compared: Compared, session: RatingSession, runs: Path, ascii_only: bool) -> int:
+    """Open the screen, then print the result. Returns the exit status."""
+    from tui.cli.bench import open_bench
+
+    def screen() -> RatingScreen:
+        from tui.screens.rating import RatingScreen  # Textual is not needed for pages
+
+        return RatingScreen(session)
+
+    status = open_bench(runs, ascii_only, True, opened=screen)
+    _show_ratings(_rating_summary(compared, quiet=False))
+    return status
+
+
+def import_ratings(compared: Compared, session: RatingSession, files: Sequence[Path], json: bool) -> None:
+    """Add the ratings of pages, and print the result of all."""
+    session.own.close()
+    for file in files:
+        rater, count = import_page(session.folder, file, session.pairs)
+        if not json:
+            say(f"{visible(str(file))}: {count} ratings of {rater}")
+    ratings = _rating_summary(compared, json)
+    if json:
+        print_json(msgspec.to_builtins(ratings))
+    else:
+        _show_ratings(ratings)
+
+
+def write_page(session: RatingSession, page: Path, json: bool) -> None:
+    """Write the page of all pairs. Raises UserError if it exists, RunFailed if it cannot be written."""
+    session.own.close()
+    if page.exists():
+        raise UserError("the file exists", visible(str(page)), "choose another name", "rating.page_exists")
+    content = render_page(session.pairs)
+    try:
+        page.write_bytes(content)
+    except OSError as error:
+        raise RunFailed(f"cannot write {visible(str(page))}: {error.strerror}", "rating.cannot_write") from error
+    if json:
+        print_json({"page": str(page), "pairs": len(session.pairs)})
+    else:
+        say(f"page: {page} ({len(session.pairs)} pairs); its ratings come back with --import FILE")
+
+
+def _rating_summary(compared: Compared, quiet: bool) -> RatingSummary:
+    """Summarize all ratings, and write the ladder's report again."""
+    with shown_progress(quiet) as (progress, _):
+        reply = ask("rating.summary", {"path": str(compared.subject.path), "report": True}, progress)
+    return msgspec.convert(reply, RatingSummary)
+
+
+def _show_ratings(ratings: RatingSummary) -> None:
+    """Print win rates and the sentences of the verdict."""
+    show_win_rates([pair.win_rate for pair in ratings.pairs])
+    for sentence in ratings.sentences or ["no ratings yet"]:
+        say(sentence)

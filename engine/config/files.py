@@ -219,8 +219,11 @@ def expanded(path: str | Path) -> Path:
         raise UserError("unknown user in a path", visible(str(path)), hint, code="file.unknown_user") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one."""
+def write_atomically(path: Path, content: bytes, overwrite: bool = True) -> None:
+    """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one.
+
+    Without `overwrite`, raises FileExistsError where the file exists: unlike a rename, a link fails there.
+    """
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")  # unique: nothing else is overwritten
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -228,11 +231,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        if overwrite:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
 
 
 def is_no_space_error(error: BaseException) -> bool:

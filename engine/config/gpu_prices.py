@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import platformdirs
 import tomli
 from msgspec import Meta, Struct, field
 
 from engine.config.errors import UserError
+from engine.config.home import config_file
 from engine.config.preset_library import shipped_folder
 
 
@@ -45,7 +45,7 @@ class _List(Struct, forbid_unknown_fields=True, frozen=True):
 
 def own_file() -> Path:
     """The user's own list: `$XDG_CONFIG_HOME/ftbench/gpus.toml`."""
-    return Path(platformdirs.user_config_dir("ftbench")) / "gpus.toml"
+    return config_file().parent / "gpus.toml"
 
 
 def list_gpus() -> list[Gpu]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -23,27 +24,40 @@ def config_file() -> Path:
     return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
 
 
-def configured_home() -> Path | None:
-    """`home` of config.toml, None where it is not set. Raises UserError where it is invalid.
-
-    A file with errors that does not contain the word `home` cannot set it, and is left to `tui.settings` to report.
+def user_setting(key: str) -> Any:
+    """The value of a key of config.toml, None where it is not set. Raises OSError; ValueError, RecursionError for what
+    is not TOML. A file with errors that does not contain the key cannot set it: `tui.settings` reports them.
     """
-    path = config_file()
     try:
-        text = read_small(path).decode("utf-8", "surrogateescape")
+        text = read_small(config_file()).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise _invalid(f"cannot read the home: {error.strerror}", path) from error
-    if KEY not in text:
+    if key not in text:
         return None
-    import tomli  # only needed by users who set a home: keeps the start of the bench fast
+    import tomli  # only needed by users who set the key: keeps the start of the bench fast
 
+    return tomli.loads(text).get(key)
+
+
+def configured_home() -> Path | None:
+    """`home` of config.toml, None where it is not set. Raises UserError where it is invalid."""
     try:
-        home = tomli.loads(text).get(KEY)
+        home = user_setting(KEY)
+    except OSError as error:
+        raise _invalid(f"cannot read the home: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise _invalid(f"cannot read the home: not TOML: {error}", path) from error
-    return None if home is None else _absolute(home, path)
+        raise _invalid(f"cannot read the home: not TOML: {error}") from error
+    if home is None:
+        return None
+    if not isinstance(home, str) or not home.strip() or "\0" in home:
+        raise _invalid("invalid home: not a path")
+    try:
+        absolute = Path(home).expanduser()
+    except RuntimeError as error:  # no such user
+        raise _invalid(f"invalid home: {error}") from error
+    if not absolute.is_absolute():
+        raise _invalid(f"invalid home: {home!r} is a relative path")
+    return absolute
 
 
 def runs_folder() -> Path:
@@ -87,17 +101,6 @@ def keep_hub_cache_in_home() -> None:
             os.environ.setdefault("HF_DATASETS_CACHE", str(home / "cache" / "datasets"))
 
 
-def _absolute(home: object, path: Path) -> Path:
-    if not isinstance(home, str) or not home.strip() or "\0" in home:
-        raise _invalid("invalid home: not a path", path)
-    try:
-        absolute = Path(home).expanduser()
-    except RuntimeError as error:  # no such user
-        raise _invalid(f"invalid home: {error}", path) from error
-    if not absolute.is_absolute():
-        raise _invalid(f"invalid home: {home!r} is a relative path", path)
-    return absolute
-
-
-def _invalid(problem: str, path: Path) -> UserError:
-    return UserError(problem, str(path), 'set `home = "/absolute/path"` before the sections', "home.invalid")
+def _invalid(problem: str) -> UserError:
+    hint = 'set `home = "/absolute/path"` before the sections'
+    return UserError(problem, str(config_file()), hint, "home.invalid")

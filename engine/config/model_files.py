@@ -18,6 +18,7 @@ from engine.config.errors import UserError
 from engine.config.files import expanded, open_regular, read_small
 from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
+from engine.config.text import escaped
 
 EMBEDDED = "tiny"
 """The model that ships with ftbench."""
@@ -203,6 +204,7 @@ class ListedModel:
     license: str = ""
     """From the catalog or the model card; '' if unknown."""
     architecture: str = ""
+    """transformers' model type, such as `llama`."""
     modified: float | None = None
     """Unix seconds of its latest file."""
     recent: bool = False
@@ -236,10 +238,13 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
     model = Model(id=name)
     files, place = find_model(model), model_place(model)
     origins: dict[str, Origin] = {"gguf": "GGUF file", "hub": "HF cache" if files.folder else "Hub"}
-    origin = origins.get(place.kind, "folder")
-    entry = CATALOG.get(name)
-    if name == EMBEDDED or entry:
-        origin = "catalog" if entry else "embedded"
+    origin, about, license = origins.get(place.kind, "folder"), "", ""
+    if name == EMBEDDED:
+        origin, about, license = "embedded", "ships with ftbench, to try it", EMBEDDED_LICENSE
+    elif entry := CATALOG.get(name):
+        origin, about, license = "catalog", entry.about, entry.license
+    elif files.folder and place.kind != "gguf":
+        license = _license_on_card(files.folder)
     measured = [place.path] if place.kind == "gguf" and place.path else _weights(files.folder)
     size, modified = _measured(measured)
     return ListedModel(
@@ -248,12 +253,12 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
         origin=origin,
         files=files,
         bytes=size,
-        license=_license_of(name, files.folder if place.kind != "gguf" else None),
-        architecture=_architecture(files),
+        license=license,
+        architecture=str(files.table.get("model_type") or "") if files.table else "",
         modified=None if name == EMBEDDED else modified,
         recent=recent,
-        about=entry.about if entry else "ships with ftbench, to try it" if name == EMBEDDED else "",
-        gated=bool(entry and entry.gated),
+        about=about,
+        gated=name in CATALOG and CATALOG[name].gated,
     )
 
 
@@ -264,7 +269,7 @@ def local_models(folder: Path) -> Iterator[str]:
         with contextlib.suppress(OSError):
             for path in sorted(place.iterdir()):
                 is_model = path.suffix == ".gguf" if path.is_file() else _is_model_folder(path)
-                if is_model and listed < MAX_FOLDERS and _is_text(str(path)):
+                if is_model and listed < MAX_FOLDERS and escaped(str(path)) == str(path):  # UTF-8
                     listed += 1
                     yield str(path.absolute())
 
@@ -296,14 +301,6 @@ def _is_model_folder(path: Path) -> bool:
     return False
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _weights(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
@@ -322,25 +319,11 @@ def _measured(files: Iterable[Path]) -> tuple[int | None, float | None]:
     return (total, latest) if latest else (None, None)
 
 
-def _license_of(name: str, folder: Path | None) -> str:
-    """The license of a model, '' where it is not known."""
-    if name == EMBEDDED:
-        return EMBEDDED_LICENSE
-    return CATALOG[name].license if name in CATALOG else _license(folder)
-
-
-def _license(folder: Path | None) -> str:
+def _license_on_card(folder: Path) -> str:
     """The license in the metadata of the model card, '' without one."""
-    if folder is None:
-        return ""
     try:
         text = read_small(folder / CARD).decode("utf-8", "replace")
-    except (OSError, UserError):
+    except OSError:
         return ""
     match = _LICENSE.search(text.partition("\n---")[0])
     return match.group(1).strip("'\"") if match else ""
-
-
-def _architecture(files: ModelFiles) -> str:
-    """transformers' model type, such as `llama`."""
-    return str(files.table.get("model_type") or "") if files.table else ""

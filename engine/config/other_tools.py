@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +156,9 @@ class OtherTool:
     """What the tool uses where the file leaves a key unset; only what influences training."""
     batch: tuple[str, str]
     """Keys of the rows per forward pass and of gradient accumulation."""
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Key -> why it is left out."""
-    without_effect: re.Pattern[str] = re.compile(r"(?!)")
 
 
-OUTPUTS = (
+WITHOUT_EFFECT = re.compile(
     r"output_dir|overwrite_.*|logging_.*|log_.*|report_to|run_name|plot_loss|save_.*|saves_.*|eval_.*|evals_.*|do_.*|"
     r"wandb_.*|mlflow_.*|comet_.*|swanlab.*|trackio_.*|dataset_prepared_path|preprocessing_.*|dataset_.*workers|"
     r"dataloader_.*|ddp_timeout|hub_.*|push_.*|debug|strict|dataset_processes|tf32|include_.*|disable_tqdm|"
@@ -174,6 +171,7 @@ OUTPUTS = (
     r"loftq_config|qalora_group_size|ensure_weight_tying|use_qalora|lora_ga_config|arrow_config|use_bdlora|velora_config|"
     r"kappatune_config|monteclora_config"
 )
+"""Keys of outputs, logs and speed of loading."""
 TRAINING_ARGUMENTS: dict[str, tuple[str, Convert]] = {
     "learning_rate": ("train.learning_rate", number),
     "num_train_epochs": ("train.epochs", number),
@@ -235,9 +233,11 @@ NO_COUNTERPART = {
     "dataset_dir": "a path, which is not followed",
     "train_dataset": "a path, which is not followed: give --data",
     "bf16": "train.precision = auto decides by method and device",
+    "dtype": "train.precision = auto decides by method and device",
     "fp16": "float16 is not used; train.precision = auto decides by method and device",
     "pure_bf16": "train.precision = auto decides by method and device",
 }
+"""Key -> why it is left out."""
 
 AXOLOTL = OtherTool(
     "axolotl",
@@ -254,6 +254,8 @@ AXOLOTL = OtherTool(
         "peft_use_rslora": ("adapter.rslora", flag),
         "peft_use_dora": ("adapter.dora", flag),
         "peft_init_lora_weights": ("adapter.init", initial_weights),
+        "datasets[0].path": ("data.id", hub_name),
+        "datasets[0].name": ("data.subset", str),
     },
     defaults={
         "sequence_len": 512,
@@ -268,8 +270,6 @@ AXOLOTL = OtherTool(
         "lora_dropout": 0.0,
     },
     batch=("micro_batch_size", "gradient_accumulation_steps"),
-    refused=NO_COUNTERPART,
-    without_effect=re.compile(OUTPUTS),
 )
 LLAMA_FACTORY = OtherTool(
     "LLaMA-Factory",
@@ -292,8 +292,6 @@ LLAMA_FACTORY = OtherTool(
     },
     defaults=TRAINING_DEFAULTS | {"cutoff_len": 2048, "val_size": 0.0, "lora_rank": 8, "lora_dropout": 0.0},
     batch=("per_device_train_batch_size", "gradient_accumulation_steps"),
-    refused=NO_COUNTERPART,
-    without_effect=re.compile(OUTPUTS),
 )
 TRL = OtherTool(
     "TRL",
@@ -311,8 +309,6 @@ TRL = OtherTool(
     defaults=TRAINING_DEFAULTS
     | {"learning_rate": 2e-5, "max_length": 1024, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05},
     batch=("per_device_train_batch_size", "gradient_accumulation_steps"),
-    refused=NO_COUNTERPART | {"dtype": "train.precision = auto decides by method and device"},
-    without_effect=re.compile(OUTPUTS),
 )
 PEFT = OtherTool(
     "PEFT",
@@ -328,14 +324,4 @@ PEFT = OtherTool(
     },
     defaults={"r": 8, "lora_alpha": 8, "lora_dropout": 0.0},
     batch=("", ""),
-    refused=NO_COUNTERPART,
-    without_effect=re.compile(OUTPUTS),
 )
-
-DATASET = OtherTool(
-    "axolotl",
-    settings={"datasets[0].path": ("data.id", hub_name), "datasets[0].name": ("data.subset", str)},
-    defaults={},
-    batch=("", ""),
-)
-"""An entry of axolotl's datasets."""

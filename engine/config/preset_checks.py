@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -82,116 +82,71 @@ def converted(values: Flat, layers: Layers) -> Config:
 
 def check_values(values: Flat, layers: Layers, config: Config) -> None:
     """Raise UserError for empty values and for values that contradict each other."""
-    _check_finite(values, layers)
-    _check_empty(values, layers)
-    _check_steps(values, layers)
-    _check_separator(layers, config)
-    _check_metric(layers, config)
-    _check_micro_batch(layers, config)
-    _check_selection(layers, config)
-    _check_executor(values, layers, config)
-    _check_pissa(layers, config)
-    _check_benchmarks(layers, config)
+    for key, problem, hint, code in (*_value_faults(values), *_contradictions(values, config)):
+        raise UserError(problem, _where(key, layers), hint, code=code)
 
 
-def _check_finite(values: Flat, layers: Layers) -> None:
+Fault = tuple[str, str, str, str]
+"""The key of a value that cannot be used, and problem, hint and code of its error."""
+
+
+def _value_faults(values: Flat) -> Iterator[Fault]:
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            problem, hint = f"invalid value {key} = {value}", "use a finite number"
-            raise UserError(problem, _where(key, layers), hint, code="preset.invalid_value")
-
-
-def _check_benchmarks(layers: Layers, config: Config) -> None:
-    """Each benchmark once, and settings of benchmarks only where benchmarks are scored."""
-    evaluation, key = config.evaluation, "evaluation.benchmarks"
-    if "" in map(str.strip, evaluation.benchmarks):
-        hint = "give the name of a task or the path of a task file"
-        raise UserError(f"empty value in {key}", _where(key, layers), hint, code="preset.empty_value")
-    for name in evaluation.benchmarks:
-        if evaluation.benchmarks.count(name) > 1:
-            problem = f"duplicate benchmark {name!r}"
-            raise UserError(problem, _where(key, layers), "remove one of them", code="preset.duplicate_benchmark")
-    if evaluation.benchmarks and evaluation.when == "never":
-        hint = "remove it, or --set evaluation.when=both"
-        problem = f'{key} is not read with evaluation.when = "never"'
-        raise UserError(problem, _where(key, layers), hint, code="preset.unread_benchmark")
-    if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
-        problem, limit = f"evaluation.benchmark_limit applies only with {key}", "evaluation.benchmark_limit"
-        raise UserError(problem, _where(limit, layers), f"remove it, or set {key}", code="preset.unread_benchmark")
-
-
-def _check_pissa(layers: Layers, config: Config) -> None:
-    """PiSSA replaces the weights of the base by what its initial adapter leaves of them."""
-    if config.adapter.init != "pissa" or not reads(config.method, "adapter.init"):
-        return
-    if method_spec(config.method).quantizes_base:
-        problem, hint = "PiSSA needs a base that is not quantized", "use LoRA, or `--set adapter.init=default`"
-        raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_quantized")
-    if config.model.from_run:
-        problem, hint = "PiSSA starts from the base model", "`--set adapter.init=default` continues a run"
-        raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_from_run")
-
-
-def _check_empty(values: Flat, layers: Layers) -> None:
-    """An empty path would mean the working directory."""
-    for key, value in values.items():
+            yield key, f"invalid value {key} = {value}", "use a finite number", "preset.invalid_value"
+    for key, value in values.items():  # an empty path would mean the working directory
         blank = isinstance(value, str) and (not value.strip() if key != "data.separator" else not value)
         if blank and key not in ("title", "about"):
-            hint = "give a value or leave the key out"
-            raise UserError(f"empty value for {key}", _where(key, layers), hint, code="preset.empty_value")
+            yield key, f"empty value for {key}", "give a value or leave the key out", "preset.empty_value"
 
 
-def _check_steps(values: Flat, layers: Layers) -> None:
-    if "train.steps" in values and "train.epochs" in values:
-        steps, epochs = (
-            max(number for number, (_, layer) in enumerate(layers) if key in layer.values)
-            for key in ("train.steps", "train.epochs")
-        )
-        if steps == epochs:
-            problem = "both train.steps and train.epochs are set"
-            raise UserError(problem, layers[steps][1].where("train.steps"), "keep one", code="preset.steps_and_epochs")
-
-
-def _check_separator(layers: Layers, config: Config) -> None:
-    if config.data.separator is not None and config.data.format not in ("auto", "text"):
-        problem = f"data.separator is read for the format text only, and the format is {config.data.format}"
-        hint = "remove it or --set data.format=text"
-        raise UserError(problem, _where("data.separator", layers), hint, code="preset.unread_separator")
-
-
-def _check_metric(layers: Layers, config: Config) -> None:
-    metric = config.evaluation.metric
+def _contradictions(values: Flat, config: Config) -> Iterator[Fault]:
+    data, train, metric = config.data, config.train, config.evaluation.metric
+    if "train.steps" in values and "train.epochs" in values:  # both in one layer: a later one replaces an earlier one's
+        yield "train.steps", "both train.steps and train.epochs are set", "keep one", "preset.steps_and_epochs"
+    if data.separator is not None and data.format not in ("auto", "text"):
+        problem = f"data.separator is read for the format text only, and the format is {data.format}"
+        yield "data.separator", problem, "remove it or --set data.format=text", "preset.unread_separator"
     if metric not in metric_names():
         problem = f"unknown metric {metric!r}{suggestion(metric, metric_names())}"
-        hint = f"use one of {', '.join(metric_names())}"
-        raise UserError(problem, _where("evaluation.metric", layers), hint, code="metric.unknown")
-
-
-def _check_micro_batch(layers: Layers, config: Config) -> None:
-    micro = config.train.micro_batch
-    if isinstance(micro, int) and micro > config.train.batch:
-        problem = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
+        yield "evaluation.metric", problem, f"use one of {', '.join(metric_names())}", "metric.unknown"
+    if isinstance(train.micro_batch, int) and train.micro_batch > train.batch:
+        problem = f"train.micro_batch = {train.micro_batch} is larger than train.batch = {train.batch}"
         hint = "set it to a part of the effective batch, or to auto"
-        raise UserError(problem, _where("train.micro_batch", layers), hint, code="preset.micro_batch_too_large")
-
-
-def _check_selection(layers: Layers, config: Config) -> None:
-    """The selection of weights and early stopping need a validation loss."""
-    key = "train.select" if config.train.select == "best" else "train.patience" if config.train.patience else ""
-    if key and config.data.validation == 0:
-        problem, hint = (
-            f"{key} needs a validation loss, and there are no validation rows",
-            "--set data.validation=0.05",
-        )
-        raise UserError(problem, _where(key, layers), hint, code="preset.no_validation_rows")
-
-
-def _check_executor(values: Flat, layers: Layers, config: Config) -> None:
-    unread = sorted(key for key in values if key.startswith("executor.") and key != "executor.name")
+        yield "train.micro_batch", problem, hint, "preset.micro_batch_too_large"
+    key = "train.select" if train.select == "best" else "train.patience" if train.patience else ""
+    if key and data.validation == 0:
+        problem = f"{key} needs a validation loss, and there are no validation rows"
+        yield key, problem, "--set data.validation=0.05", "preset.no_validation_rows"
+    unread = min((key for key in values if key.startswith("executor.") and key != "executor.name"), default="")
     if unread and config.executor.name == "local":
-        problem = f"{unread[0]} applies only to the executor slurm, and the executor is local"
-        hint = "remove it, or `--set executor.name=slurm`"
-        raise UserError(problem, _where(unread[0], layers), hint, code="preset.unread_executor")
+        problem = f"{unread} applies only to the executor slurm, and the executor is local"
+        yield unread, problem, "remove it, or `--set executor.name=slurm`", "preset.unread_executor"
+    key = "adapter.init"  # PiSSA replaces the weights of the base by what its initial adapter leaves of them
+    if config.adapter.init == "pissa" and reads(config.method, key):
+        if method_spec(config.method).quantizes_base:
+            hint = "use LoRA, or `--set adapter.init=default`"
+            yield key, "PiSSA needs a base that is not quantized", hint, "preset.pissa_quantized"
+        if config.model.from_run:
+            hint = "`--set adapter.init=default` continues a run"
+            yield key, "PiSSA starts from the base model", hint, "preset.pissa_from_run"
+    yield from _benchmark_faults(config.evaluation)
+
+
+def _benchmark_faults(evaluation: Evaluation) -> Iterator[Fault]:
+    """Each benchmark once, and settings of benchmarks only where benchmarks are scored."""
+    key, limit = "evaluation.benchmarks", "evaluation.benchmark_limit"
+    if "" in map(str.strip, evaluation.benchmarks):
+        hint = "give the name of a task or the path of a task file"
+        yield key, f"empty value in {key}", hint, "preset.empty_value"
+    for name in evaluation.benchmarks:
+        if evaluation.benchmarks.count(name) > 1:
+            yield key, f"duplicate benchmark {name!r}", "remove one of them", "preset.duplicate_benchmark"
+    if evaluation.benchmarks and evaluation.when == "never":
+        problem = f'{key} is not read with evaluation.when = "never"'
+        yield key, problem, "remove it, or --set evaluation.when=both", "preset.unread_benchmark"
+    if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
+        yield limit, f"{limit} applies only with {key}", f"remove it, or set {key}", "preset.unread_benchmark"
 
 
 def _where(key: str, layers: Layers) -> str:
@@ -215,7 +170,7 @@ def _choices(key: str) -> str:
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
     """` (did you mean qlora?)`, or '' where nothing is similar."""
-    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wrong, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -24,11 +24,11 @@ from engine.config.errors import UserError
 from engine.config.files import read_small
 from engine.config.other_tools import (
     AXOLOTL,
-    DATASET,
     LLAMA_FACTORY,
     NO_COUNTERPART,
     PEFT,
     TRL,
+    WITHOUT_EFFECT,
     Changed,
     NoCounterpart,
     OtherTool,
@@ -102,9 +102,6 @@ def import_preset(path: Path, overrides: Flat | None = None) -> ImportedPreset:
         if setting not in result.values and key not in given and _applies(setting, method, result):
             result.values[setting] = tool.settings[key][1](value)
             result.add("default", key, value, setting, f"{tool.name}'s default")
-    if method == "full":
-        for setting in [setting for setting in result.values if setting.startswith(("adapter.", "quantization."))]:
-            del result.values[setting]
     for key, value in (overrides or {}).items():
         result.values.pop(EXCLUSIVE.get(key, ""), None)
         result.values[key] = value
@@ -335,7 +332,7 @@ def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:
     for key, value in entries[0].items():
         name = f"datasets[0].{key}"
         if key == "path" or (key == "name" and value):
-            _take(name, value, DATASET, result)
+            _take(name, value, AXOLOTL, result)
         elif value is not None:
             note = (
                 "the format is detected: `ftbench data check`" if key in ("type", "chat_template") else "see data.map"
@@ -361,13 +358,13 @@ def _applies(setting: str, method: str, result: ImportedPreset) -> bool:
 
 def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None:
     """Convert one key, and record what became of it."""
-    if value is None or value == "" or (tool.without_effect.fullmatch(key) and not isinstance(value, Tag)):
+    if value is None or value == "" or (WITHOUT_EFFECT.fullmatch(key) and not isinstance(value, Tag)):
         result.without_effect.append(key)
         return
     setting, convert = tool.settings.get(key, ("", str))
     if not setting:
-        note = tool.refused.get(key, "unknown to ftbench")
-        if key in tool.refused and value is False:
+        note = NO_COUNTERPART.get(key, "unknown to ftbench")
+        if key in NO_COUNTERPART and value is False:
             result.without_effect.append(key)
         else:
             result.add("left out", key, value, "", note)

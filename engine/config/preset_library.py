@@ -5,22 +5,18 @@ No file is ever overwritten. `[track]` of config.toml is the default of presets 
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import platformdirs
 import tomli_w
 
 import engine
 from engine.config.data_files import KINDS
 from engine.config.errors import UserError
-from engine.config.files import check_utf8, expanded, read_small, working_directory
+from engine.config.files import check_utf8, expanded, working_directory, write_atomically
+from engine.config.home import config_file, user_setting
 from engine.config.method_specs import method_names, reads
 from engine.config.preset import (
     COMMAND_LINE,
@@ -33,7 +29,7 @@ from engine.config.preset import (
     read_preset,
     resolve,
 )
-from engine.config.preset_checks import TASK_FILES
+from engine.config.preset_checks import TASK_FILES, suggestion
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config, Track
 from engine.config.setting_groups import NOT_COPIED, PATH_KEYS
@@ -71,7 +67,7 @@ def shipped_folder() -> Path:
 
 def user_folder() -> Path:
     """The user's own presets: `$XDG_CONFIG_HOME/ftbench/presets`."""
-    return Path(platformdirs.user_config_dir("ftbench")) / "presets"
+    return config_file().parent / "presets"
 
 
 def list_presets() -> list[PresetEntry]:
@@ -121,11 +117,9 @@ def find_preset(name: str) -> tuple[Preset, Path]:
         path = folder / f"{name}.toml"
         if path.is_file():
             return read_preset(path, name), path
-    names = [entry.name for entry in list_presets()]
-    close = difflib.get_close_matches(name, names, n=1)
-    suggestion = f" (did you mean {close[0]}?)" if close else ""
+    meant = suggestion(name, [entry.name for entry in list_presets()])
     hint = "run `ftbench presets list` to see all presets"
-    raise UserError(f"unknown preset {name!r}{suggestion}", hint=hint, code="preset.not_found")
+    raise UserError(f"unknown preset {name!r}{meant}", hint=hint, code="preset.not_found")
 
 
 def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:
@@ -232,7 +226,6 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
 
     Raises UserError for an invalid or existing name, and for overrides that `base` could not be run with.
     """
-    path = _new_path(name)
     preset, file = find_preset(base)
     given = with_absolute_paths(overrides or {}, working_directory())
     method = resolve(preset, None, given).config.method
@@ -244,33 +237,14 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
     rate = copied.get("train.learning_rate")
     if method != preset.values.get("method", Config().method) and not isinstance(rate, dict):
         copied.pop("train.learning_rate", None)  # it was set for the other method
-    values = {"title": f"{name}, from {preset_name(base)}", **copied, **given}
-    resolve(Preset(name, values))
-    return _write(path, tomli_w.dumps(nested(values)))
+    return create_from_values(name, f"{name}, from {preset_name(base)}", {**copied, **given})
 
 
 def create_from_config(name: str, base: str, chosen: EffectiveConfig) -> Path:
-    """Write `NAME.toml` with only what differs from the method's defaults.
+    """Write `NAME.toml` with the method and every value that is not its default.
 
     Raises UserError for an invalid or existing name.
     """
-    path = _new_path(name)
-    values = changed_settings(chosen, _rates(base))
-    values = {"title": f"{name}, from {preset_name(base)}", **values}
-    resolve(Preset(name, values))
-    return _write(path, tomli_w.dumps(nested(values)))
-
-
-def create_from_values(name: str, title: str, values: Flat) -> Path:
-    """Write `NAME.toml` with these values. Raises UserError for an invalid or existing name, and for invalid values."""
-    path = _new_path(name)
-    values = {"title": title, **values}
-    resolve(Preset(name, values))
-    return _write(path, tomli_w.dumps(nested(values)))
-
-
-def changed_settings(chosen: EffectiveConfig, rates: dict[str, float] | None = None) -> Flat:
-    """The method and every value that is not its default. `rates`: the preset's learning rates by method, if any."""
     method = chosen.config.method
     defaults = flatten(resolve(Preset("defaults", {}), method).config)
     values: Flat = {"method": method}
@@ -280,9 +254,18 @@ def changed_settings(chosen: EffectiveConfig, rates: dict[str, float] | None = N
         values[key] = value
     if "train.steps" in values:
         values.pop("train.epochs", None)  # steps count instead of epochs, and a preset must not set both
-    if rates and rates.get(method) == values.get("train.learning_rate"):
-        values["train.learning_rate"] = rates
-    return values
+    rates = find_preset(base)[0].values.get(RATE)
+    if isinstance(rates, dict) and rates.get(method) == values.get(RATE):
+        values[RATE] = rates
+    return create_from_values(name, f"{name}, from {preset_name(base)}", values)
+
+
+def create_from_values(name: str, title: str, values: Flat) -> Path:
+    """Write `NAME.toml` with these values. Raises UserError for an invalid or existing name, and for invalid values."""
+    check_name(name)
+    values = {"title": title, **values}
+    resolve(Preset(name, values))
+    return _write(user_folder() / f"{name}.toml", tomli_w.dumps(nested(values)))
 
 
 def copy_to_own(listed: PresetEntry) -> Path:
@@ -305,10 +288,6 @@ def delete_own(listed: PresetEntry) -> None:
 
 def check_name(name: str) -> None:
     """Raise UserError for an invalid preset name, and for one that exists."""
-    _new_path(name)
-
-
-def _new_path(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         problem = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
         raise UserError(problem, hint="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
@@ -318,30 +297,16 @@ def _new_path(name: str) -> Path:
     existing = next((listed for listed in list_presets() if listed.name == name), None)
     if existing is not None:
         raise _exists(existing.path)
-    return user_folder() / f"{name}.toml"
 
 
 def _exists(path: Path) -> UserError:
     return UserError("the preset already exists", str(path), "edit it, or choose another name", code="preset.exists")
 
 
-def _rates(base: str) -> dict[str, float] | None:
-    """The learning rates by method in a preset; None where it has no such table."""
-    preset, _ = find_preset(base)
-    rates = preset.values.get("train.learning_rate")
-    return rates if isinstance(rates, dict) else None
-
-
 def _write(path: Path, text: str) -> Path:
-    """Write a complete file or nothing, and never overwrite: unlike a rename, a link fails where the name exists."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
+        write_atomically(path, text.encode(), overwrite=False)
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
@@ -349,44 +314,24 @@ def _write(path: Path, text: str) -> Path:
         raise UserError(
             problem, str(path), "check the folder and its permissions", code="preset.not_writable"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path
-
-
-ORIGIN = "config.toml"
 
 
 def with_user_trackers(effective: EffectiveConfig) -> EffectiveConfig:
     """The configuration with the keys of `[track]` in config.toml, where neither preset nor command line set them.
 
-    Raises UserError for an invalid table: a run would silently not be logged.
+    Raises UserError for an invalid table: a run would silently not be logged. The bench reports a file that cannot be
+    read.
     """
-    table = _track_table()
-    values = {f"track.{name}": value for name, value in table.items()}
-    chosen = {key: value for key, value in values.items() if effective.origins.get(key) == "default"}
-    if not chosen:
-        return effective
-    origins = {**effective.origins, **dict.fromkeys(chosen, ORIGIN)}
-    return EffectiveConfig(with_settings(effective.config, chosen), origins, effective.notices)
-
-
-def _track_table() -> dict[str, Any]:
-    """`[track]` of config.toml; {} where it is not set. A file that is not TOML is left to the bench to report."""
-    path = Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
     try:
-        text = read_small(path).decode("utf-8", "surrogateescape")
+        table = user_setting("track")
+        checked = msgspec.convert({} if table is None else table, Track)
     except OSError:
-        return {}
-    if "track" not in text:
-        return {}
-    import tomli  # only needed by users who set it
-
-    try:
-        table = tomli.loads(text).get("track", {})
-        checked = msgspec.convert(table, Track)
+        return effective
     except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
         hint = 'write `to = ["tensorboard"]` under [track], and project and online if needed'
-        raise UserError(f"invalid [track]: {error}", str(path), hint, code="track.invalid_settings") from error
-    return {name: getattr(checked, name) for name in table}
+        raise UserError(f"invalid [track]: {error}", str(config_file()), hint, "track.invalid_settings") from error
+    values = {f"track.{name}": getattr(checked, name) for name in table or {}}
+    chosen = {key: value for key, value in values.items() if effective.origins.get(key) == "default"}
+    origins = {**effective.origins, **dict.fromkeys(chosen, "config.toml")}
+    return replace(effective, config=with_settings(effective.config, chosen), origins=origins)

@@ -6,7 +6,7 @@ All sections are in one file, although it is long: it is the reference of every 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
 from msgspec import Meta, Struct, field
 
@@ -334,17 +334,6 @@ class Config(Section, frozen=True):
     track: Track = field(default_factory=Track)
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "model": Model,
-    "data": Data,
-    "train": Train,
-    "adapter": Adapter,
-    "quantization": Quantization,
-    "optimizer": Optimizer,
-    "evaluation": Evaluation,
-    "hardware": Hardware,
-    "cost": Cost,
-    "executor": Executor,
-    "track": Track,
-}
-TOP_KEYS = ("title", "about", "slot", "method")
+_KINDS = {name: kind for name, kind in get_type_hints(Config).items() if isinstance(kind, type)}
+SECTIONS: dict[str, type[Section]] = {name: kind for name, kind in _KINDS.items() if issubclass(kind, Section)}
+TOP_KEYS = tuple(name for name in Config.__struct_fields__ if name not in SECTIONS)

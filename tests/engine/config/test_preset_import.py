@@ -170,7 +170,9 @@ def test_aliases_do_not_expand(tmp_path: Path) -> None:
 TOOLS = (other_tools.AXOLOTL, other_tools.LLAMA_FACTORY, other_tools.TRL, other_tools.PEFT)
 DECIDE = ("stage", "adapter", "finetuning_type", "use_peft", "peft_type", "load_in_4bit", "quantization_bit", "packing",
           "sample_packing", "max_steps", "warmup_steps", "batch_size", "peft_config", "lora_target_linear")  # fmt: skip
-KEYS = sorted({key for tool in TOOLS for key in (*tool.settings, *tool.refused, *tool.batch, *DECIDE) if key})
+KEYS = sorted(
+    {*(key for tool in TOOLS for key in (*tool.settings, *tool.batch) if key), *other_tools.NO_COUNTERPART, *DECIDE}
+)
 NESTED = ("peft_config", "quant_config", "lora_target_linear")  # read as other keys
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["1e-4", "all", "lora", "cosine", "acme/m"]))
 ODD = st.one_of(

@@ -13,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,10 +26,6 @@ DIGEST_BYTES = 16
 """Among 1 million rows, the probability that two different ones have equal 16-byte digests is 1.5e-27."""
 _NOT_CONTENT = ("role", "content", "weight", "tool_call_id")
 """Message keys that are handled separately, or that differ between equal prompts."""
-Place = tuple[str, int]
-"""A given split and the index of a row in it."""
-RowIndices = list[tuple[str, np.ndarray]]
-"""Given splits and indices of rows in them."""
 THRESHOLD = 0.8
 """Estimated Jaccard similarity from which two prompts are near-duplicates."""
 WARNED_SHARE = 0.05
@@ -144,80 +139,58 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+@dataclass(frozen=True)
 class KeyTable:
-    """The keys of many rows in reading order, packed: 48 bytes per row, and 24 per earlier answer of conversations."""
+    """The keys of many rows in reading order: 48 bytes per row, and 24 per earlier answer of conversations."""
 
-    def __init__(self) -> None:
-        self._prompts, self._answers, self._groups = bytearray(), bytearray(), bytearray()
-        self._earlier, self._earlier_rows = bytearray(), array("q")
+    prompts: np.ndarray
+    """(N, 2) uint64."""
+    answers: np.ndarray
+    """(N, 2) uint64."""
+    groups: np.ndarray
+    """(N, 2) uint64; zeros for a row without a group."""
+    earlier: np.ndarray
+    """(M, 2) uint64: prompts that conversations answer before their last turn."""
+    earlier_rows: np.ndarray
+    """(M,) int64: the row of each prompt in `earlier`."""
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> KeyTable:
-        table = cls()
-        for example in examples:
-            table.add(keys_of(example), earlier_prompts(example))
-        return table
+        keys, earlier, rows = [], [], []
+        for number, example in enumerate(examples):
+            keys.append(keys_of(example))
+            prompts = earlier_prompts(example)
+            earlier += prompts
+            rows += [number] * len(prompts)
+        parts = [key.prompt for key in keys], [key.answer for key in keys], [key.group for key in keys], earlier
+        return cls(*(_words(b"".join(part)) for part in parts), np.array(rows, dtype=np.int64))
 
-    def add(self, keys: Keys, earlier: list[bytes]) -> None:
-        """Append the keys of a row, and the prompts of its earlier answers."""
-        self._earlier_rows.extend([len(self)] * len(earlier))
-        self._earlier += b"".join(earlier)
-        self._prompts += keys.prompt
-        self._answers += keys.answer
-        self._groups += keys.group
-
-    def extend(self, other: KeyTable) -> None:
-        """Append the keys of the rows that follow these."""
-        self._earlier_rows.extend(len(self) + row for row in other._earlier_rows)
-        self._earlier += other._earlier
-        self._prompts += other._prompts
-        self._answers += other._answers
-        self._groups += other._groups
+    @classmethod
+    def joined(cls, tables: Sequence[KeyTable]) -> KeyTable:
+        """The keys of the rows of one or more tables, end to end."""
+        starts = np.cumsum([0, *map(len, tables)])
+        rows = [start + table.earlier_rows for start, table in zip(starts, tables, strict=False)]
+        names = ("prompts", "answers", "groups", "earlier")
+        parts = (np.concatenate([getattr(table, name) for table in tables]) for name in names)
+        return cls(*parts, np.concatenate(rows))
 
     def __len__(self) -> int:
-        return len(self._prompts) // DIGEST_BYTES
-
-    @property
-    def prompts(self) -> np.ndarray:
-        """(N, 2) uint64."""
-        return _words(self._prompts)
-
-    @property
-    def answers(self) -> np.ndarray:
-        """(N, 2) uint64."""
-        return _words(self._answers)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """(N, 2) uint64; zeros for a row without a group."""
-        return _words(self._groups)
-
-    @property
-    def earlier(self) -> np.ndarray:
-        """(M, 2) uint64: prompts that conversations answer before their last turn."""
-        return _words(self._earlier)
-
-    @property
-    def earlier_rows(self) -> np.ndarray:
-        """(M,) int64: the row of each prompt in `earlier`."""
-        return np.array(self._earlier_rows, dtype=np.int64)
+        return len(self.prompts)
 
 
-def connected(tables: list[KeyTable], prompts: np.ndarray, by_earlier: bool = True) -> list[np.ndarray]:
-    """Number rows so that rows that stay together have the same number: the lowest number of their prompts.
+def connected(keys: KeyTable, prompts: np.ndarray, by_earlier: bool = True) -> np.ndarray:
+    """(N,) numbers of the rows, equal for rows that stay together: the lowest number of their prompts.
 
     Rows of one prompt or of one group stay together, with `by_earlier` also a conversation and the rows whose prompt it
-    answers before its last turn; directly or through others. `prompts`: (rows of all tables,) from `group_numbers`.
+    answers before its last turn; directly or through others. `prompts`: (N,) from `group_numbers`.
     """
     sets, rows = [prompts], [np.arange(len(prompts))]  # which rows stay together
-    groups = np.concatenate([table.groups for table in tables])
-    grouped = np.flatnonzero(groups.any(1))
+    grouped = np.flatnonzero(keys.groups.any(1))
     if len(grouped):
-        _, group = np.unique(groups[grouped], axis=0, return_inverse=True)
-        sets.append(int(prompts.max()) + 1 + group.reshape(-1))
+        sets.append(int(prompts.max()) + 1 + group_numbers(keys.groups[grouped]))
         rows.append(grouped)
     if by_earlier:
-        conversations, answered = answered_earlier(tables, prompts)
+        conversations, answered = answered_earlier(keys, prompts)
         sets.append(answered)
         rows.append(conversations)
     numbers, before = prompts, None
@@ -228,41 +201,36 @@ def connected(tables: list[KeyTable], prompts: np.ndarray, by_earlier: bool = Tr
             np.minimum.at(lowest, of_set, numbers[of_row])
             before, numbers = numbers, numbers.copy()
             np.minimum.at(numbers, of_row, lowest[of_set])
-    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
+    return numbers
 
 
-def answered_earlier(tables: list[KeyTable], prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(conversations, prompts) of equal length: a row of all tables, end to end, and the number of a prompt that it
-    answers before its last turn.
+def answered_earlier(keys: KeyTable, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(conversations, prompts) of equal length: a row, and the number of a prompt that it answers before its last turn.
 
-    `prompts`: (rows,) number of the prompt of each row. Prompts that are those of no row are left out.
+    `prompts`: (N,) number of the prompt of each row. Prompts that are those of no row are left out.
     """
-    earlier = np.concatenate([table.earlier for table in tables])
-    if not len(earlier):
+    if not len(keys.earlier):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    starts = np.cumsum([0, *map(len, tables)])
-    rows = np.concatenate([start + table.earlier_rows for start, table in zip(starts, tables, strict=False)])
-    *own, answered = group_numbers([*[table.prompts for table in tables], earlier])
-    number_of = np.full(max(int(answered.max()), *(int(part.max(initial=0)) for part in own)) + 1, -1)
-    number_of[np.concatenate(own)] = prompts
+    own, answered = np.split(group_numbers(np.concatenate([keys.prompts, keys.earlier])), [len(keys)])
+    number_of = np.full(max(int(own.max(initial=0)), int(answered.max())) + 1, -1)
+    number_of[own] = prompts
     numbers = number_of[answered]
-    return rows[numbers >= 0], numbers[numbers >= 0]
+    return keys.earlier_rows[numbers >= 0], numbers[numbers >= 0]
 
 
-def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:
-    """Number the distinct keys of all tables from 0: for each (N, 2) table, (N,) numbers of its rows."""
-    whole = np.concatenate(tables) if tables else np.zeros((0, 2), dtype=np.uint64)
-    order = np.lexsort((whole[:, 1], whole[:, 0]))
-    ordered = whole[order]
-    new = np.ones(len(whole), dtype=bool)
+def group_numbers(keys: np.ndarray) -> np.ndarray:
+    """(N,) numbers from 0 of (N, 2) keys, equal for equal ones."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    ordered = keys[order]
+    new = np.ones(len(keys), dtype=bool)
     new[1:] = (ordered[1:] != ordered[:-1]).any(1)
-    numbers = np.empty(len(whole), dtype=np.int64)
+    numbers = np.empty(len(keys), dtype=np.int64)
     numbers[order] = new.cumsum() - 1
-    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1]) if tables else []
+    return numbers
 
 
-def _words(packed: bytearray) -> np.ndarray:
-    return np.frombuffer(bytes(packed), dtype="<u8").reshape(-1, 2)
+def _words(packed: bytes) -> np.ndarray:
+    return np.frombuffer(packed, dtype="<u8").reshape(-1, 2)
 
 
 @dataclass
@@ -286,13 +254,6 @@ class Groups:
     prompts: np.ndarray
     answers: np.ndarray
 
-    @classmethod
-    def of(cls, keys: list[KeyTable]) -> Groups:
-        """Group the rows of all tables, in order."""
-        prompts = group_numbers([np.concatenate([table.prompts for table in keys])])[0]
-        answers = group_numbers([np.concatenate([table.answers for table in keys])])[0]
-        return cls(prompts, answers)
-
     def duplicates(self, rows: np.ndarray) -> tuple[int, list[list[int]]]:
         """The number of these rows that equal an earlier one, and the first groups of equal rows."""
         whole = self.prompts[rows] * (self.answers.max(initial=0) + 1) + self.answers[rows]
@@ -314,68 +275,15 @@ class Groups:
         return Repeated(len(other), len(np.unique(prompts[other])), pairs, len(np.unique(answers)))
 
 
-@dataclass
-class Overlap:
-    """Counts of the rows of one split that occur in another."""
-
-    of: int
-    """Rows of the split that is compared with the other."""
-    prompt: int
-    """Rows whose prompt the other split has."""
-    answer: int
-    """Rows whose answer the other split has: nearly all in classification."""
-    both: int
-    """Rows whose prompt and answer the other split has in one row."""
-    near: int | None = None
-    """Rows whose prompt is not in the other split, but a similar one is; None if not computed."""
-    near_reason: str = "not computed"
-    """Why `near` is None."""
-    where: list[tuple[Place, Place]] = field(default_factory=list)
-    """The first pairs of rows with the same prompt."""
-
-    def with_places(self, where: Callable[[Place], str]) -> SplitOverlap:
-        """The same for results and screens, with the rows' places in their files."""
-        return SplitOverlap(
-            of=self.of,
-            prompt=self.prompt,
-            answer=self.answer,
-            both=self.both,
-            near=self.near,
-            near_reason=self.near_reason,
-            where=[[where(place), where(other)] for place, other in self.where],
-        )
-
-
-def overlap(keys: dict[str, KeyTable], held: RowIndices, other: RowIndices) -> Overlap:
-    """Count the rows of `held` that occur in `other`."""
-    prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (held, other)])
-    answer = group_numbers([_picked(keys, rows, "answers") for rows in (held, other)])
-    pairs = [np.stack([p, a], axis=1).astype(np.uint64) for p, a in zip(prompt, answer, strict=True)]
-    both = group_numbers(pairs)
-    same_prompt = np.isin(prompt[0], prompt[1])
-    return Overlap(
-        of=len(prompt[0]),
-        prompt=int(same_prompt.sum()),
-        answer=int(np.isin(answer[0], answer[1]).sum()),
-        both=int(np.isin(both[0], both[1]).sum()),
-        where=_pairs(prompt[0], prompt[1], _places(held), _places(other), same_prompt),
-    )
-
-
-def _pairs(
-    mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], same_prompt: np.ndarray
-) -> list[tuple[Place, Place]]:
-    """The first overlapping rows, each with the first row of the other split that has its prompt."""
-    first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(same_prompt)[:SHOWN]]
-    return [(places[n], other[m]) for n, m in zip(np.flatnonzero(same_prompt)[:SHOWN].tolist(), first, strict=True)]
-
-
-def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarray:
-    return np.concatenate([getattr(keys[name], part)[numbers] for name, numbers in rows])
-
-
-def _places(rows: RowIndices) -> list[Place]:
-    return [(name, int(number)) for name, numbers in rows for number in numbers]
+def overlap(keys: KeyTable, held: np.ndarray, other: np.ndarray) -> tuple[SplitOverlap, list[tuple[int, int]]]:
+    """Count the rows of `held` that occur in `other`; and the first of them, each with the first row of its prompt."""
+    rows, count = np.concatenate([held, other]), len(held)
+    prompts, answers = group_numbers(keys.prompts[rows]), group_numbers(keys.answers[rows])
+    both = group_numbers(np.stack([prompts, answers], axis=1).astype(np.uint64))
+    prompt, answer, same = (np.isin(numbers[:count], numbers[count:]) for numbers in (prompts, answers, both))
+    counts = SplitOverlap(of=count, prompt=int(prompt.sum()), answer=int(answer.sum()), both=int(same.sum()))
+    shared = np.flatnonzero(prompt)[:SHOWN].tolist()
+    return counts, [(int(held[n]), int(other[np.argmax(prompts[count:] == prompts[n])])) for n in shared]
 
 
 @dataclass

@@ -37,14 +37,13 @@ class FurtherAnswers:
 
 def further_answers(
     further: list[tuple[Example, int]],
-    keys: dict[str, KeyTable],
+    keys: KeyTable,
     assignment: Assignment,
     tokenize: Callable[[list[Example]], list[Row | Problem]],
 ) -> FurtherAnswers:
     """Tokenize further accepted answers, and the earlier answers of conversations, as items of their own.
 
     `further`: an example for each further accepted answer, and complete conversations, with the test row's item.
-    `keys`: of the rows of each given split.
     Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
     in the loss of the complete conversation: some templates rewrite earlier turns. One whose prompt is also in
     training is left out; one whose prompt is that of an item is a reference of this item. Conversations with the
@@ -63,12 +62,9 @@ def further_answers(
         for row, (_, item) in zip(tokenized, accepted, strict=False)
         if isinstance(row, Row)
     ]
-    item_of = {
-        prompt.tobytes(): item
-        for name, numbers in assignment.rows(TEST)
-        for prompt, item in zip(keys[name].prompts[numbers], assignment.items[name][numbers].tolist(), strict=True)
-    }
-    number = max((int(items.max(initial=-1)) for items in assignment.items.values()), default=-1)
+    test = assignment.rows(TEST)
+    item_of = dict(zip(map(bytes, keys.prompts[test]), assignment.items[test].tolist(), strict=True))
+    number = int(assignment.items.max(initial=-1))
     for row, (example, item) in zip(tokenized[len(accepted) :], before, strict=False):
         conversation = conversations[item]
         if isinstance(row, Row) and isinstance(conversation, Row) and _is_trained(row, conversation):
@@ -79,14 +75,14 @@ def further_answers(
 
 
 def _unseen_earlier_answers(
-    whole: dict[int, Example], keys: dict[str, KeyTable], assignment: Assignment
+    whole: dict[int, Example], keys: KeyTable, assignment: Assignment
 ) -> tuple[list[tuple[Example, int]], list[tuple[int, int]]]:
     """The earlier answers of test conversations whose prompts are not in training, with the conversation's item; and
     pairs of items of conversations that have such a prompt in common.
     """
-    trained = _answered_early_in_training(keys, assignment) if whole else set()
-    for name, rows in assignment.rows(TRAIN) if whole else ():
-        trained.update(digest.tobytes() for digest in keys[name].prompts[rows])
+    trained: set[bytes] = set()
+    if whole:
+        trained = {*_answered_early_in_training(keys, assignment), *map(bytes, keys.prompts[assignment.rows(TRAIN)])}
     unseen: list[tuple[Example, int]] = []
     same_earlier_prompt: list[tuple[int, int]] = []
     seen_in: dict[bytes, int] = {}
@@ -105,16 +101,14 @@ def _unseen_earlier_answers(
     return unseen, same_earlier_prompt
 
 
-def warn_of_earlier_prompts(keys: dict[str, KeyTable], assignment: Assignment) -> None:
+def warn_of_earlier_prompts(keys: KeyTable, assignment: Assignment) -> None:
     """Warn of rows of a given test split whose prompt a training conversation answers before its last turn.
 
     Test rows that were held out of training are in one split with such conversations.
     """
-    if "test" not in keys:
-        return
     answered = _answered_early_in_training(keys, assignment)
-    tested = keys["test"].prompts
-    if seen := sum(prompt.tobytes() in answered for prompt in tested):
+    tested = keys.prompts[assignment.rows(TEST)]
+    if seen := sum(bytes(prompt) in answered for prompt in tested):
         text = (
             f"{seen:,} of {len(tested):,} test rows ({share_percent(seen / len(tested))}) have a prompt that a "
             "training conversation answers before its last turn: their scores measure memorization; a given test "
@@ -123,34 +117,24 @@ def warn_of_earlier_prompts(keys: dict[str, KeyTable], assignment: Assignment) -
         assignment.warnings.append(Notice("data.test_overlaps_earlier", text))
 
 
-def _answered_early_in_training(keys: dict[str, KeyTable], assignment: Assignment) -> set[bytes]:
+def _answered_early_in_training(keys: KeyTable, assignment: Assignment) -> set[bytes]:
     """Digests of the prompts that training conversations answer before their last turn."""
-    answered: set[bytes] = set()
-    for name, rows in assignment.rows(TRAIN):
-        table = keys[name]
-        answered.update(digest.tobytes() for digest in table.earlier[np.isin(table.earlier_rows, rows)])
-    return answered
+    return set(map(bytes, keys.earlier[assignment.codes[keys.earlier_rows] == TRAIN]))
 
 
-def number_groups(
-    items: np.ndarray, keyed: dict[str, tuple[int, np.ndarray]], assignment: Assignment, further: FurtherAnswers
-) -> np.ndarray:
+def number_groups(items: np.ndarray, keyed: np.ndarray, assignment: Assignment, further: FurtherAnswers) -> np.ndarray:
     """(N,) group of dependent rows of each stored row, -1 for a row alone: rows that stay together in a split for more
     than their prompt, a conversation with its earlier answers, and conversations that begin with the same answered
     prompt.
 
-    `items`: (N,) item of each row of the data, then of each of `further`. `keyed`: given split -> index of its first
-    row, and indices of its rows with keys within the split.
+    `items`: (N,) item of each row of the data, then of each of `further`. `keyed`: the rows with keys.
     """
     parents = further.conversations
     read = len(items) - len(parents)
     group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
-    together = np.concatenate(list(assignment.groups.values()))
-    several = together[together != np.concatenate(list(assignment.items.values()))]
-    for name, (start, numbers) in keyed.items():
-        mine = assignment.groups[name]
-        chosen = np.full(len(mine), True) if assignment.has_column else np.isin(mine, several)
-        group[start + numbers[chosen]] = mine[chosen]
+    together = assignment.groups
+    chosen = assignment.has_column | np.isin(together, together[together != assignment.items])
+    group[keyed[chosen]] = together[chosen]
     of_item = dict(zip(items[:read].tolist(), group[:read].tolist(), strict=True))
     group[read:] = [of_item.get(parent, -1) for parent in parents]
     joined: dict[int, int] = {}

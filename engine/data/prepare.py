@@ -9,11 +9,12 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
@@ -21,7 +22,7 @@ from engine.data import cache
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template
 from engine.data.detection import check_columns, column_usage, detect, suggest_group, to_example
-from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
+from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates, group_numbers
 from engine.data.earlier_answers import further_answers, number_groups, warn_of_earlier_prompts
 from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
@@ -42,7 +43,7 @@ from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
 from engine.data.rows import SPLITS, Example, Problem, Row
 from engine.data.source import Source, read
-from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
+from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
 
 REFUSED_SHARE = 0.3
@@ -130,24 +131,6 @@ def _refuse_changes(source: Source, files: Digests | None, cause: Exception | No
         ) from cause
 
 
-@dataclass
-class SplitKeys:
-    """The keys of a given split's rows."""
-
-    keys: KeyTable = field(default_factory=KeyTable)
-    keyed: list[np.ndarray] = field(default_factory=list)
-    """Per batch: (rows,) whether a row has keys."""
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Indices of the rows with keys among all rows of this split."""
-        return np.flatnonzero(np.concatenate(self.keyed)) if self.keyed else np.zeros(0, dtype=np.int64)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.keyed))
-
-
 class Builder:
     """Reads, tokenizes and splits one dataset."""
 
@@ -161,12 +144,16 @@ class Builder:
         for rows in self.given.values():
             check_columns(rows, self.format)
         self.row_processor = RowProcessor(self.format, tokenizer, max_length, ids_type(len(tokenizer)))
-        self.read = {name: SplitKeys() for name in self.given}
+        self.keys = KeyTable.of([])
+        """Keys of the rows that are conversations or texts, in reading order."""
+        self.keyed = np.zeros(0, dtype=bool)
+        """(rows,) whether each row that was read has keys."""
         self.has_references = False
         """Whether any row has further accepted answers."""
         self.has_earlier_answers = False
         """Whether any row has several answers in the loss."""
-        self.total = sum(rows.summary.rows for rows in self.given.values())
+        self.read = {name: rows.summary.rows for name, rows in self.given.items()}
+        self.total = sum(self.read.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
         """Build the preparation; its columns are in the folder, or in memory without one or on a full disk."""
@@ -186,24 +173,24 @@ class Builder:
 
     def _read(self, writer: ColumnWriter | None) -> None:
         """Read all rows once: keys always, tokens only with a writer."""
+        keys, keyed, done = [], [], 0
         processes = processes_for(self.total)
         for batch in process_batches(self.row_processor, self.given, processes, keys_only=writer is None):
-            split_keys = self.read[batch.split]
-            split_keys.keys.extend(batch.keys)
-            split_keys.keyed.append(batch.keyed)
+            keys.append(batch.keys)
+            keyed.append(batch.keyed)
+            done += len(batch.keyed)
             self.has_references |= batch.has_references
             if writer and batch.packed:
                 self._append(writer, batch.packed)
-            self._report_progress("tokenizing" if writer else "reading", self.rows_read)
+            self._report_progress("tokenizing" if writer else "reading", done)
+        self.keys, self.keyed = KeyTable.joined(keys), np.concatenate(keyed)
 
     def _tokenize_chosen(self, writer: ColumnWriter, assignment: Assignment) -> None:
         """Tokenize the rows that max_rows selected; of the others only the place is stored."""
-        selected = {name: np.ones(split_keys.count, dtype=bool) for name, split_keys in self.read.items()}
-        for name, split_keys in self.read.items():
-            selected[name][split_keys.numbers] = ~np.isin(assignment.codes[name], list(_LEFT_OUT_BY_SPLIT))
-        processes = processes_for(sum(int(rows.sum()) for rows in selected.values()))
+        selected = np.ones(self.total, dtype=bool)
+        selected[self.numbers] = ~np.isin(assignment.codes, list(_LEFT_OUT_BY_SPLIT))
         done = 0
-        for batch in process_batches(self.row_processor, self.given, processes, selected):
+        for batch in process_batches(self.row_processor, self.given, processes_for(int(selected.sum())), selected):
             assert batch.packed
             self._append(writer, batch.packed)
             done += len(batch.keyed)
@@ -217,34 +204,30 @@ class Builder:
         return in_child(lambda: self.row_processor.tokenize(examples))
 
     @property
-    def keys(self) -> dict[str, KeyTable]:
-        """The keys of the rows of each given split."""
-        return {name: split_keys.keys for name, split_keys in self.read.items()}
-
-    @property
-    def rows_read(self) -> int:
-        return sum(split_keys.count for split_keys in self.read.values())
+    def numbers(self) -> np.ndarray:
+        """(N,) indices of the rows with keys among all rows."""
+        return np.flatnonzero(self.keyed)
 
     def _report_progress(self, phase: str, done: int) -> None:
         self.progress(phase, done, self.total)
 
     def _assign(self) -> Assignment:
-        data = self.data
-        shares = Shares(_share(data.validation) or 0.0, _share(data.test))
-        return assign(self.keys, shares, data.seed, data.max_rows)
+        ends = np.cumsum(list(self.read.values()))[:-1]
+        with_keys = map(int, map(np.sum, np.split(self.keyed, ends)))
+        return assign(self.keys, dict(zip(self.read, with_keys, strict=True)), self.data)
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
         self._report_progress("comparing", self.total)
         further = further_answers(self._compare(assignment), self.keys, assignment, self._tokenize)
-        if self.has_earlier_answers:
+        if self.has_earlier_answers and "test" in self.given:
             warn_of_earlier_prompts(self.keys, assignment)
         if further.rows:
             writer.append(pack(further.rows, self.row_processor.ids))
         rows = writer.rows()
         kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
         assigned = self._assigned(rows, assignment, kinds)
-        assigned["item"][self.rows_read :] = [row.item for row in further.rows]
-        assigned["group"] = number_groups(assigned["item"], self._keyed(), assignment, further)
+        assigned["item"][self.total :] = [row.item for row in further.rows]
+        assigned["group"] = number_groups(assigned["item"], self.numbers, assignment, further)
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
@@ -257,9 +240,10 @@ class Builder:
         near = NearDuplicates() if self.total <= LIMIT else NearDuplicates(TOO_MANY)
         counts_near = bool(assignment.overlaps) and not near.reason
         further: list[tuple[Example, int]] = []
-        for name, rows in self.given.items() if counts_near or self.has_references or self.has_earlier_answers else ():
-            examples = (example for raw in rows if isinstance(example := to_example(raw, self.format), Example))
-            codes, items = assignment.codes[name].tolist(), assignment.items[name].tolist()
+        if counts_near or self.has_references or self.has_earlier_answers:
+            results = (to_example(raw, self.format) for raw in chain.from_iterable(self.given.values()))
+            examples = (result for result in results if isinstance(result, Example))
+            codes, items = assignment.codes.tolist(), assignment.items.tolist()
             for example, code, item in zip(examples, codes, items, strict=True):
                 if counts_near and code < len(SPLITS):
                     near.add(SPLITS[code], example)
@@ -273,12 +257,10 @@ class Builder:
         """Split, reason and item of every stored row."""
         split, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
         item = np.full(rows.count, -1, dtype=np.int32)
-        for name, (start, numbers) in self._keyed().items():
-            split[start : start + self.read[name].count] = SPLITS.index(name)
-            codes = assignment.codes[name]
-            split[start + numbers], item[start + numbers] = _SPLIT_OF[codes], assignment.items[name]
-            for code, kind in _LEFT_OUT_BY_SPLIT.items():
-                reason[start + numbers[codes == code]] = kinds.index(kind)
+        split[: self.total] = given_codes(self.read)
+        split[self.numbers], item[self.numbers] = _SPLIT_OF[assignment.codes], assignment.items
+        for code, kind in _LEFT_OUT_BY_SPLIT.items():
+            reason[self.numbers[assignment.rows(code)]] = kinds.index(kind)
         return {"split": split, "reason": reason, "item": item}
 
     def _group_suggestion(self, assignment: Assignment) -> list[Notice]:
@@ -298,18 +280,9 @@ class Builder:
         )
         return [Notice("data.group_suggestion", text)]
 
-    def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
-        """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
-        keyed, start = {}, 0
-        for name, split_keys in self.read.items():
-            keyed[name] = start, split_keys.numbers
-            start += split_keys.count
-        return keyed
-
     def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
-        source, keyed = self.source, self._keyed()
-        numbers = np.concatenate([start + places for start, places in keyed.values()])
-        groups = Groups.of(list(self.keys.values()))
+        source, numbers = self.source, self.numbers
+        groups = Groups(assignment.items, group_numbers(self.keys.answers))
         used = columns["reason"][numbers] == 0
         duplicates, equal = groups.duplicates(np.flatnonzero(used))
         repeated = groups.repeated(np.flatnonzero(used & (columns["split"][numbers] == 0)))
@@ -317,10 +290,6 @@ class Builder:
 
         def places_of(group: Any) -> list[str]:
             return [columns.where(int(numbers[place])) for place in group]
-
-        def where(place: tuple[str, int]) -> str:
-            start, places = keyed[place[0]]
-            return columns.where(start + int(places[place[1]]))
 
         return Facts(
             source=source.about,
@@ -331,10 +300,13 @@ class Builder:
             why=self.format.why,
             template=_template(self.format, self.row_processor.tokenizer),
             split=assignment.about,
-            read={name: split_keys.count for name, split_keys in self.read.items()},
+            read=self.read,
             columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
-            overlap={pair: overlap.with_places(where) for pair, overlap in assignment.overlaps.items()},
-            test_items=_count_items(columns, numbers[used & test], self.rows_read),
+            overlap={
+                pair: replace(overlap, where=list(map(places_of, assignment.same_prompt[pair])))
+                for pair, overlap in assignment.overlaps.items()
+            },
+            test_items=_count_items(columns, numbers[used & test], self.total),
             duplicates=Places(duplicates, [places_of(group) for group in equal]),
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
             repeated_prompts=repeated.prompts,
@@ -361,10 +333,6 @@ def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None
     problem = f"{detected.name} rows need a chat template, and this model has none"
     hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
     raise UserError(problem, data.id, hint, code="data.no_template")
-
-
-def _share(setting: float | str | None) -> float | None:
-    return None if setting is None or isinstance(setting, str) else float(setting)
 
 
 def _template(detected: DetectedFormat, tokenizer: Any) -> str:

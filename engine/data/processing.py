@@ -89,17 +89,17 @@ def process_batches(
     processor: RowProcessor,
     splits: Mapping[str, Iterable[RawRow]],
     processes: int,
-    selected: Mapping[str, np.ndarray] | None = None,
+    selected: np.ndarray | None = None,
     keys_only: bool = False,
 ) -> Iterator[ProcessedBatch]:
     """Process the given splits in batches, in child processes. Every process iterates all rows once.
 
-    `selected`: (rows,) for each split, which rows to tokenize; all if it is None.
+    `selected`: (rows of all splits,) which rows to tokenize; all if it is None.
     """
 
     def batches() -> Iterator[tuple[str, int, list[RawRow]]]:
+        start = 0
         for split, rows in splits.items():
-            start = 0
             for batch in batched(rows):
                 yield split, start, batch
                 start += len(batch)
@@ -108,7 +108,7 @@ def process_batches(
         split, start, raws = batch
         if keys_only:
             return processor.process(split, raws, None)
-        chosen = np.ones(len(raws), dtype=bool) if selected is None else selected[split][start : start + len(raws)]
+        chosen = np.ones(len(raws), dtype=bool) if selected is None else selected[start : start + len(raws)]
         return processor.process(split, raws, chosen)
 
     if keys_only and processes == 1:  # no chat template is rendered

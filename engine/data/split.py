@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from engine.config.errors import Notice
 from engine.config.quantities import share_percent
+from engine.config.schema import Data
 from engine.config.text import amount
 from engine.data.duplicates import (
     THRESHOLD,
     WARNED_SHARE,
     KeyTable,
     NearDuplicates,
-    Overlap,
     answered_earlier,
     connected,
     group_numbers,
     overlap,
 )
 from engine.data.rows import SPLITS
+from engine.runs.run.data_usage import SplitOverlap
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
-"""Split codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
-training or test.
+"""Split codes, the first three in the order of SPLITS. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given
+validation row whose prompt is also in training or test.
 """
 TEST_SHARE, TEST_LIMIT = 0.1, 500
 """Share of rows and maximum number of prompts to hold out if neither the preset nor the data has a test split."""
@@ -39,43 +41,30 @@ _LARGEST = 0.5
 """Share of the rows above which a prompt is never held out, even if no other prompt fits."""
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Shares of the training rows to hold out if no split is given; a test share of None means the default."""
-
-    validation: float
-    test: float | None
-
-
 def _codes(
-    keys: dict[str, KeyTable],
-    groups: dict[str, np.ndarray],
-    items: dict[str, np.ndarray],
-    shares: Shares,
-    seed: int,
-    max_rows: int | None,
-) -> dict[str, np.ndarray]:
-    """(N,) split codes per given split, of which a test split is never changed.
+    keys: KeyTable, given: dict[str, int], groups: np.ndarray, items: np.ndarray, data: Data, max_rows: int | None
+) -> np.ndarray:
+    """(N,) split code of each row; rows of a given test split are never changed.
 
     `items`: (N,) prompt of each row. `groups`: (N,) number of each row, equal for rows that stay together.
     """
-    names = list(keys)
-    initial = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    codes = {name: np.full(len(keys[name]), initial[name], dtype=np.int8) for name in names}
-    prompts, train = keys["train"].prompts, codes["train"]
-    if "test" not in keys:
-        max_prompts = TEST_LIMIT if shares.test is None else None
-        share = TEST_SHARE if shares.test is None else shares.test
-        _hold_out(prompts, groups["train"], train, share, seed, TEST, max_prompts=max_prompts)
-    if "validation" not in keys:
-        tested = groups["test"] if "test" in keys else groups["train"][:0]
-        _hold_out(prompts, groups["train"], train, shares.validation, seed, VALIDATION, never=tested)
+    codes = given_codes(given)
+    validation, tested = codes == VALIDATION, codes == TEST
+    if "test" not in given:
+        share, max_prompts = (TEST_SHARE, TEST_LIMIT) if data.test is None else (float(data.test), None)
+        _hold_out(keys.prompts, groups, codes, share, data.seed, TEST, max_prompts=max_prompts)
+    if "validation" not in given:
+        _hold_out(keys.prompts, groups, codes, float(data.validation), data.seed, VALIDATION, never=groups[tested])
     else:
-        seen = np.concatenate([items[name] for name in names if name != "validation"])
-        codes["validation"][np.isin(items["validation"], seen)] = SHARED
+        codes[validation & np.isin(items, items[~validation])] = SHARED
     if max_rows is not None:
-        _choose_rows(keys["train"], train, seed, max_rows)
+        _choose_rows(keys, codes, data.seed, max_rows)
     return codes
+
+
+def given_codes(rows: dict[str, int]) -> np.ndarray:
+    """(N,) split code of the given split of each row. `rows`: given split -> number of its rows, in reading order."""
+    return np.repeat(np.array([SPLITS.index(name) for name in rows], dtype=np.int8), list(rows.values()))
 
 
 def _hold_out(
@@ -143,77 +132,73 @@ def rank(keys: np.ndarray, seed: int, purpose: str) -> np.ndarray:
 
 @dataclass
 class Assignment:
-    """The split of every row that was read."""
+    """The split of every row with keys, in reading order."""
 
-    codes: dict[str, np.ndarray]
-    """Given split -> (N,) split code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
-    items: dict[str, np.ndarray]
-    """Given split -> (N,) item number of each row: equal for rows of one prompt, across all splits."""
-    groups: dict[str, np.ndarray]
-    """Given split -> (N,) number of each row, equal for rows that stay together: the lowest of their item numbers."""
+    codes: np.ndarray
+    """(N,) split code of each row: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
+    items: np.ndarray
+    """(N,) item number of each row: equal for rows of one prompt, across all splits."""
+    groups: np.ndarray
+    """(N,) number of each row, equal for rows that stay together: the lowest of their item numbers."""
     has_column: bool = False
     """Whether rows stay together by data.group."""
-    overlaps: dict[str, Overlap] = field(default_factory=dict)
+    overlaps: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`, if both have rows. Validation rows as given."""
+    same_prompt: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """For each of `overlaps` the first pairs of rows with the same prompt."""
     about: list[str] = field(default_factory=list)
     """Sentences on what was done."""
     warnings: list[Notice] = field(default_factory=list)
 
+    def rows(self, code: int) -> np.ndarray:
+        """The rows with a split code, in reading order."""
+        return np.flatnonzero(self.codes == code)
+
     def count(self, code: int) -> int:
         """Number of rows with a split code."""
-        return sum(int((codes == code).sum()) for codes in self.codes.values())
-
-    def rows(self, code: int) -> list[tuple[str, np.ndarray]]:
-        """(given split, row indices in reading order) of the rows with a split code."""
-        numbered = [(name, np.flatnonzero(codes == code)) for name, codes in self.codes.items()]
-        return [(name, numbers) for name, numbers in numbered if len(numbers)]
+        return len(self.rows(code))
 
     def item_count(self, code: int) -> int:
         """Number of distinct items among the rows with a split code."""
-        numbers = [self.items[name][rows] for name, rows in self.rows(code)]
-        return len(np.unique(np.concatenate(numbers))) if numbers else 0
+        return len(np.unique(self.items[self.rows(code)]))
 
 
-def assign(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> Assignment:
-    """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
-    tables = list(keys.values())
-    items = dict(zip(keys, group_numbers([table.prompts for table in tables]), strict=True))
-    prompts = np.concatenate(list(items.values()))
-    groups = dict(zip(keys, connected(tables, prompts), strict=True))
-    has_column = any(table.groups.any() for table in tables)
-    done = Assignment(_codes(keys, groups, items, shares, seed, max_rows), items, groups, has_column)
-    _note_overlaps(done, keys)
-    _report(done, keys, shares, max_rows)
-    answered = answered_earlier([keys["train"]], items["train"])[1]
-    if len(answered) and len(keys) < len(SPLITS):
-        apart = dict(zip(keys, connected(tables, prompts, by_earlier=False), strict=True))
-        together, by_prompt = (_codes(keys, numbers, items, shares, seed, None)["train"] for numbers in (groups, apart))
+def assign(keys: KeyTable, given: dict[str, int], data: Data) -> Assignment:
+    """Split the rows as `data` says. `given`: split -> its rows with keys, in reading order; `train` is among them."""
+    items = group_numbers(keys.prompts)
+    groups = connected(keys, items)
+    codes = _codes(keys, given, groups, items, data, data.max_rows)
+    done = Assignment(codes, items, groups, bool(keys.groups.any()))
+    validation = np.concatenate([done.rows(VALIDATION), done.rows(SHARED)])
+    for name, rows in (("test", done.rows(TEST)), ("validation", validation)):
+        if len(rows) and done.count(TRAIN):
+            pair = f"{name}/train"
+            done.overlaps[pair], done.same_prompt[pair] = overlap(keys, rows, done.rows(TRAIN))
+    _report(done, given, data)
+    conversations, answered = answered_earlier(keys, items)
+    train = given_codes(given) == TRAIN
+    same_prompt = train & np.isin(items, answered[train[conversations]])
+    if same_prompt.any() and len(given) < len(SPLITS):
+        apart = connected(keys, items, by_earlier=False)
+        together, by_prompt = (_codes(keys, given, numbers, items, data, None) for numbers in (groups, apart))
         done.about.append(
-            f"{amount(int(np.isin(items['train'], answered).sum()), 'row')} in one split with the conversations that "
+            f"{amount(int(same_prompt.sum()), 'row')} in one split with the conversations that "
             f"answer their prompt before the last turn: {amount(int((together != by_prompt).sum()), 'row')} moved to "
             "another split"
         )
     return done
 
 
-def _note_overlaps(done: Assignment, keys: dict[str, KeyTable]) -> None:
-    train, test = done.rows(TRAIN), done.rows(TEST)
-    validation = [*done.rows(VALIDATION), *done.rows(SHARED)]
-    for name, rows in (("test", test), ("validation", validation)):
-        if rows and train:
-            done.overlaps[f"{name}/train"] = overlap(keys, rows, train)
-
-
-def _report(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows: int | None) -> None:
-    if "test" not in keys:
-        why = "no test split was given" if shares.test is None else f"data.test = {shares.test:g}"
+def _report(done: Assignment, given: dict[str, int], data: Data) -> None:
+    if "test" not in given:
+        why = "no test split was given" if data.test is None else f"data.test = {data.test:g}"
         done.about.append(f"test: {_held(done, TEST)} held out of training by {_unit(done)} ({why})")
-    if "validation" not in keys:
+    if "validation" not in given:
         done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by {_unit(done)}")
     if over := done.count(OVER_LIMIT):
         kept = done.count(TRAIN)
         done.about.append(f"train: {kept:,} of {kept + over:,} rows, selected by content hash (data.max_rows)")
-    done.warnings += [notice for notice in (_no_test(done, shares), _test_overlap(done), _shared(done)) if notice]
+    done.warnings += [notice for notice in (_no_test(done, data), _test_overlap(done), _shared(done)) if notice]
 
 
 def _unit(done: Assignment) -> str:
@@ -229,22 +214,23 @@ def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
     """Set `near` of the overlaps from the collected prompts, and warn if there are many."""
     for pair, shared in done.overlaps.items():
         name = pair.split("/")[0]
-        shared.near, shared.near_reason = near.count(name), near.reason
-        if shared.near and shared.near > WARNED_SHARE * shared.of:
-            share = share_percent(shared.near / shared.of)
+        count = near.count(name)
+        done.overlaps[pair] = msgspec.structs.replace(shared, near=count, near_reason=near.reason)
+        if count and count > WARNED_SHARE * shared.of:
+            share = share_percent(count / shared.of)
             text = (
-                f"{shared.near:,} of {shared.of:,} {name} rows ({share}) have a prompt that is a "
+                f"{count:,} of {shared.of:,} {name} rows ({share}) have a prompt that is a "
                 f"near-duplicate of a training prompt (Jaccard similarity of character 5-grams ≥ {THRESHOLD:g}): "
                 "their scores may measure memorization"
             )
             done.warnings.append(Notice("data.near_duplicates", text))
 
 
-def _no_test(done: Assignment, shares: Shares) -> Notice | None:
+def _no_test(done: Assignment, data: Data) -> Notice | None:
     if done.count(TEST):
         return None
     prompts = done.item_count(TRAIN)
-    if shares.test == 0:
+    if data.test == 0:
         why = "data.test is 0"
     else:
         rows = amount(done.count(TRAIN), "row")

@@ -7,10 +7,11 @@ import random
 
 import pytest
 
+from engine.config.schema import Data
 from engine.data import duplicates
 from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates, similar_texts
 from engine.data.rows import Example
-from engine.data.split import Shares, assign, note_near_duplicates
+from engine.data.split import assign, note_near_duplicates
 
 GRAM = 5
 
@@ -108,7 +109,8 @@ def test_a_warning_comes_above_five_percent(near: int, warned: bool) -> None:
     train = [letters(rng, 120) for _ in range(200)]
     test = [f"{text}?" for text in train[:near]] + [letters(rng, 120) for _ in range(100 - near)]
     rows = {"train": list(map(asked, train)), "test": list(map(asked, test))}
-    done = assign({name: KeyTable.of(some) for name, some in rows.items()}, Shares(0.0, None), 0, None)
+    keys = KeyTable.of([*rows["train"], *rows["test"]])
+    done = assign(keys, {name: len(some) for name, some in rows.items()}, Data(validation=0.0))
     found = NearDuplicates()
     for name, some in rows.items():
         for example in some:

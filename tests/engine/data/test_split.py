@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from engine.config.schema import Data
 from engine.data.duplicates import KeyTable, earlier_prompts, keys_of
 from engine.data.prepare import prepare
 from engine.data.rows import Example
-from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, Shares, assign
-from engine.runs.run.data_usage import SplitOverlap
+from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, assign
 
 PASSAGES = {"prompt": "{context}\n{question}", "completion": "answer"}
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -32,16 +31,8 @@ class Split:
     validation: list[Example]
     test: list[Example]
     assignment: Assignment
-    given: dict[str, list[Example]]
-    """The examples by given split."""
-    items: dict[str, list[int]] = field(default_factory=dict)
-    """Split -> item number of each of its examples."""
-
-    @property
-    def overlap(self) -> dict[str, SplitOverlap]:
-        """`test/train` and `validation/train`, where both have rows."""
-        found = self.assignment.overlaps.items()
-        return {pair: one.with_places(lambda place: self.given[place[0]][place[1]].where) for pair, one in found}
+    given: list[Example]
+    """The examples of all given splits."""
 
     @property
     def about(self) -> list[str]:
@@ -62,18 +53,12 @@ def split(
 ) -> Split:
     """`assign` for examples in memory. `shares`: of validation and test."""
     given = {"train": train, "validation": validation, "test": test}
-    examples = {name: rows for name, rows in given.items() if rows is not None}
-    keys = {name: KeyTable.of(rows) for name, rows in examples.items()}
-    done = assign(keys, Shares(*shares), seed, max_rows)
-    picked = {
-        name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
-        for name, code in SIDES.items()
-    }
-    items = {
-        name: [int(done.items[source][number]) for source, numbers in done.rows(code) for number in numbers]
-        for name, code in SIDES.items()
-    }
-    return Split(picked["train"], picked["validation"], picked["test"], done, examples, items)
+    splits = {name: rows for name, rows in given.items() if rows is not None}
+    examples = [example for rows in splits.values() for example in rows]
+    data = Data(validation=shares[0], test=shares[1], seed=seed, max_rows=max_rows)
+    done = assign(KeyTable.of(examples), {name: len(rows) for name, rows in splits.items()}, data)
+    picked = {name: [examples[number] for number in done.rows(code)] for name, code in SIDES.items()}
+    return Split(picked["train"], picked["validation"], picked["test"], done, examples)
 
 
 def examples(*contents: Any) -> Any:
@@ -155,7 +140,7 @@ def test_a_given_test_set_is_kept_and_its_overlap_reported() -> None:
     assert [warning.code for warning in done.warnings] == ["data.test_overlaps_train"]
     found = done.assignment.overlaps["test/train"]
     assert (found.of, found.prompt, found.answer, found.both) == (3, 3, 3, 3)
-    assert done.overlap["test/train"].where[0] == ["line 1", "line 1"]
+    assert [done.given[row] for row in done.assignment.same_prompt["test/train"][0]] == [test[0], done.train[0]]
 
 
 def test_a_given_validation_set_loses_what_it_shares() -> None:
@@ -284,7 +269,7 @@ def test_rows_of_a_prompt_or_group_are_in_one_split_also_through_others(trial: A
     shuffled = split(rng.sample(rows, len(rows)), None, None, (0.1, 0.2), trial, None)
     assert {row.where: name for name in SIDES for row in getattr(shuffled, name)} == place
     assert done.assignment.groups is not None
-    numbers = dict(zip([row.where for row in rows], done.assignment.groups["train"].tolist(), strict=True))
+    numbers = dict(zip([row.where for row in rows], done.assignment.groups.tolist(), strict=True))
     alone = [row for row in rows if not row.group and sum(row.prompt == other.prompt for other in rows) == 1]
     assert all(sum(numbers[row.where] == other for other in numbers.values()) == 1 for row in alone)
 

@@ -30,7 +30,7 @@ from engine.config.schema import Data
 from engine.data.prepared import Facts, Preparation
 from engine.data.readers.safe_open import FILE_LIMIT
 from engine.data.source import Source
-from engine.data.store import ASSIGNED, ColumnStore, ColumnWriter, DamagedStore, checksums, mapped
+from engine.data.store import ColumnStore, DamagedStore, checksums, mapped
 
 Digests = list[list[str]]
 PREPARATION_VERSION = 1
@@ -173,13 +173,16 @@ class PendingEntry:
     folder: Path | None
     problem: str = ""
 
-    def keep(self, key: str, done: Preparation, writer: ColumnWriter) -> None:
+    def give_up(self, error: OSError) -> None:
+        """Store nothing, because of this error."""
+        self.folder, self.problem = None, error.strerror or str(error)
+
+    def keep(self, key: str, done: Preparation) -> None:
         """Complete the entry and move it into the cache. On failure `problem` has the reason; `done` stays usable."""
-        if self.folder is None or writer.failure:
-            self.problem = self.problem or _reason(writer.failure)
+        if self.folder is None:
             return
         try:
-            types = {**writer.types, **ASSIGNED}
+            types = {name: column.dtype.str for name, column in done.columns.columns.items()}
             meta = EntryMeta(types, checksums(self.folder, types), done.columns.tables, done.facts)
             (self.folder / "meta.json").write_text(json.dumps(msgspec.to_builtins(meta)))
             _put(self.folder, cache_folder() / key)
@@ -187,7 +190,7 @@ class PendingEntry:
             if not (cache_folder() / key).exists():
                 self.problem = "it is larger than the cache limit"
         except OSError as error:
-            self.problem = _reason(error)
+            self.give_up(error)
 
     @property
     def notice(self) -> tuple[Notice, ...]:
@@ -209,7 +212,7 @@ def pending_entry(key: str | None) -> Iterator[PendingEntry]:
             place = (_UNFINISHED, cache_folder()) if key else (SCRATCH_PREFIX, None)
             entry.folder = stack.enter_context(temporary_folder(*place))
         except OSError as error:
-            entry.problem = _reason(error)
+            entry.give_up(error)
         yield entry
 
 
@@ -261,7 +264,3 @@ def _last_use(folder: Path) -> float:
         return (folder / "meta.json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _reason(error: OSError | None) -> str:
-    return (error.strerror or str(error)) if error else "no folder to write to"

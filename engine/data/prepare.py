@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,16 @@ def prepare_unchecked(data: Data, max_length: int, tokenizer: Any, progress: Pro
     with cache.pending_entry(key) as draft:
         with _unchanged(source, files):
             builder = Builder(data, source, tokenizer, max_length, progress)
-            done, writer = builder.build(draft.folder)
+            try:
+                done = builder.build(draft.folder)
+            except OSError as error:  # the disk is full: again, in memory
+                draft.give_up(error)
+                builder = Builder(data, source, tokenizer, max_length, progress)
+                done = builder.build(None)
         progress("fingerprinting", builder.total, builder.total)
         done.facts.fingerprint = fingerprint(done.rows, done.references)
         if key:
-            draft.keep(key, done, writer)
+            draft.keep(key, done)
     done.notices = (*notices, *draft.notice)
     return done
 
@@ -155,8 +160,10 @@ class Builder:
         self.read = {name: rows.summary.rows for name, rows in self.given.items()}
         self.total = sum(self.read.values())
 
-    def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
-        """Build the preparation; its columns are in the folder, or in memory without one or on a full disk."""
+    def build(self, folder: Path | None) -> Preparation:
+        """Build the preparation; its columns are in the folder, or in memory without one. Raises OSError for a full
+        disk.
+        """
         writer = ColumnWriter(folder, self.row_processor.ids)
         try:
             if self.data.max_rows is None:
@@ -166,9 +173,10 @@ class Builder:
                 self._read(None)
                 assignment = self._assign()
                 self._tokenize_chosen(writer, assignment)
-            return self._finished(writer, assignment), writer
+            return self._finished(writer, assignment)
         except BaseException:
-            writer.abandon()
+            with suppress(OSError):
+                writer.close()
             raise
 
     def _read(self, writer: ColumnWriter | None) -> None:

@@ -1,4 +1,4 @@
-"""Tokenized rows as columns: packed in batches, stored in memory-mapped files, or in memory if the disk is full.
+"""Tokenized rows as columns: packed in batches, stored in memory-mapped files or in memory.
 
 Every row that was read has an entry. For rows that are left out, `kind` is the reason and `text` has the details.
 Ragged columns (token ids, spans, texts, …) are stored end to end, next to a column of sizes.
@@ -6,7 +6,7 @@ Ragged columns (token ids, spans, texts, …) are stored end to end, next to a c
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -63,7 +63,6 @@ Result = Row | Problem
 class PackedBatch:
     """A batch of packed rows."""
 
-    count: int
     columns: dict[str, np.ndarray]
     tables: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -91,8 +90,7 @@ def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> PackedBatch:
         "weights": _flat((row.weights for row in rows if row.weights is not None), COLUMNS["weights"]),
         **_places([result.where for result in results], tables["files"]),
     }
-    listed = {name: [list(key) if isinstance(key, tuple) else key for key in table] for name, table in tables.items()}
-    return PackedBatch(len(results), packed, listed)
+    return PackedBatch(packed, {name: list(table) for name, table in tables.items()})
 
 
 def _spans(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -228,61 +226,45 @@ class ColumnStore:
 
 
 class ColumnWriter:
-    """Appends batches to one file per column; moves everything to memory if the disk is full.
-
-    Without a folder the columns are in memory from the start.
-    """
+    """Appends batches to one file per column, in memory without a folder. Raises OSError, as on a full disk."""
 
     def __init__(self, folder: Path | None, ids: str) -> None:
         self.types = {**COLUMNS, "ids": ids}
-        self.failure: OSError | None = None
-        """The error of writing to the folder, if any."""
         self._folder, self._tables = folder, {name: dict[Any, int]() for name in TABLES.values()}
-        self._memory = {name: bytearray() for name in self.types}
-        self._files: dict[str, IO[bytes]] = {}
-        self._written = dict.fromkeys(self.types, 0)
-        if folder:
-            self._guarded(self._open)
+        self._files: dict[str, IO[bytes]] = {
+            name: (folder / f"{name}.bin").open("wb", buffering=1 << 16) if folder else io.BytesIO()
+            for name in self.types
+        }
 
     def append(self, batch: PackedBatch) -> None:
         """Append the rows of a batch."""
-        columns = {name: self._renumbered(batch, name) for name in self.types}
-        content = {name: column.astype(self.types[name], copy=False).tobytes() for name, column in columns.items()}
-        if self._files and self._guarded(lambda: self._write(content)):
-            return
-        for name, data in content.items():
-            self._memory[name] += data
+        for name, kind in self.types.items():
+            self._files[name].write(self._renumbered(batch, name).astype(kind, copy=False).tobytes())
 
     def rows(self) -> ColumnStore:
         """The columns, for reading; nothing may be appended after this."""
-        if self._files and self._guarded(self._close):
-            assert self._folder
-            return ColumnStore(mapped(self._folder, self.types), self.tables)
-        return ColumnStore(
-            {name: np.frombuffer(data, self.types[name]) for name, data in self._memory.items()}, self.tables
-        )
+        tables = {
+            name: [list(key) if isinstance(key, tuple) else key for key in self._tables[name]] for name in self._tables
+        }
+        if self._folder:
+            self.close()
+            return ColumnStore(mapped(self._folder, self.types), tables)
+        content = {name: file.getbuffer() for name, file in self._files.items() if isinstance(file, io.BytesIO)}
+        return ColumnStore({name: np.frombuffer(data, self.types[name]) for name, data in content.items()}, tables)
 
     def assign(self, rows: ColumnStore, assigned: dict[str, np.ndarray], kinds: list[str]) -> ColumnStore:
         """Add the columns of ASSIGNED; `kinds` is the table of `reason`."""
         rows.columns |= {name: column.astype(ASSIGNED[name], copy=False) for name, column in assigned.items()}
         rows.tables["kinds"] = kinds
-        if self._folder and not self.failure:
-            try:
-                self._write_assigned(rows)
-            except OSError as error:
-                self.failure = error
+        if self._folder:
+            for name in ASSIGNED:
+                rows[name].tofile(self._folder / f"{name}.bin")
         return rows
 
-    @property
-    def tables(self) -> dict[str, list[Any]]:
-        return {name: [_listed(key) for key in table] for name, table in self._tables.items()}
-
-    def abandon(self) -> None:
-        """Close the files of an unfinished preparation."""
-        for file in self._files.values():
-            with contextlib.suppress(OSError):
-                file.close()
-        self._files = {}
+    def close(self) -> None:
+        """Close the files; those in memory may be in use."""
+        for file in self._files.values() if self._folder else ():
+            file.close()
 
     def _renumbered(self, batch: PackedBatch, name: str) -> np.ndarray:
         """A column with its indices converted from the batch's tables to this writer's tables."""
@@ -290,48 +272,8 @@ class ColumnWriter:
         if name not in TABLES:
             return column
         table = self._tables[TABLES[name]]
-        keys = [tuple(key) if isinstance(key, list) else key for key in batch.tables[TABLES[name]]]
-        return np.array([table.setdefault(key, len(table)) for key in keys], dtype=COLUMNS[name])[column]
-
-    def _open(self) -> None:
-        assert self._folder
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._files = {name: (self._folder / f"{name}.bin").open("wb", buffering=1 << 16) for name in self.types}
-
-    def _write(self, content: dict[str, bytes]) -> None:
-        for name, data in content.items():
-            self._files[name].write(data)
-        for name, data in content.items():
-            self._files[name].flush()
-            self._written[name] += len(data)
-
-    def _write_assigned(self, rows: ColumnStore) -> None:
-        assert self._folder
-        for name in ASSIGNED:
-            rows[name].tofile(self._folder / f"{name}.bin")
-
-    def _close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def _guarded(self, act: Any) -> bool:
-        """Whether `act` succeeded; after an OSError everything that was written is moved to memory."""
-        try:
-            act()
-        except OSError as error:
-            self.failure = error
-            self._retreat()
-            return False
-        return True
-
-    def _retreat(self) -> None:
-        self.abandon()
-        for name, size in self._written.items():
-            path = self._folder / f"{name}.bin" if self._folder else None
-            if path and path.exists():
-                with path.open("rb") as file:
-                    self._memory[name] += file.read(size)
-                path.unlink()
+        numbers = [_number(table, key) for key in batch.tables[TABLES[name]]]
+        return np.array(numbers, dtype=COLUMNS[name])[column]
 
 
 class DamagedStore(Exception):
@@ -368,7 +310,3 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
 
 def _decoded(data: np.ndarray) -> str:
     return data.tobytes().decode("utf-8", "surrogatepass")
-
-
-def _listed(key: Any) -> Any:
-    return list(key) if isinstance(key, tuple) else key

@@ -19,6 +19,7 @@ from engine.config.schema import Data
 from engine.data import cache
 from engine.data.prepare import Builder, prepare_unchecked
 from engine.data.prepared import Preparation
+from engine.data.store import ColumnWriter
 
 OTHER_MAP = {"prompt": "extra", "completion": "completion"}
 ROWS = [{"prompt": f"ask {n}", "completion": f"say {n % 7}", "extra": "x"} for n in range(60)]
@@ -138,6 +139,23 @@ def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[
     assert len(built) == 2 and same(one, again)
     assert [notice.code for notice in again.notices] == ["data.cache_damaged"]
     assert same(prepare_unchecked(data, 64, tokenizer()), one) and len(built) == 2
+
+
+@pytest.mark.parametrize("step", ["append", "rows", "assign"])
+def test_no_row_is_lost_when_the_disk_fills_up(data: Data, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = prepare_unchecked(data, 64, tokenizer())
+    cache.remove(entries()[0].name)
+    write = getattr(ColumnWriter, step)
+
+    def full(self: ColumnWriter, *arguments: Any) -> Any:
+        if self._folder:
+            raise OSError(28, "No space left on device")
+        return write(self, *arguments)
+
+    monkeypatch.setattr(ColumnWriter, step, full)
+    done = prepare_unchecked(data, 64, tokenizer())
+    assert [notice.code for notice in done.notices] == ["data.not_cached"] and "No space" in done.notices[0].text
+    assert same(done, expected) and not entries()
 
 
 @pytest.mark.parametrize("kind", ["file", "read-only", "full"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,37 +111,7 @@ def some_rows(count: int) -> list[Row]:
 
 
 def test_rows_on_disk_are_mapped_and_equal_those_in_memory(tmp_path: Path) -> None:
-    on_disk = usable(stored(list(some_rows(20)), tmp_path / "columns"))
+    on_disk = usable(stored(list(some_rows(20)), tmp_path))
     assert isinstance(on_disk.columns["ids"], np.memmap)
     assert on_disk == usable(stored(list(some_rows(20)), None))
-    assert (tmp_path / "columns" / "ids.bin").stat().st_size == 2 * 60
-
-
-@pytest.mark.parametrize("failing", range(1, 40, 3))
-def test_no_row_is_lost_when_the_disk_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
-    writer = ColumnWriter(tmp_path / "columns", "<u2")
-    writes = 0
-
-    class Full:
-        """A file on a disk that becomes full."""
-
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def write(self, data: bytes) -> int:
-            nonlocal writes
-            writes += 1
-            if writes >= failing:
-                self.file.write(data[: len(data) // 2])
-                raise OSError(28, "No space left on device")
-            return int(self.file.write(data))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    writer._files = {name: Full(file) for name, file in writer._files.items()}
-    expected = some_rows(20)
-    for start in range(0, 20, 5):
-        writer.append(pack(expected[start : start + 5], "<u2"))
-    assert usable(writer.rows()) == expected
-    assert writer.failure is not None and not list((tmp_path / "columns").iterdir())
+    assert (tmp_path / "ids.bin").stat().st_size == 2 * 60

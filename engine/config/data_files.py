@@ -40,8 +40,3 @@ def format_names() -> tuple[str, ...]:
     """`prompt-completion` for `prompt_completion.py`, and so on, sorted."""
     modules = (path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
     return tuple(sorted(module.replace("_", "-") for module in modules))
-
-
-def module_name(name: str) -> str:
-    """The module name of a format: `prompt_completion` for `prompt-completion`."""
-    return name.replace("-", "_")

@@ -51,26 +51,20 @@ def untested_family(model_config: Mapping[str, Any]) -> str:
 
 
 def check_method(model_config: Mapping[str, Any], model: str, method: str) -> None:
-    """Raise UserError if a method cannot train a model with this `config.json`: its family, or the type in which its
-    weights are stored.
-    """
-    check_family(model_config, model, method)
-    check_stored_weights(model_config, model, method_spec(method).quantizes_base)
+    """Raise UserError if a method cannot train a model with this `config.json`: because of the type in which weights
+    are stored, or because a tiny model of its family failed with this method and this version of transformers.
 
-
-def check_family(model_config: Mapping[str, Any], model: str, method: str) -> None:
-    """Raise UserError if a tiny model of the same family failed with this method and this version of transformers.
-
-    model_config: a parsed `config.json`. Another version may have repaired it: then a plan only warns.
+    Another version may have repaired it: then a plan only warns.
     """
     family, tested = family_of(model_config), tested_with()["transformers"]
     found = family_rows().get(family, {}).get(method, {})
-    if found.get("state") != "error" or version("transformers") != tested:
-        return
-    problem = f"{method} does not work for models of type {family} with transformers {tested}: {found['error']}"
-    others = [name for name, one in family_rows()[family].items() if isinstance(one, dict) and one.get("state") == "ok"]
-    hint = f"use {' or '.join(others)}, or" if others else "use"
-    raise UserError(problem, model, f"{hint} another version of transformers", code="model.family_fails")
+    if found.get("state") == "error" and version("transformers") == tested:
+        problem = f"{method} does not work for models of type {family} with transformers {tested}: {found['error']}"
+        row = family_rows()[family]
+        others = [name for name, one in row.items() if isinstance(one, dict) and one.get("state") == "ok"]
+        hint = f"use {' or '.join(others)}, or" if others else "use"
+        raise UserError(problem, model, f"{hint} another version of transformers", code="model.family_fails")
+    check_stored_weights(model_config, model, method_spec(method).quantizes_base)
 
 
 def failures(row: Mapping[str, Any]) -> list[str]:

@@ -51,17 +51,12 @@ Preflight = Callable[[Preparation], PreflightResult]
 """Checks prepared rows against the requirements of model and evaluation."""
 
 
-def no_requirements(done: Preparation) -> PreflightResult:
-    """A preflight that accepts all rows."""
-    return PreflightResult()
-
-
 def check(
     data: Data,
     max_length: int,
     tokenizer: Any,
     progress: Progress = no_progress,
-    preflight: Preflight = no_requirements,
+    preflight: Preflight | None = None,
 ) -> dict[str, Any]:
     """All counts of a dataset, JSON-able; `refused` is the error with which a run would stop, or None.
 
@@ -70,9 +65,10 @@ def check(
     return report(prepare_unchecked(data, max_length, tokenizer, progress), max_length, preflight)
 
 
-def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
+def report(done: Preparation, max_length: int, preflight: Preflight | None = None) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    preflight_result = PreflightResult(error) if (error := refused(done)) else preflight(done)
+    error = refused(done)
+    preflight_result = preflight(done) if preflight and not error else PreflightResult(error)
     refusal = preflight_result.refusal
     return {
         **about(done),
@@ -168,7 +164,7 @@ def _percentiles(values: np.ndarray) -> dict[str, int]:
 
 def _unknown_roles(done: Preparation) -> dict[str, Any]:
     left_out = [rows for name in SPLITS for rows in done.left_out(name) if rows.kind == "data.unknown_role"]
-    where = [place for name in SPLITS for place in done.details(name, "data.unknown_role")]
+    where = [f"{place}: {what}" for rows in left_out for place, what in zip(rows.where, rows.what, strict=True)]
     return {"rows": sum(rows.rows for rows in left_out), "where": where[:SHOWN]}
 
 
@@ -179,7 +175,7 @@ def inspect(
     rows: int,
     max_tokens: int,
     progress: Progress = no_progress,
-    preflight: Preflight = no_requirements,
+    preflight: Preflight | None = None,
 ) -> dict[str, Any]:
     """Report, samples, length histograms and template of a dataset, from one preparation. JSON-able.
 

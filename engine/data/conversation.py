@@ -14,7 +14,7 @@ from engine.config.errors import UserError
 from engine.data.columns import as_text
 from engine.data.formats import DetectedFormat
 from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED
-from engine.data.rows import Example, RawRow, UnusableRow, described, parsed
+from engine.data.rows import Example, RawRow, UnusableRow, described, from_json, parsed
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
 """Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
@@ -86,18 +86,9 @@ def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: Detect
     reply = {"role": "assistant", "content": answer.text}
     turns = [*_history(raw, detected), {"role": "user", "content": prompt}, reply]
     chat = conversation(turns, raw, detected)
-    assert chat.messages is not None
-    system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
-    return Example(
-        chat.messages,
-        system + prompt,
-        answer.text,
-        raw.where,
-        chat.tools,
-        chat.weights,
-        answer.references,
-        notes=chat.notes,
-    )
+    first = chat.conversation[0]
+    system = f"{first['content']}\n\n" if first["role"] == "system" else ""
+    return replace(chat, prompt=system + prompt, completion=answer.text, references=answer.references)
 
 
 def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
@@ -136,8 +127,7 @@ def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
     """The turns of a conversation, which may be JSON text, as in CSV files. Raises UserError for anything else."""
     place = f"{where} ({key})"
-    if isinstance(value, str):
-        value = parsed(value, place) if value.strip() else None
+    value = from_json(value, place)
     if value is None:
         return []
     if not isinstance(value, list):
@@ -253,9 +243,7 @@ def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         problem = f"a tool call of message {number} has no name"
         raise UserError(problem, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        arguments = parsed(arguments, f"{raw.where}, arguments in message {number}") if arguments.strip() else {}
+    arguments = from_json(function.get("arguments"), f"{raw.where}, arguments in message {number}")
     identifier = {"id": call["id"]} if call.get("id") else {}
     return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
@@ -264,8 +252,7 @@ def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
     """The tool schemas of a row; they may be JSON text, as in CSV files."""
     if not value:
         return None
-    if isinstance(value, str):
-        value = parsed(value, f"{raw.where} (tools)") if value.strip() else None
+    value = from_json(value, f"{raw.where} (tools)")
     if value is not None and not isinstance(value, list):
         problem = f"tools is {described(value)}, not a list"
         raise UserError(problem, raw.where, "write a list of tool schemas", code="data.invalid_tools")
@@ -342,8 +329,7 @@ def _texts(value: Any, raw: RawRow) -> list[str]:
 def _history(raw: RawRow, detected: DetectedFormat) -> list[dict[str, Any]]:
     """Earlier messages from a list of [question, answer] pairs; it may be JSON text, as in CSV files."""
     value = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
-    if isinstance(value, str):
-        value = parsed(value, f"{raw.where} (history)") if value.strip() else None
+    value = from_json(value, f"{raw.where} (history)")
     turns: list[dict[str, Any]] = []
     for pair in (value or []) if isinstance(value, list | None) else [value]:
         if not isinstance(pair, list) or len(pair) != 2:
@@ -391,11 +377,11 @@ def without_end_tokens(example: Example) -> Example:
         {**turn, "content": stripped}
         if turn["role"] == "assistant" and (stripped := _without_end_tokens(turn["content"])) != turn["content"]
         else turn
-        for turn in example.messages or []
+        for turn in example.conversation
     ]
     completion = None if example.completion is None else _without_end_tokens(example.completion)
     references = tuple(_without_end_tokens(text) for text in example.references)
-    if (messages, completion, references) == (example.messages or [], example.completion, example.references):
+    if (messages, completion, references) == (example.conversation, example.completion, example.references):
         return example
     if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):
         raise UnusableRow("data.empty", "the answer is an end token only")

@@ -66,8 +66,8 @@ def keys_of(example: Example) -> Keys:
 
 def earlier_prompts(example: Example) -> list[bytes]:
     """The digest of the prompt of each answer in the loss before the last message, as `keys_of` has them."""
-    messages = example.messages or []
-    answers = [n for n, turn in enumerate(messages[:-1]) if turn["role"] == "assistant" and example.weight(n) > 0]
+    messages = example.conversation
+    answers = [number for number in example.trained if number < len(messages) - 1]
     if not answers:
         return []
     tools = _as_json(example.tools) if example.tools else ""
@@ -163,7 +163,7 @@ class KeyTable:
             earlier += prompts
             rows += [number] * len(prompts)
         parts = [key.prompt for key in keys], [key.answer for key in keys], [key.group for key in keys], earlier
-        return cls(*(_words(b"".join(part)) for part in parts), np.array(rows, dtype=np.int64))
+        return cls(*[_words(b"".join(part)) for part in parts], earlier_rows=np.array(rows, dtype=np.int64))
 
     @classmethod
     def joined(cls, tables: Sequence[KeyTable]) -> KeyTable:
@@ -171,8 +171,8 @@ class KeyTable:
         starts = np.cumsum([0, *map(len, tables)])
         rows = [start + table.earlier_rows for start, table in zip(starts, tables, strict=False)]
         names = ("prompts", "answers", "groups", "earlier")
-        parts = (np.concatenate([getattr(table, name) for table in tables]) for name in names)
-        return cls(*parts, np.concatenate(rows))
+        parts = [np.concatenate([getattr(table, name) for table in tables]) for name in names]
+        return cls(*parts, earlier_rows=np.concatenate(rows))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -288,27 +288,19 @@ def overlap(keys: KeyTable, held: np.ndarray, other: np.ndarray) -> tuple[SplitO
 
 @dataclass
 class NearDuplicates:
-    """Collects signatures of streamed rows, then counts. 200,000 rows take 100 MB."""
+    """Collects signatures of streamed rows, at most LIMIT, then counts. 200,000 rows take 100 MB."""
 
     reason: str = ""
-    """Why there is no count; '' if there is one."""
+    """Why there is no count, and no row is added; '' if there is one."""
     _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
     """Split, text and prompt key of rows without a signature yet."""
     _characters: int = 0
-    _rows: int = 0
     _common: np.ndarray | None = None
     _signatures: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _prompts: dict[str, list[bytes]] = field(default_factory=dict)
 
     def add(self, split: str, example: Example) -> None:
         """Add a row of `train`, `validation` or `test`."""
-        if self.reason:
-            return
-        self._rows += 1
-        if self._rows > LIMIT:
-            self.reason = TOO_MANY
-            self._pending, self._signatures, self._prompts = [], {}, {}
-            return
         text = prompt_words(example).lower()[:_LONGEST]
         self._pending.append((split, text, keys_of(example).prompt))
         self._characters += len(text)

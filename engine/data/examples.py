@@ -5,8 +5,8 @@ Uses the steps of `prepare` that do not need a model, so the results agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -14,7 +14,6 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.detection import Undecided, check_columns, detect, recognize, to_example
-from engine.data.formats import DetectedFormat
 from engine.data.rows import Example, Problem, RawRow, counted
 from engine.data.source import read
 
@@ -71,7 +70,9 @@ def preview(data: Data) -> dict[str, Any]:
     given = source.splits
     for rows in given.values():
         check_columns(rows, detected)
-    kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, detected))
+    results = (to_example(raw, detected) for raw in chain.from_iterable(given.values()))
+    problems = (result for result in results if isinstance(result, Problem))
+    kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in problems)
     return {
         "rows": {name: rows.summary.rows for name, rows in given.items()},
         "format": detected.name,
@@ -93,9 +94,3 @@ def shown_parts(example: Example) -> list[list[str]]:
     if example.messages is not None:
         return [[str(message["role"]), str(message.get("content") or "")] for message in example.messages]
     return [["prompt", example.prompt or ""], ["completion", example.completion or ""]]
-
-
-def _problems(given: Mapping[str, Iterable[RawRow]], detected: DetectedFormat) -> Iterator[Problem]:
-    """The unusable rows of all splits."""
-    for rows in given.values():
-        yield from (result for raw in rows if isinstance(result := to_example(raw, detected), Problem))

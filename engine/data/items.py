@@ -150,9 +150,8 @@ def reference_examples(example: Example) -> list[Example]:
 
 def earlier_answers(example: Example) -> list[Example]:
     """The conversation up to each answer in the loss before the last one, with only that answer in the loss."""
-    messages = example.messages or []
+    messages = example.conversation
     answers = [number for number, turn in enumerate(messages) if turn["role"] == "assistant"]
-    trained = [number for number in answers if example.weight(number) > 0]
     return [
         replace(
             example,
@@ -163,7 +162,7 @@ def earlier_answers(example: Example) -> list[Example]:
             completion=None,
             references=(),
         )
-        for count, last in enumerate(trained[:-1], 1)
+        for count, last in enumerate(example.trained[:-1], 1)
     ]
 
 
@@ -231,21 +230,18 @@ def few_shot_items(
 def few_shot_rows(
     items: Sequence[EvaluationItem], train: Sequence[Row], shots: int, new_tokens: int, positions: int | None
 ) -> list[Row]:
-    """The training rows before each prompt of `few_shot_items`. Raises UserError if so many do not fit."""
+    """The training rows before each prompt of `few_shot_items`: random ones that are complete and fit together.
+
+    Raises UserError if so many do not fit.
+    """
     longest = max((len(row.input_ids) for item in items for row in item.rows), default=0)
-    return _shots_among(train, shots, None if positions is None else positions - longest - new_tokens)
-
-
-def _shots_among(train: Sequence[Row], shots: int, room: int | None) -> list[Row]:
-    """Random rows that are complete and together have at most `room` tokens."""
-    order = random.Random(0).sample(range(len(train)), min(len(train), CANDIDATES))
+    room = float("inf") if positions is None else positions - longest - new_tokens
     chosen: list[Row] = []
-    for number in order:
+    for number in random.Random(0).sample(range(len(train)), min(len(train), CANDIDATES)):
         row = train[number]
-        used = sum(len(shot.input_ids) for shot in chosen)
-        share = None if room is None else (room - used) / (shots - len(chosen))
-        if not row.cut and (share is None or len(row.input_ids) <= share):
+        if not row.cut and len(row.input_ids) <= room / (shots - len(chosen)):
             chosen.append(row)
+            room -= len(row.input_ids)
         if len(chosen) == shots:
             return chosen
     problem = (

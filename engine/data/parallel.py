@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import ErrorParts, RunFailed, UserError
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -149,25 +149,24 @@ def _start(
 def _messages(
     batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], number: int, processes: int
 ) -> Iterator[tuple[Any, ...]]:
-    """("done", result) for each batch of this process, then ("end",); a UserError as its parts, else a traceback."""
+    """("done", result) for each batch of this process, then ("end",); a UserError as ErrorParts, else a traceback."""
     try:
         for batch in islice(batches(), number, None, processes):
             yield "done", work(batch)
         yield ("end",)
     except UserError as error:
-        yield "user error", error.problem, error.location, error.hint, error.code
+        yield "user error", ErrorParts.of(error)
     except Exception:  # noqa: BLE001 - reported in the parent process
         yield "error", traceback.format_exc()
 
 
 def _result(message: tuple[Any, ...]) -> Any:
-    kind, *content = message
+    kind, content = message
     if kind == "user error":
-        problem, location, hint, code = content
-        raise UserError(problem, location, hint, code=code)
+        raise content.error()
     if kind == "error":
-        raise RuntimeError(content[0])
-    return content[0]
+        raise RuntimeError(content)
+    return content
 
 
 class _TemplateLimits:

@@ -57,7 +57,7 @@ class Pattern:
     @classmethod
     def of(cls, example: Example, rendered: Rendered, renderer: Renderer) -> Pattern | None:
         """The pattern of an exactly rendered conversation; None if it has no usable one."""
-        messages = example.messages or []
+        messages = example.conversation
         numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
         last = rendered.turns[-1]
         key = _key(rendered.whole, last, len(numbers), renderer)
@@ -81,7 +81,7 @@ class Pattern:
         for number, place, answer in zip(self.messages, places, self.answers, strict=False):
             if answer is None:
                 continue
-            message = example.messages[number]  # type: ignore[index]
+            message = example.conversation[number]
             if answer.around is None:
                 marks = marks or [mark.end() for mark in renderer.special.pattern.finditer(whole)]
                 end = _counted_stop(marks, answer) if len(marks) == self.specials else None
@@ -209,7 +209,7 @@ class PatternRenderer:
 
     def _quick(self, example: Example, pattern: Pattern, head: str) -> Rendered | None:
         """Render a conversation by its pattern; None if it must be rendered exactly."""
-        messages = example.messages or []
+        messages = example.conversation
         whole = self._text(example)
         if whole is None or not all(self._unchanged(message["content"], whole) for message in messages):
             return None
@@ -224,7 +224,7 @@ class PatternRenderer:
         return (content in whole or content.strip() in whole) and not self.renderer.special.within(content)
 
     def _text(self, example: Example) -> str | None:
-        template, messages = self.renderer.template, example.messages or []
+        template, messages = self.renderer.template, example.conversation
         try:
             if example.tools is None and all(len(message) == 2 for message in messages):
                 return template.quick_text(messages)

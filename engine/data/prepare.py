@@ -183,7 +183,7 @@ class Builder:
         """Read all rows once: keys always, tokens only with a writer."""
         keys, keyed, done = [], [], 0
         processes = processes_for(self.total)
-        for batch in process_batches(self.row_processor, self.given, processes, keys_only=writer is None):
+        for batch in process_batches(self.row_processor, self.given.values(), processes, keys_only=writer is None):
             keys.append(batch.keys)
             keyed.append(batch.keyed)
             done += len(batch.keyed)
@@ -198,7 +198,9 @@ class Builder:
         selected = np.ones(self.total, dtype=bool)
         selected[self.numbers] = ~np.isin(assignment.codes, list(_LEFT_OUT_BY_SPLIT))
         done = 0
-        for batch in process_batches(self.row_processor, self.given, processes_for(int(selected.sum())), selected):
+        for batch in process_batches(
+            self.row_processor, self.given.values(), processes_for(int(selected.sum())), selected
+        ):
             assert batch.packed
             self._append(writer, batch.packed)
             done += len(batch.keyed)
@@ -389,7 +391,7 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     else:
         return None
     first = next(rows for rows in left_out if rows.kind == worst)
-    what = first.what
+    what = first.what[0]
     if worst == CUT_BEFORE_ANSWER:
         longest = max(int(done.lengths_left_out(name).max(initial=0)) for name in names)
         what += f"; {enough_length(longest)} fits all of them, or shorten the prompts"

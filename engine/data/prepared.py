@@ -68,8 +68,8 @@ class LeftOutRows:
     rows: int
     where: list[str]
     """The first few places."""
-    what: str
-    """Details of the first one."""
+    what: list[str]
+    """Details of these."""
 
 
 @dataclass
@@ -102,35 +102,21 @@ class Preparation:
 
     def left_out(self, name: str) -> list[LeftOutRows]:
         """The reasons why rows of a split are left out, in order of appearance."""
-        return [self._reason(numbers) for numbers in self._left_out(name)]
+        columns = self.columns
+        reasons = np.where(columns["split"] == SPLITS.index(name), columns["reason"], 0)
+        distinct, first = np.unique(reasons, return_index=True)
+        left_out = []
+        for reason in filter(None, distinct[np.argsort(first)].tolist()):
+            numbers = np.flatnonzero(reasons == reason)
+            shown = numbers[:SHOWN].tolist()
+            places, details = list(map(columns.where, shown)), list(map(columns.text, shown))
+            left_out.append(LeftOutRows(columns.kinds[reason], len(numbers), places, details))
+        return left_out
 
     def lengths_left_out(self, name: str) -> np.ndarray:
-        """Tokens per row of a split's rows that were tokenized and left out."""
-        lengths = [self.columns["length"][numbers] for numbers in self._left_out(name)]
-        return np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
-
-    def _left_out(self, name: str) -> Iterator[np.ndarray]:
-        reasons = np.where(self.columns["split"] == SPLITS.index(name), self.columns["reason"], 0)
-        distinct, first = np.unique(reasons, return_index=True)
-        for reason in distinct[np.argsort(first)].tolist():
-            if reason:
-                yield np.flatnonzero(reasons == reason)
-
-    def _reason(self, numbers: np.ndarray) -> LeftOutRows:
-        first = int(numbers[0])
-        return LeftOutRows(
-            self.columns.kinds[self.columns["reason"][first]],
-            len(numbers),
-            [self.columns.where(number) for number in numbers[:SHOWN].tolist()],
-            self.columns.text(first),
-        )
-
-    def details(self, name: str, kind: str) -> list[str]:
-        """`place: details` of the first rows of a split that are left out for a reason."""
-        for numbers in self._left_out(name):
-            if self.columns.kinds[self.columns["reason"][numbers[0]]] == kind:
-                return [f"{self.columns.where(n)}: {self.columns.text(n)}" for n in numbers[:SHOWN].tolist()]
-        return []
+        """Tokens per row of a split's rows that are left out; 0 for those that were not tokenized."""
+        left_out = (self.columns["split"] == SPLITS.index(name)) & (self.columns["reason"] > 0)
+        return self.columns["length"][left_out].astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,10 @@ def refusal(kind: str, what: str, where: str, split: str, bad: int, total: int, 
     `what` and `where`: description and place of the first of the `of_kind` rows of this kind. What follows `; ` in
     `what` is a setting that was tried and works.
     """
+    what, _, tried = what.partition("; ")
     if kind in _TEMPLATE_REFUSALS:
-        what, _, tried = what.partition("; ")
         text = _TEMPLATE_REFUSALS[kind].format(bad=of_kind, total=total, split=split, what=what)
         return UserError(text, where, tried or _REMEDIES[kind], code=kind)
-    what, _, tried = what.partition("; ")
     text = f"{bad:,} of {total:,} {split} rows have no token in the loss, mostly: {LEFT_OUT.get(kind, kind)} ({what})"
     hint = tried or _REMEDIES.get(kind, "correct the rows, or set data.format or data.map")
     return UserError(text, where, hint, code="data.too_many_unusable_rows")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,6 @@ NOT_CHOSEN = "data.not_chosen"
 class ProcessedBatch:
     """The result of a batch of raw rows."""
 
-    split: str
-    """Their given split."""
     keys: KeyTable
     """Keys of the rows that are conversations or texts."""
     has_references: bool
@@ -47,14 +46,14 @@ class RowProcessor:
     ids: str
     """Type of token ids."""
 
-    def process(self, split: str, raws: list[RawRow], selected: np.ndarray | None) -> ProcessedBatch:
+    def process(self, raws: list[RawRow], selected: np.ndarray | None) -> ProcessedBatch:
         """Compute keys, and tokens of the selected rows; only keys if `selected` is None."""
         results = [to_example(raw, self.format) for raw in raws]
         examples = [result for result in results if isinstance(result, Example)]
         keyed = np.array([isinstance(result, Example) for result in results])
         has_references = any(example.references for example in examples)
         packed = None if selected is None else self._packed(results, selected)
-        return ProcessedBatch(split, KeyTable.of(examples), has_references, keyed, packed)
+        return ProcessedBatch(KeyTable.of(examples), has_references, keyed, packed)
 
     def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
         """Tokenize examples; rows get the notes and further answers of their examples."""
@@ -87,7 +86,7 @@ def _completed(row: Row | Problem, example: Example) -> Row | Problem:
 
 def process_batches(
     processor: RowProcessor,
-    splits: Mapping[str, Iterable[RawRow]],
+    splits: Iterable[Iterable[RawRow]],
     processes: int,
     selected: np.ndarray | None = None,
     keys_only: bool = False,
@@ -97,19 +96,18 @@ def process_batches(
     `selected`: (rows of all splits,) which rows to tokenize; all if it is None.
     """
 
-    def batches() -> Iterator[tuple[str, int, list[RawRow]]]:
+    def batches() -> Iterator[tuple[int, list[RawRow]]]:
         start = 0
-        for split, rows in splits.items():
-            for batch in batched(rows):
-                yield split, start, batch
-                start += len(batch)
+        for batch in chain.from_iterable(map(batched, splits)):
+            yield start, batch
+            start += len(batch)
 
-    def process(batch: tuple[str, int, list[RawRow]]) -> ProcessedBatch:
-        split, start, raws = batch
+    def process(batch: tuple[int, list[RawRow]]) -> ProcessedBatch:
+        start, raws = batch
         if keys_only:
-            return processor.process(split, raws, None)
+            return processor.process(raws, None)
         chosen = np.ones(len(raws), dtype=bool) if selected is None else selected[start : start + len(raws)]
-        return processor.process(split, raws, chosen)
+        return processor.process(raws, chosen)
 
     if keys_only and processes == 1:  # no chat template is rendered
         return map(process, batches())

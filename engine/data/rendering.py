@@ -111,8 +111,7 @@ class Renderer:
 
     def render(self, example: Example) -> Rendered | Problem:
         """Text and answers; a Problem if the template rejects the row or drops an answer."""
-        messages = example.messages
-        assert messages is not None
+        messages = example.conversation
         if len(messages) == 1:
             return Problem("data.no_prompt", "no message before the answer", example.where)
         try:
@@ -127,9 +126,8 @@ class Renderer:
         return lost or self._rendered(example, whole, last)
 
     def _rendered(self, example: Example, whole: str, last: AnswerPosition) -> Rendered:
-        messages = example.messages
-        assert messages is not None
-        earlier = [number for number in _trained(example)[:-1] if number > 0]
+        messages = example.conversation
+        earlier = [number for number in example.trained[:-1] if number > 0]
         nonempty = [number for number in earlier if _has_content(messages[number])]
         turns = [turn for number in nonempty if (turn := self._earlier_turn(example, number, whole))]
         rewritten = len(turns) < len(nonempty)
@@ -149,12 +147,11 @@ class Renderer:
 
     def _lost(self, example: Example, whole: str, last: AnswerPosition) -> Problem | None:
         """The problem of a row whose answer is not in the rendered text."""
-        assert example.messages is not None
-        message, body = example.messages[-1], whole[last.start : last.stop]
+        message, body = example.conversation[-1], whole[last.start : last.stop]
         if self._drops_reasoning(example, whole, body):
             what = "the chat template does not render the reasoning of the answer"
             return Problem(REASONING, self._with_remedy(what, example, whole), example.where)
-        if any(part.kind == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
+        if any(part.kind == CALLS and part.message in example.trained for part in self._dropped(example, whole).parts):
             what = "the chat template does not render tool calls, so the answer is lost"
             return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
         if not contains_answer(body, message):
@@ -168,11 +165,10 @@ class Renderer:
 
     def _drops_reasoning(self, example: Example, whole: str, body: str) -> bool:
         """Whether the reasoning of the last answer is lost, which is in a key of the message or in its content."""
-        assert example.messages is not None
-        last = len(example.messages) - 1
+        last = len(example.conversation) - 1
         if any(part.kind == REASONING and part.message == last for part in self._dropped(example, whole).parts):
             return True
-        before, end, _ = example.messages[last]["content"].rpartition(REASONING_TAGS[1])
+        before, end, _ = example.conversation[last]["content"].rpartition(REASONING_TAGS[1])
         reasoning = before.rpartition(REASONING_TAGS[0])[2].strip()
         return bool(end and reasoning) and reasoning not in body
 
@@ -180,7 +176,7 @@ class Renderer:
         """The parts that the template drops in conversations of this shape."""
         shape = shape_of(example)
         if shape not in self._found:
-            self._found[shape] = ShapeFacts(find_dropped(example, self.template, whole, set(_trained(example))))
+            self._found[shape] = ShapeFacts(find_dropped(example, self.template, whole, set(example.trained)))
         return self._found[shape]
 
     def _drop_notes(self, example: Example, whole: str) -> list[str]:
@@ -215,11 +211,10 @@ class Renderer:
 
     def _turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         """The position of answer `number`; None if the text differs from what the model would be asked to continue."""
-        assert example.messages is not None
-        is_last = number == len(example.messages) - 1
+        is_last = number == len(example.conversation) - 1
         try:
-            before = self.template.text(example.messages[:number], example.tools, ask=True)
-            through = whole if is_last else self.template.text(example.messages[: number + 1], example.tools)
+            before = self.template.text(example.conversation[:number], example.tools, ask=True)
+            through = whole if is_last else self.template.text(example.conversation[: number + 1], example.tools)
         except ERRORS:
             return None
         if not whole.startswith(before) or not through.startswith(before):
@@ -230,15 +225,13 @@ class Renderer:
         return turn if exact else None
 
     def _earlier_turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
-        assert example.messages is not None
         turn = self._turn(example, number, whole)
-        return turn if turn and contains_answer(whole[turn.start : turn.stop], example.messages[number]) else None
+        return turn if turn and contains_answer(whole[turn.start : turn.stop], example.conversation[number]) else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """The error for a template whose answers do not follow its generation prompt."""
-        assert example.messages is not None
         try:
-            before = self.template.text(example.messages[:-1], example.tools, ask=True)
+            before = self.template.text(example.conversation[:-1], example.tools, ask=True)
         except ERRORS as error:
             problem = f"the chat template cannot render a prompt without its answer ({error})"
         else:
@@ -261,8 +254,7 @@ class Renderer:
 
         If the content is not rendered literally (tool calls, separate reasoning), it is the last special token.
         """
-        assert example.messages is not None
-        message, weight = example.messages[number], example.weight(number)
+        message, weight = example.conversation[number], example.weight(number)
         before, anchor = self.special.anchor(whole, start)
         marks = list(self.special.pattern.finditer(whole, start, shared))
         if not marks:
@@ -287,16 +279,6 @@ class Renderer:
         return text.strip()
 
 
-def _trained(example: Example) -> list[int]:
-    """Indices of the assistant messages with a weight > 0."""
-    messages = example.messages or []
-    return [n for n, turn in enumerate(messages) if turn["role"] == "assistant" and example.weight(n) > 0]
-
-
-def _in_loss(example: Example, part: MessagePart) -> bool:
-    return part.message in _trained(example)
-
-
 def _has_content(message: dict[str, Any]) -> bool:
     """Whether a message has text, a tool call or reasoning."""
     return bool(message["content"].strip() or message.get("tool_calls") or any(map(message.get, REASONING_KEYS)))
@@ -314,7 +296,7 @@ def shape_of(example: Example) -> Shape:
     """
     turns = [
         (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
-        for turn in example.messages or []
+        for turn in example.conversation
     ]
     return (*turns, example.tools is not None, *sorted(example.weights.items()))
 
@@ -348,10 +330,9 @@ def find_dropped(example: Example, template: ChatTemplate, whole: str, trained: 
 
 
 def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
-    assert example.messages is not None
     if example.tools:
         yield MessagePart(TOOLS)
-    for number, turn in enumerate(example.messages):
+    for number, turn in enumerate(example.conversation):
         if number not in trained and turn["content"].strip():
             yield MessagePart(_CONTENT[turn["role"]], number, "content")
         for place, call in enumerate(turn.get("tool_calls") or []):
@@ -372,8 +353,7 @@ def _mark(number: int) -> str:
 
 def _marked(example: Example, parts: list[MessagePart]) -> Messages:
     """The messages with a marker in place of every part."""
-    assert example.messages is not None
-    messages = [dict(turn) for turn in example.messages]
+    messages = [dict(turn) for turn in example.conversation]
     for number, part in enumerate(parts):
         if part.message < 0:
             continue
@@ -388,8 +368,7 @@ def _marked(example: Example, parts: list[MessagePart]) -> Messages:
 
 def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
     """(messages, tools) without this part, or with a changed text."""
-    assert example.messages is not None
-    messages = [dict(turn) for turn in example.messages]
+    messages = [dict(turn) for turn in example.conversation]
     if part.message < 0:
         return messages, None
     turn = messages[part.message]

@@ -51,35 +51,31 @@ def data_usage(done: Preparation) -> dict[str, Any]:
             "read": done.read,
             **{name: len(done.rows[name]) for name in SPLITS},
             "test_items": facts.test_items,
-            "left_out": _left_out(done, range(done.read)),
-            "given": {name: _given(done, span) for name, span in _given_spans(done)},
+            "left_out": _left_out(done),
+            "given": _given(done),
         },
         "overlap": msgspec.to_builtins(facts.overlap),
     }
 
 
-def _given_spans(done: Preparation) -> Iterator[tuple[str, range]]:
-    """Given splits and the range of their stored rows."""
-    start = 0
-    for name, count in done.facts.read.items():
-        yield name, range(start, start + count)
-        start += count
+def _given(done: Preparation) -> dict[str, dict[str, int]]:
+    """Given split -> the splits to which its rows went."""
+    given, start = {}, 0
+    for name, rows in done.facts.read.items():
+        part = slice(start, start + rows)
+        start += rows
+        used = done.columns["reason"][part] == 0
+        counts = np.bincount(done.columns["split"][part][used], minlength=len(SPLITS)).tolist()
+        given[name] = {"read": rows, **dict(zip(SPLITS, counts, strict=True)), "left_out": rows - sum(counts)}
+    return given
 
 
-def _given(done: Preparation, span: range) -> dict[str, Any]:
-    """The splits to which the rows of a given split went."""
-    part = slice(span.start, span.stop)
-    used = done.columns["reason"][part] == 0
-    counts = np.bincount(done.columns["split"][part][used], minlength=len(SPLITS)).tolist()
-    return {"read": len(span), **dict(zip(SPLITS, counts, strict=True)), "left_out": len(span) - sum(counts)}
-
-
-def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:
-    reasons = done.columns["reason"][span.start : span.stop]
+def _left_out(done: Preparation) -> dict[str, dict[str, Any]]:
+    reasons = done.columns["reason"][: done.read]
     counts = np.bincount(reasons, minlength=1)
     left_out: dict[str, dict[str, Any]] = {}
     for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
-        numbers = (np.flatnonzero(reasons == reason)[:SHOWN] + span.start).tolist()
+        numbers = np.flatnonzero(reasons == reason)[:SHOWN].tolist()
         code = done.columns.kinds[reason]
         entry = left_out.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
         entry["rows"] += int(counts[reason])
@@ -104,7 +100,7 @@ def warnings(done: Preparation) -> list[Notice]:
             text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
             text += f"; {fits} fits all"
             notices.append(Notice("data.rows_cut", text))
-    for kind, noticed in _noted_together(done).items():
+    for kind, noticed in noted(*done.rows.values()).items():
         code, text = meaning(kind)
         notices.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
     return [*notices, *_same_prompts(done), *_no_test_rows(done), *done.notices]
@@ -136,29 +132,19 @@ def _same_prompts(done: Preparation) -> Iterator[Notice]:
         yield Notice("data.conflicting_labels", text)
 
 
-def noted(rows: TokenizedRows) -> dict[str, dict[str, Any]]:
-    """Note -> number of rows with it, and the first places."""
+def noted(*splits: TokenizedRows) -> dict[str, dict[str, Any]]:
+    """Note -> number of rows with it, and the first places in each of the splits."""
     by_note: dict[str, dict[str, Any]] = {}
-    for number, notes in enumerate(rows.columns.tables["notes"]):
-        places = np.flatnonzero(rows.note_numbers == number)
-        for note in notes if len(places) else []:
-            entry = by_note.setdefault(note, {"rows": 0, "first": []})
-            entry["rows"] += len(places)
-            entry["first"] += places[:SHOWN].tolist()
-    return {
-        note: {"rows": entry["rows"], "where": [rows.where(place) for place in sorted(entry["first"])[:SHOWN]]}
-        for note, entry in by_note.items()
-    }
-
-
-def _noted_together(done: Preparation) -> dict[str, dict[str, Any]]:
-    together: dict[str, dict[str, Any]] = {}
-    for name in SPLITS:
-        for note, noticed in noted(done.rows[name]).items():
-            entry = together.setdefault(note, {"rows": 0, "where": []})
-            entry["rows"] += noticed["rows"]
-            entry["where"] += noticed["where"]
-    return together
+    for rows in splits:
+        first: dict[str, list[int]] = {}
+        for number, notes in enumerate(rows.columns.tables["notes"]):
+            places = np.flatnonzero(rows.note_numbers == number)
+            for note in notes if len(places) else []:
+                by_note.setdefault(note, {"rows": 0, "where": []})["rows"] += len(places)
+                first.setdefault(note, []).extend(places[:SHOWN].tolist())
+        for note, numbers in first.items():
+            by_note[note]["where"] += map(rows.where, sorted(numbers)[:SHOWN])
+    return by_note
 
 
 def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:

@@ -71,6 +71,16 @@ class Example:
     group: str = ""
     """Value of the column data.group; '' for none."""
 
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages; [] for plain text."""
+        return self.messages or []
+
+    @property
+    def trained(self) -> list[int]:
+        """Indices of the assistant messages in the loss."""
+        return [n for n, turn in enumerate(self.conversation) if turn["role"] == "assistant" and self.weight(n) > 0]
+
     def weight(self, number: int) -> float:
         """Loss weight of the tokens of message `number`."""
         return self.weights.get(number, 1.0)
@@ -139,22 +149,31 @@ def raw_row(values: Any, where: str) -> RawRow:
     return RawRow(values, where)
 
 
-def parsed(text: str, where: str) -> Any:
-    """Parse JSON of limited depth. Raises UserError with the column of the error."""
+def parsed(text: str, where: str, is_file: bool = False) -> Any:
+    """Parse JSON: a value of limited depth in a row, or a whole file. Raises UserError with the place of the error."""
+    unit, complete = ("file", "write the file again") if is_file else ("row", "complete or delete the row")
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise too_deep(where) from error
     except json.JSONDecodeError as error:
         place = f"{where} column {error.colno}" if error.lineno == 1 else f"{where}, line {error.lineno} of the value"
-        truncated = error.pos >= len(text) or error.msg.startswith("Unterminated")
-        hint = "complete or delete the row: it is truncated" if truncated else "correct the row"
+        place = f"{where} line {error.lineno} column {error.colno}" if is_file else place
+        truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        hint = f"{complete}: it is truncated" if truncated else f"correct the {unit}"
         raise UserError(f"invalid JSON ({error.msg})", place, hint, code="data.invalid_json") from error
     except ValueError as error:  # a number with thousands of digits
-        raise UserError(f"invalid JSON ({error})", where, "correct the row", code="data.invalid_json") from error
-    if is_deeper(value, DEPTH_LIMIT):
+        raise UserError(f"invalid JSON ({error})", where, f"correct the {unit}", code="data.invalid_json") from error
+    if not is_file and is_deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
     return value
+
+
+def from_json(value: Any, where: str) -> Any:
+    """A value that may be JSON text, as in CSV files; None for blank text."""
+    if not isinstance(value, str):
+        return value
+    return parsed(value, where) if value.strip() else None
 
 
 def is_deeper(value: Any, limit: int) -> bool:

@@ -102,7 +102,9 @@ class Source:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of the rows of all splits, independent of the file format. Reads splits that were not read yet."""
-        return fingerprint({name: (rows.summary.rows, rows.summary.digest) for name, rows in self.splits.items()})
+        summaries = {name: rows.summary for name, rows in self.splits.items()}
+        lines = [f"{name} {summary.rows} {summary.digest}\n" for name, summary in summaries.items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def about(self) -> str:
@@ -110,12 +112,6 @@ class Source:
         return f"{self.id}: " + ", ".join(
             amount(rows.summary.rows, f"{name} row") for name, rows in self.splits.items()
         )
-
-
-def fingerprint(splits: dict[str, tuple[int, str]]) -> str:
-    """sha256 of each split's name, number of rows and digest (`Summary.digest`)."""
-    lines = [f"{name} {count} {digest}\n" for name, (count, digest) in splits.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read(data: Data) -> Source:

@@ -190,7 +190,7 @@ class RowTokenizer:
         references = example.references
         return Row(
             shown, kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights, references,
-            calls=_makes_calls(example),
+            calls=any(example.conversation[number].get("tool_calls") for number in example.trained),
         )  # fmt: skip
 
 
@@ -255,17 +255,12 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
     size = 0
     for example in examples:
         batch.append(example)
-        size += sum(len(turn["content"]) for turn in example.messages or []) or len(example.completion or "")
+        size += sum(len(turn["content"]) for turn in example.conversation) or len(example.completion or "")
         if len(batch) == _AT_ONCE or size > _CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _makes_calls(example: Example) -> bool:
-    """Whether an answer in the loss makes tool calls."""
-    return any(turn.get("tool_calls") and example.weight(n) > 0 for n, turn in enumerate(example.messages or []))
 
 
 def _in_pieces(draft: Rendered, encoder: Encoder) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from engine.config.data_files import format_names, module_name
+from engine.config.data_files import format_names
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column, did_you_mean
@@ -116,7 +116,9 @@ class DataFormat:
 @cache
 def data_formats() -> dict[str, DataFormat]:
     """Name -> format, in the order of detection."""
-    formats = [importlib.import_module(f"engine.data.formats.{module_name(name)}").FORMAT for name in format_names()]
+    formats = [
+        importlib.import_module(f"engine.data.formats.{name.replace('-', '_')}").FORMAT for name in format_names()
+    ]
     return {
         data_format.name: data_format
         for data_format in sorted(formats, key=lambda data_format: (data_format.order, data_format.name))

@@ -25,12 +25,12 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
 
     failure = _ask(name)
     if failure is not None and _is_response(failure):
-        raise _unavailable(failure, name, subset) from failure
+        raise hub_error(failure, name, subset) from failure
     try:
         with _offline(failure is not None):
             loaded = datasets.load_dataset(name, name=subset)
     except Exception as error:  # network, Hub and file formats raise dozens of different exceptions
-        raise _unavailable(failure or error, name, subset) from error
+        raise hub_error(failure or error, name, subset) from error
     return {str(split): loaded[split] for split in loaded}
 
 
@@ -48,11 +48,6 @@ def hub_or_cache(name: str | None) -> Iterator[None]:
         raise failure
     with _offline(failure is not None):
         yield
-
-
-def hub_error(error: Exception, name: str) -> UserError:
-    """The error of loading a dataset of the Hub for the user."""
-    return _unavailable(error, name, None)
 
 
 def _ask(name: str) -> Exception | None:
@@ -107,7 +102,8 @@ def _out_of_reach(error: Exception) -> bool:
     return any(word in f"{type(error).__name__} {error}" for word in words)
 
 
-def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
+def hub_error(error: Exception, name: str, subset: str | None = None) -> UserError:
+    """The error of loading a dataset of the Hub for the user."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
     location = f"Hub dataset {name}" + (f" ({subset})" if subset else "")
@@ -125,11 +121,7 @@ def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
         return UserError(problem, location, hint, code="data.hub_unreachable")
     if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "404" in text:
         hint = "check the name; private datasets need a token"
-        return UserError(
-            "dataset not found on the Hub, and no file or folder of this name",
-            location,
-            hint,
-            code="data.hub_not_found",
-        )
+        problem = "dataset not found on the Hub, and no file or folder of this name"
+        return UserError(problem, location, hint, code="data.hub_not_found")
     problem = f"cannot load the dataset ({kind}: {text[:200]})"
     return UserError(problem, location, "download it and use the file or folder", code="data.hub_failed")

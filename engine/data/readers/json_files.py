@@ -216,18 +216,7 @@ def _is_lines(content: bytes, name: str) -> bool:
 
 def _precise(content: bytes, name: str) -> Any:
     """Parse with the standard library, which accepts NaN and lone surrogates and gives error positions."""
-    text = decoded(content, name)
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise too_deep(name) from error
-    except json.JSONDecodeError as error:
-        place = f"{name} line {error.lineno} column {error.colno}"
-        truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        hint = "write the file again: it is truncated" if truncated else "correct the file"
-        raise UserError(f"invalid JSON ({error.msg})", place, hint, code="data.invalid_json") from error
-    except ValueError as error:
-        raise UserError(f"invalid JSON ({error})", name, "correct the file", code="data.invalid_json") from error
+    return parsed(decoded(content, name), name, is_file=True)
 
 
 def rows_of(value: Any, where: str) -> Iterator[RawRow]:

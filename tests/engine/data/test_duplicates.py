@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+from pathlib import Path
 
 import pytest
+from data_fixtures import tokenizer, write_jsonl
 
 from engine.config.schema import Data
-from engine.data import duplicates
 from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates, similar_texts
+from engine.data.prepare import prepare
 from engine.data.rows import Example
 from engine.data.split import assign, note_near_duplicates
 
@@ -94,13 +96,14 @@ def test_prompts_of_any_length_are_taken(text: str) -> None:
     assert counted([text, "something else"], [f"{text}"]) == 0
 
 
-def test_above_the_limit_nothing_is_stored_and_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "LIMIT", 3)
-    found = NearDuplicates()
-    for number in range(5):
-        found.add("train", asked(f"prompt {number}"))
-    assert found.count("test") is None
-    assert f"{LIMIT:,}" in found.reason and not found._pending and not found._signatures
+def test_above_the_limit_nothing_is_counted_and_the_reason_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.prepare.LIMIT", 3)
+    rows = [{"prompt": f"prompt {number}", "completion": "a"} for number in range(40)]
+    done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
+    overlap = done.about["overlap"]["test/train"]
+    assert overlap["near"] is None and f"{LIMIT:,}" in overlap["near_reason"]
 
 
 @pytest.mark.parametrize(("near", "warned"), [(2, False), (5, False), (6, True), (60, True)])

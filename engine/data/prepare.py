@@ -45,6 +45,7 @@ from engine.data.rows import SPLITS, Example, Problem, Row
 from engine.data.source import Source, read
 from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
+from engine.data.tokens import RowTokenizer
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""
@@ -140,7 +141,7 @@ class Builder:
     """Reads, tokenizes and splits one dataset."""
 
     def __init__(self, data: Data, source: Source, tokenizer: Any, max_length: int, progress: Progress) -> None:
-        self.data, self.source, self.progress = data, source, progress
+        self.data, self.source, self.tokenizer, self.progress = data, source, tokenizer, progress
         self.given = source.splits
         for rows in self.given.values():
             rows.progress = lambda done: progress("reading", done, None)
@@ -148,7 +149,7 @@ class Builder:
         _need_template(self.format, tokenizer, data)
         for rows in self.given.values():
             check_columns(rows, self.format)
-        self.row_processor = RowProcessor(self.format, tokenizer, max_length, ids_type(len(tokenizer)))
+        self.row_processor = RowProcessor(self.format, RowTokenizer(tokenizer, max_length), ids_type(len(tokenizer)))
         self.keys = KeyTable.of([])
         """Keys of the rows that are conversations or texts, in reading order."""
         self.keyed = np.zeros(0, dtype=bool)
@@ -211,7 +212,7 @@ class Builder:
         writer.append(packed)
 
     def _tokenize(self, examples: list[Example]) -> list[Row | Problem]:
-        return in_child(lambda: self.row_processor.tokenize(examples))
+        return in_child(lambda: list(self.row_processor.row_tokenizer.rows(examples)))
 
     @property
     def numbers(self) -> np.ndarray:
@@ -308,7 +309,7 @@ class Builder:
             notes=source.notes,
             format=self.format.name,
             why=self.format.why,
-            template=_template(self.format, self.row_processor.tokenizer),
+            template=_template(self.format, self.tokenizer),
             split=assignment.about,
             read=self.read,
             columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
@@ -325,7 +326,7 @@ class Builder:
                 *self.format.warnings,
                 *assignment.warnings,
                 *self._group_suggestion(assignment),
-                *_dated(self.row_processor.tokenizer),
+                *_dated(self.tokenizer),
             ],
         )
 

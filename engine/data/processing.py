@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -41,8 +39,7 @@ class RowProcessor:
     """Processes batches of raw rows."""
 
     format: DetectedFormat
-    tokenizer: Any
-    max_length: int
+    row_tokenizer: RowTokenizer
     ids: str
     """Type of token ids."""
 
@@ -55,18 +52,9 @@ class RowProcessor:
         packed = None if selected is None else self._packed(results, selected)
         return ProcessedBatch(KeyTable.of(examples), has_references, keyed, packed)
 
-    def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
-        """Tokenize examples; rows get the notes and further answers of their examples."""
-        rows = self._row_tokenizer.rows(examples)
-        return [_completed(row, example) for row, example in zip(rows, examples, strict=True)]
-
-    @cached_property
-    def _row_tokenizer(self) -> RowTokenizer:
-        return RowTokenizer(self.tokenizer, self.max_length)
-
     def _packed(self, results: list[Example | Problem], selected: np.ndarray) -> PackedBatch:
         pairs = list(zip(results, selected, strict=True))
-        tokenized = iter(self.tokenize([result for result, use in pairs if use and isinstance(result, Example)]))
+        tokenized = self.row_tokenizer.rows([result for result, use in pairs if use and isinstance(result, Example)])
         rows: list[Row | Problem] = []
         for result, use in pairs:
             if isinstance(result, Problem):
@@ -74,14 +62,6 @@ class RowProcessor:
             else:
                 rows.append(next(tokenized) if use else Problem(NOT_CHOSEN, "", result.where))
         return pack(rows, self.ids)
-
-
-def _completed(row: Row | Problem, example: Example) -> Row | Problem:
-    """The row with the notes and further accepted answers of its example."""
-    if isinstance(row, Problem) or not (example.notes or example.references):
-        return row
-    missing = tuple(note for note in example.notes if note not in row.notes)
-    return replace(row, notes=(*missing, *row.notes), references=example.references)
 
 
 def process_batches(

@@ -187,9 +187,9 @@ class RowTokenizer:
             return Problem(kind, what, example.where, len(ids))
         weights = _weights(spans, len(ids), self.max_length)
         shown = ids[: self.max_length] if cut else ids
-        references = example.references
+        whole_notes = (*(note for note in example.notes if note not in notes), *notes)
         return Row(
-            shown, kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights, references,
+            shown, kept, prompt, target, example.where, cut, whole_notes, len(ids), answer, weights, example.references,
             calls=any(example.conversation[number].get("tool_calls") for number in example.trained),
         )  # fmt: skip
 

@@ -14,7 +14,6 @@ from engine.data.conversation import (
     conversation,
     prompt_and_answer,
     text_of,
-    turns_of,
 )
 from engine.data.formats import SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
 from engine.data.readers.json_files import is_turn
@@ -100,9 +99,8 @@ def _is_list(name: str, completion: str, columns: ColumnLookup) -> bool:
 
 def _from_turns(prompt: Any, completion: Any, raw: RawRow, detected: DetectedFormat) -> Example:
     """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
-    asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
-    said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None
-    said = said if said is not None else [{"role": "assistant", "content": completion}]
+    asked = prompt if _is_turns(prompt) else [{"role": "user", "content": prompt}]
+    said = completion if _is_turns(completion) else [{"role": "assistant", "content": completion}]
     return conversation(asked + said, raw, detected, trained_from=len(asked))
 
 

@@ -14,13 +14,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT
+from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT, padded_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.forward import (
     Forward,
     cache_unsupported_reason,
     grouped_query_attention,
-    padded_rows,
     within_memory,
     without_gradients,
 )

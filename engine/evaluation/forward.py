@@ -116,24 +116,6 @@ def reads_prompts_in_parts(model: torch.nn.Module) -> bool:
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def padded_rows(rows: int, device: str) -> int:
-    """Batch size computed for `rows` rows: on the CPU the next power of two up to 16, then the next multiple of 16.
-
-    Few sizes, because oneDNN prepares and keeps a kernel for each new size of a bf16 product; these sizes, because
-    products of 9 to 15 rows take longer than those of 16.
-    """
-    if device != "cpu":
-        return rows
-    return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16
-
-
-def rows_without_padding(rows: int, device: str) -> int:
-    """The largest number of at most `rows` rows that needs no padding rows."""
-    if device != "cpu":
-        return rows
-    return 1 << (rows.bit_length() - 1) if rows < 16 else rows // 16 * 16
-
-
 def left_padded(
     prompts: Sequence[Sequence[int]], pad: int, device: str, multiple: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

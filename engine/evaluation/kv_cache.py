@@ -17,8 +17,8 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from engine.config.batch_limits import SPARE_CACHE_COLUMNS
-from engine.evaluation.forward import Forward, left_padded, padded_rows
+from engine.config.batch_limits import SPARE_CACHE_COLUMNS, padded_rows
+from engine.evaluation.forward import Forward, left_padded
 
 MIN_PREFIX = 8
 """Tokens; a shorter common prefix is computed with every prompt."""

@@ -19,7 +19,9 @@ from engine.config.batch_limits import (
     MAX_DRAFT_TOKENS,
     MAX_TOKENS,
     REFILL_FRACTION,
+    padded_rows,
     prefill_columns,
+    rows_without_padding,
 )
 from engine.evaluation.choice_scoring import log_likelihoods
 from engine.evaluation.forward import (
@@ -29,9 +31,7 @@ from engine.evaluation.forward import (
     grouped_query_attention,
     is_answered_by_generate,
     left_padded,
-    padded_rows,
     reads_prompts_in_parts,
-    rows_without_padding,
     without_gradients,
 )
 from engine.evaluation.kv_cache import Prefill, RunningCache, shared_prompts

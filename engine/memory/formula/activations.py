@@ -38,26 +38,28 @@ from engine.config.batch_limits import (
     REFILL_FRACTION,
     SPARE_CACHE_COLUMNS,
     answers_together,
+    padded_rows,
     prefill_columns,
+    rows_without_padding,
 )
-from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.metric_specs import metric_spec
-from engine.hardware.cpu import sums_bf16_in_float32
 from engine.memory.formula.architecture import Architecture
-from engine.memory.formula.estimate import Device, StepShape
+from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.packing import MicroBatchShape
-from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted, adapts_experts
+from engine.memory.formula.weights_and_state import BF16, FLOAT32, PlannedRun, adapted, adapts_experts
+
+COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
 
 
-def _mlp(shape: Architecture) -> int:
+def _mlp(kind: Architecture) -> int:
     """MLP size f; for mixture of experts that of the experts used by a token."""
-    if not shape.experts:
-        return shape.intermediate
-    return shape.experts_used * shape.expert_intermediate + shape.shared_intermediate
+    if not kind.experts:
+        return kind.intermediate
+    return kind.experts_used * kind.expert_intermediate + kind.shared_intermediate
 
 
-def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int) -> int:
-    """Bytes that one layer saves for its backward pass.
+def saved_activations(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+    """Bytes that a layer of this kind saves for its backward pass.
 
     - Norms: their input in float32, 4 bytes per element; with trained weights also the normalized value.
     - Attention: query, key, value and output, and a float32 per head; with a mask, keys and values for every head.
@@ -66,126 +68,149 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
     - Linear layers: a trained one its input; frozen ones with adapters the input that they share, and r values after A.
       Dropout saves a copy per layer and its mask. DoRA computes in float32, with a copy of the input per layer.
     """
-    norms = FLOAT32 * shape.normed
-    attention = size * (2 * shape.query + 2 * (shape.query if batch.masked else shape.key)) + FLOAT32 * shape.heads
-    mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
-    experts = expert_copies(shape, config, size)
-    if method_spec(config.method).trains_weights:
-        norms += (FLOAT32 if shape.float32_norms else size) * shape.normed
-        inputs = size * (2 * shape.hidden + _mlp(shape))
+    size = run.size
+    norms = FLOAT32 * kind.normed
+    attention = size * (2 * kind.query + 2 * (kind.query if batch.masked else kind.key)) + FLOAT32 * kind.heads
+    mlp = size * _mlp(kind) * (3 if kind.gated or kind.experts else 2)
+    if run.method.trains_weights:
+        norms += (FLOAT32 if kind.float32_norms else size) * kind.normed
+        inputs = size * (2 * kind.hidden + _mlp(kind))
     else:
-        inputs = _adapter_inputs(shape, config, size)
-    if shape.experts:
-        inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
-    layer_input = size * 2 * shape.layer_embedding  # the gate of a layer's own embedding, before and after activation
-    return batch.tokens * (norms + attention + mlp + inputs + layer_input + FLOAT32 * shape.mixer_saved) + experts
+        inputs = _adapter_inputs(kind, run)
+    if kind.experts:
+        inputs += size * kind.experts_used * 2 * kind.hidden  # tokens sorted by expert, and their outputs
+    layer_input = size * 2 * kind.layer_embedding  # the gate of a layer's own embedding, before and after activation
+    per_token = norms + attention + mlp + inputs + layer_input + FLOAT32 * kind.mixer_saved
+    return batch.tokens * per_token + _expert_copies(kind, run) + _saved_in_special_cases(kind, run, batch)
 
 
-def expert_copies(shape: Architecture, config: schema.Config, size: int) -> int:
-    """Bytes of the 16-bit copy of a running layer's experts: the sum of the weights and B A, which PEFT adds to them,
-    or the dequantized weights; 0 if the experts are used as they are.
-    """
-    copied = adapts_experts(shape, config) or method_spec(config.method).quantizes_base
-    return size * shape.expert_weights if copied else 0
-
-
-def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:
-    layers = adapted(shape, config)
-    own_copies = config.adapter.dora and size != FLOAT32
-    size = FLOAT32 if config.adapter.dora else size
-    if own_copies:
+def _adapter_inputs(kind: Architecture, run: PlannedRun) -> int:
+    layers, adapter = adapted(kind, run.config), run.config.adapter
+    size = FLOAT32 if adapter.dora else run.size
+    if adapter.dora and run.size != FLOAT32:
         inputs = size * sum(linear.inputs for linear in layers)
     else:
         inputs = size * sum({linear.read: linear.inputs for linear in layers if linear.read != "attention"}.values())
-    if config.adapter.dropout:
+    if adapter.dropout:
         inputs += (size + 1) * sum(linear.inputs for linear in layers)
-    return inputs + size * config.adapter.rank * len(layers)
+    return inputs + size * adapter.rank * len(layers)
 
 
-def layer_temporaries(
-    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
-) -> int:
-    """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with
-    DoRA also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
-    layer adds float32 to bf16); for QLoRA the dequantized weight; with adapters on experts their gradient.
+def _saved_in_special_cases(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+    """Additional bytes that a layer saves for its backward pass; negative if it saves less."""
+    saved, size = 0, run.size
+    if is_eager(kind, run.config) or (kind.attention_dropout and run.device == "cpu"):
+        bytes_per_element = 3 * FLOAT32 if kind.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
+        bytes_per_element = size if kind.sinks else bytes_per_element
+        saved += _attention_elements(kind, batch) * bytes_per_element
+        saved += batch.tokens * 2 * (kind.query - kind.key) * size
+    if kind.attention_dropout:
+        saved += batch.tokens * 2 * kind.hidden * size  # dropout masks after attention and MLP
+    if not kind.gated and not kind.experts:
+        saved += batch.tokens * kind.intermediate * size * (2 if kind.activation in COMPOSED_GELU else -1)
+    if _has_dora(run):
+        saved += batch.tokens * sum(linear.outputs for linear in adapted(kind, run.config)) * (size + FLOAT32)
+    if run.autocast:
+        weights = sum(linear.weights for linear in kind.linears)
+        saved += weights * BF16 + batch.tokens * (2 * kind.hidden * BF16 + (kind.query + kind.key) * 2 * FLOAT32)
+    return saved
+
+
+def _has_dora(run: PlannedRun) -> bool:
+    return run.config.adapter.dora and not run.method.trains_weights
+
+
+def _expert_copies(kind: Architecture, run: PlannedRun) -> int:
+    """Bytes of the 16-bit copy of a running layer's experts: the sum of the weights and B A, which PEFT adds to them,
+    or the dequantized weights; 0 if the experts are used as they are.
     """
-    width = max(_mlp(shape), shape.hidden)
-    work = batch.tokens * width * 3 * size + _dora_copies(shape, config, batch, size, device)
-    if method_spec(config.method).quantizes_base:
-        work += shape.largest_linear * size
-    if adapts_experts(shape, config):
-        work += shape.expert_weights * size * 2 // 3  # the gradient of the sum of the larger tensor and its B A
-    return work
+    copied = adapts_experts(kind, run.config) or run.method.quantizes_base
+    return run.size * kind.expert_weights if copied else 0
 
 
-def inference_temporaries(
-    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
-) -> int:
-    """Temporary bytes while a decoder layer runs without gradients: what mixes its tokens, if that is not attention,
-    or the MLP. `accumulator`: bytes per element in which a product is added up. For the MLP the larger of two moments,
-    each with four tensors of size d (the residual before and after attention, its norm, the output), and the copies
-    of experts:
+def running_layer(kind: Architecture, run: PlannedRun, batch: MicroBatchShape, training: bool) -> int:
+    """Temporary bytes while a layer of this kind runs, backward if `training`, else forward without gradients."""
+    running = _backward(kind, run, batch) if training else _forward(kind, run, batch)
+    if is_eager(kind, run.config):
+        matrix = _attention_elements(kind, batch)
+        if not kind.sinks:  # forward the softmax and its input, backward a gradient of it, as saved tensors are freed
+            running += matrix * FLOAT32 * (1 if training else 2)
+        elif training:  # what the MLP saved is freed before attention runs backward
+            mlp = batch.tokens * run.size * (3 * _mlp(kind) + kind.experts_used * 2 * kind.hidden)
+            running = max(running, 2 * matrix * run.size - mlp - _expert_copies(kind, run))
+        else:
+            matrix *= run.size
+            running = max(running + matrix, 3 * matrix + batch.tokens * kind.hidden * run.size)
+    if _has_dora(run):
+        largest = max((linear.weights for linear in adapted(kind, run.config)), default=0)
+        running += 2 * batch.tokens * max(kind.intermediate, kind.hidden) * FLOAT32 + 3 * largest * FLOAT32
+    return running
+
+
+def _backward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+    """While the largest linear layer runs backward: its gradients of size f; with DoRA also their float32 copies (a
+    third one on the CPU, which converts before it adds, where PEFT's unquantized layer adds float32 to bf16); for QLoRA
+    the dequantized weight; with adapters on experts their gradient; the accumulator of the largest product.
+    """
+    width = max(_mlp(kind), kind.hidden)
+    work = batch.tokens * width * 3 * run.size + _dora_copies(kind, run, batch)
+    if run.method.quantizes_base:
+        work += kind.largest_linear * run.size
+    if adapts_experts(kind, run.config):
+        work += kind.expert_weights * run.size * 2 // 3  # the gradient of the sum of the larger tensor and its B A
+    product = batch.tokens * (kind.expert_intermediate if kind.experts else max(kind.intermediate, kind.hidden))
+    weight = kind.largest_linear if run.method.trains_weights else 0
+    return work + run.accumulator * max(product, weight)
+
+
+def _forward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+    """While a layer runs without gradients: what mixes its tokens, if that is not attention, or the MLP. For the MLP
+    the larger of two moments, each with four tensors of size d (the residual before and after attention, its norm, the
+    output), and the copies of experts:
 
     - All tensors of size f exist: gate, factor and their product; without a gate two, or four in a GELU of elementary
       operations; with an adapter also its output (with DoRA float32 copies). With experts also, for each expert of a
       token, four or five of size d: inputs, outputs, and outputs weighted and in the tokens' order.
     - The last of them is computed: its accumulator, and for QLoRA the dequantized weight.
     """
-    f, spec = _mlp(shape), method_spec(config.method)
-    adapter = not spec.trains_weights and not config.adapter.dora
-    earlier = (2 if shape.gated or shape.experts else 1) + adapter  # of size f, before the last one
+    f, size = _mlp(kind), run.size
+    adapter = not run.method.trains_weights and not run.config.adapter.dora
+    earlier = (2 if kind.gated or kind.experts else 1) + adapter  # of size f, before the last one
     complete = (earlier + 1) * f
-    if shape.experts:
-        complete = max(complete, (4 + adapter) * shape.experts_used * shape.hidden)
-    elif not shape.gated and shape.activation in COMPOSED_GELU:
+    if kind.experts:
+        complete = max(complete, (4 + adapter) * kind.experts_used * kind.hidden)
+    elif not kind.gated and kind.activation in COMPOSED_GELU:
         complete = max(complete, 4 * f)
-    computing = batch.tokens * f * (earlier * size + accumulator) + shape.largest_linear * size * spec.quantizes_base
-    residual = batch.tokens * 4 * shape.hidden * size + expert_copies(shape, config, size)
+    dequantized = kind.largest_linear * size * run.method.quantizes_base
+    computing = batch.tokens * f * (earlier * size + run.accumulator) + dequantized
+    residual = batch.tokens * 4 * kind.hidden * size + _expert_copies(kind, run)
     mlp = residual + max(batch.tokens * complete * size, computing)
-    mixer = batch.tokens * (2 * shape.hidden * size + FLOAT32 * shape.mixer_running)
-    return max(mlp, mixer) + _dora_copies(shape, config, batch, size, device)
+    mixer = batch.tokens * (2 * kind.hidden * size + FLOAT32 * kind.mixer_running)
+    return max(mlp, mixer) + _dora_copies(kind, run, batch)
 
 
-def _dora_copies(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:
+def _dora_copies(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
     """Bytes of float32 copies of the largest linear layer's output with DoRA."""
-    spec = method_spec(config.method)
-    if spec.trains_weights or not config.adapter.dora or size == FLOAT32:
+    if not _has_dora(run) or run.size == FLOAT32:
         return 0
-    copies = 3 if device == "cpu" and not spec.quantizes_base else 2
-    return batch.tokens * max(_mlp(shape), shape.hidden) * FLOAT32 * copies
+    copies = 3 if run.device == "cpu" and not run.method.quantizes_base else 2
+    return batch.tokens * max(_mlp(kind), kind.hidden) * FLOAT32 * copies
 
 
-def loss_bytes(
-    shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0, trained: bool = False
-) -> int:
-    """A chunk of logits with its float32 copy (its own memory in float32), or `accumulator` bytes for each while the
-    head runs; the gradients of the head's inputs, and of its weight if that is trained, in float32
-    (`training.loss`).
+def loss_bytes(run: PlannedRun, batch: MicroBatchShape, trained_head: bool = False) -> int:
+    """The inputs of the head, or their gradients, and a chunk of logits with its float32 copy (its own memory in
+    float32), or the accumulator of each while the head runs; if the head is trained, the gradient of its weight in
+    float32 (`training.loss`).
     """
-    gradients = batch.filled * shape.hidden * size + (trained * shape.vocabulary * shape.hidden * FLOAT32)
-    product = shape.vocabulary * shape.hidden * size if trained and size < FLOAT32 else 0
-    chunk = _chunk(shape, batch, device)
-    return gradients + max(chunk * max(_copied(size), size + accumulator), chunk * _copied(size) + product)
-
-
-def held_out_loss_bytes(
-    shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
-) -> int:
-    """A chunk of logits as in `loss_bytes`, without gradients, and the inputs of the head."""
-    chunk = _chunk(shape, batch, device)
-    return batch.filled * shape.hidden * size + chunk * max(_copied(size), size + accumulator)
-
-
-def _copied(size: int) -> int:
-    """Bytes of a logit and its float32 copy."""
-    return size if size == FLOAT32 else size + FLOAT32
-
-
-def _chunk(shape: Architecture, batch: MicroBatchShape, device: Device) -> int:
-    """Logits computed at a time."""
-    rows = max(1, CHUNK_ELEMENTS[device] // shape.vocabulary)
-    rows = rows // CHUNK_MULTIPLE[device] * CHUNK_MULTIPLE[device] or rows
-    return min(rows, batch.filled) * shape.vocabulary
+    shape, size = run.shape, run.logit
+    head = shape.vocabulary * shape.hidden
+    copied = size if size == FLOAT32 else size + FLOAT32
+    rows = max(1, CHUNK_ELEMENTS[run.device] // shape.vocabulary)
+    rows = rows // CHUNK_MULTIPLE[run.device] * CHUNK_MULTIPLE[run.device] or rows
+    chunk = min(rows, batch.filled) * shape.vocabulary
+    product = head * size if trained_head and size < FLOAT32 else 0
+    gradients = batch.filled * shape.hidden * size + trained_head * head * FLOAT32
+    return gradients + max(chunk * max(copied, size + run.accumulator), chunk * copied + product)
 
 
 def mask_bytes(batch: MicroBatchShape, size: int) -> int:
@@ -193,38 +218,15 @@ def mask_bytes(batch: MicroBatchShape, size: int) -> int:
     return batch.tokens**2 * (1 + size) if batch.masked else 0
 
 
-COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
+def cast_head(run: PlannedRun) -> int:
+    """The bf16 copy of the LM head's weight in mixed precision."""
+    return run.shape.vocabulary * run.shape.hidden * BF16 if run.autocast else 0
 
 
-def accumulator(device: Device, bf16: bool, size: int) -> int:
-    """Bytes per element of a product in which it is added up. `bf16`: whether the device has bf16 instructions."""
-    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 and sums_bf16_in_float32() else 0
-
-
-def copies_shared_matrices(device: Device, bf16: bool, size: int) -> bool:
-    """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
-    (`dry_run.kernel_scratch`). `size`: bytes per element; `bf16` as in `accumulator`.
-    """
-    return device == "cpu" and size == BF16 and (bf16 or sums_bf16_in_float32())
-
-
-def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape) -> int:
-    """Elements of the largest product of a layer's backward pass: a gradient of size f, or that of a trained weight."""
-    trained = method_spec(config.method).trains_weights
-    weight = shape.largest_linear if trained else 0
-    width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
-    return max(batch.tokens * width, weight)
-
-
-def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
+def _attention_elements(kind: Architecture, batch: MicroBatchShape) -> int:
     """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
     area = batch.tokens**2 if batch.packing != "padded" else batch.tokens**2 // max(1, batch.rows)
-    return shape.heads * area
-
-
-def materializes_attention(shape: Architecture, config: schema.Config, device: Device) -> bool:
-    """Whether attention matrices are materialized."""
-    return is_eager(shape, config) or (shape.attention_dropout and device == "cpu")
+    return kind.heads * area
 
 
 def is_eager(shape: Architecture, config: schema.Config) -> bool:
@@ -234,150 +236,63 @@ def is_eager(shape: Architecture, config: schema.Config) -> bool:
     )
 
 
-def extra_saved_bytes(
-    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
-) -> int:
-    """Additional bytes that one layer saves for its backward pass."""
-    saved = 0
-    if materializes_attention(shape, config, device):
-        bytes_per_element = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
-        bytes_per_element = size if shape.sinks else bytes_per_element
-        saved += (
-            attention_elements(shape, batch) * bytes_per_element + batch.tokens * 2 * (shape.query - shape.key) * size
-        )
-    if shape.attention_dropout:
-        saved += batch.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
-    if not shape.gated and not shape.experts:
-        saved += batch.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
-    if not method_spec(config.method).trains_weights and config.adapter.dora:
-        saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
-    if uses_autocast(config.method, config.train.precision):
-        weights = sum(linear.weights for linear in shape.linears)
-        saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
-    return saved
-
-
-def with_sinks(
-    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, training: bool, plain: int
-) -> int:
-    """Temporary bytes of a running layer whose attention may have sinks; `plain`: of its other parts."""
-    if not (shape.sinks and is_eager(shape, config)):
-        return plain
-    matrix = attention_elements(shape, batch) * size
-    if not training:
-        return max(plain + matrix, 3 * matrix + batch.tokens * shape.hidden * size)
-    # What the MLP saved is freed before attention runs backward.
-    mlp = batch.tokens * size * (3 * _mlp(shape) + shape.experts_used * 2 * shape.hidden)
-    return max(plain, 2 * matrix - mlp - expert_copies(shape, config, size))
-
-
-def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
-    """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
-    (saved tensors are freed meanwhile).
-    """
-    temporary = 0
-    if is_eager(shape, config) and not shape.sinks:
-        temporary += attention_elements(shape, batch) * FLOAT32 * (1 if training else 2)
-    if not method_spec(config.method).trains_weights and config.adapter.dora:
-        largest = max((linear.weights for linear in adapted(shape, config)), default=0)
-        temporary += 2 * batch.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
-    return temporary
-
-
-def cast_head(shape: Architecture, config: schema.Config) -> int:
-    """The bf16 copy of the LM head's weight in mixed precision."""
-    return shape.vocabulary * shape.hidden * BF16 if uses_autocast(config.method, config.train.precision) else 0
-
-
 def generates_answers(config: schema.Config) -> bool:
     """Whether the evaluation generates or chooses answers."""
     return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
 
 
-def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> int:
+def _kv_cache(run: PlannedRun, rows: int, columns: int) -> int:
     """KV cache: 2 k elements per token and layer. States of layers without attention do not grow with the tokens."""
-    elements = sum(kind.layers * 2 * kind.key for kind in shape.groups() if kind.own_keys)
-    return elements * rows * columns * size
-
-
-def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
-    """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
-    batch = answers_together(config.evaluation.batch, device)
-    count = min(batch, max(1, MAX_TOKENS[device] // rows.prompted))
-    if metric_spec(config.evaluation.metric).picks_from_choices:
-        count = batch
-    elif device == "cpu":  # the largest number of rows that needs no padding rows
-        count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
-    return _pass(count, rows.prompted)
+    elements = sum(kind.layers * 2 * kind.key for kind in run.shape.groups() if kind.own_keys)
+    return elements * rows * columns * run.size
 
 
 def _pass(rows: int, tokens: int) -> MicroBatchShape:
     return MicroBatchShape("padded", rows, rows * tokens, rows, False)
 
 
-def moments(
-    shape: Architecture,
-    config: schema.Config,
-    rows: StepShape,
-    device: Device,
-    size: int,
-    accumulator: int = 0,
-    copies: bool = False,
-) -> list[tuple[int, MicroBatchShape]]:
-    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation.
-
-    `size`: bytes per logit, in addition `accumulator` while the head runs. `copies`: as `copies_shared_matrices`.
-    """
-    batch, length = answers_together(config.evaluation.batch, device), rows.prompted
-    read = prefill_shape(config, rows, device)
-    kept = kv_cache_bytes(shape, read.rows, length, size)
-    if metric_spec(config.evaluation.metric).picks_from_choices:
-        return [(kept, read), _choices(shape, batch, rows, size, accumulator, kept)]
+def generation_moments(run: PlannedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
+    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation."""
+    shape, device, evaluation = run.shape, run.device, run.config.evaluation
+    batch, length = answers_together(evaluation.batch, device), rows.prompted
+    if metric_spec(evaluation.metric).picks_from_choices:
+        kept = _kv_cache(run, batch, length)
+        return [(kept, _pass(batch, length)), _choices(run, batch, rows, kept)]
     if DECODER[device] == "generate" or shape.windowed:
-        return _by_generate(shape, config, rows, device, size, accumulator, copies)
-    places = _filled(batch, device)
-    filled = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
-    whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
-    step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
+        return _by_generate(run, rows)
+    read = _pass(rows_without_padding(min(batch, max(1, MAX_TOKENS[device] // length)), device), length)
+    kept, places = _kv_cache(run, read.rows, length), padded_rows(batch, device)
+    filled = _kv_cache(run, places, length + SPARE_CACHE_COLUMNS)
+    whole = _kv_cache(run, places, length + evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS)
+    step = 1 + min(MAX_DRAFT_TOKENS, evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
     return [
         ((filled if batch > read.rows else 0) + kept, read),
         (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
-        (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
-        (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
+        (whole + places * step * shape.vocabulary * (run.size + run.accumulator), _pass(places, step)),
+        (whole + _kv_cache(run, again, length), _pass(again, length)),
     ]
 
 
-def _by_generate(
-    shape: Architecture,
-    config: schema.Config,
-    rows: StepShape,
-    device: Device,
-    size: int,
-    accumulator: int,
-    copies: bool,
-) -> list[tuple[int, MicroBatchShape]]:
+def _by_generate(run: PlannedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
     """The moments of transformers' `generate`, by which CUDA answers, and a CPU where layers have windows or states:
     prompts are read, the last of their tokens is predicted, a layer's keys or values are copied to append the last
     token, and that is predicted. oneDNN copies the LM head for the last token of each prompt.
     """
-    batch, length, new = (
-        answers_together(config.evaluation.batch, device),
-        rows.prompted,
-        config.evaluation.max_new_tokens,
-    )
+    shape, size, new = run.shape, run.size, run.config.evaluation.max_new_tokens
+    batch, length = answers_together(run.config.evaluation.batch, run.device), rows.prompted
     states = any(kind.mixer_running for kind in shape.groups())
-    columns = length if states else prefill_columns(batch, length, device)
+    columns = length if states else prefill_columns(batch, length, run.device)
     read = batch * columns
-    prompts, whole = (kv_cache_bytes(shape, batch, columns, size) for columns in (length, length + new - 1))
+    prompts, whole = (_kv_cache(run, batch, columns) for columns in (length, length + new - 1))
     tokens = 4 * 8 * batch * (length + new)  # 64-bit: tokens, mask, positions, and the copy of one of them
     group = shape.heads // max(1, shape.kv_heads)
     masks = read * length  # boolean; in attention an additive one for each query head of a group
     attention = masks * (1 + group * (1 + size)) + read * (shape.hidden + 2 * shape.query) * size
-    logits = batch * shape.vocabulary * (size + FLOAT32 + accumulator)
-    copied_head = batch * shape.vocabulary * shape.hidden * size if copies else 0
+    logits = batch * shape.vocabulary * (size + FLOAT32 + run.accumulator)
+    copied_head = batch * shape.vocabulary * shape.hidden * size if run.copies_shared_matrices else 0
     appended = batch * (length + new) * max(kind.key for kind in shape.groups()) * size
-    if is_eager(shape, config):  # scores of the columns in the cache, and keys and values for every query head
+    if is_eager(shape, run.config):  # scores of the columns in the cache, and keys and values for every query head
         score = 3 * size if shape.sinks else 2 * FLOAT32
         masks += shape.heads * read * (length - columns) * score + 2 * batch * length * shape.query * size
         appended += batch * (length + new) * (shape.heads * score + 2 * shape.query * size)
@@ -390,19 +305,11 @@ def _by_generate(
     ]
 
 
-def _choices(
-    shape: Architecture, batch: int, rows: StepShape, size: int, accumulator: int, kept: int
-) -> tuple[int, MicroBatchShape]:
+def _choices(run: PlannedRun, batch: int, rows: StepShape, kept: int) -> tuple[int, MicroBatchShape]:
     """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
+    shape = run.shape
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
-    copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
+    copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * run.size
     scores = 2 * batch * shape.vocabulary * 4
-    logits = choices * rows.answer * shape.vocabulary * (size + accumulator) + scores
+    logits = choices * rows.answer * shape.vocabulary * (run.size + run.accumulator) + scores
     return kept + max(copied, logits), _pass(choices, rows.answer)
-
-
-def _filled(rows: int, device: Device) -> int:
-    """Batch size including padding rows (`evaluation.forward.padded_rows`)."""
-    if device != "cpu":
-        return rows
-    return 1 << (rows - 1).bit_length() if rows <= 16 else math.ceil(rows / 16) * 16

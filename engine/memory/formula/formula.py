@@ -15,26 +15,24 @@ Disk space: the checkpoints and the saved model. Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import Notice, UserError
-from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.preset import with_settings
 from engine.config.quantities import size
-from engine.memory.formula import activations
 from engine.memory.formula.activations import (
-    held_out_loss_bytes,
-    inference_temporaries,
-    layer_temporaries,
+    cast_head,
+    generates_answers,
+    generation_moments,
     loss_bytes,
     mask_bytes,
+    running_layer,
     saved_activations,
 )
-from engine.memory.formula.architecture import Architecture, read_architecture
+from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.packing import (
     MicroBatchShape,
@@ -44,23 +42,17 @@ from engine.memory.formula.packing import (
     uses_segments,
 )
 from engine.memory.formula.weights_and_state import (
-    BF16,
     FLOAT32,
+    PlannedRun,
     base_parameters,
     checkpoint_bytes,
-    compute_size,
     count_adapter_parameters,
-    decoder_bytes,
-    gradient_bytes,
     gradients_of_rank,
     head_gradient,
-    optimizer_state_bytes,
     saved_bytes,
     shard_count,
     state_of_rank,
-    trained_parameters,
     update_bytes,
-    weight_bytes,
     weights_of_rank,
     with_copy,
 )
@@ -75,21 +67,22 @@ def formula(
     `model_config`: the parsed config.json; `bf16`: whether the device supports bf16. Raises UserError if it is not that
     of a decoder.
     """
-    shape = read_architecture(model_config, config.model.id)
-    setting = config.train.micro_batch
+    run = PlannedRun(read_architecture(model_config, config.model.id), config, device, bf16)
+    setting, packing = config.train.micro_batch, config.train.packing
     most = rows.count if setting == "auto" else setting
-    segments = uses_segments(shape, config, device, bf16)
-    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, segments, needs_segments(shape))
+    segments, mixed = uses_segments(run), needs_segments(run.shape)
+    batch = largest_micro_batch_shape(rows, most, packing, device, segments, mixed)
+    held_out_batch = held_out_shape(rows, packing, device, run.shape.vocabulary, segments, mixed)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
-    static = _static(shape, config, device, bf16)
-    work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
-    step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
-    held_out = _peak({**static, **_held_out(work, rows)}, device)
-    answering = (
-        _peak({**static, "activations": _answering(work, rows)}, device)
-        if activations.generates_answers(config)
-        else None
-    )
+    static = {
+        "weights": weights_of_rank(run),
+        "adapters": count_adapter_parameters(run.shape, config) * FLOAT32,
+        "optimizer": state_of_rank(run),
+    }
+    moments = _moments(run, batch, checkpointing, static["optimizer"])
+    step = max(moments, key=lambda moment: sum({**static, **moment}.values()))
+    held_out = _peak({**static, **_held_out(run, held_out_batch)}, device)
+    answering = _peak({**static, "activations": _answering(run, rows)}, device) if generates_answers(config) else None
     estimate = MemoryEstimate(
         tier="formula",
         method=config.method,
@@ -103,10 +96,8 @@ def formula(
         evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
         held_out=held_out,
         answering=answering,
-        parameters=base_parameters(shape),
-        trainable=trained_parameters(shape)
-        if method_spec(config.method).trains_weights
-        else count_adapter_parameters(shape, config),
+        parameters=base_parameters(run.shape),
+        trainable=run.trainable,
         devices=config.train.devices,
         sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
@@ -114,108 +105,48 @@ def formula(
     return with_copy(estimate, config)
 
 
-@dataclass(frozen=True)
-class FormulaInputs:
-    """Inputs of the formula for one step."""
-
-    shape: Architecture
-    config: schema.Config
-    device: Device
-    bf16: bool
-    batch: MicroBatchShape
-    checkpointing: ActivationCheckpointing
-    size: int
-    """Bytes per activation."""
-
-    @property
-    def logit(self) -> int:
-        """Bytes per logit: bf16 in mixed precision."""
-        return BF16 if uses_autocast(self.config.method, self.config.train.precision) else self.size
-
-    @property
-    def accumulator(self) -> int:
-        """Bytes per element of a product in which it is added up."""
-        return activations.accumulator(self.device, self.bf16, self.size)
-
-
-def _static(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> dict[str, int]:
-    """Bytes by part that are allocated during all of training."""
-    decoder = decoder_bytes(shape, config, device, bf16)
-    return {
-        "weights": weights_of_rank(weight_bytes(shape, config, device, bf16), decoder, shape, config),
-        "adapters": count_adapter_parameters(shape, config) * FLOAT32,
-        "optimizer": state_of_rank(optimizer_state_bytes(shape, config, device, bf16), config),
-    }
-
-
-def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
+def _moments(
+    run: PlannedRun, batch: MicroBatchShape, checkpointing: ActivationCheckpointing, state: int
+) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
-    shape, config, batch, size = work.shape, work.config, work.batch, work.size
-    where = (shape, config, work.device, work.bf16)
-    blocks = [_saved(work, kind) for kind in shape.groups()]
+    shape = run.shape
+    blocks = [saved_activations(kind, run, batch) for kind in shape.groups()]
     all_blocks = sum(kind.layers * block for kind, block in zip(shape.groups(), blocks, strict=True))
-    recomputing = work.checkpointing.layers(shape.layers)
-    inputs = batch.tokens * shape.hidden * size
+    recomputing = checkpointing.layers(shape.layers)
+    inputs = batch.tokens * shape.hidden * run.size
     # Of offloaded inputs only that of the running layer is on the GPU.
-    kept = inputs if work.checkpointing.offload else recomputing * inputs
-    kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, size)
-    kept += activations.cast_head(shape, config)
+    kept = inputs if checkpointing.offload else recomputing * inputs
+    kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, run.size) + cast_head(run)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     # Where layers differ, the one that needs most is near the end of the model.
-    recomputed = max(blocks) if work.checkpointing.recomputes(shape.layers - 1) else 0
-    running = _running(work, batch, training=True) + recomputed
-    trained = gradients_of_rank(gradient_bytes(*where), shape, config)
+    recomputed = max(blocks) if checkpointing.recomputes(shape.layers - 1) else 0
+    trained = gradients_of_rank(run)
     before = trained if batch.several else 0
-    head = method_spec(config.method).trains_weights
+    logits = loss_bytes(run, batch, trained_head=run.method.trains_weights)
+    running = _running(run, batch, training=True) + recomputed
     return [
-        {
-            "gradients": before,
-            "activations": kept,
-            "logits": loss_bytes(shape, batch, work.logit, work.device, work.accumulator, head),
-        },
-        {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
-        {"gradients": trained, "optimizer": state + update_bytes(*where)},
+        {"gradients": before, "activations": kept, "logits": logits},
+        {"gradients": max(before, head_gradient(run)), "activations": kept + running},
+        {"gradients": trained, "optimizer": state + update_bytes(run)},
     ]
 
 
-def _saved(work: FormulaInputs, kind: Architecture) -> int:
-    """Bytes that a decoder layer of this kind saves for its backward pass."""
-    saved = saved_activations(kind, work.config, work.batch, work.size)
-    return saved + activations.extra_saved_bytes(kind, work.config, work.batch, work.size, work.device)
-
-
-def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
+def _held_out(run: PlannedRun, batch: MicroBatchShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
-    shape, device = work.shape, work.device
-    segments, setting = uses_segments(shape, work.config, device, work.bf16), work.config.train.packing
-    batch = held_out_shape(rows, setting, device, shape.vocabulary, segments, needs_segments(shape))
-    logits = held_out_loss_bytes(work.shape, batch, work.logit, work.device, work.accumulator)
-    forward = _running(work, batch, training=False) + mask_bytes(batch, work.size)
+    logits = loss_bytes(run, batch)
+    forward = _running(run, batch, training=False) + mask_bytes(batch, run.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
-def _answering(work: FormulaInputs, rows: StepShape) -> int:
+def _answering(run: PlannedRun, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
-    copies = activations.copies_shared_matrices(work.device, work.bf16, work.size)
-    moments = activations.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator, copies)
-    peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
-    return peak + activations.cast_head(work.shape, work.config)
+    moments = generation_moments(run, rows)
+    return max(kept + _running(run, batch, training=False) for kept, batch in moments) + cast_head(run)
 
 
-def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
+def _running(run: PlannedRun, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer, the one that needs most."""
-    return max(_running_layer(work, kind, batch, training) for kind in work.shape.groups())
-
-
-def _running_layer(work: FormulaInputs, kind: Architecture, batch: MicroBatchShape, training: bool) -> int:
-    where = (kind, work.config, batch, work.size, work.device)
-    if training:
-        plain = layer_temporaries(*where)
-        plain += work.accumulator * activations.accumulated_elements(kind, work.config, batch)
-    else:
-        plain = inference_temporaries(*where, work.accumulator)
-    plain = activations.with_sinks(kind, work.config, batch, work.size, training, plain)
-    return plain + activations.temporary_bytes(kind, work.config, batch, training)
+    return max(running_layer(kind, run, batch, training) for kind in run.shape.groups())
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

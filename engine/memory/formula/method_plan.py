@@ -22,7 +22,7 @@ from engine.config.activation_checkpointing import resolve_checkpointing
 from engine.config.batch_limits import mixing_reason, row_separation, text_type
 from engine.config.errors import UserError
 from engine.config.gpu_prices import Gpu
-from engine.config.method_specs import QLORA, method_spec, method_title, uses_autocast
+from engine.config.method_specs import QLORA, method_spec, method_title
 from engine.config.model_limits import stored_weights_note, text_config
 from engine.config.schema import Config
 from engine.config.tested_families import check_method, untested_family
@@ -46,7 +46,7 @@ from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.weights_and_state import (
     BF16,
-    compute_size,
+    PlannedRun,
     count_adapter_parameters,
     decoder_bytes,
     gradient_bytes,
@@ -395,8 +395,8 @@ def least_seconds(
     if gpu is None or not gpu.bf16_tflops or not gpu.memory_bandwidth:
         return None
     shape = read_architecture(model_config, config.model.id)
-    is_bf16 = compute_size(config, budget.device, budget.bf16) == BF16
-    if not is_bf16 and not uses_autocast(config.method, config.train.precision):
+    run = PlannedRun(shape, config, budget.device, budget.bf16)
+    if run.size != BF16 and not run.autocast:
         return None
     cost = training_cost(config, shape, estimate, work, budget)
     bandwidth = gpu.memory_bandwidth * GIGA
@@ -418,11 +418,11 @@ def training_cost(
         per_token += count_adapter_parameters(shape, config) * (3 + recomputed)
     head = shape.vocabulary * shape.hidden * (2 + trains)
     micro_batches = work.steps * math.ceil(config.train.batch / estimate.micro_batch)
-    where = (shape, config, budget.device, budget.bf16)
+    run = PlannedRun(shape, config, budget.device, budget.bf16)
     return TrainingCost(
         flops=2 * tokens * per_token + 2 * work.answer_tokens * seen * head,
-        weight_bytes=micro_batches * decoder_bytes(*where) * (2 + recomputed),
-        update_bytes=work.steps * (2 * optimizer_state_bytes(*where) + gradient_bytes(*where)),
+        weight_bytes=micro_batches * decoder_bytes(run) * (2 + recomputed),
+        update_bytes=work.steps * (2 * optimizer_state_bytes(run) + gradient_bytes(run)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from engine.config import schema
 from engine.config.batch_limits import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
@@ -19,7 +18,7 @@ from engine.config.batch_limits import (
 )
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
-from engine.memory.formula.weights_and_state import compute_size
+from engine.memory.formula.weights_and_state import PlannedRun
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,13 @@ class MicroBatchShape:
         return self.packing != "padded" and self.rows > 1 and not self.segments
 
 
-def uses_segments(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> bool:
+def uses_segments(run: PlannedRun) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
+    shape, attention = run.shape, run.config.model.attention
     sizes = shape.head_dim, shape.value_dim or shape.head_dim
-    if device == "cuda" and segment_kernel_missing(bf16, compute_size(config, device, bf16), sizes):
+    if run.device == "cuda" and segment_kernel_missing(run.bf16, run.size, sizes):
         return False
-    if shape.attention_dropout or config.model.attention not in ("auto", "sdpa"):
+    if shape.attention_dropout or attention not in ("auto", "sdpa"):
         return False
     windows = shape.windowed and not shape.windows_by_segments
     return shape.separation == "segments" or not (windows or shape.separation == "mixed")

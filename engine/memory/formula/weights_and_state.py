@@ -1,6 +1,6 @@
 """What the formula takes from no row: bytes of weights, adapters, gradients, optimizer state and checkpoints.
 
-Data types follow `engine.methods`; `bf16`: whether the device supports bf16 arithmetic.
+Data types follow `engine.methods`.
 
 When several devices divide the weights (`engine.training.sharding`), each has 1/N of them and, in full fine-tuning, of
 gradients and optimizer state. It also has the whole weights of two decoder layers, the one that computes and the next
@@ -11,34 +11,91 @@ compared with a GPU yet; on a CPU the prediction was 19% below the peak (`tests/
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 from msgspec.structs import replace
 
-from engine.config import schema
 from engine.config.automatic_optimizer import optimizer_name
-from engine.config.method_specs import method_spec, uses_autocast
+from engine.config.method_specs import MethodSpec, method_spec, uses_autocast
 from engine.config.schema import Config
+from engine.hardware.cpu import sums_bf16_in_float32
 from engine.memory.formula.architecture import Architecture, Linear
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory
 
 FLOAT32, BF16 = 4, 2
+GATHERED_LAYERS = 2
 
 
-def compute_size(config: schema.Config, device: Device, bf16: bool) -> int:
-    """Bytes per activation: 2 if the computation is in bf16, by the rules of `engine.methods`."""
-    if method_spec(config.method).quantizes_base:
-        setting = config.quantization.compute_dtype
-        uses_bf16 = (bf16 and config.train.precision != "fp32") if setting == "auto" else setting == "bf16"
-        return BF16 if uses_bf16 else FLOAT32
-    return BF16 if config.train.precision == "mixed" else _weight_size(config, device, bf16)
+@dataclass(frozen=True)
+class PlannedRun:
+    """What memory is predicted for: a model, the settings of a run, and a device."""
 
+    shape: Architecture
+    config: Config
+    device: Device
+    bf16: bool
+    """Whether the device has bf16 arithmetic."""
 
-def _weight_size(config: schema.Config, device: Device, bf16: bool) -> int:
-    if method_spec(config.method).quantizes_base:
-        return compute_size(config, device, bf16)
-    if config.train.precision == "auto":
-        return BF16 if bf16 and (device == "cuda" or method_spec(config.method).bf16_on_cpu) else FLOAT32
-    precision = config.train.precision
-    return FLOAT32 if precision == "fp32" or uses_autocast(config.method, precision) else BF16
+    @cached_property
+    def method(self) -> MethodSpec:
+        return method_spec(self.config.method)
+
+    @cached_property
+    def autocast(self) -> bool:
+        """Whether it trains float32 weights in mixed precision."""
+        return uses_autocast(self.config.method, self.config.train.precision)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes per activation: 2 if the computation is in bf16, by the rules of `engine.methods`."""
+        precision = self.config.train.precision
+        if not self.method.quantizes_base:
+            return BF16 if precision == "mixed" else self.weight_size
+        setting = self.config.quantization.compute_dtype
+        return BF16 if setting == "bf16" or (setting == "auto" and self.bf16 and precision != "fp32") else FLOAT32
+
+    @cached_property
+    def weight_size(self) -> int:
+        """Bytes per weight that is not quantized."""
+        precision = self.config.train.precision
+        if self.method.quantizes_base:
+            return self.size
+        if precision == "auto":
+            return BF16 if self.bf16 and (self.device == "cuda" or self.method.bf16_on_cpu) else FLOAT32
+        return FLOAT32 if precision == "fp32" or self.autocast else BF16
+
+    @property
+    def logit(self) -> int:
+        """Bytes per logit: bf16 in mixed precision."""
+        return BF16 if self.autocast else self.size
+
+    @cached_property
+    def accumulator(self) -> int:
+        """Bytes per element of a product in which it is added up, in addition to the element itself."""
+        on_cpu = self.device == "cpu" and not self.bf16 and self.size == BF16
+        return FLOAT32 if on_cpu and sums_bf16_in_float32() else 0
+
+    @property
+    def copies_shared_matrices(self) -> bool:
+        """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
+        (`dry_run.kernel_scratch`).
+        """
+        return self.device == "cpu" and self.size == BF16 and (self.bf16 or sums_bf16_in_float32())
+
+    @property
+    def trains_bf16(self) -> bool:
+        return self.method.trains_weights and self.weight_size == BF16
+
+    @cached_property
+    def trainable(self) -> int:
+        """Number of trained parameters."""
+        trains_weights = self.method.trains_weights
+        return trained_parameters(self.shape) if trains_weights else count_adapter_parameters(self.shape, self.config)
+
+    @property
+    def has_32_bit_state(self) -> bool:
+        return optimizer_name(self.config.optimizer.name, self.device) == "adamw"
 
 
 def base_parameters(shape: Architecture) -> int:
@@ -48,13 +105,10 @@ def base_parameters(shape: Architecture) -> int:
 
 def trained_parameters(shape: Architecture) -> int:
     """Number of parameters that full fine-tuning trains: all but those of vision and audio towers."""
-    others = sum(kind.layers * kind.layer_weights for kind in shape.groups())
-    return shape.embeddings + shape.hidden + _linear_weights(shape) + others
-
-
-def _linear_weights(shape: Architecture) -> int:
-    """Weights of the linear layers of all decoder layers."""
-    return sum(kind.layers * linear.weights for kind in shape.groups() for linear in kind.linears)
+    layers = (
+        kind.layers * (kind.layer_weights + sum(linear.weights for linear in kind.linears)) for kind in shape.groups()
+    )
+    return shape.embeddings + shape.hidden + sum(layers)
 
 
 def _four_bit_weights(kind: Architecture) -> int:
@@ -63,28 +117,28 @@ def _four_bit_weights(kind: Architecture) -> int:
     return linear + kind.expert_weights - kind.experts * kind.hidden
 
 
-def weight_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def weight_bytes(run: PlannedRun) -> int:
     """Bytes of all parameters; for QLoRA linear layers and experts have 4 bits per weight and scales.
 
     NF4 has a float32 scale per 64 weights: 4.5 bits per weight; with double quantization one byte per 64 weights and a
     float32 per 256 scales: 4.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3). Embeddings, LM head, norms and
     routers are not quantized (`methods.weights`).
     """
-    size = _weight_size(config, device, bf16)
-    if not method_spec(config.method).quantizes_base:
-        return base_parameters(shape) * size
-    four_bit = sum(kind.layers * _four_bit_weights(kind) for kind in shape.groups())
-    scales = four_bit / 64 * (1 + FLOAT32 / 256 if config.quantization.double else FLOAT32)
-    return round((base_parameters(shape) - four_bit) * size + four_bit / 2 + scales)
+    parameters = base_parameters(run.shape)
+    if not run.method.quantizes_base:
+        return parameters * run.weight_size
+    four_bit = sum(kind.layers * _four_bit_weights(kind) for kind in run.shape.groups())
+    scales = four_bit / 64 * (1 + FLOAT32 / 256 if run.config.quantization.double else FLOAT32)
+    return round((parameters - four_bit) * run.weight_size + four_bit / 2 + scales)
 
 
-def decoder_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def decoder_bytes(run: PlannedRun) -> int:
     """Bytes of the decoder layers."""
-    outside = shape.embeddings + shape.hidden + shape.tower
-    return weight_bytes(shape, config, device, bf16) - outside * _weight_size(config, device, bf16)
+    outside = run.shape.embeddings + run.shape.hidden + run.shape.tower
+    return weight_bytes(run) - outside * run.weight_size
 
 
-def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
+def adapted(shape: Architecture, config: Config) -> list[Linear]:
     """The linear layers of a decoder layer with an adapter; unknown names are ignored."""
     if method_spec(config.method).trains_weights:
         return []
@@ -94,7 +148,7 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     return [linear for linear in shape.linears if linear.name in targets]
 
 
-def count_adapter_parameters(shape: Architecture, config: schema.Config) -> int:
+def count_adapter_parameters(shape: Architecture, config: Config) -> int:
     """rank × (in + out) per adapted linear layer, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
     rank, dora = config.adapter.rank, config.adapter.dora
     total = 0
@@ -106,12 +160,12 @@ def count_adapter_parameters(shape: Architecture, config: schema.Config) -> int:
     return total
 
 
-def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
+def adapts_experts(shape: Architecture, config: Config) -> bool:
     """Whether experts have adapters."""
     return bool(shape.experts) and bool(_adapted_experts(config))
 
 
-def _adapted_experts(config: schema.Config) -> set[str]:
+def _adapted_experts(config: Config) -> set[str]:
     """The tensors of the experts with an adapter, as `methods.adapters.find_targets` finds them."""
     targets = config.adapter.target_modules
     if method_spec(config.method).trains_weights:
@@ -122,7 +176,7 @@ def _adapted_experts(config: schema.Config) -> set[str]:
     return projections | ({"gate_up_proj"} if {"gate_proj", "up_proj"} <= set(targets) else set())
 
 
-def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
+def _expert_adapters(shape: Architecture, config: Config) -> int:
     """Adapter parameters of the experts of one layer: gate and up are one matrix."""
     if not adapts_experts(shape, config):
         return 0
@@ -131,68 +185,49 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
     return shape.experts * rank * sum(per_rank[name] for name in _adapted_experts(config))
 
 
-def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def gradient_bytes(run: PlannedRun) -> int:
     """Gradients of all trained parameters in their dtype; adapters are float32."""
-    if method_spec(config.method).trains_weights:
-        return trained_parameters(shape) * _weight_size(config, device, bf16)
-    return count_adapter_parameters(shape, config) * FLOAT32
+    return run.trainable * (run.weight_size if run.method.trains_weights else FLOAT32)
 
 
-def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
-    return method_spec(config.method).trains_weights and _weight_size(config, device, bf16) == BF16
-
-
-def optimizer_state_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def optimizer_state_bytes(run: PlannedRun) -> int:
     """AdamW's two moments: 8 bytes per trained parameter, or 2 in 8 bits with a float32 scale per 256 values (Dettmers
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
     """
-    count = (
-        trained_parameters(shape)
-        if method_spec(config.method).trains_weights
-        else count_adapter_parameters(shape, config)
-    )
-    bytes_each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
-    remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"
-    return round(count * (bytes_each + (BF16 if remainder else 0)))
+    bytes_each = 2 * FLOAT32 if run.has_32_bit_state else 2 * (1 + FLOAT32 / 256)
+    remainder = run.trains_bf16 and run.config.optimizer.rounding == "remainder"
+    return round(run.trainable * (bytes_each + (BF16 if remainder else 0)))
 
 
-def _has_32_bit_state(config: schema.Config, device: Device) -> bool:
-    return optimizer_name(config.optimizer.name, device) == "adamw"
-
-
-def update_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def update_bytes(run: PlannedRun) -> int:
     """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
 
     Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,
     then weight and random numbers. 8-bit on the CPU: five float32 copies.
     """
-    if method_spec(config.method).trains_weights:
+    shape, on_cpu = run.shape, run.device == "cpu"
+    if run.method.trains_weights:
         own = shape.layer_vocabulary * shape.layers * shape.layer_embedding
         largest = max(shape.vocabulary * shape.hidden, own, shape.largest_linear)
     else:
-        rank = config.adapter.rank
-        layers = (linear for kind in shape.groups() for linear in adapted(kind, config))
-        largest = max((rank * max(linear.inputs, linear.outputs) for linear in layers), default=0)
-    compensated = _trains_bf16(config, device, bf16)
+        layers = (linear for kind in shape.groups() for linear in adapted(kind, run.config))
+        widest = max((max(linear.inputs, linear.outputs) for linear in layers), default=0)
+        largest = run.config.adapter.rank * widest
+    compensated = run.trains_bf16
     copies = 3 if compensated else 0
-    if compensated and device == "cuda" and config.optimizer.rounding == "stochastic":
+    if compensated and not on_cpu and run.config.optimizer.rounding == "stochastic":
         copies = 2
-    if device == "cpu" and not _has_32_bit_state(config, device):
+    if on_cpu and not run.has_32_bit_state:
         copies += 5 - compensated
-    elif device == "cpu" and compensated:
+    elif on_cpu and compensated:
         copies += 3
     return largest * copies * FLOAT32
 
 
-def head_gradient(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def head_gradient(run: PlannedRun) -> int:
     """Full fine-tuning allocates the gradient of the LM head before any activation is freed."""
-    if not method_spec(config.method).trains_weights:
-        return 0
-    return shape.vocabulary * shape.hidden * _weight_size(config, device, bf16)
-
-
-GATHERED_LAYERS = 2
+    return run.shape.vocabulary * run.shape.hidden * run.weight_size if run.method.trains_weights else 0
 
 
 def shard_count(config: Config) -> int:
@@ -200,26 +235,27 @@ def shard_count(config: Config) -> int:
     return config.train.devices if config.train.parallelism == "fsdp" else 1
 
 
-def weights_of_rank(whole: int, decoder: int, shape: Architecture, config: Config) -> int:
-    """Bytes of weights on a rank. `whole`: of the model; `decoder`: of its decoder layers."""
-    ranks = shard_count(config)
+def weights_of_rank(run: PlannedRun) -> int:
+    """Bytes of weights on a rank."""
+    whole, ranks = weight_bytes(run), shard_count(run.config)
     if ranks == 1:
         return whole
-    return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // shape.layers
+    decoder = decoder_bytes(run)
+    return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // run.shape.layers
 
 
-def state_of_rank(whole: int, config: Config) -> int:
+def state_of_rank(run: PlannedRun) -> int:
     """Bytes of optimizer state on a rank; that of adapters is whole on each."""
-    return whole // shard_count(config) if method_spec(config.method).trains_weights else whole
+    return optimizer_state_bytes(run) // (shard_count(run.config) if run.method.trains_weights else 1)
 
 
-def gradients_of_rank(whole: int, shape: Architecture, config: Config) -> int:
+def gradients_of_rank(run: PlannedRun) -> int:
     """Bytes of gradients on a rank at the end of a backward pass; those of adapters are whole on each."""
-    ranks = shard_count(config)
-    if ranks == 1 or not method_spec(config.method).trains_weights:
+    whole, ranks = gradient_bytes(run), shard_count(run.config)
+    if ranks == 1 or not run.method.trains_weights:
         return whole
-    outside = shape.embeddings + shape.hidden
-    return whole // ranks + outside * (whole // trained_parameters(shape) + FLOAT32)
+    outside = run.shape.embeddings + run.shape.hidden
+    return whole // ranks + outside * (run.weight_size + FLOAT32)
 
 
 def copies_checkpoints(config: Config, device: Device) -> bool:
@@ -228,10 +264,10 @@ def copies_checkpoints(config: Config, device: Device) -> bool:
     By default only those of full fine-tuning on a GPU. Checkpoints of adapters are small. On a CPU the copy would be in
     the memory by which runs are planned and compared, and writing takes time from training.
     """
-    setting = config.train.async_checkpoints
-    if shard_count(config) > 1 and method_spec(config.method).trains_weights:
+    setting, trains_weights = config.train.async_checkpoints, method_spec(config.method).trains_weights
+    if shard_count(config) > 1 and trains_weights:
         return False  # every rank writes its part of a checkpoint while training waits
-    return (method_spec(config.method).trains_weights and device == "cuda") if setting == "auto" else setting
+    return (trains_weights and device == "cuda") if setting == "auto" else setting
 
 
 def saved_bytes(estimate: MemoryEstimate, config: Config) -> int:

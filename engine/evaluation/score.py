@@ -32,7 +32,7 @@ from engine.evaluation.predictions import RowLoss
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
 from engine.runs.run.predictions import ScoredItem
-from engine.runs.run.result import General, Interval, Score
+from engine.runs.run.result import Interval, Score
 from engine.training.batches import (
     Packing,
     answer_tokens,
@@ -286,23 +286,6 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
         raise UserError(problem, str(path), hint, code="data.general_empty")
     name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
-
-
-def general_losses(
-    model: torch.nn.Module,
-    rows: Sequence[Row],
-    packing: Packing,
-    pad: int,
-    device: str,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[float]:
-    """Summed negative log-likelihood of each passage in nats; `progress` is called with the passages done."""
-    return [loss.nll for loss in row_losses(model, rows, packing, pad, device, progress)]
-
-
-def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:
-    """The losses as stored in `result.json`."""
-    return General(text=text, tokens=[answer_tokens(row) for row in rows], before=before, after=after)
 
 
 def _row(passage: str, name: str, tokenizer: Any) -> Row | None:

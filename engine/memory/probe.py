@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -35,13 +34,6 @@ from engine.training.trainer import AnswerTrainer, enable_checkpointing
 HEADROOM = 0.05
 """Fraction of the device's memory that a probe leaves free: rows of other lengths fragment the pool differently."""
 Warn = Callable[[str, str], None]
-
-
-@runtime_checkable
-class AllocatesStep(Protocol):
-    """An optimizer that can allocate what a step needs in addition to paged state."""
-
-    def allocate_step(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class Probe:
         return ProbeResult(training, evaluation, time.monotonic() - started, self.enabled)
 
     def _measured(self) -> tuple[int, int | None]:
-        limit = self._least(self._limit())
+        limit = self._least(available_memory(self.meters))
         if self.fits is not None:
             self._reduce_until_predicted_to_fit(self.fits, limit)
         step = self.meters.peak_of(self._step)
@@ -176,17 +168,14 @@ class Probe:
         """The least value of all ranks, if they divide a model: they must then do the same."""
         return min(self.trainer.ranks.all_gather(value)) if self.trainer.is_sharded else value
 
-    def _limit(self) -> int:
-        return available_memory(self.meters)
-
     def _step(self) -> None:
         """Make an optimizer step that changes no weight, so that the optimizer's state exists."""
         for parameter in self.trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         if getattr(self.optimizer, "is_paged", False):
-            if isinstance(self.optimizer, AllocatesStep):
-                self.optimizer.allocate_step()
+            if allocate := getattr(self.optimizer, "allocate_step", None):
+                allocate()
         else:
             self._step_at_no_rate()
         self._drop_gradients()

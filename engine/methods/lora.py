@@ -25,10 +25,7 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the frozen base."""
-    model = load_pretrained(config.model, machine, weight_dtype(config, machine))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+    return load_pretrained(config.model, machine, weight_dtype(config, machine)).requires_grad_(False)
 
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:

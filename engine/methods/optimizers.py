@@ -156,21 +156,28 @@ def compensated(kind: type) -> type:
 
         @contextmanager
         def exact(self, p: torch.nn.Parameter) -> Iterator[None]:
-            """Context in which weight and gradient are float32, with the remainder added to the weight."""
-            state = self.state[p]
-            if "remainder" not in state:
-                state["remainder"] = torch.zeros_like(p)
+            """Context in which weight and gradient are float32."""
             weight, gradient = p.data, p.grad
             p.grad = None
-            p.data = weight.float() + state["remainder"].float()
+            p.data = self.exact_weight(p)
             p.grad = gradient.float()
             yield
             exact = p.data
             p.grad = None
-            weight.copy_(exact)
-            state["remainder"].copy_(exact - weight.float())
+            self.store(p, weight, exact)
             p.data = weight
             p.grad = gradient
+
+        def exact_weight(self, p: torch.nn.Parameter) -> torch.Tensor:
+            """Weight and remainder in float32."""
+            state = self.state[p]
+            if "remainder" not in state:
+                state["remainder"] = torch.zeros_like(p)
+            return p.data.float() + state["remainder"].float()
+
+        def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
+            weight.copy_(exact)
+            self.state[p]["remainder"].copy_(exact - weight.float())
 
         @torch.no_grad()
         def allocate_step(self) -> None:
@@ -194,19 +201,11 @@ def stochastic(kind: type) -> type:
     """
 
     class Stochastic(compensated(kind)):
-        @contextmanager
-        def exact(self, p: torch.nn.Parameter) -> Iterator[None]:
-            """Context in which weight and gradient are float32."""
-            weight, gradient = p.data, p.grad
-            p.grad = None
-            p.data = weight.float()
-            p.grad = gradient.float()
-            yield
-            exact = p.data
-            p.grad = None
+        def exact_weight(self, p: torch.nn.Parameter) -> torch.Tensor:
+            return p.data.float()
+
+        def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
             weight.copy_(rounded_stochastically(exact))
-            p.data = weight
-            p.grad = gradient
 
     Stochastic.__name__ = f"Stochastic{kind.__name__}"
     return Stochastic

@@ -212,9 +212,7 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
         model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))
     if machine.device == "cpu":
         forbid_repacking(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model
+    return model.requires_grad_(False)
 
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:

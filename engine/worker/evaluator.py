@@ -36,8 +36,6 @@ from engine.evaluation.preflight import unscorable_warning
 from engine.evaluation.score import (
     Progress,
     Scorer,
-    general_losses,
-    general_result,
     general_rows,
     item_losses,
     no_progress,
@@ -51,7 +49,7 @@ from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import MIN_ENDED, BenchmarkScores, Score, read_scores, write_scores
 from engine.runs.run.result_builder import score_of
 from engine.runs.run.run_dir import RunDir
-from engine.training.batches import Packing
+from engine.training.batches import Packing, answer_tokens
 from engine.training.ranks import Ranks
 from engine.training.row_independence import ONE_ROW
 from engine.worker.run_log import RunLog
@@ -190,8 +188,8 @@ class Evaluator:
             self._log_score("after", items, seconds)
         if self.general:
             after = self._general_losses(model)
-            result = general_result(self.text, self.general, self.base_general, after)
-            self.log.write(events.GeneralLoss(**msgspec.structs.asdict(result)))
+            tokens = [answer_tokens(row) for row in self.general]
+            self.log.write(events.GeneralLoss(text=self.text, tokens=tokens, before=self.base_general, after=after))
         if self.config.evaluation.when != "never":
             self.benchmarks.after(model)
 
@@ -227,15 +225,17 @@ class Evaluator:
         return list(zip(items, prompts, outputs, strict=True))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
+        """Summed negative log-likelihood of each passage in nats."""
         pad, device = self.tokenizer.pad_token_id, self.device
         total = -(-len(self.general) // self.ranks.size)
 
         def progress(done: int) -> None:
             self.log.progress("general text", done, total)
 
-        return self.ranks.mapped(
-            lambda part: general_losses(model, part, self.packing, pad, device, progress), self.general
+        losses = self.ranks.mapped(
+            lambda part: row_losses(model, part, self.packing, pad, device, progress), self.general
         )
+        return [loss.nll for loss in losses]
 
     def _summary(self, scored: Sequence[ScoredItem], seconds: float) -> Score:
         """Means over the test items; items of one group are one unit of the intervals."""

@@ -45,7 +45,7 @@ from engine.memory.dry_run.layer_extrapolation import (
     tracking_layers,
 )
 from engine.memory.dry_run.memory_tracker import MemoryTracker
-from engine.memory.dry_run.worst_case_batches import StepTensors, synthetic_tensors
+from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatches, synthetic_batches
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
@@ -71,10 +71,14 @@ DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, Uns
 
 
 def dry_run(
-    config: schema.Config, model_config: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
+    config: schema.Config,
+    model_config: Any,
+    machine: Machine,
+    rows: StepShape,
+    batches: WorstCaseBatches | None = None,
 ) -> MemoryEstimate:
-    """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for the batches
-    of `work` if known.
+    """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for `batches`
+    if they are known.
 
     `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built, if its
     memory depends on values of tensors, or if its layers would take more than MAX_OPERATIONS.
@@ -84,7 +88,9 @@ def dry_run(
     vocabulary = model_config.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length, machine, compute_dtype(config, machine))
     mixed = bool(mixing_reason(model_config.to_dict()))
-    work = work or synthetic_tensors(config, machine, rows, vocabulary, segments, mixed)
+    batches = batches or synthetic_batches(config, machine, rows, vocabulary, segments, mixed)
+    setting = config.train.micro_batch
+    work = batches.work(config, rows.count if setting == "auto" else setting, machine.device)
     if work.packing.segments:
         varlen_attention.enable(model)
     pattern = layer_pattern(model, _checkpointing(config, machine))

@@ -20,7 +20,6 @@ from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.data.source import EMBEDDED
-from engine.memory.dry_run import worst_case_batches
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account, segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
@@ -44,7 +43,7 @@ from engine.memory.formula.method_plan import (
 )
 from engine.memory.formula.weights_and_state import shard_count
 from engine.methods.machine import Machine, this_machine
-from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, config_of, load_error, load_tokenizer
+from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, config_at, config_of, load_tokenizer
 from engine.runs.run.result import Predicted
 from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
 
@@ -184,10 +183,12 @@ def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tup
     """(the dry run, or None and the reason); with the data's own batches if they are known."""
     if shard_count(asked.config) > 1:
         return None, "a dry run has the whole model, and its weights are sharded across devices"
-    micro_batch = asked.config.train.micro_batch
-    work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
+    micro_batch, batches = asked.config.train.micro_batch, None
+    assert isinstance(micro_batch, int)  # `auto` is resolved
+    if chosen.data and not uses_flash_attention(asked.config, subject.machine):  # whose packed rows it cannot use
+        batches = chosen.data.worst_case(asked.config, micro_batch)
     try:
-        return dry_run(asked.config, subject.model_config, subject.machine, asked.rows, work), ""
+        return dry_run(asked.config, subject.model_config, subject.machine, asked.rows, batches), ""
     except UserError as error:
         if error.code != NO_DRY_RUN:
             raise
@@ -200,19 +201,20 @@ def model_config_of(model: schema.Model) -> tuple[Any, str]:
     A folder needs only its config.json, neither weights nor tokenizer; a model of the catalog that cannot be downloaded
     needs no file. Raises UserError for an architecture that transformers does not support or that needs remote code.
     """
-    folder = Path(model.id)
-    if not (folder / "config.json").is_file():
-        try:
-            return config_of(model), ""
-        except UserError:
-            if model.id not in CATALOG or (pulled_folder(model.id) / "config.json").exists():
-                raise
-        note = f"{model.id} is not on this machine and the Hub is unreachable: using its shape in the catalog"
-        return AutoConfig.for_model(**CATALOG[model.id].shape), note
     try:
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
-    except (OSError, ValueError, KeyError) as error:
-        raise load_error(ModelLocation(str(folder), True), "configuration", error) from error
+        folder = _model_folder(model)
+        return config_at(folder) if folder else config_of(model), ""
+    except UserError:
+        if model.id not in CATALOG or (pulled_folder(model.id) / "config.json").exists():
+            raise
+    note = f"{model.id} is not on this machine and the Hub is unreachable: using its shape in the catalog"
+    return AutoConfig.for_model(**CATALOG[model.id].shape), note
+
+
+def _model_folder(model: schema.Model) -> ModelLocation | None:
+    """The folder of a model that `model.id` names, with or without weights, which `locate` requires; None without."""
+    folder = Path(model.id)
+    return ModelLocation(str(folder), True) if (folder / "config.json").is_file() else None
 
 
 MAX_BYTES = 16 << 20
@@ -272,12 +274,6 @@ class DataWorkload:
             pad=0,
         )
 
-    def work(self, config: schema.Config, micro_batch: int) -> worst_case_batches.StepTensors | None:
-        """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
-        if uses_flash_attention(config, self.machine):
-            return None
-        return self.worst_case(config, micro_batch).work(config, micro_batch, self.machine.device)
-
 
 def read_rows(config: schema.Config, model_config: Any, machine: Machine, given: bool) -> DataWorkload | str:
     """Read the data, or return the reason why it is not read. `given`: the user named the data.
@@ -286,12 +282,9 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
     """
     if (why := _costly(config.data)) or (why := _no_tokenizer(config.model)):
         return why
-    folder = Path(config.model.id)
-    located = (
-        ModelLocation(str(folder), True) if (folder / "config.json").is_file() else None
-    )  # `locate` requires weights
     try:
-        prepared = prepare(config.data, config.train.max_length, load_tokenizer(config.model, located))
+        tokenizer = load_tokenizer(config.model, _model_folder(config.model))
+        prepared = prepare(config.data, config.train.max_length, tokenizer)
     except UserError as error:
         if given:
             raise
@@ -331,10 +324,9 @@ def _costly(data: schema.Data) -> str:
 
 
 def _no_tokenizer(model: schema.Model) -> str:
-    folder = Path(model.id)
-    if (folder / "config.json").is_file() and not any((folder / name).exists() for name in TOKENIZER_FILES):
-        return "the model folder has no tokenizer"
-    return ""
+    folder = _model_folder(model)
+    missing = folder and not any((Path(folder.source) / name).exists() for name in TOKENIZER_FILES)
+    return "the model folder has no tokenizer" if missing else ""
 
 
 @dataclass(frozen=True)
@@ -422,11 +414,12 @@ def estimate_run(
     light = bool(estimates)
     try:
         if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model
-            exact = _dry_run_of(chosen, model_config, machine, batches)
+            exact = dry_run(chosen.config, model_config, machine, chosen.rows, batches)
             if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(estimates[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
-                estimates, exact = [chosen.formula_estimate()], _dry_run_of(chosen, model_config, machine, batches)
+                estimates = [chosen.formula_estimate()]
+                exact = dry_run(chosen.config, model_config, machine, chosen.rows, batches)
             estimates.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
@@ -444,11 +437,3 @@ def run_query(
         name=machine.name, device=machine.device, source="gpu", total=(limit or 0) + CONTEXT, bf16=machine.bf16
     )
     return FitQuery(config, model_config, rows, budget)
-
-
-def _dry_run_of(chosen: FitQuery, model_config: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
-    micro_batch = chosen.config.train.micro_batch
-    assert isinstance(micro_batch, int)
-    return dry_run(
-        chosen.config, model_config, machine, chosen.rows, batches.work(chosen.config, micro_batch, machine.device)
-    )

@@ -16,6 +16,7 @@ from engine.data.prepared import answer_tokens_of, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
 from engine.memory.dry_run.fake_model import uses_flash_attention
+from engine.memory.formula.activations import generates_answers
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import (
@@ -71,14 +72,18 @@ class WorstCaseBatches:
 
     def work(self, config: schema.Config, micro_batch: int, device: str) -> StepTensors:
         """Tensors for a dry run of a device, on the CPU."""
-        groups, packing = self.groups(micro_batch), self.packing
-        held_out = self.held_out or groups[0]
+        groups, packing, evaluation = self.groups(micro_batch), self.packing, config.evaluation
+        answers = None
+        if generates_answers(config):
+            choosing = metric_spec(evaluation.metric).picks_from_choices
+            tokens = self.choice if choosing else evaluation.max_new_tokens
+            answers = longest_answers(self.prompts, answers_together(evaluation.batch, device), tokens, choosing)
         return StepTensors(
-            self.packing,
+            packing,
             max(map(len, groups)),
             [collate(group, packing, self.pad, "cpu") for group in groups[:2]],
-            collate(held_out, packing, self.pad, "cpu"),
-            answers_for(config, self.prompts, self.choice, device),
+            collate(self.held_out or groups[0], packing, self.pad, "cpu"),
+            answers,
         )
 
 
@@ -147,10 +152,10 @@ class StepTensors:
     """None if nothing is generated."""
 
 
-def synthetic_tensors(
+def synthetic_batches(
     config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int, segments: bool, mixed: bool
-) -> StepTensors:
-    """Tensors for rows of one length. `segments`: whether the model supports attention over segments; `mixed`: whether
+) -> WorstCaseBatches:
+    """Batches of rows of one length. `segments`: whether the model supports attention over segments; `mixed`: whether
     its packed rows influence each other otherwise.
 
     With FlashAttention packed rows become a padded batch: without mask and padding it has the same number of tokens.
@@ -161,19 +166,19 @@ def synthetic_tensors(
     many = [Row(next(ids), labels, [1], "", "", False) for _ in range(SYNTHETIC_ROWS)]
     varlen = uses_flash_attention(config, machine)
     packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments, mixed)
-    micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
-    groups = list(micro_batches(step, micro_batch, packing))
-    held_out = next(held_out_batches(many, packing, machine.device, vocabulary, answers_only=True))
     packing = replace(packing, mode="padded") if varlen else packing
-    batch = answers_together(config.evaluation.batch, machine.device)
     # The first tokens differ, so that the prompts have no common prefix.
-    prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(batch)]
-    return StepTensors(
-        packing,
-        len(groups[0]),
-        [collate(group, packing, 0, "cpu") for group in groups[:2]],
-        collate(held_out, packing, 0, "cpu"),
-        answers_for(config, prompts, rows.answer, machine.device),
+    prompts = [
+        [number % vocabulary, *[0] * (rows.prompted - 1)]
+        for number in range(answers_together(config.evaluation.batch, machine.device))
+    ]
+    return WorstCaseBatches(
+        packing=packing,
+        step=step,
+        held_out=longest_held_out(many, packing, machine.device, vocabulary, answers_only=True),
+        prompts=prompts,
+        choice=rows.answer,
+        pad=0,
     )
 
 
@@ -181,15 +186,3 @@ def _synthetic_ids(rows: StepShape, vocabulary: int) -> Iterator[list[int]]:
     """Token ids of rows that have `rows.shared` tokens in common."""
     for number in itertools.count():
         yield [0] * rows.shared + [1 + number % (vocabulary - 1)] * (rows.length - rows.shared)
-
-
-def answers_for(
-    config: schema.Config, prompts: Sequence[Sequence[int]], choice: int, device: str
-) -> WorstCaseAnswers | None:
-    """The largest generation batch of `config`. `choice`: tokens of the longest choice."""
-    evaluation = config.evaluation
-    if not metric_spec(evaluation.metric).needs_answers or evaluation.when == "never":
-        return None
-    choosing = metric_spec(evaluation.metric).picks_from_choices
-    batch = answers_together(evaluation.batch, device)
-    return longest_answers(prompts, batch, choice if choosing else evaluation.max_new_tokens, choosing)

@@ -181,7 +181,7 @@ def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkey
 
     probes: list[Probe] = []
     monkeypatch.setattr(Meters, "peak_of", peak_of)
-    monkeypatch.setattr(Probe, "_limit", lambda probe: 50)
+    monkeypatch.setattr("engine.memory.probe.available_memory", lambda meters: 50)
     trained(
         tmp_path,
         lambda probe: (probes.append(probe), probe.run())[1],

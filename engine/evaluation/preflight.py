@@ -28,11 +28,24 @@ def refuse_rows(config: Config, rows: Prepared) -> None:
 
 
 def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[str, Any]) -> UserError | None:
-    """The first error of rows (split -> sequence of Row) that cannot be trained on or scored, else None."""
+    """The first error of rows (split -> sequence of Row) that cannot be trained on or scored, else None: rows longer
+    than the model supports, the metric `choice` with too many or too few distinct answers, generation from an empty
+    prompt.
+    """
     longest = max((int(lengths_of(split).max(initial=0)) for split in rows.values()), default=0)
-    return length_error(longest, maximum_positions(config_of(model)), max_length) or scoring_error(
-        evaluation, rows["train"], rows["test"]
-    )
+    positions, metric = maximum_positions(config_of(model)), metric_spec(evaluation.metric)
+    if positions and longest > positions:
+        problem = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
+        hint = f"--set train.max_length={positions} (it is {max_length})"
+        return UserError(problem, "train.max_length", hint, "data.longer_than_model")
+    try:
+        if metric.picks_from_choices and len(rows["test"]):
+            Choices.of(rows["train"])
+        if metric.needs_answers and evaluation.when != "never":
+            check_prompts(rows["test"])
+    except UserError as error:
+        return error
+    return None
 
 
 def check_prepared(model: Model, max_length: int, evaluation: Evaluation, done: Preparation) -> PreflightResult:
@@ -44,29 +57,6 @@ def check_prepared(model: Model, max_length: int, evaluation: Evaluation, done: 
         notices.append(notice)
     refusal = preflight(model, max_length, evaluation, done.rows)
     return PreflightResult(refusal, notices, chosen.metric, chosen.reason)
-
-
-def length_error(longest: int, positions: int | None, max_length: int) -> UserError | None:
-    """The error if rows of `longest` tokens exceed the model's number of positions."""
-    if not positions or longest <= positions:
-        return None
-    problem = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
-    hint = f"--set train.max_length={positions} (it is {max_length})"
-    return UserError(problem, "train.max_length", hint, "data.longer_than_model")
-
-
-def scoring_error(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Row]) -> UserError | None:
-    """The error if the metric does not apply to these rows: `choice` with too many or too few distinct answers, or
-    generation from an empty prompt.
-    """
-    try:
-        if metric_spec(evaluation.metric).picks_from_choices and len(test):
-            Choices.of(train)
-        if metric_spec(evaluation.metric).needs_answers and evaluation.when != "never":
-            check_prompts(test)
-    except UserError as error:
-        return error
-    return None
 
 
 def check_prompts(rows: Sequence[Row]) -> None:

@@ -20,53 +20,23 @@ from engine.config.files import read_small
 from engine.config.text import visible
 
 KEYS = frozenset(
-    [
-        "task",
-        "task_alias",
-        "tag",
-        "dataset_path",
-        "dataset_name",
-        "dataset_kwargs",
-        "training_split",
-        "validation_split",
-        "test_split",
-        "fewshot_split",
-        "doc_to_text",
-        "doc_to_target",
-        "doc_to_choice",
-        "description",
-        "target_delimiter",
-        "fewshot_delimiter",
-        "fewshot_config",
-        "num_fewshot",
-        "metric_list",
-        "output_type",
-        "generation_kwargs",
-        "repeats",
-        "filter_list",
-        "should_decontaminate",
-        "doc_to_decontamination_query",
-        "gen_prefix",
-        "metadata",
-    ]
+    {
+        *("task", "task_alias", "tag", "dataset_path", "dataset_name", "dataset_kwargs", "training_split"),
+        *("validation_split", "test_split", "fewshot_split", "doc_to_text", "doc_to_target", "doc_to_choice"),
+        *("description", "target_delimiter", "fewshot_delimiter", "fewshot_config", "num_fewshot", "metric_list"),
+        *("output_type", "generation_kwargs", "repeats", "filter_list", "should_decontaminate"),
+        *("doc_to_decontamination_query", "gen_prefix", "metadata"),
+    }
 )
 CODE_KEYS = frozenset(["class", "custom_dataset", "process_docs", "process_results", "use_prompt"])
 """Keys whose value is code, or a file that contains code."""
 DATA_KEYS = frozenset(["data_files", "data_dir", "field", "delimiter", "sep", "column_names", "encoding", "revision"])
 """Of `dataset_kwargs`."""
 GENERATION_KEYS = frozenset(
-    [
-        "until",
-        "do_sample",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "max_gen_toks",
-        "max_new_tokens",
-        "repetition_penalty",
-        "num_beams",
-    ]
+    {
+        *("until", "do_sample", "temperature", "top_p", "top_k", "min_p", "max_gen_toks", "max_new_tokens"),
+        *("repetition_penalty", "num_beams"),
+    }
 )
 """Of `generation_kwargs`: transformers runs code for some others, such as custom_generate."""
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")

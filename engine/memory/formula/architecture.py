@@ -20,27 +20,10 @@ from engine.config.errors import UserError
 from engine.config.model_limits import text_config
 
 TIED = {
-    "gpt2",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_text",
-    "opt",
-    "bloom",
-    "falcon",
-    "gpt_bigcode",
-    "cohere",
-    "cohere2",
-    "gemma3n",
-    "gemma3n_text",
-    "gemma4",
-    "gemma4_text",
-    "gemma4_unified",
-    "gemma4_unified_text",
-    "lfm2",
-    "lfm2_moe",
+    "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "opt", "bloom", "falcon", "gpt_bigcode", "cohere", "cohere2",
+    "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "lfm2", "lfm2_moe",
     "smollm3",
-}
+}  # fmt: skip
 """Model types with tied embeddings by default (transformers 5), if the configuration does not give it."""
 UNGATED = {
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "gpt_bigcode", "starcoder2", "mpt",
@@ -128,9 +111,9 @@ class Architecture:
     tied: bool
     gated: bool
     fused_qkv: bool
-    experts: int
-    experts_used: int
-    expert_intermediate: int
+    experts: int = 0
+    experts_used: int = 0
+    expert_intermediate: int = 0
     shared_intermediate: int = 0
     """Width of the dense MLP that every token passes in addition to its experts."""
     activation: str = ""
@@ -271,12 +254,12 @@ def _read(content: str, where: str) -> Architecture:
     if (kind := str(text.get("model_type"))) in NO_FORMULA:
         problem, hint = f"no memory formula for models of type {kind}", "start a run, which needs none"
         raise UserError(problem, where, hint, code="model.no_formula")
-    hidden = _positive(text, where, "hidden_size", "n_embd", "d_model", "dim")
+    hidden = _required(text, where, "hidden_size", "n_embd", "d_model", "dim")
     blocks = _blocks(text, where)
     model = _uniform(text, where, hidden, len(blocks))
     towers = (model_config.get(name) for name in ("vision_config", "audio_config"))
     model = replace(model, tower=sum(_tower(section, hidden) for section in towers))
-    layers = [_layer(model, text, where, number, block, blocks) for number, block in enumerate(blocks)]
+    layers = [_layer(model, text, number, block, blocks) for number, block in enumerate(blocks)]
     kinds = tuple(replace(kind, layers=count) for kind, count in Counter(layers).items())
     if len(kinds) == 1:
         return kinds[0]
@@ -290,10 +273,10 @@ def _blocks(text: Mapping[str, Any], where: str) -> list[str]:
     """The kind of each decoder layer, by transformers' names."""
     if isinstance(pattern := text.get("hybrid_override_pattern"), str) and pattern:
         return [PATTERN.get(letter, letter) for letter in pattern]
-    kinds: list[Any] = next((text[name] for name in LAYER_TYPES if isinstance(text.get(name), list)), [])
+    kinds = _layer_types(text) or []
     if kinds and not any(isinstance(text.get(name), int) for name in LAYERS):
         return [str(kind) for kind in kinds]
-    count = _positive(text, where, *LAYERS)
+    count = _required(text, where, *LAYERS)
     if len(kinds) == count:
         return [str(kind) for kind in kinds]
     if every := text.get("full_attention_interval") or (4 if text.get("linear_num_value_heads") else 0):
@@ -309,10 +292,8 @@ def _blocks(text: Mapping[str, Any], where: str) -> list[str]:
 def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> Architecture:
     """The architecture as if all decoder layers were equal, with attention and a dense MLP."""
     kind = text.get("model_type", "")
-    heads = _positive(text, where, *HEADS, otherwise=None if not text.get("state_size") else 1)
-    intermediate = _positive(
-        text, where, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden
-    )
+    heads = _size(text, *HEADS, otherwise=1) if text.get("state_size") else _required(text, where, *HEADS)
+    intermediate = _size(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden)
     if text.get("block_auto_adjust_ff_dim"):  # LFM2
         given = text.get("block_ff_dim") or intermediate
         whole = int((text.get("block_ffn_dim_multiplier") or 1) * int(2 * given / 3))
@@ -324,16 +305,13 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         hidden=hidden,
         intermediate=intermediate,
         heads=heads,
-        kv_heads=_positive(text, where, "num_key_value_heads", otherwise=heads),
-        head_dim=_positive(text, where, "head_dim", otherwise=max(1, hidden // heads)),
-        vocabulary=_positive(text, where, "vocab_size"),
-        positions=_positive(text, where, "n_positions", otherwise=0) if kind == "gpt2" else 0,
+        kv_heads=_size(text, "num_key_value_heads", otherwise=heads),
+        head_dim=_size(text, "head_dim", otherwise=max(1, hidden // heads)),
+        vocabulary=_required(text, where, "vocab_size"),
+        positions=_size(text, "n_positions") if kind == "gpt2" else 0,
         tied=bool(text.get("tie_word_embeddings", text.get("tie_embedding", kind in TIED))),
         gated=kind not in UNGATED,
         fused_qkv=kind in QKV,
-        experts=0,
-        experts_used=0,
-        expert_intermediate=0,
         activation=_activation(text, kind),
         value_dim=value if key != value else 0,
         attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
@@ -347,13 +325,13 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         separation=row_separation(text),
         fused_gate=kind in FUSED_GATE,
         query_gate=kind in QUERY_GATE,
-        layer_embedding=_positive(text, where, "hidden_size_per_layer_input", otherwise=0),
-        layer_vocabulary=_positive(text, where, "vocab_size_per_layer_input", otherwise=0),
+        layer_embedding=_size(text, "hidden_size_per_layer_input"),
+        layer_vocabulary=_size(text, "vocab_size_per_layer_input"),
     )
 
 
 def _layer(
-    model: Architecture, text: Mapping[str, Any], where: str, number: int, block: str, blocks: Sequence[str]
+    model: Architecture, text: Mapping[str, Any], number: int, block: str, blocks: Sequence[str]
 ) -> Architecture:
     """One decoder layer of the model, as an architecture of one layer."""
     layer = replace(model, layers=1)
@@ -363,19 +341,19 @@ def _layer(
     if block in ("mlp", "moe"):
         layer = replace(layer, heads=0, kv_heads=0)
     elif block in MIXERS:
-        layer = _other_mixer(layer, text, where)
+        layer = _other_mixer(layer, text)
     else:
-        layer = _attention(layer, text, where, number, block)
+        layer = _attention(layer, text, number, block)
     if alone and block not in ("mlp", "moe"):
         return replace(layer, intermediate=0)
-    return _mlp(layer, text, where, number, block)
+    return _mlp(layer, text, number, block)
 
 
-def _attention(layer: Architecture, text: Mapping[str, Any], where: str, number: int, block: str) -> Architecture:
+def _attention(layer: Architecture, text: Mapping[str, Any], number: int, block: str) -> Architecture:
     """A layer with softmax attention, with what differs in its kind."""
     kind = text.get("model_type", "")
-    shared = _positive(text, where, "num_kv_shared_layers", otherwise=0)
-    reuses = number >= _positive(text, where, *LAYERS, otherwise=number + 1 + shared) - shared if shared else False
+    shared = _size(text, "num_kv_shared_layers")
+    reuses = number >= _size(text, *LAYERS, otherwise=number + 1 + shared) - shared if shared else False
     if reuses:
         wide = 2 if text.get("use_double_wide_mlp") else 1
         layer = replace(layer, own_keys=False, intermediate=wide * layer.intermediate)
@@ -392,9 +370,9 @@ def _attention(layer: Architecture, text: Mapping[str, Any], where: str, number:
             own_values=not alike,
         )
     if text.get("kv_lora_rank"):
-        layer = _latent_attention(layer, text, where)
+        layer = _latent_attention(layer, text)
     if text.get("mamba_d_ssm"):  # Falcon-H1: attention and a state space in every layer
-        state = _other_mixer(layer, text, where)
+        state = _other_mixer(layer, text)
         return replace(
             layer,
             mixer=(*layer.attention(), *state.mixer),
@@ -404,24 +382,22 @@ def _attention(layer: Architecture, text: Mapping[str, Any], where: str, number:
     return layer
 
 
-def _mlp(layer: Architecture, text: Mapping[str, Any], where: str, number: int, block: str) -> Architecture:
+def _mlp(layer: Architecture, text: Mapping[str, Any], number: int, block: str) -> Architecture:
     """The layer with its MLP: dense, or experts with or without a dense MLP that all tokens pass."""
-    experts = _positive(text, where, *EXPERTS, otherwise=0)
-    dense_size = _positive(text, where, "shared_expert_intermediate_size", "shared_intermediate_size", otherwise=0)
-    dense_size = dense_size or _positive(text, where, "moe_shared_expert_intermediate_size", otherwise=0)
+    experts = _size(text, *EXPERTS)
+    dense_size = _size(text, "shared_expert_intermediate_size", "shared_intermediate_size")
+    dense_size = dense_size or _size(text, "moe_shared_expert_intermediate_size")
     if not experts or not _is_sparse(text, number, block):
         return replace(layer, intermediate=dense_size if dense_size and not experts else layer.intermediate)
-    width = _positive(text, where, "moe_intermediate_size", "expert_ffn_hidden_size", otherwise=layer.intermediate)
-    shared = _positive(text, where, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts", otherwise=0)
+    width = _size(text, "moe_intermediate_size", "expert_ffn_hidden_size", otherwise=layer.intermediate)
+    shared = _size(text, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
     if text.get("enable_moe_block"):  # Gemma 4
         dense_size, norms = layer.intermediate, layer.norms + 3
         layer = replace(layer, norms=norms)
     return replace(
         layer,
         experts=experts,
-        experts_used=_positive(
-            text, where, "num_experts_per_tok", "top_k_experts", "moe_top_k", "moe_topk", "moe_k", otherwise=2
-        ),
+        experts_used=_size(text, "num_experts_per_tok", "top_k_experts", "moe_top_k", "moe_topk", "moe_k", otherwise=2),
         expert_intermediate=width,
         shared_intermediate=dense_size or shared * width,
         intermediate=0,
@@ -441,12 +417,12 @@ def _is_sparse(text: Mapping[str, Any], number: int, block: str) -> bool:
     return number >= dense and number not in (text.get("mlp_only_layers") or []) and (number + 1) % every == 0
 
 
-def _latent_attention(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+def _latent_attention(layer: Architecture, text: Mapping[str, Any]) -> Architecture:
     """Attention with compressed keys and values (DeepSeek's MLA)."""
-    latent, low = _positive(text, where, "kv_lora_rank"), _positive(text, where, "q_lora_rank", otherwise=0)
-    rotary = _positive(text, where, "qk_rope_head_dim", otherwise=0)
-    plain = _positive(text, where, "qk_nope_head_dim", otherwise=layer.head_dim)
-    value = layer.heads * _positive(text, where, "v_head_dim", otherwise=plain)
+    latent, low = _size(text, "kv_lora_rank"), _size(text, "q_lora_rank")
+    rotary = _size(text, "qk_rope_head_dim")
+    plain = _size(text, "qk_nope_head_dim", otherwise=layer.head_dim)
+    value = layer.heads * _size(text, "v_head_dim", otherwise=plain)
     query = layer.heads * (plain + rotary)
     queries = [Linear("q_proj", layer.hidden, query, "block")]
     if low:
@@ -459,16 +435,16 @@ def _latent_attention(layer: Architecture, text: Mapping[str, Any], where: str) 
     return replace(layer, kv_heads=layer.heads, head_dim=plain + rotary, mixer=(*queries, *others))
 
 
-def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+def _other_mixer(layer: Architecture, text: Mapping[str, Any]) -> Architecture:
     """A layer that mixes tokens without softmax attention: the gated delta rule, a short convolution or Mamba."""
     hidden = layer.hidden
     linears: tuple[Linear, ...]
     none = replace(layer, heads=0, kv_heads=0, head_norms=False)
-    if values := _positive(text, where, "linear_num_value_heads", otherwise=0):
-        key_width = _positive(text, where, "linear_key_head_dim", otherwise=128)
-        wide = values * _positive(text, where, "linear_value_head_dim", otherwise=128)
-        key = key_width * _positive(text, where, "linear_num_key_heads", otherwise=16)
-        kernel = _positive(text, where, "linear_conv_kernel_dim", otherwise=4)
+    if values := _size(text, "linear_num_value_heads"):
+        key_width = _size(text, "linear_key_head_dim", otherwise=128)
+        wide = values * _size(text, "linear_value_head_dim", otherwise=128)
+        key = key_width * _size(text, "linear_num_key_heads", otherwise=16)
+        kernel = _size(text, "linear_conv_kernel_dim", otherwise=4)
         linears = (
             Linear("in_proj_qkv", hidden, 2 * key + wide, "block"),
             Linear("in_proj_z", hidden, wide, "block"),
@@ -489,25 +465,25 @@ def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Ar
             mixer_running=running,
             mixer_weights=kernel * (2 * key + wide),
         )
-    if kernel := _positive(text, where, "conv_L_cache", otherwise=0):
+    if kernel := _size(text, "conv_L_cache"):
         linears = (Linear("in_proj", hidden, 3 * hidden, "block"), Linear("out_proj", hidden, hidden, "attention"))
         return replace(none, mixer=linears, mixer_saved=3 * hidden, mixer_weights=kernel * hidden)
-    return _mamba(none, text, where)
+    return _mamba(none, text)
 
 
-def _mamba(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+def _mamba(layer: Architecture, text: Mapping[str, Any]) -> Architecture:
     """A layer with a state space: Mamba 2, or Mamba 1 where there are no heads."""
     hidden = layer.hidden
     linears: tuple[Linear, ...]
-    heads = _positive(text, where, "mamba_n_heads", "mamba_num_heads", "num_heads", "n_mamba_heads", otherwise=0)
-    state = _positive(text, where, "mamba_d_state", "ssm_state_size", "state_size", otherwise=128)
-    expand = _positive(text, where, "mamba_expand", "expand", otherwise=2)
-    inner = _positive(text, where, "mamba_d_ssm", otherwise=expand * hidden)
+    heads = _size(text, "mamba_n_heads", "mamba_num_heads", "num_heads", "n_mamba_heads")
+    state = _size(text, "mamba_d_state", "ssm_state_size", "state_size", otherwise=128)
+    expand = _size(text, "mamba_expand", "expand", otherwise=2)
+    inner = _size(text, "mamba_d_ssm", otherwise=expand * hidden)
     if "mamba_num_heads" in text:
-        inner = heads * _positive(text, where, "mamba_head_dim", otherwise=64)
-    kernel = _positive(text, where, "mamba_d_conv", "conv_kernel", otherwise=4)
+        inner = heads * _size(text, "mamba_head_dim", otherwise=64)
+    kernel = _size(text, "mamba_d_conv", "conv_kernel", otherwise=4)
     if not heads or "mamba_dt_rank" in text:
-        rank = _positive(text, where, "time_step_rank", "mamba_dt_rank", otherwise=-(-hidden // 16))
+        rank = _size(text, "time_step_rank", "mamba_dt_rank", otherwise=-(-hidden // 16))
         linears = (
             Linear("in_proj", hidden, 2 * inner, "block"),
             Linear("x_proj", inner, rank + 2 * state, "convolved", read_directly=True),
@@ -517,13 +493,13 @@ def _mamba(layer: Architecture, text: Mapping[str, Any], where: str) -> Architec
         return replace(
             layer, mixer=linears, mixer_saved=inner * (6 + 3 * state), mixer_weights=inner * (kernel + state)
         )
-    groups = _positive(text, where, "mamba_n_groups", "n_groups", otherwise=1)
+    groups = _size(text, "mamba_n_groups", "n_groups", otherwise=1)
     mixed = inner + 2 * groups * state
     linears = (
         Linear("in_proj", hidden, inner + mixed + heads, "block"),
         Linear("out_proj", inner, hidden, "attention", read_directly=True),
     )
-    chunk = _positive(text, where, "mamba_chunk_size", "chunk_size", otherwise=256)
+    chunk = _size(text, "mamba_chunk_size", "chunk_size", otherwise=256)
     saved = 6 * inner + heads * (4 * state + 3 * chunk)
     return replace(layer, mixer=linears, mixer_saved=saved, mixer_weights=(kernel + 1) * mixed + inner)
 
@@ -549,8 +525,12 @@ def _tower(config: Any, hidden: int) -> int:
     return layers * (4 * width**2 + matrices * width * inner) + width * (patch + places) + projection
 
 
+def _layer_types(text: Mapping[str, Any]) -> list[Any] | None:
+    return next((text[name] for name in LAYER_TYPES if isinstance(text.get(name), list)), None)
+
+
 def _windowed(text: Mapping[str, Any]) -> bool:
-    kinds = next((text[name] for name in LAYER_TYPES if isinstance(text.get(name), list)), None)
+    kinds = _layer_types(text)
     if kinds is not None:
         return any(kind not in ("full_attention", "attention") for kind in kinds)
     if any(text.get(name) for name in ("linear_num_value_heads", "conv_L_cache", "mamba_d_state", "state_size")):
@@ -569,11 +549,13 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _positive(text: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:
-    for name in names:
-        if value := _count(text.get(name)):
-            return value
-    if otherwise is None:
-        problem, hint = f"missing {names[0]} in the model configuration", "use the config.json of a causal LM"
-        raise UserError(problem, where, hint, code="model.config_incomplete")
-    return otherwise
+def _size(text: Mapping[str, Any], *names: str, otherwise: int = 0) -> int:
+    """The first of these sizes that the configuration has."""
+    return next(filter(None, (_count(text.get(name)) for name in names)), otherwise)
+
+
+def _required(text: Mapping[str, Any], where: str, *names: str) -> int:
+    if value := _size(text, *names):
+        return value
+    problem, hint = f"missing {names[0]} in the model configuration", "use the config.json of a causal LM"
+    raise UserError(problem, where, hint, code="model.config_incomplete")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from engine.config.batch_limits import (
@@ -154,9 +155,8 @@ def largest_micro_batch(query: FitQuery, with_headroom: bool = False) -> Largest
         return changed.fits() if with_headroom else changed.fits_without_headroom()
 
     count = query.rows.count
-    whole = query.with_micro_batch(count)
     if fits(count):  # a special case: a step with one micro-batch has no gradients of an earlier one
-        cut = whole.formula_estimate().micro_batch
+        cut = query.with_micro_batch(count).formula_estimate().micro_batch
         return LargestFit(value=cut, limited_by="nothing" if cut == count else "token_limit")
     return LargestFit(value=_last(range(1, count), fits), limited_by="memory")
 
@@ -169,11 +169,9 @@ def largest_evaluation_batch(query: FitQuery) -> LargestFit:
         return query.scale.evaluation_peak(estimate) + query.budget.process_overhead <= query.budget.free
 
     batch = answers_together(query.config.evaluation.batch, query.budget.device)
-    return (
-        LargestFit(value=batch, limited_by="nothing")
-        if fits(batch)
-        else LargestFit(value=_last(range(1, batch), fits), limited_by="memory")
-    )
+    if fits(batch):
+        return LargestFit(value=batch, limited_by="nothing")
+    return LargestFit(value=_last(range(1, batch), fits), limited_by="memory")
 
 
 def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
@@ -184,13 +182,16 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     between two such lengths it only grows. `positions`: maximum of the model, None if unknown.
     """
     limit = min(positions or MAX_LENGTH, MAX_LENGTH)
+
+    def fits(length: int) -> bool:
+        return query.with_length(length).fits_without_headroom()
+
     places = [place for place in _places(query, limit) if place > 1]
-    good = _first_bad(places, lambda length: query.with_length(length).fits_without_headroom())
+    good = next((number for number, place in enumerate(places) if not fits(place)), len(places))
     if good == len(places):
         return LargestFit(value=limit, limited_by="nothing")
     below = places[good - 1] if good else 1
-    between = range(below + 1, places[good])
-    most = max(below if good else 0, _last(between, lambda length: query.with_length(length).fits_without_headroom()))
+    most = max(below if good else 0, _last(range(below + 1, places[good]), fits))
     if most < query.rows.length <= limit and query.fits_without_headroom():
         most = query.rows.length
     return LargestFit(value=most, limited_by="memory")
@@ -203,10 +204,6 @@ def _places(query: FitQuery, limit: int) -> list[int]:
     for tokens in (MAX_MASKED_TOKENS[device], MAX_TOKENS[device]):
         places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}
     return sorted(place for place in places if place <= limit)
-
-
-def _first_bad(values: list[int], good: Callable[[int], bool]) -> int:
-    return next((number for number, value in enumerate(values) if not good(value)), len(values))
 
 
 def _last(values: range, good: Callable[[int], bool]) -> int:
@@ -242,56 +239,44 @@ def changes(
     """
     if query.fits_without_headroom():
         return []
-    alone = [change for change in _alone(query, qlora, positions) if change]
-    return alone or [change for change in _together(query, qlora, positions) if change][:1]
+    by_qlora = _by_qlora(query, *qlora) if qlora else None
+    alone = [*_alone(query, positions), _named(_change(by_qlora, {})) if by_qlora else None]
+    together = [_fewest(query, positions)]
+    if by_qlora and not any(alone):
+        together += map(_named, [*_alone(by_qlora, positions), _fewest(by_qlora, positions)])
+    return [change for change in alone if change] or [change for change in together if change][:1]
 
 
-def _alone(
-    query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
-) -> Iterator[Remedy | None]:
-    if (
-        0
-        < (largest := largest_evaluation_batch(query).value)
-        < answers_together(query.config.evaluation.batch, query.budget.device)
-    ):
+def _alone(query: FitQuery, positions: int | None) -> Iterator[Remedy | None]:
+    """Single changes with the same method."""
+    batch = answers_together(query.config.evaluation.batch, query.budget.device)
+    if 0 < (largest := largest_evaluation_batch(query).value) < batch:
         yield _change(query, {"evaluation.batch": largest})
     if 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
         yield _change(query, {"train.micro_batch": largest})
     for settings in (_checkpointing(query), _small_state(query)):
         yield _change(query, settings) if settings else None
     yield _shorter(query, {}, positions)
-    if qlora:
-        yield _change(_by_qlora(query, qlora), {}, {"method": QLORA.name})
 
 
-def _together(
-    query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
-) -> Iterator[Remedy | None]:
-    """Combinations with as few changes as possible: first with the same method, then with QLoRA."""
-    yield _fewest(query, {}, positions)
-    if qlora:
-        start, method = _by_qlora(query, qlora), {"method": QLORA.name}
-        yield from (_on_top(change, method) for change in _alone(start, None, positions) if change)
-        yield _fewest(start, method, positions)
-
-
-def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
+def _fewest(query: FitQuery, positions: int | None) -> Remedy | None:
     """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
-    settings: Settings = {"train.micro_batch": 1} if start.formula_estimate().micro_batch > 1 else {}
-    settings |= {} if largest_evaluation_batch(start).limited_by == "nothing" else {"evaluation.batch": 1}
-    settings |= {**_checkpointing(start), **_small_state(start)}
-    if not start.with_settings(settings).fits_without_headroom():
-        return _shorter(start, settings, positions, before)
+    settings: Settings = {"train.micro_batch": 1} if query.formula_estimate().micro_batch > 1 else {}
+    settings |= {} if largest_evaluation_batch(query).limited_by == "nothing" else {"evaluation.batch": 1}
+    settings |= {**_checkpointing(query), **_small_state(query)}
+    if not query.with_settings(settings).fits_without_headroom():
+        return _shorter(query, settings, positions)
     for key in reversed(list(settings)):
         fewer = {name: value for name, value in settings.items() if name != key}
-        settings = fewer if start.with_settings(fewer).fits_without_headroom() else settings
+        settings = fewer if query.with_settings(fewer).fits_without_headroom() else settings
     if "train.micro_batch" in settings:
-        settings["train.micro_batch"] = largest_micro_batch(start.with_settings(settings)).value
-    return _change(start, settings, before)
+        settings["train.micro_batch"] = largest_micro_batch(query.with_settings(settings)).value
+    return _change(query, settings)
 
 
-def _on_top(change: Remedy, before: Settings) -> Remedy:
-    return Remedy(settings={**before, **change.settings}, peak=change.peak, fit=change.fit)
+def _named(change: Remedy | None) -> Remedy | None:
+    """The change of a query with QLoRA, with the method."""
+    return change and msgspec.structs.replace(change, settings={"method": QLORA.name, **change.settings})
 
 
 def _checkpointing(query: FitQuery) -> Settings:
@@ -309,30 +294,27 @@ def _small_state(query: FitQuery) -> Settings:
     return {"optimizer.name": "paged_adamw_8bit" if query.budget.device == "cuda" else "adamw_8bit"}
 
 
-def _shorter(
-    query: FitQuery, settings: Settings, positions: int | None, before: Settings | None = None
-) -> Remedy | None:
+def _shorter(query: FitQuery, settings: Settings, positions: int | None) -> Remedy | None:
     changed = query.with_settings(settings)
     longest = longest_rows(changed, positions).value
     if longest < max(MIN_LENGTH, query.rows.length // 8) or longest >= query.rows.length:
         return None
-    return _change(changed.with_length(longest), {}, {**(before or {}), **settings, "train.max_length": longest})
+    shorter = _change(changed.with_length(longest), {})
+    return shorter and msgspec.structs.replace(shorter, settings={**settings, "train.max_length": longest})
 
 
-def _by_qlora(query: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
+def _by_qlora(query: FitQuery, config: Config, scale: FormulaCorrection) -> FitQuery:
     """The query with QLoRA, with the same micro-batch size unless it has one of its own."""
-    config, scale = qlora
     by_qlora = replace(query, config=config, scale=scale)
     if config.train.micro_batch == "auto":
         return by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
     return by_qlora
 
 
-def _change(query: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:
-    """The change with its predicted memory, None if it does not fit. `before`: settings already applied to `query`."""
+def _change(query: FitQuery, settings: Settings) -> Remedy | None:
+    """The change with its predicted memory, None if it does not fit."""
     changed = query.with_settings(settings)
     if not changed.fits_without_headroom():
         return None
     peak = changed.peak()
-    fit = classify_fit(peak, changed.budget, "formula")
-    return Remedy(settings={**(before or {}), **settings}, peak=peak, fit=fit)
+    return Remedy(settings=settings, peak=peak, fit=classify_fit(peak, changed.budget, "formula"))

@@ -123,16 +123,12 @@ _EVERYWHERE: dict[Any, Sizes] = {
     torch.ops.aten.logsumexp.default: _as_first,
     torch.ops.bitsandbytes.gemm_4bit.default: _dequantized,
 }
-SCRATCH: dict[str, dict[Any, Sizes]] = {
-    "cuda": _EVERYWHERE,  # CUDA optimizer kernels work in place
-    "cpu": {
-        **_EVERYWHERE,
-        **dict.fromkeys(_ARITHMETIC, _promoted),
-        torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _update_8bit,
-        torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
-    },
+_ON_CPU: dict[Any, Sizes] = {
+    **dict.fromkeys(_ARITHMETIC, _promoted),
+    torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _update_8bit,
+    torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
 }
-"""By device: operation -> function that computes its scratch bytes from its arguments."""
+"""In addition on a CPU; CUDA optimizer kernels work in place."""
 _WITH_BF16: dict[Any, Sizes] = {torch.ops.aten.bmm.default: _unshared}
 """In addition on a CPU with bf16 instructions."""
 _WITHOUT_BF16: dict[Any, Sizes] = {
@@ -151,6 +147,6 @@ def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
     `bf16`: whether the device has bf16 instructions.
     """
     if device != "cpu":
-        return SCRATCH[device]
+        return _EVERYWHERE
     onednn = _WITH_BF16 if bf16 else _WITHOUT_BF16 if sums_bf16_in_float32() else {}
-    return {**SCRATCH[device], **onednn}
+    return {**_EVERYWHERE, **_ON_CPU, **onednn}

@@ -45,17 +45,13 @@ class MemoryTracker(TorchDispatchMode):
         self.moments: dict[str, dict[str, int]] = {}
         """Peak of each finished moment by part; moments are named "stage: where"."""
         self._moment = ""
-        self._total = self._peak_total = 0
+        self.total = self._peak_total = 0
+        """Live bytes, and their maximum."""
         self._known: dict[int, tuple[int, str]] = {}
-
-    @property
-    def total(self) -> int:
-        """Live bytes."""
-        return self._total
 
     def restart(self) -> None:
         """Reset the peak to the current memory."""
-        self.peak, self._peak_total = dict(self.now), self._total
+        self.peak, self._peak_total = dict(self.now), self.total
 
     def begin(self, where: str) -> None:
         """Start a moment of the stage and end the previous one. A repeated moment keeps the larger peak."""
@@ -94,11 +90,11 @@ class MemoryTracker(TorchDispatchMode):
 
     def _add(self, part: str, size: int) -> None:
         self.now[part] = self.now.get(part, 0) + size
-        self._total += size
+        self.total += size
 
     def _reach(self, more: int = 0, part: str = "activations") -> None:
-        if self._total + more > self._peak_total:
-            self._peak_total = self._total + more
+        if self.total + more > self._peak_total:
+            self._peak_total = self.total + more
             self.peak = dict(self.now)
             self.peak[part] = self.peak.get(part, 0) + more
 

@@ -20,6 +20,7 @@ from engine.evaluation.forward import (
     Forward,
     cache_unsupported_reason,
     grouped_query_attention,
+    halved,
     within_memory,
     without_gradients,
 )
@@ -28,7 +29,6 @@ from engine.evaluation.kv_cache import Prefill, PrefillResult, shared_prompts
 from engine.evaluation.metrics import Choices
 from engine.evaluation.predictions import RowLoss
 from engine.evaluation.preflight import check_prompts
-from engine.training.guards import OutOfMemory
 
 SLACK = 1e-4
 """Nats; rounding tolerance of a bound: an answer within it is scored before it is excluded."""
@@ -73,9 +73,7 @@ class Chooser:
             with grouped_query_attention(model):
                 best = within_memory(lambda: self._search(forward, prefill, prompts))  # noqa: B023
             if best is None:
-                if self.batch == 1:
-                    raise OutOfMemory("a single prompt with its choices does not fit in memory")
-                self.batch = (self.batch + 1) // 2
+                self.batch = halved(self.batch, "a single prompt with its choices does not fit in memory")
                 continue
             done.update(zip(batch, best, strict=True))
             progress(len(done))

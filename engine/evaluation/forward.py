@@ -28,7 +28,7 @@ from engine.config.batch_limits import DECODER
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import is_out_of_memory
 from engine.training import sharding, varlen_attention
-from engine.training.guards import free_memory
+from engine.training.guards import OutOfMemory, free_memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -146,6 +146,13 @@ def within_memory(work: Callable[[], T]) -> T | None:
             raise
     free_memory()
     return None
+
+
+def halved(batch: int, problem: str) -> int:
+    """Half of a batch size that did not fit in memory. Raises OutOfMemory with `problem` if it cannot be halved."""
+    if batch == 1:
+        raise OutOfMemory(problem)
+    return (batch + 1) // 2
 
 
 def _parameters(model: torch.nn.Module) -> frozenset[str]:

@@ -30,6 +30,7 @@ from engine.evaluation.forward import (
     Forward,
     cache_unsupported_reason,
     grouped_query_attention,
+    halved,
     is_answered_by_generate,
     left_padded,
     reads_prompts_in_parts,
@@ -39,10 +40,10 @@ from engine.evaluation.forward import (
 from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import unwrap_peft
 from engine.training import sharding
-from engine.training.guards import OutOfMemory
 
 Warn = Callable[[str, str], None]
 """Called with the code and text of a warning."""
+TOO_LARGE = "a single prompt does not fit in memory during generation"
 
 
 @dataclass
@@ -107,7 +108,7 @@ class Generator:
         with grouped_query_attention(model):
             while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
                 decoder.suspend()
-                self._halve(self.batch)
+                self.batch = halved(self.batch, TOO_LARGE)
         return answers
 
     def _by_library(
@@ -135,7 +136,7 @@ class Generator:
                 asked = [prompts[number] for number in batch]
                 tokens = within_memory(lambda: self._generate(model, asked, finished))  # noqa: B023
                 if tokens is None:
-                    self._halve(len(batch))
+                    self.batch = halved(len(batch), TOO_LARGE)
                     continue
                 answers.update(zip(batch, tokens, strict=True))
                 finished(0)
@@ -172,12 +173,6 @@ class Generator:
     def _ended(self, tokens: list[int]) -> list[int]:
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return tokens[:end]
-
-    def _halve(self, rows: int) -> None:
-        """Generate half as many rows at a time as did not fit."""
-        if rows == 1:
-            raise OutOfMemory("a single prompt does not fit in memory during generation")
-        self.batch = (rows + 1) // 2
 
 
 class _FinishedRows(StoppingCriteria):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem
-from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, recorded_lines, write_predictions
+from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lines, write_predictions
 
 
 class RowLoss(NamedTuple):
@@ -58,14 +58,14 @@ def write_items(
     write_predictions(path, lines)
 
 
-def read_items(
-    path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who
-) -> list[ScoredItem] | None:
-    """Read the answers of an earlier worker of this run; None if they are missing, damaged or of other items."""
+def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str]) -> list[ScoredItem] | None:
+    """Read the base model's answers of an earlier worker of this run; None if they are missing, damaged or of other
+    items.
+    """
     lines = recorded_lines(path)
     same = len(lines) == len(items) and all(
         line.prompt == prompt and tuple(line.targets) == item.references
         for line, prompt, item in zip(lines, prompts, items, strict=True)
     )
-    scored = [item for line in lines if (item := line.answer(who)) is not None]
+    scored = [line.base for line in lines if line.base is not None]
     return scored if same and len(scored) == len(lines) else None

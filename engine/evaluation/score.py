@@ -24,7 +24,7 @@ from engine.data.chat_template import REASONING_TAGS
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
-from engine.evaluation.forward import within_memory, without_gradients
+from engine.evaluation.forward import halved, within_memory, without_gradients
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, group_sums, score_interval
 from engine.evaluation.metrics import Choices, best_score, is_formatted
@@ -99,9 +99,8 @@ class Scorer:
         """Halve the evaluation batch size until it fits. Raises OutOfMemory if a single prompt does not fit."""
         answering = self.chooser or self.generator
         while metric_spec(self.metric).needs_answers and not fits(answering.batch):
-            if answering.batch == 1:
-                raise OutOfMemory("generation after training would not fit in memory, even with a single prompt")
-            answering.batch = (answering.batch + 1) // 2
+            problem = "generation after training would not fit in memory, even with a single prompt"
+            answering.batch = halved(answering.batch, problem)
             text = f"evaluation batch size reduced to {answering.batch}: a larger one would not fit in memory"
             self.generator.warn("memory.evaluation_batch_reduced", text)
 

@@ -59,11 +59,11 @@ def compute_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     return dtype
 
 
-def refuse_unused_gpu(config: schema.Config, machine: Machine, nvml: Nvml | None = None) -> None:
+def refuse_unused_gpu(config: schema.Config, machine: Machine) -> None:
     """Raise UserError if the run would use the CPU although its device is a GPU."""
     if machine.device != "cpu" or config.hardware.device == CPU:
         return
-    nvml = nvml or Nvml()
+    nvml = Nvml()
     device = select_device("auto", nvml)  # the worker sees only its device
     if device.gpu is None:
         return

@@ -49,7 +49,7 @@ KEPT = ".partial"
 """Suffix of the folder of an unfinished download: complete files stay for the next `ftbench pull`."""
 
 
-def download(hub: str, transferred: Transferred, revision: str | None = None, folder: Path | None = None) -> Path:
+def download(hub: str, transferred: Transferred, folder: Path | None = None) -> Path:
     """Download a model into `folder`, or into the Hugging Face cache; returns the folder of its files.
 
     A lost connection is tried again for two minutes; files that are complete are not downloaded again. Raises UserError
@@ -67,14 +67,13 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
     start = seen = bytes_below(watched)
     attempt = 0
     try:
-        total = _total(hub, revision)
+        total = _total(hub)
         _check_space(hub, watched, max(0, total - start) if total else 0)
         while True:
             try:
                 with _reported(watched, total, transferred):
                     snapshot = snapshot_download(
                         hub,
-                        revision=revision,
                         local_dir=folder,
                         allow_patterns=PATTERNS,
                         ignore_patterns=OTHER_FORMATS,
@@ -103,11 +102,11 @@ def _check_space(hub: str, folder: Path, missing: int) -> None:
         raise UserError(problem, str(there), hint, code="model.no_space")
 
 
-def _total(hub: str, revision: str | None) -> int | None:
+def _total(hub: str) -> int | None:
     """Bytes of the files to download; None where the Hub does not report their sizes."""
     from huggingface_hub import HfApi  # imported only when a model is downloaded
 
-    info = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=ETAG_SECONDS)
+    info = HfApi().model_info(hub, files_metadata=True, timeout=ETAG_SECONDS)
     files = {file.rfilename: file.size for file in info.siblings or []}
     sizes = [size for name, size in files.items() if _matches(name, PATTERNS) and not _matches(name, OTHER_FORMATS)]
     known = [size for size in sizes if size is not None]

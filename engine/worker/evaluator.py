@@ -146,7 +146,7 @@ class Evaluator:
         self.benchmarks.before(base)
         if not self.scores_test:
             return
-        self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
+        self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
         if self.base_items is None:
             self.base_items, seconds = timed(lambda: self._items(base, self.test))
             if ranks.is_first:
@@ -162,7 +162,7 @@ class Evaluator:
     def _score_few_shot(self, base: torch.nn.Module, shots: int) -> None:
         """Score the base model with examples in the prompts, or keep the predictions of an earlier worker."""
         file = self.run_dir.few_shot_file(shots)
-        known = self.ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
+        known = self.ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
         if known is not None:
             return
         limit = maximum_positions(base.config)

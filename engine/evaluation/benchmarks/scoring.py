@@ -16,11 +16,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from engine.config.errors import RunFailed
 from engine.evaluation.benchmarks.tasks import SEED, Benchmark
-from engine.evaluation.forward import within_memory
+from engine.evaluation.forward import halved, within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
 from engine.methods.adapters import unwrap_peft
 from engine.runs.run.result import BenchmarkScores, are_shares
-from engine.training.guards import OutOfMemory
 
 Progress = Callable[[int, int], None]
 """Called with the requests done and all requests; may raise."""
@@ -116,9 +115,7 @@ def score_benchmark(
 def _within_memory(score: Callable[[int], list[float]], batch: int) -> list[float]:
     """The scores with the largest batch size that fits in memory: `batch`, half of it, and so on."""
     while (values := within_memory(partial(score, batch))) is None:
-        if batch == 1:
-            raise OutOfMemory("a single request of a benchmark does not fit in memory")
-        batch = (batch + 1) // 2
+        batch = halved(batch, "a single request of a benchmark does not fit in memory")
     return values
 
 

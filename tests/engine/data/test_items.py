@@ -168,9 +168,9 @@ def test_predictions_keep_the_references_and_are_found_again(tmp_path: Path) -> 
     write_items(tmp_path / "p.jsonl", items, ["ask", "other"], base, None)
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert lines[0]["references"] == ["a", "b"] and "references" not in lines[1]
-    assert read_items(tmp_path / "p.jsonl", items, ["ask", "other"], "base") == base
+    assert read_items(tmp_path / "p.jsonl", items, ["ask", "other"]) == base
     others = evaluation_items([row("a", 1), row("changed", 1), row("c", 2)])
-    assert read_items(tmp_path / "p.jsonl", others, ["ask", "other"], "base") is None
+    assert read_items(tmp_path / "p.jsonl", others, ["ask", "other"]) is None
 
 
 def test_the_fingerprint_of_items_knows_all_answers() -> None:

@@ -87,7 +87,7 @@ def test_a_worker_that_resumes_the_run_writes_the_predictions_that_it_read(tmp_p
     numbers: list[tuple[float, float, float]] = [(3, 30, 1), (0.1 + 0.2, 30.0, 1.0), (1e-9, 2.5, 7)]
     scored = [ScoredItem(nll, tokens, "x", {"edits": score}, score) for nll, tokens, score in numbers]
     write_items(first, tested, ["p"] * 3, scored, None)
-    read = read_items(first, tested, ["p"] * 3, "base")
+    read = read_items(first, tested, ["p"] * 3)
     assert read is not None
     write_items(again, tested, ["p"] * 3, read, None)
     assert again.read_bytes() == first.read_bytes()

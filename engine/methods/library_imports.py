@@ -39,6 +39,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 NOT_NEEDED = ("is_datasets_available", "is_scipy_available")
 """Functions by which transformers decides whether to import a package."""
@@ -100,13 +101,11 @@ def without_garbage_collection() -> Iterator[None]:
 def _import_bitsandbytes(torch: Any) -> None:
     if "bitsandbytes" in sys.modules:
         return
-    original = torch.compile
-    torch.compile = _compiling_later(original)
-    try:
-        with contextlib.suppress(ImportError, OSError, RuntimeError, AttributeError):
-            import bitsandbytes  # noqa: F401
-    finally:
-        torch.compile = original
+    with (
+        mock.patch.object(torch, "compile", _compiling_later(torch.compile)),
+        contextlib.suppress(ImportError, OSError, RuntimeError, AttributeError),
+    ):
+        import bitsandbytes  # noqa: F401
 
 
 def _import_models() -> None:
@@ -120,32 +119,21 @@ def _import_models() -> None:
     def names(path: Any, prefix: str | None = None) -> Any:
         if prefix is not None or Path(path).parent != folder:
             return search(path, prefix)
-        structure = search(
-            folder, prefix="models"
-        )  # the call of `import transformers`, which adds its own modules to it
+        structure = search(folder, prefix="models")  # as `import transformers`, which adds its own modules to it
         return {
             needed: {name.removeprefix("models."): all_ for name, all_ in modules.items() if name.startswith("models.")}
             for needed, modules in structure.items()
         }
 
-    import_utils.define_import_structure = names
-    try:
+    with mock.patch.object(import_utils, "define_import_structure", names):
         import transformers.models
-    finally:
-        import_utils.define_import_structure = search
 
 
 def _import_trainer() -> None:
     from transformers import utils
 
-    originals = {name: getattr(utils, name) for name in NOT_NEEDED}
-    for name in NOT_NEEDED:
-        setattr(utils, name, lambda: False)
-    try:
+    with mock.patch.multiple(utils, **dict.fromkeys(NOT_NEEDED, lambda: False)):
         import transformers.trainer  # noqa: F401
-    finally:
-        for name, original in originals.items():
-            setattr(utils, name, original)
 
 
 def _compiling_later(compile_: Callable[..., Any]) -> Callable[..., Any]:

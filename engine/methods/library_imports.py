@@ -41,8 +41,6 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-NOT_NEEDED = ("is_datasets_available", "is_scipy_available")
-"""Functions by which transformers decides whether to import a package."""
 SPIN_COUNT = "1000"
 """Spin iterations before a waiting OpenMP thread sleeps; libgomp's default is 300,000 (manual, `GOMP_SPINCOUNT`)."""
 
@@ -130,9 +128,10 @@ def _import_models() -> None:
 
 
 def _import_trainer() -> None:
+    """Import `transformers.trainer`, to which datasets and SciPy seem not to be installed."""
     from transformers import utils
 
-    with mock.patch.multiple(utils, **dict.fromkeys(NOT_NEEDED, lambda: False)):
+    with mock.patch.multiple(utils, is_datasets_available=lambda: False, is_scipy_available=lambda: False):
         import transformers.trainer  # noqa: F401
 
 

@@ -14,7 +14,6 @@ import peft
 import psutil
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers.utils import logging as transformers_logging
 
 from engine.chat.generation import ReusableCache
 from engine.config.errors import Notice, RunFailed, UserError
@@ -309,8 +308,6 @@ class Loader:
 
     def load(self, with_base: bool) -> LoadedModels:
         """Load and verify. Raises UserError for a model that this device cannot load, and RunFailed out of memory."""
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
         try:
             self._load(with_base)
         except (RuntimeError, MemoryError) as error:

@@ -24,7 +24,6 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from engine.config.batch_limits import MAX_TOKENS, answers_together
 from engine.config.errors import Notice
@@ -63,8 +62,6 @@ LOGITS, EXPERTS = "logits", "experts"
 
 def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     """Load the artifact, compare logits, answer the test rows."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     run = RunDir(Path(job.run))
     frozen, result, machine = read_frozen(run), run.result(), this_machine()
     assert result is not None

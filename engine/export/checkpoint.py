@@ -33,6 +33,7 @@ from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 from engine.methods.model_source import ModelLocation, config_at, locate
 from engine.methods.pull import OTHER_FORMATS
+from engine.training.checkpoints import stored_tensors
 
 INDEX = "model.safetensors.index.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
@@ -74,7 +75,7 @@ class LoadedTensors:
     """The weights of a loaded model, for a checkpoint that is quantized: they are dequantized while it is loaded."""
 
     def __init__(self, model: Any, plain: torch.nn.Module) -> None:
-        kept = stored_parameters(plain)
+        kept = stored_tensors(plain)
         state = {name: tensor for name, tensor in model.state_dict().items() if name in kept}
         self.state: dict[str, torch.Tensor] = revert_weight_conversion(plain, state)
         self.empty = {name: tensor.to("meta") for name, tensor in self.state.items()}
@@ -254,17 +255,6 @@ def checkpoint_folder(located: ModelLocation, cached: bool = False) -> Path:
             local_files_only=cached,
         )
     )
-
-
-def stored_parameters(plain: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters and buffers that a checkpoint stores: of tied ones only the first."""
-    kept: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in plain.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            kept[name] = tensor
-            seen.add(id(tensor))
-    return kept
 
 
 def tied_names(plain: torch.nn.Module) -> dict[str, tuple[str, ...]]:

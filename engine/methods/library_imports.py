@@ -30,8 +30,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -63,6 +65,17 @@ def import_libraries() -> None:
         _import_models()
         _import_trainer()
         import peft  # noqa: F401
+    _quiet()
+
+
+def _quiet() -> None:
+    """Keep progress bars and advice of the libraries out of logs and errors."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def import_without_torch() -> None:

@@ -54,7 +54,7 @@ def is_sharded_checkpoint(checkpoint: Path) -> bool:
 
 def save(checkpoint: Path, model: torch.nn.Module, optimizer: Any, shards: LocalShards, control: Any) -> None:
     """Write weights and optimizer state; all ranks call it. Raises OSError where the disk is full."""
-    state = dict(_weights(model))
+    state = _weights(model)
     for name, parameter, local in shards.named(model):
         for key, value in optimizer.state[local].items():
             state[f"{OPTIMIZER}{name}.{key}"] = _like(parameter, torch.as_tensor(value))
@@ -64,7 +64,7 @@ def save(checkpoint: Path, model: torch.nn.Module, optimizer: Any, shards: Local
 
 def load_sharded_weights(checkpoint: Path, model: torch.nn.Module, control: Any) -> None:
     """Load weights into a model, whole or sharded. Raises ValueError, RuntimeError or KeyError for another model's."""
-    _load(dict(_weights(model)), checkpoint, control)
+    _load(_weights(model), checkpoint, control)
 
 
 def load_optimizer(checkpoint: Path, model: torch.nn.Module, optimizer: Any, shards: LocalShards, control: Any) -> None:
@@ -90,9 +90,9 @@ def load_whole_weights(checkpoint: Path, model: torch.nn.Module) -> None:
     """Load the weights of a model that was whole into a sharded one: each rank reads all, and keeps its part."""
     with safe_open(checkpoint / SAFE_WEIGHTS_NAME, "pt") as file:
         names = set(file.keys())
-        for name, tensor in _weights(model):
-            if (stored := name.removeprefix(WEIGHTS)) in names:
-                _local(tensor).copy_(_local(_sliced(tensor, file.get_tensor(stored))))
+        for name, tensor in stored_tensors(model).items():
+            if name in names:
+                _local(tensor).copy_(_local(_sliced(tensor, file.get_tensor(name))))
 
 
 def load_whole_optimizer(checkpoint: Path, optimizer: Any, shards: LocalShards) -> None:
@@ -126,13 +126,8 @@ def _plain_errors() -> Iterator[None]:
         raise cause from None
 
 
-def _weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters and buffers that a model stores; of tied ones only the first."""
-    seen = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            yield f"{WEIGHTS}{name}", tensor.detach()
-        seen.add(id(tensor))
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {f"{WEIGHTS}{name}": tensor for name, tensor in stored_tensors(model).items()}
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -100,42 +100,33 @@ def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
     started = time.monotonic()
     check_no_link_above(checkpoints / PREFIX)
     checkpoints.mkdir(mode=0o700, exist_ok=True)
-    temporary = checkpoints / f"{WRITING}{step}"
-    remove_tree(temporary, ignore_errors=True)
-    saving = PendingCheckpoint(temporary)
-    try:
-        temporary.mkdir(mode=0o700)
+    final = checkpoints / f"{PREFIX}{step}"
+    text = f"the checkpoint at step {step} in {checkpoints}"
+    with folder_atomically(checkpoints / f"{WRITING}{step}", final, text) as temporary:
+        saving = PendingCheckpoint(temporary)
         yield saving
         size = _seal(temporary, step, saving.hashed)
-        final = checkpoints / f"{PREFIX}{step}"
-        remove_tree(final, ignore_errors=True)  # an incomplete one of the same step, from before a resume
-        temporary.replace(final)
-        sync_folder(checkpoints)
-    except BaseException as error:
-        remove_tree(temporary, ignore_errors=True)
-        if is_disk_full(error):
-            raise DiskFull(f"no disk space for the checkpoint at step {step} in {checkpoints}") from error
-        raise
     saving.done = SavedCheckpoint(step, final, size, time.monotonic() - started)
 
 
 @contextlib.contextmanager
-def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
+def folder_atomically(temporary: Path, final: Path, text: str = "") -> Iterator[Path]:
     """The body writes to `temporary`, which is then renamed to `final`; on any error `temporary` is deleted.
 
-    Raises DiskFull if there is not enough space.
+    Raises DiskFull if there is not enough space for `text`, by default `final`.
     """
     check_no_link_above(temporary)
     remove_tree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(mode=0o700)
         yield temporary
-        remove_tree(final, ignore_errors=True)
+        remove_tree(final, ignore_errors=True)  # an incomplete one, from before a resume
         temporary.replace(final)
+        sync_folder(final.parent)
     except BaseException as error:
         remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
-            raise DiskFull(f"no disk space for {final}") from error
+            raise DiskFull(f"no disk space for {text or final}") from error
         raise
 
 
@@ -226,7 +217,10 @@ def problem_with(folder: Path) -> str | None:
         if files.pop(MANIFEST).st_size > MAX_MANIFEST:
             return "manifest.json is too large"
         manifest = msgspec.json.decode(read_regular(folder / MANIFEST, MAX_MANIFEST), type=Manifest)
-        return _differs(manifest, folder, files) or _changed(manifest, folder)
+        if differs := _differs(manifest, folder, files):
+            return differs
+        changed = (name for name, facts in manifest.files.items() if file_sha256(folder / name) != facts.sha256)
+        return next((f"{name} has changed" for name in changed), None)
     except (OSError, ValueError, RecursionError) as error:
         return f"cannot read it: {error}"
 
@@ -249,13 +243,6 @@ def _differs(manifest: Manifest, folder: Path, present: dict[str, os.stat_result
             return f"{name} is not in manifest.json"
         if status.st_size != facts.bytes:
             return f"{name} has {status.st_size} of {facts.bytes} bytes"
-    return None
-
-
-def _changed(manifest: Manifest, folder: Path) -> str | None:
-    for name, facts in manifest.files.items():
-        if file_sha256(folder / name) != facts.sha256:
-            return f"{name} has changed"
     return None
 
 
@@ -314,11 +301,8 @@ def _seal(folder: Path, step: int, hashed: Mapping[str, FileFacts]) -> int:
 
 def _named(checkpoints: Path) -> list[tuple[int, Path]]:
     """All entries named like a checkpoint, with their step."""
-    named = []
-    for path in checkpoints.glob(f"{PREFIX}*"):
-        if match := NAME.fullmatch(path.name):
-            named.append((int(match[1]), path))
-    return named
+    matches = ((NAME.fullmatch(path.name), path) for path in checkpoints.glob(f"{PREFIX}*"))
+    return [(int(match[1]), path) for match, path in matches if match]
 
 
 def _entries(folder: Path) -> dict[str, os.stat_result]:
@@ -435,14 +419,11 @@ def write_configuration(model: Any, folder: Path) -> None:
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that a model stores; of tied ones only the first."""
-    tensors: dict[str, torch.Tensor] = {}
-    seen = set()
-    for name, tensor in model.state_dict().items():
-        where = _place(tensor)
-        if tensor.numel() == 0 or where not in seen:
-            tensors[name] = tensor
-        seen.add(where)
-    return tensors
+    names: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        names.setdefault(id(tensor), name)
+    return {name: state[name].detach() for name in names.values()}
 
 
 @torch.no_grad()
@@ -451,13 +432,13 @@ def load_safetensors(model: torch.nn.Module, path: Path) -> None:
 
     Raises KeyError if it has other tensors than `stored_tensors`, ValueError if their shapes or data types differ.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     with safe_open(path, "pt") as file:
         stored = set(file.keys())
         if unknown := sorted(stored - own.keys()):
             raise KeyError(f"{path.name} has {unknown[0]}, and the model does not")
-        loaded = {_place(own[name]) for name in stored}
-        if missing := [name for name, tensor in own.items() if name not in stored and _place(tensor) not in loaded]:
+        loaded = {id(own[name]) for name in stored}
+        if missing := [name for name, tensor in own.items() if id(tensor) not in loaded]:
             raise KeyError(f"{path.name} lacks {missing[0]}")
         for name in file.keys():  # noqa: SIM118 - not a mapping
             tensor = file.get_tensor(name)
@@ -465,11 +446,6 @@ def load_safetensors(model: torch.nn.Module, path: Path) -> None:
                 given, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, own[name]))
                 raise ValueError(f"{name} in {path.name} is {given}, in the model {wanted}")
             own[name].copy_(tensor)
-
-
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for tied tensors only."""
-    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def unloadable(folder: Path) -> str | None:

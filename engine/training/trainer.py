@@ -124,8 +124,7 @@ class AnswerTrainer(CheckpointedTrainer):
         )
         if cached is not None:
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
-        self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
-        self.tokenizer = tokenizer
+        self.micro_batch, self.hooks, self.tokenizer = micro_batch, hooks, tokenizer
         self.upcoming: tuple[list[tuple[list[Row], float]], int] | None = None
         """The micro-batches of this step, and the number of the next one; None outside a step."""
         self.collator = Collator(packing, tokenizer.pad_token_id, self.args.device.type)
@@ -133,6 +132,11 @@ class AnswerTrainer(CheckpointedTrainer):
         self.step_started = time.monotonic()
         self.step_loss = torch.zeros(())
         self.remove_callback(PrinterCallback)  # events replace it
+
+    @property
+    def packing(self) -> Packing:
+        """How rows are split into micro-batches and collated."""
+        return self.collator.packing
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """One list of rows per step, in the sampler's order."""

@@ -76,7 +76,6 @@ class JudgeModel:
     def __init__(self, opening: OpenJudge, tell: Callable[[Message], None]) -> None:
         """Raises UserError for a model that cannot be loaded."""
         import torch
-        from transformers.utils import logging as transformers_logging
 
         from engine.chat.models import PROBE, PromptEncoder
         from engine.evaluation.generate import Generator, end_tokens
@@ -84,8 +83,6 @@ class JudgeModel:
         from engine.methods.machine import this_machine
         from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
 
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
         model, machine = Model(id=opening.model), this_machine()
         tell(JudgeNote(f"loading {opening.model} on {machine.name}"))
         self.device = machine.name

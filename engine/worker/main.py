@@ -7,16 +7,13 @@ run ends with an `end` event and a result, also after an error: `outcome_of_erro
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
-from transformers.utils import logging as transformers_logging
 
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
@@ -85,7 +82,7 @@ def execute(
 
     `others`: the other ranks' GPUs.
     """
-    _quiet_libraries()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config, machine = frozen.config, this_machine()
     gpu = training_gpu() if machine.device == "cuda" else None
     meters = Meters(event_log.write, gpu, others, slots=limit_memory(config, machine))
@@ -253,12 +250,3 @@ def _save_model(
         save(model, folder, initial, whole)
         tokenizer.save_pretrained(folder)
     log.write(events.ModelSaved(path=run_dir.model.name, bytes=folder_bytes(run_dir.model, "*.safetensors")))
-
-
-def _quiet_libraries() -> None:
-    """Keep progress bars and advice of libraries out of engine.log."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)

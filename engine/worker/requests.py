@@ -343,11 +343,8 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     Raises UserError if there is no such device, or if torch cannot use the GPU.
     """
     machine = _checked_machine(arguments["device"], progress)
-    from transformers.utils import logging as transformers_logging
-
     from engine.worker.training_checks.report import check_method
 
-    transformers_logging.disable_progress_bar()
     scratch = Path(arguments["scratch"])
     reports = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]
     return msgspec.to_builtins(reports)

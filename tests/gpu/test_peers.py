@@ -54,7 +54,7 @@ def write_model(folder: Path) -> ModelShape:
     config = resolve(Preset("peers", {**values, "train.gradient_checkpointing": False})).config
     free, _ = torch.cuda.mem_get_info()
     # Half of the memory: the choice is for one row per forward pass, and the tools differ in what they need.
-    shape = choose_shape(config, this_machine(), free // 2, free_disk(folder)).shape
+    shape, _ = choose_shape(config, this_machine(), free // 2, free_disk(folder))
     write_random_weights(shape.architecture(), folder / "model", "cuda")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(TINY / name, folder / "model" / name)

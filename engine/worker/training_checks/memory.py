@@ -219,7 +219,7 @@ class PagingResult:
 
 
 def paging_skipped(config: schema.Config, machine: Machine, optimizer_name: str, meters: Meters) -> str:
-    """Why the paged optimizer of a run is not checked; "" if it is, in a process of its own (`check_paging`)."""
+    """Why the paged optimizer of a run is not checked; "" if it is, in a process of its own (`measure_paging`)."""
     if machine.device != "cuda":
         return NEEDS_GPU
     if config.optimizer.name not in ("auto", "paged_adamw_8bit"):
@@ -228,11 +228,6 @@ def paging_skipped(config: schema.Config, machine: Machine, optimizer_name: str,
         return "NVML is not available, which would report other processes"
     others = meters.gpu.others(meters.gpu_pid)  # a full GPU would end their runs
     return "other processes use this GPU" if others else ""
-
-
-def check_paging(config: schema.Config, machine: Machine) -> TrainingCheck:
-    """Check a paged optimizer on a parameter whose state is large enough to be paged."""
-    return judge_paging(_paged(config, machine))
 
 
 def judge_paging(paging: PagingResult) -> TrainingCheck:
@@ -248,8 +243,10 @@ def judge_paging(paging: PagingResult) -> TrainingCheck:
     return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result")
 
 
-def _paged(config: schema.Config, machine: Machine) -> PagingResult:
-    """Two optimizers make the same two steps, the second one of them on a full GPU."""
+def measure_paging(config: schema.Config, machine: Machine) -> PagingResult:
+    """Two optimizers make the same two steps on a parameter whose state is large enough to be paged; the second one of
+    them on a full GPU.
+    """
     free_memory()
     first, optimizer = _with_state(config, machine)
     second, other = _with_state(config, machine)

@@ -23,7 +23,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
 
 from engine.config.activation_checkpointing import OFF, ActivationCheckpointing, describe_checkpointing
 from engine.config.errors import error_text
@@ -60,8 +59,9 @@ from engine.worker.training_checks.agreement import check_decoding, check_packed
 from engine.worker.training_checks.memory import (
     Peaks,
     check_out_of_memory,
-    check_paging,
     check_peak_memory,
+    judge_paging,
+    measure_paging,
     measured_peaks,
     paging_skipped,
 )
@@ -143,7 +143,7 @@ def check_method(
 def check_paging_of(method: str, machine: Machine) -> TrainingCheck:
     """The verdict on the paged optimizer of a method; an error is a failure."""
     try:
-        return check_paging(embedded_config(method), machine)
+        return judge_paging(measure_paging(embedded_config(method), machine))
     except Exception as error:  # noqa: BLE001 - any failure of a library is the answer
         return TrainingCheck(name=PAGING, state="failed", text=reason(error))
 
@@ -307,18 +307,10 @@ TOKENS = 32
 
 def check_methods(machine: Machine) -> Iterator[dict[str, Any]]:
     """For each method: title, whether it is ready, seconds of the step, optimizer, notes, and why it is not ready."""
-    transformers_logging.disable_progress_bar()
     for name in method_names():
-        facts: dict[str, Any] = {
-            "method": name,
-            "title": method_title(name),
-            "ready": False,
-            "why": "",
-            "notes": [],
-        }
+        facts: dict[str, Any] = {"method": name, "title": method_title(name), "ready": False, "why": "", "notes": []}
         try:
-            facts |= _train_one_step(name, machine, facts["notes"])
-            facts["ready"] = True
+            facts |= _train_one_step(name, machine, facts["notes"]) | {"ready": True}
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
             facts["why"] = error_text(error)
         yield facts

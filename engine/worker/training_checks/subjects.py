@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -85,19 +86,18 @@ def random_subject(method: str, machine: Machine, scratch: Path) -> Subject:
     """Random weights of the largest shape that this machine has room for, below `scratch`, where another method may
     have written them.
     """
-    chosen = chosen_shape(method, machine, scratch)
-    shape, architecture = chosen.shape, chosen.shape.architecture()
-    folder = shape.folder(scratch)
+    shape, why = _shape_for(method, machine, scratch)
+    architecture, folder = shape.architecture(), shape.folder(scratch)
     if not shape.is_written(scratch):
         write_random_weights(architecture, folder, machine.device)
     config = _config(method, {"train.max_length": shape.longest, "train.batch": shape.batch}, str(folder))
     steps = RANDOM_STEPS[machine.device]
     lengths = log_normal_lengths(shape.batch * steps, shape.longest, shape.tokens)
     rows = random_rows(lengths, architecture)
-    return Subject(shape.title, config, rows, rows, steps, 0, None, chosen.why)
+    return Subject(shape.title, config, rows, rows, steps, 0, None, why)
 
 
-def chosen_shape(method: str, machine: Machine, scratch: Path) -> ChosenShape:
+def _shape_for(method: str, machine: Machine, scratch: Path) -> tuple[ModelShape, str]:
     """The shape for the memory that is free now and the free disk space of `scratch`."""
     if machine.device == "cuda":
         free, _ = torch.cuda.mem_get_info()
@@ -114,9 +114,9 @@ def _config(method: str, values: Flat, model: str = "tiny") -> schema.Config:
     return resolve(Preset("doctor", own | values)).config
 
 
-def random_rows(lengths: Sequence[int], architecture: LlamaConfig, seed: int = 0) -> list[Row]:
+def random_rows(lengths: Sequence[int], architecture: LlamaConfig) -> list[Row]:
     """Rows of random tokens with these lengths, half of each in the loss."""
-    generator = random.Random(seed)
+    generator = random.Random(0)
     rows = []
     for number, length in enumerate(lengths):
         ids = [generator.randrange(3, architecture.vocab_size) for _ in range(length)]
@@ -136,7 +136,7 @@ DISK_MARGIN = 1.25
 MEMORY_SHARE = 0.95
 """Share of the free memory that the predicted peak may take; the memory probe leaves the same headroom."""
 SHARD = 2 << 30
-"""Bytes of weights that are kept in memory before they are written."""
+"""Bytes of weights in a file, which are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -188,31 +188,24 @@ ON_GPU = (
 ON_CPU = ModelShape("Llama shape with 5M parameters", _llama(256, 704, 4, 4, 2, 8192, True), 64, 128, 4)
 
 
-@dataclass(frozen=True)
-class ChosenShape:
-    """The largest shape that fits, and why no larger one was chosen."""
-
-    shape: ModelShape
-    why: str
-
-
 def choose_shape(
     config: schema.Config, machine: Machine, memory: int, disk: int, written: Collection[ModelShape] = ()
-) -> ChosenShape:
-    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does.
+) -> tuple[ModelShape, str]:
+    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does. And why no
+    larger one was chosen.
 
     `written`: shapes whose weights are on disk already.
     """
     if machine.device == "cpu":
-        return ChosenShape(ON_CPU, "a CPU is too slow for an 8B model")
+        return ON_CPU, "a CPU is too slow for an 8B model"
     why = ""
     for shape in ON_GPU[:-1]:
         reason = _peak_too_large(shape, config, machine, memory)
         reason = reason or ("" if shape in written else _weights_too_large(shape, disk))
         if not reason:
-            return ChosenShape(shape, why)
+            return shape, why
         why = why or reason
-    return ChosenShape(ON_GPU[-1], why)
+    return ON_GPU[-1], why
 
 
 def _peak_too_large(shape: ModelShape, config: schema.Config, machine: Machine, memory: int) -> str:
@@ -243,25 +236,22 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, seed: int = 0) -> None:
+def write_random_weights(architecture: LlamaConfig, folder: Path, device: str) -> None:
     """Write a model folder with normally distributed weights in bf16; norms are 1.
 
-    Of the weights at most SHARD bytes and one more tensor are in memory, so that also a model that is trained in 4 bits
-    can be written.
-    config.json is written last: a folder with it is complete.
+    Of the weights at most SHARD bytes, or one larger tensor, are in memory, so that also a model that is trained in 4
+    bits can be written. config.json is written last: a folder with it is complete.
     """
     folder.mkdir(exist_ok=True)
-    generator = torch.Generator(device).manual_seed(seed)
-    places: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    for name, parameter in _without_weights(architecture).named_parameters():
-        shard[name] = _drawn(parameter.shape, architecture.initializer_range, device, generator)
-        if sum(map(_bytes, shard.values())) >= SHARD:
-            _write(shard, folder, places)
-            shard = {}
-    _write(shard, folder, places)
-    index = {"metadata": {"total_size": weight_bytes(architecture)}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    generator = torch.Generator(device).manual_seed(0)
+    empty = dict(_without_weights(architecture).named_parameters())
+    split = split_torch_state_dict_into_shards(empty, max_shard_size=SHARD)
+    for file, names in split.filename_to_tensors.items():
+        shard = {name: _drawn(empty[name].shape, architecture.initializer_range, device, generator) for name in names}
+        save_file(shard, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     architecture.architectures = ["LlamaForCausalLM"]
     (folder / "tokenizer_config.json").write_text("{}")  # a model folder has a tokenizer; rows here are random ids
     architecture.save_pretrained(folder)
@@ -280,19 +270,8 @@ def _drawn(shape: torch.Size, spread: float, device: str, generator: torch.Gener
     return drawn.cpu()
 
 
-def _bytes(tensor: torch.Tensor) -> int:
-    return math.prod(tensor.shape) * tensor.element_size()
-
-
-def _write(shard: dict[str, torch.Tensor], folder: Path, places: dict[str, str]) -> None:
-    """Write one file and record which tensors it has."""
-    name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
-    save_file(shard, folder / name, metadata={"format": "pt"})
-    places.update(dict.fromkeys(shard, name))
-
-
-def log_normal_lengths(count: int, longest: int, mean: int = MEAN_TOKENS, seed: int = 0) -> list[int]:
+def log_normal_lengths(count: int, longest: int, mean: int = MEAN_TOKENS) -> list[int]:
     """Lengths of `count` rows in tokens, at most `longest`, from a log-normal distribution."""
-    generator = random.Random(seed)
+    generator = random.Random(0)
     location = math.log(mean) - LENGTH_SPREAD**2 / 2
     return [min(longest, max(8, round(generator.lognormvariate(location, LENGTH_SPREAD)))) for _ in range(count)]

@@ -178,13 +178,13 @@ class TrainingSession:
 
     def step(self, rows: list[Row], packing: Packing, micro_batch: int) -> float:
         """Gradients of one step of the trainer with this packing and micro-batch size. Returns the loss."""
-        trainer = self.trainer
-        before = trainer.packing, trainer.micro_batch
-        trainer.packing, trainer.micro_batch = packing, micro_batch
+        trainer, collator = self.trainer, self.trainer.collator
+        before = collator.packing, trainer.micro_batch
+        collator.packing, trainer.micro_batch = packing, micro_batch
         try:
             return float(trainer.training_step(self.model, rows))
         finally:
-            trainer.packing, trainer.micro_batch = before
+            collator.packing, trainer.micro_batch = before
 
     def _estimates(self) -> RunEstimates:
         limit = available_memory(self.meters) if self.machine.device == "cuda" else None

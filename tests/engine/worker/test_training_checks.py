@@ -25,8 +25,10 @@ from engine.evaluation.generate import Generator
 from engine.methods import lora
 from engine.methods.machine import Machine, this_machine
 from engine.runs.training_report import CHECKS, MODELS, OUT_OF_MEMORY, PAGING, TRAINING, TrainingReport
-from engine.training import varlen_attention
+from engine.training import trainer, varlen_attention
+from engine.training.batches import MicroBatch, Packing
 from engine.training.guards import OutOfMemory
+from engine.training.loss import summed_loss
 from engine.training.segments import Segments
 from engine.worker.training_checks import agreement, memory
 from engine.worker.training_checks.agreement import (
@@ -106,6 +108,22 @@ def test_attention_to_other_rows_fails_the_packed_loss(
 
     monkeypatch.setattr(varlen_attention, "SegmentAttention", SimpleNamespace(apply=attend))
     assert check_packed_loss(session).state == "failed"
+
+
+def test_rows_are_computed_with_the_packing_that_is_compared(
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[torch.Size] = []
+
+    def loss(model: Any, batch: MicroBatch, *rest: Any) -> torch.Tensor:
+        batches.append(batch.model_inputs["input_ids"].shape)
+        return summed_loss(model, batch, *rest)
+
+    monkeypatch.setattr(trainer, "summed_loss", loss)
+    for packing in (session.packing, Packing("padded", 4096)):
+        session.step(list(session.subject.rows[:4]), packing, 4)
+    session.model.zero_grad(set_to_none=True)
+    assert [shape[0] for shape in batches] == [1, 4]
 
 
 def test_a_row_that_misses_its_shared_prefix_fails(session: TrainingSession, monkeypatch: pytest.MonkeyPatch) -> None:

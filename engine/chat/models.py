@@ -32,6 +32,7 @@ from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
 from engine.methods.provenance import fingerprint
+from engine.methods.weights import stored_bytes
 from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse, WeightsMemory
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir, finished_result, read_frozen
@@ -44,7 +45,7 @@ class BaseCopy:
     def __init__(self, name: str, network: torch.nn.Module) -> None:
         self.name = name
         self.network = network.eval()
-        self.bytes = _bytes(network)
+        self.bytes = stored_bytes(network)
         self.adapters: dict[str, int] = {}
         """Key of an adapter -> its size in bytes."""
         self._enabled = True
@@ -52,7 +53,7 @@ class BaseCopy:
 
     def attach(self, key: str, folder: Path) -> None:
         """Load an adapter from its folder."""
-        before = _bytes(self.network)
+        before = stored_bytes(self.network)
         with own_targets():
             if isinstance(self.network, peft.PeftModel):
                 self.network.load_adapter(str(folder), adapter_name=key)
@@ -65,7 +66,7 @@ class BaseCopy:
         self.network.base_model.enable_adapter_layers()
         self.network.set_adapter(key)
         self._enabled = True
-        self.adapters[key] = _bytes(self.network) - before
+        self.adapters[key] = stored_bytes(self.network) - before
 
     @contextmanager
     def active(self, adapter: str | None) -> Iterator[torch.nn.Module]:
@@ -98,24 +99,6 @@ class BaseCopy:
             adapters=len(self.adapters),
             adapter_bytes=sum(self.adapters.values()),
         )
-
-
-def _bytes(network: torch.nn.Module) -> int:
-    """Bytes of all parameters and buffers, shared storage once; of 4-bit weights with their quantization scales."""
-    storages: dict[int, int] = {}
-    for tensor in [*network.parameters(), *network.buffers()]:
-        for stored in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
-            storage = stored.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
-
-
-def _scales(state: Any) -> list[torch.Tensor]:
-    """The tensors of a bitsandbytes quantization state, those of double quantization included."""
-    if state is None:
-        return []
-    own = [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
-    return [*own, *_scales(getattr(state, "state2", None))]
 
 
 TOLERANCE = 1e-3
@@ -328,8 +311,8 @@ class Loader:
         for group in groups.values():
             self._load_group(group, with_base, logits)
         for run in full:
-            if with_base and run.weights not in logits:
-                self._load_base(run, logits)
+            if with_base and run.weights not in logits:  # the base of a full fine-tuning, which no adapter needs
+                self._load_base(run, with_base, logits)
             self._load_full(run, logits)
         order = {run.key: number for number, run in enumerate(self.runs)}
         by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
@@ -337,32 +320,33 @@ class Loader:
 
     def _load_group(self, group: list[ChatRun], with_base: bool, logits: dict[str, torch.Tensor]) -> None:
         """A base and all adapters on it. Of several copies of one base the first answers as the base."""
-        first = group[0]
-        name = self._base_name(first)
-        self.progress(f"loading the {name}")
-        copy = BaseCopy(name, method(first.spec.name).load(first.config, self.machine))
-        self.loaded.copies.append(copy)
-        prompt = self._text(first, copy).encoder.ids(PROBE)
-        before = logits_of(copy.network, prompt, self.machine.device)
-        if with_base and first.weights not in logits:
-            self._add_base(first, copy)
-        logits.setdefault(first.weights, before)
+        copy, prompt, before = self._load_base(group[0], with_base, logits)
         names = {}
         for run in group:
             self.progress(f"loading the adapter of {run.key}")
             names[run.key] = self._titles[run.directory]
             copy.attach(run.key, run.directory.model)
-            self._add(run, copy, run.key)
+            self._respond(run, copy, run.key)
         self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
 
-    def _load_base(self, run: ChatRun, logits: dict[str, torch.Tensor]) -> None:
-        """The base of a full fine-tuning, which no adapter needs."""
-        self.progress("loading the base")
-        copy = BaseCopy(self._base_name(run), method(run.spec.name).load(run.config, self.machine))
+    def _load_base(
+        self, run: ChatRun, with_base: bool, logits: dict[str, torch.Tensor]
+    ) -> tuple[BaseCopy, list[int], torch.Tensor]:
+        """The base of a run, the prompt of the verification, and its logits (T, V)."""
+        name = self._base_name(run)
+        self.progress(f"loading the {name}")
+        copy = BaseCopy(name, method(run.spec.name).load(run.config, self.machine))
         self.loaded.copies.append(copy)
         prompt = self._text(run, copy).encoder.ids(PROBE)
-        logits[run.weights] = logits_of(copy.network, prompt, self.machine.device)
-        self._add_base(run, copy)
+        before = logits_of(copy.network, prompt, self.machine.device)
+        if with_base and run.weights not in logits:
+            # Two folders with different models can have the same name.
+            keys = (name if number == 1 else f"{name} {number}" for number in count(1))
+            key = next(key for key in keys if key not in self.loaded.responders)
+            self.loaded.loaded_for[key] = run.directory.name
+            self._respond(run, copy, None, base=key)
+        logits.setdefault(run.weights, before)
+        return copy, prompt, before
 
     def _load_full(self, run: ChatRun, logits: dict[str, torch.Tensor]) -> None:
         title = self._titles[run.directory]
@@ -370,7 +354,7 @@ class Loader:
         dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
         copy = BaseCopy(title, load_pretrained(Model(id=str(run.directory.model)), self.machine, dtype))
         self.loaded.copies.append(copy)
-        self._add(run, copy, None)
+        self._respond(run, copy, None)
         base = logits.get(run.weights)
         if base is None:
             return
@@ -384,33 +368,20 @@ class Loader:
         several = len({other.weights for other in self.runs}) > 1
         return f"{name} {Path(run.config.model.id).name}" if several else name
 
-    def _add_base(self, run: ChatRun, copy: BaseCopy) -> None:
-        key = next(name for name in self._names(copy.name) if name not in self.loaded.responders)
-        self.loaded.loaded_for[key] = run.directory.name
-        self._respond(run, copy, None, key, key, "")
-
-    @staticmethod
-    def _names(name: str) -> Iterator[str]:
-        """The name, then the name with a number: two folders with different models can have the same name."""
-        yield name
-        yield from (f"{name} {number}" for number in count(2))
-
-    def _add(self, run: ChatRun, copy: BaseCopy, adapter: str | None) -> None:
-        self._respond(run, copy, adapter, run.key, self._titles[run.directory], run.directory.name)
-
-    def _respond(self, run: ChatRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
+    def _respond(self, run: ChatRun, copy: BaseCopy, adapter: str | None, base: str = "") -> None:
+        """Add the column of a run, or with `base` the column of its base with this key."""
         text = self._text(run, copy)
         column = ChatColumn(
-            key=key,
-            title=title,
+            key=base or run.key,
+            title=base or self._titles[run.directory],
             model=run.config.model.id,
-            run=name,
+            run="" if base else run.directory.name,
             chat=text.encoder.chat,
             system=text.system,
             max_new_tokens=run.config.evaluation.max_new_tokens,
         )
         positions = maximum_positions(config_of(run.config.model))
-        self.loaded.responders[key] = Responder(
+        self.loaded.responders[column.key] = Responder(
             column, copy, adapter, text.tokenizer, text.encoder, text.ends, positions
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat.generation import TextStream, stream
-from engine.chat.models import ChatRun, LoadedModels, Loader, Progress, PromptEncoder, Responder, prompt_of, tried_runs
+from engine.chat.models import ChatRun, LoadedModels, Loader, Progress, Responder, prompt_of, tried_runs
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
@@ -84,7 +84,8 @@ class ChatSession:
         prompt = responder.encoder.ids(conversation)
         limit = _limit(responder, len(prompt), sampling)
         key = responder.column.key
-        text, ended = TextStream(responder.tokenizer), "length"
+        text = TextStream(responder.tokenizer)
+        ended: Ending = "length"
         started = time.monotonic()
         first = last = 0.0
 
@@ -110,27 +111,24 @@ class ChatSession:
             if not is_out_of_memory(error):
                 raise
             self._forget()
-            raise _out_of_memory(responder.column.title) from error
-        tell(_answered(number, key, text, ended, first - started, last - first))
+            problem, hint = "not enough memory to answer", "start a new conversation, or ask for fewer tokens"
+            raise UserError(problem, responder.column.title, hint, "chat.out_of_memory") from error
+        answer = AnswerFinished(
+            number=number,
+            column=key,
+            text=text.text,
+            tokens=len(text.tokens),
+            ended=ended,
+            first_token=max(0.0, first - started),
+            seconds=last - first,
+        )
+        tell(answer)
 
     def _forget(self) -> None:
         """Release the kept keys and values of all columns."""
         for responder in self.models.responders.values():
             responder.kept.tokens, responder.kept.cache = [], None
         free_memory()
-
-
-def _answered(number: int, key: str, text: TextStream, ended: str, first: float, seconds: float) -> AnswerFinished:
-    ending: Ending = "end token" if ended == "end token" else "stopped" if ended == "stopped" else "length"
-    return AnswerFinished(
-        number=number,
-        column=key,
-        text=text.text,
-        tokens=len(text.tokens),
-        ended=ending,
-        first_token=max(0.0, first),
-        seconds=max(0.0, seconds),
-    )
 
 
 def _limit(responder: Responder, prompt: int, sampling: Sampling) -> int:
@@ -140,11 +138,6 @@ def _limit(responder: Responder, prompt: int, sampling: Sampling) -> int:
         problem = f"the conversation has {prompt:,} tokens, the model has {responder.positions:,} positions"
         raise UserError(problem, responder.column.title, "start a new conversation", "chat.too_long")
     return min(free, sampling.max_new_tokens)
-
-
-def _out_of_memory(column: str) -> UserError:
-    hint = "start a new conversation, or ask for fewer tokens"
-    return UserError("not enough memory to answer", column, hint, "chat.out_of_memory")
 
 
 ORDER = {"disagree": 0, "failure": 1, "other": 2}
@@ -242,7 +235,8 @@ def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: 
                 examples.setdefault(part.where, part)
         if len(examples) == len(wanted):
             break
-    rows = _rows(responder.encoder, list(examples.values()))
+    encoded = responder.encoder.rows(list(examples.values()))
+    rows = {where: row for where, row in zip(examples, encoded, strict=True) if isinstance(row, Row)}
     replayed = []
     for item in items:
         line, row = item.line, rows.get(item.line.where)
@@ -260,9 +254,3 @@ def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: 
             )
         )
     return replayed
-
-
-def _rows(encoder: PromptEncoder, examples: list[Example]) -> dict[str, Row]:
-    """Place of a row -> the row."""
-    results = zip(examples, encoder.rows(examples), strict=True)
-    return {example.where: row for example, row in results if isinstance(row, Row)}

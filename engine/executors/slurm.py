@@ -84,13 +84,12 @@ def limit_seconds(limit: str) -> int | None:
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
     if match is None:
         return None
-    days, *parts = (int(part) if part is not None else None for part in match.groups())
-    first, second, third = (*parts, None, None)[:3]
-    if days is not None:  # days-hours:minutes:seconds
-        return ((days * 24 + (first or 0)) * 60 + (second or 0)) * 60 + (third or 0)
-    if third is not None:  # hours:minutes:seconds
-        return ((first or 0) * 60 + (second or 0)) * 60 + third
-    return (first or 0) * 60 + (second or 0)  # minutes:seconds
+    days, *given = match.groups()
+    numbers = [int(number) for number in given if number]
+    if days is None and len(numbers) < 3:  # minutes:seconds, else hours:minutes:seconds
+        numbers.insert(0, 0)
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _check_limit(settings: Executor) -> None:
@@ -140,11 +139,8 @@ def _body(settings: Executor, command: str) -> str:
 def _quoted(path: Path) -> str:
     """A path in double quotes. Raises UserError for characters that sbatch has no way to quote."""
     if re.search(r'["\\\n\r]', str(path)):
-        problem, hint = (
-            "unsupported path for Slurm: it contains quotes, backslashes or line breaks",
-            "use another directory (--runs)",
-        )
-        raise UserError(problem, str(path), hint, code="slurm.path")
+        problem = "unsupported path for Slurm: it contains quotes, backslashes or line breaks"
+        raise UserError(problem, str(path), "use another directory (--runs)", code="slurm.path")
     return f'"{path}"'
 
 

@@ -110,11 +110,7 @@ def _artifact(
     model = _load_as(served_class(config), folder, job, checked, options | {"dtype": "auto"})
     if (text_class := _text_class(config)) not in (None, type(model)):
         _load_as(text_class, folder, job, checked, options | {"dtype": "auto", "device_map": "meta"}, ("missing",))
-    names = CheckpointFiles(folder).files
-    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
-    if refused:
-        text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
-        checked.defects.append(Notice("export.vllm_names", text))
+    checked.defects += _refused_by_vllm(config, CheckpointFiles(folder).files, checked)
     return model
 
 
@@ -166,10 +162,7 @@ def _adapted_base(
             text = f"{len(keys)} {code} weights of the adapter (first: {keys[0]})"
             checked.defects.append(Notice(f"export.{code}_weights", text))
     names = [name.removeprefix("base_model.model.") for name in stored]
-    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
-    if refused:
-        text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
-        checked.warn("export.vllm_names", text)
+    checked.warnings += _refused_by_vllm(config, names, checked)
     return model
 
 
@@ -201,6 +194,12 @@ def names_for_vllm(architectures: Sequence[str] | None, names: Iterable[str]) ->
         return None, []
     refused = sorted(name for name in names if not name.startswith(accepted))
     return not refused, refused
+
+
+def _refused_by_vllm(config: Any, names: Iterable[str], checked: ArtifactCheck) -> list[Notice]:
+    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
+    text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {next(iter(refused), '')})"
+    return [Notice("export.vllm_names", text)] if refused else []
 
 
 def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine, model_config: Any) -> dict[str, Any]:

@@ -80,23 +80,6 @@ class Checker:
     seconds: float = 0.0
     """Duration of all checks so far."""
 
-    def job(
-        self,
-        kind: CheckedKind,
-        artifact: Path | None = None,
-        quantize_base: bool = True,
-        copied: Sequence[str] = (),
-    ) -> CheckJob:
-        """The check as a request."""
-        return CheckJob(
-            run=str(self.run.path),
-            kind=kind,
-            artifact=str(artifact or ""),
-            quantize_base=quantize_base,
-            copied=list(copied),
-            logits=str(self.work / "logits.safetensors"),
-        )
-
     def check(
         self,
         kind: CheckedKind,
@@ -105,7 +88,14 @@ class Checker:
         copied: Sequence[str] = (),
     ) -> ArtifactCheck:
         """Check one artifact; the options as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
-        job = self.job(kind, artifact, quantize_base, copied)
+        job = CheckJob(
+            run=str(self.run.path),
+            kind=kind,
+            artifact=str(artifact or ""),
+            quantize_base=quantize_base,
+            copied=list(copied),
+            logits=str(self.work / "logits.safetensors"),
+        )
         started = time.monotonic()
         answer = self.answer(job)
         self.seconds += time.monotonic() - started

@@ -12,7 +12,9 @@ from engine.evaluation.intervals import bootstrap, group_sums, paired_interval, 
 from engine.runs.ladder.ladder_state import Gain
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items, recorded_lines
 from engine.runs.run.result import Interval, Result
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, finished_result
+
+NOT_FINISHED = "gate.not_finished"
 
 
 def values_of(items: Sequence[ScoredItem], metric: str) -> list[float]:
@@ -66,7 +68,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
     Positive is better, also for metrics where lower is better. Raises UserError for unfinished runs, runs that were not
     scored on the same test items, and a metric that the answers were not scored with.
     """
-    result = _finished(run)
+    result = finished_result(run, NOT_FINISHED)
     name = metric or result.metric
     tuned = recorded_items(run.predictions_file, "tuned")
     if against is None:
@@ -74,7 +76,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         named = f"its start, {result.from_run}" if start else "the base model"
         reference = recorded_items(run.predictions_file, "base")
     else:
-        _refuse_other_items(result, _finished(against), against.name)
+        _refuse_other_items(result, finished_result(against, NOT_FINISHED), against.name)
         reference, named = recorded_items(against.predictions_file, "tuned"), against.name
     if not tuned or not reference:
         _refuse_unreadable(against if tuned and against else run)
@@ -110,10 +112,8 @@ def _refuse_unreadable(run: RunDir) -> None:
     """Raise UserError if the run was scored, but its answers cannot be read."""
     result = run.result()
     if result is not None and result.after is not None and not recorded_lines(run.predictions_file):
-        problem, hint = (
-            "predictions.jsonl is missing or damaged",
-            "repeat the run: its scores by test item are in this file",
-        )
+        hint = "repeat the run: its scores by test item are in this file"
+        problem = "predictions.jsonl is missing or damaged"
         raise UserError(problem, str(run.predictions_file), hint, "gate.no_predictions")
 
 
@@ -124,15 +124,6 @@ def _refuse_other_start(run: RunDir, result: Result, start: bool) -> None:
         raise UserError(problem, run.name, "use --against start", "gate.no_base")
     if start and not result.from_run:
         raise UserError("the run started from the base model", run.name, "use --against base", "gate.no_start")
-
-
-def _finished(run: RunDir) -> Result:
-    result = run.result()
-    if result is None or result.status != "finished":
-        state = result.status if result else run.state()
-        hint = "wait until it finishes, or resume it if it was stopped"
-        raise UserError(f"the run is not finished ({state})", run.name, hint, "gate.not_finished")
-    return result
 
 
 def _refuse_other_items(result: Result, other: Result, name: str) -> None:

@@ -209,26 +209,12 @@ def _write_merged(
         write_common_files(run, place)
         copied = write_merged(run, dtype, place, base, progress)
         checks[base] = checker.check("merged", place, copied=copied)
-    metric, reference = metric_spec(run.result.metric), recorded_items(run.directory.predictions_file, "tuned")
-    groups = recorded_groups(run.directory.predictions_file)
-    best = max(bases, key=lambda base: _rank(checks[base].items, metric))
+    best = max(bases, key=lambda base: _rank(checks[base].items, metric_spec(run.result.metric)))
     for path in (folder / f".{best}").iterdir():
         path.replace(folder / path.name)
     for base in bases:
         remove_tree(folder / f".{base}")
-    return (
-        [
-            MergeCandidate(
-                base=base,
-                score=mean_with_interval(checks[base].items, run.result.metric, groups),
-                difference=difference_of(checks[base].items, reference, run.result.metric, groups),
-                kept=base == best,
-            )
-            for base in bases
-        ],
-        checks[best],
-        copied,
-    )
+    return _candidates(run, checks, best), checks[best], copied
 
 
 def _check_both_bases(
@@ -240,21 +226,26 @@ def _check_both_bases(
     """
     if not run.spec.quantizes_base:
         return [], None
-    metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
-    groups = recorded_groups(run.directory.predictions_file)
     checks: dict[MergeBase, ArtifactCheck] = {
         "dequantized": checker.check("adapter", folder),
         "original": checker.check("adapter", folder, quantize_base=False),
     }
+    return _candidates(run, checks, "dequantized"), checks["dequantized"]
+
+
+def _candidates(run: ExportSource, checks: dict[MergeBase, ArtifactCheck], kept: MergeBase) -> list[MergeCandidate]:
+    """The scores of each base, and their difference from the run's."""
+    metric, predictions = run.result.metric, run.directory.predictions_file
+    reference, groups = recorded_items(predictions, "tuned"), recorded_groups(predictions)
     return [
         MergeCandidate(
             base=base,
             score=mean_with_interval(checked.items, metric, groups),
             difference=difference_of(checked.items, reference, metric, groups),
-            kept=base == "dequantized",
+            kept=base == kept,
         )
         for base, checked in checks.items()
-    ], checks["dequantized"]
+    ]
 
 
 def _rank(items: Sequence[ScoredItem], metric: MetricSpec) -> tuple[float, float]:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 
 from engine.config.errors import UserError
@@ -87,8 +86,6 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
     if not re.fullmatch(DEVICE_PATTERN, str(setting)):
         raise UserError(f"no device {setting}", KEY, f"use {DEVICE_FORMS}", code="device.not_found")
     names, slots = str(setting).partition(":")[0], slots_of(setting)
-    if names == CPU:
-        return _cpu_slots(slots)
     devices = _all(nvml) if names == ALL else [select_device(name, nvml) for name in names.split(",")]
     devices = list({device.lock: device for device in devices}.values())
     return [slot for device in devices for slot in _slots(device, slots)]
@@ -133,22 +130,17 @@ def runs_at_once(settings: Iterable[tuple[int | str, int]], nvml: Nvml | None = 
 def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:
     if number == 1:
         return [device]
-    if device.lock == CPU:
-        return _cpu_slots(number)
-    return [_slot(device, place, number) for place in range(1, number + 1)]
-
-
-def _cpu_slots(number: int) -> list[SelectedDevice]:
-    if number == 1:
-        return [THE_CPU]
-    parts = enumerate(split_cpus(number), 1)
-    return [_slot(THE_CPU, place, number, cpus) for place, cpus in parts]
-
-
-def _slot(device: SelectedDevice, place: int, number: int, cpus: tuple[int, ...] = ()) -> SelectedDevice:
-    title = f"slot {place} of {number} of {device.title}"
-    lock = f"{device.lock}-{place}of{number}"
-    return replace(device, lock=lock, title=title, cpus=cpus, slots=number, whole=device.title)
+    return [
+        replace(
+            device,
+            lock=f"{device.lock}-{place}of{number}",
+            title=f"slot {place} of {number} of {device.title}",
+            cpus=cpus,
+            slots=number,
+            whole=device.title,
+        )
+        for place, cpus in enumerate(split_cpus(number) if device.lock == CPU else [()] * number, 1)
+    ]
 
 
 def _all(nvml: Nvml) -> list[SelectedDevice]:
@@ -157,9 +149,8 @@ def _all(nvml: Nvml) -> list[SelectedDevice]:
         devices = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
         return devices or [_first(nvml)]
     first = _first_visible(nvml, visible)
-    gpus = [_find(nvml, name.strip()) for name in visible.split(",")] if first.gpu is not None else []
-    devices = [device for gpu in takewhile(lambda gpu: gpu is not None, gpus) if gpu for device in _parts(gpu)]
-    return list({device.lock: device for device in devices}.values()) or [first]
+    devices = [device for gpu in _visible(nvml, visible) for device in _parts(gpu)] if first.gpu is not None else []
+    return devices or [first]
 
 
 def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
@@ -211,12 +202,10 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
     if gpu is None:
         raise _not_found(nvml, f"no GPU {setting}", KEY)
     device = _selected(gpu)
-    if visible is not None and device.lock not in _locks(nvml, visible):
-        problem, hint = (
-            f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}",
-            "unset it or choose a GPU that it contains",
-        )
-        raise UserError(problem, KEY, hint, code="device.hidden")
+    shown = [device] if visible is None else [part for gpu in _visible(nvml, visible) for part in _parts(gpu)]
+    if device.lock not in (part.lock for part in shown):
+        problem = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}"
+        raise UserError(problem, KEY, "unset it or choose a GPU that it contains", code="device.hidden")
     return device
 
 
@@ -286,15 +275,13 @@ def _selected(gpu: NvmlGpu) -> SelectedDevice:
     return SelectedDevice(uuid, title, uuid, gpu)
 
 
-def _locks(nvml: Nvml, visible: str) -> set[str]:
-    """Locks of all devices in CUDA_VISIBLE_DEVICES. CUDA ignores what follows an invalid entry."""
-    lock_names: set[str] = set()
+def _visible(nvml: Nvml, visible: str) -> Iterator[NvmlGpu]:
+    """The GPUs in CUDA_VISIBLE_DEVICES. CUDA ignores what follows an invalid entry."""
     for name in visible.split(","):
         gpu = _find(nvml, name.strip())
         if gpu is None:
-            break
-        lock_names |= {_selected(device).lock for device in gpu.parts()}
-    return lock_names
+            return
+        yield gpu
 
 
 def _not_found(nvml: Nvml, problem: str, where: str) -> UserError:

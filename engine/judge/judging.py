@@ -22,7 +22,7 @@ from engine.config.schema import Model
 from engine.judge.comparison_prompt import Verdict, comparison_prompt, default_rubric, prompt_template, read_verdict
 from engine.judge.local_judge import LocalJudge
 from engine.judge.ratings_summary import PeoplesChoice, decided_by_people, side
-from engine.judge.win_rates import VALUES, PairedDecisions, PairScores, agreement, length_correlation, win_rates
+from engine.judge.win_rates import VALUES, PairScores, agreement, length_correlation, win_rates
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, is_endpoint, parse_endpoint
 from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
 from engine.runs.preference.answers import (
@@ -275,9 +275,12 @@ class Judging:
         self.verdicts = read_verdicts(self.folder.verdicts_file)
         questions = list(self.comparisons.questions())
         left = [question for question in questions if question.key not in self.verdicts]
+        known = [self.verdicts[question.key] for question in questions if question.key in self.verdicts]
         self.state.items, self.state.requests = len(self.comparisons.items), len(questions)
-        self.state.reused = self.state.done = len(questions) - len(left)
-        self._count_tokens({question.key for question in questions})
+        self.state.reused = self.state.done = len(known)
+        self.state.prompt_tokens = sum(verdict.prompt_tokens for verdict in known)
+        self.state.completion_tokens = sum(verdict.completion_tokens for verdict in known)
+        self._price()
         try:
             if left:
                 self.judge = LocalJudge(self.folder, self.plan) if self.plan.is_local else ServedJudge(self.plan)
@@ -287,7 +290,7 @@ class Judging:
                 finally:
                     self.judge.close()
         finally:
-            self._conclude()
+            conclude(self.state, self.comparisons, self.verdicts, decided_by_people(self.folder.subject))
 
     def _show_note(self, note: str) -> None:
         self.state.note = note
@@ -364,25 +367,10 @@ class Judging:
         self.state.completion_tokens += verdict.completion_tokens
         self._price()
 
-    def _count_tokens(self, keys: set[str]) -> None:
-        known = [verdict for key, verdict in self.verdicts.items() if key in keys]
-        self.state.prompt_tokens = sum(verdict.prompt_tokens for verdict in known)
-        self.state.completion_tokens = sum(verdict.completion_tokens for verdict in known)
-        self._price()
-
     def _price(self) -> None:
         if self.plan.price is not None:
             price = TokenPrice(*self.plan.price)
             self.state.cost = price.cost(self.state.prompt_tokens, self.state.completion_tokens)
-
-    def _conclude(self) -> None:
-        """Compute win rates and checks from the items whose verdicts are complete."""
-        conclude(
-            self.state,
-            self.comparisons,
-            self.verdicts,
-            decided_by_people(self.folder.subject),
-        )
 
     def _save(self) -> None:
         if self.judge:
@@ -418,7 +406,7 @@ def conclude(
     verdicts: Mapping[str, StoredVerdict],
     people: Mapping[str, PeoplesChoice],
 ) -> None:
-    """Fill in win rates, checks and sentences.
+    """Fill in win rates and checks from the items whose verdicts are complete, and their sentences.
 
     people: what people decided, by the hash of the pair of answers.
     """
@@ -498,10 +486,8 @@ def _check(
         verdicts=len(received),
         unreadable=fmean(verdict.verdict is None for verdict in received) if received else None,
         people=agreement(
-            PairedDecisions(
-                [comparisons.answers.items[pair.item].group or pair.item for _, pair, _ in rated],
-                [side(preference(decisions)) for _, _, decisions in rated],
-                [side(people[key].share(pair.answer_a)) for key, pair, _ in rated],
-            )
+            [comparisons.answers.items[pair.item].group or pair.item for _, pair, _ in rated],
+            [side(preference(decisions)) for _, _, decisions in rated],
+            [side(people[key].share(pair.answer_a)) for key, pair, _ in rated],
         ),
     )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from engine.config.files import write_atomically
-from engine.judge.win_rates import VALUES, PairedDecisions, PairScores, agreement, settled, win_rates
+from engine.judge.win_rates import VALUES, PairScores, agreement, settled, win_rates
 from engine.ladder.statistics import CONFIDENCE_LEVEL
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import Preferred, RatedPair, RaterAgreement, RatingSummary
@@ -146,7 +146,7 @@ def _agreement(raters: Mapping[str, Mapping[str, Rating]], items: Mapping[str, i
             ours.append(side(_left_share(one[pair])))
             share = _left_share(other[pair])
             theirs.append(side(share if other[pair].left == one[pair].left else 1 - share))
-    return agreement(PairedDecisions(numbers, ours, theirs))
+    return agreement(numbers, ours, theirs)
 
 
 def side(share: float) -> Preferred:

@@ -79,39 +79,35 @@ def _key(pair: tuple[str, str]) -> str:
     return "\n".join(pair)
 
 
-@dataclass(frozen=True)
-class PairedDecisions:
-    """What two decided about the same comparisons."""
+def agreement(
+    items: Sequence[int | str], ours: Sequence[Preferred], theirs: Sequence[Preferred]
+) -> RaterAgreement | None:
+    """Cohen's kappa (1960) of what two decided about the same comparisons, with a 95% interval by the jackknife over
+    items; None without a comparison.
 
-    items: Sequence[int | str]
-    """The test item of each comparison, or its group of items: their comparisons are not independent."""
-    ours: Sequence[Preferred]
-    theirs: Sequence[Preferred]
-
-
-def agreement(decisions: PairedDecisions) -> RaterAgreement | None:
-    """Cohen's kappa (1960) with a 95% interval by the jackknife over items; None without a common comparison."""
-    if not decisions.items:
+    `items`: of each comparison its test item, or the group of items, whose comparisons are not independent.
+    """
+    if not items:
         return None
     tables: dict[int | str, Floats] = {}
     order = list(VALUES)
-    for item, ours, theirs in zip(decisions.items, decisions.ours, decisions.theirs, strict=True):
+    for item, own, other in zip(items, ours, theirs, strict=True):
         table = tables.setdefault(item, np.zeros((len(order), len(order))))
-        table[order.index(ours), order.index(theirs)] += 1
+        table[order.index(own), order.index(other)] += 1
     counts = np.stack([*tables.values()])
     total = counts.sum(0)
-    kappa, items = _kappa(total), len(counts)
+    kappa, count = _kappa(total), len(counts)
     low = high = None
-    if items >= MIN_ITEMS and kappa is not None:
-        left_out = [partial for partial in (_kappa(total - own) for own in counts) if partial is not None]
+    if count >= MIN_ITEMS and kappa is not None:
+        left_out = [partial for partial in (_kappa(total - table) for table in counts) if partial is not None]
         spread = np.array(left_out) - np.mean(left_out)
         error = math.sqrt((len(left_out) - 1) / len(left_out) * float((spread**2).sum()))
-        floor = Z_95**2 / (items + Z_95**2) if error == 0 else 0.0  # perfect agreement on few items is not certain
+        floor = Z_95**2 / (count + Z_95**2) if error == 0 else 0.0  # perfect agreement on few items is not certain
         low, high = max(-1.0, kappa - Z_95 * error - floor), min(1.0, kappa + Z_95 * error)
     return RaterAgreement(
         comparisons=int(total.sum()),
         same=float(np.trace(total) / total.sum()),
-        kappa=Interval(mean=kappa, low=low, high=high, rows=items),
+        kappa=Interval(mean=kappa, low=low, high=high, rows=count),
     )
 
 

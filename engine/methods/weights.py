@@ -292,3 +292,21 @@ def _read_by(module: torch.nn.Module) -> set[str]:
 @cache
 def _read_in(module: str, name: str) -> frozenset[str]:
     return frozenset(_READ.findall(inspect.getsource(getattr(sys.modules[module], name))))
+
+
+def stored_bytes(network: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, shared storage once; of 4-bit weights with their quantization scales."""
+    storages: dict[int, int] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        for stored in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
+            storage = stored.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _scales(state: Any) -> list[torch.Tensor]:
+    """The tensors of a bitsandbytes quantization state, those of double quantization included."""
+    if state is None:
+        return []
+    own = [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
+    return [*own, *_scales(getattr(state, "state2", None))]

@@ -8,18 +8,17 @@ and ranks with other numbers of micro-batches need empty ones. Here all ranks fi
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import datetime
 import os
 import socket
-import stat
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -146,27 +145,22 @@ def join(device: str, folder: Path) -> Ranks:
     if device == "cuda":  # the only one that this process sees
         device_id = torch.device("cuda", 0)
         dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device_id, **where)
-        others = set(_listening_sockets())  # which NCCL needs until the end
+        others = _listening_sockets()  # which NCCL needs until the end
     else:
         dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT, **where)
     ranks = Ranks(rank, size, dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
     ranks.barrier()
-    for descriptor in set(_listening_sockets()) - others:
+    for descriptor in _listening_sockets() - others:
         _drop_everything(descriptor)
     return ranks
 
 
-def _listening_sockets() -> Iterator[int]:
-    """Descriptors of this process that accept TCP connections; none where there is no /proc."""
-    for entry in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
-        descriptor = int(entry.name)
-        with contextlib.suppress(OSError):  # closed in the meantime
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(descriptor)) as opened:
-                is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6) and opened.type == socket.SOCK_STREAM
-                if is_tcp and opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    yield descriptor
+def _listening_sockets() -> set[int]:
+    """Descriptors of this process that accept TCP connections; none except on Linux."""
+    if sys.platform != "linux":
+        return set()
+    connections = psutil.Process().net_connections("tcp")
+    return {connection.fd for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
 def _drop_everything(descriptor: int) -> None:

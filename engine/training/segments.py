@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -48,19 +49,16 @@ class Segments:
     """Whether the model passed them on to its attention."""
     _masks: dict[tuple[torch.device, int | None], torch.Tensor] = field(default_factory=dict)
     _gathered: dict[torch.device, GatheredKeys] = field(default_factory=dict)
-    _groups: list[SegmentGroup] = field(default_factory=list)
-    _rows: list[RowColumns] = field(default_factory=list)
 
     @property
     def shared(self) -> list[Segment]:
         """The segments that others continue."""
         return [segment for segment in self.segments if segment.reach > segment.end]
 
+    @cached_property
     def groups(self) -> list[SegmentGroup]:
         """All segments in batches of similar length, for attention within segments on the CPU."""
-        if not self._groups:
-            self._groups = grouped(self.segments)
-        return self._groups
+        return grouped(self.segments)
 
     @property
     def tokens(self) -> int:
@@ -103,13 +101,9 @@ class Segments:
                 keys_by_segment.append(SharedKeys(keys, torch.tensor(queries), torch.tensor(allowed)))
         return keys_by_segment
 
+    @cached_property
     def rows(self) -> RowColumns:
         """The columns of complete rows, for layers that read a row from its start."""
-        if not self._rows:
-            self._rows.append(self._complete_rows())
-        return self._rows[0]
-
-    def _complete_rows(self) -> RowColumns:
         paths = [path for path in self._paths() if path[-1].reach == path[-1].end]
         rows = [[column for segment in path for column in range(segment.start, segment.end)] for path in paths]
         longest = max(map(len, rows))

@@ -71,7 +71,7 @@ def _split_rows(layer: torch.nn.Module, inputs: Any, options: dict[str, Any]) ->
     if segments is None:
         return None
     segments.reached = True
-    rows, tokens = segments.rows(), segments.tokens
+    rows, tokens = segments.rows, segments.tokens
 
     def split(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -87,7 +87,7 @@ def _join_rows(layer: torch.nn.Module, inputs: Any, options: dict[str, Any], out
     segments: Segments | None = options.get("segments")
     if segments is None:
         return None
-    rows = segments.rows()
+    rows = segments.rows
     return (rows.join(output[0]), *output[1:]) if isinstance(output, tuple) else rows.join(output)
 
 
@@ -200,7 +200,7 @@ class SegmentAttention(torch.autograd.Function):
         q, k, v = (tensor.to(_kernel_dtype(tensor)) for tensor in (query, key, value))
         output = torch.empty_like(q)
         normalizer = torch.empty_like(q[..., 0], dtype=torch.float32)  # log-sum-exp of each query's scores
-        for group in segments.groups():
+        for group in segments.groups:
             inputs = [group.gather(tensor) for tensor in (q, k, v)]
             mask = _window_mask(inputs[0], window)
             attended, sums = _forward(*inputs, is_causal=mask is None, attn_mask=mask, scale=scale)
@@ -224,7 +224,7 @@ class SegmentAttention(torch.autograd.Function):
         dtype = _kernel_dtype(saved[0])
         q, k, v, output, gradient = (tensor.to(dtype) for tensor in (*saved, gradients[0]))
         totals = tuple(torch.zeros_like(tensor) for tensor in (q, k, v))
-        for group in ctx.segments.groups():
+        for group in ctx.segments.groups:
             inputs = [group.gather(tensor) for tensor in (q, k, v, output)]
             sums = group.gather(normalizer[..., None])[..., 0]
             mask = _window_mask(inputs[0], ctx.window)

@@ -143,7 +143,7 @@ class Evaluator:
         """
         file, ranks = self.run_dir.predictions_file, self.ranks
         self.base_general = self._general_losses(base)
-        self.benchmarks.before(base)
+        self.benchmarks.score(base, "before")
         if not self.scores_test:
             return
         self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
@@ -191,7 +191,7 @@ class Evaluator:
             tokens = [answer_tokens(row) for row in self.general]
             self.log.write(events.GeneralLoss(text=self.text, tokens=tokens, before=self.base_general, after=after))
         if self.config.evaluation.when != "never":
-            self.benchmarks.after(model)
+            self.benchmarks.score(model, "after")
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
         """Mean negative log-likelihood per answer token, in nats.
@@ -269,22 +269,15 @@ class BenchmarkScorer:
         """Raises UserError if a benchmark cannot be loaded."""
         self.benchmarks = load_benchmarks(self.settings)
 
-    def before(self, base: torch.nn.Module) -> None:
-        """Score the base model, except where an earlier worker of this run did."""
-        self._score(base, "before", reuse=True)
-
-    def after(self, model: torch.nn.Module) -> None:
-        """Score the trained model, except where an earlier worker did and this one has not trained further."""
-        self._score(model, "after", reuse=not self.log.has_trained)
-
-    def _score(self, model: torch.nn.Module, when: Literal["before", "after"], reuse: bool) -> None:
+    def score(self, model: torch.nn.Module, when: Literal["before", "after"]) -> None:
+        """Score a model, except where an earlier worker of this run did and this one has not trained further."""
         ranks = self.ranks
         if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
             return
         for benchmark in self.benchmarks:
             self.log.check_stop()
             path = self.run_dir.benchmark_file(benchmark.name, when)
-            scores = self._known(path, benchmark) if reuse else None
+            scores = self._known(path, benchmark) if when == "before" or not self.log.has_trained else None
             if scores is None:
                 from engine.evaluation.benchmarks.scoring import score_benchmark  # imports the library
 
@@ -295,7 +288,8 @@ class BenchmarkScorer:
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)
-            self.log.write(_event(when, scores))
+            facts = {name: value for name, value in msgspec.structs.asdict(scores).items() if name != "items"}
+            self.log.write(events.BenchmarkScored(when=when, **facts))
 
     def _known(self, path: Path, benchmark: Benchmark) -> BenchmarkScores | None:
         """The scores that an earlier worker wrote."""
@@ -303,11 +297,6 @@ class BenchmarkScorer:
         if ranks.splits_evaluation:
             return read_scores(path, benchmark.fingerprint)
         return ranks.broadcast(lambda: read_scores(path, benchmark.fingerprint))
-
-
-def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.BenchmarkScored:
-    facts = {name: value for name, value in msgspec.structs.asdict(scores).items() if name != "items"}
-    return events.BenchmarkScored(when=when, **facts)
 
 
 def score_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:

@@ -12,23 +12,19 @@ from typing import Any
 
 import torch
 
-from engine.config.activation_checkpointing import (
-    memory_saved_order,
-    resolve_checkpointing,
-    stronger_than,
-)
+from engine.config.activation_checkpointing import memory_saved_order, resolve_checkpointing, stronger_than
 from engine.config.automatic_optimizer import automatic_on_resume
 from engine.config.batch_limits import answers_together, mixing_reason, row_separation
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
-from engine.data.items import EvaluationItem, sampled
+from engine.data.items import sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.automatic_metric import decide_metric
-from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of
@@ -99,7 +95,13 @@ def describe_workload(config: Config) -> dict[str, Any]:
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
             "data_usage": rows.about["data_usage"],
-            "fingerprints": _fingerprints(config, rows, test, general, benchmarks),
+            "fingerprints": {
+                "data": rows.fingerprint,
+                "test": items_fingerprint(test),
+                "model": fingerprint(config.model, config_of(config.model)),
+                **({"general": general} if general else {}),
+                **{benchmark_fingerprint(benchmark.name): benchmark.fingerprint for benchmark in benchmarks},
+            },
         },
         "versions": versions(),
         "machine": machine_facts(this_machine()),
@@ -126,19 +128,6 @@ def with_answer_batch(
         return resolve_answers(run_query(config, model_config.to_dict(), machine, step, limit)).config
     except UserError:  # no formula for this architecture: what any GPU with room for its weights has room for
         return with_settings(config, {"evaluation.batch": answers_together("auto", "cpu")})
-
-
-def _fingerprints(
-    config: Config, rows: Prepared, test: Sequence[EvaluationItem], general: str, benchmarks: Sequence[Benchmark]
-) -> dict[str, str]:
-    """Fingerprints of everything that is trained on and scored; `general`: the name of the general text, or ''."""
-    return {
-        "data": rows.fingerprint,
-        "test": items_fingerprint(test),
-        "model": fingerprint(config.model, config_of(config.model)),
-        **({"general": general} if general else {}),
-        **{benchmark_fingerprint(benchmark.name): benchmark.fingerprint for benchmark in benchmarks},
-    }
 
 
 def decide_packing(

@@ -130,12 +130,24 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.ladder import report
     from engine.runs.ladder.ladder_dir import LadderDir
 
-    folder = LadderDir(Path(arguments["path"]))
+    return _write_report("ladder", LadderDir(Path(arguments["path"])), report.write)
+
+
+def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write the HTML and Markdown report of a sweep from its state."""
+    from engine.ladder import sweep_report as report
+    from engine.runs.ladder.ladder_dir import SweepDir
+
+    return _write_report("sweep", SweepDir(Path(arguments["path"])), report.write)
+
+
+def _write_report(kind: str, folder: Any, write: Callable[[Any, Any], object]) -> dict[str, str]:
     state = folder.state()
     if state is None:
-        raise UserError("ladder not started", str(folder.path), "start or resume it first", code="ladder.not_started")
+        hint = "start or resume it first"
+        raise UserError(f"{kind} not started", str(folder.path), hint, code=f"{kind}.not_started")
     folder.check_files()
-    report.write(folder, state)
+    write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
@@ -189,20 +201,6 @@ def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
     if arguments["report"]:
         report.write_again(subject)
     return msgspec.to_builtins(summary)
-
-
-def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Write the HTML and Markdown report of a sweep from its state."""
-    from engine.ladder import sweep_report as report
-    from engine.runs.ladder.ladder_dir import SweepDir
-
-    folder = SweepDir(Path(arguments["path"]))
-    state = folder.state()
-    if state is None:
-        raise UserError("sweep not started", str(folder.path), "start or resume it first", code="sweep.not_started")
-    folder.check_files()
-    report.write(folder, state)
-    return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.autograd.profiler import profile
@@ -22,9 +21,10 @@ from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.preset import with_settings
 from engine.config.quantities import decimal, size
 from engine.data.rows import Row
-from engine.memory.dry_run.plan import RunEstimates, as_measured
+from engine.memory.dry_run.plan import as_measured
 from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.methods.weights import stored_bytes
 from engine.runs.training_report import OUT_OF_MEMORY, PAGING, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory
 from engine.training.meters import Meters
@@ -61,7 +61,7 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     On a CPU the resident set of so small a model is mostly that of libraries and kernels' caches, so that the tensors
     of one more step are counted instead, and the probe, which reads the resident set, is left out.
     """
-    predictions = predicted(session.estimates)
+    predictions = {tier.tier: as_measured(tier, tier.training) for tier in session.estimates.tiers}
     dry_run, formula = predictions.get("dry run"), predictions.get("formula")
     if session.peak is None:
         return Peaks(peak_of_tensors(session), None, dry_run, formula)
@@ -71,11 +71,6 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     if probed.checkpointing:
         changed.append(f"activation checkpointing of {describe_checkpointing(probed.checkpointing.setting)}")
     return Peaks(session.peak, probed.training, dry_run, formula, " and ".join(changed))
-
-
-def predicted(estimates: RunEstimates) -> dict[str, int]:
-    """Tier -> predicted peak of training in bytes."""
-    return {estimate.tier: as_measured(estimate, estimate.training) for estimate in estimates.tiers}
 
 
 def check_peak_memory(peaks: Peaks, device: str) -> TrainingCheck:
@@ -166,7 +161,8 @@ def peak_of_tensors(session: TrainingSession) -> int:
     """Bytes of weights and optimizer state, and the peak of what the largest step allocates in addition."""
     model, optimizer = session.model, session.optimizer
     model.zero_grad(set_to_none=True)
-    before = _bytes([*_model_tensors(model), *_tensors(optimizer)])
+    state = {tensor.data_ptr(): tensor.nbytes for tensor in _tensors(optimizer)}
+    before = stored_bytes(model) + sum(state.values())
     with profile(use_cpu=True, profile_memory=True) as profiler:
         session.step(session.batches.step, session.packing, session.trainer.micro_batch)
         optimizer.step()
@@ -177,23 +173,6 @@ def peak_of_tensors(session: TrainingSession) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return before + peak
-
-
-def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the tensors' storages, each counted once."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-
-
-def _model_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters, buffers and the scales of 4-bit weights."""
-    yield from model.parameters()
-    yield from model.buffers()
-    for parameter in model.parameters():
-        state: Any = getattr(parameter, "quant_state", None)
-        if state is not None:
-            yield state.absmax
-            if state.nested:
-                yield from (state.state2.absmax, state.offset)
 
 
 IS_MANAGED = 8

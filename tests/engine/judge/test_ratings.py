@@ -14,7 +14,7 @@ from planted_judge import plant_answers, quality
 
 from engine.config.errors import UserError
 from engine.judge.ratings_summary import summarize
-from engine.judge.win_rates import PairedDecisions, agreement, settled
+from engine.judge.win_rates import agreement, settled
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.preference.answers import ladder_answers
 from engine.runs.preference.preference_text import progress_of_ratings
@@ -250,12 +250,12 @@ def test_kappa_of_known_tables() -> None:
     table |= {("tie", "a"): 3, ("tie", "b"): 15, ("tie", "tie"): 2}
     decided = [pair for pair, count in table.items() for _ in range(count)]
     ours, theirs = [one for one, _ in decided], [other for _, other in decided]
-    found = agreement(PairedDecisions(list(range(100)), ours, theirs))
+    found = agreement(list(range(100)), ours, theirs)
     assert found is not None and found.kappa.mean == pytest.approx(-0.092, abs=0.005)
     assert found.kappa.low is not None and found.kappa.high is not None
     assert found.kappa.low < 0 < found.kappa.high
-    same = agreement(PairedDecisions(list(range(60)), ["a", "b", "tie"] * 20, ["a", "b", "tie"] * 20))
+    same = agreement(list(range(60)), ["a", "b", "tie"] * 20, ["a", "b", "tie"] * 20)
     assert same is not None and same.kappa.mean == 1.0 and 0.8 < (same.kappa.low or 0) < 1.0
-    one_item = agreement(PairedDecisions([0] * 60, ["a", "b"] * 30, ["a", "b"] * 30))
+    one_item = agreement([0] * 60, ["a", "b"] * 30, ["a", "b"] * 30)
     assert one_item is not None and one_item.kappa.low is None  # dependent comparisons are one
-    assert agreement(PairedDecisions([], [], [])) is None
+    assert agreement([], [], []) is None

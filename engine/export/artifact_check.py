@@ -30,7 +30,7 @@ from engine.config.errors import Notice
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
-from engine.data.items import EvaluationItem, all_rows
+from engine.data.items import all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
@@ -336,7 +336,9 @@ def _answer(
     checked: ArtifactCheck,
     progress: Any,
 ) -> None:
-    """Loss on the run's tokens; answers to the prompts as the artifact's own tokenizer renders them."""
+    """Loss on the run's tokens; answers to the prompts as the artifact's own tokenizer renders them: chosen among the
+    answers of the training rows, or generated.
+    """
     evaluation, device = frozen.config.evaluation, machine.device
     own = _own_tokenizer(job.artifact)
     items, defects = rendered_by(own, frozen, scored.items)
@@ -351,39 +353,25 @@ def _answer(
         return
     batch = answers_together(evaluation.batch, device)
     generator = Generator(own, evaluation.max_new_tokens, batch, device, ends, checked.warn)
-    started = time.monotonic()
-    outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
+    rows, started = [item.row for item in items], time.monotonic()
+
+    def count(done: int) -> None:
+        progress("answering test rows", done, len(items))
+
+    if metric.picks_from_choices:
+        scorer = Scorer(metric.name, generator, packing, own.pad_token_id, device)
+        scorer.choose_from(Choices.of(scored.rows.train), items)
+        assert scorer.chooser
+        outputs = scorer.chooser.answers(model, rows, count)
+    else:
+        answers = generator.answer_tokens(model, rows, count)
+        checked.count(answers, evaluation.max_new_tokens)
+        outputs = generator.texts(answers)
     checked.seconds = time.monotonic() - started
     checked.items = [
         ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references, evaluation.reasoning_tags))
         for loss, output, item in zip(losses, outputs, items, strict=True)
     ]
-
-
-def _outputs(
-    model: torch.nn.Module,
-    generator: Generator,
-    metric: str,
-    items: Sequence[EvaluationItem],
-    scored: ScoredRows,
-    packing: Packing,
-    checked: ArtifactCheck,
-    progress: Any,
-) -> list[str]:
-    """Answers to the prompts of the items: chosen among the answers of the training rows, or generated."""
-    rows = [item.row for item in items]
-
-    def count(done: int) -> None:
-        progress("answering test rows", done, len(items))
-
-    if metric_spec(metric).picks_from_choices:
-        scorer = Scorer(metric, generator, packing, generator.tokenizer.pad_token_id, generator.device)
-        scorer.choose_from(Choices.of(scored.rows.train), items)
-        assert scorer.chooser
-        return scorer.chooser.answers(model, rows, count)
-    answers = generator.answer_tokens(model, rows, count)
-    checked.count(answers, generator.max_new_tokens)
-    return generator.texts(answers)
 
 
 def _lost_end_tokens(tokenizer: PreTrainedTokenizerBase, scored: ScoredRows, ends: frozenset[int]) -> list[Notice]:

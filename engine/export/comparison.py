@@ -51,13 +51,11 @@ def difference_of(
 
 
 def gain_of(
-    items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str, groups: Sequence[str] = ()
-) -> Interval:
-    """`difference_of`, positive if it is an improvement. Raises ValueError for another number of items."""
+    items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None, metric: str, groups: Sequence[str] = ()
+) -> Interval | None:
+    """`difference_of`, positive if it is an improvement."""
     difference = difference_of(items, reference, metric, groups)
-    if difference is None:
-        raise ValueError(f"{len(items)} and {len(reference)} test items")
-    return difference.negated() if metric_spec(metric).lower_is_better else difference
+    return difference.negated() if difference and metric_spec(metric).lower_is_better else difference
 
 
 def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: bool = False) -> Gain:
@@ -89,7 +87,9 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         raise UserError(problem, "--metric", hint, "gate.unknown_metric")
     _refuse_incomplete(run, result, tuned, reference, name)
     groups = recorded_groups(run.predictions_file)
-    return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name, groups))
+    gain = gain_of(tuned, reference, name, groups)
+    assert gain is not None, "as many items"
+    return Gain(candidate=run.name, reference=named, metric=name, gain=gain)
 
 
 def _refuse_incomplete(

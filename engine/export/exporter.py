@@ -32,7 +32,7 @@ from engine.export.artifact_files import (
 )
 from engine.export.card import write_card
 from engine.export.checker import ArtifactCheck, Checker
-from engine.export.comparison import difference_of, mean_with_interval
+from engine.export.comparison import difference_of, gain_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
 from engine.methods.provenance import folder_bytes
@@ -281,7 +281,6 @@ def fidelity_of(
     groups = recorded_groups(run.directory.predictions_file)
     difference = difference_of(checked.items, reference, metric, groups)
     base = recorded_items(run.directory.predictions_file, "base")
-    gain = difference_of(checked.items, base, metric, groups)
     outcome = fidelity_outcome(difference, metric_spec(metric), request.margin, checked.defects)
     return Fidelity(
         run=run.directory.name,
@@ -298,7 +297,7 @@ def fidelity_of(
         run_score=run.result.after.score if run.result.after else None,
         difference=difference,
         base_score=run.result.before.score if run.result.before else None,
-        gain=gain.negated() if gain and metric_spec(metric).lower_is_better else gain,
+        gain=gain_of(checked.items, base, metric, groups),
         loss=mean_with_interval(checked.items, "loss", groups),
         loss_difference=difference_of(checked.items, reference, "loss", groups),
         identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,

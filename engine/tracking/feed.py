@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.runs.run.event_log import Follower
-from engine.runs.run.result import Interval, Result
+from engine.runs.run.result import Score
 from engine.runs.run.run_dir import RunDir
 from engine.runs.trackers import TrackerFiles, TrackerState
 from engine.tracking.metric_rows import KINDS, MetricRow, RowBuilder
@@ -104,21 +104,17 @@ def summary_of(run: RunDir) -> dict[str, Any]:
         "total_parameters": result.parameters,
         "train_runtime": result.step_seconds,
         "peak_memory_gib": result.peak.training / 2**30 if result.peak.training else None,
-        **_scores(result, "before", "test_before"),
-        **_scores(result, "after", "test"),
+        **_scores(result.before, "test_before"),
+        **_scores(result.after, "test"),
     }
     return {name: value for name, value in summary.items() if value is not None}
 
 
-def _scores(result: Result, moment: str, prefix: str) -> dict[str, float | None]:
-    score = getattr(result, moment)
+def _scores(score: Score | None, prefix: str) -> dict[str, float | None]:
     if score is None:
         return {}
     values = {f"{prefix}/loss": score.loss.mean}
     if not metric_spec(score.metric).is_loss:
-        values |= _interval(f"{prefix}/{score.metric}", score.score)
+        name, interval = f"{prefix}/{score.metric}", score.score
+        values |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return values
-
-
-def _interval(name: str, score: Interval) -> dict[str, float | None]:
-    return {name: score.mean, f"{name}_low": score.low, f"{name}_high": score.high}

@@ -290,9 +290,16 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def arrange(rows: Sequence[list[int]], share: bool) -> Arrangement:
-    """Lay out the token ids of rows; `share`: compute common prefixes once."""
+    """Lay out the token ids of rows, each as a segment; with `share` common prefixes are segments of several rows."""
     arranger = _Arranger(rows)
-    return arranger.shared() if share else arranger.separate()
+    if share:
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        ordered = [rows[number] for number in order]
+        arranger.branch(order, [0, *map(common_prefix_length, ordered, ordered[1:])], 0)
+    else:
+        for number, row in enumerate(rows):
+            arranger.append([number], 0, len(row))
+    return Arrangement(arranger.ids, arranger.positions, tuple(arranger.segments), arranger.columns)
 
 
 def computed_tokens(ordered: Sequence[list[int]]) -> int:
@@ -316,35 +323,22 @@ class _Arranger:
         self.segments: list[Segment] = []
         self.columns: list[list[range]] = [[] for _ in rows]
 
-    def separate(self) -> Arrangement:
-        """Every row is a segment."""
-        for number in range(len(self.rows)):
-            self._append([number], 0, len(self.rows[number]))
-        return self._done()
-
-    def shared(self) -> Arrangement:
-        """Common prefixes are segments of several rows."""
-        order = sorted(range(len(self.rows)), key=self.rows.__getitem__)
-        ordered = [self.rows[number] for number in order]
-        self._branch(order, [0, *map(common_prefix_length, ordered, ordered[1:])], 0)
-        return self._done()
-
-    def _branch(self, order: list[int], common: list[int], depth: int) -> None:
+    def branch(self, order: list[int], common: list[int], depth: int) -> None:
         """Lay out the tokens after `depth` of rows in lexicographic order. `common[i]`: prefix of rows i-1 and i."""
         if len(order) == 1:
-            self._append(order, depth, len(self.rows[order[0]]))
+            self.append(order, depth, len(self.rows[order[0]]))
             return
         shared = min(common[1:])
         worth = shared - depth >= MIN_SHARED_TOKENS
-        place = self._append(order, depth, shared) if worth else None
+        place = self.append(order, depth, shared) if worth else None
         reached = shared if worth else depth
         begins = [0, *(i for i in range(1, len(order)) if common[i] - reached < MIN_SHARED_TOKENS), len(order)]
         for begin, end in pairwise(begins):
-            self._branch(order[begin:end], common[begin:end], reached)
+            self.branch(order[begin:end], common[begin:end], reached)
         if place is not None:
             self.segments[place] = self.segments[place]._replace(reach=len(self.ids))
 
-    def _append(self, numbers: list[int], start: int, end: int) -> int | None:
+    def append(self, numbers: list[int], start: int, end: int) -> int | None:
         """Append tokens start … end of these rows, which share them; returns the place of the segment."""
         if start == end:  # other rows contain the whole row
             return None
@@ -356,6 +350,3 @@ class _Arranger:
             self.columns[number].append(columns)
         self.segments.append(Segment(columns.start, columns.stop, columns.stop))
         return len(self.segments) - 1
-
-    def _done(self) -> Arrangement:
-        return Arrangement(self.ids, self.positions, tuple(self.segments), self.columns)

@@ -316,7 +316,6 @@ def training_arguments(
         output_dir=str(run / "checkpoints"),
         max_steps=sampler.steps,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
         learning_rate=train.learning_rate,  # only recorded: the optimizer is given with its rate
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
         warmup_steps=round(train.warmup_ratio * sampler.steps),
@@ -327,11 +326,9 @@ def training_arguments(
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",
-        eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
         use_cpu=device == "cpu",
         seed=train.seed,
     )
@@ -346,7 +343,6 @@ class Callback(TrainerCallback):
 
     def __init__(
         self,
-        hooks: Hooks,
         trainer: AnswerTrainer,
         on_step: Callable[[int, StepFacts, float], None],
         should_stop: Callable[[], bool],
@@ -355,7 +351,7 @@ class Callback(TrainerCallback):
         due: checkpoints.SaveTimer,
     ) -> None:
         """`evaluate`: measures and logs the validation loss; `evaluate_every`: 0 to never call it."""
-        self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
+        self.trainer, self.on_step, self.should_stop = trainer, on_step, should_stop
         self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
         self.stopped = False
         self.rate = 0.0
@@ -365,7 +361,7 @@ class Callback(TrainerCallback):
         return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        facts = self.hooks.facts
+        facts = self.trainer.hooks.facts
         facts.seconds = time.monotonic() - self.trainer.step_started
         step = state.global_step
         self.on_step(step, facts, self.rate)

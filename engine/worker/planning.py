@@ -317,9 +317,8 @@ def probe(
     meters: Meters,
     warn: Warn,
 ) -> ProbeResult:
-    """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
-    on_gpu = evaluator.device == "cuda"
-    if not on_gpu and evaluator.scores_test:
+    """Measure the run on every rank; on a CPU the memory of the evaluation is only predicted."""
+    if evaluator.device == "cpu" and evaluator.scores_test:
         limit = min(ranks.all_gather(available_memory(meters)))
         evaluator.scorer.shrink(lambda batch: estimates.answering_fits(batch, limit))
 
@@ -327,8 +326,24 @@ def probe(
         with uncompiled(trainer.model):
             evaluator.run_worst_case(trainer.model, batches.held_out)
 
+    measured = probe_rank(config, trainer, optimizer, batches, estimates, meters, warn, evaluate)
+    return _reconcile(trainer, measured, ranks)
+
+
+def probe_rank(
+    config: Config,
+    trainer: AnswerTrainer,
+    optimizer: torch.optim.Optimizer,
+    batches: WorstCaseBatches,
+    estimates: RunEstimates,
+    meters: Meters,
+    warn: Warn,
+    evaluate: Callable[[], None] | None = None,
+) -> ProbeResult:
+    """Run the longest training batch; on a GPU also `evaluate`, the largest evaluation batch."""
+    on_gpu = trainer.args.device.type == "cuda"
     chosen = resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda")  # what the plan chose
-    measured = Probe(
+    return Probe(
         trainer=trainer,
         optimizer=optimizer,
         batches=batches,
@@ -339,7 +354,6 @@ def probe(
         warn=warn,
         stronger=stronger_than(chosen) if on_gpu and config.train.gradient_checkpointing == "auto" else [],
     ).run()
-    return _reconcile(trainer, measured, ranks)
 
 
 def _reconcile(trainer: AnswerTrainer, measured: ProbeResult, ranks: Ranks) -> ProbeResult:

@@ -309,7 +309,6 @@ def _callback(
 
     trainer.hooks.halved, trainer.hooks.saved = halved, saved
     return Callback(
-        trainer.hooks,
         trainer,
         on_step,
         should_stop=lambda: log.stopping.requested,

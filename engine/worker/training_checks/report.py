@@ -189,10 +189,11 @@ def check_training(losses: Sequence[float], before: float, after: float, learns:
     `learns`: whether the rows can be learned in so few steps; random tokens cannot.
     """
     text = f"{len(losses)} steps, loss {decimal(before, 3)} → {decimal(after, 3)} nats/token"
+    problem = "it does not fall" if learns and not after < before else ""
     if not all(map(math.isfinite, (*losses, before, after))):
-        return TrainingCheck(name=TRAINING, state="failed", text=f"{text}: not finite")
-    if learns and not after < before:
-        return TrainingCheck(name=TRAINING, state="failed", text=f"{text}: it does not fall")
+        problem = "not finite"
+    if problem:
+        return TrainingCheck(name=TRAINING, state="failed", text=f"{text}: {problem}")
     return TrainingCheck(name=TRAINING, state="ok", text=text)
 
 
@@ -248,18 +249,14 @@ def check_throughput(speed: Speed) -> TrainingCheck:
     """More FLOP/s than the GPU has means that the time or the FLOPs are wrong."""
     text = f"{decimal(speed.tokens_per_second, 0)} tokens/s, {significant(speed.seconds_per_step)} s/step, "
     text += f"{significant(speed.flops_per_second / TERA)} TFLOP/s"
+    state: CheckState = "ok" if 0 < speed.tokens_per_second < math.inf else "failed"
     if speed.mfu is None or speed.peak_flops is None:
         text += f"; MFU left out: {speed.why_no_peak}"
-        return TrainingCheck(name=THROUGHPUT, state=_measured(speed), text=text)
-    peak = f"{decimal(speed.peak_flops / TERA, 0)} TFLOP/s ({speed.peak_of})"
-    text += f", MFU {percent(speed.mfu)} of {peak}"
-    if speed.mfu > 1:
-        return TrainingCheck(name=THROUGHPUT, state="failed", text=f"{text}: more than the GPU has")
-    return TrainingCheck(name=THROUGHPUT, state=_measured(speed), text=text)
-
-
-def _measured(speed: Speed) -> CheckState:
-    return "ok" if 0 < speed.tokens_per_second < math.inf else "failed"
+    else:
+        text += f", MFU {percent(speed.mfu)} of {decimal(speed.peak_flops / TERA, 0)} TFLOP/s ({speed.peak_of})"
+        if speed.mfu > 1:
+            state, text = "failed", f"{text}: more than the GPU has"
+    return TrainingCheck(name=THROUGHPUT, state=state, text=text)
 
 
 def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: ActivationCheckpointing) -> int:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
+from engine.config.activation_checkpointing import resolve_checkpointing
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.predictions import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, ProbeResult, available_memory
+from engine.memory.probe import ProbeResult, available_memory
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.model_source import config_of
@@ -30,7 +30,7 @@ from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
-from engine.worker.planning import preferred_packing
+from engine.worker.planning import preferred_packing, probe_rank
 from engine.worker.training_checks.subjects import Subject
 from engine.worker.training_phase import compile_by_training
 
@@ -144,19 +144,9 @@ class TrainingSession:
         if self.config.train.compile:
             compiled = compile_by_training(self.trainer, self.batches.step)
             self.notes.append(f"{compiled.layers} decoder layers compiled in {compiled.seconds:.0f} s")
-        on_gpu = self.machine.device == "cuda"
-        plan_chooses = on_gpu and self.config.train.gradient_checkpointing == "auto"
-        self.probed = Probe(
-            trainer=self.trainer,
-            optimizer=self.optimizer,
-            batches=self.batches,
-            meters=self.meters,
-            automatic=True,
-            evaluate=None,
-            fits=None if on_gpu else self.estimates.training_fits,
-            warn=self.warn,
-            stronger=stronger_than(self.checkpointing) if plan_chooses else [],
-        ).run()
+        self.probed = probe_rank(
+            self.config, self.trainer, self.optimizer, self.batches, self.estimates, self.meters, self.warn
+        )
         self.checkpointing = self.probed.checkpointing or self.checkpointing
         self.meters.training_begins()
 

@@ -46,7 +46,7 @@ from engine.config.metric_specs import metric_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.packing import MicroBatchShape
-from engine.memory.formula.weights_and_state import BF16, FLOAT32, PlannedRun, adapted, adapts_experts
+from engine.memory.formula.weights_and_state import BF16, FLOAT32, PredictedRun, adapted, adapts_experts
 
 COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
 
@@ -58,7 +58,7 @@ def _mlp(kind: Architecture) -> int:
     return kind.experts_used * kind.expert_intermediate + kind.shared_intermediate
 
 
-def saved_activations(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+def saved_activations(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
     """Bytes that a layer of this kind saves for its backward pass.
 
     - Norms: their input in float32, 4 bytes per element; with trained weights also the normalized value.
@@ -84,7 +84,7 @@ def saved_activations(kind: Architecture, run: PlannedRun, batch: MicroBatchShap
     return batch.tokens * per_token + _expert_copies(kind, run) + _saved_in_special_cases(kind, run, batch)
 
 
-def _adapter_inputs(kind: Architecture, run: PlannedRun) -> int:
+def _adapter_inputs(kind: Architecture, run: PredictedRun) -> int:
     layers, adapter = adapted(kind, run.config), run.config.adapter
     size = FLOAT32 if adapter.dora else run.size
     if adapter.dora and run.size != FLOAT32:
@@ -96,7 +96,7 @@ def _adapter_inputs(kind: Architecture, run: PlannedRun) -> int:
     return inputs + size * adapter.rank * len(layers)
 
 
-def _saved_in_special_cases(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+def _saved_in_special_cases(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
     """Additional bytes that a layer saves for its backward pass; negative if it saves less."""
     saved, size = 0, run.size
     if is_eager(kind, run.config) or (kind.attention_dropout and run.device == "cpu"):
@@ -116,11 +116,11 @@ def _saved_in_special_cases(kind: Architecture, run: PlannedRun, batch: MicroBat
     return saved
 
 
-def _has_dora(run: PlannedRun) -> bool:
+def _has_dora(run: PredictedRun) -> bool:
     return run.config.adapter.dora and not run.method.trains_weights
 
 
-def _expert_copies(kind: Architecture, run: PlannedRun) -> int:
+def _expert_copies(kind: Architecture, run: PredictedRun) -> int:
     """Bytes of the 16-bit copy of a running layer's experts: the sum of the weights and B A, which PEFT adds to them,
     or the dequantized weights; 0 if the experts are used as they are.
     """
@@ -128,7 +128,7 @@ def _expert_copies(kind: Architecture, run: PlannedRun) -> int:
     return run.size * kind.expert_weights if copied else 0
 
 
-def running_layer(kind: Architecture, run: PlannedRun, batch: MicroBatchShape, training: bool) -> int:
+def running_layer(kind: Architecture, run: PredictedRun, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes while a layer of this kind runs, backward if `training`, else forward without gradients."""
     running = _backward(kind, run, batch) if training else _forward(kind, run, batch)
     if is_eager(kind, run.config):
@@ -147,7 +147,7 @@ def running_layer(kind: Architecture, run: PlannedRun, batch: MicroBatchShape, t
     return running
 
 
-def _backward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+def _backward(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
     """While the largest linear layer runs backward: its gradients of size f; with DoRA also their float32 copies (a
     third one on the CPU, which converts before it adds, where PEFT's unquantized layer adds float32 to bf16); for QLoRA
     the dequantized weight; with adapters on experts their gradient; the accumulator of the largest product.
@@ -163,7 +163,7 @@ def _backward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> in
     return work + run.accumulator * max(product, weight)
 
 
-def _forward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+def _forward(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
     """While a layer runs without gradients: what mixes its tokens, if that is not attention, or the MLP. For the MLP
     the larger of two moments, each with four tensors of size d (the residual before and after attention, its norm, the
     output), and the copies of experts:
@@ -189,7 +189,7 @@ def _forward(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int
     return max(mlp, mixer) + _dora_copies(kind, run, batch)
 
 
-def _dora_copies(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) -> int:
+def _dora_copies(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
     """Bytes of float32 copies of the largest linear layer's output with DoRA."""
     if not _has_dora(run) or run.size == FLOAT32:
         return 0
@@ -197,7 +197,7 @@ def _dora_copies(kind: Architecture, run: PlannedRun, batch: MicroBatchShape) ->
     return batch.tokens * max(_mlp(kind), kind.hidden) * FLOAT32 * copies
 
 
-def loss_bytes(run: PlannedRun, batch: MicroBatchShape, trained_head: bool = False) -> int:
+def loss_bytes(run: PredictedRun, batch: MicroBatchShape, trained_head: bool = False) -> int:
     """The inputs of the head, or their gradients, and a chunk of logits with its float32 copy (its own memory in
     float32), or the accumulator of each while the head runs; if the head is trained, the gradient of its weight in
     float32 (`training.loss`).
@@ -218,7 +218,7 @@ def mask_bytes(batch: MicroBatchShape, size: int) -> int:
     return batch.tokens**2 * (1 + size) if batch.masked else 0
 
 
-def cast_head(run: PlannedRun) -> int:
+def cast_head(run: PredictedRun) -> int:
     """The bf16 copy of the LM head's weight in mixed precision."""
     return run.shape.vocabulary * run.shape.hidden * BF16 if run.autocast else 0
 
@@ -241,7 +241,7 @@ def generates_answers(config: schema.Config) -> bool:
     return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
 
 
-def _kv_cache(run: PlannedRun, rows: int, columns: int) -> int:
+def _kv_cache(run: PredictedRun, rows: int, columns: int) -> int:
     """KV cache: 2 k elements per token and layer. States of layers without attention do not grow with the tokens."""
     elements = sum(kind.layers * 2 * kind.key for kind in run.shape.groups() if kind.own_keys)
     return elements * rows * columns * run.size
@@ -251,7 +251,7 @@ def _pass(rows: int, tokens: int) -> MicroBatchShape:
     return MicroBatchShape("padded", rows, rows * tokens, rows, False)
 
 
-def generation_moments(run: PlannedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
+def generation_moments(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
     """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation."""
     shape, device, evaluation = run.shape, run.device, run.config.evaluation
     batch, length = answers_together(evaluation.batch, device), rows.prompted
@@ -274,7 +274,7 @@ def generation_moments(run: PlannedRun, rows: StepShape) -> list[tuple[int, Micr
     ]
 
 
-def _by_generate(run: PlannedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
+def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
     """The moments of transformers' `generate`, by which CUDA answers, and a CPU where layers have windows or states:
     prompts are read, the last of their tokens is predicted, a layer's keys or values are copied to append the last
     token, and that is predicted. oneDNN copies the LM head for the last token of each prompt.
@@ -305,7 +305,7 @@ def _by_generate(run: PlannedRun, rows: StepShape) -> list[tuple[int, MicroBatch
     ]
 
 
-def _choices(run: PlannedRun, batch: int, rows: StepShape, kept: int) -> tuple[int, MicroBatchShape]:
+def _choices(run: PredictedRun, batch: int, rows: StepShape, kept: int) -> tuple[int, MicroBatchShape]:
     """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
     shape = run.shape
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))

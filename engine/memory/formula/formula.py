@@ -43,7 +43,7 @@ from engine.memory.formula.packing import (
 )
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
-    PlannedRun,
+    PredictedRun,
     base_parameters,
     checkpoint_bytes,
     count_adapter_parameters,
@@ -67,7 +67,7 @@ def formula(
     `model_config`: the parsed config.json; `bf16`: whether the device supports bf16. Raises UserError if it is not that
     of a decoder.
     """
-    run = PlannedRun(read_architecture(model_config, config.model.id), config, device, bf16)
+    run = PredictedRun(read_architecture(model_config, config.model.id), config, device, bf16)
     setting, packing = config.train.micro_batch, config.train.packing
     most = rows.count if setting == "auto" else setting
     segments, mixed = uses_segments(run), needs_segments(run.shape)
@@ -106,7 +106,7 @@ def formula(
 
 
 def _moments(
-    run: PlannedRun, batch: MicroBatchShape, checkpointing: ActivationCheckpointing, state: int
+    run: PredictedRun, batch: MicroBatchShape, checkpointing: ActivationCheckpointing, state: int
 ) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape = run.shape
@@ -131,20 +131,20 @@ def _moments(
     ]
 
 
-def _held_out(run: PlannedRun, batch: MicroBatchShape) -> dict[str, int]:
+def _held_out(run: PredictedRun, batch: MicroBatchShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     logits = loss_bytes(run, batch)
     forward = _running(run, batch, training=False) + mask_bytes(batch, run.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
-def _answering(run: PlannedRun, rows: StepShape) -> int:
+def _answering(run: PredictedRun, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
     moments = generation_moments(run, rows)
     return max(kept + _running(run, batch, training=False) for kept, batch in moments) + cast_head(run)
 
 
-def _running(run: PlannedRun, batch: MicroBatchShape, training: bool) -> int:
+def _running(run: PredictedRun, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer, the one that needs most."""
     return max(running_layer(kind, run, batch, training) for kind in run.shape.groups())
 

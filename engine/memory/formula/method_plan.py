@@ -46,7 +46,7 @@ from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.weights_and_state import (
     BF16,
-    PlannedRun,
+    PredictedRun,
     count_adapter_parameters,
     decoder_bytes,
     gradient_bytes,
@@ -396,7 +396,7 @@ def least_seconds(
     if gpu is None or not gpu.bf16_tflops or not gpu.memory_bandwidth:
         return None
     shape = read_architecture(model_config, config.model.id)
-    run = PlannedRun(shape, config, budget.device, budget.bf16)
+    run = PredictedRun(shape, config, budget.device, budget.bf16)
     if run.size != BF16 and not run.autocast:
         return None
     cost = training_cost(config, shape, estimate, work, budget)
@@ -419,7 +419,7 @@ def training_cost(
         per_token += count_adapter_parameters(shape, config) * (3 + recomputed)
     head = shape.vocabulary * shape.hidden * (2 + trains)
     micro_batches = work.steps * math.ceil(config.train.batch / estimate.micro_batch)
-    run = PlannedRun(shape, config, budget.device, budget.bf16)
+    run = PredictedRun(shape, config, budget.device, budget.bf16)
     return TrainingCost(
         flops=2 * tokens * per_token + 2 * work.answer_tokens * seen * head,
         weight_bytes=micro_batches * decoder_bytes(run) * (2 + recomputed),

@@ -18,7 +18,7 @@ from engine.config.batch_limits import (
 )
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
-from engine.memory.formula.weights_and_state import PlannedRun
+from engine.memory.formula.weights_and_state import PredictedRun
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MicroBatchShape:
         return self.packing != "padded" and self.rows > 1 and not self.segments
 
 
-def uses_segments(run: PlannedRun) -> bool:
+def uses_segments(run: PredictedRun) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
     shape, attention = run.shape, run.config.model.attention
     sizes = shape.head_dim, shape.value_dim or shape.head_dim

@@ -28,7 +28,7 @@ GATHERED_LAYERS = 2
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class PredictedRun:
     """What memory is predicted for: a model, the settings of a run, and a device."""
 
     shape: Architecture
@@ -117,7 +117,7 @@ def _four_bit_weights(kind: Architecture) -> int:
     return linear + kind.expert_weights - kind.experts * kind.hidden
 
 
-def weight_bytes(run: PlannedRun) -> int:
+def weight_bytes(run: PredictedRun) -> int:
     """Bytes of all parameters; for QLoRA linear layers and experts have 4 bits per weight and scales.
 
     NF4 has a float32 scale per 64 weights: 4.5 bits per weight; with double quantization one byte per 64 weights and a
@@ -132,7 +132,7 @@ def weight_bytes(run: PlannedRun) -> int:
     return round((parameters - four_bit) * run.weight_size + four_bit / 2 + scales)
 
 
-def decoder_bytes(run: PlannedRun) -> int:
+def decoder_bytes(run: PredictedRun) -> int:
     """Bytes of the decoder layers."""
     outside = run.shape.embeddings + run.shape.hidden + run.shape.tower
     return weight_bytes(run) - outside * run.weight_size
@@ -185,12 +185,12 @@ def _expert_adapters(shape: Architecture, config: Config) -> int:
     return shape.experts * rank * sum(per_rank[name] for name in _adapted_experts(config))
 
 
-def gradient_bytes(run: PlannedRun) -> int:
+def gradient_bytes(run: PredictedRun) -> int:
     """Gradients of all trained parameters in their dtype; adapters are float32."""
     return run.trainable * (run.weight_size if run.method.trains_weights else FLOAT32)
 
 
-def optimizer_state_bytes(run: PlannedRun) -> int:
+def optimizer_state_bytes(run: PredictedRun) -> int:
     """AdamW's two moments: 8 bytes per trained parameter, or 2 in 8 bits with a float32 scale per 256 values (Dettmers
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
@@ -200,7 +200,7 @@ def optimizer_state_bytes(run: PlannedRun) -> int:
     return round(run.trainable * (bytes_each + (BF16 if remainder else 0)))
 
 
-def update_bytes(run: PlannedRun) -> int:
+def update_bytes(run: PredictedRun) -> int:
     """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
 
     Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,
@@ -225,7 +225,7 @@ def update_bytes(run: PlannedRun) -> int:
     return largest * copies * FLOAT32
 
 
-def head_gradient(run: PlannedRun) -> int:
+def head_gradient(run: PredictedRun) -> int:
     """Full fine-tuning allocates the gradient of the LM head before any activation is freed."""
     return run.shape.vocabulary * run.shape.hidden * run.weight_size if run.method.trains_weights else 0
 
@@ -235,7 +235,7 @@ def shard_count(config: Config) -> int:
     return config.train.devices if config.train.parallelism == "fsdp" else 1
 
 
-def weights_of_rank(run: PlannedRun) -> int:
+def weights_of_rank(run: PredictedRun) -> int:
     """Bytes of weights on a rank."""
     whole, ranks = weight_bytes(run), shard_count(run.config)
     if ranks == 1:
@@ -244,12 +244,12 @@ def weights_of_rank(run: PlannedRun) -> int:
     return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // run.shape.layers
 
 
-def state_of_rank(run: PlannedRun) -> int:
+def state_of_rank(run: PredictedRun) -> int:
     """Bytes of optimizer state on a rank; that of adapters is whole on each."""
     return optimizer_state_bytes(run) // (shard_count(run.config) if run.method.trains_weights else 1)
 
 
-def gradients_of_rank(run: PlannedRun) -> int:
+def gradients_of_rank(run: PredictedRun) -> int:
     """Bytes of gradients on a rank at the end of a backward pass; those of adapters are whole on each."""
     whole, ranks = gradient_bytes(run), shard_count(run.config)
     if ranks == 1 or not run.method.trains_weights:

@@ -64,7 +64,7 @@ from engine.runs.ladder.rung_results import (
 from engine.runs.ladder.rungs import BASE, is_served, shots_of
 from engine.runs.run.data_usage import overlap_sentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
-from engine.runs.score_format import loss, plain_difference, points
+from engine.runs.score_format import difference_with_bounds, loss, points
 
 
 def conclude(ladder: Ladder) -> None:
@@ -286,7 +286,7 @@ def _significant(ladder: Ladder, benchmark: LadderBenchmark, row: BenchmarkRow) 
     """`LoRA forgets on arc_easy: LoRA − base = −3.1 points, simultaneous 95% CI [−5.0, −1.2], acc of 2,376 items.`"""
     verb = "forgets" if row.finding == "worse" else "gains"
     said = f"{method_subject(_rung(ladder, row))} {verb} on {visible(benchmark.name)}"
-    value, _, bounds = plain_difference(row.difference, benchmark.is_share).partition(" [")
+    value, _, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
     scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
     interval = f", {SIMULTANEOUS} [{bounds}" if bounds else ""
     of = f"{visible(benchmark.metric)} of {amount(benchmark.items, 'item')}"

@@ -98,7 +98,9 @@ def remove(item: StoredItem) -> bool:
     with item.owner.held() as is_free:
         in_use = locks.is_in_use(item.owner.path) or (item.kind == "exports" and locks.is_locked(item.path))
         if is_free and not in_use:
-            _delete(item)
+            if item.path == item.owner.path:  # first: a partly deleted directory must not be listed
+                remove_tree(item.path / f"{item.owner.KIND}.toml")
+            remove_tree(item.path)
     return is_free and not in_use
 
 
@@ -131,16 +133,6 @@ def _kept(comparison: ComparisonDir, sweep: SweepDir | None) -> str:
     return IN_USE if sweep.is_active() else f"it belongs to the sweep {sweep.name}"
 
 
-def _delete(item: StoredItem) -> None:
-    if isinstance(item.owner, RunDir) and item.kind == "runs":
-        run_dir.delete(item.owner)
-    elif isinstance(item.owner, ComparisonDir) and item.kind == "ladders":
-        remove_tree(item.owner.plan_file)  # first: a partly deleted directory must not be listed
-        remove_tree(item.path)
-    else:
-        remove_tree(item.path)
-
-
 def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = None) -> StoredItem:
     size, changed = measure_tree(path)
     return StoredItem(kind, name, path, size, changed, keep, owner)
@@ -156,16 +148,17 @@ def _folders(parent: Path) -> list[Path]:
 
 def measure_tree(path: Path) -> tuple[int, float]:
     """Bytes on disk and the latest change of a tree; links are not followed, a file with several names counts once."""
-    total, latest, seen = 0, 0.0, set[tuple[int, int]]()
+    entries = {(status.st_dev, status.st_ino): status for status in _below(path)}.values()
+    bytes_on_disk = sum(status.st_blocks * 512 for status in entries)
+    return bytes_on_disk, max((status.st_mtime for status in entries), default=0.0)
+
+
+def _below(path: Path) -> Iterator[os.stat_result]:
+    """Status of everything below a folder; files deleted meanwhile are skipped."""
     for root, folders, files in os.walk(path):
         for name in (*folders, *files):
             with contextlib.suppress(OSError):
-                status = os.lstat(os.path.join(root, name))  # noqa: PTH118 - a tree has many files
-                if (status.st_dev, status.st_ino) not in seen:
-                    seen.add((status.st_dev, status.st_ino))
-                    total += status.st_blocks * 512
-                    latest = max(latest, status.st_mtime)
-    return total, latest
+                yield os.lstat(os.path.join(root, name))  # noqa: PTH118 - a tree has many files
 
 
 def select_items(
@@ -223,7 +216,8 @@ def find_leftovers(runs: Path) -> list[Leftover]:
     Raises UserError if the lock folder or the runs cannot be read.
     """
     opened = open_paths()
-    return [*_locks(), *_in_runs(runs, opened), *_half_made(runs, opened), *_elsewhere(opened)]
+    unlocked = (*_in_runs(runs), *_half_made(runs), *_elsewhere())
+    return [*_locks(), *(leftover for leftover in unlocked if not _in_use(leftover.path, opened))]
 
 
 def remove_leftover(leftover: Leftover) -> bool:
@@ -248,14 +242,14 @@ def _locks() -> Iterator[Leftover]:
             pid, _, run = _content(lock).partition(" ")
             if run and _has_died(run):
                 why = f"process {pid[:9]} ({Path(run[-80:]).name}) exited unexpectedly"
-                yield Leftover("lock", lock, why, _bytes(lock))
+                yield _leftover(lock, why, "lock")
         for ticket in _entries(lock.with_suffix(".queue")):
             if locks.holder(ticket) is None:
                 why = f"process {_content(ticket).partition(' ')[0][:9]} exited unexpectedly"
-                yield Leftover("ticket", ticket, why, _bytes(ticket))
+                yield _leftover(ticket, why, "ticket")
     for mutex in locks.lock_folder().glob(f"{socket.gethostname()}-*.mutex"):
         if locks.holder(mutex) is None:
-            yield Leftover("lock", mutex, "no process holds it", _bytes(mutex))
+            yield _leftover(mutex, "no process holds it", "lock")
 
 
 def _has_died(run: str) -> bool:
@@ -267,47 +261,33 @@ def _has_died(run: str) -> bool:
         return True
 
 
-def _in_runs(runs: Path, opened: set[str]) -> Iterator[Leftover]:
-    for owner in _owners(runs):
-        if owner.path.is_symlink() or owner.is_active():
-            continue
-        for path in _temporary(owner.path, DEPTH):
-            if not _in_use(path, opened):
-                yield Leftover(_kind(path), path, f"{owner.name} is not running", _bytes(path), owner)
+def _in_runs(runs: Path) -> Iterator[Leftover]:
+    probes = (run for ladder in ladder_dir.iterate(runs) for run in run_dir.iterate(ladder.probes))
+    for owner in (*ladder_dir.iterate_all(runs), *probes):
+        if not owner.path.is_symlink() and not owner.is_active():
+            for path in _temporary(owner.path, DEPTH):
+                yield _leftover(path, f"{owner.name} is not running", owner=owner)
 
 
-def _owners(runs: Path) -> Iterator[Folder]:
-    ladders = list(ladder_dir.iterate(runs))
-    yield from ladders
-    yield from run_dir.iterate(runs)
-    yield from ladder_dir.iterate_sweeps(runs)
-    for ladder in ladders:
-        yield from run_dir.iterate(ladder.probes)
-
-
-def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
+def _half_made(runs: Path) -> Iterator[Leftover]:
     """Directories whose launcher was killed before it wrote their configuration, and incomplete copies of runs."""
     for path in _entries(runs):
-        if COPY_NAME.fullmatch(path.name) and _is_quiet(path) and not _in_use(path, opened):
-            yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
-            continue
         empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
-        if empty and _is_quiet(path) and not _in_use(path, opened):
-            yield Leftover("unfinished directory", path, "its launcher exited unexpectedly", _bytes(path))
+        if empty and _is_quiet(path):
+            yield _leftover(path, "its launcher exited unexpectedly", "unfinished directory")
+        elif COPY_NAME.fullmatch(path.name) and _is_quiet(path):
+            yield _leftover(path, "no process uses it")
 
 
-def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
+def _elsewhere() -> Iterator[Leftover]:
     """Temporary files of presets, settings, data caches and downloads."""
     cache = cache_folder()
     folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
     state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
     paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
-    scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]
     paths += unfinished_elsewhere()
-    paths += [path for path in scratch if is_own_folder(path)]
-    for path in paths:
-        if _is_quiet(path) and not _in_use(path, opened):
-            yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
+    paths += (path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name) and is_own_folder(path))
+    return (_leftover(path, "no process uses it") for path in paths if _is_quiet(path))
 
 
 def _temporary(folder: Path, depth: int) -> Iterator[Path]:
@@ -322,8 +302,10 @@ def _is_temporary(path: Path) -> bool:
     return any(path.match(pattern) for pattern in TEMPORARY_NAMES)
 
 
-def _kind(path: Path) -> str:
-    return "temporary folder" if _is_folder(path) else "temporary file"
+def _leftover(path: Path, why: str, kind: str = "", owner: Folder | None = None) -> Leftover:
+    kind = kind or ("temporary folder" if _is_folder(path) else "temporary file")
+    size = sum(status.st_size for status in _tree(path) if stat.S_ISREG(status.st_mode))
+    return Leftover(kind, path, why, size, owner)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -341,17 +323,10 @@ def _is_folder(path: Path) -> bool:
 
 
 def _tree(path: Path) -> Iterator[os.stat_result]:
-    """Status of the path and everything below it; files deleted meanwhile are skipped."""
+    """Status of the path and everything below it."""
     with contextlib.suppress(FileNotFoundError):
         yield path.lstat()
-    for root, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):
-                yield Path(root, name).lstat()
-
-
-def _bytes(path: Path) -> int:
-    return sum(status.st_size for status in _tree(path) if stat.S_ISREG(status.st_mode))
+    yield from _below(path)
 
 
 def _is_quiet(path: Path) -> bool:

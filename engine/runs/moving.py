@@ -126,8 +126,7 @@ def _check_target(target: Path, runs: Path, cache: Path) -> None:
 
 def _folders(runs: Path) -> list[Folder]:
     """Runs, ladders and sweeps, by name."""
-    folders = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *ladder_dir.iterate_sweeps(runs)]
-    return sorted(folders, key=lambda folder: folder.name)
+    return sorted(ladder_dir.iterate_all(runs), key=lambda folder: folder.name)
 
 
 def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:

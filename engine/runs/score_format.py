@@ -6,7 +6,7 @@ Every function on a score, loss or difference also takes None and NaN and return
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer, percent, share_percent, significant, size, with_unit
@@ -62,30 +62,19 @@ def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
     return f"[{decimal(interval.low * factor, digits)}, {decimal(interval.high * factor, digits)}]"
 
 
-def with_bounds(interval: Interval | None, metric: str) -> str:
-    """A score with its interval: `71.3% [68.0, 74.4]`."""
-    return plain_with_bounds(interval, metric_spec(metric).is_share)
+def with_bounds(interval: Interval | None, is_share: bool) -> str:
+    """A score with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
+    return _followed_by_bounds(percent if is_share else loss, interval, is_share)
 
 
-def difference_with_bounds(interval: Interval | None, metric: str) -> str:
+def difference_with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    return plain_difference(interval, metric_spec(metric).is_share)
+    return _followed_by_bounds(points if is_share else loss_change, interval, is_share)
 
 
-def plain_with_bounds(interval: Interval | None, is_share: bool) -> str:
-    """A score that is not of a metric of ftbench, with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
-    mean = interval.mean if interval else None
-    text = percent(mean) if is_share else loss(mean)
+def _followed_by_bounds(text: Callable[[Number], str], interval: Interval | None, is_share: bool) -> str:
     bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
-    return f"{text} {bounds}" if bounds else text
-
-
-def plain_difference(interval: Interval | None, is_share: bool) -> str:
-    """A difference of two such scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    mean = interval.mean if interval else None
-    text = points(mean) if is_share else loss_change(mean)
-    bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
-    return f"{text} {bounds}" if bounds else text
+    return f"{text(interval.mean if interval else None)} {bounds}".rstrip()
 
 
 def outcome_sentence(check: Fidelity) -> str:
@@ -116,20 +105,15 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         yield "defect", defect.text
     for warning in check.warnings:
         yield "warning", warning.text
-    if check.score and check.score.mean is not None:
-        yield f"{metric.title}, artifact", with_bounds(check.score, check.metric)
-    if check.run_score and check.run_score.mean is not None:
-        yield f"{metric.title}, run", with_bounds(check.run_score, check.metric)
-    if check.base_score and check.base_score.mean is not None:
-        yield f"{metric.title}, before the training", with_bounds(check.base_score, check.metric)
-    if check.gain and check.gain.mean is not None:
-        text = difference_with_bounds(check.gain, check.metric)
-        yield "gain over it", f"{text}, paired by test item"
-    if check.difference and check.difference.mean is not None:
-        text = difference_with_bounds(check.difference, check.metric)
-        yield "difference", f"{text}, paired by test item"
+    scored = (("artifact", check.score), ("run", check.run_score), ("before the training", check.base_score))
+    for model, interval in scored:
+        if interval and interval.mean is not None:
+            yield f"{metric.title}, {model}", with_bounds(interval, metric.is_share)
+    for name, interval in (("gain over it", check.gain), ("difference", check.difference)):
+        if interval and interval.mean is not None:
+            yield name, f"{difference_with_bounds(interval, metric.is_share)}, paired by test item"
     if not metric.is_loss and check.loss_difference and check.loss_difference.mean is not None:
-        text = difference_with_bounds(check.loss_difference, "loss")
+        text = difference_with_bounds(check.loss_difference, is_share=False)
         yield "held-out loss, difference", f"{text} nats/token"
     if check.identical is not None:
         yield "identical answers", percent(check.identical)
@@ -155,11 +139,8 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         modules = ", ".join(f"{name} ({amount(number, 'tensor')})" for name, number in check.copied.items())
         yield "copied from the base", f"{modules}: the run neither loads nor trains them"
     if check.vllm_names is not None:
-        accepted = "accepted" if check.vllm_names else "not accepted"
-        yield (
-            "names of the weights",
-            f"{accepted} by vLLM's mapping of the family (read in its source; no server was run)",
-        )
+        accepted = f"{'' if check.vllm_names else 'not '}accepted by vLLM's mapping of the family"
+        yield "names of the weights", f"{accepted} (read in its source; no server was run)"
     if check.tensor_types:
         yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())
     if check.seconds_per_token:
@@ -170,11 +151,12 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
 
 def base_fact(check: Fidelity, candidate: MergeCandidate) -> tuple[str, str]:
     """(what, score and difference) of a QLoRA adapter with one of its bases."""
-    score = with_bounds(candidate.score, check.metric)
+    is_share = metric_spec(check.metric).is_share
+    score = with_bounds(candidate.score, is_share)
     if check.kind != "adapter":
         return f"merged into the {candidate.base} base", score + (", kept" if candidate.kept else "")
     if candidate.difference and candidate.difference.mean is not None:
-        score += f", difference {difference_with_bounds(candidate.difference, check.metric)}"
+        score += f", difference {difference_with_bounds(candidate.difference, is_share)}"
     return ("on the 4-bit base" if candidate.kept else "on the 16-bit base, as vLLM loads it"), score
 
 

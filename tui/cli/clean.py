@@ -16,8 +16,7 @@ from engine.config.text import amount
 from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, list_stored_items, remove, select_items
 from engine.runs.home import nearest_existing, tilde
 from engine.runs.ladder import ladder_dir
-from engine.runs.run import run_dir
-from engine.runs.run.folder import Folder, pick
+from engine.runs.run.folder import pick
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
@@ -70,8 +69,7 @@ def _full_name(runs: Path, name: str, items: list[StoredItem]) -> str:
     """The name of the one run or ladder, or of the cache entry, that is meant. Raises UserError unless it is one."""
     if any(item.owner is None and item.name == name for item in items):
         return name
-    known: list[Folder] = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *ladder_dir.iterate_sweeps(runs)]
-    return pick(known, name, "run", runs, "run `ftbench runs` to list the runs").name
+    return pick(ladder_dir.iterate_all(runs), name, "run", runs, "run `ftbench runs` to list the runs").name
 
 
 def _show(runs: Path, items: list[StoredItem], json: bool) -> None:

@@ -40,7 +40,7 @@ def gate(
     if json:
         print_json({"passed": passed, "min_gain": least / spec.scale, **msgspec.to_builtins(gain)})
         return 0 if passed else 1
-    text = difference_with_bounds(gain.gain, gain.metric)
+    text = difference_with_bounds(gain.gain, spec.is_share)
     wanted = f"{least:g} {'points' if spec.is_share else spec.unit}"
     bound = f"lower bound {'at least' if passed else 'below'} {wanted}"
     if gain.gain.low is None:

@@ -38,7 +38,7 @@ def run_ending(run: RunDir) -> str:
         return f"{name} {result.status.replace('_', ' ')}: {result.reason}"
     if result.after is None:
         return f"{name} finished, {duration(result.active_seconds)}"
-    score = with_bounds(result.after.score, metric_spec(result.metric).name)
+    score = with_bounds(result.after.score, metric_spec(result.metric).is_share)
     return f"{name} finished: {result.metric} {score}, {duration(result.active_seconds)}"
 
 

@@ -11,7 +11,7 @@ from engine.config.quantities import rate
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
-from engine.runs.score_format import plain_difference, plain_with_bounds, summary_lines, tradeoff_lines
+from engine.runs.score_format import difference_with_bounds, summary_lines, tradeoff_lines, with_bounds
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 KIND_LABELS = {"probe": TIMING_PROBE, "trial": "trial", "run": "seeds"}
@@ -59,8 +59,8 @@ def benchmark_lines(ladder: Ladder) -> Iterator[str]:
     """The score of each rung on each benchmark, and in parentheses its difference from the base model's."""
     for benchmark in ladder.benchmarks:
         for row in benchmark.rows:
-            score = plain_with_bounds(row.score, benchmark.is_share)
-            against = f" ({plain_difference(row.difference, benchmark.is_share)})" if row.difference else ""
+            score = with_bounds(row.score, benchmark.is_share)
+            against = f" ({difference_with_bounds(row.difference, benchmark.is_share)})" if row.difference else ""
             about = f"{visible(benchmark.name, NAME)}: {visible(benchmark.metric, NAME)}"
             yield f"{visible(row.name, LABEL):<{LABEL}} {about} {score}{against}"
 

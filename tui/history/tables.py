@@ -9,7 +9,7 @@ from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import WinRate
 from engine.runs.run.result import Result
-from engine.runs.score_format import loss, percent_bounds, plain_difference, plain_with_bounds, score, score_bounds
+from engine.runs.score_format import difference_with_bounds, loss, percent_bounds, score, score_bounds, with_bounds
 from tui.output.console import table
 
 COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
@@ -28,9 +28,7 @@ def benchmark_lines(result: Result) -> list[str]:
     """One line per benchmark: `benchmark arc_easy: acc 61.3% [59.3, 63.2] → 58.9% [57.0, 60.9], 2,376 items`."""
     return [
         f"benchmark {visible(name)}: {visible(benchmark.metric)} "
-        + " → ".join(
-            plain_with_bounds(score, benchmark.is_share) for score in (benchmark.before, benchmark.after) if score
-        )
+        + " → ".join(with_bounds(score, benchmark.is_share) for score in (benchmark.before, benchmark.after) if score)
         + f", {amount(max(score.rows for score in (benchmark.before, benchmark.after) if score), 'item')}"
         for name, benchmark in result.benchmarks.items()
         if benchmark.before or benchmark.after
@@ -65,8 +63,8 @@ def show_benchmarks(ladder: Ladder) -> None:
             row.name,
             visible(benchmark.name, BENCHMARK_COLUMNS),
             visible(benchmark.metric, BENCHMARK_COLUMNS),
-            plain_with_bounds(row.score, benchmark.is_share),
-            plain_difference(row.difference, benchmark.is_share) if row.difference else "–",
+            with_bounds(row.score, benchmark.is_share),
+            difference_with_bounds(row.difference, benchmark.is_share) if row.difference else "–",
             {"worse": "forgets", "better": "gains"}.get(row.finding or "", ""),
         ]
         for benchmark in ladder.benchmarks

@@ -11,7 +11,7 @@ from engine.config.text import amount, shortened, visible
 from engine.runs.run import events
 from engine.runs.run.data_usage import describe_sharing, summarize_columns, summarize_rows
 from engine.runs.run.model_account import account_lines, summarize_model
-from engine.runs.score_format import plain_with_bounds
+from engine.runs.score_format import with_bounds
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import four_digits, moment, share
 
@@ -68,7 +68,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return _test_score(event)
         case events.BenchmarkScored(score=score):
             text = f"{event.when} training, benchmark {visible(event.benchmark)}, {amount(score.rows, 'item')} (95% CI)"
-            value = plain_with_bounds(score, event.is_share)
+            value = with_bounds(score, event.is_share)
             return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
         case events.Checkpoint():
             return f"checkpoint: {event.path}, {size(event.bytes)} ({_writing(event)})"

@@ -42,15 +42,15 @@ from engine.runs.ladder.rungs import is_base, is_served
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,
+    difference_with_bounds,
     loss,
     loss_bounds,
     loss_change,
     of_reference,
     percent_bounds,
-    plain_difference,
-    plain_with_bounds,
     score,
     score_bounds,
+    with_bounds,
 )
 
 
@@ -551,7 +551,7 @@ def benchmarks(ladder: Ladder) -> ReportTable | None:
 
 
 def _benchmark_line(benchmark: LadderBenchmark, row: BenchmarkRow) -> TableLine:
-    score, _, bounds = plain_with_bounds(row.score, benchmark.is_share).partition(" ")
+    score, _, bounds = with_bounds(row.score, benchmark.is_share).partition(" ")
     cells = [
         cell(benchmark.name, f"{benchmark.metric}, {amount(benchmark.items, 'item')}"),
         cell(score, bounds),
@@ -566,5 +566,5 @@ def _benchmark_line(benchmark: LadderBenchmark, row: BenchmarkRow) -> TableLine:
 def _benchmark_difference(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
     if row.difference is None:
         return Cell(ABSENT)
-    value, bracket, bounds = plain_difference(row.difference, benchmark.is_share).partition(" [")
+    value, bracket, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
     return cell(value, f"{bracket.strip()}{bounds}")

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -25,8 +26,8 @@ from engine.runs.home import started_in
 from engine.runs.ladder.ladder_state import Ladder, Outcome
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
-from engine.runs.run import folder
-from engine.runs.run.folder import State, StateFolder
+from engine.runs.run import folder, run_dir
+from engine.runs.run.folder import Folder, State, StateFolder
 from engine.runs.run.run_dir import RunDir
 
 
@@ -277,3 +278,8 @@ def find_sweep(runs: Path, name: str) -> SweepDir:
 def iterate_sweeps(runs: Path) -> Iterator[SweepDir]:
     """Every sweep in the folder, unordered."""
     return map(SweepDir, folder.directories_with_file(runs, "sweep.toml"))
+
+
+def iterate_all(runs: Path) -> Iterator[Folder]:
+    """Every run, ladder and sweep in the folder."""
+    return chain(run_dir.iterate(runs), iterate(runs), iterate_sweeps(runs))

@@ -97,17 +97,14 @@ def make_plan(
 
 def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Rung], list[Notice]]:
     """The rungs, which do the same work, and what is noticed about their settings."""
-    _refuse(
-        LADDER_KEYS,
-        overrides,
-        "this setting is set by the ladder",
-        "remove it; --rung sets the methods",
-        "ladder.key_set_by_ladder",
-    )
+    set_by_ladder = "this setting is set by the ladder", "remove it; --rung sets the methods"
+    _refuse(LADDER_KEYS, overrides, *set_by_ladder, "ladder.key_set_by_ladder")
     notices: dict[Notice, None] = {}
     planned = [_rung(option, preset, overrides, notices) for option in rungs or method_names()]
     refuse_names(planned)
-    refuse_continued_runs(planned)
+    if any(rung.config.model.from_run for rung in planned):
+        hint = "remove it; `ftbench run --from` continues a run"
+        raise UserError("a ladder starts from the base model", "model.from_run", hint, code="ladder.from_run")
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
@@ -218,13 +215,6 @@ def refuse_missing_splits(config: Config, learning_rates: int) -> None:
         raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
 
 
-def refuse_continued_runs(rungs: Sequence[Rung]) -> None:
-    """Raises UserError for a rung that would start from another run: all methods start from the base model."""
-    if any(rung.config.model.from_run for rung in rungs):
-        hint = "remove it; `ftbench run --from` continues a run"
-        raise UserError("a ladder starts from the base model", "model.from_run", hint, code="ladder.from_run")
-
-
 def refuse_names(rungs: Sequence[Rung]) -> None:
     """Raises UserError for a rung's name that is a duplicate, the base model's or another method's."""
     names = [rung.name.lower() for rung in rungs]
@@ -298,14 +288,8 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
         raise UserError(f"unknown method {method!r}", "--rung", hint, code="ladder.unknown_method")
     _check_name(name)
     settings = {**variant, **parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")}
-    hint = "remove it; all rungs use the ladder's methods and seeds"
-    _refuse(
-        (*LADDER_KEYS, "train.seed"),
-        settings,
-        "this setting cannot differ between rungs",
-        hint,
-        "ladder.key_set_by_ladder",
-    )
+    equal = "this setting cannot differ between rungs", "remove it; all rungs use the ladder's methods and seeds"
+    _refuse((*LADDER_KEYS, "train.seed"), settings, *equal, "ladder.key_set_by_ladder")
     common = {key: value for key, value in overrides.items() if reads(method, key)}
     effective = resolve_preset(preset, method, {**common, **settings})
     notices.update(dict.fromkeys(effective.notices))

@@ -76,22 +76,22 @@ QUANTIZED: tuple[WeightType, ...] = ("q8_0", "q4_k_m")
 """Types that only GGUF files have."""
 
 
+ARTIFACTS = [
+    Artifact(kind=kind, type=weights) for kind, types in TYPES.items() for weights in types or (DEFAULT_TYPES[kind],)
+]
+
+
 def artifact_words() -> list[str]:
     """Every artifact by its shortest name."""
-    adapter = Artifact(kind="adapter", type=DEFAULT_TYPES["adapter"])
-    return [
-        adapter.word,
-        *(Artifact(kind=kind, type=artifact_type).word for kind, types in TYPES.items() for artifact_type in types),
-    ]
+    return [artifact.word for artifact in ARTIFACTS]
 
 
 def parse_artifact(text: str) -> Artifact:
     """An artifact by its shortest name, the name of its folder, or `gguf`. Raises ValueError for another text."""
-    for kind, types in TYPES.items():
-        for artifact_type in types or (DEFAULT_TYPES[kind],):
-            artifact = Artifact(kind=kind, type=artifact_type)
-            if text in (artifact.word, artifact.folder) or (text == kind and artifact_type == DEFAULT_TYPES[kind]):
-                return artifact
+    name = DEFAULT_TYPES["gguf"] if text == "gguf" else text
+    for artifact in ARTIFACTS:
+        if name in (artifact.word, artifact.folder):
+            return artifact
     raise ValueError(text)
 
 

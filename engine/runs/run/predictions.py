@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -16,16 +15,15 @@ Number = int | float
 """A number as it was computed: a worker that resumes the run writes what it read, 30 and not 30.0."""
 
 
-@dataclass(frozen=True)
-class ScoredItem:
+class ScoredItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The result of one test item: the model's answer, its scores, and the loss on the references."""
 
     nll: Number = 0.0
     """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
     tokens: Number = 0
     """Tokens of a reference; mean over the item's references. 0 for a served model, which has no likelihoods."""
-    output: str = ""
-    scores: dict[str, Number] | None = None
+    output: str
+    scores: dict[str, Number] | None
     """Scores against the best reference."""
     weight: Number | None = None
     """Sum of the tokens' loss weights; None if all are 1."""
@@ -50,25 +48,33 @@ class ScoredItem:
     ) -> ScoredItem:
         """`loss`: as in `RowLoss`."""
         nll, tokens, weight = loss
-        return cls(nll, tokens, output, scores, None if weight == tokens else weight, ended, formatted)
+        return cls(
+            nll=nll,
+            tokens=tokens,
+            output=output,
+            scores=scores,
+            weight=None if weight == tokens else weight,
+            ended=ended,
+            formatted=formatted,
+        )
 
 
-class PredictionLine(msgspec.Struct):
+class PredictionLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A test item with the answers of base and tuned model."""
 
     item: int
     """Its number, from 0."""
+    where: str = ""
     prompt: str
     target: str
-    where: str = ""
     references: list[str] = msgspec.field(default_factory=list)
     """All accepted answers, `target` first; empty if that is the only one."""
     group: str = ""
     """Key of items that depend on each other; '' for an item alone."""
     similar: int | None = None
     """The first item whose prompt is a near-duplicate; None if there is none."""
-    base: ScoredItem | None = None
-    tuned: ScoredItem | None = None
+    base: ScoredItem | None
+    tuned: ScoredItem | None
 
     @property
     def targets(self) -> list[str]:
@@ -96,24 +102,7 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
 
 def write_predictions(path: Path, lines: Iterable[PredictionLine]) -> None:
     """Write one line per item, atomically."""
-    write_atomically(path, b"\n".join([*(msgspec.json.encode(_plain_line(line)) for line in lines), b""]))
-
-
-def _plain_line(line: PredictionLine) -> dict[str, Any]:
-    """Without references, group and near-duplicate of an item that has none."""
-    plain = {name: getattr(line, name) for name in ("item", "where", "prompt", "target")}
-    optional = {name: getattr(line, name) for name in ("references", "group", "similar")}
-    answers = {"base": _plain_item(line.base), "tuned": _plain_item(line.tuned)}
-    return plain | {name: value for name, value in optional.items() if value not in ([], "", None)} | answers
-
-
-def _plain_item(item: ScoredItem | None) -> dict[str, Any] | None:
-    if item is None:
-        return None
-    loss = {"nll": item.nll, "tokens": item.tokens} if item.tokens else {}
-    optional = {"weight": item.weight, "ended": item.ended, "formatted": item.formatted}
-    known = {name: value for name, value in optional.items() if value is not None}
-    return loss | {"output": item.output, "scores": item.scores} | known
+    write_atomically(path, b"\n".join([*map(msgspec.json.encode, lines), b""]))
 
 
 def recorded_lines(path: Path) -> list[PredictionLine]:

@@ -10,7 +10,7 @@ from engine.config import schema
 from engine.runs.run import events
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import Follower
-from engine.runs.run.events import End, Eval, Event, Hello, Memory, ModelLoaded, Phase, Plan, Step
+from engine.runs.run.events import End, Event, Hello, Memory, ModelLoaded, Phase, Step
 from engine.runs.run.result import (
     BenchmarkResult,
     General,
@@ -29,7 +29,9 @@ class ResultBuilder:
     def __init__(self, blank: Result, config: schema.Config) -> None:
         self.result, self.config = blank, config
         self.times, self.energy = PhaseTimes(), PhaseEnergy()
-        self.steps, self.validation, self.memory = TrainedSteps(), ValidationLosses(), MemoryPeaks()
+        self.steps, self.memory = TrainedSteps(), MemoryPeaks()
+        self._validations: dict[int, events.Eval] = {}
+        """During training, by step."""
         self._warnings: dict[str, str] = {}
         """Text -> code."""
         self._data: events.DataPrepared | None = None
@@ -47,7 +49,6 @@ class ResultBuilder:
             self._unrecorded = True
             return
         self.energy.add(event)
-        self.validation.add(event)
         self._rare(event)
 
     def _rare(self, event: Event) -> None:
@@ -111,6 +112,7 @@ class ResultBuilder:
         """
         result, start = self.result, plan.start_step
         self.steps.rewind(start)
+        self._validations = {step: event for step, event in self._validations.items() if step <= start}
         result.steps = start
         result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
         if start < plan.steps:
@@ -132,6 +134,8 @@ class ResultBuilder:
         if event.split == "validation":
             if event.when == "after":
                 result.final_validation = event.loss
+            elif event.when == "during":
+                self._validations[event.step] = event
         elif event.when == "before":
             result.before = score_of(event)
         else:
@@ -149,7 +153,8 @@ class ResultBuilder:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
         result, config = self.result, self.config
         result.status, result.reason, result.ended = end.status, end.reason, end.t
-        result.validation_loss, result.validation_seconds = self.validation.by_step(), self.validation.seconds()
+        result.validation_loss = [(step, event.loss) for step, event in sorted(self._validations.items())]
+        result.validation_seconds = sum(event.seconds for event in self._validations.values())
         result.tokens, result.step_seconds = self.steps.tokens(), self.steps.seconds()
         result.computed_tokens = self.steps.computed()
         if result.step_seconds:
@@ -346,26 +351,3 @@ class TrainedSteps:
     def seconds(self) -> float:
         """Duration of all steps."""
         return sum(self._seconds)
-
-
-class ValidationLosses:
-    """The validation losses during training, by step."""
-
-    def __init__(self) -> None:
-        self._evals: dict[int, Eval] = {}
-
-    def add(self, event: Event) -> None:
-        """Add a `plan` or `eval` event; others have no effect."""
-        match event:
-            case Plan():
-                self._evals = {step: validation for step, validation in self._evals.items() if step <= event.start_step}
-            case Eval(when="during", split="validation"):
-                self._evals[event.step] = event
-
-    def by_step(self) -> list[tuple[int, float | None]]:
-        """(step, loss) in the order of steps; None for a loss that is not finite."""
-        return [(step, self._evals[step].loss) for step in sorted(self._evals)]
-
-    def seconds(self) -> float:
-        """Duration of all validations."""
-        return sum(validation.seconds for validation in self._evals.values())

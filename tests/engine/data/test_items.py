@@ -155,7 +155,7 @@ def test_an_evaluation_reports_the_rows_whose_loss_is_known() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:
     scores = {metric: 1.0} if metric_spec(metric).needs_answers else None
-    found = summarize([ScoredItem(1.0, 2, "x", scores)] * count, metric, 0.0)
+    found = summarize([ScoredItem(nll=1.0, tokens=2, output="x", scores=scores)] * count, metric, 0.0)
     assert found.score.rows == found.loss.rows == count
     assert (found.score.mean is None) == (found.perplexity is None) == (count == 0)
     if count < 2:
@@ -164,7 +164,8 @@ def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count:
 
 def test_predictions_keep_the_references_and_are_found_again(tmp_path: Path) -> None:
     items = evaluation_items([row("a", 1), row("b", 1), row("c", 2)])
-    base = [ScoredItem(1.0, 2.5, "b", {"exact_match": 1.0}), ScoredItem(1.0, 2, "x", {"exact_match": 0.0})]
+    scored = ((2.5, "b", 1.0), (2, "x", 0.0))
+    base = [ScoredItem(nll=1.0, tokens=n, output=text, scores={"exact_match": score}) for n, text, score in scored]
     write_items(tmp_path / "p.jsonl", items, ["ask", "other"], base, None)
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert lines[0]["references"] == ["a", "b"] and "references" not in lines[1]

@@ -43,7 +43,8 @@ def test_an_answer_that_reached_the_limit_has_not_ended() -> None:
 
 def items(ended: list[bool | None], formatted: list[bool | None]) -> list[ScoredItem]:
     pairs = zip(ended, formatted, strict=True)
-    return [ScoredItem(1.0, 2.0, "x", {"json": 0.5}, None, one, other) for one, other in pairs]
+    loss = (1.0, 2.0, 2.0)
+    return [ScoredItem.of(loss, "x", {"json": 0.5}, one, other) for one, other in pairs]
 
 
 def test_scores_have_the_shares_with_intervals() -> None:
@@ -85,7 +86,7 @@ def test_a_worker_that_resumes_the_run_writes_the_predictions_that_it_read(tmp_p
     first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
     tested = [EvaluationItem((Row([1], [1], [1], "t", "row 1", False),), ("t",))] * 3
     numbers: list[tuple[float, float, float]] = [(3, 30, 1), (0.1 + 0.2, 30.0, 1.0), (1e-9, 2.5, 7)]
-    scored = [ScoredItem(nll, tokens, "x", {"edits": score}, score) for nll, tokens, score in numbers]
+    scored = [ScoredItem.of((nll, tokens, score), "x", {"edits": score}) for nll, tokens, score in numbers]
     write_items(first, tested, ["p"] * 3, scored, None)
     read = read_items(first, tested, ["p"] * 3)
     assert read is not None

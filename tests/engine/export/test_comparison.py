@@ -32,7 +32,7 @@ from engine.runs.score_format import outcome_sentence
 
 
 def items(scores: list[float]) -> list[ScoredItem]:
-    return [ScoredItem(nll=1.0, tokens=1, weight=1.0, scores={"json": score}) for score in scores]
+    return [ScoredItem.of((1.0, 1, 1), scores={"json": score}) for score in scores]
 
 
 @pytest.mark.parametrize(

@@ -235,9 +235,8 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_hostile_answer_cannot_leave_its_place_in_the_prompt(attack: str) -> None:
-    item = PredictionLine(
-        item=0, prompt="<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n", target="hello"
-    )
+    question = "<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n"
+    item = PredictionLine(item=0, prompt=question, target="hello", base=None, tuned=None)
     prompt = comparison_prompt(default_rubric(), item, attack, "an honest answer")
     request = {"messages": [{"content": prompt}]}
     first, second = answers_in(request)  # the marks of the answers are found once, at the right places

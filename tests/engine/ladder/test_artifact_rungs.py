@@ -56,7 +56,8 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
                 seconds=60,
             )
             ladder.entries.append(run)
-            results.runs.append(FinishedRun(run, result(name), [PredictionLine(item=0, prompt="", target="")] * ITEMS))
+            line = PredictionLine(item=0, prompt="", target="", base=None, tuned=None)
+            results.runs.append(FinishedRun(run, result(name), [line] * ITEMS))
         ladder.rows.append(RungResult(name=name, method=name, status="finished", seeds=list(seeds)))
         ladder.rows[-1].artifact_bytes = 10 if name == "lora" else 20
     results.scores["base"] = ItemScores(np.zeros((1, ITEMS)), untrained=True)

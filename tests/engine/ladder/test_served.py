@@ -223,7 +223,7 @@ def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_
     items = prepared.test_items
     assert len(items) == 2 * len(prepared.test)
     predictions = tmp_path / "predictions.jsonl"
-    write_items(predictions, items, ["asked"] * len(items), None, [ScoredItem(1.0, 2, "x", {})] * len(items))
+    write_items(predictions, items, ["asked"] * len(items), None, [ScoredItem.of((1.0, 2, 2), "x", {})] * len(items))
 
     def reply(request: dict[str, Any]) -> dict[str, Any]:
         assert request["tools"] == [{"type": "function", "function": {"name": "weather"}}]

@@ -213,7 +213,7 @@ def test_equal_scores_need_no_sample() -> None:
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "diverged", "failed", "skipped"])
 def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None:
-    answer = ScoredItem(1.0, 2, scores={"exact_match": 1.0})
+    answer = ScoredItem.of((1.0, 2, 2), scores={"exact_match": 1.0})
     line = PredictionLine(item=0, prompt="", target="", base=answer, tuned=answer)
     interval = Interval(mean=1.0, low=1.0, high=1.0, rows=1)
     before = Score(loss=interval, perplexity=None, metric="exact_match", score=interval)
@@ -455,7 +455,12 @@ def collected(keys: list[dict[str, Any]]) -> Ladder:
         right = np.repeat(random.random(len(keys) // 5) < 0.6, 5)
         lines = [
             PredictionLine(
-                item=0, prompt="", target="", tuned=ScoredItem(1.0 + score, 2, "", {"exact_match": score}), **key
+                item=0,
+                prompt="",
+                target="",
+                base=None,
+                tuned=ScoredItem.of((1.0 + score, 2, 2), "", {"exact_match": score}),
+                **key,
             )
             for score, key in zip(right.tolist(), keys, strict=True)
         ]

@@ -16,6 +16,7 @@ import pytest
 from made_runs import HOSTILE
 from test_recommendation import timed, with_times
 
+from engine.config.metric_specs import metric_spec
 from engine.ladder.decisions import RULE_GAIN_SHARE, decide
 from engine.ladder.phrases import RULE
 from engine.ladder.recommendation import summarize
@@ -153,7 +154,7 @@ def test_page_and_markdown_have_headline_sentences_results_and_figures(tmp_path:
     assert page.count("<svg") == 3 and "Shaded: " in page and "<script" not in page
     assert "| 0.090× · [0.085, 0.095] | holds | [ladder-3](../ladder-3/report.html) |" in markdown
     for cell, row in itertools.product(sweep.cells, ("full", "base")):
-        shown = with_bounds(getattr(cell, row), sweep.metric).split(" ", 1)
+        shown = with_bounds(getattr(cell, row), metric_spec(sweep.metric).is_share).split(" ", 1)
         assert all(one in page for one in shown) and " · ".join(shown) in markdown
     assert all(point.score and point.score.low for point in sweep.points)
     links = re.findall(r'href="(\.\./[^"]+)"', page)

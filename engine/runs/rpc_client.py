@@ -63,16 +63,11 @@ class CancelToken:
             if self._process is not None:
                 self._process.kill()
 
-    def detach(self) -> None:
-        """The request has ended: its process is not killed any more."""
-        with self._lock:
-            self._process = None
-
-    def attach(self, process: subprocess.Popen[bytes]) -> None:
-        """Register the server process; kill it now if the request is already cancelled."""
+    def attach(self, process: subprocess.Popen[bytes] | None) -> None:
+        """Register the server process, None once the request has ended; kill it now if that is already cancelled."""
         with self._lock:
             self._process = process
-            if self.cancelled:
+            if self.cancelled and process is not None:
                 process.kill()
 
 
@@ -92,24 +87,57 @@ def ask(
     Raises UserError if the server refuses the request, RunFailed within a second if it ends without an answer, and
     Cancelled if `cancel_token` cancelled the request.
     """
-    content = encoded_line(arguments)
+    content, hear = encoded_line(arguments), _heard(progress, counted, transferred)
+    server = _Server(question, question)
     try:
-        with tempfile.TemporaryFile() as errors:
-            process = start_server(SERVER, errors, question)
-            try:
-                if cancel_token:
-                    cancel_token.attach(process)
-                message = _converse(process, content, _heard(progress, counted, transferred))
-            except BaseException:
-                process.kill()
-                raise
-            finally:
-                _finish(process)
-            if cancel_token and cancel_token.cancelled:
-                raise Cancelled
-            return _answer(question, message, process, errors)
-    except OSError as error:
-        raise cannot_start(question, error) from error
+        return server.ask(question, content, hear, cancel_token or CancelToken())
+    finally:
+        server.end()
+
+
+class _Server:
+    """A server process and its stderr."""
+
+    def __init__(self, question: str, request: str) -> None:
+        """`request`: what is handled, SERVE for one request after another. Raises RunFailed if it cannot be started."""
+        try:
+            self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+            self.process = start_server(SERVER, self.errors, request)
+        except OSError as error:
+            text = f"cannot start an engine process for {question}: {error.strerror}"
+            raise RunFailed(text, "system.no_process") from error
+
+    def ask(self, question: str, content: bytes, hear: Hear, cancel_token: CancelToken) -> Any:
+        """The answer to a request, as the function `ask`; after a failure without one the process has ended."""
+        message = None
+        cancel_token.attach(self.process)
+        try:
+            message = _converse(self.process, content, hear)
+        except BaseException:
+            self.process.kill()
+            raise
+        finally:
+            cancel_token.attach(None)
+            if message is None:  # cancelled, killed or broken
+                self._wait()
+        if cancel_token.cancelled:
+            raise Cancelled
+        return _answer(question, message, self.process, self.errors)
+
+    def end(self) -> None:
+        self._wait()
+        self.errors.close()
+
+    def _wait(self) -> None:
+        """Wait GRACE_SECONDS for the process to exit, then kill it."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE_SECONDS)
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 def needs_tokenizer_only(question: str, arguments: dict[str, Any]) -> bool:
@@ -132,8 +160,7 @@ class KeptServer:
         self._free = threading.Lock()
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] | None = None
+        self._server: _Server | None = None
 
     def ask(
         self,
@@ -180,38 +207,16 @@ class KeptServer:
                 answer.set_exception(error)
 
     def _handle(self, question: str, content: bytes, hear: Hear, cancel_token: CancelToken) -> Any:
-        if self._process is None or self._process.poll() is not None or self._errors is None:
+        if self._server is None or self._server.process.poll() is not None:
             self._end()
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
-            try:
-                self._process = start_server(SERVER, self._errors, SERVE)
-            except OSError as error:
-                raise cannot_start(question, error) from error
-        process, message = self._process, None
-        cancel_token.attach(process)
-        try:
-            message = _converse(process, content, hear)
-        finally:
-            cancel_token.detach()
-            if message is None:  # cancelled, killed or broken
-                process.kill()
-                process.wait()
-        if cancel_token.cancelled:
-            raise Cancelled
-        return _answer(question, message, process, self._errors)
+            self._server = _Server(question, SERVE)
+        return self._server.ask(question, content, hear, cancel_token)
 
     def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            _finish(self._process)
-        if self._errors is not None:
-            self._errors.close()
-        self._process = self._errors = None
-
-
-def cannot_start(question: str, error: OSError) -> RunFailed:
-    """No process can be started."""
-    return RunFailed(f"cannot start an engine process for {question}: {error.strerror}", "system.no_process")
+        if self._server is not None:
+            self._server.process.kill()
+            self._server.end()
+        self._server = None
 
 
 def encoded_line(arguments: dict[str, Any] | list[Any]) -> bytes:
@@ -309,18 +314,6 @@ def message_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
         searched = len(buffer)
         if searched > MAX_MESSAGE:
             yield b"message too long"
-
-
-def _finish(process: subprocess.Popen[bytes]) -> None:
-    """Wait GRACE_SECONDS for the process to exit, then kill it."""
-    assert process.stdin and process.stdout
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
 
 
 def _answer(question: str, message: Message | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:

@@ -155,19 +155,19 @@ def test_a_kept_process_handles_several_requests_and_a_cancelled_one_is_replaced
 
     first = CancelToken()
     assert len(request(first)) == 2
-    process = server._process
+    process = server._server
     first.cancel()  # its screen is closed after the answer
-    assert len(request(CancelToken())) == 2 and server._process is process
+    assert len(request(CancelToken())) == 2 and server._server is process
     arguments["split"] = "unknown"
     with pytest.raises(UserError):
         request(CancelToken())
     arguments["split"] = "test"
-    assert len(request(CancelToken())) == 2 and server._process is process
+    assert len(request(CancelToken())) == 2 and server._server is process
     cancelled = CancelToken()
     cancelled.cancel()
     with pytest.raises(Cancelled):
         request(cancelled)
-    assert len(request(CancelToken())) == 2 and server._process is not process
+    assert len(request(CancelToken())) == 2 and server._server is not process
     server.close()
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli
+import tomli_w
 
 from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular, working_directory, write_atomically
@@ -26,7 +26,7 @@ from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Hello
-from engine.runs.run.frozen_config import FrozenRun, refingerprinted_text, values_that_are_set
+from engine.runs.run.frozen_config import FrozenRun, edited_keys, values_that_are_set
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, read_frozen
 
@@ -35,9 +35,10 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     """Raise UserError if `run.toml` was edited since the run was created."""
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
-    changes = list(_changes(recorded, values_that_are_set(frozen.config))) if recorded is not None else []
-    if recorded is None and not frozen.intact:
-        changes = frozen.changed or ["unknown key"]
+    if recorded is None:
+        changes = sorted(edited_keys(run.config_file) - {*DEVICE_KEYS, *RELOCATABLE_KEYS})
+    else:
+        changes = list(_changes(recorded, values_that_are_set(frozen.config)))
     if changes:
         when = "was created" if recorded is None else "started"
         problem = f"the configuration changed after the run {when}: {', '.join(changes)}"
@@ -105,16 +106,7 @@ def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], 
         if key in RELOCATABLE_KEYS and before != value:
             table["run"].setdefault("notes", []).append(f"resumed with {key} = {value}, before {before}")
         table.setdefault(section, {})[name] = value
-    write_atomically(run.config_file, refingerprinted_text(table).encode())
-
-
-@dataclass(frozen=True)
-class ContinuedRun:
-    """A finished run from which another one starts."""
-
-    directory: RunDir
-    frozen: FrozenRun
-    result: Result
+    write_atomically(run.config_file, tomli_w.dumps(table).encode())
 
 
 def continued_run_name(config: Config) -> str:
@@ -122,8 +114,8 @@ def continued_run_name(config: Config) -> str:
     return Path(config.model.from_run).name if config.model.from_run else ""
 
 
-def find_continued_run(config: Config) -> ContinuedRun | None:
-    """The run that this configuration starts from, None if it starts from the base model.
+def find_continued_run(config: Config) -> tuple[RunDir, Result] | None:
+    """The finished run that this configuration starts from, None if it starts from the base model.
 
     Raises UserError if the run was deleted, has no finished model, or was trained with another method, base model or
     adapter.
@@ -137,14 +129,14 @@ def find_continued_run(config: Config) -> ContinuedRun | None:
             "`ftbench runs` lists the runs; choose another with --from",
         )
         raise UserError(problem, str(run.path), hint, "run.start_missing")
-    frozen, result = read_frozen(run), run.result()
+    other, result = read_frozen(run).config, run.result()
     if result is None or result.status != "finished" or not any(run.model.glob("*.safetensors")):
         state = run.state()
         problem = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
         hint = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
         raise UserError(problem, run.name, hint, "run.start_not_finished")
-    _refuse_other_settings(config, frozen.config, run.name)
-    return ContinuedRun(run, frozen, result)
+    _refuse_other_settings(config, other, run.name)
+    return run, result
 
 
 def _refuse_other_settings(config: Config, other: Config, name: str) -> None:

@@ -49,16 +49,16 @@ def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, row
         return
     starting = find_continued_run(config)
     assert starting is not None
-    name, recorded = starting.directory.name, starting.result.fingerprints
+    run, result = starting
     base = fingerprint(config.model, model_config)
-    if recorded.get("model", base) != base:
-        problem = f"the base model has changed since {name} was trained"
+    if result.fingerprints.get("model", base) != base:
+        problem = f"the base model has changed since {run.name} was trained"
         raise UserError(problem, config.model.id, "restore the weights that it was trained on", "run.start_base")
-    if recorded.get("data") != rows.fingerprint:
-        text = f"{name} was trained on other rows: whether test rows of this run are among them was not checked"
+    if result.fingerprints.get("data") != rows.fingerprint:
+        text = f"{run.name} was trained on other rows: whether test rows of this run are among them was not checked"
         log.warn("run.start_other_data", text)
     with folder_atomically(run_dir.path / ".start.tmp", run_dir.start_model) as folder:
-        for file in sorted(starting.directory.model.iterdir()):
+        for file in sorted(run.model.iterdir()):
             if file.is_file():
                 _link_or_copy(file, folder / file.name)
 

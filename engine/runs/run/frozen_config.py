@@ -37,17 +37,12 @@ class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
     """False: start immediately, even if another run uses the GPU."""
     data_fingerprint: str = ""
     """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
-    fingerprint: str = ""
-    """Of the configuration."""
     key_fingerprints: dict[str, str] = {}
+    """Of each value of the configuration as it was written; `edited_keys` compares them."""
     started_in: str = ""
     """The directory it was started from."""
     command: str = ""
     """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
-    intact: bool = True
-    """Whether the configuration matches its fingerprint; True for files without one."""
-    changed: list[str] = []
-    """Dotted keys that were edited, as far as they can be named."""
 
     @property
     def ladder(self) -> str:
@@ -90,7 +85,6 @@ def frozen_text(preset: str, effective: EffectiveConfig, **launch: Unpack[Launch
         "data_fingerprint": "",
         "command": "",
         **launch,
-        "fingerprint": fingerprint(nested(values)),
         "key_fingerprints": _key_fingerprints(values),
         STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
@@ -98,29 +92,18 @@ def frozen_text(preset: str, effective: EffectiveConfig, **launch: Unpack[Launch
     return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
 
 
-def refingerprinted_text(table: dict[str, Any]) -> str:
-    """The text of a `run.toml` with other values, with fingerprints that match them."""
-    import tomli_w  # only needed to write one
-
-    settings = {key: value for key, value in table.items() if key not in ("run", "origins")}
-    stamps = {"fingerprint": fingerprint(settings), "key_fingerprints": _key_fingerprints(_flat(settings))}
-    return tomli_w.dumps(table | {"run": table["run"] | stamps})
-
-
-def fingerprint(table: dict[str, Any]) -> str:
-    """SHA-256 of the configuration in `run.toml`, independent of comments and layout."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def _key_fingerprints(values: Flat) -> dict[str, str]:
-    """By dotted key, so that an edited key can be named."""
-    return {key: fingerprint({"": value})[:8] for key, value in values.items()}
+    """By dotted key, independent of comments and layout of the file."""
+    texts = {key: json.dumps(value, sort_keys=True, default=str) for key, value in values.items()}
+    return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
 
 
-def _changed_keys(table: dict[str, Any], recorded: dict[str, str]) -> list[str]:
-    """Keys of `run.toml` whose values differ from the recorded ones; [] if none were recorded."""
-    now = _key_fingerprints(_flat(table))
-    return sorted(key for key in {*now, *recorded} if now.get(key) != recorded.get(key)) if recorded else []
+def edited_keys(path: Path) -> set[str]:
+    """Dotted keys whose values were edited since a `run.toml`, which `read_file` accepts, was written."""
+    table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
+    recorded = table.pop("run").get("key_fingerprints", {})
+    table.pop("origins")
+    return {key for key, _ in _key_fingerprints(_flat(table)).items() ^ recorded.items()}
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Flat:
@@ -152,10 +135,7 @@ def read_file(path: Path) -> FrozenRun:
         table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
         _refuse_infinite(table)
         facts, origins = table.pop("run"), table.pop("origins")
-        run = msgspec.convert({**facts, "origins": origins, "config": table, "intact": True, "changed": []}, FrozenRun)
-        if run.fingerprint in ("", fingerprint(table)):
-            return run
-        return replace(run, intact=False, changed=_changed_keys(table, run.key_fingerprints))
+        return msgspec.convert({**facts, "origins": origins, "config": table}, FrozenRun)
     except FileNotFoundError as error:
         hint = "run `ftbench runs` to list the runs"
         raise UserError("not a run: no run.toml", str(path.parent), hint, "run.not_a_run") from error

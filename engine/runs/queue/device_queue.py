@@ -84,7 +84,7 @@ def wait_for_devices(
             if len(left) < count:
                 raise _lost(devices, left)
             earlier, user = tickets[left[0].queue].earlier(), next(filter(None, map(users.get, users)), None)
-            note = _note(_titles(left, count), len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
+            note = _note(_titles(left, count), len(earlier), _last_waiting(earlier), user)
             if note != last_note:
                 report(note)
                 last_note = note
@@ -136,17 +136,26 @@ def _take(free: Sequence[SelectedDevice], count: int, content: str) -> list[Sele
     return None
 
 
-def _users(devices: Sequence[SelectedDevice]) -> dict[str, tuple[tuple[int, Path], float] | None]:
-    """For the lock of each device ((pid, run), since) of a process with which it cannot be used together, or None."""
+def _users(devices: Sequence[SelectedDevice]) -> dict[str, QueuePlace | None]:
+    """For the lock of each device a process with which it cannot be used together, or None."""
     known: dict[str, list[tuple[Path, str]]] = {}
     for lock, name in locks.device_locks():
         known.setdefault(queue_of(name), []).append((lock, name))
-    users: dict[str, tuple[tuple[int, Path], float] | None] = {}
+    users: dict[str, QueuePlace | None] = {}
     for device in devices:
-        rivals = (lock for lock, name in known.get(device.queue, ()) if conflicts(device.lock, name))
-        held = ((lock, holder) for lock in rivals if (holder := locks.holder(lock)) is not None)
-        users[device.lock] = next(((_read(holder), _signed(lock)) for lock, holder in held), None)
+        rivals = ((lock, name) for lock, name in known.get(device.queue, ()) if conflicts(device.lock, name))
+        users[device.lock] = next((user for lock, name in rivals if (user := _user(lock, name))), None)
     return users
+
+
+def _user(lock: Path, device: str) -> QueuePlace | None:
+    """The holder of a device's lock."""
+    if (holder := locks.holder(lock)) is None:
+        return None
+    since = 0.0
+    with contextlib.suppress(OSError):  # it has ended since
+        since = lock.stat().st_mtime
+    return QueuePlace(device, 0, *_read(holder), since)
 
 
 def _titles(devices: Sequence[SelectedDevice], count: int = 1) -> str:
@@ -157,16 +166,15 @@ def _titles(devices: Sequence[SelectedDevice], count: int = 1) -> str:
 
 def queue_places() -> list[QueuePlace]:
     """Places of all runs on all devices of this machine, per device with its user first."""
-    places = []
+    places: list[QueuePlace] = []
     locked = dict(locks.device_locks())
     wholes = {queue_of(name) for name in locked.values()}
     queues = {**{locks.device_lock(name): name for name in wholes}, **locked}  # slots have locks, and share a queue
     for lock, device in queues.items():
-        if (holder := locks.holder(lock)) is not None:
-            pid, run = _read(holder)
-            places.append(QueuePlace(device, 0, pid, run, _signed(lock)))
-        for place, (ticket, (waiting, path)) in enumerate(_waiting(lock), 1):
-            places.append(QueuePlace(device, place, waiting, path, _arrived(ticket)))
+        if (user := _user(lock, device)) is not None:
+            places.append(user)
+        for place, (ticket, holder) in enumerate(_waiting(lock), 1):
+            places.append(QueuePlace(device, place, *_read(holder), _arrived(ticket)))
     return places
 
 
@@ -200,25 +208,19 @@ class Ticket:
             self._descriptor = None
 
 
-def _last_waiting(tickets: Sequence[Path]) -> tuple[int, Path]:
-    """(pid, run) of the last ticket that is held; (0, no path) without one."""
-    for path in reversed(tickets):
-        if (holder := locks.holder(path)) is not None:
-            return _read(holder)
-    return 0, Path()
+def _last_waiting(tickets: Sequence[Path]) -> Path:
+    """The run of the last ticket that is held; no path without one."""
+    return next((_read(holder)[1] for path in reversed(tickets) if (holder := locks.holder(path)) is not None), Path())
 
 
-def _waiting(lock: Path) -> list[tuple[Path, tuple[int, Path]]]:
-    """Locked tickets in order of arrival."""
-    tickets = []
+def _waiting(lock: Path) -> Iterator[tuple[Path, str]]:
+    """Locked tickets in order of arrival, with what their holders wrote."""
     with contextlib.suppress(FileNotFoundError):
         for path in sorted(_folder(lock).iterdir()):
-            holder = locks.holder(path)
-            if holder is not None:
-                tickets.append((path, _read(holder)))
+            if (holder := locks.holder(path)) is not None:
+                yield path, holder
             else:
                 _remove_if_stale(path)
-    return tickets
 
 
 def _remove_if_stale(path: Path) -> None:
@@ -226,13 +228,6 @@ def _remove_if_stale(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()
-
-
-def _signed(lock: Path) -> float:
-    """When the lock's holder wrote its name into it; 0 if it has ended since."""
-    with contextlib.suppress(OSError):
-        return lock.stat().st_mtime
-    return 0.0
 
 
 def _arrived(ticket: Path) -> float:
@@ -245,21 +240,22 @@ def _folder(lock: Path) -> Path:
     return lock.with_suffix(".queue")
 
 
-def _read(content: str | None) -> tuple[int, Path]:
-    pid, _, run = (content or "").partition(" ")
+def _read(content: str) -> tuple[int, Path]:
+    pid, _, run = content.partition(" ")
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(where: str, place: int, behind: tuple[int, Path], holder: tuple[int, Path], since: float) -> str:
+def _note(where: str, place: int, behind: Path, user: QueuePlace | None) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`.
 
     `place`: how many arrived earlier, the last of them `behind`.
     """
-    pid, run = holder
-    use = f"in use by {_named(run)} (process {pid}){_since(since)}{_origin(run)}" if pid else "being released"
+    use = "being released"
+    if user and user.pid:
+        use = f"in use by {_named(user.run)} (process {user.pid}){_since(user.since)}{_origin(user.run)}"
     if not place:
         return f"next on {where}; {use}"
-    return f"place {place + 1} on {where}, behind {_named(behind[1])}; {use}"
+    return f"place {place + 1} on {where}, behind {_named(behind)}; {use}"
 
 
 def _since(seconds: float) -> str:

@@ -28,8 +28,11 @@ class ResultBuilder:
 
     def __init__(self, blank: Result, config: schema.Config) -> None:
         self.result, self.config = blank, config
-        self.times, self.energy = PhaseTimes(), PhaseEnergy()
-        self.steps, self.memory = TrainedSteps(), MemoryPeaks()
+        self.times, self.steps, self.memory = PhaseTimes(), TrainedSteps(), MemoryPeaks()
+        self._joules: dict[str, float] = {}
+        """Energy by phase, over all workers."""
+        self._energy = 0.0
+        """The energy counter of the current worker."""
         self._validations: dict[int, events.Eval] = {}
         """During training, by step."""
         self._warnings: dict[str, str] = {}
@@ -48,7 +51,6 @@ class ResultBuilder:
             self.result.steps = event.step
             self._unrecorded = True
             return
-        self.energy.add(event)
         self._rare(event)
 
     def _rare(self, event: Event) -> None:
@@ -57,6 +59,11 @@ class ResultBuilder:
             case events.Hello():
                 self._all_recorded &= not self._unrecorded
                 self._unrecorded = False
+                self._energy = 0.0
+            case events.Memory() if event.energy is not None:
+                phase = self.times.phase
+                self._joules[phase] = self._joules.get(phase, 0.0) + max(0.0, event.energy - self._energy)
+                self._energy = event.energy
             case events.Environment():
                 result.versions, result.machine = event.versions, event.machine
             case events.DataPrepared():
@@ -161,7 +168,8 @@ class ResultBuilder:
             result.tokens_per_second = result.tokens / result.step_seconds
             computed = result.computed_tokens
             result.computed_tokens_per_second = computed / result.step_seconds if computed else None
-        result.seconds, result.joules = self.times.seconds(), self.energy.joules()
+        result.seconds = self.times.seconds()
+        result.joules = {phase: round(value, 3) for phase, value in self._joules.items()}
         result.energy = sum(result.joules.values()) if result.joules else None
         result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes
         price = config.cost.price_per_hour
@@ -217,7 +225,7 @@ class PhaseTimes:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._name = "starting"
+        self.phase = "starting"
         self._since: float | None = None
         self._last, self._last_t = 0.0, 0.0
 
@@ -226,7 +234,7 @@ class PhaseTimes:
         moment = event.t if event.elapsed is None else event.elapsed
         if isinstance(event, (Hello, Phase, End)):
             self._until(self._last if isinstance(event, Hello) else moment)
-            self._name = event.name if isinstance(event, Phase) else "starting"
+            self.phase = event.name if isinstance(event, Phase) else "starting"
             self._since = None if isinstance(event, End) else moment
         self._last, self._last_t = moment, event.t
 
@@ -235,12 +243,12 @@ class PhaseTimes:
         seconds = dict(self._seconds)
         if now is not None and self._since is not None:
             present = self._last + max(0.0, now - self._last_t)
-            seconds[self._name] = seconds.get(self._name, 0.0) + max(0.0, present - self._since)
+            seconds[self.phase] = seconds.get(self.phase, 0.0) + max(0.0, present - self._since)
         return {name: round(value, 3) for name, value in seconds.items()}
 
     def _until(self, moment: float) -> None:
         if self._since is not None:
-            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + max(0.0, moment - self._since)
+            self._seconds[self.phase] = self._seconds.get(self.phase, 0.0) + max(0.0, moment - self._since)
 
 
 def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
@@ -249,28 +257,6 @@ def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str
     for event in events:
         times.add(event)
     return times.seconds(now)
-
-
-class PhaseEnergy:
-    """Joules drawn by the GPU in each phase, over all workers of a run."""
-
-    def __init__(self) -> None:
-        self._joules: dict[str, float] = {}
-        self._name, self._last = "starting", 0.0
-
-    def add(self, event: Event) -> None:
-        """Add an event; the energy counter restarts with every worker."""
-        if isinstance(event, Hello):
-            self._name, self._last = "starting", 0.0
-        elif isinstance(event, Phase):
-            self._name = event.name
-        elif isinstance(event, Memory) and event.energy is not None:
-            self._joules[self._name] = self._joules.get(self._name, 0.0) + max(0.0, event.energy - self._last)
-            self._last = event.energy
-
-    def joules(self) -> dict[str, float]:
-        """Joules by phase; empty if not measured."""
-        return {name: round(value, 3) for name, value in self._joules.items()}
 
 
 class MemoryPeaks:

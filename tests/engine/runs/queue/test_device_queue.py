@@ -270,4 +270,5 @@ def test_a_waiting_run_is_told_since_when_and_from_where_the_device_is_used(tmp_
         until(lambda: notes.exists() and told in notes.read_text())
     finally:
         os.close(held)
-    assert " since 2001-09-09 " in device_queue._note("GPU 0", 0, (0, Path()), (17, run.path), 1e9)
+    user = device_queue.QueuePlace("0", 0, 17, run.path, 1e9)
+    assert " since 2001-09-09 " in device_queue._note("GPU 0", 0, Path(), user)

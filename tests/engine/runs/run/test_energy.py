@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.config.schema import Config
 from engine.ladder.results import worked_joules
 from engine.runs.run import events
-from engine.runs.run.event_log import EventLog, stream
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog, Follower
 from engine.runs.run.result import Result
-from engine.runs.run.result_builder import PhaseEnergy
+from engine.runs.run.result_builder import ResultBuilder, read_events
 
 
 def memory(energy: float | None) -> events.Memory:
@@ -22,11 +24,14 @@ def log(folder: Path, *logged: events.Event) -> Path:
     return folder / "events.jsonl"
 
 
-def joules(file: Path) -> dict[str, float]:
-    energy = PhaseEnergy()
-    for event in stream(file):
-        energy.add(event)
-    return energy.joules()
+def built(file: Path) -> Result:
+    """The result of a run with this log."""
+    blank = Result(
+        status="finished", reason="", name="", preset="", method="", model="", data="", metric="", created=0, ended=0
+    )
+    builder = ResultBuilder(blank, Config())
+    read_events(builder, Follower(file))
+    return builder.build(EndRecord(status="finished", reason="", t=0.0))
 
 
 def test_a_resumed_run_has_the_energy_of_all_its_workers(tmp_path: Path) -> None:
@@ -37,14 +42,11 @@ def test_a_resumed_run_has_the_energy_of_all_its_workers(tmp_path: Path) -> None
         *(events.Phase(name="training"), memory(20), events.End(status="stopped", reason="")),
         *(hello, events.Phase(name="training"), memory(4), events.Phase(name="evaluation"), memory(6)),
     )
-    assert joules(file) == {"starting": 1, "baseline": 10, "training": 13, "evaluation": 2}
-    result = Result(
-        status="finished", reason="", name="", preset="", method="", model="", data="", metric="", created=0, ended=0
-    )
-    assert worked_joules(result) is None
-    result.joules = joules(file)
+    result = built(file)
+    assert result.joules == {"starting": 1, "baseline": 10, "training": 13, "evaluation": 2}
     assert worked_joules(result) == 16
 
 
 def test_without_energy_counter_there_is_no_energy(tmp_path: Path) -> None:
-    assert joules(log(tmp_path, events.Phase(name="training"), memory(None))) == {}
+    result = built(log(tmp_path, events.Phase(name="training"), memory(None)))
+    assert result.joules == {} and worked_joules(result) is None

@@ -299,7 +299,8 @@ class ChatClient:
 
     def send(self, request: Request) -> None:
         """Send a request. Does nothing after the process has ended: `messages` reports that."""
-        self._write(encoded_line(msgspec.to_builtins(request)))
+        if self._process is not None:
+            send_line(self._process, encoded_line(msgspec.to_builtins(request)))
 
     def stop(self) -> None:
         """Stop generating."""
@@ -323,18 +324,13 @@ class ChatClient:
 
     def _start(self, errors: IO[bytes]) -> bool:
         """Start the process and send the first request; False if the session was closed before."""
-        content = encoded_line(msgspec.to_builtins(self._request))
         with self._lock:
             if self._closed:
                 return False
             environment = {"CUDA_VISIBLE_DEVICES": ""} if self._on_cpu else {}
             self._process = start_server("engine.worker.chat_server", errors, **environment)
-        self._write(content)
+        self.send(self._request)
         return True
-
-    def _write(self, content: bytes) -> None:
-        if self._process is not None:
-            send_line(self._process, content)
 
     def _read(self) -> Iterator[Message]:
         assert self._process is not None

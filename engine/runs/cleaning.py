@@ -264,7 +264,7 @@ def _has_died(run: str) -> bool:
 def _in_runs(runs: Path) -> Iterator[Leftover]:
     probes = (run for ladder in ladder_dir.iterate(runs) for run in run_dir.iterate(ladder.probes))
     for owner in (*ladder_dir.iterate_all(runs), *probes):
-        if not owner.path.is_symlink() and not owner.is_active():
+        if os.path.realpath(owner.path) == str(owner.path) and not owner.is_active():  # else it is behind a link
             for path in _temporary(owner.path, DEPTH):
                 yield _leftover(path, f"{owner.name} is not running", owner=owner)
 

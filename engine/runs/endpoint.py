@@ -38,6 +38,10 @@ MAX_RESPONSE_BYTES = 16 << 20
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)
 """HTTP statuses, besides 5xx, after which the same request can succeed."""
+TOO_LONG = re.compile(r"context.{0,10}(length|window|size)|maximum context|too long|too many tokens", re.I)
+NO_SYSTEM_ROLE = re.compile(r"system.{0,3} (role|message|prompt).{0,20}(not|un).{0,5}(supported|allowed)", re.I)
+"""What servers say where the chat template of the model has no system role."""
+NOT_FOUND = re.compile(r"not.{0,12}(found|exist)", re.I)
 
 RefusalKind = Literal["too_long", "system_role", "refused"]
 Message = Mapping[str, Any]
@@ -151,18 +155,12 @@ def parse_price(text: str | None, option: str) -> TokenPrice | None:
     """The prices of `0.15,0.6`: of prompts, and of answers. Raises UserError for another form."""
     if text is None:
         return None
-    try:
+    with contextlib.suppress(ValueError):
         prompt, completion = (float(word) for word in text.split(","))
-    except ValueError as error:
-        raise _invalid_price(text, option) from error
-    if not (0 <= prompt < 1e6 and 0 <= completion < 1e6):
-        raise _invalid_price(text, option)
-    return TokenPrice(prompt, completion)
-
-
-def _invalid_price(text: str, option: str) -> UserError:
+        if 0 <= prompt < 1e6 and 0 <= completion < 1e6:
+            return TokenPrice(prompt, completion)
     hint = "use two prices per million tokens, of prompts and of answers: 0.15,0.60"
-    return UserError(f"invalid price {text!r}", option, hint, "endpoint.price")
+    raise UserError(f"invalid price {text!r}", option, hint, "endpoint.price")
 
 
 class EndpointClient:
@@ -284,15 +282,11 @@ class EndpointClient:
             hint = f"check the key in {given}" if given else f"set the environment variable {general} to the key"
             problem = f"the server refuses the {'key' if given else 'request without a key'} ({shown})"
             return UserError(problem, self.endpoint.name, hint, "endpoint.unauthorized")
-        if _is_system_role(text):
+        if NO_SYSTEM_ROLE.search(text):
             return EndpointRefusal("system_role", shown)
-        if status < 500 and _is_too_long(text):
+        if status < 500 and TOO_LONG.search(text):
             return EndpointRefusal("too_long", shown)
-        if (
-            status in (400, 404, 422)
-            and re.search(r"model", text, re.I)
-            and re.search(r"not.{0,12}(found|exist)", text, re.I)
-        ):
+        if status in (400, 404, 422) and "model" in text.lower() and NOT_FOUND.search(text):
             known = ", ".join(visible(name, 80) for name in self.models()[:12])
             hint = f"use one of {known}" if known else "check the name after #"
             return UserError(f"unknown model ({shown})", self.endpoint.name, hint, "endpoint.unknown_model")
@@ -405,20 +399,6 @@ def _error_text(body: bytes) -> str:
         if isinstance(content, dict) and content.get(key):
             content = content[key]
     return content if isinstance(content, str) else msgspec.json.encode(content).decode()
-
-
-def _is_too_long(text: str) -> bool:
-    return (
-        re.search(r"context.{0,10}(length|window|size)|maximum context|too long|too many tokens", text, re.I)
-        is not None
-    )
-
-
-def _is_system_role(text: str) -> bool:
-    """Whether a server says that the chat template of the model has no system role."""
-    return (
-        re.search(r"system.{0,3} (role|message|prompt).{0,20}(not|un).{0,5}(supported|allowed)", text, re.I) is not None
-    )
 
 
 def _retry_after(value: str) -> float | None:

@@ -79,14 +79,22 @@ def home_warnings(home: Path) -> list[Notice]:
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that a path is on (`ext4`, `overlay`), '' where it is unknown."""
-    return _mounted_type(os.path.realpath(path), _mounts())
+    """The type of the file system that a path is on (`ext4`, `overlay`), '' where it is unknown.
+
+    It is that of the longest mount point above the path; of several mounts at it the last one.
+    """
+    real, kind, length = os.path.realpath(path), "", -1
+    for point, mounted in _mount_points():
+        above = real == point or real.startswith(point.rstrip("/") + "/")
+        if above and len(point) >= length:
+            kind, length = mounted, len(point)
+    return kind
 
 
 def persistent_disk() -> Path | None:
     """The writable mount of a disk with the most free space, such as /workspace on a rented machine."""
     mounts: list[tuple[int, Path]] = []
-    for point, kind in _mount_points(_mounts()):
+    for point, kind in _mount_points():
         path = Path(point)
         own = kind in DISK_FILE_SYSTEMS or _is_network(kind)
         if own and path.is_dir() and not point.startswith(SYSTEM_FOLDERS) and os.access(path, os.W_OK | os.X_OK):
@@ -105,30 +113,14 @@ def _is_network(kind: str) -> bool:
     return main in NETWORK_FILE_SYSTEMS or (main == "fuse" and subtype in NETWORK_FUSE)
 
 
-def _mounts() -> str:
-    try:
-        return MOUNTS.read_text("utf-8", "surrogateescape")
-    except OSError:
-        return ""
-
-
-def _mount_points(mounts: str) -> Iterator[tuple[str, str]]:
-    """Directory and type of each mount, in the order in which they were made."""
-    for line in mounts.splitlines():
-        mount, _, source = line.partition(" - ")
-        fields = mount.split(" ")
-        if len(fields) >= 5:
-            yield _unescaped(fields[4]), source.partition(" ")[0]
-
-
-def _mounted_type(path: str, mounts: str) -> str:
-    """The type of the file system at the longest mount point above `path`; of several mounts at it the last one."""
-    kind, length = "", -1
-    for point, mounted in _mount_points(mounts):
-        above = path == point or path.startswith(point.rstrip("/") + "/")
-        if above and len(point) >= length:
-            kind, length = mounted, len(point)
-    return kind
+def _mount_points() -> Iterator[tuple[str, str]]:
+    """Directory and type of each mount, in the order in which they were made; none where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in MOUNTS.read_text("utf-8", "surrogateescape").splitlines():
+            mount, _, source = line.partition(" - ")
+            fields = mount.split(" ")
+            if len(fields) >= 5:
+                yield _unescaped(fields[4]), source.partition(" ")[0]
 
 
 def _unescaped(field: str) -> str:

@@ -44,7 +44,7 @@ def start_worker(run: RunDir) -> StartedProcess | None:
     return start_process("engine", run.path, run.log_file)
 
 
-def start_ladder_process(ladder: LadderDir | SweepDir) -> StartedProcess:
+def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
     """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
     ladder.check_files()
     earlier = ladder.state()
@@ -60,7 +60,6 @@ def start_ladder_process(ladder: LadderDir | SweepDir) -> StartedProcess:
         return process.returncode == 0 or bool(state and state.updated > (earlier.updated if earlier else 0))
 
     _wait_until(has_started, process, ladder)
-    return process
 
 
 def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> StartedProcess:

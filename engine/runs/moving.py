@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -215,11 +216,11 @@ def _is_same(source: Path, target: Path) -> bool:
 
 
 def _is_same_file(status: os.stat_result, other: os.stat_result, source: Path, target: Path) -> bool:
-    if source.is_symlink() or target.is_symlink():  # of the Hub's cache, to files in the same entry
-        return source.is_symlink() and target.is_symlink() and source.readlink() == target.readlink()
-    if source.is_dir() or target.is_dir():
-        return source.is_dir() and target.is_dir()
-    if os.path.samestat(status, other):
+    if stat.S_IFMT(status.st_mode) != stat.S_IFMT(other.st_mode):
+        return False
+    if stat.S_ISLNK(status.st_mode):  # of the Hub's cache, to files in the same entry
+        return source.readlink() == target.readlink()
+    if stat.S_ISDIR(status.st_mode) or os.path.samestat(status, other):
         return True
     return status.st_size == other.st_size and file_sha256(source) == file_sha256(target)
 

@@ -21,7 +21,7 @@ from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import launch
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps, remove_sweep
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
@@ -108,7 +108,7 @@ def start_ladder(
     killed = [ladder for ladder in ladder_dir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
     if killed:  # a ladder of a sweep is continued by the sweep
         killed = [ladder for ladder in killed if ladder not in _ladders_of_sweeps(runs)]
-    folder = _to_continue(killed, plan.fresh, ladder_dir.remove) or ladder_dir.create(runs, plan)
+    folder = _to_continue(killed, plan.fresh) or ladder_dir.create(runs, plan)
     created(folder)
     launch.start_ladder_process(folder)
     return folder
@@ -121,7 +121,7 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
     (`find_moved_files`). Raises UserError if it is running.
     """
     check_utf8(str(folder.path))
-    ladders = folder.ladders() if isinstance(folder, SweepDir) else [folder]
+    ladders = folder.ladders()
     if folder.is_active():
         hint = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
@@ -165,7 +165,7 @@ def start_sweep(
     plans = [plan for _, plan in cells]
     sweeps = (sweep for sweep in iterate_sweeps(runs) if sweep.was_killed())
     killed = [sweep for sweep in sweeps if _is_same_sweep(sweep, budget, plans)]
-    folder = _to_continue(killed, plans[0].fresh, remove_sweep) or create_sweep(runs, axes, cells, budget, command)
+    folder = _to_continue(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     launch.start_ladder_process(folder)
     return folder
@@ -198,13 +198,13 @@ def _ladders_of_sweeps(runs: Path) -> list[LadderDir]:
     return ladders
 
 
-def _to_continue(killed: Sequence[C], fresh: bool, remove: Callable[[C], None]) -> C | None:
+def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:
     """The latest of those that were killed, None with `--fresh`; of the others, those without runs are removed."""
     latest = max(killed, key=lambda folder: folder.name, default=None)
     chosen = None if fresh else latest
     for folder in killed:
         if folder is not chosen and not folder.has_runs():
-            remove(folder)
+            folder.remove()
     return chosen
 
 

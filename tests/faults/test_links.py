@@ -168,7 +168,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "ladder": compare,
     "export": each_run(export_again),
     "repair": repair,
-    "delete ladders": lambda home: [ladder_dir.remove(one) for one in ladder_dir.iterate(home)],
+    "delete ladders": lambda home: [one.remove() for one in ladder_dir.iterate(home)],
 }
 TARGETS = ("documents", "documents/file", "same", "run", "nowhere")
 

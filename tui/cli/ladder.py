@@ -18,7 +18,6 @@ from engine.config.files import read_regular
 from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.schema import Config
-from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.forecast import forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
@@ -151,10 +150,7 @@ def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = ()
     except Detached:
         return print_detached(folder, json)
     if fresh and state.status == "failed" and not folder.has_runs():
-        if isinstance(folder, LadderDir):
-            ladder_dir.remove(folder)
-        else:
-            ladder_dir.remove_sweep(folder)
+        folder.remove()
         raise UserError(state.reason, code=state.reason_code or f"{folder.KIND}.refused")
     if json:
         print_json(msgspec.to_builtins(_rated(folder, state)))

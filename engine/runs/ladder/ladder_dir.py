@@ -20,7 +20,7 @@ import tomli_w
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
-from engine.config.preset import flatten, nested
+from engine.config.preset import nested
 from engine.config.preset_library import preset_name
 from engine.runs.home import started_in
 from engine.runs.ladder.ladder_state import Ladder, Outcome
@@ -28,6 +28,7 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder, run_dir
 from engine.runs.run.folder import Folder, State, StateFolder
+from engine.runs.run.frozen_config import values_that_are_set
 from engine.runs.run.run_dir import RunDir
 
 
@@ -69,6 +70,20 @@ class ComparisonDir(StateFolder):
     def state(self) -> ComparisonState | None:
         """As `read_state`."""
         raise NotImplementedError
+
+    def ladders(self) -> list[LadderDir]:
+        """Itself, or the ladders of all cells of a sweep, whose plan is read. Raises UserError as `read_plan`."""
+        raise NotImplementedError
+
+    def has_runs(self) -> bool:
+        """Whether a run, timing probe or export has been started. Raises UserError if a file is damaged."""
+        states = [ladder.state() for ladder in self.ladders()]
+        return any(entry.run for state in states if state is not None for entry in state.entries)
+
+    def remove(self) -> None:
+        """Delete one that has not started any run, with its ladders."""
+        for comparison in (*self.ladders(), self):
+            remove_tree(comparison.path, ignore_errors=True)
 
     def started_in(self) -> str:
         """The directory that it was started from."""
@@ -122,10 +137,8 @@ class LadderDir(ComparisonDir):
         """As `read_state`."""
         return self.read_state(Ladder, self.state_hint)
 
-    def has_runs(self) -> bool:
-        """Whether a run, timing probe or export has been started. Raises UserError as `state`."""
-        state = self.state()
-        return state is not None and any(entry.run for entry in state.entries)
+    def ladders(self) -> list[LadderDir]:
+        return [self]
 
     def finished_runs(self) -> list[RunDir]:
         """One finished run of each rung. Raises UserError if there is none, and as `state`."""
@@ -166,14 +179,8 @@ def plan_text(plan: LadderPlan) -> str:
     """The text of `ladder.toml`."""
     table = msgspec.to_builtins(plan)
     for rung_table, rung in zip(table["rungs"], plan.rungs, strict=True):
-        values = {key: value for key, value in flatten(rung.config).items() if value is not None and value != {}}
-        rung_table["config"] = nested(values)
+        rung_table["config"] = nested(values_that_are_set(rung.config))
     return tomli_w.dumps(table)
-
-
-def remove(ladder: LadderDir) -> None:
-    """Delete a ladder that has not started any run."""
-    remove_tree(ladder.path, ignore_errors=True)
 
 
 def states(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
@@ -213,12 +220,7 @@ class SweepDir(ComparisonDir):
         return LadderDir(self.runs / name)
 
     def ladders(self) -> list[LadderDir]:
-        """The ladders of all cells. Raises UserError as `plan`."""
         return [self.ladder(cell.ladder) for cell in self.plan().cells]
-
-    def has_runs(self) -> bool:
-        """Whether a ladder of the sweep has started a run or a timing probe. Raises UserError if a file is damaged."""
-        return any(ladder.has_runs() for ladder in self.ladders())
 
     def plan(self) -> SweepPlan:
         """As `read_plan`."""
@@ -240,15 +242,12 @@ def create_sweep(
     ladders: list[LadderDir] = []
     try:
         ladders += (create(runs, plan) for _, plan in cells)
-        planned = [
-            PlannedCell(values=values, ladder=ladder.name) for (values, _), ladder in zip(cells, ladders, strict=True)
-        ]
-        first = cells[0][1]
+        named = zip(cells, ladders, strict=True)
         plan = SweepPlan(
-            preset=first.preset,
+            preset=cells[0][1].preset,
             created=time.time(),
             axes=list(axes),
-            cells=planned,
+            cells=[PlannedCell(values=values, ladder=ladder.name) for (values, _), ladder in named],
             budget=budget,
             command=command,
             started_in=folder.current_directory(),
@@ -257,15 +256,8 @@ def create_sweep(
         return SweepDir(folder.make(runs, preset_name(plan.preset), "sweep", "sweep.toml", tomli_w.dumps(table)))
     except BaseException:
         for ladder in ladders:
-            remove(ladder)
+            ladder.remove()
         raise
-
-
-def remove_sweep(sweep: SweepDir) -> None:
-    """Delete a sweep that has not started any run, with its ladders."""
-    for ladder in sweep.ladders():
-        remove(ladder)
-    remove_tree(sweep.path, ignore_errors=True)
 
 
 def find_sweep(runs: Path, name: str) -> SweepDir:

@@ -22,11 +22,10 @@ from engine.config.text import amount
 from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.ladder.rung_results import CostRatio
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run.result import Interval
+from engine.runs.run.result import SCHEMA_VERSION, Interval
 
 Check = Literal["holds", "fails", "undecided", "unknown"]
 SweepStage = Literal["planned", "measuring", "running", "done"]
-SWEEP_VERSION = 1
 
 
 class Axis(Struct, kw_only=True, frozen=True):
@@ -134,7 +133,7 @@ class Trend(Struct, kw_only=True):
 class Sweep(Struct, kw_only=True):
     """The content of `sweep.json`."""
 
-    v: int = SWEEP_VERSION
+    v: int = SCHEMA_VERSION
     name: str
     preset: str
     command: str

@@ -149,17 +149,17 @@ def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
     A damaged file is a warning.
     """
     judgments: list[Judgment] = []
-    ratings, warnings = None, []
+    ratings, damaged = None, list[UserError]()
     for judge in judges(folder):
         try:
             if (state := judge.state()) is not None and state.done:
                 judgments.append(state)
         except UserError as error:
-            warnings.append((error.code, error.line))
+            damaged.append(error)
     try:
         ratings = read_ratings(folder)
     except UserError as error:
-        warnings.append((error.code, error.line))
+        damaged.append(error)
     sentences = [
         *(ratings.sentences if ratings else ()),
         *(text for judgment in judgments for text in judgment.sentences),
@@ -173,6 +173,6 @@ def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
         judgments=judgments,
         ratings=ratings,
         verdict=[*verdict[:place], *added, *verdict[place:]],
-        warnings=[*ladder.warnings, *(text for _, text in warnings)],
-        warning_codes=[*ladder.warning_codes, *(code for code, _ in warnings)],
+        warnings=[*ladder.warnings, *(error.line for error in damaged)],
+        warning_codes=[*ladder.warning_codes, *(error.code for error in damaged)],
     )

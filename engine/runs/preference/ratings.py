@@ -82,13 +82,10 @@ class PairToRate:
     left: str
     right: str
 
-    @property
-    def left_hash(self) -> str:
-        return text_hash(self.left)
-
     def rating(self, choice: Choice, note: str = "", seconds: float | None = None) -> Rating:
         """What the rater chose, now."""
-        return Rating(pair=self.id, left=self.left_hash, choice=choice, note=note, seconds=seconds, t=time.time())
+        left = text_hash(self.left)
+        return Rating(pair=self.id, left=left, choice=choice, note=note, seconds=seconds, t=time.time())
 
 
 def pairs_to_rate(answers: RungAnswers, plan: RatingPlan, rater: str) -> list[PairToRate]:
@@ -287,27 +284,23 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     """
     page = _read_page(file)
     check_rater(page.rater)
-    where = visible(str(file))
+    where, as_written = visible(str(file)), "import the file as the page wrote it"
     if page.checksum != checksum(page.rater, page.set, page.ratings):
-        hint = "import the file as the page wrote it"
-        raise UserError("the ratings were edited or the file is incomplete", where, hint, "rating.edited")
+        raise UserError("the ratings were edited or the file is incomplete", where, as_written, "rating.edited")
     known = {pair.id: pair for pair in pairs}
     unknown = [rating for rating in page.ratings if rating.pair not in known]
     if page.ratings and len(unknown) == len(page.ratings):
-        hint = "import it where its page was exported"
-        raise UserError(
-            f"the ratings are of other answers than those of {folder.subject.name}", where, hint, "rating.foreign"
-        )
+        problem = f"the ratings are of other answers than those of {folder.subject.name}"
+        raise UserError(problem, where, "import it where its page was exported", "rating.foreign")
     if unknown:
         problem = f"{amount(len(unknown), 'rating')} of answers that have changed since the page was exported"
         raise UserError(problem, where, "export the page again", "rating.changed_items")
     if len({rating.pair for rating in page.ratings}) < len(page.ratings):
-        raise UserError("a pair is rated twice", where, "import the file as the page wrote it", "rating.duplicate")
+        raise UserError("a pair is rated twice", where, as_written, "rating.duplicate")
     for rating in page.ratings:
         pair = known[rating.pair]
         if rating.choice not in (*RATED, "skip") or rating.left not in (text_hash(pair.left), text_hash(pair.right)):
-            hint = "import the file as the page wrote it"
-            raise UserError("a rating is not of the answers in the page", where, hint, "rating.edited")
+            raise UserError("a rating is not of the answers in the page", where, as_written, "rating.edited")
     own = folder.open(page.rater)
     try:
         again = [rating for rating in page.ratings if rating.pair in own.ratings]
@@ -326,9 +319,8 @@ def _read_page(file: Path) -> RatedPage:
     try:
         page = msgspec.json.decode(read_small(file, MAX_PAGE_BYTES), type=RatedPage)
     except OSError as error:
-        raise UserError(
-            f"cannot read ratings ({error.strerror})", where, "check the path", "rating.unreadable"
-        ) from error
+        problem = f"cannot read ratings ({error.strerror})"
+        raise UserError(problem, where, "check the path", "rating.unreadable") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"not a file of ratings ({error})", where, hint, "rating.not_a_page") from error
     if page.kind != PAGE_KIND:

@@ -250,7 +250,6 @@ class Result(Struct, kw_only=True):
     """Trained parameters."""
     account: ModelAccount | None = None
     """Use of every weight of the model; None if the run ended before it was ready for training."""
-    """Trained parameters."""
     tokens: int = 0
     """Tokens of the rows of all training steps."""
     computed_tokens: int | None = None

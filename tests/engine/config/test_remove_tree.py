@@ -40,7 +40,7 @@ def test_of_a_link_to_a_folder_only_the_link_is_deleted(delete: str, outside: Pa
         case "rundir":
             run_dir.delete(RunDir(link))
         case "ladder":
-            ladder_dir.remove(LadderDir(link))
+            LadderDir(link).remove()
         case _:
             remove_tree(link, ignore_errors="ignored" in delete)
     assert not link.is_symlink() and content(outside) == before
@@ -76,7 +76,7 @@ def test_files_and_nothing_at_all_are_deleted_too(tmp_path: Path) -> None:
 
 def test_a_ladder_that_never_started_is_deleted_completely(tmp_path: Path) -> None:
     folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
-    ladder_dir.remove(folder)
+    folder.remove()
     assert not folder.path.exists()
 
 

@@ -18,6 +18,7 @@ from textual.pilot import Pilot
 
 from engine.config.errors import UserError
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.preference.answers import text_hash
 from engine.runs.preference.judge_dir import judges, read_ratings
 from engine.runs.preference.ratings import (
     Rating,
@@ -83,7 +84,7 @@ def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -
             shown.append(screen.pair)
         assert len({pair.id for pair in shown if pair}) == 6
         assert [one.choice for one in stored(ladder)] == ["left", "right", "both_good", "both_bad", "skip"]
-        assert [one.left for one in stored(ladder)] == [pair.left_hash for pair in shown[:-1] if pair]
+        assert [one.left for one in stored(ladder)] == [text_hash(pair.left) for pair in shown[:-1] if pair]
         await pilot.press("backspace")
         assert screen.pair == shown[4]
         await pilot.press("enter", *"two words", "enter")

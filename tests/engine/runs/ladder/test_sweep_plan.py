@@ -99,7 +99,7 @@ def test_a_sweep_keeps_its_plan_and_removes_its_ladders(tmp_path: Path) -> None:
     assert (plan.axes, plan.budget, plan.command) == (axes, 3600.0, "ftbench …")
     assert [folder.ladder(cell.ladder).plan().rungs[0].config.adapter.rank for cell in plan.cells] == [4, 8]
     assert ladder_dir.find_sweep(tmp_path, "sweep") == folder and folder.state() is None
-    ladder_dir.remove_sweep(folder)
+    folder.remove()
     assert not list(iterate(tmp_path)) and not folder.path.exists()
 
 

@@ -230,15 +230,11 @@ def tradeoff_lines(summary: LadderSummary, columns: int) -> list[str]:
         return []
     wide = max(MIN_COLUMNS, min(columns, MAX_COLUMNS)) - LEFT - 2
     plot = _Plot(summary, wide)
-    for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
-        plot.cross(tradeoff, letter)
+    for tradeoff in summary.tradeoffs:
+        plot.cross(tradeoff)
     for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
         plot.put(tradeoff.cost.mean, tradeoff.share_of_gain.mean or 0.0, letter)
-    return [
-        f"share of {of_reference(summary)} gain",
-        *plot.lines(),
-        *_legend(summary, columns),
-    ]
+    return [f"share of {of_reference(summary)} gain", *plot.lines(), *_legend(summary, columns)]
 
 
 def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
@@ -259,7 +255,7 @@ class _Plot:
         costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
         self.left = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs)))
         self.right = math.log2(max(1.5, 1.1 * max(costs)))
-        ends = [_cut(end) for tradeoff in summary.tradeoffs for end in _cost_bounds(tradeoff)]
+        ends = [_cut(end) for tradeoff in summary.tradeoffs for end in _share_bounds(tradeoff)]
         self.bottom, self.top = min(summary.rule_gain - 0.1, *ends), max(1.05, *ends)
         self.cells = [[" "] * wide for _ in range(ROWS)]
         corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
@@ -277,11 +273,11 @@ class _Plot:
     def put(self, cost: float, share: float, mark: str) -> None:
         self.cells[self.row(share)][self.column(cost)] = mark
 
-    def cross(self, tradeoff: RungTradeoff, letter: str) -> None:
+    def cross(self, tradeoff: RungTradeoff) -> None:
         middle = self.row(tradeoff.share_of_gain.mean or 0.0)
         for column in range(self.column(tradeoff.cost.low), self.column(tradeoff.cost.high) + 1):
             self.cells[middle][column] = "─"
-        low, high = _cost_bounds(tradeoff)
+        low, high = _share_bounds(tradeoff)
         for row in range(self.row(high), self.row(low) + 1):
             self.cells[row][self.column(tradeoff.cost.mean)] = "│"
 
@@ -304,7 +300,7 @@ class _Plot:
         return "".join(line)
 
 
-def _cost_bounds(tradeoff: RungTradeoff) -> tuple[float, float]:
+def _share_bounds(tradeoff: RungTradeoff) -> tuple[float, float]:
     interval = tradeoff.share_of_gain
     mean = interval.mean or 0.0
     return (mean if interval.low is None else interval.low, mean if interval.high is None else interval.high)

@@ -10,12 +10,11 @@ from engine.config import schema
 from engine.runs.run import events
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import Follower
-from engine.runs.run.events import End, Event, Hello, Memory, ModelLoaded, Phase, Step
+from engine.runs.run.events import End, Event, Hello, Phase, Step
 from engine.runs.run.result import (
     BenchmarkResult,
     General,
     Interval,
-    MeasuredPeak,
     Predicted,
     Result,
     Score,
@@ -28,11 +27,13 @@ class ResultBuilder:
 
     def __init__(self, blank: Result, config: schema.Config) -> None:
         self.result, self.config = blank, config
-        self.times, self.steps, self.memory = PhaseTimes(), TrainedSteps(), MemoryPeaks()
+        self.times, self.steps = PhaseTimes(), TrainedSteps()
         self._joules: dict[str, float] = {}
         """Energy by phase, over all workers."""
         self._energy = 0.0
         """The energy counter of the current worker."""
+        self._resident_before: int | None = None
+        """Its resident set before it loaded the model."""
         self._validations: dict[int, events.Eval] = {}
         """During training, by step."""
         self._warnings: dict[str, str] = {}
@@ -45,7 +46,6 @@ class ResultBuilder:
 
     def add(self, event: Event) -> None:
         self.times.add(event)
-        self.memory.add(event)
         if isinstance(event, events.Step):  # the most frequent event, so checked first
             self.steps.add(event)
             self.result.steps = event.step
@@ -59,11 +59,9 @@ class ResultBuilder:
             case events.Hello():
                 self._all_recorded &= not self._unrecorded
                 self._unrecorded = False
-                self._energy = 0.0
-            case events.Memory() if event.energy is not None:
-                phase = self.times.phase
-                self._joules[phase] = self._joules.get(phase, 0.0) + max(0.0, event.energy - self._energy)
-                self._energy = event.energy
+                self._energy, self._resident_before = 0.0, None
+            case events.Memory():
+                self._take_memory(event)
             case events.Environment():
                 result.versions, result.machine = event.versions, event.machine
             case events.DataPrepared():
@@ -77,6 +75,7 @@ class ResultBuilder:
             case events.ModelLoaded():
                 result.parameters, result.trainable = event.parameters, event.trainable
                 result.account = event.account
+                self._resident_before = event.resident_before
                 result.fingerprints["model"] = event.fingerprint
             case events.Plan():
                 self._take_plan(event)
@@ -98,6 +97,24 @@ class ResultBuilder:
                 result.artifact_bytes = event.bytes
             case events.Warning():
                 self._warnings[event.text] = event.code
+
+    def _take_memory(self, event: events.Memory) -> None:
+        """Add the energy, and keep the highest value of every counter."""
+        if event.energy is not None:
+            phase = self.times.phase
+            self._joules[phase] = self._joules.get(phase, 0.0) + max(0.0, event.energy - self._energy)
+            self._energy = event.energy
+        result, peak = self.result, self.result.peak
+        allocated, reserved, before = event.allocated_peak, event.reserved_peak, self._resident_before
+        peak.rss = _higher(peak.rss, event.rss_peak)
+        peak.allocated, peak.reserved = _higher(peak.allocated, allocated), _higher(peak.reserved, reserved)
+        peak.nvml_used, peak.paged = _higher(peak.nvml_used, event.nvml_used), _higher(peak.paged, event.paged)
+        if event.training:
+            peak.rss_training = _higher(peak.rss_training, event.rss_peak)
+            peak.allocated_training = _higher(peak.allocated_training, allocated)
+            peak.reserved_training = _higher(peak.reserved_training, reserved)
+            on_cpu = None if before is None else event.rss_peak - before
+            result.peak_training_bytes = _higher(result.peak_training_bytes, reserved or on_cpu)
 
     def _take_plan(self, plan: events.Plan) -> None:
         result = self.result
@@ -171,7 +188,6 @@ class ResultBuilder:
         result.seconds = self.times.seconds()
         result.joules = {phase: round(value, 3) for phase, value in self._joules.items()}
         result.energy = sum(result.joules.values()) if result.joules else None
-        result.peak, result.peak_training_bytes = self.memory.peak, self.memory.peak_training_bytes
         price = config.cost.price_per_hour
         result.cost = price * result.active_seconds / 3600 if price is not None else None
         if self._data and self._plan:
@@ -257,42 +273,6 @@ def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str
     for event in events:
         times.add(event)
     return times.seconds(now)
-
-
-class MemoryPeaks:
-    """Highest value of every memory counter; `peak_training_bytes` is defined in `Result`."""
-
-    def __init__(self) -> None:
-        self.peak = MeasuredPeak()
-        self.peak_training_bytes: int | None = None
-        self._resident_before: int | None = None
-
-    def add(self, event: Event) -> None:
-        match event:
-            case Hello():
-                self._resident_before = None
-            case ModelLoaded():
-                self._resident_before = event.resident_before
-            case Memory():
-                self._sample(event)
-
-    def _sample(self, event: Memory) -> None:
-        peak = self.peak
-        allocated, reserved = event.allocated_peak, event.reserved_peak
-        peak.rss = _higher(peak.rss, event.rss_peak)
-        peak.allocated, peak.reserved = _higher(peak.allocated, allocated), _higher(peak.reserved, reserved)
-        peak.nvml_used, peak.paged = _higher(peak.nvml_used, event.nvml_used), _higher(peak.paged, event.paged)
-        if event.training:
-            peak.rss_training = _higher(peak.rss_training, event.rss_peak)
-            peak.allocated_training = _higher(peak.allocated_training, allocated)
-            peak.reserved_training = _higher(peak.reserved_training, reserved)
-            self.peak_training_bytes = _higher(self.peak_training_bytes, self._comparable(event, reserved))
-
-    def _comparable(self, event: Memory, reserved: int | None) -> int | None:
-        """Reserved memory on a GPU; on a CPU the resident set minus its size before the model was loaded."""
-        if reserved:
-            return reserved
-        return None if self._resident_before is None else event.rss_peak - self._resident_before
 
 
 def _higher(a: int | None, b: int | None) -> int | None:

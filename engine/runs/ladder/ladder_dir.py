@@ -22,7 +22,6 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
 from engine.config.preset import nested
 from engine.config.preset_library import preset_name
-from engine.runs.home import started_in
 from engine.runs.ladder.ladder_state import Ladder, Outcome
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
@@ -84,10 +83,6 @@ class ComparisonDir(StateFolder):
         """Delete one that has not started any run, with its ladders."""
         for comparison in (*self.ladders(), self):
             remove_tree(comparison.path, ignore_errors=True)
-
-    def started_in(self) -> str:
-        """The directory that it was started from."""
-        return started_in(self.plan_file)
 
     def status_of(self, state: ComparisonState) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""

@@ -24,7 +24,7 @@ from engine.config.files import (
     write_atomically,
 )
 from engine.config.text import visible
-from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
+from engine.runs.home import CHOOSE_ANOTHER, check_home, started_in, tilde
 from engine.runs.queue import device_queue, locks
 from engine.runs.run import end_record
 
@@ -61,6 +61,10 @@ class Folder:
     def end_file(self) -> Path:
         """Space reserved for the final status and its reason, for when the disk is full."""
         return self.path / "end.json"
+
+    def started_in(self) -> str:
+        """The directory that a run, ladder or sweep was started from; '' where it was not recorded."""
+        return started_in(self.path / f"{self.KIND}.toml")
 
     def acquire(self, text: str = "") -> int | None:
         """Acquire the lock to work in the directory (`locks.acquire`); None if another process holds it.

@@ -17,7 +17,6 @@ from engine.config.files import read_json, read_tail, remove_tree, unusable_file
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
-from engine.runs.home import started_in
 from engine.runs.run import end_record, folder
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower
@@ -127,10 +126,6 @@ class RunDir(Folder):
             return _rebuilt(self, end, stamp)
         except OSError as error:
             raise unusable_file(self.events_file, error, "", "run.events") from error
-
-    def started_in(self) -> str:
-        """The directory that the run was started from."""
-        return started_in(self.config_file)
 
     def job(self) -> Job | None:
         """Its latest job, None for a run on this machine. Raises UserError where the record is damaged."""

@@ -253,6 +253,13 @@ def needed_sample(compared: Comparison) -> str:
     return f"{items} and {rounded_up(compared.needed_seeds)} seeds" if compared.needed_seeds else items
 
 
+def deciding_sample(ladder: Ladder, compared: Comparison) -> str:
+    """`about 600 test items give 80% power to show that each is as good as the other …`; '' if nothing is known."""
+    needed = needed_sample(compared)
+    goal = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
+    return f"{needed} {POWER}{goal}" if needed else ""
+
+
 def score_text(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
     return score_format.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)

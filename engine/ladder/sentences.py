@@ -22,13 +22,12 @@ from engine.ladder.phrases import (
     ONE_RATE,
     ONE_SEED,
     ONE_TIMING,
-    POWER,
     RULE_OF_COST,
     SIGNIFICANTLY,
     SIMULTANEOUS,
     TRAIN_MORE,
     WITHIN_MARGIN,
-    both_as_good_text,
+    deciding_sample,
     difference_text,
     fallen_loss,
     has_one_seed,
@@ -201,11 +200,8 @@ def _difference(ladder: Ladder, compared: Comparison) -> str:
 
 def _required_sample(ladder: Ladder, compared: Comparison) -> str:
     """How many test items and seeds would decide the comparison, if the observed difference is the true one."""
-    needed = needed_sample(compared)
-    if not needed:
-        return ""
-    goal = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
-    return f" If this is the true difference, {needed} {POWER}{goal}."
+    needed = deciding_sample(ladder, compared)
+    return f" If this is the true difference, {needed}." if needed else ""
 
 
 def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:

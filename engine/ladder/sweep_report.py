@@ -9,7 +9,7 @@ from urllib.parse import quote
 from engine.config.files import write_atomically
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
-from engine.config.quantities import ABSENT, duration, percent, ratio
+from engine.config.quantities import duration, percent, ratio
 from engine.config.text import amount
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
 from engine.ladder.phrases import RULE_GAIN, metric_title, rung_title
@@ -28,16 +28,25 @@ from engine.ladder.report.drawing import (
     ticks,
 )
 from engine.ladder.report.record import from_anywhere
-from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, noted
+from engine.ladder.report.tables import (
+    Cell,
+    ReportColumn,
+    ReportTable,
+    TableLine,
+    cell,
+    noted,
+    report_table,
+    score_cell,
+    share_cell,
+)
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
 from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.rung_results import CostRatio
 from engine.runs.ladder.rungs import BASE
-from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
+from engine.runs.ladder.sweep import Sweep, SweepPoint, cell_text, value_text
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Interval
-from engine.runs.score_format import percent_bounds, score, score_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,51 +215,38 @@ def facts(sweep: Sweep) -> list[str]:
 
 
 def results(sweep: Sweep) -> ReportTable:
-    """One line per rung and cell."""
+    """One line per rung and cell; a cell without points has its status instead."""
     keys = [axis.key for axis in sweep.axes]
     metric = metric_title(sweep.metric) if sweep.metric else "score"
-    columns = [
-        ReportColumn("rung", words=True),
-        *(ReportColumn(head, metric) for head in ("rung", "full", "base")),
-        ReportColumn("gain", "share of full’s"),
-        ReportColumn(sweep.cost or "cost", "share of full’s"),
-        ReportColumn("rule of thumb", words=True),
-        ReportColumn("ladder"),
+
+    def line(point: SweepPoint) -> TableLine:
+        """The value of the first axis, with that of the other one."""
+        swept = sweep.cells[point.cell]
+        head = cell(value_text(swept.values[keys[0]]), cell_text({key: swept.values[key] for key in keys[1:]}))
+        return TableLine(head, instead="" if point.rung else ": ".join(filter(None, [swept.status, swept.reason])))
+
+    def ladder(point: SweepPoint) -> Cell:
+        swept = sweep.cells[point.cell]
+        link = f"../{quote(swept.ladder)}/report.html" if swept.status == "finished" else ""
+        return Cell(short_name(swept.ladder), link=link)
+
+    columns: list[ReportColumn[SweepPoint]] = [
+        ReportColumn("rung", lambda point: point.title, words=True),
+        ReportColumn("rung", lambda point: score_cell(point.score, sweep.metric), metric),
+        ReportColumn("full", lambda point: score_cell(sweep.cells[point.cell].full, sweep.metric), metric),
+        ReportColumn("base", lambda point: score_cell(sweep.cells[point.cell].base, sweep.metric), metric),
+        ReportColumn("gain", lambda point: share_cell(point.share_of_gain), "share of full’s"),
+        ReportColumn(sweep.cost or "cost", lambda point: cell(*cost_texts(point)), "share of full’s"),
+        ReportColumn("rule of thumb", rule_text, words=True),
+        ReportColumn("ladder", ladder),
     ]
-    lines = []
-    for number, swept in enumerate(sweep.cells):
+    rows = []
+    for number in range(len(sweep.cells)):
         points = [point for point in sweep.points if point.cell == number]
-        lines += [_line(sweep, swept, point, keys) for point in points] or [
-            TableLine(_head(swept, keys), instead=": ".join(filter(None, [swept.status, swept.reason])))
-        ]
+        rows += points or [SweepPoint(cell=number, rung="", title="")]
     missing = [(f"{point.title} at {cell_text(sweep.cells[point.cell].values)}", point.why) for point in sweep.points]
     notes = noted("No share of full’s gain", [(where, why) for where, why in missing if why])
-    return ReportTable("Results", keys[0], columns, lines, notes)
-
-
-def _line(sweep: Sweep, swept: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
-    share = point.share_of_gain
-    shown = cell(percent(share.mean), percent_bounds(share)) if share else Cell(ABSENT)
-    cells = [
-        Cell(point.title),
-        *(_score(interval, sweep.metric) for interval in (point.score, swept.full, swept.base)),
-        shown,
-        cell(*cost_texts(point)),
-        Cell(rule_text(point)),
-        Cell(
-            short_name(swept.ladder), link=f"../{quote(swept.ladder)}/report.html" if swept.status == "finished" else ""
-        ),
-    ]
-    return TableLine(_head(swept, keys), cells)
-
-
-def _score(score_of: Interval | None, metric: str) -> Cell:
-    return cell(score(score_of.mean, metric), score_bounds(score_of, metric)) if score_of else Cell(ABSENT)
-
-
-def _head(swept: SweepCell, keys: Sequence[str]) -> Cell:
-    """The value of the first axis, with that of the other one."""
-    return cell(value_text(swept.values[keys[0]]), cell_text({key: swept.values[key] for key in keys[1:]}))
+    return report_table("Results", keys[0], rows, line, columns, notes)
 
 
 def text(sweep: Sweep) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from engine.config.quantities import ABSENT, decimal, integer, percent
 from engine.config.text import amount
 from engine.ladder.phrases import p_value, rung_title
-from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, Row, TableLine, cell, report_table
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import Judgment, RatingSummary, WinRate
+from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, WinRate
 from engine.runs.preference.preference_text import kappa_text, settled_text
 from engine.runs.run.result import MIN_ITEMS
 from engine.runs.score_format import percent_bounds
@@ -37,16 +37,10 @@ def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
 
 
 def _people(ratings: RatingSummary) -> ReportTable:
-    columns = [*_columns(), ReportColumn("both good", "ratings"), ReportColumn("both bad", "ratings")]
-    lines = [
-        TableLine(
-            _pair(pair.win_rate),
-            [
-                *_cells(pair.win_rate, f"{integer(pair.items)} items"),
-                *map(Cell, _shares(pair.both_good, pair.both_bad)),
-            ],
-        )
-        for pair in ratings.pairs
+    columns = [
+        *_columns(lambda pair: pair.win_rate, lambda pair: f"{integer(pair.items)} items"),
+        ReportColumn[RatedPair]("both good", lambda pair: percent(pair.both_good), "ratings"),
+        ReportColumn[RatedPair]("both bad", lambda pair: percent(pair.both_bad), "ratings"),
     ]
     names = ", ".join(f"{name} ({integer(count)})" for name, count in ratings.raters.items())
     notes = [f"Rated by {names}, without the names of the rungs.", *filter(None, map(settled_text, ratings.pairs))]
@@ -57,14 +51,11 @@ def _people(ratings: RatingSummary) -> ReportTable:
         )
     if ratings.stale:
         notes.append(f"{amount(ratings.stale, 'rating')} of answers that have changed since are not counted.")
-    return ReportTable("Preferred by people", "pair", columns, lines, notes)
+    return report_table("Preferred by people", "pair", ratings.pairs, lambda pair: _line(pair.win_rate), columns, notes)
 
 
 def _judge(judgment: Judgment) -> ReportTable:
-    lines = [
-        TableLine(_pair(rate), _cells(rate, f"{integer(rate.rate.rows)} items × {integer(rate.seeds)} seeds"))
-        for rate in judgment.rates
-    ]
+    columns = _columns(lambda rate: rate, lambda rate: f"{integer(rate.rate.rows)} items × {integer(rate.seeds)} seeds")
     notes = (
         [f"Unusable: {'; '.join(judgment.unusable)}. These win rates are not in the verdict."]
         if judgment.unusable
@@ -75,7 +66,7 @@ def _judge(judgment: Judgment) -> ReportTable:
         state = f"{integer(judgment.done)} of {integer(judgment.requests)} verdicts"
         notes.append(f"Incomplete: {state}{f': {judgment.reason}' if judgment.reason else ''}.")
     title = f"Preferred by the judge {judgment.title}{' (unusable)' if judgment.unusable else ''}"
-    return ReportTable(title, "pair", _columns(), lines, notes)
+    return report_table(title, "pair", judgment.rates, _line, columns, notes)
 
 
 def _measured(judgment: Judgment) -> str:
@@ -98,29 +89,24 @@ def _measured(judgment: Judgment) -> str:
     return f"Measured: {'; '.join(parts)}."
 
 
-def _columns() -> list[ReportColumn]:
+def _line(rate: WinRate) -> TableLine:
+    return TableLine(Cell(f"{rung_title(rate.a)} against {rung_title(rate.b)}"))
+
+
+def _columns(rate: Callable[[Row], WinRate], sample: Callable[[Row], str]) -> list[ReportColumn[Row]]:
+    """The columns of a row's win rate."""
+
+    def adjusted(row: Row) -> str:
+        return p_value(rate(row).p_adjusted) if rate(row).rate.low is not None else ABSENT
+
+    def preferred(row: Row) -> Cell:
+        return cell(percent(rate(row).rate.mean), percent_bounds(rate(row).rate), sample(row))
+
     return [
-        ReportColumn("win rate"),
-        ReportColumn("win", "comparisons"),
-        ReportColumn("tie", "comparisons"),
-        ReportColumn("loss", "comparisons"),
-        ReportColumn("adjusted", "p"),
-        ReportColumn("finding", words=True),
+        ReportColumn("win rate", preferred),
+        ReportColumn("win", lambda row: percent(rate(row).wins), "comparisons"),
+        ReportColumn("tie", lambda row: percent(rate(row).ties), "comparisons"),
+        ReportColumn("loss", lambda row: percent(rate(row).losses), "comparisons"),
+        ReportColumn("adjusted", adjusted, "p"),
+        ReportColumn("finding", lambda row: FINDINGS[rate(row).finding], words=True),
     ]
-
-
-def _pair(rate: WinRate) -> Cell:
-    return Cell(f"{rung_title(rate.a)} against {rung_title(rate.b)}")
-
-
-def _cells(rate: WinRate, sample: str) -> list[Cell]:
-    return [
-        cell(percent(rate.rate.mean), percent_bounds(rate.rate), sample),
-        *map(Cell, _shares(rate.wins, rate.ties, rate.losses)),
-        Cell(p_value(rate.p_adjusted) if rate.rate.low is not None else ABSENT),
-        Cell(FINDINGS[rate.finding]),
-    ]
-
-
-def _shares(*values: float) -> Sequence[str]:
-    return [percent(value) for value in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
@@ -15,8 +16,16 @@ from engine.config.quantities import ABSENT, count, duration, integer, rate, rat
 from engine.config.schema import TOP_KEYS
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
-from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, plain, status_word
-from engine.ladder.sentences import trial_cost
+from engine.ladder.report.tables import (
+    Cell,
+    ReportColumn,
+    ReportTable,
+    TableLine,
+    cell,
+    report_table,
+    rung_line,
+    status_word,
+)
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder.rungs import is_base
@@ -84,46 +93,41 @@ def work(ladder: Ladder) -> ReportTable | None:
     return two_columns("Data, model and training shared by all rungs", pairs)
 
 
+def word_table(title: str, first: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> ReportTable:
+    """A table of texts: `rows` are a heading and a text for each head."""
+    columns = [ReportColumn[list[str]](head, itemgetter(place), words=True) for place, head in enumerate(heads, 1)]
+    lines = [[name, *texts] for name, texts in rows.items()]
+    return report_table(title, first, lines, lambda line: TableLine(Cell(line[0])), columns)
+
+
 def two_columns(title: str, pairs: Mapping[str, Any]) -> ReportTable:
     """A table of names and values."""
-    lines = [TableLine(Cell(name), plain([value_text(value)])) for name, value in pairs.items()]
-    return ReportTable(title, "", [ReportColumn("", words=True)], lines)
+    return word_table(title, "", [""], {name: [value_text(value)] for name, value in pairs.items()})
 
 
-def settings_table(ladder: Ladder) -> ReportTable | None:
+def settings_table(ladder: Ladder) -> ReportTable:
     """Settings in which the rungs differ."""
-    if not ladder.differs:
-        return None
     rungs = [row.name for row in ladder.rows if not is_base(row.name) and not row.source]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
-    lines = [
-        TableLine(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))
-        for key, values in ladder.differs.items()
-    ]
-    return ReportTable(
-        "Settings that differ between rungs",
-        "key",
-        [ReportColumn(rung_title(name), words=True) for name in rungs],
-        lines,
-    )
+    rows = {key: [value_text(values.get(name)) for name in rungs] for key, values in ladder.differs.items()}
+    return word_table("Settings that differ between rungs", "key", list(map(rung_title, rungs)), rows)
 
 
 def weights(ladder: Ladder) -> ReportTable | None:
     """How each rung uses the parts of the model, and a line for weights that it leaves out."""
-    rows = {row.name: row.account for row in ladder.rows if row.account}
-    known = next(iter(rows.values()), None)
+    accounts = {row.name: row.account for row in ladder.rows if row.account}
+    known = next(iter(accounts.values()), None)
     if known is None:
         return None
-    lines = []
-    for part, title in PARTS.items():
-        if whole := known.total(parts=[part]):
-            cells = plain([account.use_of(part) for account in rows.values()])
-            lines.append(TableLine(Cell(f"{title}, {count(whole)}"), cells))
-    others = ["; ".join(exceptions(account)) or ABSENT for account in rows.values()]
-    if any(text != ABSENT for text in others):
-        lines.append(TableLine(Cell("treated otherwise"), plain(others)))
-    columns = [ReportColumn(rung_title(name), words=True) for name in rows]
-    return ReportTable(f"Use of the {count(known.parameters)} parameters of the model", "part", columns, lines)
+    rows = {
+        f"{title}, {count(whole)}": [account.use_of(part) for account in accounts.values()]
+        for part, title in PARTS.items()
+        if (whole := known.total(parts=[part]))
+    }
+    others = ["; ".join(exceptions(account)) or ABSENT for account in accounts.values()]
+    rows |= {"treated otherwise": others} if {*others} != {ABSENT} else {}
+    title = f"Use of the {count(known.parameters)} parameters of the model"
+    return word_table(title, "part", list(map(rung_title, accounts)), rows)
 
 
 def machine(ladder: Ladder) -> ReportTable:
@@ -135,69 +139,60 @@ def machine(ladder: Ladder) -> ReportTable:
     return two_columns("Machine", facts)
 
 
-def runs(ladder: Ladder) -> ReportTable | None:
+def runs(ladder: Ladder) -> ReportTable:
     """Every run of the ladder: timing probes, learning-rate trials and the compared runs."""
-    if not ladder.entries:
-        return None
-    columns = [
-        ReportColumn("kind", words=True),
-        ReportColumn("seed"),
-        ReportColumn("learning rate"),
-        ReportColumn("validation loss"),
-        ReportColumn("duration"),
-        ReportColumn("expected"),
-        ReportColumn("outcome", words=True),
-        ReportColumn("directory", words=True),
-    ]
     expected = {e.rung: f"{duration(e.low)} – {duration(e.high)}" for e in ladder.estimates}
-    lines = [_run_line(entry, expected.get(entry.rung, ABSENT)) for entry in ladder.entries]
-    return ReportTable("Runs", "rung", columns, lines)
 
+    def kind(entry: LadderEntry) -> Cell:
+        steps = f"{entry.steps} steps" if entry.steps else ""
+        return cell(KINDS[entry.kind], steps, "chosen rate" if entry.chosen else "")
 
-def trials(ladder: Ladder) -> ReportTable | None:
-    """What choosing the learning rates took; None without trials."""
-    tried = [entry for entry in ladder.entries if entry.kind == "trial"]
-    if not tried:
-        return None
-    columns = [
-        ReportColumn("trials"),
-        ReportColumn("shortened"),
-        ReportColumn("time"),
-        ReportColumn("relative to its runs"),
+    def outcome(entry: LadderEntry) -> Cell:
+        reused = "reused" if entry.reused else ""
+        disturbed = f"disturbed timing: {entry.disturbed}" if entry.disturbed else ""
+        other = f"timing on {entry.other_device}" if entry.other_device else ""
+        return cell(status_word(entry.status), entry.reason, entry.selection, reused, disturbed, other)
+
+    columns: list[ReportColumn[LadderEntry]] = [
+        ReportColumn("kind", kind, words=True),
+        ReportColumn("seed", lambda entry: str(entry.seed)),
+        ReportColumn("learning rate", lambda entry: rate(entry.learning_rate)),
+        ReportColumn("validation loss", lambda entry: loss(entry.validation_loss)),
+        ReportColumn("duration", lambda entry: duration(entry.seconds)),
+        ReportColumn("expected", lambda entry: expected.get(entry.rung, ABSENT) if entry.kind == "run" else ABSENT),
+        ReportColumn("outcome", outcome, words=True),
+        ReportColumn("directory", lambda entry: entry.run or ABSENT, words=True),
     ]
-    lines = []
-    for name in dict.fromkeys(entry.rung for entry in tried):
-        own = [entry for entry in tried if entry.rung == name]
-        spent = sum(entry.seconds or 0.0 for entry in own)
-        runs = sum(e.seconds or 0.0 for e in ladder.entries if (e.rung, e.kind) == (name, "run"))
-        short = sum(entry.steps is not None for entry in own)
-        share = ratio(spent / runs) if runs else ABSENT
-        cells = plain([integer(len(own)), integer(short), duration(spent), share])
-        lines.append(TableLine(Cell(rung_title(name)), cells, rung=name))
-    count, spent = trial_cost(ladder)
-    lines.append(TableLine(Cell("all rungs"), plain([integer(count), "", duration(spent), ""])))
-    return ReportTable("Learning-rate trials", "rung", columns, lines)
+    return report_table("Runs", "rung", ladder.entries, lambda entry: rung_line(entry.rung), columns)
 
 
-def _run_line(entry: LadderEntry, expected: str) -> TableLine:
-    cells = [
-        cell(KINDS[entry.kind], f"{entry.steps} steps" if entry.steps else "", "chosen rate" if entry.chosen else ""),
-        Cell(str(entry.seed)),
-        Cell(rate(entry.learning_rate)),
-        Cell(loss(entry.validation_loss)),
-        Cell(duration(entry.seconds)),
-        Cell(expected if entry.kind == "run" else ABSENT),
-        cell(
-            status_word(entry.status),
-            entry.reason,
-            entry.selection,
-            "reused" if entry.reused else "",
-            f"disturbed timing: {entry.disturbed}" if entry.disturbed else "",
-            f"timing on {entry.other_device}" if entry.other_device else "",
-        ),
-        Cell(entry.run or ABSENT),
+def trials(ladder: Ladder) -> ReportTable:
+    """What choosing the learning rates took: of each rung, and of all rungs, whose name here is ''."""
+
+    def of(name: str, kind: str = "trial") -> list[LadderEntry]:
+        return [entry for entry in ladder.entries if entry.kind == kind and name in ("", entry.rung)]
+
+    def seconds(entries: list[LadderEntry]) -> float:
+        return sum(entry.seconds or 0.0 for entry in entries)
+
+    def share(name: str) -> str:
+        runs = seconds(of(name, "run"))
+        return ratio(seconds(of(name)) / runs) if runs else ABSENT
+
+    columns: list[ReportColumn[str]] = [
+        ReportColumn("trials", lambda name: integer(len(of(name)))),
+        ReportColumn("shortened", lambda name: integer(sum(e.steps is not None for e in of(name))) if name else ""),
+        ReportColumn("time", lambda name: duration(seconds(of(name)))),
+        ReportColumn("relative to its runs", lambda name: share(name) if name else ""),
     ]
-    return TableLine(Cell(rung_title(entry.rung)), cells, rung=entry.rung)
+    rungs = list(dict.fromkeys(entry.rung for entry in of("")))
+    return report_table(
+        "Learning-rate trials",
+        "rung",
+        [*rungs, ""] if rungs else [],
+        lambda name: rung_line(name) if name else TableLine(Cell("all rungs")),
+        columns,
+    )
 
 
 def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:

@@ -6,22 +6,23 @@ Each cell has a value and details in small print.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 from engine.config.method_specs import RULE_REFERENCE
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import ABSENT, Number, count, decimal, duration, energy, money, percent, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.decisions import cost_ratio
 from engine.ladder.phrases import (
     NO_ENERGY,
     NO_SIGNIFICANT_DIFFERENCE,
-    POWER,
     SIGNIFICANTLY,
     as_good_text,
-    both_as_good_text,
+    deciding_sample,
     metric_title,
-    needed_sample,
     not_significant,
     p_value,
     ratio_bounds,
@@ -37,15 +38,14 @@ from engine.runs.ladder.rung_results import (
     LadderSummary,
     RungResult,
     SeedRange,
+    ServedUse,
+    SummaryRow,
 )
 from engine.runs.ladder.rungs import is_base, is_served
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,
     difference_with_bounds,
-    loss,
-    loss_bounds,
-    loss_change,
     of_reference,
     percent_bounds,
     score,
@@ -66,11 +66,15 @@ class Cell:
     """Lower bound, mean and upper bound of an interval to draw, as parts of the column's width."""
 
 
+Row = TypeVar("Row")
+
+
 @dataclass(frozen=True)
-class ReportColumn:
-    """A column's heading and alignment."""
+class ReportColumn(Generic[Row]):
+    """A column: its heading, its alignment, and the value of a row in it."""
 
     head: str
+    value: Callable[[Row], Cell | str]
     group: str = ""
     """Shared heading of adjacent columns."""
     words: bool = False
@@ -97,9 +101,9 @@ class ReportTable:
     title: str
     first: str
     """Heading of the first column."""
-    columns: Sequence[ReportColumn]
+    columns: Sequence[ReportColumn[Any]]
     lines: Sequence[TableLine]
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()
 
     def groups(self) -> list[tuple[str, int]]:
         """(heading, columns under it), from left to right."""
@@ -112,19 +116,39 @@ class ReportTable:
         return spans
 
 
-def without_empty(table: ReportTable) -> ReportTable:
-    """Replace columns without a value by their notes."""
-    filled, notes = [], []
-    for number, column in enumerate(table.columns):
-        if column.unmeasured is not None and all(
-            line.cells[number].text == ABSENT for line in table.lines if line.cells
-        ):
-            notes.append(column.unmeasured)
-        else:
-            filled.append(number)
-    lines = [replace(line, cells=tuple(line.cells[n] for n in filled) if line.cells else ()) for line in table.lines]
-    columns = tuple(table.columns[n] for n in filled)
-    return replace(table, columns=columns, lines=lines, notes=(*table.notes, *dict.fromkeys(filter(None, notes))))
+def report_table(
+    title: str,
+    first: str,
+    rows: Iterable[Row],
+    line: Callable[[Row], TableLine],
+    columns: Sequence[ReportColumn[Row]],
+    notes: Iterable[str] = (),
+) -> ReportTable:
+    """A table with a line per row; columns without a value in any line are replaced by their notes.
+
+    `line` gives a row's line without its cells; a line that has a text instead gets none.
+    """
+    given = [(row, line(row)) for row in rows]
+    measured = [row for row, own in given if not own.instead]
+    shown = [
+        column
+        for column in columns
+        if column.unmeasured is None or any(_cell(column.value(row)).text != ABSENT for row in measured)
+    ]
+    missing = dict.fromkeys(column.unmeasured for column in columns if column.unmeasured and column not in shown)
+    lines = [
+        own if own.instead else replace(own, cells=[_cell(column.value(row)) for column in shown]) for row, own in given
+    ]
+    return ReportTable(title, first, shown, lines, (*notes, *missing))
+
+
+def rung_line(name: str, *details: str, instead: str = "") -> TableLine:
+    """The line of a rung, which its marker precedes."""
+    return TableLine(cell(rung_title(name), *details), instead=instead, rung=name)
+
+
+def _cell(value: Cell | str) -> Cell:
+    return Cell(value) if isinstance(value, str) else value
 
 
 def cell(text: str, *details: str) -> Cell:
@@ -144,35 +168,21 @@ def noted(what: str, notes: Sequence[tuple[str, str]]) -> list[str]:
     return list(dict.fromkeys(f"{about}: {note}." for about, note in texts))
 
 
-def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
-    """Cells without details."""
-    return tuple(Cell(text) for text in texts)
-
-
 def summary_table(summary: LadderSummary) -> ReportTable:
     """One line per rung: score, share of the gain, costs and the decision on it."""
     relative = f"share of {of_reference(summary)}"
-    columns = [
-        ReportColumn("held-out loss, nats/token, 95% CI" if summary.is_loss else "score, 95% CI"),
-        ReportColumn("gain", relative, unmeasured=""),
-        ReportColumn(summary.cost, relative, unmeasured=""),
-        ReportColumn("peak memory", unmeasured=""),
-        ReportColumn("artifact", unmeasured=""),
-        ReportColumn("decision", words=True),
+    columns: list[ReportColumn[SummaryRow]] = [
+        ReportColumn(
+            "held-out loss, nats/token, 95% CI" if summary.is_loss else "score, 95% CI",
+            lambda row: Cell(row.score, drawn=tuple(row.drawn)),
+        ),
+        ReportColumn("gain", lambda row: row.share or ABSENT, relative, unmeasured=""),
+        ReportColumn(summary.cost, lambda row: row.cost or ABSENT, relative, unmeasured=""),
+        ReportColumn("peak memory", lambda row: row.memory or ABSENT, unmeasured=""),
+        ReportColumn("artifact", lambda row: row.artifact or ABSENT, unmeasured=""),
+        ReportColumn("decision", lambda row: row.decision, words=True),
     ]
-    lines = [
-        TableLine(
-            Cell(row.title),
-            [
-                Cell(row.score, drawn=tuple(row.drawn)),
-                *(Cell(text or ABSENT) for text in (row.share, row.cost, row.memory, row.artifact)),
-                Cell(row.decision),
-            ],
-            rung=row.rung,
-        )
-        for row in summary.rows
-    ]
-    return without_empty(ReportTable("Summary", "rung", columns, lines))
+    return report_table("Summary", "rung", summary.rows, lambda row: rung_line(row.rung), columns)
 
 
 STATUS_TEXTS = {"died": "exited unexpectedly", "planned": "not run yet", "live": "running"}
@@ -194,71 +204,73 @@ def quality(ladder: Ladder) -> ReportTable:
     """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
     metric = _metric(ladder)
     extras = sorted({name for row in ladder.rows for name in row.extra})
-    columns = [
-        *([] if metric_spec(metric).is_loss else [ReportColumn(metric_title(metric))]),
-        ReportColumn("score", "share of full’s", unmeasured=""),
-        ReportColumn("gain over base", "share of full’s", unmeasured=""),
-        ReportColumn("held-out loss, nats/token"),
-        ReportColumn("forgetting, nats/token", unmeasured="Forgetting was not measured."),
-        *(ReportColumn(metric_title(name), "secondary scores") for name in extras),
-        ReportColumn("end", "answers that", unmeasured=""),
-        ReportColumn("have format errors", "answers that", unmeasured=""),
+
+    def extra(name: str, row: RungResult) -> str:
+        return percent(row.extra.get(name))
+
+    score_column = ReportColumn[RungResult](metric_title(metric), lambda row: score_cell(row.score, metric))
+    columns: list[ReportColumn[RungResult]] = [
+        *([] if metric_spec(metric).is_loss else [score_column]),
+        ReportColumn("score", lambda row: share_cell(row.share_of_score), "share of full’s", unmeasured=""),
+        ReportColumn("gain over base", lambda row: share_cell(row.share_of_gain), "share of full’s", unmeasured=""),
+        ReportColumn("held-out loss, nats/token", lambda row: score_cell(row.loss, LOSS.name)),
+        ReportColumn(
+            "forgetting, nats/token",
+            lambda row: difference_cell(row.forgetting, LOSS.name),
+            unmeasured="Forgetting was not measured.",
+        ),
+        *(ReportColumn[RungResult](metric_title(name), partial(extra, name), "secondary scores") for name in extras),
+        ReportColumn("end", lambda row: percent(row.ended), "answers that", unmeasured=""),
+        ReportColumn("have format errors", lambda row: percent(row.format_errors), "answers that", unmeasured=""),
     ]
-    lines = [_quality_line(row, metric, extras) for row in ladder.rows]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
     notes += [f"{rung_title(row.name)} is not compared: {row.not_compared}." for row in ladder.rows if row.not_compared]
-    no_share = [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
-    return without_empty(
-        ReportTable("Quality", "rung", columns, lines, [*notes, *noted("No share of full’s gain", no_share)])
+    notes += noted(
+        "No share of full’s gain", [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
     )
+    return report_table("Quality", "rung", ladder.rows, lambda row: _line(row, *rung_facts(row)), columns, notes)
 
 
-def rung_cell(row: RungResult) -> Cell:
-    """The rung's name with its learning rate, what set it, and the number of seeds."""
+def rung_facts(row: RungResult) -> tuple[str, ...]:
+    """The rung's learning rate, what set it, and the number of seeds."""
     if is_served(row.name):
-        return Cell(rung_title(row.name), ("served model",))
+        return ("served model",)
     if is_base(row.name):
-        return Cell(rung_title(row.name), ("before training",))
+        return ("before training",)
+    seeds = amount(len(row.seeds), "seed") if row.seeds else ""
+    partly = "not all seeds" if row.status == "partly" else ""
     if row.source:
-        seeds = f"artifact, {amount(len(row.seeds), 'seed')}" if row.seeds else "artifact"
-        return cell(rung_title(row.name), seeds, "not all seeds" if row.status == "partly" else "")
+        return ", ".join(filter(None, ("artifact", seeds))), partly
     origin = f" ({row.learning_rate_origin})" if row.learning_rate_origin else ""
     learning_rate = f"rate {rate(row.learning_rate)}{origin}" if row.learning_rate is not None else ""
-    seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) != 1 else ''}" if row.seeds else ""
-    partly = "not all seeds" if row.status == "partly" else ""
-    return cell(rung_title(row.name), " · ".join(filter(None, (learning_rate, seeds))), partly)
+    return " · ".join(filter(None, (learning_rate, seeds))), partly
 
 
 def why_no_numbers(row: RungResult) -> str:
     """Why the row has no numbers, '' if it has."""
     if row.status in ("finished", "partly"):
         return ""
-    why = status_word(row.status)
-    return f"{why}: {row.reason}" if row.reason else why
+    return ": ".join(filter(None, [status_word(row.status), row.reason]))
+
+
+def _line(row: RungResult, *details: str) -> TableLine:
+    """The line of a rung, with the reason instead of numbers if it has none."""
+    return rung_line(row.name, *details, instead=why_no_numbers(row))
 
 
 def _metric(ladder: Ladder) -> str:
     return ladder.work.metric if ladder.work else "score"
 
 
-def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> TableLine:
-    if why := why_no_numbers(row):
-        return TableLine(rung_cell(row), instead=why, rung=row.name)
-    mean = row.score.mean if row.score else None
-    cells = [
-        *([cell(score(mean, metric), score_bounds(row.score, metric))] if not metric_spec(metric).is_loss else []),
-        _share(row.share_of_score),
-        _share(row.share_of_gain),
-        cell(loss(row.loss.mean if row.loss else None), loss_bounds(row.loss)),
-        cell(loss_change(row.forgetting.mean if row.forgetting else None), loss_bounds(row.forgetting)),
-        *(Cell(percent(row.extra.get(name))) for name in extras),
-        Cell(percent(row.ended)),
-        Cell(percent(row.format_errors)),
-    ]
-    return TableLine(rung_cell(row), cells, rung=row.name)
+def score_cell(interval: Interval | None, metric: str) -> Cell:
+    return cell(score(interval.mean if interval else None, metric), score_bounds(interval, metric))
 
 
-def _share(share: Interval | None) -> Cell:
+def difference_cell(interval: Interval | None, metric: str) -> Cell:
+    return cell(difference(interval.mean if interval else None, metric), score_bounds(interval, metric))
+
+
+def share_cell(share: Interval | None) -> Cell:
     if share is None:
         return Cell(ABSENT)
     return cell(percent(share.mean), percent_bounds(share) if share.low != share.high else "")
@@ -270,16 +282,14 @@ def by_seed(ladder: Ladder) -> ReportTable | None:
     if len(seeds) < 2:
         return None
     metric = _metric(ladder)
-    lines = []
+    rows = []
     for row in ladder.rows:
-        scores = dict(zip(row.seeds, row.by_seed, strict=False))
-        if scores:
-            cells = [Cell(score(scores.get(seed), metric)) for seed in seeds]
-            lines.append(TableLine(Cell(rung_title(row.name)), cells, rung=row.name))
+        if scores := dict(zip(row.seeds, row.by_seed, strict=False)):
+            rows.append([row.name, *(score(scores.get(seed), metric) for seed in seeds)])
+    columns = [ReportColumn[list[str]](str(seed), itemgetter(place), "seed") for place, seed in enumerate(seeds, 1)]
     title = metric_title(metric)
-    return ReportTable(
-        f"{title[:1].upper()}{title[1:]} by seed", "rung", [ReportColumn(str(s), "seed") for s in seeds], lines
-    )
+    title = f"{title[:1].upper()}{title[1:]} by seed"
+    return report_table(title, "rung", rows, lambda row: rung_line(row[0]), columns)
 
 
 def comparisons(ladder: Ladder) -> ReportTable | None:
@@ -287,31 +297,32 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
     if not ladder.comparisons:
         return None
     metric = _metric(ladder)
-    of_losses = ReportColumn("of losses", "difference", unmeasured="Losses were not compared.")
-    columns = [
-        ReportColumn("of scores", "difference"),
+    of_losses = ReportColumn[Comparison](
+        "of losses",
+        lambda compared: difference_cell(compared.loss_difference, LOSS.name),
+        "difference",
+        unmeasured="Losses were not compared.",
+    )
+    columns: list[ReportColumn[Comparison]] = [
+        ReportColumn("of scores", lambda compared: difference_cell(compared.difference, metric), "difference"),
         *([] if metric_spec(metric).is_loss else [of_losses]),
-        ReportColumn("unadjusted", "p"),
-        ReportColumn("adjusted", "p"),
-        ReportColumn("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
-        ReportColumn("finding", words=True),
+        ReportColumn("unadjusted", lambda compared: p_value(compared.p), "p"),
+        ReportColumn("adjusted", lambda compared: p_value(compared.p_adjusted), "p"),
+        ReportColumn(
+            "McNemar, by seed",
+            lambda compared: ", ".join(map(p_value, compared.mcnemar)) or ABSENT,
+            "p",
+            unmeasured="McNemar’s test applies to scores of 0 or 1 only.",
+        ),
+        ReportColumn("finding", lambda compared: finding(ladder, compared), words=True),
     ]
-    lines = [_comparison_line(ladder, compared, metric) for compared in ladder.comparisons]
-    return without_empty(ReportTable("Pairwise comparisons", "pair", columns, lines))
-
-
-def _comparison_line(ladder: Ladder, compared: Comparison, metric: str) -> TableLine:
-    of_scores, of_losses = compared.difference, compared.loss_difference
-    loss_cell = cell(loss_change(of_losses.mean), loss_bounds(of_losses)) if of_losses else Cell(ABSENT)
-    cells = [
-        cell(difference(of_scores.mean, metric), score_bounds(of_scores, metric)),
-        *([] if metric_spec(metric).is_loss else [loss_cell]),
-        Cell(p_value(compared.p)),
-        Cell(p_value(compared.p_adjusted)),
-        Cell(", ".join(map(p_value, compared.mcnemar)) or ABSENT),
-        Cell(finding(ladder, compared)),
-    ]
-    return TableLine(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}"), cells)
+    return report_table(
+        "Pairwise comparisons",
+        "pair",
+        ladder.comparisons,
+        lambda compared: TableLine(Cell(f"{rung_title(compared.a)} − {rung_title(compared.b)}")),
+        columns,
+    )
 
 
 def finding(ladder: Ladder, compared: Comparison) -> str:
@@ -323,12 +334,7 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
         return f"{a} is {SIGNIFICANTLY[compared.finding]} than {b}"
     if (opposite := comparison(ladder, compared.b, compared.a)) and opposite.finding == "as_good":
         return as_good_text(ladder, b, a)
-    text = not_significant(ladder)
-    needed = needed_sample(compared)
-    if not needed:
-        return text
-    shown = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
-    return f"{text}; {needed} {POWER}{shown}"
+    return "; ".join(filter(None, [not_significant(ladder), deciding_sample(ladder, compared)]))
 
 
 PEAKS = {
@@ -349,46 +355,74 @@ NO_RSS = {
 }
 
 
-def reference(rows: Sequence[RungResult]) -> RungResult | None:
+def _reference(rows: Sequence[RungResult]) -> RungResult | None:
     """The row that ratios refer to: full fine-tuning; None if it has no numbers."""
     return next((row for row in rows if row.method == RULE_REFERENCE and not why_no_numbers(row)), None)
 
 
 def time_and_price(ladder: Ladder) -> ReportTable:
     """Means over the seeds, their ratio to full fine-tuning's, and the range over the seeds."""
+    full = _reference(ladder.rows)
+
+    def measured(row: RungResult, name: str, text: Callable[[Number], str]) -> Cell:
+        own, of_full = getattr(row, name), getattr(full, name) if full else None
+        compared = cost_ratio(own, of_full) if row is not full else None
+        return range_cell(own, text, f"{ratio(compared.mean)} full’s {ratio_bounds(compared)}" if compared else "")
+
+    def throughput(row: RungResult) -> Cell:
+        computed = row.computed_tokens_per_second
+        return range_cell(row.tokens_per_second, count, f"{count(computed.mean)} computed" if computed else "")
+
+    def rented(row: RungResult) -> Cell:
+        rent = row.rent
+        price = f"{money(rent.price_per_hour, rent.currency)}/h" if rent else ""
+        return cell(rent.gpu, size(rent.memory), price) if rent else Cell(ABSENT)
+
     no_price = _reasons((row.money_note for row in ladder.rows), "no price per hour was given")
     no_gpu = _reasons((row.rent_note for row in ladder.rows), "not looked up")
-    columns = [
-        ReportColumn("training", "time"),
-        ReportColumn("total", "time"),
-        ReportColumn("CPU time in training", unmeasured=""),
-        ReportColumn("tokens/s while training"),
-        ReportColumn("energy", unmeasured=NO_ENERGY),
-        ReportColumn("price per run", unmeasured=f"No price per run: {no_price}."),
-        ReportColumn("cheapest GPU with enough memory", words=True, unmeasured=f"No rental GPU: {no_gpu}."),
+    columns: list[ReportColumn[RungResult]] = [
+        ReportColumn("training", lambda row: measured(row, "training_seconds", duration), "time"),
+        ReportColumn("total", lambda row: measured(row, "all_seconds", duration), "time"),
+        ReportColumn("CPU time in training", lambda row: measured(row, "cpu_seconds", duration), unmeasured=""),
+        ReportColumn("tokens/s while training", throughput),
+        ReportColumn("energy", lambda row: measured(row, "energy", energy), unmeasured=NO_ENERGY),
+        ReportColumn(
+            "price per run",
+            lambda row: measured(row, "money", lambda price: money(price, row.currency)),
+            unmeasured=f"No price per run: {no_price}.",
+        ),
+        ReportColumn("cheapest GPU with enough memory", rented, words=True, unmeasured=f"No rental GPU: {no_gpu}."),
     ]
-    full = reference(ladder.rows)
-    lines = [_time_line(row, full) for row in _trained(ladder)]
-    priced = [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money]
-    rented = [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent]
-    notes = [*noted("Price per run", priced), *noted("Cheapest GPU", rented)]
-    return without_empty(ReportTable("Time and price", "rung", columns, lines, notes))
+    notes = noted("Price per run", [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money])
+    notes += noted("Cheapest GPU", [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent])
+    return report_table("Time and price", "rung", _trained(ladder), _line, columns, notes)
 
 
 def memory_and_size(ladder: Ladder) -> ReportTable:
     """Every kind of peak that this machine measures, the parameters and the artifact's size."""
-    full = reference(ladder.rows)
-    columns = [
+    full = _reference(ladder.rows)
+
+    def peak(kind: str, row: RungResult) -> Cell:
+        own = getattr(row.peak, kind) if row.peak else None
+        of_full = getattr(full.peak, kind) if full and full.peak else None
+        return cell(size(own), f"{ratio(own / of_full)} full’s" if own and of_full and row is not full else "")
+
+    columns: list[ReportColumn[RungResult]] = [
         *(
-            ReportColumn(text, f"peak memory, {group}", unmeasured=NO_RSS.get(kind, NO_GPU_MEMORY))
+            ReportColumn[RungResult](
+                text, partial(peak, kind), f"peak memory, {group}", unmeasured=NO_RSS.get(kind, NO_GPU_MEMORY)
+            )
             for kind, (text, group) in PEAKS.items()
         ),
-        ReportColumn("trainable", "parameters"),
-        ReportColumn("share", "parameters"),
-        ReportColumn("artifact size"),
+        ReportColumn("trainable", lambda row: count(row.trainable) if row.trainable else ABSENT, "parameters"),
+        ReportColumn(
+            "share",
+            lambda row: percent(row.trainable / row.parameters if row.trainable and row.parameters else None, 2),
+            "parameters",
+        ),
+        ReportColumn("artifact size", lambda row: size(row.artifact_bytes) if row.artifact_bytes else ABSENT),
     ]
-    lines = [_memory_line(row, full) for row in _trained(ladder)]
-    return without_empty(ReportTable("Memory and size", "rung", columns, lines))
+    return report_table("Memory and size", "rung", _trained(ladder), _line, columns)
 
 
 def _trained(ladder: Ladder) -> list[RungResult]:
@@ -399,94 +433,45 @@ def _reasons(notes: Iterable[str], otherwise: str) -> str:
     return "; ".join(dict.fromkeys(filter(None, notes))) or otherwise
 
 
-def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
-    if why := why_no_numbers(row):
-        return TableLine(Cell(rung_title(row.name)), instead=why, rung=row.name)
-    rent = row.rent
-
-    def measured(name: str, text: Callable[[Number], str]) -> Cell:
-        own, of_full = getattr(row, name), getattr(full, name) if full else None
-        compared = cost_ratio(own, of_full) if row is not full else None
-        to_full = f"{ratio(compared.mean)} full’s {ratio_bounds(compared)}" if compared else ""
-        return range_cell(own, text, to_full)
-
-    cells = [
-        measured("training_seconds", duration),
-        measured("all_seconds", duration),
-        measured("cpu_seconds", duration),
-        range_cell(
-            row.tokens_per_second,
-            count,
-            f"{count(row.computed_tokens_per_second.mean)} computed" if row.computed_tokens_per_second else "",
-        ),
-        measured("energy", energy),
-        measured("money", lambda amount: money(amount, row.currency)),
-        cell(rent.gpu, size(rent.memory), f"{money(rent.price_per_hour, rent.currency)}/h") if rent else Cell(ABSENT),
-    ]
-    return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
-
-
-def _memory_line(row: RungResult, full: RungResult | None) -> TableLine:
-    if why := why_no_numbers(row):
-        return TableLine(Cell(rung_title(row.name)), instead=why, rung=row.name)
-    cells = [_peak(row, full, kind) for kind in PEAKS]
-    cells += [
-        Cell(count(row.trainable) if row.trainable else ABSENT),
-        Cell(percent(row.trainable / row.parameters if row.trainable and row.parameters else None, 2)),
-        Cell(size(row.artifact_bytes) if row.artifact_bytes else ABSENT),
-    ]
-    return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
-
-
-def _peak(row: RungResult, full: RungResult | None, kind: str) -> Cell:
-    """The peak with its ratio to full fine-tuning's."""
-    own = getattr(row.peak, kind) if row.peak else None
-    of_full = getattr(full.peak, kind) if full and full.peak else None
-    return cell(size(own), f"{ratio(own / of_full)} full’s" if own and of_full and row is not full else "")
-
-
 UNKNOWN = "unknown"
 
 
 def served_models(ladder: Ladder) -> ReportTable | None:
     """What served models took for their answers, one line each; None without any."""
-    used = [(row, row.served) for row in ladder.rows if row.served]
+    used = [(row.name, row.served) for row in ladder.rows if row.served]
     if not used:
         return None
-    columns = [
-        ReportColumn("latency per answer"),
-        ReportColumn("of prompts", "tokens"),
-        ReportColumn("of answers", "tokens"),
+    no_cost = "Costs of served models are unknown: give prices with --price."
+
+    def cost(use: ServedUse, answers: int) -> str:
+        return f"{use.cost / use.answers * answers:.4g}" if use.cost is not None and use.answers else ABSENT
+
+    def tokens(number: int | None) -> str:
+        return UNKNOWN if number is None else count(number)
+
+    columns: list[ReportColumn[tuple[str, ServedUse]]] = [
+        ReportColumn("latency per answer", lambda row: range_cell(row[1].seconds, duration)),
+        ReportColumn("of prompts", lambda row: tokens(row[1].prompt_tokens), "tokens"),
+        ReportColumn("of answers", lambda row: tokens(row[1].completion_tokens), "tokens"),
+        ReportColumn("of all answers", lambda row: cost(row[1], row[1].answers), "cost", unmeasured=no_cost),
+        ReportColumn("per 1,000 answers", lambda row: cost(row[1], 1000), "cost", unmeasured=""),
+        ReportColumn("cut off", lambda row: f"{row[1].cut:,} of {row[1].answers:,}", "answers"),
+        ReportColumn("empty", lambda row: f"{row[1].empty:,} of {row[1].answers:,}", "answers"),
+        ReportColumn("with separate reasoning", lambda row: f"{row[1].reasoning:,} of {row[1].answers:,}", "answers"),
         ReportColumn(
-            "of all answers", "cost", unmeasured="Costs of served models are unknown: give prices with --price."
+            "refused items",
+            lambda row: ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in row[1].refused.items()) or "0",
         ),
-        ReportColumn("per 1,000 answers", "cost", unmeasured=""),
-        ReportColumn("cut off", "answers"),
-        ReportColumn("empty", "answers"),
-        ReportColumn("with separate reasoning", "answers"),
-        ReportColumn("refused items"),
-        ReportColumn("training time"),
-        ReportColumn("memory"),
+        ReportColumn("training time", lambda row: UNKNOWN),
+        ReportColumn("memory", lambda row: UNKNOWN),
     ]
-    lines = []
-    for row, use in used:
-        cost = f"{use.cost:.4g}" if use.cost is not None else ABSENT
-        per_thousand = f"{use.cost / use.answers * 1000:.4g}" if use.cost is not None and use.answers else ABSENT
-        cells = [
-            range_cell(use.seconds, duration),
-            *(
-                Cell(count(tokens) if tokens is not None else UNKNOWN)
-                for tokens in (use.prompt_tokens, use.completion_tokens)
-            ),
-            Cell(cost),
-            Cell(per_thousand),
-            *(Cell(f"{number:,} of {use.answers:,}") for number in (use.cut, use.empty, use.reasoning)),
-            Cell(", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in use.refused.items()) or "0"),
-            Cell(UNKNOWN),
-            Cell(UNKNOWN),
-        ]
-        lines.append(TableLine(cell(rung_title(row.name), use.endpoint), cells, rung=row.name))
-    return without_empty(ReportTable("Served models", "rung", columns, lines))
+    return report_table(
+        "Served models",
+        "rung",
+        used,
+        lambda row: rung_line(row[0], row[1].endpoint),
+        columns,
+    )
 
 
 def artifacts(ladder: Ladder) -> ReportTable | None:
@@ -494,42 +479,38 @@ def artifacts(ladder: Ladder) -> ReportTable | None:
     rows = [row for row in ladder.rows if row.source]
     if not rows:
         return None
-    metric = ladder.work.metric if ladder.work else "score"
-    needs_answers = metric_spec(metric).needs_answers
-    columns = [
-        ReportColumn(metric_title(metric)),
-        ReportColumn("artifact − its runs", "difference"),
-        ReportColumn("identical answers", unmeasured="" if not needs_answers else None),
-        ReportColumn("artifact size"),
-        ReportColumn("per export", "time"),
-        ReportColumn("runs and export", "time"),
-        ReportColumn("generation, tokens/s", unmeasured=""),
+    metric = _metric(ladder)
+
+    def difference_of_runs(row: RungResult) -> Cell:
+        of_run = comparison(ladder, row.name, row.source)
+        return difference_cell(of_run.difference if of_run else None, metric)
+
+    columns: list[ReportColumn[RungResult]] = [
+        ReportColumn(metric_title(metric), lambda row: score_cell(row.score, metric)),
+        ReportColumn("artifact − its runs", difference_of_runs, "difference"),
+        ReportColumn(
+            "identical answers",
+            lambda row: percent(row.identical),
+            unmeasured=None if metric_spec(metric).needs_answers else "",
+        ),
+        ReportColumn("artifact size", lambda row: size(row.artifact_bytes)),
+        ReportColumn("per export", lambda row: range_cell(row.export_seconds, duration), "time"),
+        ReportColumn("runs and export", lambda row: range_cell(row.all_seconds, duration), "time"),
+        ReportColumn(
+            "generation, tokens/s",
+            lambda row: cell(decimal(row.generation.mean, 1), row.generation_device) if row.generation else ABSENT,
+            unmeasured="",
+        ),
     ]
-    lines = [_artifact_line(ladder, row, metric) for row in rows]
-    return without_empty(ReportTable("Artifacts", "artifact", columns, lines))
+    return report_table(
+        "Artifacts",
+        "artifact",
+        rows,
+        lambda row: _line(row, f"exported from {rung_title(row.source)}"),
+        columns,
+    )
 
 
-def _artifact_line(ladder: Ladder, row: RungResult, metric: str) -> TableLine:
-    head = cell(rung_title(row.name), f"exported from {rung_title(row.source)}")
-    if why := why_no_numbers(row):
-        return TableLine(head, instead=why, rung=row.name)
-    of_run = comparison(ladder, row.name, row.source)
-    mean = row.score.mean if row.score else None
-    cells = [
-        cell(score(mean, metric), score_bounds(row.score, metric)),
-        cell(difference(of_run.difference.mean, metric), score_bounds(of_run.difference, metric))
-        if of_run
-        else Cell(ABSENT),
-        Cell(percent(row.identical)),
-        Cell(size(row.artifact_bytes)),
-        range_cell(row.export_seconds, duration),
-        range_cell(row.all_seconds, duration),
-        cell(decimal(row.generation.mean, 1), row.generation_device) if row.generation else Cell(ABSENT),
-    ]
-    return TableLine(head, cells, rung=row.name)
-
-
-BENCHMARKS_TITLE = "Benchmarks"
 FINDINGS = {"worse": "forgets", "better": "gains", "undecided": NO_SIGNIFICANT_DIFFERENCE}
 NO_BENCHMARK_OF_BASE = "The base model has no score on the benchmarks, so forgetting on them is unknown."
 
@@ -538,33 +519,28 @@ def benchmarks(ladder: Ladder) -> ReportTable | None:
     """One line per benchmark and rung; None without benchmarks."""
     if not ladder.benchmarks:
         return None
-    columns = [
-        ReportColumn("benchmark", words=True),
-        ReportColumn("score"),
-        ReportColumn("difference from base", unmeasured=NO_BENCHMARK_OF_BASE),
-        ReportColumn("unadjusted", "p", unmeasured=""),
-        ReportColumn("adjusted", "p", unmeasured=""),
-        ReportColumn("finding", words=True, unmeasured=""),
+
+    def gap(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
+        value, bracket, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
+        return cell(value, f"{bracket.strip()}{bounds}")
+
+    def result(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
+        value, _, bounds = with_bounds(row.score, benchmark.is_share).partition(" ")
+        return cell(value, bounds)
+
+    columns: list[ReportColumn[tuple[LadderBenchmark, BenchmarkRow]]] = [
+        ReportColumn(
+            "benchmark",
+            lambda pair: cell(pair[0].name, f"{pair[0].metric}, {amount(pair[0].items, 'item')}"),
+            words=True,
+        ),
+        ReportColumn("score", lambda pair: result(*pair)),
+        ReportColumn("difference from base", lambda pair: gap(*pair), unmeasured=NO_BENCHMARK_OF_BASE),
+        ReportColumn("unadjusted", lambda pair: p_value(pair[1].p), "p", unmeasured=""),
+        ReportColumn("adjusted", lambda pair: p_value(pair[1].p_adjusted), "p", unmeasured=""),
+        ReportColumn(
+            "finding", lambda pair: FINDINGS[pair[1].finding] if pair[1].finding else ABSENT, words=True, unmeasured=""
+        ),
     ]
-    lines = [_benchmark_line(benchmark, row) for benchmark in ladder.benchmarks for row in benchmark.rows]
-    return without_empty(ReportTable(BENCHMARKS_TITLE, "rung", columns, lines))
-
-
-def _benchmark_line(benchmark: LadderBenchmark, row: BenchmarkRow) -> TableLine:
-    score, _, bounds = with_bounds(row.score, benchmark.is_share).partition(" ")
-    cells = [
-        cell(benchmark.name, f"{benchmark.metric}, {amount(benchmark.items, 'item')}"),
-        cell(score, bounds),
-        _benchmark_difference(benchmark, row),
-        Cell(p_value(row.p)),
-        Cell(p_value(row.p_adjusted)),
-        Cell(FINDINGS[row.finding] if row.finding else ABSENT),
-    ]
-    return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
-
-
-def _benchmark_difference(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
-    if row.difference is None:
-        return Cell(ABSENT)
-    value, bracket, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
-    return cell(value, f"{bracket.strip()}{bounds}")
+    rows = [(benchmark, row) for benchmark in ladder.benchmarks for row in benchmark.rows]
+    return report_table(BENCHMARKS_TITLE, "rung", rows, lambda pair: rung_line(pair[1].name), columns)

@@ -123,11 +123,11 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | 
     ladder.margin = plan.margin
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
-    bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
+    bases += collect_few_shot(folder, results, plan.base_shots, ladder.metric)
     served = [model for model, _ in with_examples(plan.served, plan.base_shots)]
-    bases += collect_served(folder, results, served, ladder.work.metric if ladder.work else "")
+    bases += collect_served(folder, results, served, ladder.metric)
     ladder.rows[:0] = bases
-    samples = add_statistics(ladder, results, ladder.work.metric if ladder.work else "", look)
+    samples = add_statistics(ladder, results, ladder.metric, look)
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
     return samples

@@ -65,7 +65,7 @@ def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: 
 
     Raises UserError if an export is damaged.
     """
-    spec = metric_spec(ladder.work.metric if ladder.work else "")
+    spec = metric_spec(ladder.metric)
     artifacts = [_read(folder, ladder, name, spec, results) for name in plan.ship]
     rows = {artifact.name: _row(artifact, ladder) for artifact in artifacts}
     for artifact in reversed(artifacts):

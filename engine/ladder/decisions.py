@@ -67,7 +67,7 @@ def decide(ladder: Ladder) -> Decisions:
     qlora = next((row for row in trained if row.method == RULE_CANDIDATE), None)
     gained = {row.name: _gained(ladder, row.name) for row in trained}
     winners = [row for row in trained if gained[row.name] == "yes"]
-    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
+    lower = metric_spec(ladder.metric).lower_is_better
     best = min(winners, key=lambda row: _mean(row.score) * (1 if lower else -1), default=None)
     equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
     has_unknown_gain = any(gained[row.name] == "unknown" and not row.not_compared for row in trained)

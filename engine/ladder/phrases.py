@@ -6,8 +6,7 @@ Functions of numbers take None and NaN too and return `–`. Sizes, durations an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from engine.config import quantities
 from engine.config.lora_advice import VARIANT_TITLES
@@ -19,10 +18,12 @@ from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange
+from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange, Topic
 from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_served, shots_of
 from engine.runs.run.result import Interval
 
+Sentences = Iterator[tuple[Topic, str]]
+"""(topic, text) of sentences of the verdict, in their order."""
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 
 
@@ -111,7 +112,7 @@ RULE_OF_COST = {
 
 def ladder_metric(ladder: Ladder) -> MetricSpec:
     """The metric that the ladder's scores are of."""
-    return metric_spec(ladder.work.metric if ladder.work else "")
+    return metric_spec(ladder.metric)
 
 
 def metric_failed(ladder: Ladder) -> str:
@@ -131,27 +132,21 @@ def metric_failed(ladder: Ladder) -> str:
     calls = {row.extra.get("expected_calls") for row in scored}
     same = calls.pop() if len(calls) == 1 else None
     where = "" if same is None else f", and {quantities.percent(same)} where a call is expected"
-    text = f"Every rung scores {score} in {metric.title}{where}, while {fallen.text}: the model learned, and "
+    text = f"Every rung scores {score} in {metric.title}{where}, while {fallen[1]}: the model learned, and "
     is_unfit = UNFIT in ladder.warning_codes
     compare = f"compare with --set evaluation.metric={'auto' if is_unfit else 'open'}"
-    ended = fallen.row.ended
+    ended = fallen[0].ended
     if ended is not None and ended < FEW_ENDED:
         cut = f"only {quantities.percent(ended)} of its answers end within evaluation.max_new_tokens"
         return f"{text}{cut}: raise that with {longer_answers(ladder)}, or {compare}."
     return f"{text}{metric.title} {'cannot measure' if is_unfit else 'does not show'} it: {compare}."
 
 
-@dataclass(frozen=True)
-class FallenLoss:
-    """The rung whose held-out loss is lowest, significantly below the base model's."""
+def fallen_loss(ladder: Ladder) -> tuple[RungResult, str] | None:
+    """The rung with the largest significant fall of the held-out loss, which shows that training worked.
 
-    row: RungResult
-    text: str
-    """`the held-out loss of LoRA is 1.34 nats/token lower than the base model's`."""
-
-
-def fallen_loss(ladder: Ladder) -> FallenLoss | None:
-    """The largest significant fall of the held-out loss, which shows that training worked; None if there is none."""
+    With `the held-out loss of LoRA is 1.34 nats/token lower than the base model's`; None if no loss fell.
+    """
     falls = [
         (loss.mean, row)
         for row in ladder.rows
@@ -167,7 +162,7 @@ def fallen_loss(ladder: Ladder) -> FallenLoss | None:
         return None
     fall, row = min(falls, key=lambda pair: pair[0])
     lower = f"{score_format.loss(-fall)} nats/token lower than the base model's"
-    return FallenLoss(row, f"the held-out loss of {rung_title(row.name)} is {lower}")
+    return row, f"the held-out loss of {rung_title(row.name)} is {lower}"
 
 
 def longer_answers(ladder: Ladder) -> str:

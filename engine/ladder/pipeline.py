@@ -31,8 +31,8 @@ from engine.ladder.stages import (
     probe_config,
     require_gguf_tools,
 )
-from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
-from engine.runs.ladder.ladder_plan import differing_settings, shared
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Look, Outcome, RungDuration, SharedWork, Stage
 from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
@@ -43,7 +43,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
 
-def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:
+def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
     """Do the work; returns (status, reason) and records the error's code in the state."""
     try:
         work()
@@ -128,15 +128,9 @@ class LadderPipeline:
         for notice in workload["warnings"]:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
-        if ladder.work.test == 0:
-            hint = "set it to a file of test rows or to a share, or add rows"
-            raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
+        refuse_missing_splits(ladder.work.test, ladder.work.validation, plan.learning_rates)
         spec = metric_spec(ladder.work.metric)
         check_served(plan.served, spec.name, spec.picks_from_choices, spec.needs_answers)
-        if ladder.work.validation == 0 and plan.learning_rates > 1:
-            problem = "no validation rows to choose learning rates on"
-            hint = "add rows, set a larger share, or omit --learning-rates"
-            raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
         if text := equal_rates_warning(plan):
             self.runner.warn("ladder.equal_learning_rates", text)
 

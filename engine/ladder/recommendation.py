@@ -6,7 +6,6 @@ Terminal, page, Markdown and JSON show the one object of `summarize`; tables and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
@@ -21,6 +20,7 @@ from engine.ladder.decisions import (
     decide,
     is_non_inferior,
     is_slower,
+    ratio_of,
     training_peak,
 )
 from engine.ladder.phrases import (
@@ -34,6 +34,7 @@ from engine.ladder.phrases import (
     RULE,
     SIGNIFICANTLY,
     WITHIN_MARGIN,
+    Sentences,
     as_fast,
     as_good_text,
     difference_text,
@@ -61,9 +62,7 @@ from engine.runs.ladder.rung_results import (
     LadderSummary,
     RungResult,
     RungTradeoff,
-    SeedRange,
     SummaryRow,
-    VerdictSentence,
 )
 from engine.runs.ladder.rungs import BASE_4BIT, artifact_of, is_base
 
@@ -71,23 +70,18 @@ SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
 
-def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def recommendations(ladder: Ladder, decisions: Decisions) -> Sentences:
     """Only methods that are significantly better than the base model are recommended."""
+    ship = decisions.ship
     if decisions.has_unknown_gain:
-        return [
-            VerdictSentence(
-                "prototype",
-                f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.",
-            )
-        ]
-    ship, best = decisions.ship, decisions.best
-    if not ship or not best:
-        return [VerdictSentence("prototype", no_recommendation(ladder))]
-    prototype = _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions)
-    return [
-        VerdictSentence("prototype", prototype),
-        VerdictSentence("ship", _ship(ladder, decisions, ship, best)),
-    ]
+        why = f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended."
+        yield "prototype", why
+    elif ship is None:
+        yield "prototype", no_recommendation(ladder)
+    else:
+        fastest = decisions.prototype
+        yield "prototype", _prototype(decisions, fastest) if fastest else unknown_fastest(decisions)
+        yield "ship", _ship(ladder, decisions, ship)
 
 
 def unknown_fastest(decisions: Decisions) -> str:
@@ -113,7 +107,7 @@ def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     return f"{text} {LOW_MEMORY}, use {rung_title(small.name)} ({sizes})."
 
 
-def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResult) -> str:
+def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult) -> str:
     """One decision with its reason: a better score that is shown, or the lowest cost of those that are equal."""
     size = f"its artifact has {quantities.size(ship.artifact_bytes)}"
     others = [row for row in decisions.trained if row is not ship and not row.not_compared]
@@ -181,16 +175,16 @@ COMPLETE_MODELS = ("merged", "gguf")
 """Kinds of artifacts that are served without the base model."""
 
 
-def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def artifact_sentences(ladder: Ladder, decisions: Decisions) -> Sentences:
     """One sentence per scored artifact; then the smallest complete model of the method that the ladder recommends."""
     rows = [row for row in ladder.rows if row.source and row.score is not None]
-    sentences = [VerdictSentence("artifact", _kept(ladder, row)) for row in rows]
+    for row in rows:
+        yield "artifact", _kept(ladder, row)
     if decisions.ship is not None:
         named = [(row, artifact_of(row.name)) for row in rows if row.source == decisions.ship.name]
         own = [row for row, parts in named if parts is not None and parts[1].kind in COMPLETE_MODELS]
         if own:
-            sentences.append(VerdictSentence("artifact", _smallest(ladder, decisions.ship, own)))
-    return sentences
+            yield "artifact", _smallest(ladder, decisions.ship, own)
 
 
 def _kept(ladder: Ladder, row: RungResult) -> str:
@@ -249,13 +243,6 @@ OVERALL = {
 UNTESTABLE = f"{RULE} cannot be tested here"
 
 
-class RungCost(NamedTuple):
-    """A cost of a rung for each seed: its range, and what it is."""
-
-    title: str
-    seeds: SeedRange | None
-
-
 def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
     """The summary of the rungs that have finished; None before one has."""
     if not decisions.trained or ladder.work is None:
@@ -278,7 +265,7 @@ def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
         rows=[_summary_row(ladder, decisions, row, (low, high)) for row in ladder.rows if row.name != BASE_4BIT],
         scale=[score_format.score(end, metric) for end in (low, high)],
         tradeoffs=_tradeoffs(decisions),
-        cost=_training_cost(decisions, decisions.reference).title,
+        cost=_cost_title(decisions),
         reference=method_noun(decisions.reference) if decisions.reference else "",
         tests_rule=decisions.full is not None,
         rule_gain=RULE_GAIN_SHARE,
@@ -384,7 +371,7 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain{where} (95% CI {bounds})"
     tradeoff = next((point for point in _tradeoffs(decisions) if point.rung == subject.name), None)
     if tradeoff is not None:
-        text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
+        text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_cost_title(decisions)}"
     if subject is not decisions.qlora:
         return f"{text}."
     key = "cpu" if uses_cpu_time(decisions) else "training"
@@ -424,11 +411,9 @@ def _why_missing(ladder: Ladder) -> str:
     return f" ({status_text(missing)})" if missing else ""
 
 
-def _training_cost(decisions: Decisions, row: RungResult | None) -> RungCost:
-    """The cost of training a rung: the time of its optimizer steps, else the CPU time of training."""
-    if uses_cpu_time(decisions):
-        return RungCost("CPU time in training", row.cpu_seconds if row else None)
-    return RungCost("training time", row.training_seconds if row else None)
+def _cost_title(decisions: Decisions) -> str:
+    """What the cost of training is: the time of the optimizer steps, else the CPU time of training."""
+    return "CPU time in training" if uses_cpu_time(decisions) else "training time"
 
 
 def uses_cpu_time(decisions: Decisions) -> bool:
@@ -452,5 +437,6 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> CostRatio | None:
     """The rung's cost divided by the reference's."""
-    ratio = cost_ratio(_training_cost(decisions, row).seeds, _training_cost(decisions, decisions.reference).seeds)
+    key = "cpu" if uses_cpu_time(decisions) else "training"
+    ratio = ratio_of(key, row, decisions.reference) if decisions.reference else None
     return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.reference else ratio

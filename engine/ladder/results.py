@@ -78,7 +78,7 @@ def read_shared_bases(folder: LadderDir, ladder: Ladder) -> dict[str, FinishedRu
 
 def collect(results: LadderResults, ladder: Ladder) -> None:
     """Fill in bases, scores and losses from `results.runs`, which were checked to do the same work."""
-    metric = ladder.work.metric if ladder.work else ""
+    metric = ladder.metric
     for name in dict.fromkeys(run.entry.rung for run in results.runs):
         runs = [run for run in results.runs if run.entry.rung == name]
         add_scores(results, name, runs, "tuned", metric)
@@ -193,22 +193,24 @@ def _benchmark(
 ) -> LadderBenchmark | None:
     """None before a model was scored. `count`: benchmarks of the ladder."""
     stored: dict[str, list[tuple[int, BenchmarkScores]]] = {}
-    for base, run in sorted(results.bases.items()):
-        if scores := _benchmark_scores(folder, run.entry, name, "before", fingerprint):
-            stored[base] = [(run.entry.seed, scores)]
-    for run in results.runs:
-        scores = _benchmark_scores(folder, run.entry, name, "after", fingerprint)
-        if scores is None:
+    scored: list[tuple[str, FinishedRun, Moment]] = [
+        (base, run, "before") for base, run in sorted(results.bases.items())
+    ]
+    scored += [(run.entry.rung, run, "after") for run in results.runs]
+    for rung, run, when in scored:
+        if scores := read_scores(RunDir(folder.runs / run.entry.run).benchmark_file(name, when), fingerprint):
+            stored.setdefault(rung, []).append((run.entry.seed, scores))
+        elif when == "after":
             problem = f"finished run without scores of the benchmark {name}"
             raise UserError(problem, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
-        stored.setdefault(run.entry.rung, []).append((run.entry.seed, scores))
     if not stored:
         return None
+    values: dict[str, ItemScores] = {}
+    for rung, some in stored.items():
+        items = np.array([scores.items for _, scores in some], dtype=float)
+        values[rung] = ItemScores(items, seeds=tuple(seed for seed, _ in some), untrained=rung in results.bases)
     (_, first), *_ = next(iter(stored.values()))
-    values = {rung: _item_scores(some, rung in results.bases) for rung, some in stored.items()}
-    is_share = are_shares(
-        first.metric, np.concatenate([item_scores.values.ravel() for item_scores in values.values()]).tolist()
-    )
+    is_share = are_shares(first.metric, np.concatenate([scores.values.ravel() for scores in values.values()]).tolist())
     return LadderBenchmark(
         name=name,
         metric=first.metric,
@@ -217,17 +219,6 @@ def _benchmark(
         items=len(first.items),
         rows=_benchmark_rows(values, is_share, first.higher_is_better, count),
     )
-
-
-def _benchmark_scores(
-    folder: LadderDir, entry: LadderEntry, name: str, when: Literal["before", "after"], fingerprint: str
-) -> BenchmarkScores | None:
-    return read_scores(RunDir(folder.runs / entry.run).benchmark_file(name, when), fingerprint)
-
-
-def _item_scores(stored: Sequence[tuple[int, BenchmarkScores]], untrained: bool) -> ItemScores:
-    values = np.array([scores.items for _, scores in stored], dtype=float)
-    return ItemScores(values, seeds=tuple(seed for seed, _ in stored), untrained=untrained)
 
 
 def _benchmark_rows(
@@ -243,18 +234,12 @@ def _benchmark_rows(
     if BASE in values and trained:
         level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
         for difference in samples.differences([(name, BASE) for name in trained], level):
-            _add_difference(rows[difference.a], difference, samples.items, higher_is_better, benchmarks)
+            row, low, high = rows[difference.a], difference.low, difference.high
+            row.difference = difference.interval(samples.items)
+            row.p, row.p_adjusted = difference.p, min(1.0, difference.p_adjusted * benchmarks)
+            finding = finding_of(*((low, high) if higher_is_better else (-high, -low)), None)
+            row.finding = "undecided" if finding == "as_good" else finding
     return list(rows.values())
-
-
-def _add_difference(
-    row: BenchmarkRow, difference: Difference, items: int, higher_is_better: bool, benchmarks: int
-) -> None:
-    row.difference = difference.interval(items)
-    row.p, row.p_adjusted = difference.p, min(1.0, difference.p_adjusted * benchmarks)
-    low, high = (difference.low, difference.high) if higher_is_better else (-difference.high, -difference.low)
-    finding = finding_of(low, high, None)
-    row.finding = "undecided" if finding == "as_good" else finding
 
 
 UNCOUNTED_PHASES = ("waiting", "baseline")
@@ -371,8 +356,7 @@ def oriented_bounds(ladder: Ladder, compared: Comparison) -> tuple[float, float]
     low, high = compared.difference.low, compared.difference.high
     if low is None or high is None:
         return None
-    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
-    return (-high, -low) if lower else (low, high)
+    return (-high, -low) if metric_spec(ladder.metric).lower_is_better else (low, high)
 
 
 def _negated(ladder: Ladder, compared: Comparison) -> Comparison:

@@ -5,7 +5,7 @@ Every number in them is also in the report's tables. What to use is in `recommen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.config import quantities
@@ -27,6 +27,7 @@ from engine.ladder.phrases import (
     SIMULTANEOUS,
     TRAIN_MORE,
     WITHIN_MARGIN,
+    Sentences,
     deciding_sample,
     difference_text,
     fallen_loss,
@@ -81,32 +82,32 @@ def verdict(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """
     if not decisions.trained or ladder.work is None:
         return []
-    return [
-        *_about_metric(ladder),
-        *_quality(ladder, decisions),
-        *_few_shot(ladder, decisions),
-        *_served(ladder, decisions),
-        *benchmark_sentences(ladder),
-        *_costs(decisions),
-        *recommendations(ladder, decisions),
-        *artifact_sentences(ladder, decisions),
-        *_decided(ladder, decisions),
-        *_overlaps(ladder),
-        *_caveats(ladder, decisions),
-    ]
+    parts = (
+        _about_metric(ladder),
+        _quality(ladder, decisions),
+        _few_shot(ladder, decisions),
+        _served(ladder, decisions),
+        benchmark_sentences(ladder),
+        _costs(decisions),
+        recommendations(ladder, decisions),
+        artifact_sentences(ladder, decisions),
+        _decided(ladder, decisions),
+        _overlaps(ladder),
+        _caveats(ladder, decisions),
+    )
+    return [VerdictSentence(topic, text) for part in parts for topic, text in part]
 
 
-def _about_metric(ladder: Ladder) -> list[VerdictSentence]:
+def _about_metric(ladder: Ladder) -> Sentences:
     """What the scores do not show: that the metric does not fit the answers, or that nobody has read them."""
-    texts = [metric_failed(ladder), NOT_READ if ladder_metric(ladder).name == OPEN.name else ""]
-    return [VerdictSentence("quality", text) for text in texts if text]
+    if failed := metric_failed(ladder):
+        yield "quality", failed
+    if ladder.metric == OPEN.name:
+        yield "quality", NOT_READ
 
 
-def _decided(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def _decided(ladder: Ladder, decisions: Decisions) -> Sentences:
     """After how many runs a ladder decided which question, and what deciding the others would take."""
-    if not ladder.looks:
-        return []
-    sentences = []
     for look in ladder.looks:
         pairs = [(decision.comparison.a, decision.comparison.b) for decision in look.decisions if decision.comparison]
         questions = [_question(*pair) for pair in pairs]
@@ -115,18 +116,17 @@ def _decided(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         ]
         if questions:
             after = f"after {amount(look.runs, 'run')} ({amount(look.seeds, 'seed')})"
-            sentences.append(f"Decided {after}: {listed(questions)}.")
-    last = ladder.looks[-1]
-    open_questions = [compared for compared in ladder.comparisons if compared.finding == "undecided"]
-    for compared in open_questions if not last.rungs else ():
+            yield "decided", f"Decided {after}: {listed(questions)}."
+    if not ladder.looks or ladder.looks[-1].rungs:
+        return
+    for compared in (compared for compared in ladder.comparisons if compared.finding == "undecided"):
         unlikely = (compared.a, compared.b) in [tuple(pair) for look in ladder.looks for pair in look.unlikely]
         limit = amount(ladder.max_seeds or 0, "seed")
         why = f"up to {limit} are unlikely to decide it" if unlikely else f"{limit} were not enough"
-        sentences.append(f"Undecided: {_question(compared.a, compared.b)}; {why}{_cost_of_deciding(ladder, compared)}.")
-    rule = decisions.rule_quality if not last.rungs else "unknown"
-    if rule == "undecided":
-        sentences.append("Undecided: whether the share of the gain is at least that of the rule of thumb.")
-    return [VerdictSentence("decided", text) for text in sentences]
+        cost = _cost_of_deciding(ladder, compared)
+        yield "decided", f"Undecided: {_question(compared.a, compared.b)}; {why}{cost}."
+    if decisions.rule_quality == "undecided":
+        yield "decided", "Undecided: whether the share of the gain is at least that of the rule of thumb."
 
 
 def _question(a: str, b: str) -> str:
@@ -149,24 +149,19 @@ def _cost_of_deciding(ladder: Ladder, compared: Comparison) -> str:
     return f"{text}, about {duration(sum(map(float, filter(None, seconds))) * seeds)} of further runs"
 
 
-def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def _quality(ladder: Ladder, decisions: Decisions) -> Sentences:
     """One sentence per rung: its difference from full fine-tuning, or from the best rung."""
     reference = decisions.reference
     if reference is None:
-        return []
-    if reference.not_compared:
-        return [VerdictSentence("quality", f"{method_subject(reference)} is not compared: {reference.not_compared}.")]
-    if decisions.gained[reference.name] != "yes":
-        return [VerdictSentence("quality", _no_gain(ladder, reference))]
-    sentences = []
-    for row in decisions.trained:
-        compared = comparison(ladder, row.name, reference.name) if row is not reference else None
+        return
+    if not reference.not_compared and decisions.gained[reference.name] != "yes":
+        yield "quality", _no_gain(ladder, reference)
+        return
+    for row in [reference] if reference.not_compared else decisions.trained:
         if row.not_compared:
-            said = f"{method_subject(row)} is not compared: {row.not_compared}."
-            sentences.append(VerdictSentence("quality", said))
-        elif compared is not None:
-            sentences.append(VerdictSentence("quality", _difference(ladder, compared)))
-    return sentences
+            yield "quality", f"{method_subject(row)} is not compared: {row.not_compared}."
+        elif row is not reference and (compared := comparison(ladder, row.name, reference.name)):
+            yield "quality", _difference(ladder, compared)
 
 
 def _no_gain(ladder: Ladder, row: RungResult) -> str:
@@ -183,7 +178,7 @@ def _no_gain(ladder: Ladder, row: RungResult) -> str:
     if remedy and observed > margin_of(ladder):
         return f"{text}{remedy}"
     fallen = None if metric.is_loss else fallen_loss(ladder)
-    learned = f"But {fallen.text}: the model learned what {metric.title} does not show." if fallen else TRAIN_MORE
+    learned = f"But {fallen[1]}: the model learned what {metric.title} does not show." if fallen else TRAIN_MORE
     return f"{text}{remedy} {learned}"
 
 
@@ -204,30 +199,28 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
     return f" If this is the true difference, {needed}." if needed else ""
 
 
-def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def _few_shot(ladder: Ladder, decisions: Decisions) -> Sentences:
     """Each trained rung against the base model with the most examples: whether training gained more than a prompt."""
     rows = [row for row in ladder.rows if shots_of(row.name) and row.score]
     if not rows:
-        return []
+        return
     most = max(rows, key=lambda row: shots_of(row.name))
     title, shots = rung_title(most.name), shots_of(most.name)
     subject = f"The {title}, with {shots} training rows in each prompt,"
-    note = f"The {title} has one choice of examples, another may score differently."
-    return [*_against_untrained(ladder, decisions, most, subject), VerdictSentence("caveat", note)]
+    yield from _against_untrained(ladder, decisions, most, subject)
+    yield "caveat", f"The {title} has one choice of examples, another may score differently."
 
 
-def _served(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+def _served(ladder: Ladder, decisions: Decisions) -> Sentences:
     """Each trained rung against each served model: whether another model with a prompt would do."""
-    sentences = []
     for served in ladder.rows:
         title = visible(rung_title(served.name))
         if is_served(served.name) and served.score:
-            sentences += _against_untrained(ladder, decisions, served, f"The served model {title}")
+            yield from _against_untrained(ladder, decisions, served, f"The served model {title}")
         elif is_served(served.name) and served.status == "failed":
-            sentences.append(VerdictSentence("quality", f"The served model {title} is not scored: {served.reason}."))
+            yield "quality", f"The served model {title} is not scored: {served.reason}."
         if served.served and (problems := served_problems(served.served)):
-            sentences.append(VerdictSentence("caveat", f"Of the answers of {title}, {problems}."))
-    return sentences
+            yield "caveat", f"Of the answers of {title}, {problems}."
 
 
 def served_problems(use: ServedUse) -> str:
@@ -240,42 +233,41 @@ def served_problems(use: ServedUse) -> str:
     return listed(parts)
 
 
-def _against_untrained(
-    ladder: Ladder, decisions: Decisions, untrained: RungResult, subject: str
-) -> list[VerdictSentence]:
+def _against_untrained(ladder: Ladder, decisions: Decisions, untrained: RungResult, subject: str) -> Sentences:
     """The score of a model that was not trained, and every trained rung against it."""
     metric = ladder_metric(ladder)
     scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
-    sentences = [VerdictSentence("quality", f"{subject} {scores} {score_text(untrained, metric)}.")]
+    yield "quality", f"{subject} {scores} {score_text(untrained, metric)}."
     for row in decisions.trained:
         if against := comparison(ladder, row.name, untrained.name):
-            sentences.append(VerdictSentence("quality", _difference(ladder, against)))
-    return sentences
+            yield "quality", _difference(ladder, against)
 
 
-def benchmark_sentences(ladder: Ladder) -> list[VerdictSentence]:
+def benchmark_sentences(ladder: Ladder) -> Sentences:
     """One sentence per rung that is significantly worse or better than the base model, else one per benchmark."""
-    return [
-        VerdictSentence("forgetting", text) for benchmark in ladder.benchmarks for text in _benchmark(ladder, benchmark)
-    ]
+    for benchmark in ladder.benchmarks:
+        for text in _benchmark(ladder, benchmark):
+            yield "forgetting", text
 
 
-def _benchmark(ladder: Ladder, benchmark: LadderBenchmark) -> list[str]:
+def _benchmark(ladder: Ladder, benchmark: LadderBenchmark) -> Iterator[str]:
     name = visible(benchmark.name)
     compared = [row for row in benchmark.rows if row.finding]
     if not compared:
-        return [f"Forgetting on {name} is unknown: no rung was compared with the base model."]
-    significant = [_significant(ladder, benchmark, row) for row in compared if row.finding in SIGNIFICANTLY]
+        yield f"Forgetting on {name} is unknown: no rung was compared with the base model."
+    significant = [row for row in compared if row.finding in SIGNIFICANTLY]
+    for row in significant:
+        yield _significant(ladder, benchmark, row)
     rest = [row for row in compared if row.finding not in SIGNIFICANTLY]
     if not rest:
-        return significant
+        return
     nouns = listed([method_noun(_rung(ladder, row)) for row in rest])
     rungs = f"{nouns} {'are' if len(rest) > 1 else 'is'} not" if significant else "no rung is"
     text = f"On {name} ({amount(benchmark.items, 'item')}) {rungs} {SIGNIFICANTLY['worse']} than the base model"
     excluded = _excluded(benchmark, rest)
     if excluded and has_one_seed(ladder, *(row.name for row in rest)):
         excluded += f" ({ASSUMED_SPREAD})"
-    return [*significant, f"{text}{excluded}."]
+    yield f"{text}{excluded}."
 
 
 def _significant(ladder: Ladder, benchmark: LadderBenchmark, row: BenchmarkRow) -> str:
@@ -314,11 +306,11 @@ COST_TITLES = {
 }
 
 
-def _costs(decisions: Decisions) -> list[VerdictSentence]:
+def _costs(decisions: Decisions) -> Sentences:
     """Which of QLoRA's costs are at most one eighth of full fine-tuning's; none if one of both has no score."""
     qlora, full = decisions.qlora, decisions.full
     if qlora is None or full is None:
-        return []
+        return
     by_check: dict[str, list[str]] = {}
     for key, title in COST_TITLES.items():
         ratio = ratio_of(key, qlora, full)
@@ -329,55 +321,45 @@ def _costs(decisions: Decisions) -> list[VerdictSentence]:
         by_check.setdefault(RULE_OF_COST[check], []).append(f"{title} {text}")
     once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
     groups = [f"{check}: {'; '.join(costs)}" for check, costs in by_check.items()]
-    sentences = []
     if groups:
-        said = f"{rung_title(qlora.name)}'s costs as parts of full's{once}, {', '.join(groups)}."
-        sentences.append(VerdictSentence("time", said))
-    return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
+        yield "time", f"{rung_title(qlora.name)}'s costs as parts of full's{once}, {', '.join(groups)}."
+    if rent := _rent(qlora, full, decisions.rule_costs["rent"]):
+        yield "rent", rent
 
 
-def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[VerdictSentence]:
+def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> str:
     if not qlora.rent or not full.rent:
-        return []
+        return ""
     name = rung_title(qlora.name)
     note = f" ({qlora.rent_note})" if qlora.rent_note else ""
     prices = [f"{quantities.money(row.rent.price_per_hour, row.rent.currency)}/h" for row in (qlora, full) if row.rent]
     if qlora.rent.gpu == full.rent.gpu:
         text = f"{full.rent.gpu} at {prices[1]} is the cheapest listed GPU with enough memory for either"
-        return [VerdictSentence("rent", f"{text}{note}: {name} saves no rent.")]
+        return f"{text}{note}: {name} saves no rent."
     text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {prices[0]} for {name} and "
     text += f"{full.rent.gpu} at {prices[1]} for full{note}"
     if qlora.rent.currency != full.rent.currency or not full.rent.price_per_hour:
-        return [VerdictSentence("rent", f"{text}.")]
+        return f"{text}."
     ratio = quantities.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
     text += f". {name}'s price per hour is {ratio} full's, {RULE_OF_COST[check]}"
-    return [VerdictSentence("rent", f"{text}. The run time on these GPUs was not measured.")]
+    return f"{text}. The run time on these GPUs was not measured."
 
 
-def _overlaps(ladder: Ladder) -> list[VerdictSentence]:
+def _overlaps(ladder: Ladder) -> Sentences:
     """How many of the held-out rows are also in the training rows."""
     overlaps = ladder.work.overlap if ladder.work else {}
-    sentences = [
-        VerdictSentence("data", overlap_sentence(pair, overlap))
-        for pair, overlap in overlaps.items()
-        if overlap.prompt or overlap.both or overlap.near  # equal answers are usual, and are among the report's figures
-    ]
+    for pair, overlap in overlaps.items():
+        if overlap.prompt or overlap.both or overlap.near:  # equal answers are usual, and are in the report's tables
+            yield "data", overlap_sentence(pair, overlap)
     tested = overlaps.get("test/train")
     if tested and tested.prompt:
         rows = f"{quantities.integer(tested.prompt)} of {quantities.integer(tested.of)} test rows"
-        sentences.append(
-            VerdictSentence(
-                "caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization."
-            )
-        )
-    return sentences
+        yield "caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization."
 
 
-def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
-    texts: list[str] = []
-    if any(len(row.seeds) == 1 for row in decisions.trained):
-        texts.append(ONE_SEED)
-    texts += filter(None, [_disturbed_timings(ladder, decisions), _other_devices(ladder), _shared_cpu(ladder)])
+def _caveats(ladder: Ladder, decisions: Decisions) -> Sentences:
+    texts = [ONE_SEED if any(len(row.seeds) == 1 for row in decisions.trained) else ""]
+    texts += [_disturbed_timings(ladder, decisions), _other_devices(ladder), _shared_cpu(ladder)]
     texts.append(_chosen_rates(ladder) or ONE_RATE)
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
@@ -385,12 +367,13 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         texts.append(f"{metric.title[:1].upper()}{metric.title[1:]}{unit}: {LOWER_IS_BETTER}.")
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
-    texts += filter(None, [_dependent_items(ladder), unended_answers(ladder, decisions.trained)])
+    texts += [_dependent_items(ladder), unended_answers(ladder, decisions.trained)]
     texts += _advice(ladder, decisions.trained)
-    texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
+    texts += [_incomplete(ladder, row) for row in ladder.rows]
     if decisions.trained and not any(row.peak and row.peak.reserved for row in decisions.trained):
         texts.append(ON_CPU)
-    return [VerdictSentence("caveat", text) for text in texts]
+    for text in filter(None, texts):
+        yield "caveat", text
 
 
 def _dependent_items(ladder: Ladder) -> str:

@@ -166,7 +166,7 @@ def decide_questions(
 ) -> None:
     """Fill in what a look decides, and which rungs get a further seed. The ladder has its comparisons and shares."""
     before = decided_comparisons(ladder)
-    sign = -1.0 if ladder.work and metric_spec(ladder.work.metric).lower_is_better else 1.0
+    sign = -1.0 if metric_spec(ladder.metric).lower_is_better else 1.0
     questions: list[tuple[tuple[str, str], dict[str, float], float | None, int]] = []
     for compared in ladder.comparisons:
         pair = (compared.a, compared.b)

@@ -52,10 +52,10 @@ coordinates are nearly uncorrelated over POINTS points.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import count, islice
+from itertools import chain, count, islice
 from statistics import NormalDist
 
 import numpy as np
@@ -105,14 +105,8 @@ def chi_square_ratio(coordinate: int, freedom: int) -> Floats:
 
 def _prime(number: int) -> int:
     """The prime of a coordinate; beyond PRIMES, the next larger ones."""
-    if number < len(PRIMES):
-        return PRIMES[number]
-    larger = (prime for prime in _primes() if prime > PRIMES[-1])
-    return next(islice(larger, number - len(PRIMES), None))
-
-
-def _primes() -> Iterator[int]:
-    return (n for n in count(2) if all(n % divisor for divisor in range(2, int(n**0.5) + 1)))
+    larger = (n for n in count(PRIMES[-1] + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
+    return next(islice(chain(PRIMES, larger), number, None))
 
 
 REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)

@@ -156,7 +156,7 @@ def _against(
 ) -> ReportFigure | None:
     if not points:
         return None
-    metric = ladder.work.metric if ladder.work else "score"
+    metric = ladder.metric
     spec = metric_spec(metric)
     title = f"{'Loss' if spec.is_loss else 'Score'} vs. {title}"
     scale = spec.scale

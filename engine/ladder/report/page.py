@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from engine.config.method_specs import method_spec
-from engine.config.metric_specs import LOSS, metric_spec, metric_text
+from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
@@ -44,22 +44,8 @@ from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
-TOPICS = {
-    "quality": "Quality",
-    "preference": "Preference",
-    "forgetting": "Forgetting",
-    "time": "Time",
-    "energy": "Energy",
-    "memory": "Memory",
-    "rent": "GPU rental",
-    "prototype": "Prototype",
-    "ship": "Ship",
-    "full": "Full fine-tuning",
-    "artifact": "Artifacts",
-    "decided": "Decisions",
-    "data": "Data",
-    "caveat": "Caveat",
-}
+TOPICS = {"rent": "GPU rental", "artifact": "Artifacts", "decided": "Decisions"}
+"""Topic -> its name in the report, where that is another one."""
 NO_VERDICT = "No rung has finished yet."
 NO_RESULTS = "No results yet."
 NO_SAMPLES = "No run has predictions to show."
@@ -160,8 +146,8 @@ def reading_help(ladder: Ladder) -> list[str]:
         "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time all "
         "phases except waiting for the device and scoring the base model.",
     ]
-    if ladder.work and metric_spec(ladder.work.metric).lower_is_better:
-        name = metric_spec(ladder.work.metric).title
+    if metric_spec(ladder.metric).lower_is_better:
+        name = metric_spec(ladder.metric).title
         texts.append(f"The score is the {name}: lower is better, and a negative difference is an improvement.")
     if any(row.source for row in ladder.rows):
         texts.append(ARTIFACTS)
@@ -219,7 +205,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
-    metric = ladder.work.metric if ladder.work else "loss"
+    metric = ladder.metric
     samples = collect_samples(predictions, metric)
     names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
     rung_styles = styles((name, methods.get(name, name)) for name in names)
@@ -257,8 +243,8 @@ def render_page(data: ReportData) -> str:
             figures=drawn,
             missing=missing,
             samples=data.samples,
-            metric=ladder.work.metric if ladder.work else LOSS.name,
-            answered=ladder.work is not None and metric_spec(ladder.work.metric).needs_answers,
+            metric=ladder.metric,
+            answered=metric_spec(ladder.metric).needs_answers,
             problems=data.problems,
             configuration=record.configuration(ladder),
             commands=record.commands(data.directory, ladder),
@@ -411,7 +397,7 @@ def _samples(data: ReportData) -> list[str]:
 
 
 def _sample(data: ReportData, sample: ItemAnswers) -> list[str]:
-    metric = data.ladder.work.metric if data.ladder.work else "loss"
+    metric = data.ladder.metric
     parts = [f"### Item {sample.item} · {escape_inline(sample.where)}"]
     parts += ["Prompt:", fenced(sample.prompt), target_heading(sample.targets) + ":", *map(fenced, sample.targets)]
     for name in data.styles:

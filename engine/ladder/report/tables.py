@@ -202,7 +202,7 @@ def results(ladder: Ladder) -> list[ReportTable]:
 
 def quality(ladder: Ladder) -> ReportTable:
     """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
-    metric = _metric(ladder)
+    metric = ladder.metric
     extras = sorted({name for row in ladder.rows for name in row.extra})
 
     def extra(name: str, row: RungResult) -> str:
@@ -258,10 +258,6 @@ def _line(row: RungResult, *details: str) -> TableLine:
     return rung_line(row.name, *details, instead=why_no_numbers(row))
 
 
-def _metric(ladder: Ladder) -> str:
-    return ladder.work.metric if ladder.work else "score"
-
-
 def score_cell(interval: Interval | None, metric: str) -> Cell:
     return cell(score(interval.mean if interval else None, metric), score_bounds(interval, metric))
 
@@ -281,7 +277,7 @@ def by_seed(ladder: Ladder) -> ReportTable | None:
     seeds = sorted({seed for row in ladder.rows for seed in row.seeds})
     if len(seeds) < 2:
         return None
-    metric = _metric(ladder)
+    metric = ladder.metric
     rows = []
     for row in ladder.rows:
         if scores := dict(zip(row.seeds, row.by_seed, strict=False)):
@@ -296,7 +292,7 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
     """Every pair of rungs; None if nothing was compared."""
     if not ladder.comparisons:
         return None
-    metric = _metric(ladder)
+    metric = ladder.metric
     of_losses = ReportColumn[Comparison](
         "of losses",
         lambda compared: difference_cell(compared.loss_difference, LOSS.name),
@@ -479,7 +475,7 @@ def artifacts(ladder: Ladder) -> ReportTable | None:
     rows = [row for row in ladder.rows if row.source]
     if not rows:
         return None
-    metric = _metric(ladder)
+    metric = ladder.metric
 
     def difference_of_runs(row: RungResult) -> Cell:
         of_run = comparison(ladder, row.name, row.source)

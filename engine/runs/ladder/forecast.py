@@ -117,7 +117,7 @@ def _item_variance(ladder: Ladder, seed_std: float) -> float | None:
         fewest = max(1, min(seeds.get(compared.a, 1), seeds.get(compared.b, 1)))
         error = (high - low) / 2 / CRITICAL.get(fewest, CRITICAL_MANY)
         variances.append((error**2 - 2 * seed_std**2 / fewest) * ladder.work.test)
-    is_share = ladder.work is not None and metric_spec(ladder.work.metric).is_share
+    is_share = metric_spec(ladder.metric).is_share
     if not variances:
         return PRIOR_DIFFERING if is_share else None
     return max(MIN_VARIANCE[is_share], fmean(variances))

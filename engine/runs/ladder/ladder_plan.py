@@ -75,7 +75,7 @@ def make_plan(
             "a served model has no likelihoods: every rung's generated label is read, by exact_match instead of choice"
         )
         notices = [*notices, Notice("ladder.generated_labels", text)]
-    refuse_missing_splits(planned[0].config, learning_rates)
+    refuse_missing_splits(planned[0].config.data.test, planned[0].config.data.validation, learning_rates)
     return LadderPlan(
         preset=preset,
         created=time.time(),
@@ -205,13 +205,16 @@ def parse_base_shots(shots: Sequence[int]) -> list[int]:
     return sorted({count for count in shots if count})
 
 
-def refuse_missing_splits(config: Config, learning_rates: int) -> None:
-    """Raises UserError if the configuration has no test rows, or no validation rows to choose learning rates on."""
-    if config.data.test == 0:
-        hint = "set it to a file of test rows or to a share"
+def refuse_missing_splits(test: str | float | None, validation: str | float, learning_rates: int) -> None:
+    """Raises UserError without test rows, as configured or as read, or without validation rows for learning rates."""
+    if test == 0:
+        hint = "set it to a file of test rows or to a share, or add rows"
         raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
-    if learning_rates > 1 and config.data.validation == 0:
-        problem, hint = "no validation rows to choose learning rates on", "set it to 0.05"
+    if learning_rates > 1 and validation == 0:
+        problem, hint = (
+            "no validation rows to choose learning rates on",
+            "set it to 0.05 or more, add rows, or omit --learning-rates",
+        )
         raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
 
 

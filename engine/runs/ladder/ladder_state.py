@@ -239,6 +239,11 @@ class Ladder(Struct, kw_only=True):
     warning_codes: list[str] = field(default_factory=list)
     """Stable code of each warning."""
 
+    @property
+    def metric(self) -> str:
+        """The metric of the scores; '' before the data is prepared."""
+        return self.work.metric if self.work else ""
+
     def finished_runs(self) -> dict[str, str]:
         """Rung -> the name of one of its finished runs, that of the first seed; in the order of the rungs."""
         runs: dict[str, str] = {}

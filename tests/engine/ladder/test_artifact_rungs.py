@@ -160,7 +160,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p=0.5, p_adjusted=0.9, finding="as_good"))
     decisions = decide(ladder)
     assert [row.name for row in decisions.trained] == ["lora", "full"]
-    texts = [one.text for one in artifact_sentences(ladder, decisions) if one.topic == "artifact"]
+    texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]
     assert re.match(r"LoRA Q8_0 keeps 66\.7% .*\[.+\].* 4\.00 MiB; ", texts[0])
     assert NO_SIGNIFICANT_DIFFERENCE in texts[0] and "LoRA Q8_0 − LoRA = 0.0 points" in texts[0]
     assert (

@@ -139,15 +139,14 @@ def _why_cheapest(ship: RungResult, rivals: list[RungResult]) -> str:
         ("peak memory", lambda row: training_peak(row.peak), quantities.size),
         ("per run", lambda row: row.all_seconds.mean if row.all_seconds else None, quantities.duration),
     ]
-    parts = []
     for title, cost, text in costs:
         own, least = cost(ship), min((value for row in rivals if (value := cost(row)) is not None), default=None)
         if own is not None and least is not None and own < least:
-            parts.append(f"{title} {text(own)} vs. {text(least)}")
-    largest = max(rivals, key=lambda row: row.artifact_bytes)
-    if not parts and ship.artifact_bytes * EQUAL_SIZE < largest.artifact_bytes:
-        parts.append(f"artifact {quantities.size(ship.artifact_bytes)} vs. {quantities.size(largest.artifact_bytes)}")
-    return parts[0] if parts else "costs are equal; it is the first one"
+            return f"{title} {text(own)} vs. {text(least)}"
+    largest = max(row.artifact_bytes for row in rivals)
+    if ship.artifact_bytes * EQUAL_SIZE < largest:
+        return f"artifact {quantities.size(ship.artifact_bytes)} vs. {quantities.size(largest)}"
+    return "costs are equal; it is the first one"
 
 
 def _price(dear: RungResult, rival: RungResult) -> str:

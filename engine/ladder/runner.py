@@ -439,17 +439,12 @@ class EntryQueue:
                         waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
                     if not waiting:
                         return
-                    yield from self._ended(waiting)
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield waiting.pop(future), future.result()
             except BaseException:
                 self.runner.stopping.ask()  # each thread stops its run
                 raise
-
-    @staticmethod
-    def _ended(waiting: dict[Future[Result | None], PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
-        """Wait until one of the runs has ended; remove and yield those that have."""
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield waiting.pop(future), future.result()
 
     def _as_jobs(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
         runs = [run for run in runs if not self.excluded(run.rung)]

@@ -409,21 +409,15 @@ def _disturbed_timings(ladder: Ladder, decisions: Decisions) -> str:
     return f"Disturbed timings are left out of {left_out}: {', '.join(parts)}; {RETIME}."
 
 
-def trial_cost(ladder: Ladder) -> tuple[int, float]:
-    """Number of learning-rate trials, and the seconds of those that have ended."""
-    trials = [entry for entry in ladder.entries if entry.kind == "trial"]
-    return len(trials), sum(entry.seconds or 0.0 for entry in trials)
-
-
 def _chosen_rates(ladder: Ladder) -> str:
     """`Learning rates were chosen by the loss on the validation rows: 9 trials took 4:32 …`; '' without trials."""
-    count, seconds = trial_cost(ladder)
-    if not count:
+    trials = [entry for entry in ladder.entries if entry.kind == "trial"]
+    if not trials:
         return ""
-    halved = any(entry.kind == "trial" and entry.steps is not None for entry in ladder.entries)
-    how = ", by successive halving" if halved else ""
+    how = ", by successive halving" if any(trial.steps is not None for trial in trials) else ""
     text = f"Learning rates were chosen by the loss on the validation rows{how}"
-    return f"{text}: {integer(count)} trials took {duration(seconds)}, which is not part of the costs above."
+    spent = duration(sum(trial.seconds or 0.0 for trial in trials))
+    return f"{text}: {integer(len(trials))} trials took {spent}, which is not part of the costs above."
 
 
 def unended_answers(ladder: Ladder, rows: Sequence[RungResult]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from engine.config.quantities import ABSENT, decimal, integer, percent
 from engine.config.text import amount
 from engine.ladder.phrases import p_value, rung_title
-from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, Row, TableLine, cell, report_table
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, RowType, TableLine, cell, report_table
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, WinRate
 from engine.runs.preference.preference_text import kappa_text, settled_text
@@ -93,13 +93,13 @@ def _line(rate: WinRate) -> TableLine:
     return TableLine(Cell(f"{rung_title(rate.a)} against {rung_title(rate.b)}"))
 
 
-def _columns(rate: Callable[[Row], WinRate], sample: Callable[[Row], str]) -> list[ReportColumn[Row]]:
+def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str]) -> list[ReportColumn[RowType]]:
     """The columns of a row's win rate."""
 
-    def adjusted(row: Row) -> str:
+    def adjusted(row: RowType) -> str:
         return p_value(rate(row).p_adjusted) if rate(row).rate.low is not None else ABSENT
 
-    def preferred(row: Row) -> Cell:
+    def preferred(row: RowType) -> Cell:
         return cell(percent(rate(row).rate.mean), percent_bounds(rate(row).rate), sample(row))
 
     return [

@@ -66,15 +66,15 @@ class Cell:
     """Lower bound, mean and upper bound of an interval to draw, as parts of the column's width."""
 
 
-Row = TypeVar("Row")
+RowType = TypeVar("RowType")
 
 
 @dataclass(frozen=True)
-class ReportColumn(Generic[Row]):
+class ReportColumn(Generic[RowType]):
     """A column: its heading, its alignment, and the value of a row in it."""
 
     head: str
-    value: Callable[[Row], Cell | str]
+    value: Callable[[RowType], Cell | str]
     group: str = ""
     """Shared heading of adjacent columns."""
     words: bool = False
@@ -119,9 +119,9 @@ class ReportTable:
 def report_table(
     title: str,
     first: str,
-    rows: Iterable[Row],
-    line: Callable[[Row], TableLine],
-    columns: Sequence[ReportColumn[Row]],
+    rows: Iterable[RowType],
+    line: Callable[[RowType], TableLine],
+    columns: Sequence[ReportColumn[RowType]],
     notes: Iterable[str] = (),
 ) -> ReportTable:
     """A table with a line per row; columns without a value in any line are replaced by their notes.

@@ -135,7 +135,7 @@ def assert_same(found: RunDir, expected: RunDir) -> None:
     assert losses(found) == losses(expected)
     for name in ("predictions.jsonl", "model/adapter_model.safetensors"):
         assert (found.path / name).read_bytes() == (expected.path / name).read_bytes(), name
-    curves = [trace("", run.events_file) for run in (found, expected)]
+    curves = [trace("", 0, run.events_file) for run in (found, expected)]
     assert [(curve.train.loss, curve.validation.tokens, curve.validation.loss) for curve in curves if curve] == [
         (curves[1].train.loss, curves[1].validation.tokens, curves[1].validation.loss)
     ] * 2

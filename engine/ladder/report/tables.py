@@ -539,4 +539,4 @@ def benchmarks(ladder: Ladder) -> ReportTable | None:
         ),
     ]
     rows = [(benchmark, row) for benchmark in ladder.benchmarks for row in benchmark.rows]
-    return report_table(BENCHMARKS_TITLE, "rung", rows, lambda pair: rung_line(pair[1].name), columns)
+    return report_table("Benchmarks", "rung", rows, lambda pair: rung_line(pair[1].name), columns)

@@ -59,11 +59,11 @@ class Pattern:
         """The pattern of an exactly rendered conversation; None if it has no usable one."""
         messages = example.conversation
         numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
-        last = rendered.turns[-1]
+        last = rendered.answers[-1]
         key = _key(rendered.whole, last, len(numbers), renderer)
         if not key or any(renderer.special.within(message["content"]) for message in messages):
             return None
-        by_message = {turn.message: turn for turn in rendered.turns}
+        by_message = {turn.message: turn for turn in rendered.answers}
         answers: list[AnswerPattern | None] = []
         for number, place in zip(numbers, _places(rendered.whole, key, len(numbers)), strict=True):
             turn = by_message.get(number)
@@ -77,7 +77,7 @@ class Pattern:
         """The answers in a conversation's text; None if the text does not match the pattern."""
         places = _places(whole, self.key, len(self.messages))
         marks: list[int] = []
-        turns, stop = [], -1
+        positions, stop = [], -1
         for number, place, answer in zip(self.messages, places, self.answers, strict=False):
             if answer is None:
                 continue
@@ -94,12 +94,12 @@ class Pattern:
             if not end:
                 return None
             stop = end
-            turns.append(
+            positions.append(
                 AnswerPosition(
                     number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor
                 )
             )
-        return turns if turns and whole[stop:] == self.tail else None
+        return positions if positions and whole[stop:] == self.tail else None
 
 
 def _key(whole: str, last: AnswerPosition, answers: int, renderer: Renderer) -> str:
@@ -194,7 +194,7 @@ class PatternRenderer:
         if isinstance(rendered, Problem) or self._text(example) != rendered.whole:
             return None
         pattern = Pattern.of(example, rendered, self.renderer)
-        if pattern is None or pattern.match(example, rendered.whole, self.renderer) != rendered.turns:
+        if pattern is None or pattern.match(example, rendered.whole, self.renderer) != rendered.answers:
             return None
         return pattern
 
@@ -213,11 +213,13 @@ class PatternRenderer:
         whole = self._text(example)
         if whole is None or not all(self._unchanged(message["content"], whole) for message in messages):
             return None
-        turns = pattern.match(example, whole, self.renderer)
-        if turns is None:
+        positions = pattern.match(example, whole, self.renderer)
+        if positions is None:
             return None
-        target = self.renderer.target(messages[-1], whole, turns[-1])
-        return Rendered(whole, turns, target, pattern.notes, pattern.specials, head if whole.startswith(head) else "")
+        target = self.renderer.target(messages[-1], whole, positions[-1])
+        return Rendered(
+            whole, positions, target, pattern.notes, pattern.specials, head if whole.startswith(head) else ""
+        )
 
     def _unchanged(self, content: str, whole: str) -> bool:
         """Whether a text has no special tokens and is rendered unchanged, except for surrounding white space."""

@@ -44,7 +44,7 @@ from engine.data.report import about, warnings
 from engine.data.rows import SPLITS, Example, Problem, Row
 from engine.data.source import Source, read
 from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
-from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
+from engine.data.store import REFERENCE, ColumnBatch, ColumnStore, ColumnWriter, DamagedStore, columns_of, ids_type
 from engine.data.tokens import RowTokenizer
 
 REFUSED_SHARE = 0.3
@@ -189,8 +189,8 @@ class Builder:
             keyed.append(batch.keyed)
             done += len(batch.keyed)
             self.has_references |= batch.has_references
-            if writer and batch.packed:
-                self._append(writer, batch.packed)
+            if writer and batch.columns:
+                self._append(writer, batch.columns)
             self._report_progress("tokenizing" if writer else "reading", done)
         self.keys, self.keyed = KeyTable.joined(keys), np.concatenate(keyed)
 
@@ -202,14 +202,14 @@ class Builder:
         for batch in process_batches(
             self.row_processor, self.given.values(), processes_for(int(selected.sum())), selected
         ):
-            assert batch.packed
-            self._append(writer, batch.packed)
+            assert batch.columns
+            self._append(writer, batch.columns)
             done += len(batch.keyed)
             self._report_progress("tokenizing", done)
 
-    def _append(self, writer: ColumnWriter, packed: PackedBatch) -> None:
-        self.has_earlier_answers |= bool((packed.columns["span_count"] > 1).any())
-        writer.append(packed)
+    def _append(self, writer: ColumnWriter, batch: ColumnBatch) -> None:
+        self.has_earlier_answers |= bool((batch.columns["span_count"] > 1).any())
+        writer.append(batch)
 
     def _tokenize(self, examples: list[Example]) -> list[Row | Problem]:
         return in_child(lambda: list(self.row_processor.row_tokenizer.rows(examples)))
@@ -233,7 +233,7 @@ class Builder:
         if self.has_earlier_answers and "test" in self.given:
             warn_of_earlier_prompts(self.keys, assignment)
         if further.rows:
-            writer.append(pack(further.rows, self.row_processor.ids))
+            writer.append(columns_of(further.rows, self.row_processor.ids))
         rows = writer.rows()
         kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
         assigned = self._assigned(rows, assignment, kinds)

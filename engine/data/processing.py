@@ -1,4 +1,4 @@
-"""Convert batches of raw rows to packed columns: conversation, split keys and tokens of each row."""
+"""Convert batches of raw rows to columns: conversation, split keys and tokens of each row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.data.duplicates import KeyTable
 from engine.data.formats import DetectedFormat
 from engine.data.parallel import batched, in_order
 from engine.data.rows import Example, Problem, RawRow, Row
-from engine.data.store import PackedBatch, pack
+from engine.data.store import ColumnBatch, columns_of
 from engine.data.tokens import RowTokenizer
 
 NOT_CHOSEN = "data.not_chosen"
@@ -30,8 +30,8 @@ class ProcessedBatch:
     """Whether any row has further accepted answers."""
     keyed: np.ndarray
     """(rows,) whether a row has keys."""
-    packed: PackedBatch | None
-    """All rows, packed; None if only keys were computed."""
+    columns: ColumnBatch | None
+    """Of all rows; None if only keys were computed."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class RowProcessor:
         examples = [result for result in results if isinstance(result, Example)]
         keyed = np.array([isinstance(result, Example) for result in results])
         has_references = any(example.references for example in examples)
-        packed = None if selected is None else self._packed(results, selected)
-        return ProcessedBatch(KeyTable.of(examples), has_references, keyed, packed)
+        columns = None if selected is None else self._tokenized(results, selected)
+        return ProcessedBatch(KeyTable.of(examples), has_references, keyed, columns)
 
-    def _packed(self, results: list[Example | Problem], selected: np.ndarray) -> PackedBatch:
+    def _tokenized(self, results: list[Example | Problem], selected: np.ndarray) -> ColumnBatch:
         pairs = list(zip(results, selected, strict=True))
         tokenized = self.row_tokenizer.rows([result for result, use in pairs if use and isinstance(result, Example)])
         rows: list[Row | Problem] = []
@@ -61,7 +61,7 @@ class RowProcessor:
                 rows.append(result)
             else:
                 rows.append(next(tokenized) if use else Problem(NOT_CHOSEN, "", result.where))
-        return pack(rows, self.ids)
+        return columns_of(rows, self.ids)
 
 
 def process_batches(

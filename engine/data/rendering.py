@@ -70,7 +70,7 @@ class Rendered:
     """The text of a conversation, and the answers that are trained on, in order."""
 
     whole: str
-    turns: list[AnswerPosition]
+    answers: list[AnswerPosition]
     target: str
     """The text of the last answer, as a correct answer should be."""
     notes: tuple[str, ...]
@@ -119,7 +119,7 @@ class Renderer:
         except ERRORS as error:
             kind, what = self.template.problem(error)
             return Problem(kind, self._with_remedy(what, example, None), example.where)
-        last = self._turn(example, len(messages) - 1, whole)
+        last = self._answer(example, len(messages) - 1, whole)
         if last is None:
             raise self._misplaced(example, whole)
         lost = self._lost(example, whole, last)
@@ -129,16 +129,16 @@ class Renderer:
         messages = example.conversation
         earlier = [number for number in example.trained[:-1] if number > 0]
         nonempty = [number for number in earlier if _has_content(messages[number])]
-        turns = [turn for number in nonempty if (turn := self._earlier_turn(example, number, whole))]
-        rewritten = len(turns) < len(nonempty)
-        with_text = [turn for turn in turns if self.special.text(whole[turn.start : turn.stop]).strip()]
+        answers = [answer for number in nonempty if (answer := self._earlier_answer(example, number, whole))]
+        rewritten = len(answers) < len(nonempty)
+        with_text = [answer for answer in answers if self.special.text(whole[answer.start : answer.stop]).strip()]
         kept = [last] if rewritten else [*with_text, last]
         notes = [HISTORY_REWRITTEN] if rewritten else []
-        if len(nonempty) < len(earlier) or len(with_text) < len(turns):
+        if len(nonempty) < len(earlier) or len(with_text) < len(answers):
             notes.append(EMPTY_TURN)
         if messages[0]["role"] == "assistant" and example.weight(0) > 0:
             notes.append(OPENS_WITH_ANSWER)
-        if not all(turn.closed for turn in kept):
+        if not all(answer.closed for answer in kept):
             notes.append(NO_END_TOKEN)
         if any(self.special.within(turn["content"]) for turn in messages):
             notes.append(SPECIAL_TOKEN_IN_TEXT)
@@ -209,7 +209,7 @@ class Renderer:
                 return name
         return ""
 
-    def _turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
+    def _answer(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         """The position of answer `number`; None if the text differs from what the model would be asked to continue."""
         is_last = number == len(example.conversation) - 1
         try:
@@ -220,13 +220,17 @@ class Renderer:
         if not whole.startswith(before) or not through.startswith(before):
             return None
         shared = len(whole) if is_last else shared_length(through, whole)
-        turn = self._ended(example, number, whole, len(before), shared)
-        exact = turn.closed or through == whole[: len(through)]
-        return turn if exact else None
+        answer = self._ended(example, number, whole, len(before), shared)
+        exact = answer.closed or through == whole[: len(through)]
+        return answer if exact else None
 
-    def _earlier_turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
-        turn = self._turn(example, number, whole)
-        return turn if turn and contains_answer(whole[turn.start : turn.stop], example.conversation[number]) else None
+    def _earlier_answer(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
+        answer = self._answer(example, number, whole)
+        return (
+            answer
+            if answer and contains_answer(whole[answer.start : answer.stop], example.conversation[number])
+            else None
+        )
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """The error for a template whose answers do not follow its generation prompt."""

@@ -1,4 +1,4 @@
-"""Tokenized rows as columns: packed in batches, stored in memory-mapped files or in memory.
+"""Tokenized rows as columns: made in batches, stored in memory-mapped files or in memory.
 
 Every row that was read has an entry. For rows that are left out, `kind` is the reason and `text` has the details.
 Ragged columns (token ids, spans, texts, …) are stored end to end, next to a column of sizes.
@@ -60,8 +60,8 @@ Result = Row | Problem
 
 
 @dataclass
-class PackedBatch:
-    """A batch of packed rows."""
+class ColumnBatch:
+    """A batch of rows as columns."""
 
     columns: dict[str, np.ndarray]
     tables: dict[str, list[Any]] = field(default_factory=dict)
@@ -72,11 +72,11 @@ def ids_type(vocabulary: int) -> str:
     return "<u2" if vocabulary <= 1 << 16 else "<u4"
 
 
-def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> PackedBatch:
-    """Pack rows and problems into columns, in order. `ids` is the type of token ids."""
+def columns_of(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> ColumnBatch:
+    """Rows and problems as columns, in order. `ids` is the type of token ids."""
     tables: dict[str, dict[Any, int]] = {"kinds": {"": 0}, "notes": {(): 0}, "files": {}}
     rows = [result for result in results if isinstance(result, Row)]
-    packed = {
+    columns = {
         "size": _ints([len(r.input_ids) if isinstance(r, Row) else 0 for r in results], "size"),
         "ids": _flat((row.input_ids for row in rows), ids),
         "length": _ints([result.length for result in results], "length"),
@@ -90,7 +90,7 @@ def pack(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> PackedBatch:
         "weights": _flat((row.weights for row in rows if row.weights is not None), COLUMNS["weights"]),
         **_places([result.where for result in results], tables["files"]),
     }
-    return PackedBatch(packed, {name: list(table) for name, table in tables.items()})
+    return ColumnBatch(columns, {name: list(table) for name, table in tables.items()})
 
 
 def _spans(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, np.ndarray]:
@@ -236,7 +236,7 @@ class ColumnWriter:
             for name in self.types
         }
 
-    def append(self, batch: PackedBatch) -> None:
+    def append(self, batch: ColumnBatch) -> None:
         """Append the rows of a batch."""
         for name, kind in self.types.items():
             self._files[name].write(self._renumbered(batch, name).astype(kind, copy=False).tobytes())
@@ -266,7 +266,7 @@ class ColumnWriter:
         for file in self._files.values() if self._folder else ():
             file.close()
 
-    def _renumbered(self, batch: PackedBatch, name: str) -> np.ndarray:
+    def _renumbered(self, batch: ColumnBatch, name: str) -> np.ndarray:
         """A column with its indices converted from the batch's tables to this writer's tables."""
         column = batch.columns[name]
         if name not in TABLES:

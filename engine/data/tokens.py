@@ -134,7 +134,9 @@ class RowTokenizer:
         ]
         self._verify(drafts, wholes, starts)
         unknown = [number for number, answer_starts in enumerate(starts) if answer_starts is None]
-        befores = iter(self.encoder.ids([drafts[n].whole[: turn.start] for n in unknown for turn in drafts[n].turns]))
+        befores = iter(
+            self.encoder.ids([drafts[n].whole[: answer.start] for n in unknown for answer in drafts[n].answers])
+        )
         results = []
         for draft, ids, places, answer_starts in zip(drafts, wholes, specials, starts, strict=True):
             if answer_starts is not None:
@@ -144,14 +146,14 @@ class RowTokenizer:
                     )
                 )
             else:
-                results.append(self._by_prefixes(draft, ids, places, [next(befores) for _ in draft.turns]))
+                results.append(self._by_prefixes(draft, ids, places, [next(befores) for _ in draft.answers]))
         return results
 
     def _verify(self, drafts: list[Rendered], wholes: list[list[int]], starts: list[list[int] | None]) -> None:
         """Compare some prompts found by special tokens with encoding them; if one differs, discard all."""
         located = [number for number, answer_starts in enumerate(starts) if answer_starts is not None]
         few = located[:: max(1, -(-len(located) // _VERIFIED))]
-        prompts = self.encoder.ids([drafts[n].whole[: drafts[n].turns[-1].start] for n in few])
+        prompts = self.encoder.ids([drafts[n].whole[: drafts[n].answers[-1].start] for n in few])
         if any(wholes[n][: starts[n][-1]] != prompt for n, prompt in zip(few, prompts, strict=True)):  # type: ignore[index]
             self.chat_encoder.separate = False
             starts[:] = [None] * len(starts)
@@ -231,22 +233,22 @@ class ChatEncoder:
         if not self.separate or len(specials) != draft.specials:
             return None
         answer_starts = []
-        for turn in draft.turns:
-            anchor = self._anchor(turn)
+        for answer in draft.answers:
+            anchor = self._anchor(answer)
             if anchor is None:
                 return None
-            begin = specials[turn.before - 1]
+            begin = specials[answer.before - 1]
             if ids[begin : begin + len(anchor)] != anchor:
                 return None
             answer_starts.append(begin + len(anchor))
         return answer_starts
 
-    def _anchor(self, turn: AnswerPosition) -> list[int] | None:
+    def _anchor(self, answer: AnswerPosition) -> list[int] | None:
         """Ids of a generation prompt from its last special token on."""
-        if turn.anchor not in self._anchors:
-            ids = self.encoder.ids([turn.anchor])[0] if turn.anchor else []
-            self._anchors[turn.anchor] = ids if ids and ids[0] in self.special.ids else None
-        return self._anchors[turn.anchor]
+        if answer.anchor not in self._anchors:
+            ids = self.encoder.ids([answer.anchor])[0] if answer.anchor else []
+            self._anchors[answer.anchor] = ids if ids and ids[0] in self.special.ids else None
+        return self._anchors[answer.anchor]
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -265,7 +267,7 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 def _in_pieces(draft: Rendered, encoder: Encoder) -> tuple[list[int], list[int]]:
     """Ids with a token boundary before every answer, as in generation, and these boundaries."""
-    cuts = [0, *(turn.start for turn in draft.turns), len(draft.whole)]
+    cuts = [0, *(answer.start for answer in draft.answers), len(draft.whole)]
     ids: list[int] = []
     starts = []
     for piece in encoder.ids([draft.whole[a:b] for a, b in pairwise(cuts)]):
@@ -277,12 +279,12 @@ def _in_pieces(draft: Rendered, encoder: Encoder) -> tuple[list[int], list[int]]
 def _spans(draft: Rendered, ids: list[int], starts: list[int], specials: list[int], encoder: Encoder) -> list[Span]:
     """The span of each answer including its end token, found by counting special tokens."""
     spans = []
-    for turn, start, following in zip(draft.turns, starts, [*starts[1:], len(ids)], strict=True):
-        last = bisect_left(specials, start) + turn.specials - 1
-        end = specials[last] + 1 if turn.specials and last < len(specials) else 0
+    for answer, start, following in zip(draft.answers, starts, [*starts[1:], len(ids)], strict=True):
+        last = bisect_left(specials, start) + answer.specials - 1
+        end = specials[last] + 1 if answer.specials and last < len(specials) else 0
         if not end or end > following:
-            end = min(len(encoder.ids([draft.whole[: turn.stop]])[0]), following)
-        spans.append(Span(start, end, turn.weight))
+            end = min(len(encoder.ids([draft.whole[: answer.stop]])[0]), following)
+        spans.append(Span(start, end, answer.weight))
     return spans
 
 

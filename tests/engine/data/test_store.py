@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.data.prepared import TokenizedRows, answer_tokens_of, fingerprint, lengths_of
 from engine.data.rows import IGNORE_INDEX, SPLITS, Problem, Row
-from engine.data.store import ColumnStore, ColumnWriter, pack
+from engine.data.store import ColumnStore, ColumnWriter, columns_of
 
 TEXTS = st.text(max_size=20)
 PLACES = st.one_of(st.builds("file {} line {}".format, st.integers(0, 3), st.integers(0, 10**10)), TEXTS)
@@ -49,7 +49,7 @@ RESULTS = st.lists(rows() | PROBLEMS, max_size=12)
 def stored(results: list[Row | Problem], folder: Path | None, batch: int = 5) -> ColumnStore:
     writer = ColumnWriter(folder, "<u2")
     for start in range(0, len(results), batch):
-        writer.append(pack(results[start : start + batch], "<u2"))
+        writer.append(columns_of(results[start : start + batch], "<u2"))
     return writer.rows()
 
 

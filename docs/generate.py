@@ -182,7 +182,8 @@ def families() -> list[str]:
         if "state" not in row:
             groups.setdefault(_family_cells(row), []).append(family)
     lines = ["", "## Families", FAMILY_NOTES.format(**versions, limit="0.1%")]
-    lines += ["| families | QLoRA | LoRA | full | rows | resume | merged |", "|---|---|---|---|---|---|---|"]
+    heads = ["families", *(method_spec(name).in_text for name in method_names()), "rows", "resume", "merged"]
+    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for cells, names in sorted(groups.items(), key=lambda group: (_faults(group[0]), -len(group[1]))):
         lines.append(f"| {', '.join(names)} | {' | '.join(cells)} |")
     failed = [f"`{family}` ({row['error']})" for family, row in family_rows().items() if "state" in row]

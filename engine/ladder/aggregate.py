@@ -1,4 +1,4 @@
-"""Aggregates finished runs: one row per rung with its scores and costs, all comparisons, and the verdict."""
+"""Aggregates finished runs: one row per rung with its scores and costs, and all comparisons."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def conclude(ladder: Ladder) -> None:
 def verdict(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """The sentences below headline, table and figure, in their order; none before a rung has finished.
 
-    None of them repeats what these show: the shares, the ratios, and whether the rule of thumb holds.
+    What these show is not repeated: the shares, the ratios, and whether the rule of thumb holds as a whole.
     """
     if not decisions.trained or ladder.work is None:
         return []

@@ -122,7 +122,7 @@ class FitQuery:
         return self.peak() + self.budget.process_overhead <= self.budget.free
 
     def fits(self) -> bool:
-        """Whether it fits with the required headroom."""
+        """Whether it fits with the headroom that the formula requires, also after a correction by a dry run."""
         return classify_fit(self.peak(), self.budget, "formula") == "fits"
 
     def with_settings(self, settings: Mapping[str, Any]) -> FitQuery:

@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import PYTHON, ForkedProcess
 
 pytestmark = pytest.mark.slow
-PROGRAM = Path(__file__).with_name("rank_program.py")
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder)],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    results = [rank.communicate() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], results
-    done = results[0][0]
-    found: dict[str, dict[str, Any]] = json.loads(done.splitlines()[-1])
+    folder, output = tmp_path_factory.mktemp("ranks"), tmp_path_factory.mktemp("output")
+    ranks = []
+    for rank in ("0", "1"):
+        env = {**os.environ, "RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parent)}
+        with (output / rank).open("w") as printed, (output / f"{rank}.log").open("w") as log:
+            program = [*PYTHON, "rank_program", str(folder)]
+            ranks.append(ForkedProcess(program, stdin=subprocess.DEVNULL, stdout=printed, stderr=log, env=env))
+    assert [rank.wait(1200) for rank in ranks] == [0, 0], [log.read_text() for log in output.glob("*.log")]
+    found: dict[str, dict[str, Any]] = json.loads((output / "0").read_text().splitlines()[-1])
     return found
 
 

@@ -109,6 +109,17 @@ LONGEST = (
 )
 """Files that take minutes come first, in this order, so that no process is left alone with one of them at the end."""
 
+OWN_PREPARATIONS = (
+    "engine/config",
+    "engine/data",
+    "engine/runs",
+    "faults/test_links.py",
+    "faults/test_irregular_files.py",
+    "faults/test_files_of_others.py",
+    "tui/cli/test_clean.py",
+)
+"""Folders and files, by the start of their path, of tests that examine the cache of prepared data or clean it."""
+
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of a thousand processes compiles our modules again
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -178,23 +189,34 @@ def _place(path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file of the user is read or written."""
-    isolate(tmp_path, monkeypatch)
+def isolated_environment(
+    request: pytest.FixtureRequest, isolated_fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of the user is read or written.
+
+    Prepared data, which its content identifies, is that of all tests in this process: preparing the embedded dataset
+    takes a second of CPU time, and hundreds of tests need it.
+    """
+    cache = isolate(tmp_path, monkeypatch) / "ftbench"
+    if not _place(request.path).startswith(OWN_PREPARATIONS):
+        cache.mkdir()
+        (cache / "prepared").symlink_to(isolated_fixtures)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def isolated_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def isolated_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same for fixtures that several tests share, which exist before `isolated_environment`: their runs would wait
-    in the user's device queue, for each other and for runs that are not of the tests.
+    in the user's device queue, for each other and for runs that are not of the tests. Yields the folder of prepared
+    data.
     """
     with pytest.MonkeyPatch.context() as patch:
-        isolate(tmp_path_factory.mktemp("shared"), patch)
-        yield
+        prepared = isolate(tmp_path_factory.mktemp("shared"), patch) / "ftbench" / "prepared"
+        prepared.mkdir(parents=True)
+        yield prepared
 
 
-def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Set the environment for the time of `patch`; its files are in `folder`."""
+def isolate(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Set the environment for the time of `patch`; its files are in `folder`. Returns its folder of caches."""
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
         of_name = folder / "world" / name.lower()
         of_name.mkdir(parents=True)
@@ -205,6 +227,7 @@ def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("COLORTERM", "truecolor")
     for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "LINES", "COLORFGBG", "TMUX"):
         patch.delenv(name, raising=False)
+    return folder / "world" / "xdg_cache_home"
 
 
 @pytest.fixture

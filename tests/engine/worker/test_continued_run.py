@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,9 @@ def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of this module."""
-    world = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("XDG_CACHE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
-            (world / name).mkdir()
-            patch.setenv(name, str(world / name))
-        yield world / "runs"
+    return tmp_path_factory.mktemp("world") / "runs"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ TRAINING_ONLY = [*WHOLE, "--set", "evaluation.when=never", "--set", "train.probe
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The finished run of a method, executed at the first call; a token is in its environment."""
+    """The finished run of a method, executed at the first call; a token is in its environment. LoRA's not as a fork."""
     world = tmp_path_factory.mktemp("world")
     done: dict[str, Path] = {}
 
@@ -37,7 +37,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if method not in done:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("HF_TOKEN", "hf_planted_secret")
-                done[method] = executed(world / method, f"demo-{method}", *WHOLE)
+                execute = ftbench if method == "lora" else forked.ftbench
+                done[method] = executed(world / method, f"demo-{method}", *WHOLE, execute=execute)
         return done[method]
 
     return run

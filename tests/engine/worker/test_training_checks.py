@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from forked import ftbench
+from forked import fork_processes
 from transformers import LlamaConfig
+from typer.testing import CliRunner
 
 from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
@@ -30,7 +31,7 @@ from engine.training.batches import MicroBatch, Packing
 from engine.training.guards import OutOfMemory
 from engine.training.loss import summed_loss
 from engine.training.segments import Segments
-from engine.worker.training_checks import agreement, memory
+from engine.worker.training_checks import agreement, memory, subjects
 from engine.worker.training_checks.agreement import (
     check_decoding,
     check_packed_loss,
@@ -54,6 +55,8 @@ from engine.worker.training_checks.memory import (
 from engine.worker.training_checks.report import Speed, check_method, check_throughput, check_training, listed_peak
 from engine.worker.training_checks.subjects import ON_CPU, embedded_subject
 from engine.worker.training_checks.training_session import TrainingSession
+from tui.cli import training_check
+from tui.cli.main import app
 
 GIB = 1 << 30
 A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
@@ -69,17 +72,29 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the checks in this process: `ftbench doctor` compares all."""
+    """For the checks in this process: `ftbench doctor` trains on and compares all."""
+    monkeypatch.setattr(subjects, "EMBEDDED_ROWS", 8)
+    monkeypatch.setattr(subjects, "EMBEDDED_BATCH", 4)
     monkeypatch.setattr(agreement, "ROWS", 4)
     monkeypatch.setattr(agreement, "ANSWERS", 2)
 
 
-def test_every_check_passes_or_needs_a_gpu() -> None:
-    done = ftbench("doctor", "--train", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = msgspec.convert(json.loads(done.stdout)["reports"], list[TrainingReport])
-    expected = [(method, choice) for method in method_names() for choice in MODELS]
-    for report, (method, choice) in zip(found, expected, strict=True):
+def reports_of_command(method: str, monkeypatch: pytest.MonkeyPatch) -> list[TrainingReport]:
+    """What `ftbench doctor --train` finds of one method, in a process of its own and on all rows."""
+    fork_processes(monkeypatch)
+    monkeypatch.setattr(training_check, "method_names", lambda: [method])
+    done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
+    assert done.exit_code == 0, done.output
+    return msgspec.convert(json.loads(done.stdout)["reports"], list[TrainingReport])
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_check_passes_or_needs_a_gpu(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if method == "qlora":
+        found = reports_of_command(method, monkeypatch)
+    else:
+        found = [check_method(method, choice, this_machine(), tmp_path, lambda text: None) for choice in MODELS]
+    for report, choice in zip(found, MODELS, strict=True):
         assert report.method == method and [check.name for check in report.checks] == list(CHECKS[choice])
         assert report.failed == []
         assert report.tokens_per_second and report.peak and report.peak_dry_run and report.parameters

@@ -237,7 +237,8 @@ def test_a_real_run_is_the_same_with_and_without_probe(tmp_path: Path) -> None:
     runs = {}
     for probe in ("true", "false"):
         folder = tmp_path / probe
-        settings = ["--set", f"train.probe={probe}", "--set", "adapter.dropout=0.1"]
+        values = (f"train.probe={probe}", "adapter.dropout=0.1", "evaluation.forgetting_text=none")
+        settings = [word for value in values for word in ("--set", value)]
         assert ftbench("run", "demo-lora", *WHOLE, *settings, "--runs", str(folder)).returncode == 0
         (runs[probe],) = folder.iterdir()
     with_it, without = ([e for e in events_of(run) if e["type"] in ("step", "plan")] for run in runs.values())

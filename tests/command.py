@@ -10,9 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from places import TESTS
+
 FTBENCH = str(Path(sys.executable).with_name("ftbench"))
 Execute = Callable[..., "subprocess.CompletedProcess[str]"]
 """`ftbench`, of this module or of `forked`."""
+SMALL = TESTS / "fixtures" / "small"
+"""A model with a twelfth of the embedded model's weights, made by `make_small_model.py`."""
+ON_SMALL = ["--set", f'model.id="{SMALL}"']
+"""For runs whose answers do not matter: they take a third of the CPU time of those on the embedded model."""
 WHOLE = [
     *("--set", "train.steps=4"),
     *("--set", "train.evaluate_every=4"),
@@ -31,8 +37,8 @@ MICRO = [
     *("--set", "train.probe=false"),
     *("--set", 'evaluation.forgetting_text="none"'),
 ]
-"""Settings for the shortest run on the embedded model and dataset: 200 rows, no dry run, no probe and no general text,
-which take a third of the CPU time of `WHOLE`.
+"""Settings for a short run on the embedded model and dataset: 200 rows, no dry run, no probe and no general text, which
+take a third of the CPU time of `WHOLE`. With `ON_SMALL` a tenth.
 """
 
 

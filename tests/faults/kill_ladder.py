@@ -20,7 +20,7 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from command import FTBENCH, ftbench
+from command import FTBENCH, ON_SMALL, ftbench
 from forked import ForkedProcess
 from forked import ftbench as forked_ftbench
 
@@ -28,6 +28,7 @@ from engine.runs.ladder.ladder_dir import LadderDir, iterate
 from engine.runs.run.run_dir import RunDir
 
 SHORT = [
+    *ON_SMALL,
     *("--set", "train.steps=6"),
     *("--set", "train.batch=4"),
     *("--set", "train.checkpoint_every=2"),

@@ -6,72 +6,35 @@ import json
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from command import events_of
+from command import ON_SMALL, SMALL, events_of
 from forked import ftbench
 from safetensors.torch import load_file, save_file
 
-from engine.assets import tiny_folder
-from engine.runs.run.run_dir import RunDir
-from faults.worker_runs import TWO_EPOCHS, UNPROBED, kill, losses, resume, start, wait_for, wait_for_end
+from faults.worker_runs import UNPROBED, kill, losses, resume, start, wait_for, wait_for_end
 
 
-@pytest.fixture(scope="module")
-def killed_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A run killed after step 6. Checkpoints that it has saved until it was killed are removed."""
-    folder = tmp_path_factory.mktemp("killed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FTBENCH_LOCKS", str(folder))
-        run = start(folder / "runs", *UNPROBED, "--set", "train.keep_checkpoints=6", execute=ftbench)
-        wait_for(run, "checkpoint", step=6)
-        kill(run)
+def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path: Path) -> None:
+    """Other damage than a changed byte: `tests/engine/training/test_checkpoint_folders.py`."""
+    run = start(tmp_path / "runs", *UNPROBED, *ON_SMALL, "--set", "train.keep_checkpoints=6", execute=ftbench)
+    wait_for(run, "checkpoint", step=6)
+    kill(run)
     for saved in run.checkpoints.iterdir():
         if saved.name not in ("step-4", "step-6"):
             shutil.rmtree(saved)
-    return run
-
-
-@pytest.fixture
-def killed(killed_run: RunDir, tmp_path: Path) -> RunDir:
-    """A copy of the killed run, with checkpoints of steps 4 and 6."""
-    return RunDir(Path(shutil.copytree(killed_run.path, tmp_path / "runs" / killed_run.name)))
-
-
-def spoil_truncated(folder: Path) -> None:
-    weights = folder / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-
-
-def spoil_missing(folder: Path) -> None:
-    (folder / "optimizer.pt").unlink()
-
-
-def spoil_changed(folder: Path) -> None:
-    weights = folder / "adapter_model.safetensors"
+    weights = run.checkpoints / "step-6" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-50] ^= 1
-    weights.write_bytes(bytes(content))
-
-
-def spoil_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_text('{"step": ')
-
-
-@pytest.mark.parametrize("spoil", [spoil_truncated, spoil_missing, spoil_changed, spoil_manifest])
-def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(
-    killed: RunDir, spoil: Callable[[Path], None]
-) -> None:
-    spoil(killed.checkpoints / "step-6")
-    resume(killed, ftbench)
-    warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]
+    weights.write_bytes(content)
+    resume(run, ftbench)
+    warnings = [event["text"] for event in events_of(run.path) if event["type"] == "warning"]
     assert any("incomplete checkpoint step-6" in text and "resumes from step-4" in text for text in warnings)
-    plans = [event for event in events_of(killed.path) if event["type"] == "plan"]
+    plans = [event for event in events_of(run.path) if event["type"] == "plan"]
     assert [plan["start_step"] for plan in plans if plan.get("probe_seconds") is None] == [0, 4]
-    assert len(losses(killed)) == 12
+    assert len(losses(run)) == 12
 
 
 def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path: Path) -> None:
@@ -99,8 +62,8 @@ def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(tiny_folder(), model)
-    run = start(tmp_path / "runs", *TWO_EPOCHS, "--model", str(model), execute=ftbench)
+    shutil.copytree(SMALL, model)
+    run = start(tmp_path / "runs", *UNPROBED, "--model", str(model), execute=ftbench)
     wait_for(run, "checkpoint", step=4)
     kill(run)
     start_step = max(int(folder.name.split("-")[1]) for folder in run.checkpoints.glob("step-*"))

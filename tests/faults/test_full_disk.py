@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import ON_SMALL
 from forked import ftbench
 
 from engine.config.errors import RunFailed
@@ -39,7 +40,7 @@ def fill(disk: Path, leave: int) -> None:
 
 @pytest.mark.parametrize("leave", [0, 4096])
 def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
-    run = start(disk, *UNPROBED, execute=ftbench)
+    run = start(disk, *UNPROBED, *ON_SMALL, execute=ftbench)
     wait_for(run, "phase", name="model")
     fill(disk, leave)
     wait_for_end(run)

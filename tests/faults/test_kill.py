@@ -11,7 +11,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from command import events_of, ftbench
+from command import ON_SMALL, events_of, ftbench
 
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import (
@@ -39,7 +39,8 @@ from faults.worker_runs import (
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
-    settings, steps, last = [*selecting(UNPROBED), *DROPOUT], 12, 9
+    # The loss of the small model falls from 2.65 to 2.52 in the first step, and rises above 3 in the second.
+    settings, steps, last = [*selecting(UNPROBED, every=1), *ON_SMALL, *DROPOUT], 12, 9
     if method == "full":  # bf16 products are slow on a CPU without bf16 instructions: fewer steps and rows
         settings = [*selecting(small_batches(UNPROBED), 0.01, every=3), *IN_A_THREAD, *STOCHASTIC]
         fewer = {"train.steps=12": "train.steps=6", "data.validation=0.005": "data.validation=0.002"}
@@ -48,7 +49,7 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}", execute=forked.ftbench)
     wait_for_end(complete)
     if method == "lora":  # a probe and a general text change no loss and no weight
-        settings = [*selecting(TWO_EPOCHS), *DROPOUT]
+        settings = [*selecting(TWO_EPOCHS, every=1), *ON_SMALL, *DROPOUT]
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}", execute=forked.ftbench)
     wait_for(killed, "step", step=last)  # with batches of 4, the first of the second epoch
     kill(killed)
@@ -75,14 +76,15 @@ def assert_same_selection(found: RunDir, expected: RunDir) -> None:
 def test_kills_and_stops_in_any_order_select_the_weights_of_the_uninterrupted_run(tmp_path: Path) -> None:
     """And after each of them, at a random moment, every checkpoint is complete."""
     rng = random.Random(1)
-    settings = [*selecting(UNPROBED), "--set", "train.patience=3", "--set", "train.keep_checkpoints=1"]
+    patient = ["--set", "train.patience=15", "--set", "train.keep_checkpoints=1"]
+    settings = [*selecting(UNPROBED, every=1), *ON_SMALL, *patient]
     settings = ["train.steps=40" if word == "train.steps=12" else word for word in settings]
     complete = start(tmp_path / "complete", *settings, execute=forked.ftbench)
     run = start(tmp_path / "runs", *settings, execute=forked.ftbench)
     wait_for_end(complete)
     for _ in range(5):
         interrupt = rng.choice([kill_at_random_moment, stop_at_random_moment])
-        interrupt(run, rng, 1.0)
+        interrupt(run, rng, 0.3)
         with_manifest, loadable = manifests_and_complete(run)
         assert with_manifest == loadable
         result = run.result()
@@ -97,7 +99,7 @@ def test_kills_and_stops_in_any_order_select_the_weights_of_the_uninterrupted_ru
 
 def test_stops_by_either_signal_save_and_resume_finishes(tmp_path: Path) -> None:
     evaluating = ["train.evaluate_every=1" if word == "train.evaluate_every=6" else word for word in UNPROBED]
-    run = start(tmp_path / "runs", *evaluating, execute=forked.ftbench)
+    run = start(tmp_path / "runs", *evaluating, *ON_SMALL, execute=forked.ftbench)
     before = 0
     for number in (signal.SIGTERM, signal.SIGINT):
         wait_for(run, "step", after=before)
@@ -116,7 +118,7 @@ def test_stops_by_either_signal_save_and_resume_finishes(tmp_path: Path) -> None
 
 
 def test_a_kill_and_a_stop_while_a_checkpoint_is_written_in_a_thread(tmp_path: Path) -> None:
-    run = create(tmp_path / "runs", *UNPROBED, *IN_A_THREAD, preset="demo-full")
+    run = create(tmp_path / "runs", *UNPROBED, *ON_SMALL, *IN_A_THREAD, preset="demo-full")
     with gated_worker(run):
         wait_for(run, "step", step=5)  # while the checkpoint of step 4 is written
         kill(run)

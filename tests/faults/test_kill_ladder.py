@@ -7,7 +7,7 @@ import random
 import signal
 from pathlib import Path
 
-from command import MICRO
+from command import MICRO, ON_SMALL
 from forked import ftbench
 
 from engine.runs.ladder.ladder_dir import iterate
@@ -22,7 +22,7 @@ def test_random_kills_lose_no_finished_run(tmp_path: Path) -> None:
 
 
 def test_a_ladder_that_is_killed_and_started_again_by_the_same_command_leaves_one_directory(tmp_path: Path) -> None:
-    words = ("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO)
+    words = ("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO, *ON_SMALL)
     for _ in range(2):
         assert ftbench(*words, "--detach").returncode == 0
         (folder,) = iterate(tmp_path / "runs")

@@ -12,7 +12,7 @@ from typing import Any
 import forked
 import msgspec
 import pytest
-from command import events_of
+from command import ON_SMALL, events_of
 
 from engine.ladder.report.material import trace
 from engine.runs.run.result import Result
@@ -21,6 +21,7 @@ from faults.interrupted_worker import name_of
 from faults.worker_runs import create, losses, resume
 
 SETTINGS = [
+    *ON_SMALL,
     *("--set", "train.steps=7"),
     *("--set", "data.max_rows=16"),
     *("--set", "data.validation=0.005"),

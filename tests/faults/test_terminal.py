@@ -11,14 +11,15 @@ from pathlib import Path
 
 import forked
 import pytest
-from command import FTBENCH, MICRO, with_steps
+from command import FTBENCH, MICRO, ON_SMALL, with_steps
 from places import TESTS
 
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
-LONG, ENDLESS = with_steps(MICRO, 12), with_steps(MICRO, 400)
+SHORT = [*MICRO, *ON_SMALL]
+LONG, ENDLESS = with_steps(SHORT, 12), with_steps(SHORT, 2000)
 """For runs that are stopped or killed."""
 
 
@@ -92,12 +93,12 @@ def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> No
     first = forked.ftbench("run", "demo-lora", *ENDLESS, "--detach", "--json", "--runs", str(runs))
     assert first.returncode == 0, first.stderr
     running = RunDir(next(runs.iterdir()))
-    second = forked.ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs))
+    second = forked.ftbench("run", "demo-lora", *SHORT, "--detach", "--runs", str(runs))
     assert second.returncode == 0
     waiting = next(RunDir(path) for path in runs.iterdir() if path != running.path)
     wait_for(waiting, "phase", name="waiting")
     assert waiting.is_active() and "waiting" in forked.ftbench("runs", "--runs", str(runs)).stdout
-    third = forked.ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
+    third = forked.ftbench("run", "demo-lora", *SHORT, "--detach", "--runs", str(runs / "third"))
     assert third.returncode == 0
     canceled = RunDir(next((runs / "third").iterdir()))
     wait_for(canceled, "phase", name="waiting")
@@ -123,7 +124,7 @@ def test_a_worker_that_bitsandbytes_ended_is_reported_with_the_cuda_error(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "plugin_tight"))
     monkeypatch.setenv("CUDA_EXIT", "1")
-    done = forked.ftbench("run", "demo-lora", *MICRO, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
+    done = forked.ftbench("run", "demo-lora", *SHORT, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
     assert done.returncode == 1
     assert f"{CUDA_ERROR}: out of memory" in done.stderr
     assert "killed" not in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from command import FTBENCH, MICRO, events_of, ftbench
+from command import FTBENCH, MICRO, ON_SMALL, events_of, ftbench
 from faults.worker_runs import UNPROBED, losses, small_batches, start, wait_for, wait_for_end
 from slurm_sandbox import IS_INSTALLED, Sandbox
 
@@ -23,7 +23,8 @@ from tui.history.run_list import describe
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Slurm is not installed")
 SLURM = ["--executor", "slurm"]
-LONG = ["train.steps=20" if word == "train.steps=12" else word for word in small_batches(UNPROBED)]
+SHORT = [*UNPROBED, *ON_SMALL]
+LONG = ["train.steps=20" if word == "train.steps=12" else word for word in small_batches(SHORT)]
 """Twice as many steps of half the rows: enough that a run can be stopped twice."""
 
 
@@ -121,7 +122,7 @@ def check_a_damaged_job(run: RunDir, states: tuple[str, ...]) -> None:
 
 
 def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resumed(busy: None, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
+    run = start(tmp_path / "runs", *SHORT, *SLURM)
     until(lambda: describe(run).state == "pending: Resources")
     assert run.is_active() and not run.is_locked()
     with pytest.raises(UserError) as error:
@@ -163,7 +164,7 @@ def test_a_job_is_queued_again_at_its_time_limit_and_when_its_node_dies_and_foll
 
 
 def test_a_ladder_is_a_job_array_with_the_scores_of_the_same_ladder_on_this_machine(tmp_path: Path) -> None:
-    words = ["demo-lora", "--rung", "lora", "--rung", "full", "--no-probe", *MICRO]
+    words = ["demo-lora", "--rung", "lora", "--rung", "full", "--no-probe", *MICRO, *ON_SMALL]
     ladders = []
     for name, where in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
         done = forked.ftbench("ladder", *words, *where, "--runs", str(tmp_path / name))
@@ -189,6 +190,7 @@ def test_a_stopped_ladder_cancels_its_jobs_and_resumes(busy: None, tmp_path: Pat
         "full",
         "--no-probe",
         *MICRO,
+        *ON_SMALL,
         *SLURM,
         "--runs",
         str(tmp_path / "runs"),
@@ -204,7 +206,7 @@ def test_a_stopped_ladder_cancels_its_jobs_and_resumes(busy: None, tmp_path: Pat
 
 
 def test_a_job_that_never_ran_and_is_gone_is_named(busy: None, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
+    run = start(tmp_path / "runs", *SHORT, *SLURM)
     job = run.job()
     assert job is not None
     command("scancel", job.id)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import ON_SMALL
 from forked import ftbench
 from made_ladder import made_ladder
 from test_recommendation import holding, row, summary_of
@@ -27,6 +28,7 @@ from engine.runs.run.result import MeasuredPeak, Result, TrainingLoad
 
 CAUSE = "other processes used 45% of the time of its CPUs"
 MICRO_ON_A_BUSY_MACHINE = [
+    *ON_SMALL,
     *("--set", "train.steps=2"),
     *("--set", "train.batch=4"),
     *("--set", "train.evaluate_every=2"),

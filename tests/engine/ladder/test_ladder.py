@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MICRO, WHOLE, events_of
+from command import MICRO, ON_SMALL, WHOLE, events_of
 from forked import ftbench
 from schema_checks import check_files
 
@@ -20,7 +20,7 @@ FULL_AND_LORA = ["--rung", "lora,full"]
 
 def ladder(*arguments: str) -> Any:
     """Run a ladder whose runs predict no memory, and return the output of `--json`."""
-    done = ftbench("ladder", "demo", *MICRO, *arguments, "--json")
+    done = ftbench("ladder", "demo", *MICRO, *ON_SMALL, *arguments, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -72,7 +72,7 @@ def losses_of(run: Path) -> list[float]:
 
 
 def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> None:
-    done = ftbench("ladder", "demo", *WHOLE)
+    done = ftbench("ladder", "demo", *WHOLE, *ON_SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_ladder(tmp_path)
     state = json.loads(folder.state_file.read_text())

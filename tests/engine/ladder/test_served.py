@@ -11,7 +11,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 import tomli
-from command import MICRO
+from command import MICRO, ON_SMALL
 from forked import ftbench
 from made_ladder import made_ladder
 from planted_judge import completion, plant_answers, planted
@@ -262,7 +262,7 @@ def test_from_the_command_to_the_report(tmp_path: Path) -> None:
 
     with planted(reply) as server:
         words = ["--rung", "lora", "--rung", f"big={server.name}", "--price", "1,2", "--no-probe", "--base-shots", "2"]
-        done = ftbench("ladder", "demo", *MICRO, *words, "--json")
+        done = ftbench("ladder", "demo", *MICRO, *ON_SMALL, *words, "--json")
         assert done.returncode == 0, done.stderr
         state = json.loads(done.stdout)
         (row,) = [row for row in state["rows"] if row["name"] == "@big"]
@@ -278,7 +278,7 @@ def test_from_the_command_to_the_report(tmp_path: Path) -> None:
         for report in (folder.markdown.read_text(), folder.page.read_text()):
             assert "Served models" in report and "unknown" in report and server.url in report
         words = ["--rung", "lora", "--rung", f"big={server.url}#other", "--no-probe"]
-        again = ftbench("ladder", "demo", *MICRO, *words, "--json")
+        again = ftbench("ladder", "demo", *MICRO, *ON_SMALL, *words, "--json")
         error = json.loads(again.stderr.splitlines()[-1])["error"]
         assert (again.returncode, error["code"]) == (2, "endpoint.unknown_model")
         assert f"{server.url}#other; " in error["problem"] and "planted" in error["problem"]

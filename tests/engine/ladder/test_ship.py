@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from command import MICRO
+from command import MICRO, ON_SMALL
 from forked import ftbench
 
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
@@ -17,7 +17,7 @@ LORA = ["--rung", "lora", "--no-probe"]
 
 def ladder(*arguments: str) -> Any:
     exact = ("--set", "train.precision=fp32")  # in bf16, PEFT rounds differently than training
-    done = ftbench("ladder", "demo", *MICRO, *LORA, *exact, *arguments, "--json")
+    done = ftbench("ladder", "demo", *MICRO, *ON_SMALL, *LORA, *exact, *arguments, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -86,6 +86,6 @@ def _export_the_recommended_run(folder: LadderDir, run: str) -> None:
 
 
 def test_without_the_tools_a_ladder_with_gguf_is_refused_before_training(tmp_path: Path) -> None:
-    done = ftbench("ladder", "demo", *MICRO, *LORA, "--ship", "merged,q4_k_m")
+    done = ftbench("ladder", "demo", *MICRO, *ON_SMALL, *LORA, "--ship", "merged,q4_k_m")
     assert done.returncode == 2 and "ftbench pull gguf" in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not list((tmp_path / "runs").glob("*"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import command
 import psutil
-from command import MICRO
+from command import MICRO, ON_SMALL
 from forked import ftbench
 from task_files import choice_task
 
@@ -115,7 +115,7 @@ def kill_a_measurement(runs: Path) -> SweepDir:
 
 
 def test_a_ladder_that_failed_is_tried_again_when_the_sweep_is_resumed(tmp_path: Path) -> None:
-    words = ["ladder", "demo", "--rung", "lora", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO]
+    words = ["ladder", "demo", "--rung", "lora", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO, *ON_SMALL]
     assert command.ftbench(*words, "--detach").returncode == 0  # forked processes do not show what they are
     folder = kill_a_measurement(tmp_path / "runs")
     ended = ftbench("attach", folder.name)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import MICRO, events_of, only_run, with_steps
+from command import MICRO, ON_SMALL, events_of, only_run, with_steps
 from faults.worker_runs import stop
 from forked import ftbench
 from tracker_files import tensorboard_scalars
@@ -31,7 +31,7 @@ def wait_for_tracker(run: Path, rows: int) -> None:
 
 def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: Path) -> None:
     tracked = ["--set", 'track.to=["tensorboard"]']
-    done = ftbench("run", "demo-lora", *with_steps(MICRO, STEPS), *tracked, "--detach")
+    done = ftbench("run", "demo-lora", *with_steps(MICRO, STEPS), *ON_SMALL, *tracked, "--detach")
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     deadline = time.monotonic() + 300

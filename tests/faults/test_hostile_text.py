@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import MICRO, ON_SMALL
+from command import MICRO
 from hostile import MARK, arrived, strings
 from hostile_home import Home, hostile_home
 from screen import Terminal
@@ -54,7 +54,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "try": [[TYPED, "--prompt", "x"], [run, "--prompt", TYPED], [ladder, "--prompt", TYPED]],
         "plan": [["demo-lora", "--model", model, "--quick"], ["demo-lora", "--model", broken, "--quick"],
                  ["demo-lora", "--quick", "--gpu", TYPED], ["--history"],
-                 ["demo-lora", *ON_SMALL, "--data", file]],
+                 ["demo-lora", "--method", "lora", "--data", file]],
         "pull": [[TYPED], []],
         "schema": [[TYPED]],
         "queue": [[], [TYPED]],

@@ -8,7 +8,7 @@ from typing import Any
 
 import forked
 import pytest
-from command import MICRO, ftbench
+from command import MICRO, ON_SMALL, ftbench
 from pilot import play
 from places import TESTS
 from textual.pilot import Pilot
@@ -66,7 +66,7 @@ def test_the_bench_lists_the_method(tmp_path: Path) -> None:
 
 def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
     rungs = ("--rung", "vera", "--rung", "full")
-    done = forked.ftbench("ladder", "demo", *MICRO, *rungs, "--set", "evaluation.metric=edits", "--json")
+    done = forked.ftbench("ladder", "demo", *MICRO, *ON_SMALL, *rungs, "--set", "evaluation.metric=edits", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)
     rows = {row["name"]: row for row in state["rows"]}

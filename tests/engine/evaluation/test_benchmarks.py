@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from command import MICRO, only_run
+from command import MICRO, ON_SMALL, only_run
 from faults.worker_runs import stop
 from forked import ftbench
 from lm_eval.evaluator import simple_evaluate
@@ -247,7 +247,7 @@ def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch
 
 def test_an_invalid_task_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     file = choice_task(tmp_path, test_split="nope")
-    done = ftbench("run", "demo", *MICRO, "--set", f'evaluation.benchmarks=["{file}"]')
+    done = ftbench("run", "demo", *MICRO, *ON_SMALL, "--set", f'evaluation.benchmarks=["{file}"]')
     assert done.returncode == 2 and "invalid task" in done.stderr
     assert "model:" not in done.stdout and not list((tmp_path / "runs").iterdir())  # a refused run is deleted
 
@@ -256,7 +256,7 @@ def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
     files = [choice_task(tmp_path), generation_task(tmp_path)]
     setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
     limit = ("--set", "evaluation.benchmark_limit=12")
-    done = ftbench("run", "demo", *MICRO, "--method", "lora", "--set", setting, *limit)
+    done = ftbench("run", "demo", *MICRO, *ON_SMALL, "--method", "lora", "--set", setting, *limit)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "benchmark colors: acc" in done.stdout and "12 items" in done.stdout
     run = only_run(tmp_path)
@@ -272,7 +272,7 @@ def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_scores_it_has(tmp_path: Path) -> None:
     files = [choice_task(tmp_path), generation_task(tmp_path)]
     setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
-    settings = [*MICRO, "--set", setting]
+    settings = [*MICRO, *ON_SMALL, "--set", setting]
     assert ftbench("run", "demo", "--method", "lora", "--detach", *settings).returncode == 0
     run = only_run(tmp_path)
     first = run / "benchmarks" / "colors.before.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from command import MICRO, WHOLE, only_run
+from command import MICRO, ON_SMALL, WHOLE, only_run
 from forked import ftbench
 
 from engine.runs.run.result import Result
@@ -30,7 +30,7 @@ def intents(folder: Path, odd: str = "refund") -> Path:
 
 def scored(tmp_path: Path, metric: str, data: Path) -> tuple[Result, list[dict[str, Any]]]:
     """result.json and predictions.jsonl of a short run."""
-    done = ftbench("run", "demo-lora", *MICRO, "--set", f"evaluation.metric={metric}", "--data", str(data))
+    done = ftbench("run", "demo-lora", *MICRO, *ON_SMALL, "--set", f"evaluation.metric={metric}", "--data", str(data))
     assert done.returncode == 0, done.stdout + done.stderr
     run = only_run(tmp_path)
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
@@ -52,7 +52,7 @@ def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
 def test_choice_with_an_answer_per_row_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"count {n}", "completion": f"it is {n}"}) for n in range(1300)))
-    done = ftbench("run", "demo-lora", *WHOLE, "--set", "evaluation.metric=choice", "--data", str(data))
+    done = ftbench("run", "demo-lora", *WHOLE, *ON_SMALL, "--set", "evaluation.metric=choice", "--data", str(data))
     assert done.returncode == 2 and "more than 1,000" in done.stderr + done.stdout
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import MICRO
+from command import MICRO, ON_SMALL
 from forked import ftbench
 
 from engine.config.errors import UserError
@@ -64,7 +64,7 @@ def test_the_numbers_of_examples_are_checked() -> None:
 
 
 def test_the_base_model_with_examples_is_a_rung_that_all_others_are_compared_with(tmp_path: Path) -> None:
-    settings = ["--no-probe", *MICRO]
+    settings = ["--no-probe", *MICRO, *ON_SMALL]
     done = ftbench("ladder", "demo", "--rung", "lora", "--base-shots", "0,2", *settings, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import MICRO, only_run
+from command import MICRO, ON_SMALL, only_run
 from forked import ftbench
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -123,7 +123,7 @@ def test_pissa_is_refused_for_a_quantized_base_and_for_a_started_run() -> None:
 
 
 def test_a_pissa_run_gives_an_adapter_that_scores_as_it_did_in_training(tmp_path: Path) -> None:
-    settings = [*MICRO, "--set", "adapter.init=pissa", "--set", "adapter.rank=4"]
+    settings = [*MICRO, *ON_SMALL, "--set", "adapter.init=pissa", "--set", "adapter.rank=4"]
     done = ftbench("run", "demo-lora", *settings, "--set", "evaluation.when=after", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     run = only_run(tmp_path)

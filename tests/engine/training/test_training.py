@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import MICRO, events_of
+from command import MICRO, ON_SMALL, events_of
 from forked import ftbench
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
@@ -327,7 +327,7 @@ def test_determinism_is_asked_of_every_library(torch_settings: None, monkeypatch
 
 
 def test_a_run_with_deterministic_algorithms_repeats_its_losses(tmp_path: Path) -> None:
-    settings = [*MICRO, "--set", "train.deterministic=true", "--set", "evaluation.when=never"]
+    settings = [*MICRO, *ON_SMALL, "--set", "train.deterministic=true", "--set", "evaluation.when=never"]
     losses = []
     for name in ("a", "b"):
         done = ftbench("run", "demo-lora", *settings, "--runs", str(tmp_path / name))

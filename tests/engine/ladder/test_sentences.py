@@ -198,7 +198,7 @@ def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None
     for one in ladder.comparisons:
         one.a, one.b = (name.replace("qlora", "wide") if name == "qlora" else name for name in (one.a, one.b))
     row(ladder, "qlora").name = "wide"
-    costs = text(ladder, "quality", "time", "energy", "memory", "rent")
+    costs = text(ladder, "quality", "time", "rent")
     assert "wide's" in costs and "QLoRA" not in costs
 
 

@@ -69,7 +69,7 @@ class LeftOutRows:
     where: list[str]
     """The first few places."""
     what: list[str]
-    """Details of these."""
+    """What is wrong at each of these places."""
 
 
 @dataclass

@@ -327,7 +327,7 @@ class LadderRunner:
         """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status not in ("live", "skipped"):
-            entry.status, entry.started = "live", time.time()  # found running: at the earliest when it is first seen
+            entry.status, entry.started = "live", time.time()  # it was running already
             self.save()
         while run.is_active() or (run.state() == "starting" and time.monotonic() < deadline):
             if self.stopping.requested and entry.reused and run.path not in self.started:

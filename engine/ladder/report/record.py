@@ -47,7 +47,7 @@ class ConfigurationTables(NamedTuple):
     """The tables of a ladder's configuration, without empty ones."""
 
     shown: list[ReportTable]
-    """Open on the page."""
+    """Shown without a click."""
     folded: list[ReportTable]
     machine: list[ReportTable]
     """Versions and hardware."""

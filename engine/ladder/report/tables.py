@@ -186,7 +186,7 @@ def summary_table(summary: LadderSummary) -> ReportTable:
 
 
 STATUS_TEXTS = {"died": "exited unexpectedly", "planned": "not run yet", "live": "running"}
-"""Status -> its name in the report, where that is another one."""
+"""Status -> its name in the report, if it differs."""
 
 
 def status_word(status: str) -> str:

@@ -202,8 +202,8 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
     alone = preview(tmp_path).queue
     assert alone.startswith("at once") and "the device" in alone and figures(alone) == []
-    beside = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
-    assert beside.queue.startswith(alone) and figures(beside.queue) == ["1"]
+    shared = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
+    assert shared.queue.startswith(alone) and figures(shared.queue) == ["1"]
     one_of_two = preview(tmp_path, turns=places[:1], devices=2)
     assert one_of_two.queue.startswith("at once") and "a device" in one_of_two.queue
 

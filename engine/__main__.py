@@ -23,16 +23,15 @@ from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
 from engine.runs.queue import locks
 from engine.runs.queue.device_queue import wait_for_devices
-from engine.runs.resuming import check_unchanged
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import End, Error, Hello, Phase
-from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.run.run_dir import (
+    FrozenRun,
     RunDir,
+    check_unchanged,
     last_event,
     read_frozen,
+    values_that_are_set,
     write_end,
 )
 from engine.runs.stopping import StopRequest
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         hint = "free disk space" if is_no_space_error(error) else "check the path"
         reason = f"{error.strerror}: {error.filename or run.path}; {hint}, then run `ftbench resume {run.argument}`"
-        end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
+        run.record_end("failed", reason)
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
         return 1
@@ -120,7 +119,7 @@ def _has_result(run: RunDir) -> bool:
 
 def _open_log(run: RunDir, frozen: FrozenRun, resumed: bool) -> EventLog:
     """Remove the end of an earlier worker, and write `hello`."""
-    end_record.reserve(run.end_file)
+    run.reserve_end()
     run.result_file.unlink(missing_ok=True)
     run.paused_file.unlink(missing_ok=True)
     log = EventLog(run.events_file)

@@ -48,9 +48,8 @@ from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, versions
 from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
-from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.predictions import ScoredItem
-from engine.runs.run.run_dir import RunDir, read_frozen
+from engine.runs.run.run_dir import FrozenRun, RunDir, read_frozen
 from engine.training.batches import Packing, collate, targets_of
 from engine.training.loss import answer_logits, supports_logits_to_keep
 from engine.training.row_independence import ONE_ROW

@@ -24,8 +24,8 @@ from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, locate
 from engine.methods.qlora import unquantized_patterns
 from engine.runs.run.exports import ExportKind, Fidelity
-from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.run.result import Result
+from engine.runs.run.run_dir import FrozenRun, values_that_are_set
 from engine.runs.score_format import base_fact, fidelity_facts
 
 LICENSE_UNKNOWN = "other"

@@ -23,9 +23,8 @@ from engine.export.request import ExportRequest, exportable
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, items_fingerprint
 from engine.runs.run.exports import ExportKind, WeightType
-from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import FrozenRun, RunDir
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from engine.config.method_specs import MethodSpec, method_spec
 from engine.export.gguf_tools import require_tools
 from engine.runs.run.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
 from engine.runs.run.folder import real_path
-from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import RunDir, finished_result, read_frozen
+from engine.runs.run.run_dir import FrozenRun, RunDir, finished_result, read_frozen
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from engine.config.errors import UserError
@@ -16,8 +15,6 @@ from engine.config.redaction import redact_output
 from engine.judge.judging import Judging
 from engine.ladder import report
 from engine.runs.preference.judge_dir import JudgeDir
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 from engine.runs.stopping import StopRequest
 
 
@@ -42,14 +39,14 @@ def _judge(folder: JudgeDir) -> int:
     stopping = StopRequest()
     stopping.listen()
     try:
-        end_record.reserve(folder.end_file)
+        folder.reserve_end()
         judging = Judging(folder, folder.plan(), stopping)
         state = judging.run()
         report.write_again(folder.subject)
     except OSError as error:
         reason = "disk full" if is_no_space_error(error) else f"cannot write {error.filename or folder.path}"
         text = f"{reason} ({error.strerror}); the verdicts so far are kept: start the same judge again"
-        end_record.write(folder.end_file, EndRecord(status="failed", reason=text, t=time.time()))
+        folder.record_end("failed", text)
         print(text, file=sys.stderr, flush=True)
         return 1
     if state.reason:

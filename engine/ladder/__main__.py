@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from pathlib import Path
 
 from engine.config.errors import UserError
@@ -15,8 +14,6 @@ from engine.ladder.sweep_runner import run_sweep
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.queue import locks
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         cause = f"cannot write {error.filename or folder.path}: {error.strerror}"
         reason = f"{reason or status}; {cause}; free disk space, then `ftbench resume {folder.argument}`"
-        end_record.write(folder.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
+        folder.record_end("failed", reason)
         with contextlib.suppress(OSError):  # the log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
     return 0 if status in ("finished", "stopped") else 1

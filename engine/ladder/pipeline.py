@@ -36,7 +36,6 @@ from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_sp
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Look, Outcome, RungDuration, SharedWork, Stage
 from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
-from engine.runs.run import end_record
 from engine.runs.run.folder import State
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
@@ -368,7 +367,7 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     """Start or resume the ladder; returns (status, reason). Raises OSError if its state cannot be written."""
     stopping = StopRequest()
     stopping.listen()
-    end_record.reserve(folder.end_file)
+    folder.reserve_end()
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh, plan.retime)
     for notice in plan.notices:
         runner.warn(notice.code, notice.text)

@@ -23,18 +23,17 @@ from engine.config.setting_groups import RELOCATABLE_KEYS, UNRELATED_KEYS, UNREL
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rungs import Rung
 from engine.runs.queue import locks
-from engine.runs.resuming import change_configuration
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Environment, Step
-from engine.runs.run.frozen_config import LADDER_ORIGIN
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import RunDir, iterate
+from engine.runs.run.run_dir import LADDER_ORIGIN, RunDir, iterate
+from engine.runs.start import change_configuration
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.runs.trackers import start_trackers
 
@@ -116,7 +115,7 @@ class LadderRunner:
     """Runs that this process started or resumed; one set for all ladders of a sweep."""
     dropped: set[Path] = field(default_factory=set)
     """Runs that were stopped because their rung was excluded."""
-    workers: list[launch.StartedProcess] = field(default_factory=list)
+    workers: list[start.StartedProcess] = field(default_factory=list)
     """Processes on this machine, polled so that they do not stay zombies."""
     _saving: threading.Lock = field(default_factory=threading.Lock)
     """Guards the written state and `workers`: several threads can run entries."""
@@ -313,12 +312,12 @@ class LadderRunner:
         self.started.add(run.path)
         self.save()
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
-        worker = launch.start_worker(run)
+        worker = start.start_worker(run)
         if worker is not None:
             with self._saving:
                 self.workers = [process for process in self.workers if process.poll() is None] + [worker]
         try:
-            launch.wait_for_hello(run, worker, size)
+            start.wait_for_hello(run, worker, size)
             start_trackers(run)
         except RunFailed as error:
             entry.reason = str(error)
@@ -333,7 +332,7 @@ class LadderRunner:
             if self.stopping.requested and entry.reused and run.path not in self.started:
                 break
             if (self.stopping.requested or run.path in self.dropped) and not forwarded:
-                forwarded = launch.try_to_stop(run)
+                forwarded = start.try_to_stop(run)
             self._show_job(entry, run)
             time.sleep(POLL_SECONDS)
             for worker in self.workers:

@@ -26,7 +26,6 @@ from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import Ladder, Outcome
 from engine.runs.ladder.rungs import BASE, BASE_4BIT
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
-from engine.runs.run import end_record
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -214,7 +213,7 @@ class SweepRunner:
             runner = LadderRunner(
                 folder, ladder, StopRequest(self.stopping), plan.fresh, plan.retime, started=self.started
             )
-            end_record.reserve(folder.end_file)
+            folder.reserve_end()
             yield LadderPipeline(runner, plan, share_bases=lambda pipeline: self._share_bases(cell, pipeline))
         finally:
             cell.seconds += time.monotonic() - since
@@ -235,7 +234,7 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     plan = folder.plan()
     stopping = StopRequest()
     stopping.listen()
-    end_record.reserve(folder.end_file)
+    folder.reserve_end()
     runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
     for cell in plan.cells:  # what its ladders started before it was resumed
         state = folder.ladder(cell.ladder).state()

@@ -1,35 +1,48 @@
-"""Start runs, ladders and sweeps: the one way from a subcommand or a key to a running worker."""
+"""Start, resume, stop and pause runs, ladders and sweeps: the one way from a subcommand or a key to a worker."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+import tomli
+import tomli_w
 from msgspec.structs import replace
 
 from engine.config.errors import Notice, RunFailed, UserError
-from engine.config.files import check_utf8, working_directory, write_atomically
+from engine.config.files import MAX_SETTINGS_BYTES, check_utf8, read_regular, working_directory, write_atomically
 from engine.config.model_files import check_model_config
-from engine.config.preset import EffectiveConfig, Flat, with_settings
+from engine.config.preset import EffectiveConfig, Flat, flatten, with_settings
 from engine.config.preset_checks import check_benchmarks, check_parallelism
 from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import Config
-from engine.config.setting_groups import RELOCATABLE_KEYS
+from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS
 from engine.config.trackers import check_trackers
+from engine.executors import local, slurm
+from engine.executors.local import StartedProcess as StartedProcess
+from engine.executors.slurm import queue
 from engine.hardware.devices import device_settings, devices_for, slots_of
-from engine.runs import launch
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
-from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
+from engine.runs.queue import locks
 from engine.runs.run import run_dir
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.event_log import EventLog, exit_message
+from engine.runs.run.events import End
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir, check_unchanged, find_continued_run, read_frozen, write_end
 from engine.runs.trackers import start_trackers
 
 C = TypeVar("C", LadderDir, SweepDir)
+HELLO_SECONDS = 30.0
+"""Time within which a started process has to appear."""
 
 
 def start_run(
@@ -62,9 +75,64 @@ def start_run(
     return run
 
 
+def _start_worker_and_trackers(run: RunDir) -> None:
+    size = run.events_size()
+    wait_for_hello(run, start_worker(run), size)
+    start_trackers(run)
+
+
+def start_worker(run: RunDir) -> StartedProcess | None:
+    """Start or resume the worker of a run: its process on this machine, or None for a job that was submitted.
+
+    Raises UserError where its configuration was edited after it was created, where a symbolic link is in its directory,
+    and where Slurm refuses the job.
+    """
+    run.check_files()
+    frozen = read_frozen(run)
+    check_unchanged(run, frozen)
+    if frozen.config.executor.name == "slurm":
+        slurm.submit(run.path, run.log_file, frozen.config.executor)
+        return None
+    return start_process("engine", run.path, run.log_file)
+
+
+def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> StartedProcess:
+    """As `local.start` does; raises UserError also where the lock folder cannot be used."""
+    locks.lock_folder()
+    return local.start(module, folder, log_file, *arguments)
+
+
+def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0) -> None:
+    """Return once the worker has written to the event log past `offset` bytes; at once for a submitted job.
+
+    Raises RunFailed if it exits first.
+    """
+    if worker is not None:
+        _wait_until(lambda: run.events_size() > offset, worker, run)
+
+
+def _wait_until(has_started: Callable[[], bool], process: StartedProcess, folder: Folder) -> None:
+    """Wait for the start of a process. Raises RunFailed if it exits first, or after HELLO_SECONDS."""
+    what, kind = ("worker", "run") if isinstance(folder, RunDir) else (folder.KIND, "ladder")
+    deadline = time.monotonic() + HELLO_SECONDS
+    while True:
+        exited = process.poll() is not None  # before the check: it may start and exit between the two
+        if has_started():
+            return
+        if exited:
+            record = folder.read_end()
+            reason = record.reason if record else exit_message(folder.log_file) or f"exit status {process.returncode}"
+            text = f"the {what} exited at start: {reason}; see {folder.log_file}"
+            raise RunFailed(text, f"{kind}.exited_at_start")
+        if time.monotonic() > deadline:
+            text = f"the {what} did not start within {HELLO_SECONDS:.0f} s; see {folder.log_file}"
+            raise RunFailed(text, f"{kind}.start_timeout")
+        time.sleep(0.01)
+
+
 def repeat_run(run: RunDir) -> RunDir:
     """Start a new run with the frozen configuration of an existing one. Raises as `start_run` does."""
-    frozen = run_dir.read_frozen(run)
+    frozen = read_frozen(run)
     notices = [Notice("preset.stored_note", note) for note in frozen.notes]
     chosen = EffectiveConfig(frozen.config, frozen.origins, notices)
     return start_run(run.path.parent, frozen.preset, chosen, command=frozen.command)
@@ -82,7 +150,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
         raise UserError("the run was deleted", str(run.path), "start another with `ftbench run`", code="run.deleted")
     check_utf8(str(run.path))
     run.check_files()
-    frozen = run_dir.read_frozen(run)
+    frozen = read_frozen(run)
     state = run.state()
     if state in run_dir.ACTIVE:
         hint = f"watch it with `ftbench attach {run.argument}`"
@@ -96,6 +164,54 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     _start_worker_and_trackers(run)
 
 
+def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:
+    """Set DEVICE_KEYS and RELOCATABLE_KEYS in the frozen configuration of a run that is not running.
+
+    `check` raises if the devices do not exist. A note of each place that changes is logged when the run resumes.
+
+    Raises UserError also for another key or an invalid value, and where the file was edited; it is then not changed.
+    """
+    if other := sorted(settings.keys() - {*DEVICE_KEYS, *RELOCATABLE_KEYS}):
+        problem = f"{other[0]} cannot change in a resumed run"
+        hint = f"only {', '.join((*DEVICE_KEYS, *RELOCATABLE_KEYS))} can"
+        raise UserError(problem, "--set", hint, code="run.setting_fixed")
+    frozen = read_frozen(run)
+    check_unchanged(run, frozen)
+    try:
+        check(msgspec.convert(msgspec.to_builtins(with_settings(frozen.config, settings)), Config))
+    except msgspec.ValidationError as error:
+        problem, hint = f"invalid value: {error}", "docs/configuration.md lists the values"
+        raise UserError(problem, "--set", hint, "preset.invalid_value") from error
+    table: dict[str, Any] = tomli.loads(read_regular(run.config_file, MAX_SETTINGS_BYTES).decode())
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        before = flatten(frozen.config)[key]
+        if key in RELOCATABLE_KEYS and before != value:
+            table["run"].setdefault("notes", []).append(f"resumed with {key} = {value}, before {before}")
+        table.setdefault(section, {})[name] = value
+    write_atomically(run.config_file, tomli_w.dumps(table).encode())
+
+
+def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Flat:
+    """Where a run's files and folders are now that are not where its configuration says: another machine, or moved.
+
+    One with the same name is taken from the working directory, else from the folder with the directory of runs. Raises
+    UserError for one that is in neither. `given`: settings that have another place.
+    """
+    moved: Flat = {}
+    for key in RELOCATABLE_KEYS:
+        value = flatten(config)[key]
+        if key in given or not isinstance(value, str) or not Path(value).is_absolute() or Path(value).exists():
+            continue
+        folders = (working_directory(), run.path.parent.parent)
+        places = [folder / Path(value).name for folder in folders if (folder / Path(value).name).exists()]
+        if not places:
+            hint = f"copy it here, or `ftbench resume {run.argument} --set {key}=PATH`"
+            raise UserError(f"{key} was not found", value, hint, "run.file_missing")
+        moved[key] = str(places[0].absolute())
+    return moved
+
+
 def start_ladder(
     runs: Path, plan: LadderPlan, *, created: Callable[[LadderDir], object] = lambda folder: None
 ) -> LadderDir:
@@ -104,13 +220,16 @@ def start_ladder(
     A ladder of the same work whose process was killed is continued instead. `created` is called with the ladder before
     its process starts. Raises as `start_run` does.
     """
-    _check(plan)
+    for rung in plan.rungs:
+        check_startable(rung.config)
     killed = [ladder for ladder in ladder_dir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
-    if killed:  # a ladder of a sweep is continued by the sweep
-        killed = [ladder for ladder in killed if ladder not in _ladders_of_sweeps(runs)]
+    for sweep in iterate_sweeps(runs) if killed else ():
+        with contextlib.suppress(UserError):  # damaged; a ladder of another sweep is continued by the sweep
+            ladders = sweep.ladders()
+            killed = [ladder for ladder in killed if ladder not in ladders]
     folder = _to_continue(killed, plan.fresh) or ladder_dir.create(runs, plan)
     created(folder)
-    launch.start_ladder_process(folder)
+    start_ladder_process(folder)
     return folder
 
 
@@ -118,7 +237,7 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
     """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
 
     `settings`: other places of files (RELOCATABLE_KEYS) than before. One that is missing is looked for
-    (`find_moved_files`). Raises UserError if it is running.
+    (`find_moved_files`). Raises UserError if it is running, and for other keys.
     """
     check_utf8(str(folder.path))
     ladders = folder.ladders()
@@ -126,24 +245,17 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
         hint = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
     for ladder in ladders:
-        _use_moved_files(ladder, settings)
-    launch.start_ladder_process(folder)
-
-
-def _use_moved_files(folder: LadderDir, settings: Flat | None) -> None:
-    """Write the places where its files are now into a ladder's plan. Raises UserError for other keys, and for a file
-    that is missing.
-    """
-    plan = folder.plan()
-    changed = with_absolute_paths(settings or {}, working_directory())
-    if other := sorted(changed.keys() - set(RELOCATABLE_KEYS)):
-        hint = f"only {', '.join(RELOCATABLE_KEYS)} can"
-        raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
-    for rung in plan.rungs:
-        changed |= find_moved_files(folder, rung.config, changed)
-    if changed:
-        rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
-        write_atomically(folder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
+        plan = ladder.plan()
+        changed = with_absolute_paths(settings or {}, working_directory())
+        if other := sorted(changed.keys() - set(RELOCATABLE_KEYS)):
+            hint = f"only {', '.join(RELOCATABLE_KEYS)} can"
+            raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
+        for rung in plan.rungs:
+            changed |= find_moved_files(ladder, rung.config, changed)
+        if changed:
+            rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
+            write_atomically(ladder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
+    start_ladder_process(folder)
 
 
 def start_sweep(
@@ -160,14 +272,14 @@ def start_sweep(
     A sweep of the same work whose process was killed is continued instead. `created` is called with the sweep before
     its process starts. Raises as `start_run` does.
     """
-    for _, plan in cells:
-        _check(plan)
+    for rung in (rung for _, plan in cells for rung in plan.rungs):
+        check_startable(rung.config)
     plans = [plan for _, plan in cells]
     sweeps = (sweep for sweep in iterate_sweeps(runs) if sweep.was_killed())
     killed = [sweep for sweep in sweeps if _is_same_sweep(sweep, budget, plans)]
     folder = _to_continue(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
-    launch.start_ladder_process(folder)
+    start_ladder_process(folder)
     return folder
 
 
@@ -190,14 +302,6 @@ def _is_same_sweep(sweep: SweepDir, budget: float | None, plans: Sequence[Ladder
     return stored.budget == budget and len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans))
 
 
-def _ladders_of_sweeps(runs: Path) -> list[LadderDir]:
-    ladders: list[LadderDir] = []
-    for sweep in iterate_sweeps(runs):
-        with contextlib.suppress(UserError):  # damaged
-            ladders += sweep.ladders()
-    return ladders
-
-
 def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:
     """The latest of those that were killed, None with `--fresh`; of the others, those without runs are removed."""
     latest = max(killed, key=lambda folder: folder.name, default=None)
@@ -206,12 +310,6 @@ def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:
         if folder is not chosen and not folder.has_runs():
             folder.remove()
     return chosen
-
-
-def _check(plan: LadderPlan) -> None:
-    """Raise UserError if a rung cannot be started."""
-    for rung in plan.rungs:
-        check_startable(rung.config)
 
 
 def check_startable(config: Config) -> None:
@@ -236,7 +334,86 @@ def check_device(config: Config) -> None:
         raise UserError(problem, f"hardware.device={device}", hint, code="device.slots_in_slurm")
 
 
-def _start_worker_and_trackers(run: RunDir) -> None:
-    size = run.events_size()
-    launch.wait_for_hello(run, launch.start_worker(run), size)
-    start_trackers(run)
+def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
+    """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
+    ladder.check_files()
+    earlier = ladder.state()
+    process = start_process("engine.ladder", ladder.path, ladder.log_file)
+
+    def has_started() -> bool:
+        """Whether it has the lock, or has ended because little was left to do."""
+        if ladder.is_active():
+            return True
+        if process.returncode is None:
+            return False
+        state = ladder.state()
+        return process.returncode == 0 or bool(state and state.updated > (earlier.updated if earlier else 0))
+
+    _wait_until(has_started, process, ladder)
+
+
+def stop(run: RunDir | LadderDir | SweepDir) -> None:
+    """Request a stop: the worker finishes its step, saves a checkpoint and exits; a ladder also stops its run.
+
+    A job that waits in Slurm's queue is cancelled. Raises UserError where it is not running or belongs to another user,
+    and RunFailed where Slurm refuses.
+    """
+    hint = "run `ftbench runs` to list active runs"
+    if isinstance(run, RunDir) and (job := run.job()) is not None:
+        queue.refresh()
+        state = queue.state(job)
+        if not state.is_active:
+            raise UserError(f"{run.name} is not running: {state.text}", hint=hint, code="run.not_running")
+        if not state.is_waiting:
+            slurm.stop(job)
+            return
+        slurm.cancel(job)
+        lock = run.acquire()
+        if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
+            return
+        try:
+            if run.unwritten_end() is None and run.written_result() is None:
+                how = f"run `ftbench resume {run.argument}` to submit it again"
+                end = End(status="stopped", reason=f"cancelled while its Slurm job was pending; {how}")
+                write_end(run, read_frozen(run), EventLog(run.events_file), end)
+        finally:
+            os.close(lock)
+        queue.refresh()
+        return
+    pid = run.pid()
+    if pid is None:
+        raise UserError(f"{run.name} is not running", hint=hint, code="run.not_running")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        problem = f"{run.name} belongs to another user (process {pid})"
+        raise UserError(problem, hint="ask its owner to stop it", code="run.not_yours") from error
+
+
+def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
+    """Request a stop of what may have ended; False if Slurm does not answer and has to be asked again."""
+    try:
+        stop(run)
+    except (UserError, ProcessLookupError):  # it ended in the meantime
+        return True
+    except RunFailed:
+        return False
+    return True
+
+
+def pause(run: RunDir) -> None:
+    """Stop a run and mark it as paused until it is resumed. Pausing releases the GPU.
+
+    Raises UserError where it is not running or the mark cannot be written.
+    """
+    run.check_files()
+    try:
+        run.paused_file.touch(mode=0o600)
+    except OSError as error:
+        problem, hint = f"cannot mark the run as paused: {error.strerror}", "stop it instead: it can be resumed too"
+        raise UserError(problem, str(run.path), hint, "run.cannot_pause") from error
+    try:
+        stop(run)
+    except (UserError, RunFailed, ProcessLookupError):
+        run.paused_file.unlink(missing_ok=True)
+        raise

@@ -17,8 +17,7 @@ import msgspec
 from engine.config.errors import RunFailed
 from engine.config.files import read_regular, write_atomically
 from engine.config.trackers import TRACKERS, TrackerName
-from engine.executors.local import StartedProcess
-from engine.runs.launch import start_process
+from engine.executors import local
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir, read_frozen
 
@@ -101,7 +100,7 @@ def start_trackers(run: RunDir) -> None:
 
 def start_tracker(
     run: RunDir, name: TrackerName, project: str | None = None, online: bool | None = None
-) -> StartedProcess:
+) -> local.StartedProcess:
     """Start the process of one tracker in a new session; project and mode are the run's unless given."""
     files = TrackerFiles(run, name)
     run.check_files()
@@ -109,7 +108,7 @@ def start_tracker(
     files.folder.mkdir(mode=0o700, exist_ok=True)
     options = [] if project is None else [f"--project={project}"]
     options += [] if online is None else ["--online" if online else "--offline"]
-    return start_process("engine.tracking", run.path, files.log_file, name, *options)
+    return local.start("engine.tracking", run.path, files.log_file, name, *options)
 
 
 def tracker_problems(run: RunDir) -> list[str]:

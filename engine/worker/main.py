@@ -34,8 +34,7 @@ from engine.methods.provenance import folder_bytes, items_fingerprint, machine_f
 from engine.runs.run import events
 from engine.runs.run.data_usage import SplitOverlap
 from engine.runs.run.event_log import EventLog
-from engine.runs.run.frozen_config import FrozenRun
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import FrozenRun, RunDir
 from engine.runs.stopping import StopRequest
 from engine.training import checkpoints
 from engine.training.compilation import refuse_compilation

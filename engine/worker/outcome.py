@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
 import traceback
 from typing import NamedTuple
 
@@ -15,12 +14,9 @@ from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import is_out_of_memory
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import End, Status
-from engine.runs.run.frozen_config import FrozenRun
-from engine.runs.run.run_dir import RunDir, write_end
+from engine.runs.run.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stopping import StopRequested
 from engine.training import sharding
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full
@@ -107,7 +103,7 @@ def write_outcome(run_dir: RunDir, frozen: FrozenRun, log: EventLog, outcome: Ru
         write_end(run_dir, frozen, log, End(status=outcome.status, reason=outcome.reason))
     except OSError as error:
         text = f"{outcome.reason or outcome.status}; the result could not be written: {error.strerror}"
-        written = end_record.write(run_dir.end_file, EndRecord(status=outcome.status, reason=text, t=time.time()))
+        written = run_dir.record_end(outcome.status, text)
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(text if written else f"{text}; nor could end.json", file=sys.stderr, flush=True)
     return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from engine.config.redaction import redact_output
 from engine.hardware.devices import device_settings, devices_for
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog, NoEventLog
 from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.stopping import StopRequest, die_with_parent
@@ -64,7 +62,7 @@ def main(arguments: list[str]) -> int:
         if outcome.needs_restart:
             return OUT_OF_MEMORY
         if ranks.is_first and outcome.is_expected:
-            end_record.write(run.end_file, EndRecord(status=outcome.status, reason=outcome.reason, t=time.time()))
+            run.record_end(outcome.status, outcome.reason)
             return {"finished": 0, "stopped": STOPPED}.get(outcome.status, 2 if outcome.user else 1)
         if outcome.status in ("finished", "stopped"):
             return 0

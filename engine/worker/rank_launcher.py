@@ -24,12 +24,10 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from engine.config.files import remove_tree
 from engine.hardware.devices import SelectedDevice
 from engine.memory.formula.estimate import Device, rows_per_device
-from engine.runs.run import end_record
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import End, Error, MicroBatchReduced, Warning
-from engine.runs.run.frozen_config import FrozenRun
-from engine.runs.run.run_dir import RunDir, write_end
+from engine.runs.run.folder import EndRecord
+from engine.runs.run.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stopping import StopRequest
 from engine.worker.outcome import memory_advice
 from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL
@@ -55,13 +53,13 @@ def run_ranks(
     failure = _run_once(run, stopping, arguments)
     while failure and failure[1].exitcode == OUT_OF_MEMORY and _reduce(run, frozen, log.started):
         failure = _run_once(run, stopping, arguments)
-    record, status = end_record.read(run.end_file), failure[1].exitcode if failure else 0
+    record, status = run.read_end(), failure[1].exitcode if failure else 0
     log = EventLog(run.events_file, log.started)
     if record is None or (record.status == "stopped" and status < 0 and not stopping.requested):
         record = _unrecorded(run, frozen, failure, "cuda" if devices[0].gpu else "cpu")
         code = "run.out_of_memory" if record.status == "out_of_memory" else FAILED
         log.write(Error(text=record.reason, code=code))
-    end_record.reserve(run.end_file)
+    run.reserve_end()
     write_end(run, frozen, log, End(status=record.status, reason=record.reason))
     return 0 if record.status in ("finished", "stopped") else 2 if status == 2 else 1
 

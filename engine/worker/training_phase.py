@@ -24,11 +24,10 @@ from engine.methods.model_source import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.provenance import fingerprint
 from engine.methods.weights import account_of
-from engine.runs.resuming import continued_run_name
 from engine.runs.run import events
 from engine.runs.run.events import Compiled
 from engine.runs.run.model_account import LEFT_OUT, left_out_warning
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, continued_run_name
 from engine.runs.stopping import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler, Sharing, loss_weight

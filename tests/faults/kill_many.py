@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine.runs import launch
+from engine.runs.start import start_worker, wait_for_hello
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -52,7 +52,7 @@ def main(kills: int) -> int:
                 if run.result() is not None:
                     break
                 size = run.events_file.stat().st_size
-                launch.wait_for_hello(run, launch.start_worker(run), size)
+                wait_for_hello(run, start_worker(run), size)
             wait_for_end(run)
             equal = losses(run) == expected
             same = same and equal

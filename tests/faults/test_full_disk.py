@@ -13,8 +13,8 @@ from forked import ftbench
 
 from engine.config.errors import RunFailed
 from engine.config.preset_library import resolve_preset
-from engine.runs import launch
 from engine.runs.run import run_dir
+from engine.runs.start import start_worker, wait_for_hello
 from faults.worker_runs import UNPROBED, start, wait_for, wait_for_end
 from tui.history.run_list import describe
 
@@ -62,5 +62,5 @@ def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
     run = run_dir.create(disk, "demo-lora", resolve_preset("demo-lora", None, {}))
     fill(disk, 0)
     with pytest.raises(RunFailed, match="No space left"):
-        launch.wait_for_hello(run, launch.start_worker(run))
+        wait_for_hello(run, start_worker(run))
     assert run.state() == "failed" and not run.is_active()

@@ -22,7 +22,7 @@ from engine.config.preset_library import resolve_preset
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
 from engine.ladder.__main__ import main as ladder_process
-from engine.runs import cleaning, launch, start
+from engine.runs import cleaning, start
 from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
@@ -132,8 +132,8 @@ def work(run: RunDir) -> None:
         assert worker([str(run.path)]) in (1, 2)
         for begin in (
             start.resume_run,
-            launch.start_worker,
-            launch.pause,
+            start.start_worker,
+            start.pause,
             lambda one: start_tracker(one, "tensorboard"),
         ):
             with contextlib.suppress(UserError, RunFailed):

@@ -14,13 +14,13 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
-from engine.runs import launch, score_format
+from engine.runs import score_format, start
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
 from engine.runs.ladder.sweep import Sweep, cell_text
-from engine.runs.run import end_record, events
+from engine.runs.run import events
 from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
@@ -64,7 +64,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
                 return None, True
             if news or run.is_active() or end:
                 return end, True
-            if record := end_record.read(run.end_file):  # it could not log its end because the disk was full
+            if record := run.read_end():  # it could not log its end because the disk was full
                 end = events.End(status=record.status, reason=record.reason, t=record.t)
                 view.show(end)
             return end, False
@@ -158,7 +158,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
     if choice == "d":
         raise Detached
     if choice == "s":
-        asked = launch.try_to_stop(run)
+        asked = start.try_to_stop(run)
         say("stopping after the current step …" if asked else "not stopped: Slurm does not respond; try again")
     if display is not None:
         display.live.start()

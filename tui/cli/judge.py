@@ -18,7 +18,7 @@ import msgspec
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, remove_tree
 from engine.config.text import visible
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.endpoint import is_endpoint, parse_price
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -99,7 +99,7 @@ def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -
         for line in expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens):
             say(line)
     folder = create_judge(compared.subject, plan)
-    process = launch.start_process("engine.judge", folder.path, folder.log_file)
+    process = start.start_process("engine.judge", folder.path, folder.log_file)
     if detach:
         if json:
             print_json({"judgment": folder.name, "path": str(folder.path)})
@@ -167,7 +167,7 @@ def _rubric(file: Path | None) -> str:
     return text
 
 
-def follow(folder: JudgeDir, process: launch.StartedProcess, json: bool) -> Judgment:
+def follow(folder: JudgeDir, process: start.StartedProcess, json: bool) -> Judgment:
     """Show the progress until the process ends. Raises UserError and RunFailed if it ends without a result."""
     told = ""
     with progress_display(json) as display:
@@ -183,14 +183,14 @@ def follow(folder: JudgeDir, process: launch.StartedProcess, json: bool) -> Judg
     return ended(folder, process)
 
 
-def stop(folder: JudgeDir, process: launch.StartedProcess) -> Judgment:
+def stop(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
     """Ask the process to stop, and wait. Its verdicts are kept."""
     process.terminate()
     process.wait(STOP_SECONDS)
     return ended(folder, process)
 
 
-def ended(folder: JudgeDir, process: launch.StartedProcess) -> Judgment:
+def ended(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
     """The state after the process has ended. Raises UserError if it was refused, RunFailed if it died."""
     state = folder.state()
     if state is None or state.status == "running":

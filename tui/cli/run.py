@@ -19,7 +19,7 @@ from engine.config.preset_library import preset_name, resolve_preset
 from engine.config.schema import Config
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
-from engine.runs import launch, start
+from engine.runs import start
 from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run.event_log import stream
@@ -154,7 +154,7 @@ def attach(run: RunDir, json: bool) -> int:
 def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float = 600.0) -> int:
     """Request a stop and wait until the worker has saved its checkpoint and exited."""
     try:
-        launch.stop(run)
+        start.stop(run)
     except ProcessLookupError as error:
         problem = f"{run.name} is not running: process {run.pid()} has ended"
         raise UserError(problem, hint="`ftbench runs` lists the running ones", code="run.not_running") from error

@@ -15,15 +15,13 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.executors.slurm import queue
 from engine.runs.home import tilde
-from engine.runs.resuming import continued_run_name
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import decode
 from engine.runs.run.folder import short_name
-from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import phase_seconds
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
 from tui.format import last_part
 
 TAIL_BYTES = 65536

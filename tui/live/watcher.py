@@ -17,7 +17,6 @@ from engine.config.errors import UserError
 from engine.config.schema import Config
 from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run import end_record
 from engine.runs.run.events import End, Event, Phase
 from engine.runs.run.run_dir import RunDir, read_frozen
 from tui.live.log_lines import OutputChunk, OutputReader
@@ -189,6 +188,6 @@ class Watcher(threading.Thread):
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
-            if not live and (record := end_record.read(self.watched.end_file)):  # not in the log: the disk was full
+            if not live and (record := self.watched.read_end()):  # not in the log: the disk was full
                 self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
             self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))

@@ -21,10 +21,9 @@ from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.resuming import continued_run_name
 from engine.runs.run import run_dir
 from engine.runs.run.exports import artifact_words
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, continued_run_name
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_table import Training

@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
@@ -244,7 +244,7 @@ class LadderScreen(BaseScreen[None]):
 
         def stop() -> None:
             with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the answer
-                launch.stop(folder)
+                start.stop(folder)
             self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
 
         confirm(self, f"Stop {folder.name}? Its run finishes its step and saves a checkpoint.", stop)
@@ -329,7 +329,7 @@ class LadderScreen(BaseScreen[None]):
 
         def start() -> None:
             judge = create_judge(folder, plan)
-            launch.start_process("engine.judge", judge.path, judge.log_file)
+            start.start_process("engine.judge", judge.path, judge.log_file)
 
         confirm(self, "Start the " + "; ".join(lines) + "?", start)
 

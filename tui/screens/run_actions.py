@@ -33,21 +33,21 @@ class RunActions(BaseScreen[R]):
 
     def action_stop(self) -> None:
         """Stop after asking; the run may end meanwhile."""
-        from engine.runs import launch
+        from engine.runs import start
         from tui.screens.dialogs import confirm
 
         if run := self._active_run():
             question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
-            confirm(self, question, lambda: self._signal(launch.stop, run))
+            confirm(self, question, lambda: self._signal(start.stop, run))
 
     def action_pause(self) -> None:
         """Pause without asking: nothing is lost."""
-        from engine.runs import launch
+        from engine.runs import start
 
         if (run := self._active_run()) is None:
             return
         waits = any(turn.run == run.path and turn.place for turn in self.queue())
-        if self._signal(launch.pause, run):
+        if self._signal(start.pause, run):
             how = "it leaves the queue" if waits else "it finishes its step, saves a checkpoint and releases the GPU"
             self.tell(f"pausing {run.name}: {how}; press {app_keys(self).of(self.resume_command)} to resume")
 

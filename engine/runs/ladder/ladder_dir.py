@@ -27,8 +27,7 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder, run_dir
 from engine.runs.run.folder import Folder, State, StateFolder
-from engine.runs.run.frozen_config import values_that_are_set
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, values_that_are_set
 
 
 class ComparisonState(State, Protocol):

@@ -23,7 +23,6 @@ from engine.runs.ladder.preferences import (
     RatingSummary,
 )
 from engine.runs.ladder.rung_results import VerdictSentence
-from engine.runs.run import end_record
 from engine.runs.run.folder import StateFolder, directories_with_file, has_file
 from engine.runs.run.run_dir import RunDir
 
@@ -109,7 +108,7 @@ def create_judge(subject: LadderDir | RunDir, plan: JudgePlan) -> JudgeDir:
         raise UserError("this judge is already running", folder.name, hint, "judge.already_running")
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        end_record.reserve(folder.end_file)
+        folder.reserve_end()
         write_atomically(folder.plan_file, msgspec.json.format(msgspec.json.encode(plan), indent=1))
     except OSError as error:
         raise RunFailed(f"cannot write {folder.path}: {error.strerror}", "judge.cannot_write") from error

@@ -19,17 +19,33 @@ from engine.config.files import (
     MAX_LOG_BYTES,
     MAX_RECORD_BYTES,
     check_utf8,
+    is_no_space_error,
     read_json,
+    read_regular,
     remove_tree,
     write_atomically,
 )
 from engine.config.text import visible
 from engine.runs.home import CHOOSE_ANOTHER, check_home, started_in, tilde
 from engine.runs.queue import device_queue, locks
-from engine.runs.run import end_record
+from engine.runs.run.result import Status
 
 RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", ".log", ".lock")
 """Of files in the directory of a run or ladder; directories have none of these."""
+
+END_BYTES = 4096
+"""Size of `end.json`; one block of common file systems."""
+MAX_REASON = 1000
+"""Characters of the reason in it; longer reasons are truncated."""
+
+
+class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of `end.json`: an outcome that could not be written to the log."""
+
+    status: Status
+    reason: str
+    t: float
+    """Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +75,52 @@ class Folder:
 
     @property
     def end_file(self) -> Path:
-        """Space reserved for the final status and its reason, for when the disk is full."""
+        """The final status and its reason, in a file whose disk blocks are reserved at the start.
+
+        On a full disk neither the log nor a result or state can be written. Overwriting reserved blocks needs no free
+        space. Without a record the file contains only spaces.
+        """
         return self.path / "end.json"
+
+    def reserve_end(self) -> None:
+        """Create the file with its blocks, or clear it. Raises OSError if the disk is already full."""
+        try:
+            self._fill_end(b"")
+        except OSError as error:
+            if is_no_space_error(error):
+                with contextlib.suppress(OSError):
+                    self.end_file.unlink()
+            raise
+
+    def record_end(self, status: Status, reason: str) -> bool:
+        """Write how the process ends into the reserved blocks; False if even that failed."""
+        record = EndRecord(status=status, reason=reason[:MAX_REASON], t=time.time())
+        text = msgspec.json.encode(record)
+        if len(text) >= END_BYTES:  # JSON escapes take up to six bytes per character
+            text = msgspec.json.encode(msgspec.structs.replace(record, reason=reason[: MAX_REASON // 2]))
+        try:
+            self._fill_end(text)
+        except OSError:
+            return False
+        return True
+
+    def read_end(self) -> EndRecord | None:
+        """The record; None if there is none or it cannot be read."""
+        try:
+            text = read_regular(self.end_file)[:END_BYTES].strip()
+            return msgspec.json.decode(text, type=EndRecord) if text else None
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def _fill_end(self, text: bytes) -> None:
+        block, written = text.ljust(END_BYTES - 1) + b"\n", 0
+        descriptor = os.open(self.end_file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        try:
+            while written < len(block):
+                written += os.pwrite(descriptor, block[written:], written)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def started_in(self) -> str:
         """The directory that a run, ladder or sweep was started from; '' where it was not recorded."""
@@ -97,14 +157,13 @@ class Folder:
         pipe. `remove_tree` checks by itself.
         """
         irregular = self.irregular_file() or _find_irregular(self.path)
-        if irregular is not None and irregular.is_symlink():
+        if irregular is None:
+            return
+        where = visible(str(irregular))
+        if irregular.is_symlink():
             hint = "delete the link, or replace it by a copy of what it points to"
-            raise UserError(
-                f"symbolic link in the directory of a {self.KIND}", visible(str(irregular)), hint, "run.link"
-            )
-        if irregular is not None:
-            problem = "not a regular file of acceptable size"
-            raise UserError(problem, visible(str(irregular)), "delete it", "run.irregular_file")
+            raise UserError(f"symbolic link in the directory of a {self.KIND}", where, hint, "run.link")
+        raise UserError("not a regular file of acceptable size", where, "delete it", "run.irregular_file")
 
     def irregular_file(self) -> Path | None:
         """An entry of the directory that is a link, pipe, socket, device or huge, or a directory named like a file.
@@ -171,7 +230,7 @@ class StateFolder(Folder):
         If the disk was too full to record how it ended, that is read from the reserved `end.json`.
         """
         state = read_json(self.state_file, kind, hint, f"{self.KIND}.damaged")
-        if state is not None and state.status == "running" and (record := end_record.read(self.end_file)):
+        if state is not None and state.status == "running" and (record := self.read_end()):
             state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
         return state
 
@@ -200,15 +259,6 @@ def _is_irregular(name: Path, status: os.stat_result) -> bool:
     return not stat.S_ISREG(status.st_mode) or status.st_size > limit
 
 
-def _new_directory(parent: Path, name: str) -> Path:
-    """A directory with a name that no other has: two of one second may draw the same digits."""
-    while True:
-        path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.urandom(2).hex()}"
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-            return path
-
-
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     """Create `<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file in it, or nothing.
 
@@ -220,12 +270,16 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = _new_directory(parent, f"{safe or 'run'}-{ending}")
+        while True:  # two of one second may draw the same digits
+            path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                break
     except OSError as error:
         problem = f"cannot create a directory: {error.strerror}"
         raise UserError(problem, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error
     try:
-        end_record.reserve(path / "end.json")
+        Folder(path).reserve_end()
         write_atomically(path / file, text.encode())
     except OSError as error:
         remove_tree(path, ignore_errors=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from engine.config import schema
 from engine.runs.run import events
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import End, Event, Hello, Phase, Step
+from engine.runs.run.folder import EndRecord
 from engine.runs.run.result import (
     BenchmarkResult,
     General,

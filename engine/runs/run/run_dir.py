@@ -1,28 +1,45 @@
-"""A run is a directory: the paths of its files, and what the files record."""
+"""A run is a directory: the paths of its files, what they record, and `run.toml`, its frozen configuration."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import math
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, Unpack
+from typing import Any, ClassVar, Literal
 
 import msgspec
+import tomli
+from msgspec.structs import replace
 
+from engine import __version__
 from engine.config.errors import UserError
-from engine.config.files import read_json, read_tail, remove_tree, unusable_file, write_atomically
-from engine.config.preset import EffectiveConfig
+from engine.config.files import (
+    MAX_SETTINGS_BYTES,
+    read_json,
+    read_regular,
+    read_tail,
+    remove_tree,
+    unusable_file,
+    write_atomically,
+)
+from engine.config.method_specs import method_title, reads
+from engine.config.preset import EffectiveConfig, Flat, flatten, nested, with_settings
 from engine.config.preset_library import preset_name, without_method
+from engine.config.schema import Config
+from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
-from engine.runs.run import end_record, folder
-from engine.runs.run.end_record import EndRecord
-from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower
-from engine.runs.run.events import End, Event, decode
-from engine.runs.run.folder import Folder
-from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file
+from engine.runs.home import STARTED_IN
+from engine.runs.run import folder
+from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
+from engine.runs.run.events import End, Event, Hello, decode
+from engine.runs.run.folder import EndRecord, Folder
 from engine.runs.run.result import Result, file_stem
 from engine.runs.run.result_builder import ResultBuilder, read_events
 
@@ -30,6 +47,8 @@ ACTIVE = ("live", "starting", "pending")
 """States of a run whose worker runs or will."""
 STARTING_SECONDS = 20.0
 """A run without a lock and without events counts as `starting` this long after its creation, then as `died`."""
+LADDER_ORIGIN = "ladder "
+"""Before the ladder's name in the origin of each setting of a ladder's run."""
 
 
 @dataclass(frozen=True)
@@ -101,23 +120,8 @@ class RunDir(Folder):
 
         Built from the events where the worker ended without writing it (killed at that moment, or on a full disk).
         """
-        return self.written_result() or self._unwritten_result()
-
-    def written_result(self) -> Result | None:
-        """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
-        hint = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
-        return read_json(self.result_file, Result, hint, "run.result_damaged")
-
-    def unwritten_end(self) -> EndRecord | None:
-        """How the latest worker ended according to the reserved file or the last event, for runs without a result."""
-        record = end_record.read(self.end_file)
-        last = last_event(self.events_file) if record is None else None
-        return EndRecord(status=last.status, reason=last.reason, t=last.t) if isinstance(last, End) else record
-
-    def _unwritten_result(self) -> Result | None:
-        end = self.unwritten_end()
-        if end is None:
-            return None
+        if (written := self.written_result()) is not None or (end := self.unwritten_end()) is None:
+            return written
         stamp = (0, 0)
         with contextlib.suppress(OSError):
             status = self.events_file.stat()
@@ -126,6 +130,17 @@ class RunDir(Folder):
             return _rebuilt(self, end, stamp)
         except OSError as error:
             raise unusable_file(self.events_file, error, "", "run.events") from error
+
+    def written_result(self) -> Result | None:
+        """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
+        hint = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
+        return read_json(self.result_file, Result, hint, "run.result_damaged")
+
+    def unwritten_end(self) -> EndRecord | None:
+        """How the latest worker ended according to the reserved file or the last event, for runs without a result."""
+        record = self.read_end()
+        last = last_event(self.events_file) if record is None else None
+        return EndRecord(status=last.status, reason=last.reason, t=last.t) if isinstance(last, End) else record
 
     def job(self) -> Job | None:
         """Its latest job, None for a run on this machine. Raises UserError where the record is damaged."""
@@ -167,9 +182,10 @@ class RunDir(Folder):
             end = self.written_result() or self.unwritten_end()
         except UserError:
             return "damaged"
-        return end.status if end else "died" if job is not None else self._state_without_result()
-
-    def _state_without_result(self) -> str:
+        if end is not None:
+            return end.status
+        if job is not None:
+            return "died"
         try:
             is_new = abs(time.time() - self.config_file.stat().st_mtime) < STARTING_SECONDS
         except OSError:
@@ -177,16 +193,183 @@ class RunDir(Folder):
         return "starting" if is_new and not self.events_file.exists() else "died"
 
 
-def create(runs: Path, preset: str, effective: EffectiveConfig, **launch: Unpack[LaunchFields]) -> RunDir:
-    """Create a run directory (mode 0700) with its frozen configuration."""
-    text = frozen_text(preset, effective, **launch)
-    method = effective.config.method
-    return RunDir(folder.make(runs, without_method(preset_name(preset)), method, "run.toml", text))
+class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of `run.toml`: the configuration, and what its section `run` says of the launch."""
+
+    config: Config
+    origins: dict[str, str]
+    preset: str
+    created: float
+    notes: list[str]
+    wait: bool = True
+    """False: start immediately, even if another run uses the GPU."""
+    data_fingerprint: str = ""
+    """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
+    key_fingerprints: dict[str, str] = {}
+    """Of each value of the configuration as it was written; `edited_keys` compares them."""
+    started_in: str = ""
+    """The directory it was started from."""
+    command: str = ""
+    """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
+
+    @property
+    def ladder(self) -> str:
+        """The ladder that started the run, '' for a run that was started alone."""
+        origins = self.origins.values()
+        return next((origin.removeprefix(LADDER_ORIGIN) for origin in origins if origin.startswith(LADDER_ORIGIN)), "")
+
+    def with_metric(self, metric: str) -> FrozenRun:
+        """The same with the metric that was decided for `auto`, which the run's result names."""
+        return replace(self, config=with_settings(self.config, {"evaluation.metric": metric}))
+
+
+def create(
+    runs: Path,
+    preset: str,
+    effective: EffectiveConfig,
+    *,
+    wait: bool = True,
+    identity: str = "",
+    data_fingerprint: str = "",
+    started_in: str | None = None,
+    command: str = "",
+) -> RunDir:
+    """Create a run directory (mode 0700) with its frozen configuration.
+
+    `wait`: whether the run waits in the device queue. `identity`: hash by which a ladder finds the run again
+    (`engine/ladder/runner.py`). `started_in`: where it is not the working directory, as in a ladder's process.
+    """
+    import tomli_w  # only needed to start a run
+
+    values = values_that_are_set(effective.config)
+    section = {
+        "preset": preset,
+        "created": time.time(),
+        "version": __version__,
+        "wait": wait,
+        "identity": identity,
+        "data_fingerprint": data_fingerprint,
+        "command": command,
+        "key_fingerprints": _key_fingerprints(values),
+        STARTED_IN: folder.current_directory() if started_in is None else started_in,
+        "notes": effective.notes,
+    }
+    text = tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
+    return RunDir(folder.make(runs, without_method(preset_name(preset)), effective.config.method, "run.toml", text))
 
 
 def read_frozen(run: RunDir) -> FrozenRun:
     """Read `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
-    return read_file(run.config_file)
+    path = run.config_file
+    try:
+        table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
+        for key, value in _flat(table).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                # No comparison with it and no JSON would be right.
+                raise ValueError(f"{key} is {value}")
+        facts, origins = table.pop("run"), table.pop("origins")
+        return msgspec.convert({**facts, "origins": origins, "config": table}, FrozenRun)
+    except FileNotFoundError as error:
+        hint = "run `ftbench runs` to list the runs"
+        raise UserError("not a run: no run.toml", str(run.path), hint, "run.not_a_run") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise unusable_file(path, error, "start a new run", "run.config_damaged") from error
+
+
+def _key_fingerprints(values: Flat) -> dict[str, str]:
+    """By dotted key, independent of comments and layout of the file."""
+    texts = {key: json.dumps(value, sort_keys=True, default=str) for key, value in values.items()}
+    return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts.items()}
+
+
+def edited_keys(path: Path) -> set[str]:
+    """Dotted keys whose values were edited since a `run.toml`, which `read_file` accepts, was written."""
+    table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
+    recorded = table.pop("run").get("key_fingerprints", {})
+    table.pop("origins")
+    return {key for key, _ in _key_fingerprints(_flat(table)).items() ^ recorded.items()}
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Flat:
+    """Values by dotted key; a table that is the value of a key (`data.map`) is one value, as in `flatten`."""
+    flat: Flat = {}
+    for name, value in table.items():
+        if isinstance(value, dict) and not prefix:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def values_that_are_set(config: Config) -> Flat:
+    """The values of a configuration that are set, by dotted key."""
+    return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
+
+
+def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
+    """Raise UserError if `run.toml` was edited since the run was created: `train.batch was 16 and is 8`.
+
+    Other devices and places of files are no change, nor is a key that the version of the run did not have.
+    """
+    hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
+    recorded = next((hello.config for hello in hellos if hello.config), None)
+    may_change = {*DEVICE_KEYS, *RELOCATABLE_KEYS}
+    if recorded is None:
+        changes = sorted(edited_keys(run.config_file) - may_change)
+    else:
+        now, defaults, changes = values_that_are_set(frozen.config), values_that_are_set(Config()), []
+        for key in sorted({*recorded, *now} - may_change):
+            was, value = recorded.get(key), now.get(key)
+            if was != value and not (key not in recorded and value == defaults.get(key)):
+                before, after = ("unset" if setting is None else repr(setting) for setting in (was, value))
+                changes.append(f"{key} was {before} and is {after}")
+    if changes:
+        when = "was created" if recorded is None else "started"
+        problem = f"the configuration changed after the run {when}: {', '.join(changes)}"
+        hint = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
+        raise UserError(problem, str(run.config_file), hint, code="run.config_changed")
+
+
+def continued_run_name(config: Config) -> str:
+    """The name of the run that this configuration starts from, '' for none; the run may have been deleted."""
+    return Path(config.model.from_run).name if config.model.from_run else ""
+
+
+def find_continued_run(config: Config) -> tuple[RunDir, Result] | None:
+    """The finished run that this configuration starts from, None if it starts from the base model.
+
+    Raises UserError if the run was deleted, has no finished model, or was trained with another method, base model or
+    adapter.
+    """
+    if config.model.from_run is None:
+        return None
+    run = RunDir(Path(config.model.from_run))
+    if not run.config_file.is_file():
+        hint = "`ftbench runs` lists the runs; choose another with --from"
+        raise UserError("the run to start from was not found", str(run.path), hint, "run.start_missing")
+    other, result = read_frozen(run).config, run.result()
+    if result is None or result.status != "finished" or not any(run.model.glob("*.safetensors")):
+        state = run.state()
+        problem = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
+        hint = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
+        raise UserError(problem, run.name, hint, "run.start_not_finished")
+    if config.method != other.method:
+        titles = method_title(other.method), method_title(config.method)
+        problem = f"{run.name} was trained with {titles[0]}, this run uses {titles[1]}"
+        raise UserError(problem, "--from", f"use --method {other.method}", "run.start_method")
+    ours, theirs = flatten(config), flatten(other)
+    for key in SAME_AS_STARTING_RUN:
+        if reads(config.method, key) and ours[key] != theirs[key]:
+            was, now = _setting_text(theirs[key]), _setting_text(ours[key])
+            problem = f"{run.name} was trained with {key} = {was}, this run has {now}"
+            value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
+            hint = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
+            raise UserError(problem, "--from", hint, "run.start_setting")
+    return run, result
+
+
+def _setting_text(value: object) -> str:
+    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def finished_result(run: RunDir, code: str) -> Result:
@@ -214,7 +397,7 @@ def blank_result(run: RunDir, frozen: FrozenRun) -> Result:
         created=frozen.created,
         ended=time.time(),
         currency=config.cost.currency,
-        from_run=Path(config.model.from_run).name if config.model.from_run else "",
+        from_run=continued_run_name(config),
     )
 
 

@@ -15,10 +15,9 @@ from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
 from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
-from engine.runs import launch
 from engine.runs.ladder import ladder_dir
 from engine.runs.run.run_dir import RunDir
-from engine.runs.start import resume_run
+from engine.runs.start import resume_run, stop
 from tui.history.run_list import describe
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Slurm is not installed")
@@ -134,7 +133,7 @@ def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resume
     first = run.job()
     resume_run(run)
     assert run.job() != first and run.state() == "pending"
-    launch.stop(run)
+    stop(run)
 
 
 def test_a_job_is_queued_again_at_its_time_limit_and_when_its_node_dies_and_followed_to_the_end(

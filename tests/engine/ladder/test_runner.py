@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.preset import EffectiveConfig, with_settings
 from engine.ladder.pipeline import LadderPipeline, load_or_create
 from engine.ladder.runner import LadderRunner, identity, index
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
@@ -107,12 +107,12 @@ class Started(Exception):
     """Raised instead of starting a worker for the run in its argument."""
 
 
-def refuse_to_start(run: RunDir) -> launch.StartedProcess:
+def refuse_to_start(run: RunDir) -> start.StartedProcess:
     raise Started(run)
 
 
 def started(runner: LadderRunner, like: LadderEntry, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
-    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
+    monkeypatch.setattr(start, "start_worker", refuse_to_start)
     with pytest.raises(Started) as caught:
         runner.run_entry(like, plan.rungs[0].config, plan.rungs[0])
     run = caught.value.args[0]
@@ -169,7 +169,7 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
         return found
 
     monkeypatch.setattr("engine.ladder.runner.index", index_together)
-    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
+    monkeypatch.setattr(start, "start_worker", refuse_to_start)
     runners = [runner_of(ladder_dir.create(tmp_path, plan), plan) for _ in range(2)]
     entries = [entry(), entry()]
 
@@ -218,7 +218,7 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     def request_stop(seconds: float) -> None:
         runner.stopping.ask(signal.SIGTERM)
 
-    monkeypatch.setattr(launch, "stop", stop)
+    monkeypatch.setattr(start, "stop", stop)
     monkeypatch.setattr("engine.ladder.runner.time.sleep", request_stop)
     with pytest.raises(StopRequested):
         runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
@@ -285,7 +285,7 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     assert folder.started_in() == folder.plan().started_in == str(project)
 
     monkeypatch.chdir(folder.path)
-    monkeypatch.setattr(launch, "start_worker", refuse_to_start)
+    monkeypatch.setattr(start, "start_worker", refuse_to_start)
     plan = folder.plan()
     ladder = load_or_create(folder, plan)
     ladder.work = SharedWork(

@@ -15,7 +15,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.home import config_file
 from engine.runs import home
 from engine.runs.queue import locks
-from engine.runs.run import folder, frozen_config, run_dir
+from engine.runs.run import folder, run_dir
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -196,7 +196,7 @@ def test_a_run_records_the_directory_it_was_started_from(tmp_path: Path, monkeyp
     monkeypatch.chdir(project)
     run = create(tmp_path / "runs")
     assert run.started_in() == run_dir.read_frozen(run).started_in == str(tmp_path / 'a "project"\\n\\x1b[31m')
-    assert frozen_config.edited_keys(run.config_file) == set()
+    assert run_dir.edited_keys(run.config_file) == set()
 
 
 def test_a_run_of_a_version_that_did_not_record_it_opens(tmp_path: Path) -> None:

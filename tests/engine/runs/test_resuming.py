@@ -14,20 +14,19 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
-from engine.runs import launch
-from engine.runs.resuming import change_configuration, check_unchanged, find_moved_files
-from engine.runs.run import frozen_config, run_dir
+from engine.runs import start
+from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Hello
-from engine.runs.run.run_dir import RunDir
-from engine.runs.start import resume_run
+from engine.runs.run.run_dir import RunDir, check_unchanged
+from engine.runs.start import change_configuration, find_moved_files, resume_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run whose worker wrote `hello` and was killed."""
     made = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 4}))
-    config = frozen_config.values_that_are_set(run_dir.read_frozen(made).config)
+    config = run_dir.values_that_are_set(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     return made
 
@@ -40,7 +39,7 @@ def edit(run: RunDir, before: str, after: str) -> None:
 
 def refusal(run: RunDir) -> UserError:
     with pytest.raises(UserError) as caught:
-        launch.start_worker(run)
+        start.start_worker(run)
     assert not run.log_file.exists(), "nothing was started"
     return caught.value
 
@@ -75,7 +74,7 @@ def test_a_key_that_was_removed_or_added_is_a_change(run: RunDir) -> None:
 
 def test_every_key_is_compared() -> None:
     """A key that is added to the schema is compared too: nothing lists them."""
-    recorded = frozen_config.values_that_are_set(Config())
+    recorded = run_dir.values_that_are_set(Config())
     assert set(recorded) == {key for key, value in flatten(Config()).items() if value is not None and value != {}}
 
 
@@ -110,7 +109,7 @@ def test_numbers_that_are_not_finite_are_refused_by_key(value: str, run: RunDir)
 
 
 def test_a_new_key_at_its_default_is_not_a_change(run: RunDir) -> None:
-    config = frozen_config.values_that_are_set(run_dir.read_frozen(run).config)
+    config = run_dir.values_that_are_set(run_dir.read_frozen(run).config)
     del config["train.probe"]
     run.events_file.unlink()
     EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", config=config))
@@ -124,7 +123,7 @@ ODD = ["1" * 5000, "9999-99-99", "[" * 3000, "{a = " * 2000, "nan", "-inf", '"\\
 def test_any_changed_value_is_a_user_error(value: str, run: RunDir) -> None:
     edit(run, "learning_rate = 0.005\n", f"learning_rate = {value}\n")
     with pytest.raises(UserError):
-        launch.start_worker(run)
+        start.start_worker(run)
 
 
 def test_random_damage_to_the_file_is_refused_or_harmless(run: RunDir) -> None:
@@ -159,7 +158,7 @@ def moved_data_run(tmp_path: Path) -> tuple[RunDir, Path]:
     before.write_text("prompt,answer\n" + "".join(f"question {number},answer {number}\n" for number in range(60)))
     effective = resolve_preset("demo-lora", None, {"data.id": str(before), "train.steps": 1})
     stopped = run_dir.create(tmp_path / "runs", "demo-lora", effective)
-    config = frozen_config.values_that_are_set(run_dir.read_frozen(stopped).config)
+    config = run_dir.values_that_are_set(run_dir.read_frozen(stopped).config)
     EventLog(stopped.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     now = tmp_path / "box" / "mails.csv"
     now.parent.mkdir()

@@ -17,7 +17,7 @@ from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.ladder.pipeline import load_or_create
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
@@ -41,9 +41,9 @@ from engine.runs.start import (
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would have been launched, in order; nothing is."""
     launched: list[Any] = []
-    monkeypatch.setattr(launch, "start_worker", lambda run: launched.append(run))
-    monkeypatch.setattr(launch, "wait_for_hello", lambda run, worker, offset: launched.append(offset))
-    monkeypatch.setattr(launch, "start_ladder_process", lambda folder: launched.append(folder))
+    monkeypatch.setattr(start, "start_worker", lambda run: launched.append(run))
+    monkeypatch.setattr(start, "wait_for_hello", lambda run, worker, offset: launched.append(offset))
+    monkeypatch.setattr(start, "start_ladder_process", lambda folder: launched.append(folder))
     return launched
 
 

@@ -20,7 +20,7 @@ from tracker_files import tensorboard_scalars, trackio_logs, wandb_files, wandb_
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.trackers import TRACKERS, check_trackers
-from engine.runs import launch, start
+from engine.runs import start
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
@@ -172,11 +172,11 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
     made = made_run(tmp_path / "other")
     log = made.events_file.read_bytes()
 
-    def stand_in(run: RunDir) -> launch.StartedProcess:
+    def stand_in(run: RunDir) -> start.StartedProcess:
         code = "import sys; open(sys.argv[1], 'wb').write(open(sys.argv[2], 'rb').read())"
         return subprocess.Popen([sys.executable, "-c", code, str(run.events_file), str(made.events_file)])
 
-    monkeypatch.setattr(launch, "start_worker", stand_in)
+    monkeypatch.setattr(start, "start_worker", stand_in)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "wandb.py").write_text("raise RuntimeError('broken installation')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))

@@ -21,7 +21,7 @@ import engine
 import tui
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.run import events, run_dir
 from tui.cli import presets, run
 from tui.cli.errors import handle_errors
@@ -65,7 +65,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatc
     run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(RunFailed) as failed:
-        launch.start_worker(run)
+        start.start_worker(run)
     assert failed.value.code == "system.no_process" and os.strerror(errno.EAGAIN) in str(failed.value)
 
 

@@ -47,7 +47,7 @@ def test_a_new_preset_and_the_catalog_are_reported(tmp_path: Path) -> None:
 
 def test_the_outcome_of_a_stop_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = run_dir.create(tmp_path, "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
-    monkeypatch.setattr("engine.runs.launch.stop", lambda one: None)
+    monkeypatch.setattr("engine.runs.start.stop", lambda one: None)
     done = CliRunner().invoke(app, ["stop", stopped.name, "--runs", str(tmp_path), "--json"])
     assert json.loads(done.stdout) == {
         "run": stopped.name, "path": str(stopped.path), "status": "stopped", "reason": ""

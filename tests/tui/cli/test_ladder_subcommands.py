@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.ladder.pipeline import load_or_create
 from engine.ladder.report.record import work
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, RungDuration
@@ -59,11 +59,11 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
 
     why = "no module named torch"
 
-    def die(*_: object) -> launch.StartedProcess:
+    def die(*_: object) -> start.StartedProcess:
         made.log_file.write_text(f"{why}\n")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
 
-    monkeypatch.setattr(launch, "start_process", die)
+    monkeypatch.setattr(start, "start_process", die)
     with pytest.raises(RunFailed, match=why) as failed:
         ladder.resume(made, detach=True, json=False)
     assert failed.value.code == "ladder.exited_at_start"
@@ -111,15 +111,15 @@ def test_detaching_before_the_start_tells_that_it_continues(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    monkeypatch.setattr(launch, "start_ladder_process", interrupted)
+    monkeypatch.setattr(start, "start_ladder_process", interrupted)
     assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
     (made,) = ladder_dir.iterate(tmp_path)
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
     assert ladder.resume(made, detach=False, json=False) == 0
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
 
-    monkeypatch.setattr(launch, "start_worker", lambda run: None)
-    monkeypatch.setattr(launch, "wait_for_hello", interrupted)
+    monkeypatch.setattr(start, "start_worker", lambda run: None)
+    monkeypatch.setattr(start, "wait_for_hello", interrupted)
     assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
     (begun,) = run_dir.iterate(tmp_path / "runs")
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
@@ -161,7 +161,7 @@ def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Pat
 def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, _ = made_ladder(tmp_path)
     with pytest.raises(UserError):
-        launch.stop(made)
+        start.stop(made)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda: "s")
     following.ask_to_leave(made, None)

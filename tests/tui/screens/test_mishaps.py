@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.config.errors import UserError
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.queue import locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
@@ -63,7 +63,7 @@ def test_a_run_with_a_directory_in_place_of_its_log_is_not_started(tmp_path: Pat
 
     play(tmp_path, story)
     with pytest.raises(UserError) as error:
-        launch.start_worker(run)
+        start.start_worker(run)
     assert error.value.code == "run.irregular_file"
 
 
@@ -71,7 +71,7 @@ def test_a_pause_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
     run = made(tmp_path, ended=False)
     run.paused_file.symlink_to(tmp_path / "nowhere" / "at-all")
     with pytest.raises(UserError) as error:
-        launch.pause(run)
+        start.pause(run)
     assert error.value.code == "run.link"
 
 

@@ -12,9 +12,9 @@ from pilot import LONG, play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.runs import launch
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
+from engine.runs.start import stop
 from tui.app import Workbench
 from tui.screens.dialogs import TextScreen
 from tui.screens.launching import LaunchScreen
@@ -125,7 +125,7 @@ def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path) -> None
         )
         assert app.bench.follower.run is not None
         assert run_dir.read_frozen(app.bench.follower.run).config == run_dir.read_frozen(run).config
-        launch.stop(app.bench.follower.run)
+        stop(app.bench.follower.run)
         await wait_for(pilot, lambda: app.bench.follower.run and not app.bench.follower.run.is_active())
 
     play(tmp_path, story)
@@ -168,7 +168,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
         assert not first.paused_file.exists()
         for run in (third, first, second):
             if run.is_active():
-                launch.stop(run)
+                stop(run)
         await wait_for(pilot, lambda: not any(run.is_active() for run in (first, second, third)))
 
     play(tmp_path / "runs", story, (160, 45))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import launch
+from engine.runs import start
 from engine.runs.queue import device_queue, locks
 from engine.runs.run import run_dir
 
@@ -204,8 +204,8 @@ def test_a_run_deleted_while_waiting_leaves_the_queue(come: Come, tmp_path: Path
     come("first", 1)
     until(lambda: places() == [(0, "first")])
     run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
-    worker = launch.start_worker(run)
-    launch.wait_for_hello(run, worker)
+    worker = start.start_worker(run)
+    start.wait_for_hello(run, worker)
     until(lambda: (1, run.name) in places())
     shutil.rmtree(run.path)
     until(lambda: worker.poll() == 0)

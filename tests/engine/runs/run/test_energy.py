@@ -7,8 +7,8 @@ from pathlib import Path
 from engine.config.schema import Config
 from engine.ladder.results import worked_joules
 from engine.runs.run import events
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog, Follower
+from engine.runs.run.folder import EndRecord
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import ResultBuilder, read_events
 

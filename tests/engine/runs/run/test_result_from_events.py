@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from engine.config.preset_library import resolve_preset
 from engine.runs.run import events, run_dir
-from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
+from engine.runs.run.folder import EndRecord
 from engine.runs.run.result import Predicted, Result, TrainingLoad
 from engine.runs.run.run_dir import RunDir
 

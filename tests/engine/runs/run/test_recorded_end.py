@@ -16,15 +16,15 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.queue import locks
-from engine.runs.run import end_record, run_dir
-from engine.runs.run.end_record import SIZE, EndRecord
+from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import End, Phase
+from engine.runs.run.folder import END_BYTES, Folder
 from engine.runs.run.run_dir import RunDir
 from tui.history.run_list import describe
 from tui.live.watcher import NewEvents, Watcher
 
-RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
+REASON = "no room for the checkpoint"
 
 
 @pytest.fixture
@@ -33,31 +33,33 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def test_a_new_run_has_reserved_blocks_and_no_record(run: RunDir) -> None:
-    assert run.end_file.stat().st_size == SIZE and run.end_file.stat().st_blocks * 512 >= SIZE
-    assert end_record.read(run.end_file) is None and run.result() is None
+    assert run.end_file.stat().st_size == END_BYTES and run.end_file.stat().st_blocks * 512 >= END_BYTES
+    assert run.read_end() is None and run.result() is None
 
 
 @pytest.mark.parametrize("reason", ["why", "", "x" * 100_000, "\x00" * 5000, "ü🙂" * 3000])
 def test_every_reason_fits(reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "end.json"
-    end_record.reserve(path)
-    assert end_record.write(path, EndRecord(status="failed", reason=reason, t=1.0))
-    assert path.stat().st_size == SIZE
-    found = end_record.read(path)
+    folder = Folder(tmp_path)
+    folder.reserve_end()
+    assert folder.record_end("failed", reason)
+    assert folder.end_file.stat().st_size == END_BYTES
+    found = folder.read_end()
     assert found is not None and reason.startswith(found.reason) and len(found.reason) >= min(len(reason), 500)
-    assert end_record.write(path, RECORD) and end_record.read(path) == RECORD, "a shorter one after a longer"
-    end_record.reserve(path)
-    assert end_record.read(path) is None
+    assert folder.record_end("failed", REASON)
+    shorter = folder.read_end()
+    assert shorter is not None and (shorter.status, shorter.reason) == ("failed", REASON)
+    folder.reserve_end()
+    assert folder.read_end() is None
 
 
 def test_the_record_is_the_result_if_there_is_no_other(run: RunDir) -> None:
     log = EventLog(run.events_file)
     log.write(Phase(name="training"))
-    end_record.write(run.end_file, RECORD)
+    run.record_end("failed", REASON)
     result = run.result()
-    assert result is not None and (result.status, result.reason) == ("failed", RECORD.reason)
+    assert result is not None and (result.status, result.reason) == ("failed", REASON)
     assert "training" not in run.state() and run.state() == "failed" and not run.is_active()
-    assert describe(run).reason == RECORD.reason
+    assert describe(run).reason == REASON
     lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
     assert run.state() == "live", "an end of an earlier life is not told of a live run"
@@ -68,9 +70,9 @@ def test_a_ladder_with_a_record_is_not_running(tmp_path: Path) -> None:
     plan = make_plan("demo", ["lora"], {})
     folder = ladder_dir.create(tmp_path, plan)
     folder.write_state(Ladder(name=folder.name, preset="demo", command="", created=0.0))
-    end_record.write(folder.end_file, RECORD)
+    folder.record_end("failed", REASON)
     state = folder.state()
-    assert state is not None and (state.status, state.reason) == ("failed", RECORD.reason)
+    assert state is not None and (state.status, state.reason) == ("failed", REASON)
 
 
 def test_a_line_that_does_not_fit_leaves_no_partial_line(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_line_that_does_not_fit_leaves_no_partial_line(tmp_path: Path) -> None
 
 def test_a_watcher_shows_the_record_if_the_log_has_no_end(run: RunDir) -> None:
     EventLog(run.events_file).write(Phase(name="training"))
-    end_record.write(run.end_file, RECORD)
+    run.record_end("failed", REASON)
     told: list[Message] = []
     watcher = Watcher(run, told.append)
     watcher.start()
@@ -108,4 +110,4 @@ def test_a_watcher_shows_the_record_if_the_log_has_no_end(run: RunDir) -> None:
         watcher.leave()
         watcher.join()
     (end,) = next(message.events for message in told if isinstance(message, NewEvents))
-    assert isinstance(end, End) and (end.status, end.reason) == ("failed", RECORD.reason)
+    assert isinstance(end, End) and (end.status, end.reason) == ("failed", REASON)

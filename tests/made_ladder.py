@@ -14,9 +14,8 @@ from engine.ladder.decisions import decide
 from engine.ladder.phrases import ON_CPU
 from engine.ladder.recommendation import summarize
 from engine.runs.ladder.ladder_dir import LadderDir, create
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration, SharedWork
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, RungDuration, SharedWork
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence
-from engine.runs.ladder.rungs import LadderPlan, Rung
 from engine.runs.run import run_dir
 from engine.runs.run.result import Interval, MeasuredPeak
 

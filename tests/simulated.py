@@ -11,9 +11,8 @@ from engine.ladder.decisions import Decisions, decide
 from engine.ladder.results import LadderResults
 from engine.ladder.sentences import conclude
 from engine.ladder.statistics import ItemScores
-from engine.runs.ladder.ladder_state import Ladder, SharedWork
+from engine.runs.ladder.ladder_state import BASE, Ladder, SharedWork
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.ladder.rungs import BASE
 
 METHODS = {BASE: BASE, "qlora": "qlora", "lora": "lora", "full": "full"}
 

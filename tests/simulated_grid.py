@@ -25,9 +25,8 @@ from engine.ladder.required_sample import ComparisonGoal, required_sample
 from engine.ladder.results import LadderResults
 from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
-from engine.runs.ladder.ladder_state import Ladder, SharedWork
+from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Rung, SharedWork
 from engine.runs.ladder.rung_results import RungResult, finding_of
-from engine.runs.ladder.rungs import LadderPlan, Rung
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
 """True means. QLoRA is 6 points worse than full, LoRA is equal to it."""

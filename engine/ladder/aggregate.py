@@ -41,9 +41,19 @@ from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, ItemScores, MeanS
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import ItemDependence, Ladder, Look
+from engine.runs.ladder.ladder_state import (
+    BASE,
+    BASE_4BIT,
+    ItemDependence,
+    Ladder,
+    LadderPlan,
+    Look,
+    Rung,
+    is_base,
+    is_served,
+    shots_of,
+)
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, is_served, shots_of
 from engine.runs.run.result import MeasuredPeak, Result
 
 

@@ -31,9 +31,8 @@ from engine.ladder.results import (
 )
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import BASE, Ladder, LadderEntry, LadderPlan, artifact_of
 from engine.runs.ladder.rung_results import Comparison, RungResult
-from engine.runs.ladder.rungs import BASE, LadderPlan, artifact_of
 from engine.runs.run.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 
 ZERO = ""

@@ -10,9 +10,8 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.ladder.results import best_rung, comparison, margin_of, oriented_bounds
 from engine.ladder.statistics import ratio_interval
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.rung_results import CostRatio, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, is_base
 from engine.runs.run.result import Interval, MeasuredPeak
 
 RULE_GAIN_SHARE, RULE_COST_RATIO = 0.94, 1 / 8

@@ -17,9 +17,8 @@ from engine.config.text import amount, listed
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, Ladder, artifact_of, is_served, shots_of
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange, Topic
-from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_served, shots_of
 from engine.runs.run.result import Interval
 
 Sentences = Iterator[tuple[Topic, str]]

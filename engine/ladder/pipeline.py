@@ -33,8 +33,19 @@ from engine.ladder.stages import (
 )
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
-from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Look, Outcome, RungDuration, SharedWork, Stage
-from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
+from engine.runs.ladder.ladder_state import (
+    BASE_4BIT,
+    Kind,
+    Ladder,
+    LadderEntry,
+    LadderPlan,
+    Look,
+    Outcome,
+    Rung,
+    RungDuration,
+    SharedWork,
+    Stage,
+)
 from engine.runs.rpc_client import ask
 from engine.runs.run.folder import State
 from engine.runs.run.result import Result

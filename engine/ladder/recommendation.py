@@ -56,7 +56,7 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.results import comparison
 from engine.runs import score_format
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE_4BIT, Ladder, artifact_of, is_base
 from engine.runs.ladder.rung_results import (
     CostRatio,
     LadderSummary,
@@ -64,7 +64,6 @@ from engine.runs.ladder.rung_results import (
     RungTradeoff,
     SummaryRow,
 )
-from engine.runs.ladder.rungs import BASE_4BIT, artifact_of, is_base
 
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""

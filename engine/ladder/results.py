@@ -19,7 +19,7 @@ from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
 from engine.config.text import amount
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderEntry, few_shot_base, is_base
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
     Comparison,
@@ -29,7 +29,6 @@ from engine.runs.ladder.rung_results import (
     SeedRange,
     finding_of,
 )
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base, is_base
 from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, read_predictions
 from engine.runs.run.result import BenchmarkScores, Interval, Result, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.run.run_dir import RunDir

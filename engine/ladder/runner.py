@@ -25,8 +25,7 @@ from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import start
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry
-from engine.runs.ladder.rungs import Rung
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, Rung
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream

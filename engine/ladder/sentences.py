@@ -51,7 +51,7 @@ from engine.ladder.results import (
     comparison,
     margin_of,
 )
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE, Ladder, is_served, shots_of
 from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
@@ -61,7 +61,6 @@ from engine.runs.ladder.rung_results import (
     ServedUse,
     VerdictSentence,
 )
-from engine.runs.ladder.rungs import BASE, is_served, shots_of
 from engine.runs.run.data_usage import overlap_sentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.score_format import difference_with_bounds, loss, points

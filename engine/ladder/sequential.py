@@ -42,9 +42,8 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.ladder.decisions import RULE_GAIN_SHARE, rule_check_of_gain
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, normal
-from engine.runs.ladder.ladder_state import Ladder, LadderDecision, Look
+from engine.runs.ladder.ladder_state import BASE, Ladder, LadderDecision, LadderPlan, Look, is_base
 from engine.runs.ladder.rung_results import Comparison
-from engine.runs.ladder.rungs import BASE, LadderPlan, is_base
 
 FIRST_LOOK = 2
 """Seeds before the first look."""

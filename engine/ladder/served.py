@@ -25,8 +25,8 @@ from engine.ladder.results import LadderResults, add_answer_shares, answers_of, 
 from engine.ladder.statistics import item_scores
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import ServedModel
 from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
-from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import text_hash
 from engine.runs.rpc_client import ask
 from engine.runs.run.predictions import ScoredItem, read_predictions, write_predictions

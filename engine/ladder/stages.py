@@ -23,8 +23,16 @@ from engine.config.schema import Config
 from engine.ladder.phrases import rung_title
 from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun
-from engine.runs.ladder.ladder_state import LadderEntry, RungDuration, SharedWork
-from engine.runs.ladder.rungs import REDUCTION, LadderPlan, Rung, artifact_of, round_sizes
+from engine.runs.ladder.ladder_state import (
+    REDUCTION,
+    LadderEntry,
+    LadderPlan,
+    Rung,
+    RungDuration,
+    SharedWork,
+    artifact_of,
+    round_sizes,
+)
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Step

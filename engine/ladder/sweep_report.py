@@ -42,8 +42,8 @@ from engine.ladder.report.tables import (
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
 from engine.runs.ladder.ladder_dir import SweepDir
+from engine.runs.ladder.ladder_state import BASE
 from engine.runs.ladder.rung_results import CostRatio
-from engine.runs.ladder.rungs import BASE
 from engine.runs.ladder.sweep import Sweep, SweepPoint, cell_text, value_text
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Interval

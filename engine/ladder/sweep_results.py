@@ -13,8 +13,7 @@ from engine.ladder.decisions import rule_check_of_cost, rule_check_of_gain
 from engine.ladder.phrases import RULE, ratio_bounds, rung_title
 from engine.ladder.recommendation import cost_ratios
 from engine.ladder.statistics import CONFIDENCE_LEVEL
-from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rungs import BASE, is_base
+from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 from engine.runs.run.result import Z_95, Interval, student_quantile
 

@@ -23,8 +23,7 @@ from engine.ladder.pipeline import LadderPipeline, load_or_create, run_to_outcom
 from engine.ladder.runner import LadderRunner
 from engine.ladder.sweep_results import summarize_sweep
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import Ladder, Outcome
-from engine.runs.ladder.rungs import BASE, BASE_4BIT
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, Outcome
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested

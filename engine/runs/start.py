@@ -30,7 +30,7 @@ from engine.executors.slurm import queue
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import LadderPlan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.queue import locks
 from engine.runs.run import run_dir

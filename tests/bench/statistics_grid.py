@@ -54,7 +54,7 @@ from simulated_grid import (
 from engine.evaluation.intervals import bootstrap, paired_interval
 from engine.ladder import sweep_results
 from engine.ladder.decisions import RULE_GAIN_SHARE
-from engine.runs.ladder.rungs import BASE
+from engine.runs.ladder.ladder_state import BASE
 
 UNTIL_DECIDED = [
     *((variant, 300, std, False) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),

@@ -16,9 +16,8 @@ from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
 from engine.runs import score_format, start
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry, is_base
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.ladder.rungs import is_base
 from engine.runs.ladder.sweep import Sweep, cell_text
 from engine.runs.run import events
 from engine.runs.run.event_log import Follower, exit_message

@@ -18,11 +18,9 @@ from engine.config.files import read_regular
 from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.schema import Config
-from engine.runs.ladder.forecast import forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
-from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows
+from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, describe_sweep, value_text
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask

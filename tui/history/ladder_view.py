@@ -9,8 +9,7 @@ from textual.content import Content
 
 from engine.config.quantities import rate
 from engine.config.text import amount, visible
-from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
-from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
+from engine.runs.ladder.ladder_state import ARTIFACT_SEPARATOR, TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.score_format import difference_with_bounds, summary_lines, tradeoff_lines, with_bounds
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}

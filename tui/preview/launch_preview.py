@@ -27,7 +27,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import packing_notes
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import LadderPlan
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from engine.runs.run.run_dir import continued_run_name, find_continued_run

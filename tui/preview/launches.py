@@ -19,8 +19,7 @@ from engine.config.setting_groups import SAME_AS_STARTING_RUN
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
-from engine.runs.ladder.ladder_state import TIMING_PROBE
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import TIMING_PROBE, LadderPlan
 from engine.runs.run import run_dir
 from engine.runs.run.exports import artifact_words
 from engine.runs.run.run_dir import RunDir, continued_run_name

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config.method_specs import method_names
 from engine.config.text import visible
 from engine.ladder.phrases import rung_title
-from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.ladder_state import is_base
 from engine.runs.run.result import Interval
 
 if TYPE_CHECKING:

@@ -30,9 +30,8 @@ from engine.ladder.report.drawing import (
 )
 from engine.ladder.report.material import MEMORY_KINDS, LossCurve, Trace
 from engine.ladder.report.tables import PEAKS
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, is_base
 from engine.runs.ladder.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
-from engine.runs.ladder.rungs import is_base
 from engine.runs.score_format import COST_TICKS, of_reference, score
 
 if TYPE_CHECKING:

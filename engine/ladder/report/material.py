@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.ladder_state import is_base
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Eval, Event, Hello, Memory, Phase, Step
 from engine.runs.run.predictions import ScoredItem, read_predictions

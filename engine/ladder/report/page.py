@@ -37,9 +37,8 @@ from engine.ladder.report.material import (
 from engine.ladder.report.preferences import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder
 from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
-from engine.runs.ladder.rungs import BASE, BASE_4BIT
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines

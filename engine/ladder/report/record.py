@@ -27,8 +27,7 @@ from engine.ladder.report.tables import (
     status_word,
 )
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
-from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry, is_base
 from engine.runs.ladder.sweep import Sweep
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.model_account import PARTS, exceptions

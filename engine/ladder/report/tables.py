@@ -30,7 +30,7 @@ from engine.ladder.phrases import (
     seed_range_text,
 )
 from engine.ladder.results import comparison
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import Ladder, is_base, is_served
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
     Comparison,
@@ -41,7 +41,6 @@ from engine.runs.ladder.rung_results import (
     ServedUse,
     SummaryRow,
 )
-from engine.runs.ladder.rungs import is_base, is_served
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,

@@ -22,8 +22,7 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
 from engine.config.preset import nested
 from engine.config.preset_library import preset_name
-from engine.runs.ladder.ladder_state import Ladder, Outcome
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Outcome
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder, run_dir
 from engine.runs.run.folder import Folder, State, StateFolder

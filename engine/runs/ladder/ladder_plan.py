@@ -1,11 +1,14 @@
-"""Makes the plan of a ladder from a preset and a command line: rungs and seeds on the same work."""
+"""Makes the plan of a ladder from a preset and a command line, and forecasts how long it takes and what it shows."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean, variance
 
 import msgspec
 
@@ -19,7 +22,8 @@ from engine.config.schema import Config
 from engine.config.setting_groups import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS
 from engine.config.text import amount
 from engine.runs.endpoint import is_endpoint, parse_endpoint, parse_price
-from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, ServedModel, is_base
+from engine.runs.ladder.ladder_dir import states
+from engine.runs.ladder.ladder_state import ARTIFACT_SEPARATOR, Ladder, LadderPlan, Rung, ServedModel, is_base
 from engine.runs.run.exports import artifact_words, parse_artifact
 
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
@@ -56,14 +60,25 @@ def make_plan(
     are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`. `max_seeds`: to run until the questions are
     decided, with at most this many seeds instead of `seeds`.
     """
-    served = served_models([word for word in rungs if is_served_word(word)], prices)
-    rungs = [word for word in rungs if not is_served_word(word)]
+    addresses = [word for word in rungs if is_endpoint(word) or is_endpoint(word.partition("=")[2])]
+    served = served_models(addresses, prices)
+    rungs = [word for word in rungs if word not in addresses]
     if max_seeds is not None:
-        refuse_until_decided(max_seeds, seeds, ship)
+        option, code = "--until-decided", "ladder.until_decided"
+        _refuse_number("seeds", max_seeds, (2, MAX_SEEDS), "--max-seeds", "ladder.seeds")
+        if seeds != 1:
+            problem, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
+            raise UserError(problem, option, hint, code=code)
+        if ship:
+            problem = "artifacts are compared with a fixed number of seeds"
+            hint = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
+            raise UserError(problem, option, hint, code=code)
         seeds = max_seeds
     _refuse_number("seeds", seeds, (1, MAX_SEEDS), "--seeds", "ladder.seeds")
     limits = 1, MAX_LEARNING_RATES
     _refuse_number("learning rates", learning_rates, limits, "--learning-rates", "ladder.learning_rates")
+    for count in base_shots:
+        _refuse_number("examples", count, (0, MAX_SHOTS), "--base-shots", "ladder.base_shots")
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
     planned, notices = _rungs(rungs, preset, overrides)
@@ -71,9 +86,8 @@ def make_plan(
         planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.generated_only": True})
     if served and metric_spec(planned[0].config.evaluation.metric).picks_from_choices:
         planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.metric": "exact_match"})
-        text = (
-            "a served model has no likelihoods: every rung's generated label is read, by exact_match instead of choice"
-        )
+        why = "a served model has no likelihoods"
+        text = f"{why}: every rung's generated label is read, by exact_match instead of choice"
         notices = [*notices, Notice("ladder.generated_labels", text)]
     refuse_missing_splits(planned[0].config.data.test, planned[0].config.data.validation, learning_rates)
     return LadderPlan(
@@ -89,7 +103,7 @@ def make_plan(
         fresh=fresh,
         retime=retime,
         served=served,
-        base_shots=parse_base_shots(base_shots),
+        base_shots=sorted({count for count in base_shots if count}),  # 0: the base model as it is
         command=command,
         notices=notices,
     )
@@ -101,19 +115,25 @@ def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Run
     _refuse(LADDER_KEYS, overrides, *set_by_ladder, "ladder.key_set_by_ladder")
     notices: dict[Notice, None] = {}
     planned = [_rung(option, preset, overrides, notices) for option in rungs or method_names()]
-    refuse_names(planned)
+    names = [rung.name.lower() for rung in planned]
+    for name, rung in zip(names, planned, strict=True):
+        is_reserved = is_base(name) or (name in method_names() and name != rung.method)
+        if is_reserved or names.count(name) > 1:
+            problem = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
+            hint = "choose another name, as in --rung wide=lora,adapter.rank=64"
+            raise UserError(problem, "--rung", hint, code="ladder.rung_name")
     if any(rung.config.model.from_run for rung in planned):
         hint = "remove it; `ftbench run --from` continues a run"
         raise UserError("a ladder starts from the base model", "model.from_run", hint, code="ladder.from_run")
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
-    refuse_different_work(planned)
+    first, expected = planned[0], work_of(planned[0].config)
+    for other in planned[1:]:
+        for key, value in work_of(other.config).items():
+            if value != expected[key]:
+                problem = f"rungs differ in {key}, {expected[key]!r} for {first.name} and {value!r} for {other.name}"
+                raise UserError(problem, "--rung", "set it for all rungs with --set", code="ladder.different_work")
     return planned, list(notices)
-
-
-def is_served_word(word: str) -> bool:
-    """Whether a value of `--rung` is a served model: `http://host/v1#name`, or `big=http://host/v1#name`."""
-    return is_endpoint(word) or is_endpoint(word.partition("=")[2])
 
 
 def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedModel]:
@@ -135,9 +155,8 @@ def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedMod
             raise UserError(f"no served model {only}".rstrip(), f"--price {text}", hint, code="ladder.served_price")
         price = parse_price(value, "--price")
         for name in [only] if only else list(models):
-            models[name] = msgspec.structs.replace(
-                models[name], price=[price.prompt, price.completion] if price else []
-            )
+            prices_of_both = [price.prompt, price.completion] if price else []
+            models[name] = msgspec.structs.replace(models[name], price=prices_of_both)
     return list(models.values())
 
 
@@ -147,8 +166,18 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
     An adapter is left out for rungs that train all weights. Raises UserError for an unknown artifact or rung, and for
     an artifact that no rung has.
     """
-    wanted = [_artifact_word(given, rungs) for given in ship]
-    names: list[str] = []
+    known, names = [rung.name for rung in rungs], list[str]()
+    wanted: list[tuple[str, str, str]] = []  # the value, its rung or '' for all, the artifact's shortest name
+    for given in ship:
+        only, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
+        if separator and only not in known:
+            hint = f"use one of {', '.join(known)}"
+            raise UserError(f"unknown rung {only!r}", f"--ship {given}", hint, code="ladder.unknown_rung")
+        try:
+            wanted.append((given, only, parse_artifact(word).word))
+        except ValueError as error:
+            hint = f"use {', '.join(artifact_words())}"
+            raise UserError(f"unknown artifact {word!r}", "--ship", hint, code="ladder.unknown_artifact") from error
     for rung in rungs:
         for given, only, word in wanted:
             name = f"{rung.name}{ARTIFACT_SEPARATOR}{word}"
@@ -164,45 +193,11 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
     return names
 
 
-def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
-    """(the value, its rung or '' for all, the artifact's shortest name). Raises UserError for an unknown one."""
-    rung, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
-    names = [known.name for known in rungs]
-    if separator and rung not in names:
-        hint = f"use one of {', '.join(names)}"
-        raise UserError(f"unknown rung {rung!r}", f"--ship {given}", hint, code="ladder.unknown_rung")
-    try:
-        return given, rung, parse_artifact(word).word
-    except ValueError as error:
-        hint = f"use {', '.join(artifact_words())}"
-        raise UserError(f"unknown artifact {word!r}", "--ship", hint, code="ladder.unknown_artifact") from error
-
-
-def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> None:
-    """Raises UserError for options that a ladder that runs until its questions are decided cannot have."""
-    option = "--until-decided"
-    _refuse_number("seeds", max_seeds, (2, MAX_SEEDS), "--max-seeds", "ladder.seeds")
-    if seeds != 1:
-        problem, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
-        raise UserError(problem, option, hint, code="ladder.until_decided")
-    if ship:
-        problem = "artifacts are compared with a fixed number of seeds"
-        hint = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
-        raise UserError(problem, option, hint, code="ladder.until_decided")
-
-
 def _refuse_number(what: str, number: int, limits: tuple[int, int], option: str, code: str) -> None:
     """Raises UserError for a number beyond its limits."""
     if not limits[0] <= number <= limits[1]:
         hint = f"use {limits[0]} to {limits[1]}"
         raise UserError(f"invalid number of {what} {number}", option, hint, code=code)
-
-
-def parse_base_shots(shots: Sequence[int]) -> list[int]:
-    """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
-    for count in shots:
-        _refuse_number("examples", count, (0, MAX_SHOTS), "--base-shots", "ladder.base_shots")
-    return sorted({count for count in shots if count})
 
 
 def refuse_missing_splits(test: str | float | None, validation: str | float, learning_rates: int) -> None:
@@ -211,33 +206,9 @@ def refuse_missing_splits(test: str | float | None, validation: str | float, lea
         hint = "set it to a file of test rows or to a share, or add rows"
         raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
     if learning_rates > 1 and validation == 0:
-        problem, hint = (
-            "no validation rows to choose learning rates on",
-            "set it to 0.05 or more, add rows, or omit --learning-rates",
-        )
+        problem = "no validation rows to choose learning rates on"
+        hint = "set it to 0.05 or more, add rows, or omit --learning-rates"
         raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
-
-
-def refuse_names(rungs: Sequence[Rung]) -> None:
-    """Raises UserError for a rung's name that is a duplicate, the base model's or another method's."""
-    names = [rung.name.lower() for rung in rungs]
-    for rung in rungs:
-        name = rung.name.lower()
-        is_reserved = is_base(name) or (name in method_names() and name != rung.method)
-        if is_reserved or names.count(name) > 1:
-            problem = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
-            hint = "choose another name, as in --rung wide=lora,adapter.rank=64"
-            raise UserError(problem, "--rung", hint, code="ladder.rung_name")
-
-
-def refuse_different_work(rungs: Sequence[Rung]) -> None:
-    """Raises UserError if two rungs differ in a key that has to be equal."""
-    first = rungs[0]
-    for other in rungs[1:]:
-        for key, value in work_of(other.config).items():
-            if value != (expected := work_of(first.config)[key]):
-                problem = f"rungs differ in {key}, {expected!r} for {first.name} and {value!r} for {other.name}"
-                raise UserError(problem, "--rung", "set it for all rungs with --set", code="ladder.different_work")
 
 
 def work_of(config: Config) -> Flat:
@@ -312,3 +283,118 @@ def _refuse(keys: Iterable[str], given: Flat, problem: str, hint: str, code: str
     for key in keys:
         if key in given:
             raise UserError(problem, key, hint, code=code)
+
+
+# A forecast, not a test: normal approximations, with the half-widths of simultaneous intervals in standard errors as
+# simulated ladders of three rungs have them.
+
+PRIOR_SEED_STD = 0.015
+"""Standard deviation between seeds without an earlier ladder: 1.5 points, the median of the statistics' prior."""
+PRIOR_DIFFERING = 0.2
+"""Share of test items on which two rungs differ without an earlier ladder."""
+PRIOR_ITEMS = 300
+"""Test items without an earlier ladder and without `evaluation.rows`."""
+CRITICAL = {1: 4.2, 2: 3.3, 3: 2.45, 4: 2.3}
+"""Seeds -> half a simultaneous interval in standard errors; fewer seeds say less about their own spread."""
+CRITICAL_MANY = 2.2
+DIFFERENCES = (0.02, 0.05, 0.1)
+"""Differences whose power is forecast: 2, 5 and 10 points of a share, 0.02, 0.05 and 0.1 nats/token of a loss."""
+MIN_VARIANCE = {True: 1e-3, False: 1e-6}
+"""Least variance of the paired difference of one item, of a share and of a loss."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Hours and power by number of seeds."""
+
+    source: str
+    """The earlier ladder, or which values are assumed."""
+    metric: str
+    items: int
+    seed_std: float | None
+    """None if it is unknown: of losses, without an earlier ladder."""
+    item_variance: float | None
+    """Of the paired difference of one item; None if it is unknown."""
+    run_seconds: dict[str, float]
+    """Rung -> mean seconds of a run; without rungs that no earlier ladder has."""
+    rungs: tuple[str, ...]
+
+    def hours(self, seeds: int) -> float | None:
+        """Hours of all runs one after the other, without probes and trials; None if a rung's duration is unknown."""
+        if not self.run_seconds.keys() >= set(self.rungs):
+            return None
+        return sum(self.run_seconds[name] for name in self.rungs) * seeds / 3600
+
+    @property
+    def differences(self) -> dict[str, float]:
+        """Text -> difference whose power is forecast."""
+        spec = metric_spec(self.metric)
+        return {f"{size * spec.scale:g} {'points' if spec.is_share else spec.unit}": size for size in DIFFERENCES}
+
+    def power(self, difference: float, seeds: int) -> float | None:
+        """The chance that the interval of a true difference excludes 0 after this many seeds; None if it is unknown."""
+        if self.item_variance is None or self.seed_std is None:
+            return None
+        error = math.sqrt(self.item_variance / self.items + 2 * self.seed_std**2 / seeds)
+        return NormalDist().cdf(difference / error - CRITICAL.get(seeds, CRITICAL_MANY))
+
+
+def forecast(plan: LadderPlan, runs: Path, decide_metric: Callable[[], str]) -> Forecast:
+    """From the latest finished ladder with the same model, data and length of training, else from assumed values.
+
+    `decide_metric` returns the automatic metric; it is called only if no earlier ladder has it. Nothing is assumed
+    about losses, whose spread depends on model and data.
+    """
+    config = plan.rungs[0].config
+    rungs = tuple(rung.name for rung in plan.rungs)
+    known, work = None, work_of(config).items()
+    for _, ladder in states(runs):
+        is_complete = ladder.status == "finished" and ladder.work is not None and ladder.comparisons
+        if is_complete and all(ladder.config.get(key) == value for key, value in work):
+            known = ladder if known is None or ladder.created > known.created else known
+    if known is None or known.work is None:
+        items = config.evaluation.rows or PRIOR_ITEMS
+        metric = decide_metric() if config.evaluation.metric == AUTO.name else config.evaluation.metric
+        none = "no earlier ladder on this model, data and length of training"
+        if not metric_spec(metric).is_share:
+            text = f"unknown: how much the {metric_spec(metric).title} differs between items and seeds; {none}"
+            return Forecast(text, metric, items, None, None, {}, rungs)
+        text = f"assumed: {items} test items, {PRIOR_SEED_STD * 100:g} points between seeds, rungs differ on "
+        text += f"{PRIOR_DIFFERING:.0%} of the items; {none}"
+        return Forecast(text, metric, items, PRIOR_SEED_STD, PRIOR_DIFFERING, {}, rungs)
+    rows = [row for row in known.rows if not is_base(row.name) and not row.source]
+    spreads = [variance(row.by_seed) for row in rows if len(row.by_seed) > 1]
+    spec = metric_spec(known.work.metric)
+    seed_std = math.sqrt(fmean(spreads)) if spreads else PRIOR_SEED_STD if spec.is_share else 0.0
+    seconds = {row.name: row.all_seconds.mean for row in rows if row.all_seconds}
+    shown = f"{seed_std * 100:.1f} points" if spec.is_share else f"{seed_std:.3f} {spec.unit}"
+    text = f"from {known.name}: {known.work.test} test items, {shown if spreads else 'one seed, nothing'} between seeds"
+    return Forecast(text, spec.name, known.work.test, seed_std, _item_variance(known, seed_std), seconds, rungs)
+
+
+def _item_variance(ladder: Ladder, seed_std: float) -> float | None:
+    """Mean over the pairs of trained rungs, from the widths of their intervals; None if no pair of losses has one."""
+    variances = []
+    seeds = {row.name: len(row.seeds) for row in ladder.rows}
+    for compared in ladder.comparisons:
+        low, high = compared.difference.low, compared.difference.high
+        if is_base(compared.b) or low is None or high is None or ladder.work is None:
+            continue
+        fewest = max(1, min(seeds.get(compared.a, 1), seeds.get(compared.b, 1)))
+        error = (high - low) / 2 / CRITICAL.get(fewest, CRITICAL_MANY)
+        variances.append((error**2 - 2 * seed_std**2 / fewest) * ladder.work.test)
+    is_share = metric_spec(ladder.metric).is_share
+    if not variances:
+        return PRIOR_DIFFERING if is_share else None
+    return max(MIN_VARIANCE[is_share], fmean(variances))
+
+
+def forecast_rows(prediction: Forecast, seeds: Sequence[int]) -> list[list[str]]:
+    """A row per number of seeds: seeds, runs, hours, power of each difference."""
+    rows = []
+    for count in seeds:
+        hours = prediction.hours(count)
+        chances = [prediction.power(size, count) for size in prediction.differences.values()]
+        powers = ["–" if chance is None else f"{chance:.0%}" for chance in chances]
+        rows.append([str(count), str(count * len(prediction.rungs)), "–" if hours is None else f"{hours:.2g}", *powers])
+    return rows

@@ -19,9 +19,8 @@ from engine.config.preset import Flat, parse_overrides
 from engine.config.preset_values import known_keys
 from engine.config.setting_groups import NOT_VARIED
 from engine.config.text import amount
-from engine.runs.ladder.ladder_state import Outcome
+from engine.runs.ladder.ladder_state import LadderPlan, Outcome
 from engine.runs.ladder.rung_results import CostRatio
-from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.run.result import SCHEMA_VERSION, Interval
 
 Check = Literal["holds", "fails", "undecided", "unknown"]
@@ -196,7 +195,25 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
         raise UserError(
             f"too many settings to vary ({len(words)})", "--vary", f"use at most {MAX_AXES}", code="sweep.axes"
         )
-    axes = [_axis(word) for word in words]
+    axes: list[Axis] = []
+    for word in words:
+        key, equals, text = map(str.strip, word.partition("="))
+        example = "for example --vary adapter.rank=4,16,64"
+        if not equals or not key:
+            raise UserError(f"{word!r} is not KEY=V1,V2", "--vary", example, code="sweep.axes")
+        if key not in known_keys() or key in NOT_VARIED:
+            problem = "cannot be varied" if key in NOT_VARIED else "unknown setting"
+            raise UserError(f"{problem}: {key}", "--vary", "see docs/configuration.md", code="sweep.key")
+        try:  # brackets and quotes protect commas
+            parts: list[Any] = tomli.loads(f"values = [{text}]")["values"]
+            texts = [part if isinstance(part, str) else json.dumps(part, default=str) for part in parts]
+        except tomli.TOMLDecodeError:
+            texts = [part.strip() for part in text.split(",") if part.strip()]
+        values = [next(iter(parse_overrides([f"{key}={value}"], "--vary").values())) for value in texts]
+        if len(values) < 2 or any(values.count(value) > 1 for value in values):
+            problem = f"{key} needs two or more different values"
+            raise UserError(problem, "--vary", example, code="sweep.values")
+        axes.append(Axis(key=key, values=values))
     if len({axis.key for axis in axes}) < len(axes):
         raise UserError(f"{axes[0].key} is varied twice", "--vary", "give all values at once", code="sweep.axes")
     for axis in axes:
@@ -204,31 +221,6 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
             problem = f"{axis.key} is set and varied"
             raise UserError(problem, "--vary", f"remove --set {axis.key}", code="sweep.key_set")
     return axes
-
-
-def _axis(word: str) -> Axis:
-    key, equals, text = word.partition("=")
-    example = "for example --vary adapter.rank=4,16,64"
-    if not equals or not key.strip():
-        raise UserError(f"{word!r} is not KEY=V1,V2", "--vary", example, code="sweep.axes")
-    key = key.strip()
-    if key not in known_keys() or key in NOT_VARIED:
-        problem = "cannot be varied" if key in NOT_VARIED else "unknown setting"
-        raise UserError(f"{problem}: {key}", "--vary", "see docs/configuration.md", code="sweep.key")
-    values = [next(iter(parse_overrides([f"{key}={value}"], "--vary").values())) for value in _values(text)]
-    if len(values) < 2 or any(values.count(value) > 1 for value in values):
-        problem = f"{key} needs two or more different values"
-        raise UserError(problem, "--vary", example, code="sweep.values")
-    return Axis(key=key, values=values)
-
-
-def _values(text: str) -> list[str]:
-    """The values between commas; brackets and quotes protect commas."""
-    try:
-        parts: list[Any] = tomli.loads(f"values = [{text}]")["values"]
-    except tomli.TOMLDecodeError:
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return [part if isinstance(part, str) else json.dumps(part, default=str) for part in parts]  # as TOML has them
 
 
 def parse_budget(text: str | None) -> float | None:

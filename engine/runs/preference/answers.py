@@ -11,7 +11,7 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
 from engine.runs.run.folder import short_name
 from engine.runs.run.predictions import PredictionLine, Who, read_predictions
 from engine.runs.run.run_dir import RunDir

@@ -7,6 +7,7 @@ from engine.config.method_specs import method_specs
 from engine.config.quantities import decimal, duration, integer, percent
 from engine.config.text import amount, listed, visible
 from engine.runs.endpoint import TokenPrice
+from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, is_base, is_served
 from engine.runs.ladder.preferences import (
     MAX_SWAPPED,
     MAX_UNREADABLE,
@@ -17,7 +18,6 @@ from engine.runs.ladder.preferences import (
     RatingSummary,
     WinRate,
 )
-from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, is_base, is_served
 from engine.runs.run.result import MIN_ITEMS, Interval
 from engine.runs.score_format import percent_bounds
 

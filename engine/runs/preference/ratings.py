@@ -20,7 +20,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read_regular, read_small, write_atomically
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.rungs import BASE
+from engine.runs.ladder.ladder_state import BASE
 from engine.runs.preference.answers import RungAnswers, answers_of, pair_hash, parse_pairs, readable, text_hash
 from engine.runs.preference.judge_dir import ratings_folder
 from engine.runs.queue import locks

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.data.items import EvaluationItem, few_shot_items
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.rungs import is_base, shots_of
+from engine.runs.ladder.ladder_state import is_base, shots_of
 
 BOS, END = 1, 2
 

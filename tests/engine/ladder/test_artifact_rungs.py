@@ -22,9 +22,8 @@ from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan, make_plan
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, SharedWork, gain_of_rung
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, SharedWork, artifact_of, gain_of_rung
 from engine.runs.ladder.rung_results import Comparison, RungResult
-from engine.runs.ladder.rungs import LadderPlan, Rung, artifact_of
 from engine.runs.run.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.run.predictions import PredictionLine
 from engine.runs.run.result import Interval, Result

@@ -33,9 +33,8 @@ from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import conclude, verdict
 from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Rung
 from engine.runs.ladder.rung_results import RungResult, SeedRange, finding_of
-from engine.runs.ladder.rungs import LadderPlan, Rung
 from engine.runs.run.result import MeasuredPeak
 
 ITEMS = 400

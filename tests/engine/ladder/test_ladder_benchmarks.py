@@ -20,8 +20,7 @@ from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rungs import BASE
+from engine.runs.ladder.ladder_state import BASE, Ladder
 from engine.runs.run.result import BenchmarkScores, Interval, benchmark_fingerprint, write_scores
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import points

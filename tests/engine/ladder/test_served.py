@@ -31,8 +31,8 @@ from engine.methods.model_source import load_tokenizer
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir, iterate, plan_text
 from engine.runs.ladder.ladder_plan import make_plan, served_models
+from engine.runs.ladder.ladder_state import ServedModel
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import ladder_answers
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.stopping import StopRequest

@@ -21,8 +21,7 @@ from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.ladder_state import LadderEntry
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan
 from engine.runs.ladder.sweep import Axis, make_cells
 from engine.runs.queue import locks
 from engine.runs.run import run_dir

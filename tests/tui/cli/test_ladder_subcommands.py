@@ -22,8 +22,7 @@ from engine.ladder.report.record import work
 from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.ladder_state import LadderEntry, RungDuration
-from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan, RungDuration
 from engine.runs.run import events, folder, run_dir
 from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from engine.runs.run.run_dir import RunDir

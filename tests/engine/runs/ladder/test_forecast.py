@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.runs.ladder.forecast import CRITICAL, PRIOR_SEED_STD, forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_dir import create as make_ladder
-from engine.runs.ladder.ladder_plan import make_plan, shared
+from engine.runs.ladder.ladder_plan import CRITICAL, PRIOR_SEED_STD, forecast, forecast_rows, make_plan, shared
 from engine.runs.ladder.ladder_state import Ladder
 
 

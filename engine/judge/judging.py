@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -19,11 +17,28 @@ import numpy as np
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_regular
 from engine.config.schema import Model
-from engine.judge.comparison_prompt import Verdict, comparison_prompt, default_rubric, prompt_template, read_verdict
-from engine.judge.local_judge import LocalJudge
-from engine.judge.ratings_summary import PeoplesChoice, decided_by_people, side
-from engine.judge.win_rates import VALUES, PairScores, agreement, length_correlation, win_rates
-from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, is_endpoint, parse_endpoint
+from engine.judge.judges import (
+    LocalJudge,
+    ServedJudge,
+    Verdict,
+    comparison_prompt,
+    default_rubric,
+    prompt_template,
+    read_verdict,
+)
+from engine.judge.win_rates import (
+    VALUES,
+    PairScores,
+    PeoplesChoice,
+    agreement,
+    decided_by_people,
+    judge_sentences,
+    length_correlation,
+    side,
+    why_unusable,
+    win_rates,
+)
+from engine.runs.endpoint import EndpointRefusal, TokenPrice, is_endpoint
 from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
 from engine.runs.preference.answers import (
     PAIR_SEPARATOR,
@@ -35,7 +50,6 @@ from engine.runs.preference.answers import (
     text_hash,
 )
 from engine.runs.preference.judge_dir import JudgeDir, judge_dir, subject_of
-from engine.runs.preference.preference_text import judge_sentences, why_unusable
 from engine.runs.stopping import StopRequest, StopRequested
 
 SAVE_SECONDS = 1.0
@@ -74,62 +88,6 @@ class Question:
     def tokens(self) -> int:
         """Estimated tokens of the prompt."""
         return int(len(self.prompt) / CHARACTERS_PER_TOKEN) + 8
-
-
-class Judge(Protocol):
-    """Whoever answers the prompts."""
-
-    retries: int
-    """Attempts that failed and were repeated."""
-    failure: str
-    """Why the latest attempt failed; '' after an answer."""
-
-    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
-        """Find out whether it answers, before the first prompt; `waiting` is told what that waits for.
-
-        Raises UserError, RunFailed and StopRequested.
-        """
-
-    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        """Called by several threads. Raises EndpointRefusal for this prompt only; UserError and RunFailed end the
-        judgment.
-        """
-
-    def stop(self) -> None:
-        """End the waiting of all threads."""
-
-    def close(self) -> None:
-        """Free what it uses, when no thread uses it."""
-
-
-class ServedJudge:
-    """A judge behind an endpoint."""
-
-    def __init__(self, plan: JudgePlan) -> None:
-        """Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
-        self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
-        self._mutex = threading.Lock()
-        self.retries, self.failure = 0, ""
-
-    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
-        self._client.check()
-
-    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        answer = self._client.chat([{"role": "user", "content": prompt}], max_tokens, self._tried)
-        self.failure = ""
-        return answer
-
-    def stop(self) -> None:
-        self._client.stop()
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _tried(self, why: str) -> None:
-        with self._mutex:
-            self.retries += 1
-        self.failure = f"{why} (see --timeout and --concurrency)"
-        print(why, flush=True)
 
 
 @dataclass
@@ -214,7 +172,12 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     """
     subject = subject_of(path)
     if not is_endpoint(plan.judge):
-        plan = msgspec.structs.replace(plan, weights=_weights(Model(id=plan.judge)))
+        from engine.methods.model_source import config_of, load_tokenizer
+        from engine.methods.provenance import fingerprint  # imports torch, which a served judge does not need
+
+        model = Model(id=plan.judge)
+        load_tokenizer(model)
+        plan = msgspec.structs.replace(plan, weights=fingerprint(model, config_of(model)))
     answers = answers_of(subject, plan.runs)
     pairs = parse_pairs([PAIR_SEPARATOR.join(pair) for pair in plan.pairs], answers) or answers.pairs()
     plan = msgspec.structs.replace(plan, rubric=plan.rubric or default_rubric(), pairs=pairs)
@@ -232,15 +195,6 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     )
 
 
-def _weights(model: Model) -> str:
-    """The fingerprint of a judge's weights. Raises UserError for a model that is missing or cannot be loaded."""
-    from engine.methods.model_source import config_of, load_tokenizer
-    from engine.methods.provenance import fingerprint  # imports torch, which a served judge does not need
-
-    load_tokenizer(model)
-    return fingerprint(model, config_of(model))
-
-
 @dataclass
 class Judging:
     """One judgment from its start to its end or stop."""
@@ -248,7 +202,7 @@ class Judging:
     folder: JudgeDir
     plan: JudgePlan
     stopping: StopRequest
-    judge: Judge | None = None
+    judge: ServedJudge | LocalJudge | None = None
     verdicts: dict[str, StoredVerdict] = field(default_factory=dict)
     began: float = 0.0
     refused: bool = False
@@ -297,7 +251,10 @@ class Judging:
         self._save()
 
     def _ask(self, questions: list[Question]) -> None:
-        """Ask with `concurrency` threads. What has been received is kept, whatever ends it."""
+        """Ask with `concurrency` threads. What has been received is kept, whatever ends it.
+
+        A verdict is appended with one write: a killed process leaves at most one incomplete line.
+        """
         assert self.judge is not None
         self.began, saved, todo = time.monotonic(), time.monotonic(), iter(questions)
         running: dict[Future[StoredVerdict], Question] = {}
@@ -317,7 +274,13 @@ class Judging:
                         if error := future.exception():
                             errors.append(error)
                         else:
-                            self._keep(future.result(), append)
+                            verdict = future.result()
+                            append(msgspec.json.encode(verdict) + b"\n")
+                            self.verdicts[verdict.key] = verdict
+                            self.state.done += 1
+                            self.state.prompt_tokens += verdict.prompt_tokens
+                            self.state.completion_tokens += verdict.completion_tokens
+                            self._price()
                     if errors:
                         raise errors[0]
                     self.stopping.check()
@@ -358,15 +321,6 @@ class Judging:
             if (state.cost or 0.0) + more > plan.cost_limit:
                 raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
 
-    def _keep(self, verdict: StoredVerdict, append: Callable[[bytes], None]) -> None:
-        """Append a verdict to the file, with one write: a killed process leaves at most one incomplete line."""
-        append(msgspec.json.encode(verdict) + b"\n")
-        self.verdicts[verdict.key] = verdict
-        self.state.done += 1
-        self.state.prompt_tokens += verdict.prompt_tokens
-        self.state.completion_tokens += verdict.completion_tokens
-        self._price()
-
     def _price(self) -> None:
         if self.plan.price is not None:
             price = TokenPrice(*self.plan.price)
@@ -400,6 +354,10 @@ def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
     return verdicts
 
 
+Decided = dict[tuple[int, str, str, int], tuple[AnswerPair, tuple[Decision, Decision]]]
+"""(item, rung a, rung b, seed) -> the answers, and what the judge decided in both orders."""
+
+
 def conclude(
     state: Judgment,
     comparisons: Comparisons,
@@ -410,8 +368,8 @@ def conclude(
 
     people: what people decided, by the hash of the pair of answers.
     """
-    decided = {
-        pair_id(pair): (pair, decisions)
+    decided: Decided = {
+        (pair.item, pair.a, pair.b, pair.seed): (pair, decisions)
         for pair in comparisons.all()
         if (decisions := comparisons.decision(pair, verdicts))
     }
@@ -420,39 +378,27 @@ def conclude(
         for item in comparisons.items
         if all((item, a, b, seed) in decided for a, b in comparisons.pairs for seed in comparisons.answers.seeds(a, b))
     ]
-    state.rates = win_rates(_scores(comparisons, complete, decided)) if complete else []
+    scores: dict[tuple[str, str], PairScores] = {}
+    for a, b in comparisons.pairs if complete else ():
+        seeds = comparisons.answers.seeds(a, b)
+        decisions_by_seed = [[decided[item, a, b, seed][1] for item in complete] for seed in seeds]
+        flat = [decision for row in decisions_by_seed for both in row for decision in both]
+        scores[a, b] = PairScores(
+            np.array([[preference(both) for both in row] for row in decisions_by_seed]),
+            tuple(seeds),
+            wins=fmean(decision == "a" for decision in flat),
+            losses=fmean(decision == "b" for decision in flat),
+            groups=tuple(comparisons.answers.items[item].group for item in complete),
+        )
+    state.rates = win_rates(scores)
     state.check = _check(comparisons, verdicts, decided, people)
     state.unusable = why_unusable(state.check)
     state.sentences = judge_sentences(state, len(complete))
 
 
-PairId = tuple[int, str, str, int]
-Decided = Mapping[PairId, tuple[AnswerPair, tuple[Decision, Decision]]]
-
-
-def pair_id(pair: AnswerPair) -> PairId:
-    return pair.item, pair.a, pair.b, pair.seed
-
-
 def preference(decisions: tuple[Decision, Decision]) -> float:
     """The mean over both orders, from 0 to 1; an unreadable verdict counts as a tie."""
     return fmean(VALUES[decision or "tie"] for decision in decisions)
-
-
-def _scores(comparisons: Comparisons, items: list[int], decided: Decided) -> dict[tuple[str, str], PairScores]:
-    scores = {}
-    for a, b in comparisons.pairs:
-        seeds = comparisons.answers.seeds(a, b)
-        decisions = [[decided[item, a, b, seed][1] for item in items] for seed in seeds]
-        flat = [decision for row in decisions for both in row for decision in both]
-        scores[a, b] = PairScores(
-            np.array([[preference(both) for both in row] for row in decisions]),
-            tuple(seeds),
-            wins=fmean(decision == "a" for decision in flat),
-            losses=fmean(decision == "b" for decision in flat),
-            groups=tuple(comparisons.answers.items[item].group for item in items),
-        )
-    return scores
 
 
 def _check(

@@ -1,17 +1,45 @@
-"""Win rates with the ladder's paired statistics, and measurements of how far a judge can be believed."""
+"""Win rates with the ladder's paired statistics, how far a judge can be believed, what people's ratings show, and the
+sentences of the verdict on all of these.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import NormalDist, fmean
 
+import msgspec
 import numpy as np
 
+from engine.config.files import write_atomically
+from engine.config.lora_advice import VARIANT_TITLES
+from engine.config.method_specs import method_specs
+from engine.config.quantities import integer, percent
+from engine.config.text import amount, listed, visible
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
-from engine.runs.ladder.preferences import Preferred, RaterAgreement, WinRate
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, is_base, is_served
+from engine.runs.ladder.preferences import (
+    MAX_SWAPPED,
+    MAX_UNREADABLE,
+    JudgeCheck,
+    Judgment,
+    Preferred,
+    RatedPair,
+    RaterAgreement,
+    RatingSummary,
+    WinRate,
+)
 from engine.runs.ladder.rung_results import finding_of
+from engine.runs.preference.answers import AnswerPair, RungAnswers, answers_of, pair_hash, text_hash
+from engine.runs.preference.judge_dir import SUMMARY, kappa_text, people_text, ratings_folder, settled_text
+from engine.runs.preference.ratings import RATED, Rating, RatingDir, RatingPlan, pairs_to_rate
+from engine.runs.queue import locks
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
+from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import percent_bounds
 
 EVEN = "even"
 """The reference of every win rate: a rung whose answers are preferred to half of the others."""
@@ -45,18 +73,16 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
     first = next(iter(pairs.values()))
     items = first.values.shape[1]
     groups = first.groups or ("",) * items
-    scores = {
-        _key(pair): item_scores(pair_scores.values, None, groups, pair_scores.seeds)
-        for pair, pair_scores in pairs.items()
-    }
+    keys = {pair: "\n".join(pair) for pair in pairs}
+    scores = {keys[pair]: item_scores(of.values, None, groups, of.seeds) for pair, of in pairs.items()}
     scores[EVEN] = item_scores(np.full((1, items), 0.5), None, groups, untrained=True)
     samples = MeanSamples(scores, (0.0, 1.0))
-    differences = samples.differences([(_key(pair), EVEN) for pair in pairs], level)
+    differences = samples.differences([(key, EVEN) for key in keys.values()], level)
     rates = []
     for (pair, pair_scores), difference in zip(pairs.items(), differences, strict=True):
         known = math.isfinite(difference.low) and math.isfinite(difference.high)
         low, high = (max(0.0, 0.5 + difference.low), min(1.0, 0.5 + difference.high)) if known else (None, None)
-        is_outlier = _key(pair) in samples.outliers
+        is_outlier = keys[pair] in samples.outliers
         finding = finding_of(difference.low, difference.high, None) if known and not is_outlier else "undecided"
         rates.append(
             WinRate(
@@ -73,10 +99,6 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
             )
         )
     return rates
-
-
-def _key(pair: tuple[str, str]) -> str:
-    return "\n".join(pair)
 
 
 def agreement(
@@ -145,10 +167,245 @@ def settled(values: Floats, of: int) -> float | None:
     assert now.rate.low is not None and now.rate.high is not None and now.rate.mean is not None
     half = (now.rate.high - now.rate.low) / 2 * math.sqrt(n / of)
     spread = math.sqrt((float(values.var(ddof=1)) + 1 / n) * (of - n) / (of * n))
-    better = 1 - _normal((0.5 + half - now.rate.mean) / spread)
-    worse = _normal((0.5 - half - now.rate.mean) / spread)
+    normal = NormalDist(now.rate.mean, spread)
+    better, worse = 1 - normal.cdf(0.5 + half), normal.cdf(0.5 - half)
     return {"better": better, "worse": worse, "undecided": 1 - better - worse}[now.finding]
 
 
-def _normal(z: float) -> float:
-    return 0.5 * (1 + math.erf(z / math.sqrt(2)))
+@dataclass
+class PeoplesChoice:
+    """What people decided about two answers."""
+
+    of: str
+    """Hash of one of them."""
+    shares: list[float] = field(default_factory=list)
+    """By rater: 1 for this answer, 0 for the other one, one half for neither."""
+
+    def share(self, answer: str) -> float:
+        """The mean share that prefers this one of the two answers."""
+        mean = fmean(self.shares)
+        return mean if text_hash(answer) == self.of else 1 - mean
+
+
+def decided_by_people(subject: LadderDir | RunDir) -> dict[str, PeoplesChoice]:
+    """The decisions of all raters together, by the hash of the pair. Raises UserError if a file is damaged."""
+    decided: dict[str, PeoplesChoice] = {}
+    for ratings in RatingDir(subject).raters().values():
+        for rating in ratings.values():
+            if rating.choice in RATED:
+                choice = decided.setdefault(rating.pair, PeoplesChoice(rating.left))
+                share = _left_share(rating)
+                choice.shares.append(share if rating.left == choice.of else 1 - share)
+    return decided
+
+
+def summarize(subject: LadderDir | RunDir) -> RatingSummary | None:
+    """Summarize all ratings and write `ratings/summary.json`; None without a plan. Raises UserError as the files do."""
+    folder = RatingDir(subject)
+    plan = folder.plan()
+    if plan is None:
+        return None
+    answers = answers_of(subject, plan.runs)
+    with locks.exclusive(folder.path):  # several raters at a time
+        summary = make_summary(answers, plan, folder.raters())
+        content = msgspec.json.format(msgspec.json.encode(summary), indent=1)
+        write_atomically(ratings_folder(subject) / SUMMARY, content)
+    return summary
+
+
+def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Mapping[str, Rating]]) -> RatingSummary:
+    """The summary of these ratings; those of other answers than the rungs' are stale."""
+    known = {
+        pair_hash(answers.items[item], *pair.texts): answers.items[item].group or item
+        for a, b in answers.pairs()
+        for item, pair in _all(answers, a, b)
+    }
+    rated = {
+        name: {pair: rating for pair, rating in ratings.items() if rating.choice in RATED}
+        for name, ratings in raters.items()
+    }
+    summary = RatingSummary(
+        raters={name: len(ratings) for name, ratings in rated.items()},
+        agreement=_agreement(rated, known),
+        stale=sum(pair not in known for ratings in rated.values() for pair in ratings),
+    )
+    level = 1 - (1 - CONFIDENCE_LEVEL) / len(plan.pairs)  # Bonferroni: the pairs are rated on different items
+    pairs = (_rated_pair(answers, plan, a, b, rated, level) for a, b in plan.pairs)
+    summary.pairs = [pair for pair in pairs if pair is not None]
+    summary.sentences = rating_sentences(summary)
+    return summary
+
+
+def _all(answers: RungAnswers, a: str, b: str) -> Iterator[tuple[int, AnswerPair]]:
+    """Every pair of different answers of two rungs, with its item."""
+    for seed in answers.seeds(a, b):
+        for item in range(len(answers.items)):
+            pair = answers.pair(a, b, seed, item)
+            if not pair.is_tie:
+                yield item, pair
+
+
+def _rated_pair(
+    answers: RungAnswers, plan: RatingPlan, a: str, b: str, raters: Mapping[str, Mapping[str, Rating]], level: float
+) -> RatedPair | None:
+    """One pair of rungs: the mean over raters, then over items; None without a rating."""
+    by_item: dict[int, list[float]] = {}
+    choices: list[str] = []
+    names: set[str] = set()
+    for item, pair in _all(answers, a, b):
+        key = pair_hash(answers.items[item], *pair.texts)
+        for name, ratings in raters.items():
+            if rating := ratings.get(key):
+                share = _left_share(rating)
+                by_item.setdefault(item, []).append(share if rating.left == text_hash(pair.answer_a) else 1 - share)
+                choices.append(rating.choice)
+                names.add(name)
+    if not by_item:
+        return None
+    values = np.array([fmean(shares) for shares in by_item.values()])
+    shares = [share for item_shares in by_item.values() for share in item_shares]
+    wins, losses = fmean(share == 1 for share in shares), fmean(share == 0 for share in shares)
+    groups = tuple(answers.items[item].group for item in by_item)
+    (rate,) = win_rates({(a, b): PairScores(values[None], (), wins, losses, groups)}, level)
+    of = len(pairs_to_rate(answers, RatingPlan(pairs=[(a, b)], runs=plan.runs), ""))
+    return RatedPair(
+        win_rate=rate,
+        both_good=fmean(choice == "both_good" for choice in choices),
+        both_bad=fmean(choice == "both_bad" for choice in choices),
+        items=len(by_item),
+        of=max(of, len(by_item)),
+        raters=len(names),
+        settled=settled(values, of),
+    )
+
+
+def _left_share(rating: Rating) -> float:
+    """1 if the left answer is preferred, 0 for the right one, else one half."""
+    return {"left": 1.0, "right": 0.0}.get(rating.choice, 0.5)
+
+
+def _agreement(raters: Mapping[str, Mapping[str, Rating]], items: Mapping[str, int | str]) -> RaterAgreement | None:
+    """Of every two raters on the pairs that both rated."""
+    numbers: list[int | str] = []
+    ours: list[Preferred] = []
+    theirs: list[Preferred] = []
+    for one, other in combinations(raters.values(), 2):
+        for pair in one.keys() & other.keys() & items.keys():
+            numbers.append(items[pair])
+            ours.append(side(_left_share(one[pair])))
+            share = _left_share(other[pair])
+            theirs.append(side(share if other[pair].left == one[pair].left else 1 - share))
+    return agreement(numbers, ours, theirs)
+
+
+def side(share: float) -> Preferred:
+    """Which of two answers a share of preferences is for: above one half for a."""
+    return "a" if share > VALUES["tie"] else "b" if share < VALUES["tie"] else "tie"
+
+
+def rung_noun(name: str) -> str:
+    """`LoRA`, `the base model`, `lora-3f2a`."""
+    if name == BASE:
+        return "the base model"
+    if is_served(name):
+        return visible(name.removeprefix(SERVED_PREFIX))
+    if name in VARIANT_TITLES:
+        return VARIANT_TITLES[name]
+    noun = method_specs()[name].in_text if name in method_specs() else visible(name)
+    return f"the {noun} model" if is_base(name) else noun
+
+
+def why_unusable(check: JudgeCheck) -> list[str]:
+    """Why a judge cannot be believed; empty for a usable one."""
+    reasons = []
+    if check.swapped is not None and check.swapped > MAX_SWAPPED:
+        reasons.append(
+            f"it decides {percent(check.swapped)} of {amount(check.comparisons, 'pair')} differently when the answers "
+            f"are swapped (at most {percent(MAX_SWAPPED, 0)})"
+        )
+    if check.unreadable is not None and check.unreadable > MAX_UNREADABLE:
+        reasons.append(
+            f"{percent(check.unreadable)} of its verdicts are not readable (at most {percent(MAX_UNREADABLE, 0)})"
+        )
+    if check.people is not None:
+        kappa = check.people.kappa
+        if kappa.mean is None:
+            reasons.append("it decides all pairs alike, so its agreement with people is no better than chance")
+        elif kappa.low is not None and kappa.low <= 0:
+            reasons.append(f"its agreement with people may be chance: Cohen's kappa {kappa_text(kappa)}")
+    if check.verdicts and check.comparisons == 0 and not reasons:
+        reasons.append("no pair has a readable verdict in both orders")
+    return reasons
+
+
+def judge_sentences(state: Judgment, complete: int) -> list[str]:
+    """What the verdict says of a judge: its win rates, or why they are left out."""
+    judge = f"The judge {visible(state.title, 80)}"
+    if state.unusable:
+        return [f"{judge} is unusable: {'; '.join(state.unusable)}. Its win rates are not in the verdict."]
+    if not state.rates:
+        return []
+    partly = f" of {integer(state.items)}" if complete < state.items else ""
+    head = f"{judge} compared {integer(complete)}{partly} test items in both orders{_checked(state.check)}."
+    return [head, *(rate_sentence(rate) for rate in state.rates)]
+
+
+def _checked(check: JudgeCheck) -> str:
+    """`; it decides 4.0% of the pairs differently when they are swapped, and agrees with people (kappa 0.62 […])`."""
+    parts = []
+    if check.swapped is not None:
+        parts.append(f"decides {percent(check.swapped)} of the pairs differently when they are swapped")
+    if check.people is not None:
+        agrees = f"agrees with people on {percent(check.people.same)} of {amount(check.people.comparisons, 'pair')}"
+        few = "" if check.people.kappa.low is not None else f", fewer than {MIN_ITEMS} items"
+        parts.append(f"{agrees} (kappa {kappa_text(check.people.kappa)}{few})")
+    return f"; it {listed(parts)}" if parts else ""
+
+
+def rate_sentence(rate: WinRate) -> str:
+    """`The judge prefers LoRA to the base model: win rate 71.2%, simultaneous 95% CI [65.0, 77.1].`"""
+    a, b = rung_noun(rate.a), rung_noun(rate.b)
+    if rate.finding == "worse":
+        a, b = b, a
+    said = f"No significant preference between {a} and {b}" if rate.finding == "undecided" else f"It prefers {a} to {b}"
+    return f"{said}: {win_rate_text(rate)}."
+
+
+def win_rate_text(rate: WinRate) -> str:
+    """The win rate of the preferred rung; of rung a if none is."""
+    value, name = rate.rate, rung_noun(rate.a)
+    if rate.finding == "worse":
+        name = rung_noun(rate.b)
+        mean, low, high = (None if end is None else 1 - end for end in (value.mean, value.high, value.low))
+        value = Interval(mean=mean, low=low, high=high, rows=value.rows)
+    bounds = f", 95% CI {percent_bounds(value)}" if value.low is not None else f" with fewer than {MIN_ITEMS} items"
+    ties = f", {percent(rate.ties)} ties" if rate.ties >= 0.0005 else ""
+    return f"win rate of {name} {percent(value.mean)}{bounds}{ties}"
+
+
+def rating_sentences(summary: RatingSummary) -> list[str]:
+    """`LoRA is preferred to the base model by 2 people on 60 items: …`."""
+    texts = [_rated(pair) for pair in summary.pairs]
+    if texts and summary.agreement:
+        few = "" if summary.agreement.kappa.low is not None else f", fewer than {MIN_ITEMS} common items"
+        texts.append(
+            f"Two raters agree on {percent(summary.agreement.same)} of {amount(summary.agreement.comparisons, 'pair')} "
+            f"that both rated (Cohen's kappa {kappa_text(summary.agreement.kappa)}{few})."
+        )
+    if summary.stale:
+        texts.append(f"{amount(summary.stale, 'rating')} of answers that have changed since are not counted.")
+    return texts
+
+
+def _rated(pair: RatedPair) -> str:
+    rate = pair.win_rate
+    by = f"by {people_text(pair)} on {amount(pair.items, 'item')}"
+    if rate.finding == "undecided":
+        text = f"No significant preference between {rung_noun(rate.a)} and {rung_noun(rate.b)} {by}"
+    else:
+        better, worse = (rate.a, rate.b) if rate.finding == "better" else (rate.b, rate.a)
+        noun = rung_noun(better)
+        text = f"{noun[:1].upper()}{noun[1:]} is preferred to {rung_noun(worse)} {by}"
+    good = f"both good {percent(pair.both_good)}, both bad {percent(pair.both_bad)}"
+    text = f"{text}: {win_rate_text(rate)} ({good})"
+    return f"{text}. {settled_text(pair)}" if settled_text(pair) else f"{text}."

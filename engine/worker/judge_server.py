@@ -1,6 +1,6 @@
 """Judge's worker: `python -m engine.worker.judge_server PID` answers a judge's prompts with a model on this machine.
 
-Requests and messages are JSON lines (`engine.judge.local_judge`). The process is in the device queue while it waits and
+Requests and messages are JSON lines (`engine.judge.judges`). The process is in the device queue while it waits and
 as long as it runs; it ends with the judge's process.
 """
 
@@ -20,7 +20,7 @@ from engine.config.redaction import redact_output
 from engine.config.schema import Model
 from engine.data.rows import Problem, Row
 from engine.hardware.devices import select_devices
-from engine.judge.local_judge import (
+from engine.judge.judges import (
     JudgeAnswer,
     JudgeNote,
     JudgeReady,

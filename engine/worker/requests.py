@@ -192,7 +192,7 @@ def judge_plan(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
     """Summarize the ratings of a ladder or run, and with `report` write the ladder's report again; None without any."""
-    from engine.judge.ratings_summary import summarize
+    from engine.judge.win_rates import summarize
     from engine.ladder import report
     from engine.runs.preference.judge_dir import subject_of
 

@@ -24,8 +24,7 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
-from engine.runs.preference.judge_dir import JudgeDir, create_judge, named_judge
-from engine.runs.preference.preference_text import expected_lines, progress_text
+from engine.runs.preference.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
 from engine.runs.preference.ratings import RatingSession, import_page, render_page
 from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line

@@ -28,12 +28,13 @@ from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import (
     JudgeDir,
     create_judge,
+    expected_lines,
     judges,
     named_judge,
     preferences_changed,
+    progress_text,
     with_preferences,
 )
-from engine.runs.preference.preference_text import expected_lines, progress_text
 from engine.runs.run.event_log import Follower
 from engine.runs.run.folder import current_directory
 from engine.runs.run.run_dir import RunDir

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from engine.config.text import visible
 from engine.runs.ladder.preferences import RatingSummary
-from engine.runs.preference.preference_text import progress_of_ratings
+from engine.runs.preference.judge_dir import progress_of_ratings
 from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
 from tui.background import BackgroundRequest
 from tui.commands import actions, bindings, moves

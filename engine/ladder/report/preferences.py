@@ -10,7 +10,7 @@ from engine.ladder.phrases import p_value, rung_title
 from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, RowType, TableLine, cell, report_table
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, WinRate
-from engine.runs.preference.preference_text import kappa_text, settled_text
+from engine.runs.preference.judge_dir import kappa_text, settled_text
 from engine.runs.run.result import MIN_ITEMS
 from engine.runs.score_format import percent_bounds
 

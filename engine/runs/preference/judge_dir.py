@@ -1,4 +1,4 @@
-"""The directories of judges in a ladder or run, and what readers get from them."""
+"""The directories of judges in a ladder or run, and what readers get from them and from people's ratings."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ import msgspec
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import read_json, working_directory, write_atomically
+from engine.config.preset_library import with_absolute_paths
+from engine.config.quantities import decimal, duration, integer, percent
+from engine.config.text import amount, visible
+from engine.runs.endpoint import TokenPrice, parse_endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import (
-    NOT_READ,
-    JudgePlan,
-    Judgment,
-    RatingSummary,
-)
+from engine.runs.ladder.preferences import NOT_READ, JudgePlan, Judgment, RatedPair, RatingSummary
 from engine.runs.ladder.rung_results import VerdictSentence
 from engine.runs.run.folder import StateFolder, directories_with_file, has_file
+from engine.runs.run.result import MIN_ITEMS, Interval
 from engine.runs.run.run_dir import RunDir
 
 JUDGMENTS, RATINGS = "judgments", "ratings"
 PLAN, SUMMARY = "plan.json", "summary.json"
+SETTLED = 0.95
+"""Probability that the finding stays from which more ratings are said not to change it."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,6 @@ def named_judge(text: str, where: str) -> str:
 
     Raises UserError for an invalid address, and for credentials in it.
     """
-    from engine.config.preset_library import with_absolute_paths  # imported when a judge is named: the bench reads none
-    from engine.runs.endpoint import parse_endpoint
-
     if "://" in text or "#" in text or "@" in text:
         return parse_endpoint(text, where).name
     if not text.strip():
@@ -175,3 +174,75 @@ def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
         warnings=[*ladder.warnings, *(error.line for error in damaged)],
         warning_codes=[*ladder.warning_codes, *(error.code for error in damaged)],
     )
+
+
+def kappa_text(kappa: Interval) -> str:
+    """`0.62 [0.45, 0.79]`."""
+    bounds = f" [{decimal(kappa.low, 2)}, {decimal(kappa.high, 2)}]" if kappa.low is not None else ""
+    return f"{decimal(kappa.mean, 2)}{bounds}"
+
+
+def settled_text(pair: RatedPair) -> str:
+    """Whether more ratings would change the finding; '' where that is unknown or nothing is left."""
+    left = pair.of - pair.items
+    if pair.settled is None or left <= 0:
+        return ""
+    if pair.settled >= SETTLED:
+        sure = "more than 99%" if pair.settled > 0.99 else percent(pair.settled, 0)
+        return f"Rating the other {amount(left, 'item')} would not change this ({sure} sure)."
+    return f"Rating the other {amount(left, 'item')} may change this ({percent(1 - pair.settled, 0)})."
+
+
+def progress_of_ratings(summary: RatingSummary | None) -> list[str]:
+    """How far the results are decided, without the names of rungs: raters must not see which one is ahead."""
+    lines = []
+    for number, pair in enumerate(summary.pairs if summary else [], 1):
+        label = f"comparison {number}: " if summary and len(summary.pairs) > 1 else ""
+        rated = f"{pair.items} of {pair.of} items rated by {people_text(pair)}"
+        if pair.settled is None:
+            status = f"at least {MIN_ITEMS} are needed for a result"
+        elif pair.win_rate.finding == "undecided":
+            status = "no significant preference yet"
+        else:
+            status = "decided: one of the two is significantly preferred"
+        lines.append(f"{label}{rated}; {status}. {settled_text(pair)}".rstrip())
+    return lines
+
+
+def people_text(pair: RatedPair) -> str:
+    """`1 person`, `2 people`."""
+    return "1 person" if pair.raters == 1 else f"{pair.raters} people"
+
+
+def expected_lines(plan: JudgePlan, items: int, requests: int, reused: int, tokens: tuple[int, int]) -> list[str]:
+    """What a judge will compare and take at most, before it starts. tokens: of prompts, and at most of verdicts."""
+    pairs = ", ".join(f"{visible(a)} with {visible(b)}" for a, b in plan.pairs)
+    known = f", {reused:,} verdicts are known" if reused else ""
+    lines = [
+        f"judge {visible(plan.judge)}",
+        f"compares {pairs} on {amount(items, 'test item')}, in both orders",
+        f"at most {amount(requests, 'request')}{known}: about {tokens[0]:,} tokens of prompts and at most "
+        f"{tokens[1]:,} of verdicts",
+    ]
+    if plan.price:
+        cost = TokenPrice(*plan.price).cost(*tokens)
+        lines.append(f"costs at most about {cost:.2f}, at {plan.price[0]:g} and {plan.price[1]:g} per million tokens")
+    limits = [f"{plan.token_limit:,} tokens"] if plan.token_limit is not None else []
+    limits += [f"a cost of {plan.cost_limit:g}"] if plan.cost_limit is not None else []
+    lines.append(f"stops at {' or '.join(limits)}" if limits else "no limit: set one with --max-tokens or --max-cost")
+    return lines
+
+
+def progress_text(state: Judgment) -> str:
+    """`412 of 1,200 verdicts, 3:10 left, 1,204,311 tokens, 0.41`."""
+    parts = [visible(state.note)] if state.note and state.status == "running" else []
+    parts.append(f"{integer(state.done)} of {integer(state.requests)} verdicts")
+    if (left := state.seconds_left) is not None and state.done < state.requests:
+        parts.append(f"{duration(left)} left")
+    if tokens := state.prompt_tokens + state.completion_tokens:
+        parts.append(f"{integer(tokens)} tokens")
+    if state.cost is not None:
+        parts.append(f"cost {state.cost:.2f}")
+    if state.retries:
+        parts.append(f"{amount(state.retries, 'attempt')} repeated")
+    return ", ".join(parts)

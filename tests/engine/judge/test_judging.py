@@ -26,9 +26,9 @@ from planted_judge import (
 )
 
 from engine.config.errors import UserError
-from engine.judge.comparison_prompt import comparison_prompt, default_rubric, read_verdict
+from engine.judge.judges import comparison_prompt, default_rubric, read_verdict
 from engine.judge.judging import Judging, prepare, read_verdicts
-from engine.judge.ratings_summary import summarize
+from engine.judge.win_rates import summarize
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment

@@ -13,11 +13,10 @@ from made_ladder import made_ladder
 from planted_judge import plant_answers, quality
 
 from engine.config.errors import UserError
-from engine.judge.ratings_summary import summarize
-from engine.judge.win_rates import agreement, settled
+from engine.judge.win_rates import agreement, settled, summarize
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.preference.answers import ladder_answers
-from engine.runs.preference.preference_text import progress_of_ratings
+from engine.runs.preference.judge_dir import progress_of_ratings
 from engine.runs.preference.ratings import (
     PAGE_KIND,
     RatingPlan,

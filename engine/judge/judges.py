@@ -1,32 +1,146 @@
-"""A judge on this machine: a model in a worker of its own (`engine.worker.judge_server`), and the messages between.
+"""What a judge is asked about one pair of answers, and who answers: a served model, or one on this machine.
 
-Messages are JSON objects, one per line, both ways. The worker takes its turn in the device queue, loads the model once,
-and answers what has arrived together. It ends with the judge's process.
+A model on this machine has a worker of its own (`engine.worker.judge_server`). Messages are JSON objects, one per line,
+both ways. The worker takes its turn in the device queue, loads the model once, and answers what has arrived together.
+It ends with the judge's process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeAlias
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed
 from engine.runs.chat_client import RequestRefused, SessionFailed
-from engine.runs.endpoint import ChatAnswer, EndpointRefusal
+from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint
 from engine.runs.ladder.preferences import JudgePlan
+from engine.runs.preference.answers import readable, text_hash
 from engine.runs.preference.judge_dir import JudgeDir
 from engine.runs.queue.device_queue import JUDGE
 from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, send_line, start_server
+from engine.runs.run.predictions import PredictionLine
 from engine.runs.stopping import StopRequest
 
 POLL_SECONDS = 0.1
+Verdict = Literal["first", "second", "tie"]
+FOLDER = Path(__file__).parent
+MAX_CHARACTERS = 24_000
+"""Longest answer or question that a judge reads in full; of a longer one the end is left out, and the judge is told."""
+SPECIAL = re.compile(r"<(?=[|｜/]?[a-z_]+[|｜]?>|[|｜]|start_of_turn|end_of_turn)|\[(?=/?INST\])", re.IGNORECASE)
+"""Starts of the tokens of chat templates: a server would read them as the end of the prompt."""
+VERDICT_LINE = re.compile(
+    r"[*_#>\s]*(?:final )?verdict\s*[*_]*\s*:?\s*[*_\[\"'(]*\s*(A|B|tie)\b\s*[*_\])\"'.!]*", re.IGNORECASE
+)
+ANY_VERDICT = re.compile(r"verdict\s*[*_]*\s*:", re.IGNORECASE)
+
+
+@cache
+def default_rubric() -> str:
+    """The rubric that is used without `--rubric`."""
+    return (FOLDER / "rubric.txt").read_text("utf-8").strip()
+
+
+@cache
+def prompt_template() -> str:
+    """The prompt with places for rubric, question, references and answers."""
+    return (FOLDER / "prompt.txt").read_text("utf-8").strip()
+
+
+def comparison_prompt(rubric: str, item: PredictionLine, first: str, second: str) -> str:
+    """The prompt for one order of two answers.
+
+    Its marks contain a hash of all texts, so no text can contain them and pretend to end its part.
+    """
+    texts = {
+        "rubric": rubric.strip(),
+        "question": _data(readable(item.prompt)),
+        "references": _references(item),
+        "first": _data(first),
+        "second": _data(second),
+    }
+    mark = text_hash(*texts.values())[:12]
+    texts["references"] = _references(item, mark)
+    pattern = re.compile(r"\{(rubric|question|references|first|second|mark)\}")
+    return pattern.sub(lambda field_match: (texts | {"mark": mark})[field_match[1]], prompt_template())
+
+
+def read_verdict(text: str) -> Verdict | None:
+    """The verdict on the last line of a judge's answer that has one; None if it is not in the requested form.
+
+    Different verdicts on several lines are none: such an answer can be a quote of what it was told to say. Reasoning
+    before the answer is not read, and an answer that ends within its reasoning has no verdict.
+    """
+    text = text.rpartition("</think>")[2]
+    if "<think>" in text:
+        return None
+    verdict_words: dict[str, None] = {}
+    for line in text.strip().splitlines():
+        if match := VERDICT_LINE.fullmatch(line.strip()):
+            verdict_words[match[1].lower()] = None
+        elif ANY_VERDICT.match(line.strip(" *_#>")):
+            verdict_words[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
+    verdicts: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
+    return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
+
+
+def _references(item: PredictionLine, mark: str = "") -> str:
+    """The accepted answers, '' without any."""
+    texts = [_data(text) for text in item.targets if text.strip()]
+    head = "reference answer" if len(texts) == 1 else "reference answers, each correct"
+    return f"\n[{head} {mark}]\n" + "\n\n".join(texts) + f"\n[end of reference {mark}]\n" if texts else ""
+
+
+def _data(text: str) -> str:
+    """A text of data or model: without control characters and tokens of chat templates, at most MAX_CHARACTERS."""
+    shown = "".join(character for character in text if character in "\n\t" or character.isprintable())
+    shown = SPECIAL.sub(lambda token: f"{token[0]} ", shown).strip()
+    if len(shown) > MAX_CHARACTERS:
+        shown = f"{shown[:MAX_CHARACTERS]}\n[{len(shown) - MAX_CHARACTERS} more characters are not shown]"
+    return shown or "[empty]"
+
+
+class ServedJudge:
+    """A judge behind an endpoint; several threads call `ask`."""
+
+    def __init__(self, plan: JudgePlan) -> None:
+        self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
+        self._mutex = threading.Lock()
+        self.retries, self.failure = 0, ""
+        """Attempts that failed and were repeated; why the latest one failed, '' after an answer."""
+
+    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
+        """Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
+        self._client.check()
+
+    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
+        """Raises EndpointRefusal for this prompt only; UserError and RunFailed end the judgment."""
+
+        def tried(why: str) -> None:
+            with self._mutex:
+                self.retries += 1
+            self.failure = f"{why} (see --timeout and --concurrency)"
+            print(why, flush=True)
+
+        answer = self._client.chat([{"role": "user", "content": prompt}], max_tokens, tried)
+        self.failure = ""
+        return answer
+
+    def stop(self) -> None:
+        self._client.stop()
+
+    def close(self) -> None:
+        self._client.close()
 
 
 class OpenJudge(Struct, frozen=True, kw_only=True, tag=True):
@@ -167,7 +281,12 @@ class LocalJudge:
                 elif isinstance(message, SessionFailed):
                     ended = RunFailed(message.reason, message.code)
                 elif isinstance(message, JudgeAnswer):
-                    self._answered(message)
+                    with self._mutex:
+                        answer = self._pending.pop(message.number)
+                    if message.answer is None:
+                        answer.set_exception(EndpointRefusal("too_long", message.refused))
+                    else:
+                        answer.set_result(message.answer)
                 elif isinstance(message, JudgeReady):
                     print(f"the judge's model is loaded on {message.device}", flush=True)
                     self._ready.set()
@@ -186,11 +305,3 @@ class LocalJudge:
             left, self._pending = list(self._pending.values()), {}
         for answer in left:
             answer.set_exception(ended)
-
-    def _answered(self, message: JudgeAnswer) -> None:
-        with self._mutex:
-            answer = self._pending.pop(message.number)
-        if message.answer is None:
-            answer.set_exception(EndpointRefusal("too_long", message.refused))
-        else:
-            answer.set_result(message.answer)

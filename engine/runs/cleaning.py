@@ -24,7 +24,7 @@ from engine.config.errors import UserError
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, read_small, remove_tree, subfolders
 from engine.config.home import cache_folder, config_file
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import ComparisonDir, SweepDir
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import exports_folder, is_own_folder, unfinished_elsewhere
@@ -67,21 +67,36 @@ class StoredItem:
 
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
-    ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
-    members: dict[str, str] = {}  # run -> the ladder whose report needs it; a damaged one needs nothing
-    for ladder, state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
-        members = {entry.run.split("/")[0]: ladder.name for entry in state.entries if entry.run} | members
+    ladder_of: dict[str, str] = {}  # run -> the ladder whose report needs it; a damaged one needs nothing
+    for ladder, ladder_state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
+        ladder_of = {entry.run.split("/")[0]: ladder.name for entry in ladder_state.entries if entry.run} | ladder_of
     for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
-        yield from _of_run(run, members.get(run.name, ""))
+        state = run.state()
+        live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
+        if run.checkpoints in _folders(run.path):
+            resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
+            yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
+        for path in _folders(exports_folder(run)):
+            yield _item("exports", f"{run.name}/{path.name}", path, live, run)
+        member = f"it belongs to the ladder {ladder_of[run.name]}" if run.name in ladder_of else ""
+        yield _item("runs", run.name, run.path, live or member, run)
+
+    ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
     sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name)
-    cells = _cells(sweeps)
+    sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; a damaged one needs nothing
+    for sweep in sweeps:
+        with contextlib.suppress(UserError):
+            sweep_of |= {cell.ladder: sweep for cell in sweep.plan().cells}
     for comparison in (*ladders, *sweeps):
-        yield _item(
-            "ladders", comparison.name, comparison.path, _kept(comparison, cells.get(comparison.name)), comparison
-        )
-    cache = cache_folder()
+        keep, owner = "", sweep_of.get(comparison.name)
+        if comparison.is_active():
+            keep = RUNNING
+        elif owner is not None:  # a live sweep works on its ladders one after the other
+            keep = IN_USE if owner.is_active() else f"it belongs to the sweep {owner.name}"
+        yield _item("ladders", comparison.name, comparison.path, keep, comparison)
+
     for kind in ("prepared", "models", "tools"):
-        for path in _folders(cache / kind):
+        for path in _folders(cache_folder() / kind):
             yield _item(kind, path.name, path, IN_USE if locks.is_locked(path) else "")
 
 
@@ -102,35 +117,6 @@ def remove(item: StoredItem) -> bool:
                 remove_tree(item.path / f"{item.owner.KIND}.toml")
             remove_tree(item.path)
     return is_free and not in_use
-
-
-def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
-    state = run.state()
-    live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
-    resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
-    if run.checkpoints in _folders(run.path):
-        yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
-    for path in _folders(exports_folder(run)):
-        yield _item("exports", f"{run.name}/{path.name}", path, live, run)
-    yield _item("runs", run.name, run.path, live or (f"it belongs to the ladder {ladder}" if ladder else ""), run)
-
-
-def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:
-    """Ladder -> the sweep whose report needs it."""
-    sweeps_by_ladder: dict[str, SweepDir] = {}
-    for sweep in sweeps:
-        with contextlib.suppress(UserError):  # a damaged sweep needs nothing
-            sweeps_by_ladder |= {cell.ladder: sweep for cell in sweep.plan().cells}
-    return sweeps_by_ladder
-
-
-def _kept(comparison: ComparisonDir, sweep: SweepDir | None) -> str:
-    """Why a ladder or sweep is not removed. A live sweep works on its ladders one after the other."""
-    if comparison.is_active():
-        return RUNNING
-    if sweep is None:
-        return ""
-    return IN_USE if sweep.is_active() else f"it belongs to the sweep {sweep.name}"
 
 
 def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = None) -> StoredItem:
@@ -215,9 +201,46 @@ def find_leftovers(runs: Path) -> list[Leftover]:
 
     Raises UserError if the lock folder or the runs cannot be read.
     """
+    leftovers: list[Leftover] = []
+    # Locks and tickets of killed runs. The lock file of a run that ended normally stays for the next run.
+    for lock, _ in locks.device_locks():
+        if locks.holder(lock) is None:
+            pid, _, run = _content(lock).partition(" ")
+            if run and _has_died(run):
+                why = f"process {pid[:9]} ({Path(run[-80:]).name}) exited unexpectedly"
+                leftovers.append(_leftover(lock, why, "lock"))
+        for ticket in _entries(lock.with_suffix(".queue")):
+            if locks.holder(ticket) is None:
+                why = f"process {_content(ticket).partition(' ')[0][:9]} exited unexpectedly"
+                leftovers.append(_leftover(ticket, why, "ticket"))
+    for mutex in locks.lock_folder().glob(f"{socket.gethostname()}-*.mutex"):
+        if locks.holder(mutex) is None:
+            leftovers.append(_leftover(mutex, "no process holds it", "lock"))
+
     opened = open_paths()
-    unlocked = (*_in_runs(runs), *_half_made(runs), *_elsewhere())
-    return [*_locks(), *(leftover for leftover in unlocked if not _in_use(leftover.path, opened))]
+    unlocked: list[Leftover] = []
+    probes = (run for ladder in ladder_dir.iterate(runs) for run in run_dir.iterate(ladder.probes))
+    for owner in (*ladder_dir.iterate_all(runs), *probes):
+        if os.path.realpath(owner.path) == str(owner.path) and not owner.is_active():  # else it is behind a link
+            why = f"{owner.name} is not running"
+            unlocked += (_leftover(path, why, owner=owner) for path in _temporary(owner.path, DEPTH))
+
+    # Directories whose launcher was killed before it wrote their configuration, and incomplete copies of runs.
+    for path in _entries(runs):
+        empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
+        if empty and _is_quiet(path):
+            unlocked.append(_leftover(path, "its launcher exited unexpectedly", "unfinished directory"))
+        elif COPY_NAME.fullmatch(path.name) and _is_quiet(path):
+            unlocked.append(_leftover(path, "no process uses it"))
+
+    # Temporary files of presets, settings, data caches and downloads.
+    folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
+    state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
+    paths = [*_temporary(cache_folder(), CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
+    paths += unfinished_elsewhere()
+    paths += (path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name) and is_own_folder(path))
+    unlocked += (_leftover(path, "no process uses it") for path in paths if _is_quiet(path))
+    return [*leftovers, *(leftover for leftover in unlocked if not _in_use(leftover.path, opened))]
 
 
 def remove_leftover(leftover: Leftover) -> bool:
@@ -235,23 +258,6 @@ def remove_leftover(leftover: Leftover) -> bool:
     return True
 
 
-def _locks() -> Iterator[Leftover]:
-    """Locks and tickets of killed runs. The lock file of a run that ended normally stays for the next run."""
-    for lock, _ in locks.device_locks():
-        if locks.holder(lock) is None:
-            pid, _, run = _content(lock).partition(" ")
-            if run and _has_died(run):
-                why = f"process {pid[:9]} ({Path(run[-80:]).name}) exited unexpectedly"
-                yield _leftover(lock, why, "lock")
-        for ticket in _entries(lock.with_suffix(".queue")):
-            if locks.holder(ticket) is None:
-                why = f"process {_content(ticket).partition(' ')[0][:9]} exited unexpectedly"
-                yield _leftover(ticket, why, "ticket")
-    for mutex in locks.lock_folder().glob(f"{socket.gethostname()}-*.mutex"):
-        if locks.holder(mutex) is None:
-            yield _leftover(mutex, "no process holds it", "lock")
-
-
 def _has_died(run: str) -> bool:
     """Whether the run in a lock file has no outcome, or is damaged."""
     try:
@@ -259,35 +265,6 @@ def _has_died(run: str) -> bool:
         return directory.config_file.exists() and directory.state() in ("died", "damaged")
     except (OSError, ValueError):  # not a path
         return True
-
-
-def _in_runs(runs: Path) -> Iterator[Leftover]:
-    probes = (run for ladder in ladder_dir.iterate(runs) for run in run_dir.iterate(ladder.probes))
-    for owner in (*ladder_dir.iterate_all(runs), *probes):
-        if os.path.realpath(owner.path) == str(owner.path) and not owner.is_active():  # else it is behind a link
-            for path in _temporary(owner.path, DEPTH):
-                yield _leftover(path, f"{owner.name} is not running", owner=owner)
-
-
-def _half_made(runs: Path) -> Iterator[Leftover]:
-    """Directories whose launcher was killed before it wrote their configuration, and incomplete copies of runs."""
-    for path in _entries(runs):
-        empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))
-        if empty and _is_quiet(path):
-            yield _leftover(path, "its launcher exited unexpectedly", "unfinished directory")
-        elif COPY_NAME.fullmatch(path.name) and _is_quiet(path):
-            yield _leftover(path, "no process uses it")
-
-
-def _elsewhere() -> Iterator[Leftover]:
-    """Temporary files of presets, settings, data caches and downloads."""
-    cache = cache_folder()
-    folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
-    state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
-    paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
-    paths += unfinished_elsewhere()
-    paths += (path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name) and is_own_folder(path))
-    return (_leftover(path, "no process uses it") for path in paths if _is_quiet(path))
 
 
 def _temporary(folder: Path, depth: int) -> Iterator[Path]:

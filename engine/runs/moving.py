@@ -70,14 +70,31 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
     is full. Until everything is copied the old home stays in use.
     """
     locks.lock_folder()  # whether something runs is known only by its locks
+    if os.environ.get(VARIABLE):
+        hint = f"unset it: it has precedence over `{KEY}` in {config_file()}"
+        raise UserError(f"{VARIABLE} is set", os.environ[VARIABLE], hint, "home.variable_set")
     target = Path(os.path.realpath(target))
-    runs, cache = _sources(target)
-    if (target / MOVED_FROM).exists() and configured_home() == target:
-        runs, cache = _recorded(target)
+    runs, cache = Path(os.path.realpath(config_home.runs_folder())), cache_folder()
+    if (target / MOVED_FROM).exists() and configured_home() == target:  # continue an interrupted move
+        hint = "delete it; the originals that are left then stay where they are"
+        recorded = read_json(target / MOVED_FROM, tuple[str, str], hint, "home.record_damaged")
+        assert recorded is not None
+        runs, cache = map(Path, recorded)
     elif runs == target / "runs":
         raise UserError("this is the home already", str(target), "name another directory", "home.same")
-    _check_target(target, runs, cache)
-    _refuse_active(runs)
+    for source in (runs, cache):
+        if target.is_relative_to(source) or source.is_relative_to(target / "runs"):
+            raise UserError("inside the present home", str(target), "name another directory", "home.nested")
+    check_home(target)
+    for name in ("", "runs", "cache"):
+        path = target / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError("not a directory", str(path), "name another directory", "home.not_a_directory")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in _folders(runs):
+        folder.check_files()
+        if _is_active(folder):
+            raise _active_error(folder)
     try:
         for folder in _folders(runs):
             with _held(folder):  # no worker starts in it meanwhile
@@ -85,7 +102,13 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
             yield entry
         for kind, path in _cache_entries(cache):
             yield _copied(kind, path, target / "cache" / kind)
-        _switch(target, runs, cache)
+        write_atomically(target / MOVED_FROM, msgspec.json.encode((str(runs), str(cache))))
+        sync_folder(target)
+        if configured_home() != target:  # make it the home of later commands
+            settings = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings
+            settings.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            text = settings.read_text("utf-8") if settings.exists() else ""
+            write_atomically(settings, _with_home(text, target).encode())
         _delete_originals(target, runs, cache)
     except OSError as error:
         if is_no_space_error(error):
@@ -97,34 +120,6 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
         ) from error
 
 
-def _sources(target: Path) -> tuple[Path, Path]:
-    """The runs and the cache of the present home. Raises UserError where the environment names another one."""
-    if os.environ.get(VARIABLE):
-        hint = f"unset it: it has precedence over `{KEY}` in {config_file()}"
-        raise UserError(f"{VARIABLE} is set", os.environ[VARIABLE], hint, "home.variable_set")
-    return Path(os.path.realpath(config_home.runs_folder())), cache_folder()
-
-
-def _recorded(target: Path) -> tuple[Path, Path]:
-    """Where an interrupted move came from. Raises UserError where its record is damaged."""
-    hint = "delete it; the originals that are left then stay where they are"
-    recorded = read_json(target / MOVED_FROM, tuple[str, str], hint, "home.record_damaged")
-    assert recorded is not None  # the caller found it
-    return Path(recorded[0]), Path(recorded[1])
-
-
-def _check_target(target: Path, runs: Path, cache: Path) -> None:
-    for source in (runs, cache):
-        if target.is_relative_to(source) or source.is_relative_to(target / "runs"):
-            raise UserError("inside the present home", str(target), "name another directory", "home.nested")
-    check_home(target)
-    for name in ("", "runs", "cache"):
-        path = target / name
-        if path.is_symlink() or (path.exists() and not path.is_dir()):
-            raise UserError("not a directory", str(path), "name another directory", "home.not_a_directory")
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
 def _folders(runs: Path) -> list[Folder]:
     """Runs, ladders and sweeps, by name."""
     return sorted(ladder_dir.iterate_all(runs), key=lambda folder: folder.name)
@@ -132,13 +127,6 @@ def _folders(runs: Path) -> list[Folder]:
 
 def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:
     return ((kind, path) for kind in CACHES for path in subfolders(cache / kind))
-
-
-def _refuse_active(runs: Path) -> None:
-    for folder in _folders(runs):
-        folder.check_files()
-        if _is_active(folder):
-            raise _active_error(folder)
 
 
 def _active_error(folder: Folder) -> UserError:
@@ -178,13 +166,19 @@ def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
     try:
         with locked_folder(temporary):
             links = _have_one_file_system(source, parent)
-            if not links:
-                _check_space(source, parent)
+            if not links and (need := _bytes(source)) > (free := shutil.disk_usage(parent).free):
+                text = f"{need / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free"
+                raise OSError(errno.ENOSPC, text, str(parent))
             copy = os.link if links else shutil.copy2
             shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True, copy_function=copy)
             if not _is_same(source, temporary):
                 raise OSError(errno.EIO, "the copy differs from the original", str(source))
-            _flush(temporary)
+            for directory, _, files in os.walk(temporary):
+                for path in (Path(directory, name) for name in files):
+                    if not path.is_symlink():
+                        with open_regular(path, sys.maxsize) as file:
+                            os.fsync(file.fileno())
+                sync_folder(Path(directory))
             temporary.rename(target)
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
@@ -195,12 +189,6 @@ def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
 
 def _have_one_file_system(source: Path, parent: Path) -> bool:
     return source.stat().st_dev == parent.stat().st_dev
-
-
-def _check_space(source: Path, parent: Path) -> None:
-    need, free = _bytes(source), shutil.disk_usage(parent).free
-    if need > free:
-        raise OSError(errno.ENOSPC, f"{need / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free", str(parent))
 
 
 def _bytes(root: Path) -> int:
@@ -228,27 +216,6 @@ def _is_same_file(status: os.stat_result, other: os.stat_result, source: Path, t
 def _entries(root: Path) -> dict[str, os.stat_result]:
     """Relative path -> status of everything below a folder, without lock files. Links are not followed."""
     return {str(path.relative_to(root)): path.lstat() for path in sorted(root.rglob("*")) if path.name != VOLATILE}
-
-
-def _flush(root: Path) -> None:
-    for directory, _, files in os.walk(root):
-        for path in (Path(directory, name) for name in files):
-            if not path.is_symlink():
-                with open_regular(path, sys.maxsize) as file:
-                    os.fsync(file.fileno())
-        sync_folder(Path(directory))
-
-
-def _switch(target: Path, runs: Path, cache: Path) -> None:
-    """Make it the home of later commands, unless it is."""
-    write_atomically(target / MOVED_FROM, msgspec.json.encode((str(runs), str(cache))))
-    sync_folder(target)
-    if configured_home() == target:
-        return
-    path = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text = path.read_text("utf-8") if path.exists() else ""
-    write_atomically(path, _with_home(text, target).encode())
 
 
 def _with_home(text: str, home: Path) -> str:

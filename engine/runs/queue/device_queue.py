@@ -68,7 +68,11 @@ def wait_for_devices(
     few are left.
     """
     content, last_note, left = f"{os.getpid()} {run}", "", list(devices)
-    with _tickets(devices, arrived, content) as tickets:
+    tickets: dict[str, Ticket] = {}
+    with contextlib.ExitStack() as stack:
+        for queue in dict.fromkeys(device.queue for device in devices):
+            tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
+            stack.callback(tickets[queue].remove)
         while True:
             users = _users(left)
             free = [device for device in left if users[device.lock] is None and not tickets[device.queue].earlier()]
@@ -82,9 +86,12 @@ def wait_for_devices(
             for queue in tickets.keys() - {device.queue for device in left}:
                 tickets.pop(queue).remove()
             if len(left) < count:
-                raise _lost(devices, left)
+                number = f"only {len(left)}" if left else "no"
+                problem = f"{number} device{'s are' if len(left) > 1 else ' is'} left of {_titles(devices)}"
+                hint = "check `nvidia-smi`, then resume the run"
+                raise UserError(problem, "hardware.device", hint, code="device.lost")
             earlier, user = tickets[left[0].queue].earlier(), next(filter(None, map(users.get, users)), None)
-            note = _note(_titles(left, count), len(earlier), _last_waiting(earlier), user)
+            note = _note(_titles(left, count), earlier, user)
             if note != last_note:
                 report(note)
                 last_note = note
@@ -98,23 +105,6 @@ def wait_for_device(devices: Sequence[SelectedDevice], run: Path, report: Callab
     taken = wait_for_devices(devices, time.time(), run, report, lambda: False)
     assert taken is not None
     return taken[0]
-
-
-@contextlib.contextmanager
-def _tickets(devices: Sequence[SelectedDevice], arrived: float, content: str) -> Iterator[dict[str, Ticket]]:
-    """A ticket in each queue of the devices, by queue; they are removed on exit."""
-    with contextlib.ExitStack() as stack:
-        tickets: dict[str, Ticket] = {}
-        for queue in dict.fromkeys(device.queue for device in devices):
-            tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
-            stack.callback(tickets[queue].remove)
-        yield tickets
-
-
-def _lost(devices: Sequence[SelectedDevice], left: Sequence[SelectedDevice]) -> UserError:
-    number = f"only {len(left)}" if left else "no"
-    problem = f"{number} device{'s are' if len(left) > 1 else ' is'} left of {_titles(devices)}"
-    return UserError(problem, "hardware.device", "check `nvidia-smi`, then resume the run", code="device.lost")
 
 
 def _take(free: Sequence[SelectedDevice], count: int, content: str) -> list[SelectedDevice] | None:
@@ -173,8 +163,15 @@ def queue_places() -> list[QueuePlace]:
     for lock, device in queues.items():
         if (user := _user(lock, device)) is not None:
             places.append(user)
-        for place, (ticket, holder) in enumerate(_waiting(lock), 1):
-            places.append(QueuePlace(device, place, *_read(holder), _arrived(ticket)))
+        folder, place = _folder(lock), 0
+        for ticket in sorted(folder.iterdir()) if folder.exists() else ():  # in order of arrival
+            if (holder := locks.holder(ticket)) is None:
+                _remove_if_stale(ticket)
+                continue
+            place += 1
+            digits = ticket.name.partition("-")[0]
+            arrived = int(digits) / 1e6 if digits.isdecimal() else 0.0
+            places.append(QueuePlace(device, place, *_read(holder), arrived))
     return places
 
 
@@ -208,32 +205,11 @@ class Ticket:
             self._descriptor = None
 
 
-def _last_waiting(tickets: Sequence[Path]) -> Path:
-    """The run of the last ticket that is held; no path without one."""
-    return next((_read(holder)[1] for path in reversed(tickets) if (holder := locks.holder(path)) is not None), Path())
-
-
-def _waiting(lock: Path) -> Iterator[tuple[Path, str]]:
-    """Locked tickets in order of arrival, with what their holders wrote."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in sorted(_folder(lock).iterdir()):
-            if (holder := locks.holder(path)) is not None:
-                yield path, holder
-            else:
-                _remove_if_stale(path)
-
-
 def _remove_if_stale(path: Path) -> None:
     """Delete the ticket of a process that ended."""
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()
-
-
-def _arrived(ticket: Path) -> float:
-    """The time in a ticket's name."""
-    digits = ticket.name.partition("-")[0]
-    return int(digits) / 1e6 if digits.isdecimal() else 0.0
 
 
 def _folder(lock: Path) -> Path:
@@ -245,32 +221,26 @@ def _read(content: str) -> tuple[int, Path]:
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(where: str, place: int, behind: Path, user: QueuePlace | None) -> str:
+def _note(where: str, earlier: Sequence[Path], user: QueuePlace | None) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`.
 
-    `place`: how many arrived earlier, the last of them `behind`.
+    `earlier`: tickets of those that arrived earlier.
     """
     use = "being released"
     if user and user.pid:
-        use = f"in use by {_named(user.run)} (process {user.pid}){_since(user.since)}{_origin(user.run)}"
-    if not place:
+        use = f"in use by {_named(user.run)} (process {user.pid})"
+        if user.since:
+            then = time.localtime(user.since)
+            today = time.strftime("%Y%m%d", then) == time.strftime("%Y%m%d")
+            use += f" since {time.strftime('%H:%M' if today else '%Y-%m-%d %H:%M', then)}"
+        run = user.run.parent if user.run.name in COMMANDS else user.run
+        if directory := started_in(run / "run.toml"):
+            use += f", started in {tilde(directory)}"
+    if not earlier:
         return f"next on {where}; {use}"
-    return f"place {place + 1} on {where}, behind {_named(behind)}; {use}"
-
-
-def _since(seconds: float) -> str:
-    """` since 14:05`; with the date for another day."""
-    if not seconds:
-        return ""
-    then = time.localtime(seconds)
-    today = time.strftime("%Y%m%d", then) == time.strftime("%Y%m%d")
-    return f" since {time.strftime('%H:%M' if today else '%Y-%m-%d %H:%M', then)}"
-
-
-def _origin(run: Path) -> str:
-    """`, started in ~/mails`, '' where it was not recorded."""
-    directory = started_in((run.parent if run.name in COMMANDS else run) / "run.toml")
-    return f", started in {tilde(directory)}" if directory else ""
+    held = (holder for ticket in reversed(earlier) if (holder := locks.holder(ticket)) is not None)
+    behind = next((_read(holder)[1] for holder in held), Path())
+    return f"place {len(earlier) + 1} on {where}, behind {_named(behind)}; {use}"
 
 
 def _named(run: Path) -> str:
@@ -322,7 +292,23 @@ def queue_entries() -> list[QueueEntry]:
     """
     places = queue_places()
     nvml = Nvml() if any(queue_of(turn.device) != CPU for turn in places) else None
-    return [_entry(turn, device_title(turn.device, nvml)) for turn in places]
+    entries = []
+    for turn in places:
+        is_command = turn.run.name in COMMANDS
+        path = turn.run.parent if is_command else turn.run
+        entry = QueueEntry(
+            device=turn.device,
+            title=device_title(turn.device, nvml),
+            place=turn.place,
+            run=path.name,
+            what=turn.run.name if is_command else "run",
+            pid=turn.pid,
+            since=turn.since,
+            started_in=started_in(path / "run.toml") if path.name else "",
+            home=str(runs_of(turn.run)) if path.name else "",
+        )
+        entries.append(entry)
+    return entries
 
 
 def device_title(device: str, nvml: Nvml | None) -> str:
@@ -337,24 +323,6 @@ def device_title(device: str, nvml: Nvml | None) -> str:
         return f"MIG instance {short}"
     gpu = nvml.by_uuid(device) if nvml and short else None
     return f"GPU {gpu.index if gpu else short or device}"
-
-
-def _entry(turn: QueuePlace, title: str) -> QueueEntry:
-    is_command = turn.run.name in COMMANDS
-    path = turn.run.parent if is_command else turn.run
-    directory = started_in(path / "run.toml") if path.name else ""
-    home = str(runs_of(turn.run)) if path.name else ""
-    return QueueEntry(
-        turn.device,
-        title,
-        turn.place,
-        path.name,
-        turn.run.name if is_command else "run",
-        turn.pid,
-        turn.since,
-        directory,
-        home,
-    )
 
 
 def others_on_gpus(entries: list[QueueEntry]) -> Iterator[dict[str, object]]:

@@ -271,4 +271,4 @@ def test_a_waiting_run_is_told_since_when_and_from_where_the_device_is_used(tmp_
     finally:
         os.close(held)
     user = device_queue.QueuePlace("0", 0, 17, run.path, 1e9)
-    assert " since 2001-09-09 " in device_queue._note("GPU 0", 0, Path(), user)
+    assert " since 2001-09-09 " in device_queue._note("GPU 0", [], user)

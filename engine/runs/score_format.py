@@ -6,7 +6,7 @@ Every function on a score, loss or difference also takes None and NaN and return
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer, percent, share_percent, significant, size, with_unit
@@ -48,7 +48,7 @@ def score(value: Number, metric: str) -> str:
 
 def score_bounds(interval: Interval | None, metric: str) -> str:
     """The bounds of a score's interval, without the unit."""
-    return percent_bounds(interval) if metric_spec(metric).is_share else loss_bounds(interval)
+    return _bounds_of(interval, metric_spec(metric).is_share)
 
 
 def difference(value: Number, metric: str) -> str:
@@ -64,17 +64,18 @@ def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
 
 def with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A score with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
-    return _followed_by_bounds(percent if is_share else loss, interval, is_share)
+    mean = interval.mean if interval else None
+    return f"{percent(mean) if is_share else loss(mean)} {_bounds_of(interval, is_share)}".rstrip()
 
 
 def difference_with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    return _followed_by_bounds(points if is_share else loss_change, interval, is_share)
+    mean = interval.mean if interval else None
+    return f"{points(mean) if is_share else loss_change(mean)} {_bounds_of(interval, is_share)}".rstrip()
 
 
-def _followed_by_bounds(text: Callable[[Number], str], interval: Interval | None, is_share: bool) -> str:
-    bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
-    return f"{text(interval.mean if interval else None)} {bounds}".rstrip()
+def _bounds_of(interval: Interval | None, is_share: bool) -> str:
+    return percent_bounds(interval) if is_share else loss_bounds(interval)
 
 
 def outcome_sentence(check: Fidelity) -> str:
@@ -226,15 +227,55 @@ def tradeoff_lines(summary: LadderSummary, columns: int) -> list[str]:
     the means, `│` the confidence interval of its share of the gain, `─` the range of its cost over the seeds. The
     corner of the rule of thumb is shaded. The cost axis is logarithmic.
     """
-    if len(summary.tradeoffs) < 2:
+    tradeoffs = summary.tradeoffs
+    if len(tradeoffs) < 2:
         return []
     wide = max(MIN_COLUMNS, min(columns, MAX_COLUMNS)) - LEFT - 2
-    plot = _Plot(summary, wide)
-    for tradeoff in summary.tradeoffs:
-        plot.cross(tradeoff)
-    for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
-        plot.put(tradeoff.cost.mean, tradeoff.share_of_gain.mean or 0.0, letter)
-    return [f"share of {of_reference(summary)} gain", *plot.lines(), *_legend(summary, columns)]
+    costs = [end for tradeoff in tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
+    left, right = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs))), math.log2(max(1.5, 1.1 * max(costs)))
+    shares: list[tuple[float, float, float]] = []
+    for gain in (tradeoff.share_of_gain for tradeoff in tradeoffs):
+        mean = gain.mean or 0.0
+        ends = (mean if gain.low is None else gain.low, mean, mean if gain.high is None else gain.high)
+        low, mean, high = (min(HIGHEST_SHARE, max(LOWEST_SHARE, share)) for share in ends)
+        shares.append((low, mean, high))
+    bottom = min(summary.rule_gain - 0.1, *(low for low, _, _ in shares))
+    top = max(1.05, *(high for _, _, high in shares))
+
+    def column(cost: float) -> int:
+        place = (math.log2(max(cost, 1e-9)) - left) / (right - left)
+        return min(wide - 1, max(0, round(place * (wide - 1))))
+
+    def row(share: float) -> int:
+        return min(ROWS - 1, max(0, round((top - share) / (top - bottom) * (ROWS - 1))))
+
+    cells = [[" "] * wide for _ in range(ROWS)]
+    for line in cells[: row(summary.rule_gain) + 1] if summary.tests_rule else ():
+        line[: column(summary.rule_cost) + 1] = CORNER * (column(summary.rule_cost) + 1)
+    for tradeoff, (low, mean, high) in zip(tradeoffs, shares, strict=True):
+        for place in range(column(tradeoff.cost.low), column(tradeoff.cost.high) + 1):
+            cells[row(mean)][place] = "─"
+        for number in range(row(high), row(low) + 1):
+            cells[number][column(tradeoff.cost.mean)] = "│"
+    named = list(zip(letters(tradeoffs), tradeoffs, strict=True))
+    for (letter, tradeoff), (_, mean, _) in zip(named, shares, strict=True):  # over the lines of all crosses
+        cells[row(mean)][column(tradeoff.cost.mean)] = letter
+    labels = {row(share): f"{share:.0%}" for share in (bottom, summary.rule_gain, 1.0)}
+    lines = [f"{labels.get(number, ''):>{LEFT}} │{''.join(line)}".rstrip() for number, line in enumerate(cells)]
+
+    ticks, end = [" "] * wide, -1
+    for cost, label in COST_TICKS:
+        at = column(cost)
+        if left <= math.log2(cost) <= right and at > end and at + len(label) <= wide:
+            ticks[at : at + len(label)] = label
+            end = at + len(label) + 1
+    lines += [f"{'':>{LEFT}} └{'─' * wide}", f"{'':>{LEFT}}  {''.join(ticks)}".rstrip()]
+    lines.append(f"{'':>{LEFT}}  {summary.cost} as a share of {of_reference(summary)}")
+    rungs = "   ".join(f"{letter} {visible(tradeoff.title, 24)}" for letter, tradeoff in named)
+    lines.append(rungs if len(rungs) <= columns else visible(rungs, columns))
+    if summary.tests_rule:
+        lines.append(f"{CORNER} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost")
+    return [f"share of {of_reference(summary)} gain", *lines, "│ ─ 95% CI"]
 
 
 def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
@@ -245,82 +286,6 @@ def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
         free = (c for c in (*own, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") if c not in taken)
         taken.append(next(free, "?"))
     return taken
-
-
-class _Plot:
-    """A grid of characters with both axes."""
-
-    def __init__(self, summary: LadderSummary, wide: int) -> None:
-        self.wide, self.summary = wide, summary
-        costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
-        self.left = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs)))
-        self.right = math.log2(max(1.5, 1.1 * max(costs)))
-        ends = [_cut(end) for tradeoff in summary.tradeoffs for end in _share_bounds(tradeoff)]
-        self.bottom, self.top = min(summary.rule_gain - 0.1, *ends), max(1.05, *ends)
-        self.cells = [[" "] * wide for _ in range(ROWS)]
-        corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
-        for row in range(corner[1] + 1) if summary.tests_rule else ():
-            self.cells[row][: corner[0] + 1] = CORNER * (corner[0] + 1)
-
-    def column(self, cost: float) -> int:
-        place = (math.log2(max(cost, 1e-9)) - self.left) / (self.right - self.left)
-        return min(self.wide - 1, max(0, round(place * (self.wide - 1))))
-
-    def row(self, share: float) -> int:
-        place = (self.top - _cut(share)) / (self.top - self.bottom)
-        return min(ROWS - 1, max(0, round(place * (ROWS - 1))))
-
-    def put(self, cost: float, share: float, mark: str) -> None:
-        self.cells[self.row(share)][self.column(cost)] = mark
-
-    def cross(self, tradeoff: RungTradeoff) -> None:
-        middle = self.row(tradeoff.share_of_gain.mean or 0.0)
-        for column in range(self.column(tradeoff.cost.low), self.column(tradeoff.cost.high) + 1):
-            self.cells[middle][column] = "─"
-        low, high = _share_bounds(tradeoff)
-        for row in range(self.row(high), self.row(low) + 1):
-            self.cells[row][self.column(tradeoff.cost.mean)] = "│"
-
-    def lines(self) -> list[str]:
-        labels = {self.row(share): f"{share:.0%}" for share in (self.bottom, self.summary.rule_gain, 1.0)}
-        drawn = [
-            f"{labels.get(number, ''):>{LEFT}} │{''.join(cells)}".rstrip() for number, cells in enumerate(self.cells)
-        ]
-        return [*drawn, f"{'':>{LEFT}} └{'─' * self.wide}", f"{'':>{LEFT}}  {self._cost_labels()}".rstrip()]
-
-    def _cost_labels(self) -> str:
-        line = [" "] * self.wide
-        end = -1
-        for cost, label in COST_TICKS:
-            at = self.column(cost)
-            inside = self.left <= math.log2(cost) <= self.right
-            if inside and at > end and at + len(label) <= self.wide:
-                line[at : at + len(label)] = label
-                end = at + len(label) + 1
-        return "".join(line)
-
-
-def _share_bounds(tradeoff: RungTradeoff) -> tuple[float, float]:
-    interval = tradeoff.share_of_gain
-    mean = interval.mean or 0.0
-    return (mean if interval.low is None else interval.low, mean if interval.high is None else interval.high)
-
-
-def _cut(share: float) -> float:
-    return min(HIGHEST_SHARE, max(LOWEST_SHARE, share))
-
-
-def _legend(summary: LadderSummary, columns: int) -> list[str]:
-    """What the axes, letters and shading mean."""
-    named = zip(letters(summary.tradeoffs), summary.tradeoffs, strict=True)
-    rungs = "   ".join(f"{letter} {visible(tradeoff.title, 24)}" for letter, tradeoff in named)
-    lines = [
-        f"{'':>{LEFT}}  {summary.cost} as a share of {of_reference(summary)}",
-        rungs if len(rungs) <= columns else visible(rungs, columns),
-    ]
-    if summary.tests_rule:
-        lines.append(f"{CORNER} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost")
-    return [*lines, "│ ─ 95% CI"]
 
 
 def of_reference(summary: LadderSummary) -> str:

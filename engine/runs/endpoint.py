@@ -218,13 +218,18 @@ class EndpointClient:
         `tried` is told why an attempt failed that is repeated. Raises EndpointRefusal if only this request is refused,
         UserError for a wrong key, model or address, and RunFailed if the server does not answer in `tries` attempts.
         """
-        request = {
+        request: dict[str, Any] = {
             "model": self.endpoint.model,
             "messages": _api_messages(messages),
             "max_tokens": max_tokens,
             "temperature": 0,
             "stream": False,
-        } | ({"tools": list(map(_api_tool, tools))} if tools else {})
+        }
+        if tools:
+            request["tools"] = [
+                tool if not isinstance(tool, dict) or "function" in tool else {"type": "function", "function": tool}
+                for tool in tools
+            ]
         for attempt in range(1, tries + 1):
             began = time.monotonic()
             try:
@@ -246,7 +251,13 @@ class EndpointClient:
             raise RunFailed("the client was closed", "endpoint.closed")
         try:
             with self._http.stream(method, f"{self.endpoint.url}{path}", json=request) as response:
-                body = self._body(response)
+                body, deadline = bytearray(), time.monotonic() + self.timeout
+                for part in response.iter_bytes():
+                    body += part
+                    if len(body) > MAX_RESPONSE_BYTES:
+                        raise _Transient(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
+                    if time.monotonic() > deadline:
+                        raise _Transient(f"no complete answer within {self.timeout:.0f} s")
         except httpx.TimeoutException as error:
             raise _Transient(f"no answer within {self.timeout:.0f} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -258,23 +269,19 @@ class EndpointClient:
                 return msgspec.json.decode(body)
             except (ValueError, RecursionError) as error:
                 raise _Transient("the response is not JSON") from error
-        raise self._refusal(response, body)
-
-    def _body(self, response: httpx.Response) -> bytes:
-        """The content of a response. Raises _Transient if it is too large or takes too long."""
-        parts, size, deadline = [], 0, time.monotonic() + self.timeout
-        for part in response.iter_bytes():
-            parts.append(part)
-            size += len(part)
-            if size > MAX_RESPONSE_BYTES:
-                raise _Transient(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
-            if time.monotonic() > deadline:
-                raise _Transient(f"no complete answer within {self.timeout:.0f} s")
-        return b"".join(parts)
+        raise self._refusal(response, bytes(body))
 
     def _refusal(self, response: httpx.Response, body: bytes) -> Exception:
         """The error of a response without success."""
-        status, text = response.status_code, _error_text(body)
+        try:  # the message, in the forms that servers use; else the text
+            content = msgspec.json.decode(body)
+            for key in ("error", "detail", "message"):
+                if isinstance(content, dict) and content.get(key):
+                    content = content[key]
+            text = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+        except (ValueError, RecursionError):
+            text = body[:2000].decode("utf-8", "replace")
+        status = response.status_code
         shown = self._shown(f"HTTP {status}: {text}" if text else f"HTTP {status} {response.reason_phrase}")
         if status in (401, 403):
             first, general = self.endpoint.key_variables
@@ -291,12 +298,12 @@ class EndpointClient:
             hint = f"use one of {known}" if known else "check the name after #"
             return UserError(f"unknown model ({shown})", self.endpoint.name, hint, "endpoint.unknown_model")
         if status in (404, 405) or 300 <= status < 400:
+            problem = f"not an address of a chat completions API ({shown})"
             hint = "check the address: it mostly ends with /v1"
-            return UserError(
-                f"not an address of a chat completions API ({shown})", self.endpoint.name, hint, "endpoint.not_found"
-            )
+            return UserError(problem, self.endpoint.name, hint, "endpoint.not_found")
         if status in TRANSIENT or status >= 500:
-            return _Transient(shown, _retry_after(response.headers.get("retry-after", "")))
+            after = response.headers.get("retry-after", "")  # seconds, or a date
+            return _Transient(shown, min(MAX_DELAY, float(after)) if re.fullmatch(r"\d{1,6}(\.\d+)?", after) else None)
         return EndpointRefusal("refused", shown)
 
     def _answer(self, content: Any, seconds: float) -> ChatAnswer:
@@ -306,9 +313,11 @@ class EndpointClient:
             choice = response.choices[0]
         except (msgspec.ValidationError, IndexError) as error:
             raise _Transient("the response is not that of a chat completions API") from error
-        message, usage = choice.message, response.usage or _Usage()
+        message, usage, content = choice.message, response.usage or _Usage(), choice.message.content
+        if isinstance(content, list):
+            content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
         return ChatAnswer(
-            text=_text(message.content),
+            text=content or "",
             reasoning=message.reasoning_content or message.reasoning or "",
             calls=[_call(call) for call in message.tool_calls or []],
             finish=choice.finish_reason or "",
@@ -344,13 +353,6 @@ class _Response(msgspec.Struct):
     usage: _Usage | None = None
 
 
-def _text(content: str | list[Any] | None) -> str:
-    """The text of a message, whose content may be a list of parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content or ""
-
-
 def _call(content: Any) -> dict[str, Any]:
     """Name and arguments of a tool call; arguments that are not JSON stay text."""
     function = content.get("function") if isinstance(content, dict) else None
@@ -370,37 +372,16 @@ def _api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         shown = dict(message)
         if calls := shown.get("tool_calls"):
             waiting = [str(call.get("id") or f"call_{number}_{place}") for place, call in enumerate(calls)]
-            shown["tool_calls"] = [_api_call(call, name) for call, name in zip(calls, waiting, strict=True)]
+            functions = [dict(call.get("function") or call) for call in calls]
+            for function in functions:
+                if not isinstance(function.get("arguments"), str):
+                    function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
+            shown["tool_calls"] = [
+                {"id": name, "type": "function", "function": function}
+                for name, function in zip(waiting, functions, strict=True)
+            ]
             shown.setdefault("content", "")
         elif shown.get("role") == "tool" and not shown.get("tool_call_id") and waiting:
             shown["tool_call_id"] = waiting.pop(0)
         converted.append(shown)
     return converted
-
-
-def _api_call(call: Mapping[str, Any], name: str) -> dict[str, Any]:
-    function = dict(call.get("function") or call)
-    if not isinstance(function.get("arguments"), str):
-        function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
-    return {"id": name, "type": "function", "function": function}
-
-
-def _api_tool(tool: Any) -> Any:
-    return tool if not isinstance(tool, dict) or "function" in tool else {"type": "function", "function": tool}
-
-
-def _error_text(body: bytes) -> str:
-    """The message of an error response, in the forms that servers use; else its text."""
-    try:
-        content = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return body[:2000].decode("utf-8", "replace")
-    for key in ("error", "detail", "message"):
-        if isinstance(content, dict) and content.get(key):
-            content = content[key]
-    return content if isinstance(content, str) else msgspec.json.encode(content).decode()
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds of a Retry-After header; None for a date or without it."""
-    return min(MAX_DELAY, float(value)) if re.fullmatch(r"\d{1,6}(\.\d+)?", value) else None

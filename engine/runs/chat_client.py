@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
@@ -279,15 +279,27 @@ class ChatClient:
 
         Raises UserError for a session that is refused before it is ready, RunFailed if it fails or its process ends.
         """
+        environment, ready = {"CUDA_VISIBLE_DEVICES": ""} if self._on_cpu else {}, False
         with tempfile.TemporaryFile() as errors:
             try:
-                if not self._start(errors):
-                    return
-                yield from self._read()
+                with self._lock:
+                    if self._closed:
+                        return
+                    self._process = start_server("engine.worker.chat_server", errors, **environment)
+                self.send(self._request)
+                for line in message_lines(self._process):
+                    try:
+                        message = msgspec.json.decode(line, type=Message)
+                    except msgspec.DecodeError as error:
+                        raise RunFailed(f"invalid message of the chat process: {error}", "engine.failed") from error
+                    if isinstance(message, SessionFailed):
+                        raise RunFailed(message.reason, message.code)
+                    if isinstance(message, RequestRefused) and not ready:
+                        raise message.error()
+                    ready = ready or isinstance(message, Ready)
+                    yield message
                 if not self._closed:
-                    assert self._process is not None
-                    status = self._process.wait()
-                    reason = exit_reason(status, errors)
+                    reason = exit_reason(self._process.wait(), errors)
                     raise RunFailed(f"the chat process exited unexpectedly: {reason}", "engine.died")
             except OSError as error:
                 text = f"cannot start the chat process: {error.strerror}"
@@ -321,31 +333,6 @@ class ChatClient:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-    def _start(self, errors: IO[bytes]) -> bool:
-        """Start the process and send the first request; False if the session was closed before."""
-        with self._lock:
-            if self._closed:
-                return False
-            environment = {"CUDA_VISIBLE_DEVICES": ""} if self._on_cpu else {}
-            self._process = start_server("engine.worker.chat_server", errors, **environment)
-        self.send(self._request)
-        return True
-
-    def _read(self) -> Iterator[Message]:
-        assert self._process is not None
-        ready = False
-        for line in message_lines(self._process):
-            try:
-                message = msgspec.json.decode(line, type=Message)
-            except msgspec.DecodeError as error:
-                raise RunFailed(f"invalid message of the chat process: {error}", "engine.failed") from error
-            if isinstance(message, SessionFailed):
-                raise RunFailed(message.reason, message.code)
-            if isinstance(message, RequestRefused) and not ready:
-                raise message.error()
-            ready = ready or isinstance(message, Ready)
-            yield message
 
 
 def save_conversations(folder: Path, conversations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:

@@ -122,7 +122,15 @@ class _Server:
                 self._wait()
         if cancel_token.cancelled:
             raise Cancelled
-        return _answer(question, message, self.process, self.errors)
+        if message is None:
+            reason = exit_reason(self.process.returncode, self.errors)
+            raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
+        if "error" in message:
+            raise msgspec.convert(message["error"], ErrorParts).error()
+        if "answer" not in message:
+            text = f"engine process failed ({question}): {message.get('failed', 'no reason given')}"
+            raise RunFailed(text, message.get("code", "engine.failed"))
+        return message["answer"]
 
     def end(self) -> None:
         self._wait()
@@ -158,7 +166,7 @@ class KeptServer:
 
     def __init__(self) -> None:
         self._free = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], str, bytes, Hear, CancelToken] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._server: _Server | None = None
 
@@ -180,8 +188,7 @@ class KeptServer:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="kept RPC server")
                 self._thread.start()
             answer: Future[Any] = Future()
-            hear = _heard(progress, counted, transferred)
-            self._calls.put((answer, lambda: self._handle(question, content, hear, cancel_token)))
+            self._calls.put((answer, question, content, _heard(progress, counted, transferred), cancel_token))
             return answer.result()
         finally:
             self._free.release()
@@ -200,17 +207,14 @@ class KeptServer:
             if asked is None:
                 self._end()
                 return
-            answer, call = asked
+            answer, question, content, hear, cancel_token = asked
             try:
-                answer.set_result(call())
+                if self._server is None or self._server.process.poll() is not None:
+                    self._end()
+                    self._server = _Server(question, SERVE)
+                answer.set_result(self._server.ask(question, content, hear, cancel_token))
             except BaseException as error:  # noqa: BLE001 - raised where it was asked
                 answer.set_exception(error)
-
-    def _handle(self, question: str, content: bytes, hear: Hear, cancel_token: CancelToken) -> Any:
-        if self._server is None or self._server.process.poll() is not None:
-            self._end()
-            self._server = _Server(question, SERVE)
-        return self._server.ask(question, content, hear, cancel_token)
 
     def _end(self) -> None:
         if self._server is not None:
@@ -314,18 +318,6 @@ def message_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
         searched = len(buffer)
         if searched > MAX_MESSAGE:
             yield b"message too long"
-
-
-def _answer(question: str, message: Message | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
-    if message is None:
-        reason = exit_reason(process.returncode, errors)
-        raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
-    if "error" in message:
-        raise msgspec.convert(message["error"], ErrorParts).error()
-    if "answer" not in message:
-        text = f"engine process failed ({question}): {message.get('failed', 'no reason given')}"
-        raise RunFailed(text, message.get("code", "engine.failed"))
-    return message["answer"]
 
 
 def exit_reason(status: int, errors: IO[bytes]) -> str:

@@ -16,7 +16,7 @@ from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
 from engine.config.setting_specs import SettingSpec, fields_of
 from engine.config.tested_families import family_rows, tested_with
-from engine.runs.run.model_account import MOST_LEFT_OUT
+from engine.runs.run.usage import MOST_LEFT_OUT
 from tui import commands
 from tui.keymap import displayed_key
 

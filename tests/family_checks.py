@@ -29,7 +29,7 @@ from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import account_of
-from engine.runs.run.model_account import COMPARED, left_out_share
+from engine.runs.run.usage import COMPARED, left_out_share
 from engine.training.batches import BatchSampler, Packing, choose_packing, collate, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK

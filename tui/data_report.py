@@ -17,7 +17,7 @@ from engine.config.errors import Notice
 from engine.config.metric_specs import metric_text
 from engine.config.schema import Config
 from engine.config.text import amount, visible
-from engine.runs.run.data_usage import (
+from engine.runs.run.usage import (
     IGNORED,
     ColumnUse,
     RowUsage,

@@ -24,7 +24,7 @@ from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_na
 from engine.data.formats.messages import chat_style
 from engine.data.rows import Example, Problem, RawRow, UnusableRow
 from engine.data.source import reading_decisions, summary_of
-from engine.runs.run.data_usage import IGNORED, ColumnUse
+from engine.runs.run.usage import IGNORED, ColumnUse
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
 _SUFFIXES = re.compile(

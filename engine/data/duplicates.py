@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.data.rows import SHOWN, Example
-from engine.runs.run.data_usage import SplitOverlap
+from engine.runs.run.usage import SplitOverlap
 
 DIGEST_BYTES = 16
 """Among 1 million rows, the probability that two different ones have equal 16-byte digests is 1.5e-27."""

@@ -15,7 +15,7 @@ from engine.config.errors import Notice
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 from engine.data.store import CALLS, CUT, OWN_PROMPT, WEIGHTED, ColumnStore
-from engine.runs.run.data_usage import ColumnUse, SplitOverlap
+from engine.runs.run.usage import ColumnUse, SplitOverlap
 
 _CHUNK = 2048
 """Rows hashed at a time."""

@@ -27,7 +27,7 @@ from engine.data.duplicates import (
     overlap,
 )
 from engine.data.rows import SPLITS
-from engine.runs.run.data_usage import SplitOverlap
+from engine.runs.run.usage import SplitOverlap
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
 """Split codes, the first three in the order of SPLITS. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given

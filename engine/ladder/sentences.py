@@ -61,8 +61,8 @@ from engine.runs.ladder.rung_results import (
     ServedUse,
     VerdictSentence,
 )
-from engine.runs.run.data_usage import overlap_sentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
+from engine.runs.run.usage import overlap_sentence
 from engine.runs.score_format import difference_with_bounds, loss, points
 
 

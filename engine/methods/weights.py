@@ -33,7 +33,7 @@ from transformers.pytorch_utils import Conv1D
 
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
-from engine.runs.run.model_account import LeftOutReason, ModelAccount, Part, State, WeightGroup
+from engine.runs.run.usage import LeftOutReason, ModelAccount, Part, State, WeightGroup
 
 LINEAR = (torch.nn.Linear, Conv1D)
 CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)

@@ -27,8 +27,8 @@ from engine.data.rows import SPLITS, ReadingNotes
 from engine.data.source import EMBEDDED, data_files, read
 from engine.methods.model_source import locate
 from engine.runs.run import events
-from engine.runs.run.model_account import ModelAccount
 from engine.runs.run.run_dir import RunDir
+from engine.runs.run.usage import ModelAccount
 
 if TYPE_CHECKING:
     from engine.data.prepared import Prepared

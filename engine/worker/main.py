@@ -32,9 +32,9 @@ from engine.methods.machine import Machine, compute_deterministically, refuse_un
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import folder_bytes, items_fingerprint, machine_facts, versions
 from engine.runs.run import events
-from engine.runs.run.data_usage import SplitOverlap
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.run_dir import FrozenRun, RunDir
+from engine.runs.run.usage import SplitOverlap
 from engine.runs.stopping import StopRequest
 from engine.training import checkpoints
 from engine.training.compilation import refuse_compilation

@@ -77,7 +77,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.memory.dry_run.plan import read_rows
     from engine.methods.machine import this_machine
     from engine.methods.model_source import config_of
-    from engine.runs.run.data_usage import describe_sharing
+    from engine.runs.run.usage import describe_sharing
     from engine.worker.checks import account_before_loading
 
     machine, model_config = this_machine(), config_of(config.model)

@@ -26,8 +26,8 @@ from engine.methods.provenance import fingerprint
 from engine.methods.weights import account_of
 from engine.runs.run import events
 from engine.runs.run.events import Compiled
-from engine.runs.run.model_account import LEFT_OUT, left_out_warning
 from engine.runs.run.run_dir import RunDir, continued_run_name
+from engine.runs.run.usage import LEFT_OUT, left_out_warning
 from engine.runs.stopping import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler, Sharing, loss_weight

@@ -11,8 +11,8 @@ from message_parts import figures
 
 from engine.config.quantities import share_percent
 from engine.runs.run import events
-from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.events import decode
+from engine.runs.run.usage import summarize_columns, summarize_rows
 from tui.cli.data import report_lines
 from tui.data_report import (
     REPEATS,

@@ -14,7 +14,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
-from engine.runs.run.data_usage import SPLITS
+from engine.runs.run.usage import SPLITS
 from tui.cli.progress import progress_display
 from tui.data_report import (
     DataReport,

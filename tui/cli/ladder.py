@@ -24,8 +24,8 @@ from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, describe_sweep, value_text
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
-from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
+from engine.runs.run.usage import summarize_columns, summarize_rows
 from engine.runs.score_format import percent_bounds, summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder, start_sweep
 from tui.cli.errors import show_notices

@@ -18,8 +18,7 @@ from engine.memory.formula.fit import LargestFit, Remedy
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
-from engine.runs.run.data_usage import describe_sharing
-from engine.runs.run.model_account import PARTS, exceptions
+from engine.runs.run.usage import PARTS, describe_sharing, exceptions
 from tui.format import last_part, setting
 
 

@@ -14,7 +14,7 @@ from textual.content import Content
 from engine.config.data_files import is_data_file, is_hub_id
 from engine.config.quantities import count, size
 from engine.config.text import visible
-from engine.runs.run.data_usage import ColumnUse, summarize_columns
+from engine.runs.run.usage import ColumnUse, summarize_columns
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
 from tui.format import without_middle

@@ -9,8 +9,7 @@ from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
 from engine.runs.run import events
-from engine.runs.run.data_usage import describe_sharing, summarize_columns, summarize_rows
-from engine.runs.run.model_account import account_lines, summarize_model
+from engine.runs.run.usage import account_lines, describe_sharing, summarize_columns, summarize_model, summarize_rows
 from engine.runs.score_format import with_bounds
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import four_digits, moment, share

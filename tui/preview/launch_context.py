@@ -12,7 +12,7 @@ import msgspec
 from engine.config.schema import Config
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.queue.device_queue import QueuePlace
-from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.usage import ModelAccount
 from tui.data.preview import signature
 from tui.data_report import check_arguments
 from tui.live.machine import OtherProcess

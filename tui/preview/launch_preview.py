@@ -28,9 +28,15 @@ from engine.memory.formula.method_plan import packing_notes
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.ladder_state import LadderPlan
-from engine.runs.run.data_usage import summarize_columns, summarize_rows
-from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from engine.runs.run.run_dir import continued_run_name, find_continued_run
+from engine.runs.run.usage import (
+    LEFT_OUT,
+    account_lines,
+    left_out_warning,
+    summarize_columns,
+    summarize_model,
+    summarize_rows,
+)
 from tui.data_report import DataReport, overlap_in_short, warning_lines
 from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext

@@ -29,9 +29,8 @@ from engine.ladder.report.tables import (
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry, is_base
 from engine.runs.ladder.sweep import Sweep
-from engine.runs.run.data_usage import summarize_columns, summarize_rows
-from engine.runs.run.model_account import PARTS, exceptions
 from engine.runs.run.run_dir import RunDir, read_frozen
+from engine.runs.run.usage import PARTS, exceptions, summarize_columns, summarize_rows
 from engine.runs.score_format import loss
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}

@@ -29,7 +29,7 @@ from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine, compute_dtype
 from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization
 from engine.methods.weights import account_of
-from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.usage import ModelAccount
 from engine.training.varlen_attention import unsupported_by
 
 SCALE_BLOCKSIZE = 256

@@ -52,7 +52,7 @@ from engine.memory.formula.weights_and_state import (
     gradient_bytes,
     optimizer_state_bytes,
 )
-from engine.runs.run.model_account import ModelAccount, left_out_warning
+from engine.runs.run.usage import ModelAccount, left_out_warning
 
 RowsFrom = Literal["data", "max_length", "asked"]
 

@@ -12,9 +12,9 @@ from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.config.schema import Config
 from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
-from engine.runs.run.data_usage import ColumnUse, RowUsage, SplitOverlap
 from engine.runs.run.exports import Artifact, parse_artifact
 from engine.runs.run.result import SCHEMA_VERSION, Interval
+from engine.runs.run.usage import ColumnUse, RowUsage, SplitOverlap
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the base model: as LoRA or full fine-tuning loads it, and in QLoRA's 4 bits."""

@@ -6,8 +6,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.runs.run.model_account import ModelAccount
 from engine.runs.run.result import Interval, MeasuredPeak
+from engine.runs.run.usage import ModelAccount
 
 
 class SeedRange(Struct, kw_only=True):

@@ -16,10 +16,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engine.config.activation_checkpointing import ResolvedCheckpointing
-from engine.runs.run.data_usage import SplitOverlap
-from engine.runs.run.model_account import ModelAccount
 from engine.runs.run.result import SCHEMA_VERSION, Interval, Predicted, TrainingLoad
 from engine.runs.run.result import Status as Status
+from engine.runs.run.usage import ModelAccount, SplitOverlap
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
 

@@ -14,8 +14,7 @@ from msgspec import Struct, field
 from engine.config.files import read_regular, write_atomically
 from engine.config.quantities import percent
 from engine.config.text import listed, visible
-from engine.runs.run.data_usage import SplitOverlap
-from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.usage import ModelAccount, SplitOverlap
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 

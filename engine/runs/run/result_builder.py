@@ -45,17 +45,13 @@ class ResultBuilder:
         """Whether the current worker has trained without recording its load yet; whether all before it recorded it."""
 
     def add(self, event: Event) -> None:
-        self.times.add(event)
-        if isinstance(event, events.Step):  # the most frequent event, so checked first
-            self.steps.add(event)
-            self.result.steps = event.step
-            self._unrecorded = True
-            return
-        self._rare(event)
-
-    def _rare(self, event: Event) -> None:
         result = self.result
+        self.times.add(event)
         match event:
+            case events.Step():  # the most frequent event, so checked first
+                self.steps.add(event)
+                result.steps = event.step
+                self._unrecorded = True
             case events.Hello():
                 self._all_recorded &= not self._unrecorded
                 self._unrecorded = False
@@ -82,15 +78,31 @@ class ResultBuilder:
             case events.MicroBatchReduced():
                 result.micro_batch = event.micro_batch
             case events.Load():
-                self._take_load(event)
-            case events.Eval():
-                self._take_eval(event)
+                if result.load is None:
+                    result.load = event.training
+                else:
+                    result.load.add(event.training)
+                result.load.complete, self._unrecorded = self._all_recorded, False
+            case events.Eval(split="validation", when="after"):
+                result.final_validation = event.loss
+            case events.Eval(split="validation", when="during"):
+                self._validations[event.step] = event
+            case events.Eval(split="test"):
+                if event.when == "before":
+                    result.before = score_of(event)
+                else:
+                    result.after = score_of(event)
             case events.Selected():
                 result.selected_step, result.stopped_early = event.step, event.early
             case events.GeneralLoss():
                 result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
             case events.BenchmarkScored():
-                self._take_benchmark(event)
+                if event.benchmark not in result.benchmarks:
+                    result.benchmarks[event.benchmark] = BenchmarkResult(
+                        metric=event.metric, higher_is_better=event.higher_is_better, is_share=event.is_share
+                    )
+                setattr(result.benchmarks[event.benchmark], event.when, event.score)
+                result.fingerprints[benchmark_fingerprint(event.benchmark)] = event.fingerprint
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
@@ -117,20 +129,7 @@ class ResultBuilder:
             result.peak_training_bytes = _higher(result.peak_training_bytes, reserved or on_cpu)
 
     def _take_plan(self, plan: events.Plan) -> None:
-        result = self.result
-        self._rewind(plan)
-        self._plan = plan
-        result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
-        predictions = list(plan.predictions)
-        if plan.measured is not None:
-            probe = Predicted(tier="probe", training=plan.measured, evaluation=plan.measured_evaluation)
-            predictions.append(probe)
-        # The worker with the most steps still to do predicted the peak for all of them.
-        if predictions and (not result.predicted or plan.start_step <= self._predicted_at):
-            result.predicted, self._predicted_at = predictions, plan.start_step
-
-    def _rewind(self, plan: events.Plan) -> None:
-        """Discard what came after the checkpoint that the current worker starts from.
+        """Discard what came after the checkpoint that the current worker starts from, and keep the predictions.
 
         A plan that is logged again, with the measurements of the memory probe, comes before anything to discard.
         """
@@ -144,34 +143,15 @@ class ResultBuilder:
             result.artifact_bytes, result.selected_step, result.stopped_early = 0, None, False
             for benchmark in result.benchmarks.values():
                 benchmark.after = None
-
-    def _take_load(self, event: events.Load) -> None:
-        if self.result.load is None:
-            self.result.load = event.training
-        else:
-            self.result.load.add(event.training)
-        self.result.load.complete = self._all_recorded
-        self._unrecorded = False
-
-    def _take_eval(self, event: events.Eval) -> None:
-        result = self.result
-        if event.split == "validation":
-            if event.when == "after":
-                result.final_validation = event.loss
-            elif event.when == "during":
-                self._validations[event.step] = event
-        elif event.when == "before":
-            result.before = score_of(event)
-        else:
-            result.after = score_of(event)
-
-    def _take_benchmark(self, event: events.BenchmarkScored) -> None:
-        result = self.result.benchmarks.get(event.benchmark) or BenchmarkResult(
-            metric=event.metric, higher_is_better=event.higher_is_better, is_share=event.is_share
-        )
-        setattr(result, event.when, event.score)
-        self.result.benchmarks[event.benchmark] = result
-        self.result.fingerprints[benchmark_fingerprint(event.benchmark)] = event.fingerprint
+        self._plan = plan
+        result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
+        predictions = list(plan.predictions)
+        if plan.measured is not None:
+            probe = Predicted(tier="probe", training=plan.measured, evaluation=plan.measured_evaluation)
+            predictions.append(probe)
+        # The worker with the most steps still to do predicted the peak for all of them.
+        if predictions and (not result.predicted or start <= self._predicted_at):
+            result.predicted, self._predicted_at = predictions, start
 
     def build(self, end: EndRecord, damaged: int = 0) -> Result:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
@@ -249,7 +229,9 @@ class PhaseTimes:
         """Hello, phase and end events delimit phases; a worker without an `end` ended at its last event."""
         moment = event.t if event.elapsed is None else event.elapsed
         if isinstance(event, (Hello, Phase, End)):
-            self._until(self._last if isinstance(event, Hello) else moment)
+            if self._since is not None:
+                until = self._last if isinstance(event, Hello) else moment
+                self._seconds[self.phase] = self._seconds.get(self.phase, 0.0) + max(0.0, until - self._since)
             self.phase = event.name if isinstance(event, Phase) else "starting"
             self._since = None if isinstance(event, End) else moment
         self._last, self._last_t = moment, event.t
@@ -261,10 +243,6 @@ class PhaseTimes:
             present = self._last + max(0.0, now - self._last_t)
             seconds[self.phase] = seconds.get(self.phase, 0.0) + max(0.0, present - self._since)
         return {name: round(value, 3) for name, value in seconds.items()}
-
-    def _until(self, moment: float) -> None:
-        if self._since is not None:
-            self._seconds[self.phase] = self._seconds.get(self.phase, 0.0) + max(0.0, moment - self._since)
 
 
 def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:

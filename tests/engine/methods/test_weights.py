@@ -30,7 +30,7 @@ from engine.methods.adapters import multiply_in_input_dtype, own_targets, save
 from engine.methods.machine import Machine, this_machine
 from engine.methods.qlora import unquantized_patterns
 from engine.methods.weights import Weight, account_of, weights_of
-from engine.runs.run.model_account import left_out_share, left_out_warning
+from engine.runs.run.usage import left_out_share, left_out_warning
 
 CPU = Machine("cpu", "CPU", bf16=True, flash_attention=False)
 IDS = torch.randint(3, VOCABULARY, (2, 48), generator=torch.Generator().manual_seed(0))

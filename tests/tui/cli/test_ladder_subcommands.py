@@ -24,8 +24,8 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan, RungDuration
 from engine.runs.run import events, folder, run_dir
-from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from engine.runs.run.run_dir import RunDir
+from engine.runs.run.usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from tui.cli import following, ladder, run
 from tui.cli.following import Detached, LadderView, follow_comparison, time_estimates
 from tui.cli.gate import gate

@@ -16,7 +16,7 @@ from engine.config.quantities import size
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
-from engine.runs.run.model_account import ModelAccount, WeightGroup
+from engine.runs.run.usage import ModelAccount, WeightGroup
 from tui.live.machine import OtherProcess
 from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext, WeightsCheck

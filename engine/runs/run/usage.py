@@ -1,19 +1,17 @@
-"""Use of every weight of a model by a run, as plans, events, results and reports show it.
-
-Embeddings and LM head have parts of their own; a weight that several layers share (tied embeddings, experts in one
-tensor) is counted once. The parts sum to the parameters of the model; adapters come in addition.
+"""What a run uses: every weight of the model, every column and row of the data, as plans, events, results and reports
+show it. Also overlap between the splits, and what shared prefixes save.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from engine.config.method_specs import MethodSpec, method_title
 from engine.config.quantities import count, share_percent
-from engine.config.text import amount
+from engine.config.text import amount, visible
 
 Part = Literal["layers", "experts", "routers", "other", "embeddings", "head", "vectors", "towers"]
 State = Literal["trained", "adapted", "frozen", "not used"]
@@ -67,7 +65,11 @@ class WeightGroup(Struct, frozen=True, kw_only=True):
 
 
 class ModelAccount(Struct, frozen=True, kw_only=True):
-    """Use of all weights of a model: the groups sum to its parameters."""
+    """Use of all weights of a model: the groups sum to its parameters.
+
+    Embeddings and LM head have parts of their own; a weight that several layers share (tied embeddings, experts in one
+    tensor) is counted once. Adapters come in addition.
+    """
 
     groups: list[WeightGroup]
     """One for each part and state."""
@@ -108,16 +110,16 @@ def left_out(account: ModelAccount, spec: MethodSpec) -> list[WeightGroup]:
     """The groups that the method's name promises to adapt or to quantize and that it does not; not those that the user
     chose himself.
     """
-    return [group for group in account.groups if group.part in COMPARED and _left_out(group, spec)]
-
-
-def _left_out(group: WeightGroup, spec: MethodSpec) -> bool:
-    if group.state == "not used":
-        return False
-    if spec.trains_weights:
-        return group.state != "trained"
-    adapted = group.state == "adapted" or group.not_adapted == "not_targeted"
-    return not adapted or (spec.quantizes_base and not group.quantized)
+    groups = []
+    for group in account.groups:
+        if spec.trains_weights:
+            as_promised = group.state == "trained"
+        else:
+            adapted = group.state == "adapted" or group.not_adapted == "not_targeted"
+            as_promised = adapted and (group.quantized or not spec.quantizes_base)
+        if group.part in COMPARED and group.state != "not used" and not as_promised:
+            groups.append(group)
+    return groups
 
 
 def left_out_share(account: ModelAccount, spec: MethodSpec) -> float:
@@ -133,20 +135,16 @@ def left_out_warning(account: ModelAccount, spec: MethodSpec) -> str:
         return ""
     what = "trained" if spec.trains_weights else "both adapted and quantized" if spec.quantizes_base else "adapted"
     groups = sorted(left_out(account, spec), key=lambda group: -group.parameters)
-    names = "; ".join(f"{_names(group)} {_why(group, spec)}" for group in groups[:3])
+    texts = []
+    for group in groups[:3]:
+        missing = ["not adapted"] if group.state == "frozen" and group.not_adapted != "not_targeted" else []
+        missing += ["not quantized"] if spec.quantizes_base and not group.quantized else []
+        why = [" and ".join(missing) or group.state, *_reasons(group)]
+        texts.append(f"{_names(group)} ({'; '.join(why)})")
     return (
         f"{method_title(spec.name)} leaves out {share_percent(share)} of the parameters besides embeddings and head, "
-        f"which are not {what}: {names}"
+        f"which are not {what}: {'; '.join(texts)}"
     )
-
-
-def _why(group: WeightGroup, spec: MethodSpec) -> str:
-    missing = []
-    if group.state == "frozen" and group.not_adapted != "not_targeted":
-        missing.append("not adapted")
-    if spec.quantizes_base and not group.quantized:
-        missing.append("not quantized")
-    return f"({'; '.join([' and '.join(missing) or group.state, *_reasons(group)])})"
 
 
 def _reasons(group: WeightGroup) -> list[str]:
@@ -174,8 +172,12 @@ def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
         if not groups:
             continue
         tensors, whole = sum(group.tensors for group in groups), sum(group.parameters for group in groups)
-        use = "; ".join(_use(group, len(groups) > 1) for group in groups)
-        yield title, f"{amount(tensors, 'tensor')}, {count(whole)}: {use}"
+        uses = []
+        for group in groups:
+            text = f"{count(group.parameters)} {_treatment(group)}" if len(groups) > 1 else _treatment(group)
+            is_named = len(groups) > 1 or part == "other"  # that title does not say what they are
+            uses.append(f"{text}: {_names(group)}" if is_named else text)
+        yield title, f"{amount(tensors, 'tensor')}, {count(whole)}: {'; '.join(uses)}"
 
 
 def exceptions(account: ModelAccount) -> Iterator[str]:
@@ -186,13 +188,6 @@ def exceptions(account: ModelAccount) -> Iterator[str]:
         reasons = [reason for reason in (group.not_adapted, group.not_quantized) if reason not in ("", "not_targeted")]
         if group.part in ("layers", "experts", "other") and reasons:
             yield f"{_names(group)} ({count(group.parameters)}) {_treatment(group)}"
-
-
-def _use(group: WeightGroup, several: bool) -> str:
-    text = _treatment(group)
-    if several:
-        return f"{count(group.parameters)} {text}: {_names(group)}"
-    return f"{text}: {_names(group)}" if group.part == "other" else text  # that title does not say what they are
 
 
 def _treatment(group: WeightGroup) -> str:
@@ -206,3 +201,130 @@ def _treatment(group: WeightGroup) -> str:
 def _names(group: WeightGroup, most: int = 6) -> str:
     more = len(group.names) - most
     return ", ".join(group.names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+SPLITS = ("train", "validation", "test")
+ROLES = ("messages", "system", "tools", "history", "prompt", "text", "answer", "references", "label", "weight")
+"""Column roles in display order; other roles follow, `ignored` is last."""
+IGNORED = "ignored"
+
+
+class ColumnUse(Struct, frozen=True):
+    """One column and its role."""
+
+    name: str
+    """Of the column."""
+    rows: int
+    """Rows in which the column is not empty."""
+    role: str
+    """prompt, answer, system, …, rejected, ignored, empty; several are joined by commas."""
+    examples: list[str] = []
+    """Up to three values, shortened."""
+
+
+class LeftOut(Struct, frozen=True):
+    """Rows that are left out for one reason."""
+
+    rows: int
+    """How many."""
+    reason: str = ""
+    """As text."""
+    where: list[str] = []
+    """The first places."""
+
+
+class RowUsage(Struct, frozen=True):
+    """Use of all rows: train + validation + test + left out = read."""
+
+    read: int
+    """Rows of all files."""
+    train: int
+    """Training rows."""
+    validation: int
+    """Validation rows."""
+    test: int
+    """Test rows."""
+    test_items: int | None = None
+    """Distinct prompts among the test rows: all answers to one prompt are references of one item."""
+    left_out: dict[str, LeftOut] = {}
+    """By stable code."""
+
+    @property
+    def left(self) -> int:
+        return sum(reason.rows for reason in self.left_out.values())
+
+
+def sort_columns(columns: Sequence[ColumnUse]) -> list[ColumnUse]:
+    """Columns by role, ignored ones last."""
+    ranks = {role: number for number, role in enumerate(ROLES)}
+    return sorted(columns, key=lambda column: (column.role == IGNORED, ranks.get(column.role, len(ROLES))))
+
+
+def summarize_columns(columns: Sequence[ColumnUse]) -> str:
+    """`prompt: question; answer: answer; ignored: topic, url`. A column named like its role is not repeated."""
+    by_role: dict[str, list[str]] = {}
+    for column in sort_columns(columns):
+        by_role.setdefault(column.role, []).append(visible(column.name, 32))
+    return "; ".join(role if names == [role] else f"{role}: {', '.join(names)}" for role, names in by_role.items())
+
+
+def summarize_rows(usage: RowUsage) -> str:
+    """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
+    parts = [f"{getattr(usage, name):,} {name}" for name in SPLITS]
+    if usage.test_items is not None and usage.test_items != usage.test:
+        parts[-1] += f" ({amount(usage.test_items, 'prompt')})"
+    if usage.left:
+        parts.append(f"{usage.left:,} left out")
+    return f"{amount(usage.read, 'row')} read: {', '.join(parts)}"
+
+
+class SplitOverlap(Struct, kw_only=True, frozen=True):
+    """Rows of one split that also occur in another split, before any row is left out."""
+
+    of: int
+    """Rows of the first split."""
+    prompt: int
+    """Rows whose prompt occurs in the other split."""
+    answer: int
+    """Rows whose answer occurs in the other split: nearly all in classification."""
+    both: int
+    """Rows whose prompt and answer occur together in one row of the other split."""
+    near: int | None = None
+    """Rows whose prompt has a near-duplicate, but no exact match, in the other split; null if not counted."""
+    near_reason: str = ""
+    """Why `near` is null."""
+    where: list[list[str]] = field(default_factory=list)
+    """Locations of the first pairs of rows with the same prompt."""
+
+    def figures(self) -> list[tuple[str, str]]:
+        """Labels and counts for display: `("prompts", "12 (1.2%)")`."""
+        near = f"not counted ({self.near_reason})" if self.near is None else self._share(self.near)
+        return [
+            ("prompts", self._share(self.prompt)),
+            ("answers", self._share(self.answer)),
+            ("both", self._share(self.both)),
+            ("near-duplicate prompts", near),
+        ]
+
+    def _share(self, count: int) -> str:
+        return f"{count:,} ({share_percent(count / self.of)})" if count else "0"
+
+
+def overlap_sentence(pair: str, overlap: SplitOverlap) -> str:
+    """`Of 300 test rows, training has 0 prompts, 12 (4%) answers, …`."""
+    first, second = pair.split("/")
+    second = {"train": "training"}.get(second, second)
+    figures = ", ".join(f"{name} {figure}" for name, figure in overlap.figures())
+    return f"Of {amount(overlap.of, f'{first} row')}, also in {second}: {figures}."
+
+
+def describe_sharing(prefix: int, rows: int, ratio: float) -> str:
+    """What computing common prefixes once saves; "" without shared prefixes.
+
+    `prefix`: tokens of the prefix common to `rows` rows, 0 if it differs between groups of rows. `ratio`: tokens of
+    the rows divided by tokens computed.
+    """
+    if ratio <= 1.0:
+        return ""
+    shared = f"prefix of {prefix:,} tokens shared by {rows:,} rows" if prefix else "prefixes shared by groups of rows"
+    return f"{shared}: {100 / ratio:.0f}% of the tokens are computed"

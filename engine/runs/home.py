@@ -120,14 +120,10 @@ def _mount_points() -> Iterator[tuple[str, str]]:
             mount, _, source = line.partition(" - ")
             fields = mount.split(" ")
             if len(fields) >= 5:
-                yield _unescaped(fields[4]), source.partition(" ")[0]
-
-
-def _unescaped(field: str) -> str:
-    r"""mountinfo(5) writes space, tab, newline and backslash as `\040`, `\011`, `\012` and `\134`."""
-    for code in ("040", "011", "012", "134"):
-        field = field.replace(f"\\{code}", chr(int(code, 8)))
-    return field
+                point = fields[4]
+                for code in ("040", "011", "012", "134"):  # space, tab, newline and backslash in mountinfo(5)
+                    point = point.replace(f"\\{code}", chr(int(code, 8)))
+                yield point, source.partition(" ")[0]
 
 
 def tilde(path: Path | str) -> str:

@@ -192,14 +192,12 @@ def ladder_of_run(runs: Path, run: str) -> LadderDir | None:
 
 def find(runs: Path, name: str) -> LadderDir:
     """Find a ladder by its path, its name, an unambiguous part of the name, or `last`."""
-    if folder.has_file(Path(name), "ladder.toml"):
-        return LadderDir(folder.real_path(Path(name)))
-    return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` starts one")
+    return folder.find(LadderDir, runs, name, "`ftbench ladder PRESET` starts one")
 
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
     """Every ladder in the folder, unordered."""
-    return map(LadderDir, folder.directories_with_file(runs, "ladder.toml"))
+    return folder.iterate(LadderDir, runs)
 
 
 @dataclass(frozen=True)
@@ -255,14 +253,12 @@ def create_sweep(
 
 def find_sweep(runs: Path, name: str) -> SweepDir:
     """Find a sweep by its path, its name, an unambiguous part of the name, or `last`."""
-    if folder.has_file(Path(name), "sweep.toml"):
-        return SweepDir(folder.real_path(Path(name)))
-    return folder.pick(iterate_sweeps(runs), name, "sweep", runs, "`ftbench ladder PRESET --vary KEY=V1,V2` starts one")
+    return folder.find(SweepDir, runs, name, "`ftbench ladder PRESET --vary KEY=V1,V2` starts one")
 
 
 def iterate_sweeps(runs: Path) -> Iterator[SweepDir]:
     """Every sweep in the folder, unordered."""
-    return map(SweepDir, folder.directories_with_file(runs, "sweep.toml"))
+    return folder.iterate(SweepDir, runs)
 
 
 def iterate_all(runs: Path) -> Iterator[Folder]:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -93,33 +93,21 @@ def pairs_to_rate(answers: RungAnswers, plan: RatingPlan, rater: str) -> list[Pa
 
     Which answer is on the left is random, and depends on the rater. The seeds take turns over the items.
     """
-    columns = [list(_pairs(answers, a, b, rater)) for a, b in plan.pairs]
+    columns: list[list[PairToRate]] = []
+    for a, b in plan.pairs:
+        seeds, column = answers.seeds(a, b), list[PairToRate]()
+        for item in answers.by_disagreement(a, b):
+            pair = answers.pair(a, b, seeds[item % len(seeds)], item)
+            if pair.is_tie:
+                continue
+            key = pair_hash(answers.items[item], *pair.texts)
+            left, right = sorted(pair.texts)
+            if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
+                left, right = right, left
+            column.append(PairToRate(key, item, readable(answers.items[item].prompt), left, right))
+        columns.append(column)
     mixed = chain.from_iterable(zip_longest(*columns))
     return list({pair.id: pair for pair in mixed if pair is not None}.values())
-
-
-def _pairs(answers: RungAnswers, a: str, b: str, rater: str) -> Iterator[PairToRate]:
-    seeds = answers.seeds(a, b)
-    for item in answers.by_disagreement(a, b):
-        pair = answers.pair(a, b, seeds[item % len(seeds)], item)
-        if pair.is_tie:
-            continue
-        key = pair_hash(answers.items[item], *pair.texts)
-        left, right = sorted(pair.texts)
-        if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
-            left, right = right, left
-        yield PairToRate(key, item, readable(answers.items[item].prompt), left, right)
-
-
-def default_pair(answers: RungAnswers) -> tuple[str, str]:
-    """The rung that the verdict recommends, else the one with the best score, against the base model.
-
-    Without a base model, the first two rungs.
-    """
-    pairs = answers.pairs()
-    with_base = [pair for pair in pairs if pair[1] == BASE] or pairs
-    best = next((pair for pair in with_base if pair[0] == answers.recommended), None)
-    return best or with_base[0]
 
 
 class RatingDir:
@@ -134,14 +122,21 @@ class RatingDir:
         return read_json(self.path / PLAN_FILE, RatingPlan, hint, "rating.damaged_plan")
 
     def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: RungAnswers) -> RatingPlan:
-        """The stored plan with these pairs added; without any, the default pair. Raises RunFailed on a full disk."""
+        """The stored plan with these pairs added; without any, a default pair. Raises RunFailed on a full disk."""
         self.subject.check_files()
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             with locks.exclusive(self.path):
                 stored = self.plan()
                 before = list(stored.pairs) if stored else []
-                wanted = list(dict.fromkeys([*before, *pairs])) or [default_pair(answers)]
+                wanted = list(dict.fromkeys([*before, *pairs]))
+                if (
+                    not wanted
+                ):  # what the verdict recommends, else the best rung, against the base model if there is one
+                    known = answers.pairs()
+                    with_base = [pair for pair in known if pair[1] == BASE] or known
+                    best = (pair for pair in with_base if pair[0] == answers.recommended)
+                    wanted = [next(best, with_base[0])]
                 plan = RatingPlan(pairs=wanted, runs=list(runs))
                 if plan != stored:
                     write_atomically(self.path / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
@@ -282,9 +277,18 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     Raises UserError, before anything is added, for a file that is not from a page of these pairs, was edited, has a
     pair twice, or was imported before.
     """
-    page = _read_page(file)
-    check_rater(page.rater)
     where, as_written = visible(str(file)), "import the file as the page wrote it"
+    hint = "choose a file that the exported page wrote"
+    try:
+        page = msgspec.json.decode(read_small(file, MAX_PAGE_BYTES), type=RatedPage)
+    except OSError as error:
+        problem = f"cannot read ratings ({error.strerror})"
+        raise UserError(problem, where, "check the path", "rating.unreadable") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not a file of ratings ({error})", where, hint, "rating.not_a_page") from error
+    if page.kind != PAGE_KIND:
+        raise UserError("not a file of ratings", where, hint, "rating.not_a_page")
+    check_rater(page.rater)
     if page.checksum != checksum(page.rater, page.set, page.ratings):
         raise UserError("the ratings were edited or the file is incomplete", where, as_written, "rating.edited")
     known = {pair.id: pair for pair in pairs}
@@ -312,20 +316,6 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     finally:
         own.close()
     return page.rater, sum(rating.choice in RATED for rating in page.ratings)
-
-
-def _read_page(file: Path) -> RatedPage:
-    where, hint = visible(str(file)), "choose a file that the exported page wrote"
-    try:
-        page = msgspec.json.decode(read_small(file, MAX_PAGE_BYTES), type=RatedPage)
-    except OSError as error:
-        problem = f"cannot read ratings ({error.strerror})"
-        raise UserError(problem, where, "check the path", "rating.unreadable") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not a file of ratings ({error})", where, hint, "rating.not_a_page") from error
-    if page.kind != PAGE_KIND:
-        raise UserError("not a file of ratings", where, hint, "rating.not_a_page")
-    return page
 
 
 @dataclass

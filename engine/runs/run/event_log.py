@@ -113,26 +113,23 @@ class Follower:
         step and the last memory sample of each portion are decoded.
         """
         openings = opening_of(kinds)
-        for lines in self._lines():
-            if openings:
-                lines = [line for line in lines if line.startswith(openings) or not line.startswith(EVENT_PREFIX)]
-            elif thin:
-                lines = _thinned(lines)
-            yield [event for line in lines if line and (event := self._decoded(line))]
-
-    def _decoded(self, line: bytes) -> Event | None:
-        event = decode(line)
-        if event is None and is_damaged(line):
-            self.damaged += 1
-        return event
-
-    def _lines(self) -> Iterator[list[bytes]]:
         while chunk := self._chunk():
             complete = chunk.rfind(b"\n") + 1
             if not complete:
                 return
             self.offset += complete
-            yield chunk[:complete].split(b"\n")  # splitlines would also split at a carriage return
+            lines = chunk[:complete].split(b"\n")  # splitlines would also split at a carriage return
+            if openings:
+                lines = [line for line in lines if line.startswith(openings) or not line.startswith(EVENT_PREFIX)]
+            elif thin:
+                lines = _thinned(lines)
+            events: list[Event] = []
+            for line in filter(None, lines):
+                if (event := decode(line)) is not None:
+                    events.append(event)
+                elif is_damaged(line):
+                    self.damaged += 1
+            yield events
 
     def _chunk(self) -> bytes:
         """The next CHUNK bytes, or more until they contain a complete line. Raises OSError as `open_regular` does."""

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -330,22 +330,31 @@ def has_file(path: Path, file: str) -> bool:
         raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
 
 
-def pick(known: Iterable[F], name: str, kind: str, where: Path, how_to_list: str) -> F:
-    """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match."""
-    folders = sorted(known, key=lambda folder: folder.name)
+def iterate(kind: type[F], runs: Path) -> Iterator[F]:
+    """The runs, ladders or sweeps in `runs`, in no order. Raises UserError where it cannot be read."""
+    return map(kind, directories_with_file(runs, f"{kind.KIND}.toml"))
+
+
+def find(kind: type[F], runs: Path, name: str, how_to_list: str) -> F:
+    """Find one by its path, its name, an unambiguous part of it, or `last`.
+
+    Raises UserError where none or several match.
+    """
+    if has_file(Path(name), f"{kind.KIND}.toml"):
+        return kind(real_path(Path(name)))
+    folders = sorted(iterate(kind, runs), key=lambda folder: folder.name)
     if name == "last" and folders:
         return folders[-1]
-    matches = [folder for folder in folders if folder.name == name] or [
-        folder for folder in folders if name in folder.name
-    ]
+    exact = [folder for folder in folders if folder.name == name]
+    matches = exact or [folder for folder in folders if name in folder.name]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        hint = f"give more of the name; {how_to_list}"
-        raise UserError(f"{name!r} matches {len(matches)} {kind}s", str(where), hint, f"{kind}.ambiguous_name")
-    elsewhere = running_elsewhere(where)
+        problem, hint = f"{name!r} matches {len(matches)} {kind.KIND}s", f"give more of the name; {how_to_list}"
+        raise UserError(problem, str(runs), hint, f"{kind.KIND}.ambiguous_name")
+    elsewhere = running_elsewhere(runs)
     hint = f"{how_to_list}, --runs DIR looks in another directory" + (f". {elsewhere}" if elsewhere else "")
-    raise UserError(f"no {kind} {name!r}", str(where), hint, f"{kind}.not_found")
+    raise UserError(f"no {kind.KIND} {name!r}", str(runs), hint, f"{kind.KIND}.not_found")
 
 
 def running_elsewhere(home: Path) -> str:

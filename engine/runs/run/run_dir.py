@@ -446,11 +446,9 @@ def delete(run: RunDir) -> None:
 
 def find(runs: Path, name: str) -> RunDir:
     """Find a run by its name, an unambiguous part of it, its path, or `last`."""
-    if folder.has_file(Path(name), "run.toml"):
-        return RunDir(folder.real_path(Path(name)))
-    return folder.pick(iterate(runs), name, "run", runs, "run `ftbench runs` to list the runs")
+    return folder.find(RunDir, runs, name, "run `ftbench runs` to list the runs")
 
 
 def iterate(runs: Path) -> Iterator[RunDir]:
     """The run directories in `runs`, in no order."""
-    return map(RunDir, folder.directories_with_file(runs, "run.toml"))
+    return folder.iterate(RunDir, runs)

@@ -78,7 +78,13 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     if finished and _has_result(run):
         return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
     resumed = run.events_file.exists()
-    log = _open_log(run, frozen, resumed)
+    run.reserve_end()
+    run.result_file.unlink(missing_ok=True)  # of an earlier worker
+    run.paused_file.unlink(missing_ok=True)
+    log = EventLog(run.events_file)
+    hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
+    hello.config = values_that_are_set(frozen.config)
+    log.write(hello)
     if finished and run.model.is_dir():
         write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
         return 0
@@ -99,14 +105,26 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
-    try:
-        execute_run = _worker(devices)
+    run_worker: Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]
+    try:  # torch takes seconds and memory to import: only once the devices are free
+        if len(devices) > 1:
+            from engine.worker.rank_launcher import run_ranks
+
+            run_worker = partial(run_ranks, devices=devices)
+        else:
+            devices[0].apply()
+            from engine.methods.library_imports import import_libraries
+
+            import_libraries()
+            from engine.worker.main import execute_run
+
+            run_worker = execute_run
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {error_text(error)}"
         log.write(Error(text=reason, code="run.import_failed"))
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
-    return execute_run(run, frozen, log, stopping)
+    return run_worker(run, frozen, log, stopping)
 
 
 def _has_result(run: RunDir) -> bool:
@@ -115,18 +133,6 @@ def _has_result(run: RunDir) -> bool:
         result = run.written_result()
         return result is not None and result.status == "finished" and run.model.is_dir()
     return False
-
-
-def _open_log(run: RunDir, frozen: FrozenRun, resumed: bool) -> EventLog:
-    """Remove the end of an earlier worker, and write `hello`."""
-    run.reserve_end()
-    run.result_file.unlink(missing_ok=True)
-    run.paused_file.unlink(missing_ok=True)
-    log = EventLog(run.events_file)
-    hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
-    hello.config = values_that_are_set(frozen.config)
-    log.write(hello)
-    return log
 
 
 def _devices(
@@ -147,23 +153,6 @@ def _devices(
             possible, queued_since, run.path, log_place, cancelled, is_usable=still_exists, count=count
         )
     return possible[:count]
-
-
-def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]:
-    """The function that does the work on these devices. Imports torch, which takes seconds and memory: only once they
-    are free.
-    """
-    if len(devices) > 1:
-        from engine.worker.rank_launcher import run_ranks
-
-        return partial(run_ranks, devices=devices)
-    devices[0].apply()
-    from engine.methods.library_imports import import_libraries  # torch is imported when a device is free
-
-    import_libraries()
-    from engine.worker.main import execute_run
-
-    return execute_run
 
 
 if __name__ == "__main__":

@@ -23,26 +23,19 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m engine.judge DIR", file=sys.stderr)
         return 2
-    path = Path(arguments[0]).absolute()
+    folder, stopping = JudgeDir(Path(arguments[0]).absolute()), StopRequest()
     try:
-        return _judge(JudgeDir(path))
-    except UserError as error:
-        print(error.line, file=sys.stderr)
-        return 2
-
-
-def _judge(folder: JudgeDir) -> int:
-    lock = folder.acquire(str(os.getpid()))
-    if lock is None:
-        hint = "wait for it, or stop it"
-        raise UserError("this judge is already running", folder.name, hint, "judge.already_running")
-    stopping = StopRequest()
-    stopping.listen()
-    try:
+        if folder.acquire(str(os.getpid())) is None:
+            hint = "wait for it, or stop it"
+            raise UserError("this judge is already running", folder.name, hint, "judge.already_running")
+        stopping.listen()
         folder.reserve_end()
         judging = Judging(folder, folder.plan(), stopping)
         state = judging.run()
         report.write_again(folder.subject)
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
     except OSError as error:
         reason = "disk full" if is_no_space_error(error) else f"cannot write {error.filename or folder.path}"
         text = f"{reason} ({error.strerror}); the verdicts so far are kept: start the same judge again"

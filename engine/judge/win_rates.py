@@ -224,9 +224,18 @@ def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Ma
         name: {pair: rating for pair, rating in ratings.items() if rating.choice in RATED}
         for name, ratings in raters.items()
     }
+    compared: list[int | str] = []
+    ours: list[Preferred] = []
+    theirs: list[Preferred] = []
+    for one, other in combinations(rated.values(), 2):  # pairs that both raters decided
+        for key in one.keys() & other.keys() & known.keys():
+            share = _left_share(other[key])
+            compared.append(known[key])
+            ours.append(side(_left_share(one[key])))
+            theirs.append(side(share if other[key].left == one[key].left else 1 - share))
     summary = RatingSummary(
         raters={name: len(ratings) for name, ratings in rated.items()},
-        agreement=_agreement(rated, known),
+        agreement=agreement(compared, ours, theirs),
         stale=sum(pair not in known for ratings in rated.values() for pair in ratings),
     )
     level = 1 - (1 - CONFIDENCE_LEVEL) / len(plan.pairs)  # Bonferroni: the pairs are rated on different items
@@ -284,20 +293,6 @@ def _left_share(rating: Rating) -> float:
     return {"left": 1.0, "right": 0.0}.get(rating.choice, 0.5)
 
 
-def _agreement(raters: Mapping[str, Mapping[str, Rating]], items: Mapping[str, int | str]) -> RaterAgreement | None:
-    """Of every two raters on the pairs that both rated."""
-    numbers: list[int | str] = []
-    ours: list[Preferred] = []
-    theirs: list[Preferred] = []
-    for one, other in combinations(raters.values(), 2):
-        for pair in one.keys() & other.keys() & items.keys():
-            numbers.append(items[pair])
-            ours.append(side(_left_share(one[pair])))
-            share = _left_share(other[pair])
-            theirs.append(side(share if other[pair].left == one[pair].left else 1 - share))
-    return agreement(numbers, ours, theirs)
-
-
 def side(share: float) -> Preferred:
     """Which of two answers a share of preferences is for: above one half for a."""
     return "a" if share > VALUES["tie"] else "b" if share < VALUES["tie"] else "tie"
@@ -345,21 +340,17 @@ def judge_sentences(state: Judgment, complete: int) -> list[str]:
         return [f"{judge} is unusable: {'; '.join(state.unusable)}. Its win rates are not in the verdict."]
     if not state.rates:
         return []
-    partly = f" of {integer(state.items)}" if complete < state.items else ""
-    head = f"{judge} compared {integer(complete)}{partly} test items in both orders{_checked(state.check)}."
-    return [head, *(rate_sentence(rate) for rate in state.rates)]
-
-
-def _checked(check: JudgeCheck) -> str:
-    """`; it decides 4.0% of the pairs differently when they are swapped, and agrees with people (kappa 0.62 […])`."""
-    parts = []
+    check, parts = state.check, list[str]()
     if check.swapped is not None:
         parts.append(f"decides {percent(check.swapped)} of the pairs differently when they are swapped")
     if check.people is not None:
         agrees = f"agrees with people on {percent(check.people.same)} of {amount(check.people.comparisons, 'pair')}"
         few = "" if check.people.kappa.low is not None else f", fewer than {MIN_ITEMS} items"
         parts.append(f"{agrees} (kappa {kappa_text(check.people.kappa)}{few})")
-    return f"; it {listed(parts)}" if parts else ""
+    checked = f"; it {listed(parts)}" if parts else ""
+    partly = f" of {integer(state.items)}" if complete < state.items else ""
+    head = f"{judge} compared {integer(complete)}{partly} test items in both orders{checked}."
+    return [head, *(rate_sentence(rate) for rate in state.rates)]
 
 
 def rate_sentence(rate: WinRate) -> str:
@@ -385,7 +376,17 @@ def win_rate_text(rate: WinRate) -> str:
 
 def rating_sentences(summary: RatingSummary) -> list[str]:
     """`LoRA is preferred to the base model by 2 people on 60 items: …`."""
-    texts = [_rated(pair) for pair in summary.pairs]
+    texts = []
+    for pair in summary.pairs:
+        rate, by = pair.win_rate, f"by {people_text(pair)} on {amount(pair.items, 'item')}"
+        a, b = rung_noun(rate.a), rung_noun(rate.b)
+        if rate.finding == "undecided":
+            text = f"No significant preference between {a} and {b} {by}"
+        else:
+            better, worse = (a, b) if rate.finding == "better" else (b, a)
+            text = f"{better[:1].upper()}{better[1:]} is preferred to {worse} {by}"
+        good = f"both good {percent(pair.both_good)}, both bad {percent(pair.both_bad)}"
+        texts.append(f"{text}: {win_rate_text(rate)} ({good}). {settled_text(pair)}".rstrip())
     if texts and summary.agreement:
         few = "" if summary.agreement.kappa.low is not None else f", fewer than {MIN_ITEMS} common items"
         texts.append(
@@ -395,17 +396,3 @@ def rating_sentences(summary: RatingSummary) -> list[str]:
     if summary.stale:
         texts.append(f"{amount(summary.stale, 'rating')} of answers that have changed since are not counted.")
     return texts
-
-
-def _rated(pair: RatedPair) -> str:
-    rate = pair.win_rate
-    by = f"by {people_text(pair)} on {amount(pair.items, 'item')}"
-    if rate.finding == "undecided":
-        text = f"No significant preference between {rung_noun(rate.a)} and {rung_noun(rate.b)} {by}"
-    else:
-        better, worse = (rate.a, rate.b) if rate.finding == "better" else (rate.b, rate.a)
-        noun = rung_noun(better)
-        text = f"{noun[:1].upper()}{noun[1:]} is preferred to {rung_noun(worse)} {by}"
-    good = f"both good {percent(pair.both_good)}, both bad {percent(pair.both_bad)}"
-    text = f"{text}: {win_rate_text(rate)} ({good})"
-    return f"{text}. {settled_text(pair)}" if settled_text(pair) else f"{text}."

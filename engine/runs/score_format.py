@@ -189,24 +189,19 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
     lines = [texts[0]]
     for row, text, facts in zip(summary.rows, texts[1:], below, strict=True):
         lines.append(text)
+        cells = [" "] * wide
+        if row.drawn:  # an interval with its mean, `├──●───┤`
+            low, mean, high = (min(wide - 1, max(0, round(end * (wide - 1)))) for end in row.drawn)
+            cells[low : high + 1] = "─" * (high + 1 - low)
+            cells[low], cells[high] = "├", "┤"
+            cells[mean] = "●"
         if row.drawn or facts:
-            lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide)}  {facts}".rstrip())
+            lines.append(f"{'':{widths[0]}}  {''.join(cells)}  {facts}".rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
     of = f"{'':{widths[0]}}  {ends}  95% CI of the {summary.score_title}"
     unit = ["loss: held-out, nats/token; lower is better"] if summary.is_loss else []
     about = f"cost ({summary.cost}) and share of gain: relative to {summary.reference}"
     return [line[:columns] for line in (*lines, of, *unit, about)]
-
-
-def _drawn(ends: Sequence[float], columns: int) -> str:
-    """An interval with its mean, such as `├──●───┤`, on an axis of so many columns; blank without one."""
-    cells = [" "] * columns
-    if ends:
-        low, mean, high = (min(columns - 1, max(0, round(end * (columns - 1)))) for end in ends)
-        cells[low : high + 1] = "─" * (high + 1 - low)
-        cells[low], cells[high] = "├", "┤"
-        cells[mean] = "●"
-    return "".join(cells)
 
 
 ROWS = 11

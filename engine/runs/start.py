@@ -274,9 +274,11 @@ def start_sweep(
     """
     for rung in (rung for _, plan in cells for rung in plan.rungs):
         check_startable(rung.config)
-    plans = [plan for _, plan in cells]
-    sweeps = (sweep for sweep in iterate_sweeps(runs) if sweep.was_killed())
-    killed = [sweep for sweep in sweeps if _is_same_sweep(sweep, budget, plans)]
+    plans, killed = [plan for _, plan in cells], list[SweepDir]()
+    for sweep in iterate_sweeps(runs):
+        with contextlib.suppress(UserError):  # damaged
+            if sweep.was_killed() and sweep.plan().budget == budget and len(sweep.ladders()) == len(plans):
+                killed += [sweep] if all(map(_is_same_work, sweep.ladders(), plans)) else []
     folder = _to_continue(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     start_ladder_process(folder)
@@ -291,15 +293,6 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
         return False  # damaged
     origin = {"created": plan.created, "started_in": plan.started_in, "command": plan.command, "notices": plan.notices}
     return replace(stored, **origin) == plan
-
-
-def _is_same_sweep(sweep: SweepDir, budget: float | None, plans: Sequence[LadderPlan]) -> bool:
-    try:
-        stored = sweep.plan()
-    except UserError:
-        return False  # damaged
-    ladders = [sweep.ladder(cell.ladder) for cell in stored.cells]
-    return stored.budget == budget and len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans))
 
 
 def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:

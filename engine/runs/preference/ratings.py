@@ -130,9 +130,7 @@ class RatingDir:
                 stored = self.plan()
                 before = list(stored.pairs) if stored else []
                 wanted = list(dict.fromkeys([*before, *pairs]))
-                if (
-                    not wanted
-                ):  # what the verdict recommends, else the best rung, against the base model if there is one
+                if not wanted:  # the recommended rung, else the first one, against the base model if there is one
                     known = answers.pairs()
                     with_base = [pair for pair in known if pair[1] == BASE] or known
                     best = (pair for pair in with_base if pair[0] == answers.recommended)

@@ -373,8 +373,9 @@ class TrainingLoad(Struct, kw_only=True):
     def disturbance(self, allowed: float = DEFAULT_OTHER_LOAD) -> str:
         """Why the timing of the run is disturbed; '' if it is not, or if nothing is known."""
         reasons = []
-        share = self.other_share
-        if share is not None and share > allowed and self._busy() >= SATURATED:
+        share, capacity = self.other_share, self.seconds * self.cpus
+        used = self.cpu_seconds + (self.other_cpu_seconds or 0.0)  # by the worker and others
+        if share is not None and share > allowed and capacity and used / capacity >= SATURATED:
             reasons.append(f"other processes used {percent(share, 0)} of the time of its CPUs")
         if self.gpu_processes and allowed < 1:
             names = listed([visible(name, 40) for name in self.gpu_processes[:MAX_NAMES]])
@@ -382,11 +383,6 @@ class TrainingLoad(Struct, kw_only=True):
         if (causes := [cause for cause in self.throttled if cause not in HARMLESS]) and allowed < 1:
             reasons.append(f"its GPU lowered its clocks ({listed(causes)})")
         return "; ".join(reasons)
-
-    def _busy(self) -> float:
-        """Share of the time of the worker's CPUs that was used, by the worker or others."""
-        used = self.cpu_seconds + (self.other_cpu_seconds or 0.0)
-        return used / (self.seconds * self.cpus) if self.seconds and self.cpus else 0.0
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

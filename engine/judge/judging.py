@@ -38,7 +38,7 @@ from engine.judge.win_rates import (
     why_unusable,
     win_rates,
 )
-from engine.runs.endpoint import EndpointRefusal, TokenPrice, is_endpoint
+from engine.runs.endpoint import EndpointRefusal, is_endpoint, token_cost
 from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
 from engine.runs.preference.answers import (
     PAIR_SEPARATOR,
@@ -317,14 +317,13 @@ class Judging:
         if plan.token_limit is not None and state.prompt_tokens + state.completion_tokens + pending > plan.token_limit:
             raise StopRequested(f"the limit of {plan.token_limit:,} tokens is reached")
         if plan.cost_limit is not None and plan.price is not None:
-            more = TokenPrice(*plan.price).cost(question.tokens, plan.answer_tokens) * (running + 1)
+            more = token_cost(plan.price, question.tokens, plan.answer_tokens) * (running + 1)
             if (state.cost or 0.0) + more > plan.cost_limit:
                 raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
 
     def _price(self) -> None:
         if self.plan.price is not None:
-            price = TokenPrice(*self.plan.price)
-            self.state.cost = price.cost(self.state.prompt_tokens, self.state.completion_tokens)
+            self.state.cost = token_cost(self.plan.price, self.state.prompt_tokens, self.state.completion_tokens)
 
     def _save(self) -> None:
         if self.judge:

@@ -23,7 +23,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
 from engine.ladder.statistics import item_scores
-from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
+from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint, token_cost
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import ServedModel
 from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
@@ -211,7 +211,7 @@ def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedStat
         refused=dict(refused),
         prompt_tokens=sum(prompt) if counted else None,
         completion_tokens=sum(completion) if counted else None,
-        cost=TokenPrice(*model.price).cost(sum(prompt), sum(completion)) if model.price and counted else None,
+        cost=token_cost(model.price, sum(prompt), sum(completion)) if model.price and counted else None,
         seconds=SeedRange(mean=fmean(seconds), low=min(seconds), high=max(seconds)) if seconds else None,
     )
     if refused:

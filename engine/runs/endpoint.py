@@ -139,28 +139,21 @@ class _Transient(Exception):
         super().__init__(text)
 
 
-@dataclass(frozen=True)
-class TokenPrice:
-    """Prices per million tokens."""
-
-    prompt: float
-    completion: float
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Of this many tokens, in the currency of the prices."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
-
-
-def parse_price(text: str | None, option: str) -> TokenPrice | None:
-    """The prices of `0.15,0.6`: of prompts, and of answers. Raises UserError for another form."""
+def parse_price(text: str | None, option: str) -> tuple[float, float] | None:
+    """The prices of `0.15,0.6` per million tokens: of prompts, and of answers. Raises UserError for another form."""
     if text is None:
         return None
     with contextlib.suppress(ValueError):
         prompt, completion = (float(word) for word in text.split(","))
         if 0 <= prompt < 1e6 and 0 <= completion < 1e6:
-            return TokenPrice(prompt, completion)
+            return prompt, completion
     hint = "use two prices per million tokens, of prompts and of answers: 0.15,0.60"
     raise UserError(f"invalid price {text!r}", option, hint, "endpoint.price")
+
+
+def token_cost(price: Sequence[float], prompt_tokens: int, completion_tokens: int) -> float:
+    """Of this many tokens, at prices as `parse_price` returns them, in their currency."""
+    return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
 
 
 class EndpointClient:

@@ -114,10 +114,8 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
         if is_no_space_error(error):
             text = f"no space left in {target}; free some, then run `ftbench home {target}` again"
             raise RunFailed(text, "home.disk_full") from error
-        problem = f"cannot move: {error.strerror or error}"
-        raise UserError(
-            problem, str(error.filename or target), "then start the move again", "home.cannot_move"
-        ) from error
+        problem, where = f"cannot move: {error.strerror or error}", str(error.filename or target)
+        raise UserError(problem, where, "then start the move again", "home.cannot_move") from error
 
 
 def _folders(runs: Path) -> list[Folder]:

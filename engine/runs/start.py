@@ -320,11 +320,9 @@ def check_device(config: Config) -> None:
     if config.executor.name == "local":
         devices_for(*device_settings(config))
     elif slots_of(device) > 1:
-        problem, hint = (
-            "a Slurm job cannot be divided into slots",
-            "omit the slots; --gres and executor.cpus set its size",
-        )
-        raise UserError(problem, f"hardware.device={device}", hint, code="device.slots_in_slurm")
+        problem, where = "a Slurm job cannot be divided into slots", f"hardware.device={device}"
+        hint = "omit the slots; --gres and executor.cpus set its size"
+        raise UserError(problem, where, hint, code="device.slots_in_slurm")
 
 
 def start_ladder_process(ladder: LadderDir | SweepDir) -> None:

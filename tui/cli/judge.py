@@ -136,7 +136,7 @@ def prepare(compared: Compared, options: JudgeOptions, json: bool) -> dict[str, 
         answer_tokens=options.answer_tokens,
         token_limit=options.max_tokens,
         cost_limit=options.max_cost,
-        price=(price.prompt, price.completion) if price else None,
+        price=price,
         timeout=options.timeout,
         command=shlex.join(["ftbench", *sys.argv[1:]]),
     )

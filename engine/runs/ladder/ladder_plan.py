@@ -155,8 +155,7 @@ def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedMod
             raise UserError(f"no served model {only}".rstrip(), f"--price {text}", hint, code="ladder.served_price")
         price = parse_price(value, "--price")
         for name in [only] if only else list(models):
-            prices_of_both = [price.prompt, price.completion] if price else []
-            models[name] = msgspec.structs.replace(models[name], price=prices_of_both)
+            models[name] = msgspec.structs.replace(models[name], price=list(price or ()))
     return list(models.values())
 
 

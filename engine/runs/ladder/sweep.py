@@ -192,9 +192,8 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
     Raises UserError for an unknown key, fewer than two values, equal values, and a key that --set sets too.
     """
     if len(words) > MAX_AXES:
-        raise UserError(
-            f"too many settings to vary ({len(words)})", "--vary", f"use at most {MAX_AXES}", code="sweep.axes"
-        )
+        problem = f"too many settings to vary ({len(words)})"
+        raise UserError(problem, "--vary", f"use at most {MAX_AXES}", code="sweep.axes")
     axes: list[Axis] = []
     for word in words:
         key, equals, text = map(str.strip, word.partition("="))

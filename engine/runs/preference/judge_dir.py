@@ -17,7 +17,7 @@ from engine.config.files import read_json, working_directory, write_atomically
 from engine.config.preset_library import with_absolute_paths
 from engine.config.quantities import decimal, duration, integer, percent
 from engine.config.text import amount, visible
-from engine.runs.endpoint import TokenPrice, parse_endpoint
+from engine.runs.endpoint import parse_endpoint, token_cost
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import NOT_READ, JudgePlan, Judgment, RatedPair, RatingSummary
@@ -225,7 +225,7 @@ def expected_lines(plan: JudgePlan, items: int, requests: int, reused: int, toke
         f"{tokens[1]:,} of verdicts",
     ]
     if plan.price:
-        cost = TokenPrice(*plan.price).cost(*tokens)
+        cost = token_cost(plan.price, *tokens)
         lines.append(f"costs at most about {cost:.2f}, at {plan.price[0]:g} and {plan.price[1]:g} per million tokens")
     limits = [f"{plan.token_limit:,} tokens"] if plan.token_limit is not None else []
     limits += [f"a cost of {plan.cost_limit:g}"] if plan.cost_limit is not None else []

@@ -75,9 +75,8 @@ def _opened(path: Path) -> int:
         raise PermissionError(errno.EPERM, "not a regular file")
     except (PermissionError, IsADirectoryError) as error:
         problem = f"cannot open the lock file: {error.strerror}"
-        raise UserError(
-            problem, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file"
-        ) from error
+        hint = "delete it, or set FTBENCH_LOCKS to another folder"
+        raise UserError(problem, str(path), hint, "locks.file") from error
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise

@@ -317,17 +317,12 @@ def read_fidelity(folder: Path) -> Fidelity:
 
 
 def read_item_scores(folder: Path) -> list[ItemScore]:
-    """The scores of an artifact by test item.
-
-    Raises UserError if the file is damaged.
-    """
+    """The scores of an artifact by test item. Raises UserError if the file is damaged."""
     path = folder / ITEM_SCORES
     try:
         return [msgspec.json.decode(line, type=ItemScore) for line in read_item_lines(path)]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        hint = "export the run again"
-        raise UserError(
-            f"cannot read the scores of an artifact: {error}", str(path), hint, "export.no_scores"
-        ) from error
+        problem, hint = f"cannot read the scores of an artifact: {error}", "export the run again"
+        raise UserError(problem, str(path), hint, "export.no_scores") from error

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
 from engine.runs import endpoint
-from engine.runs.endpoint import EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint, parse_price
+from engine.runs.endpoint import EndpointClient, EndpointRefusal, parse_endpoint, parse_price, token_cost
 from tui.cli.main import app
 
 QUESTION = [{"role": "user", "content": "one"}]
@@ -190,8 +190,8 @@ def test_requests_of_threads_run_at_once_and_closing_ends_their_waiting() -> Non
 
 
 def test_price() -> None:
-    assert parse_price("0.15,0.6", "--price") == TokenPrice(0.15, 0.6)
-    assert TokenPrice(0.15, 0.6).cost(2_000_000, 500_000) == pytest.approx(0.6)
+    assert parse_price("0.15,0.6", "--price") == (0.15, 0.6)
+    assert token_cost((0.15, 0.6), 2_000_000, 500_000) == pytest.approx(0.6)
     for wrong in ("1", "a,b", "-1,2", "nan,1", "1,2,3"):
         with pytest.raises(UserError):
             parse_price(wrong, "--price")

@@ -277,8 +277,9 @@ def start_sweep(
     plans, killed = [plan for _, plan in cells], list[SweepDir]()
     for sweep in iterate_sweeps(runs):
         with contextlib.suppress(UserError):  # damaged
-            if sweep.was_killed() and sweep.plan().budget == budget and len(sweep.ladders()) == len(plans):
-                killed += [sweep] if all(map(_is_same_work, sweep.ladders(), plans)) else []
+            is_like_this = sweep.was_killed() and sweep.plan().budget == budget and len(sweep.ladders()) == len(plans)
+            if is_like_this and all(map(_is_same_work, sweep.ladders(), plans)):
+                killed.append(sweep)
     folder = _to_continue(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     start_ladder_process(folder)

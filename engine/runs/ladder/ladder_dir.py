@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import tomli
@@ -22,21 +22,11 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
 from engine.config.preset import nested
 from engine.config.preset_library import preset_name
-from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Outcome
+from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder, run_dir
-from engine.runs.run.folder import Folder, State, StateFolder
+from engine.runs.run.folder import Folder, StateFolder
 from engine.runs.run.run_dir import RunDir, values_that_are_set
-
-
-class ComparisonState(State, Protocol):
-    """The state of a ladder or sweep."""
-
-    status: Outcome
-
-    @property
-    def stage(self) -> str: ...
-
 
 P = TypeVar("P")
 START_SECONDS = 30.0
@@ -64,7 +54,7 @@ class ComparisonDir(StateFolder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
-    def state(self) -> ComparisonState | None:
+    def state(self) -> Ladder | Sweep | None:
         """As `read_state`."""
         raise NotImplementedError
 
@@ -82,7 +72,7 @@ class ComparisonDir(StateFolder):
         for comparison in (*self.ladders(), self):
             remove_tree(comparison.path, ignore_errors=True)
 
-    def status_of(self, state: ComparisonState) -> str:
+    def status_of(self, state: Ladder | Sweep) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""
         if self.is_active():
             return state.stage

@@ -150,23 +150,22 @@ def ladder_answers(folder: LadderDir) -> RungAnswers:
     return _with_pairs(answers, folder.name)
 
 
-def run_answers(runs: Sequence[RunDir]) -> RungAnswers:
-    """The answers of finished runs, each as a rung with its short name, and of the first base model that was scored.
-
-    Raises UserError if there are none, and if the runs were scored on different items.
-    """
-    answers = RungAnswers()
-    for run in runs:
-        if BASE not in answers.outputs and _has_base(run):
-            answers.add(BASE, ONLY, run.predictions_file, "base", _metric(run))
-    for run in runs:
-        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", _metric(run))
-    return _with_pairs(answers, ", ".join(run.name for run in runs))
-
-
 def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
-    """The answers that `judgments/` or `ratings/` in a directory are about: of its ladder, or of these runs."""
-    return ladder_answers(folder) if isinstance(folder, LadderDir) else run_answers([RunDir(Path(run)) for run in runs])
+    """The answers that `judgments/` or `ratings/` in a directory are about: of its ladder, or of these finished runs.
+
+    Each run is a rung with its short name; the base model's are those of the first run that scored it. Raises UserError
+    if there are none, and if the runs were scored on different items.
+    """
+    if isinstance(folder, LadderDir):
+        return ladder_answers(folder)
+    answers, compared = RungAnswers(), [RunDir(Path(run)) for run in runs]
+    metrics = {run: result.metric if (result := run.result()) else "" for run in compared}
+    for run in compared:
+        if BASE not in answers.outputs and _has_base(run):
+            answers.add(BASE, ONLY, run.predictions_file, "base", metrics[run])
+    for run in compared:
+        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", metrics[run])
+    return _with_pairs(answers, ", ".join(run.name for run in compared))
 
 
 def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, str]]:
@@ -213,11 +212,6 @@ def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
 def _has_base(run: RunDir) -> bool:
     """Whether the run scored the base model."""
     return any(line.base is not None for line in _read(run.predictions_file)[:1])
-
-
-def _metric(run: RunDir) -> str:
-    result = run.result()
-    return result.metric if result else ""
 
 
 def _read(file: Path) -> list[PredictionLine]:

@@ -328,11 +328,11 @@ class LadderScreen(BaseScreen[None]):
         tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
         lines = expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens)
 
-        def start() -> None:
+        def start_judge() -> None:
             judge = create_judge(folder, plan)
             start.start_process("engine.judge", judge.path, judge.log_file)
 
-        confirm(self, "Start the " + "; ".join(lines) + "?", start)
+        confirm(self, "Start the " + "; ".join(lines) + "?", start_judge)
 
     def action_report(self) -> None:
         folder = self.current()

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -336,13 +336,15 @@ def iterate(kind: type[F], runs: Path) -> Iterator[F]:
 
 
 def find(kind: type[F], runs: Path, name: str, how_to_list: str) -> F:
-    """Find one by its path, its name, an unambiguous part of it, or `last`.
-
-    Raises UserError where none or several match.
-    """
+    """Find one by its path or as `pick` does."""
     if has_file(Path(name), f"{kind.KIND}.toml"):
         return kind(real_path(Path(name)))
-    folders = sorted(iterate(kind, runs), key=lambda folder: folder.name)
+    return pick(iterate(kind, runs), name, kind.KIND, runs, how_to_list)
+
+
+def pick(known: Iterable[F], name: str, kind: str, where: Path, how_to_list: str) -> F:
+    """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match."""
+    folders = sorted(known, key=lambda folder: folder.name)
     if name == "last" and folders:
         return folders[-1]
     exact = [folder for folder in folders if folder.name == name]
@@ -350,11 +352,11 @@ def find(kind: type[F], runs: Path, name: str, how_to_list: str) -> F:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        problem, hint = f"{name!r} matches {len(matches)} {kind.KIND}s", f"give more of the name; {how_to_list}"
-        raise UserError(problem, str(runs), hint, f"{kind.KIND}.ambiguous_name")
-    elsewhere = running_elsewhere(runs)
+        hint = f"give more of the name; {how_to_list}"
+        raise UserError(f"{name!r} matches {len(matches)} {kind}s", str(where), hint, f"{kind}.ambiguous_name")
+    elsewhere = running_elsewhere(where)
     hint = f"{how_to_list}, --runs DIR looks in another directory" + (f". {elsewhere}" if elsewhere else "")
-    raise UserError(f"no {kind.KIND} {name!r}", str(runs), hint, f"{kind.KIND}.not_found")
+    raise UserError(f"no {kind} {name!r}", str(where), hint, f"{kind}.not_found")
 
 
 def running_elsewhere(home: Path) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
+from engine.config.model_config import family_rows, tested_with
 from engine.config.quantities import count
-from engine.config.setting_specs import SettingSpec, fields_of
-from engine.config.tested_families import family_rows, tested_with
+from engine.config.settings import SettingSpec, fields_of
 from engine.runs.run.usage import MOST_LEFT_OUT
 from tui import commands
 from tui.keymap import displayed_key

@@ -16,7 +16,7 @@ import transformers
 from tiny_configs import family_config
 from transformers import AutoConfig, TrainerCallback, set_seed
 
-from engine.config.activation_checkpointing import resolve_checkpointing
+from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec
 from engine.config.preset import Preset, resolve

@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from engine.config.preset import parse_overrides
+from engine.config.settings import parse_overrides
 
 _FIGURE = re.compile(r"(?<![\w.-])[+−-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?(?:%|(?![\w.,:-]*[A-Za-z]))")
 _OPTION = re.compile(r"""--set ((?:'[^']*'|"[^"]*"|[^\s'"`])+)""")

@@ -25,10 +25,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import TrainerCallback
 
 from engine.config import schema
-from engine.config.activation_checkpointing import ActivationCheckpointing, ResolvedCheckpointing, resolve_checkpointing
-from engine.config.automatic_optimizer import optimizer_name
-from engine.config.batch_limits import SHAPE_MULTIPLE, mixing_reason
+from engine.config.device_defaults import (
+    SHAPE_MULTIPLE,
+    ActivationCheckpointing,
+    ResolvedCheckpointing,
+    optimizer_name,
+    resolve_checkpointing,
+)
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
+from engine.config.model_config import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case

@@ -357,4 +357,4 @@ def _import_screens() -> None:
     for name in ("runs", "launching", "presets", "configuration", "models", "charts", "ladder", "processes", "picker"):
         importlib.import_module(f"tui.screens.{name}")
     importlib.import_module("tui.palette")
-    importlib.import_module("engine.config.setting_specs").setting_specs()
+    importlib.import_module("engine.config.settings").setting_specs()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.config.setting_groups import DESCRIPTIVE_KEYS, OF_ONE_MODEL
+from engine.config.schema import DESCRIPTIVE_KEYS, OF_ONE_MODEL
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has a selection, but no preset was read yet
-    from engine.config.preset import EffectiveConfig, Flat
+    from engine.config.preset import EffectiveConfig
+    from engine.config.settings import Flat
 
 MARK = "▸"
 """In front of the selected line of a list."""
@@ -98,8 +99,8 @@ def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset:
     `same_preset`: another method of one preset names its learning rate and what sets it, also where the rate is the
     same: methods need different ones.
     """
-    from engine.config.preset import flatten
     from engine.config.quantities import rate
+    from engine.config.settings import flatten
     from tui.format import setting
 
     if before is None:

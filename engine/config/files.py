@@ -1,4 +1,4 @@
-"""Bounded reads, atomic writes, deletion that does not follow links, temporary folders, and the working directory."""
+"""Bounded reads, atomic writes, deletion that does not follow links, temporary folders, kinds of data files."""
 
 from __future__ import annotations
 
@@ -286,3 +286,29 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+"""Kinds of data file that are text, and may be gzipped."""
+KINDS = (*TEXT_KINDS, ".parquet")
+READABLE = f"{' '.join(KINDS)}, the text formats also as .gz"
+"""The supported kinds, as errors list them."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def data_file_kind(name: str | Path) -> str | None:
+    """The suffix that says how to read a file (`.csv` for `a.CSV.gz`); None for other files."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes[-1:] == [".gz"]:
+        return suffixes[-2] if suffixes[-2:-1] and suffixes[-2] in TEXT_KINDS else None
+    return suffixes[-1] if suffixes and suffixes[-1] in KINDS else None
+
+
+def is_data_file(name: str | Path) -> bool:
+    """Whether ftbench reads files of this name."""
+    return data_file_kind(name) is not None
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form owner/name."""
+    return bool(_HUB_ID.fullmatch(name))

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from engine.config.errors import Notice
 from engine.config.method_specs import method_spec
-from engine.config.preset_values import Flat
 from engine.config.quantities import count, rate
 from engine.config.schema import Config
+from engine.config.settings import Flat
 
 LORA_VARIANTS: dict[str, Flat] = {
     "rslora": {"adapter.rslora": True},

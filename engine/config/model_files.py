@@ -16,7 +16,7 @@ import engine
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import expanded, open_regular, read_small
-from engine.config.model_limits import impossible_value
+from engine.config.model_config import impossible_value
 from engine.config.schema import Model
 from engine.config.text import escaped
 

@@ -1,36 +1,53 @@
-"""Combine defaults, a preset file and the command line into one configuration, with the origin of each value."""
+"""Combine defaults, a preset file and the command line into one configuration; check it; the origin of each value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+import importlib.util
+import math
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import tomli
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_small
-from engine.config.method_specs import method_names, method_spec, reads
-from engine.config.preset_checks import check_keys, check_read, check_values, converted, unknown_method
-from engine.config.preset_values import Flat, Preset, flatten, known_keys, line_of, nested, with_settings
-from engine.config.schema import SECTIONS, Config
+from engine.config.method_specs import method_names, method_spec, readers, reads
+from engine.config.metric_specs import metric_names
+from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config, Evaluation
+from engine.config.settings import Flat, known_keys, nested, set_once
+from engine.config.text import visible
 
-__all__ = [
-    "EXCLUSIVE",
-    "EffectiveConfig",
-    "Flat",
-    "Preset",
-    "flatten",
-    "nested",
-    "parse_overrides",
-    "read_preset",
-    "resolve",
-    "with_settings",
-]
-
+COMMAND_LINE = "command line"
+"""Origin of values that override a preset's."""
 EXCLUSIVE = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
 """Key -> the key that it replaces in an earlier layer."""
+SHOW_KEYS = "`ftbench presets show demo-lora` prints every key"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as it was read: its name, its values, and its text, in which errors point at lines."""
+
+    name: str
+    values: Flat
+    text: str = ""
+    notices: list[Notice] = field(default_factory=list)
+    """Warnings of reading it."""
+
+    def where(self, key: str) -> str:
+        """`name line 7 (train.batch)`; without the line where the text does not set the key."""
+        if not key:
+            return self.name
+        line = _line_of(self.text, key)
+        return f"{self.name} line {line} ({key})" if line else f"{self.name} ({key})"
+
+
+Layers = list[tuple[str, Preset]]
+"""Origin and values of each layer of a configuration, of which the second is the preset; later ones take precedence."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +70,10 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
     Raises UserError for invalid TOML, unknown keys, invalid values, and keys that the preset's method does not read.
     """
     name = name or path.name
-    text, table = _read_toml(path, name)
-    preset = Preset(name, _flat(table, name, text), text)
-    check_keys(preset)
-    check_read(preset)
-    resolve(preset)
-    return preset
-
-
-def _read_toml(path: Path, name: str) -> tuple[str, dict[str, Any]]:
     code, example = "preset.invalid_toml", "see `ftbench presets show demo-lora` for a complete preset"
     try:
         text = read_small(path).decode("utf-8")
-        return text, tomli.loads(text)
+        table = tomli.loads(text)
     except UnicodeDecodeError as error:
         problem = f"invalid UTF-8 at byte {error.start}"
         raise UserError(problem, name, "save the preset as UTF-8", code="preset.not_utf8") from error
@@ -77,9 +85,65 @@ def _read_toml(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         problem = f"cannot read the preset ({error.strerror})"
         raise UserError(problem, str(path), "check the path", code="preset.unreadable") from error
 
+    values: Flat = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            values |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()} or {key: {}}
+        elif key in SECTIONS:
+            location, hint = f"{name} line {_line_of(text, key)} ({key})", f"write [{key}] above its keys"
+            raise UserError(f"{key} must be a table", location, hint, code="preset.not_a_table")
+        else:
+            values[key] = value
+    preset = Preset(name, values, text)
+    check_keys(preset)
+    method = values.get("method", Config().method)
+    for key in values:
+        if method in method_names() and not reads(method, key):
+            problem = f"{key} is read by {' and '.join(readers(key))} only, and the method is {method}"
+            raise UserError(problem, preset.where(key), "remove it or change the method", code="preset.unread_key")
+    resolve(preset)
+    return preset
 
-COMMAND_LINE = "command line"
-"""Origin of values that override a preset's."""
+
+def _line_of(text: str, key: str) -> int:
+    """The line of a preset's text that sets a dotted key, from 1; 0 where none does."""
+    section, _, name = key.partition(".")
+    wanted_table, wanted_name = (section, name) if name else ("", section)
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if match := re.match(r"\[\s*([^\]]+?)\s*\]", stripped):
+            table = match.group(1)
+            if not name and table == key:
+                return number
+        left = stripped.partition("=")[0].strip().strip("\"'")
+        if (table == wanted_table and left == wanted_name) or (not table and left == key):
+            return number
+    return 0
+
+
+def check_keys(preset: Preset) -> None:
+    """Raise UserError for a key that is not in the schema, with the nearest one that is, or all of its section.
+
+    The nearest has the same name in another section, else a similar name: with their sections, all keys of a section
+    would be similar.
+    """
+    known = [*known_keys(), *SECTIONS]
+    for key in preset.values:
+        if key in known:
+            continue
+        section, _, name = key.rpartition(".")
+        same_section = [other for other in known if other.startswith(f"{section}.")]
+        by_name = {_name(other): other for other in reversed([*same_section, *known])}  # of equal names the first
+        similar = [_name(other) for other in same_section or known]
+        close = [name] if name in by_name else difflib.get_close_matches(name, similar, n=1)
+        meant = f" (did you mean {by_name[close[0]]}?)" if close else ""
+        hint = SHOW_KEYS if close or not same_section else f"keys of {section}: {', '.join(map(_name, same_section))}"
+        raise UserError(f"unknown key {key}{meant}", preset.where(key), hint, code="preset.unknown_key")
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def resolve(
@@ -95,13 +159,15 @@ def resolve(
     check_keys(Preset(given_by, given))
     own_method = preset.values.get("method", Config().method)
     if method:
-        _add(given, "method", method, "method", given_by)
+        set_once(given, "method", method, "method", given_by)
     chosen = method or given.get("method") or own_method
     if chosen not in method_names():
         layer = Preset(given_by, given) if "method" in given else preset
-        raise unknown_method(str(chosen), layer.where("method"))
+        problem = f"unknown method {str(chosen)!r}{suggestion(str(chosen), method_names())}"
+        hint = f"use one of {', '.join(method_names())}"
+        raise UserError(problem, layer.where("method"), hint, code="method.unknown")
     given["method"] = chosen
-    layers = [
+    layers: Layers = [
         (f"default for {chosen}", Preset("defaults", dict(method_spec(chosen).defaults))),
         (f"preset {preset.name}", preset),
         (given_by, Preset(given_by, given)),
@@ -110,89 +176,157 @@ def resolve(
     values: Flat = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
-        for key, value in _read_values(layer, layer is preset, chosen, own_method, origin, notices).items():
+        for key, value in layer.values.items():
+            if key == "train.learning_rate" and isinstance(value, dict):
+                if chosen not in value:
+                    continue
+                value = value[chosen]
+            elif key == "train.learning_rate" and layer is preset and chosen != own_method:
+                text = f"{key} = {value} was set for {own_method}: {chosen}'s default is used"
+                notices.append(Notice("preset.other_method_rate", text))
+                continue
+            if not reads(chosen, key):
+                if layer is not preset:
+                    hint = "remove it or choose another method"
+                    raise UserError(f"{key} is not read by {chosen}", origin, hint, code="preset.unread_key")
+                notices.append(Notice("preset.unread_key", f"{key} is not read by {chosen}: left out"))
+                continue
             if key == "method" and layer is not preset and method is None and value == own_method:
                 continue
             if (other := EXCLUSIVE.get(key)) and origins.get(other) not in (None, origin):
                 del values[other], origins[other]  # the later layer decides how long training is
-            values[key] = value
-            origins[key] = origin
-    config = converted(values, layers)
-    check_values(values, layers, config)
+            values[key], origins[key] = value, origin
+
+    config = _converted(values, layers)
+    for key, problem, hint, code in _faults(values, config):
+        raise UserError(problem, _where(key, layers), hint, code=code)
     return EffectiveConfig(config, {**dict.fromkeys(known_keys(), "default"), **origins}, notices)
 
 
-def _read_values(
-    layer: Preset, is_preset: bool, method: str, own_method: str, origin: str, notices: list[Notice]
-) -> Flat:
-    """The values of a layer that the method reads; adds a notice for each that a preset sets for another method."""
-    values: Flat = {}
-    for key, value in layer.values.items():
-        if key == "train.learning_rate" and isinstance(value, dict):
-            if method not in value:
-                continue
-            value = value[method]
-        elif key == "train.learning_rate" and is_preset and method != own_method:
-            text = f"{key} = {value} was set for {own_method}: {method}'s default is used"
-            notices.append(Notice("preset.other_method_rate", text))
-            continue
-        if not reads(method, key):
-            if not is_preset:
-                hint = "remove it or choose another method"
-                raise UserError(f"{key} is not read by {method}", origin, hint, code="preset.unread_key")
-            notices.append(Notice("preset.unread_key", f"{key} is not read by {method}: left out"))
-            continue
-        values[key] = value
-    return values
+def _where(key: str, layers: Layers) -> str:
+    """Where the value of a key comes from: the last layer that sets it, else the preset."""
+    return next((layer for _, layer in reversed(layers) if key in layer.values), layers[1][1]).where(key)
 
 
-def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
-    """`train.batch=8` -> {"train.batch": 8}; a value is TOML, else a bare string. `where`: the option's name.
-
-    Raises UserError for a pair that is not KEY=VALUE, and for a key with two values.
+def _converted(values: Flat, layers: Layers) -> Config:
+    """The values as a configuration. Raises UserError for a value of the wrong type or out of range, with the choices
+    of a setting where they are a fixed list.
     """
-    result: Flat = {}
-    for pair in pairs:
-        key, equals, raw = pair.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UserError(
-                f"{pair!r} is not KEY=VALUE", where, "for example train.batch=8", code="cli.invalid_setting"
-            )
-        try:
-            value = tomli.loads(f"value = {raw}")["value"]
-        except (tomli.TOMLDecodeError, KeyError):
-            value = raw.strip()
-        role = key.removeprefix("data.map.")
-        if role != key and isinstance(value, str):
-            key, value = "data.map", {role: value}
-        if key == "data.map" and isinstance(value, dict):
-            mapped = result.setdefault(key, {})
-            for name in value:
-                _add(mapped, name, value[name], f"data.map.{name}", where)
-        else:
-            _add(result, key, value, key, where)
-    return result
+    try:
+        return msgspec.convert(nested(values), Config)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        key = re.sub(r"\[.*", "", path.rstrip("`"))
+        value = f"invalid value {key} = {values.get(key)!r}" if key else "invalid value"
+        if "matching regex" in message:  # a reader does not need the pattern
+            message = "not in a known form"
+        section, _, name = key.partition(".")
+        annotation = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
+        choices = re.findall(r"['\"]([^'\"]+)['\"]", str(annotation))
+        if key == "method":
+            choices = list(method_names())
+        elif key == "data.format":
+            choices = list(DATA_FORMATS)
+        hint = "use one of " + ", ".join(choices) if choices else SHOW_KEYS
+        if key == "hardware.device":
+            hint = f"use {DEVICE_FORMS}"
+        problem = f"{value} ({message[:1].lower()}{message[1:]})"
+        raise UserError(problem, _where(key, layers), hint, code="preset.invalid_value") from error
 
 
-def _add(table: Flat, name: str, value: Any, key: str, where: str) -> None:
-    """Set a value. Raises UserError where it has another one already: the last must not win silently."""
-    if (known := table.setdefault(name, value)) is not value and known != value:  # NaN differs from itself
-        problem = f"different values for {key} ({table[name]!r} and {value!r})"
-        raise UserError(problem, where, "keep one of them", code="preset.conflicting_values")
+def _faults(values: Flat, config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """The key of each value that is empty or contradicts another one, and problem, hint and code of its error."""
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield key, f"invalid value {key} = {value}", "use a finite number", "preset.invalid_value"
+    for key, value in values.items():  # an empty path would mean the working directory
+        blank = isinstance(value, str) and (not value.strip() if key != "data.separator" else not value)
+        if blank and key not in ("title", "about"):
+            yield key, f"empty value for {key}", "give a value or leave the key out", "preset.empty_value"
+
+    data, train, evaluation = config.data, config.train, config.evaluation
+    metric = evaluation.metric
+    if "train.steps" in values and "train.epochs" in values:  # both in one layer: a later one replaces an earlier one's
+        yield "train.steps", "both train.steps and train.epochs are set", "keep one", "preset.steps_and_epochs"
+    if data.separator is not None and data.format not in ("auto", "text"):
+        problem = f"data.separator is read for the format text only, and the format is {data.format}"
+        yield "data.separator", problem, "remove it or --set data.format=text", "preset.unread_separator"
+    if metric not in metric_names():
+        problem = f"unknown metric {metric!r}{suggestion(metric, metric_names())}"
+        yield "evaluation.metric", problem, f"use one of {', '.join(metric_names())}", "metric.unknown"
+    if isinstance(train.micro_batch, int) and train.micro_batch > train.batch:
+        problem = f"train.micro_batch = {train.micro_batch} is larger than train.batch = {train.batch}"
+        hint = "set it to a part of the effective batch, or to auto"
+        yield "train.micro_batch", problem, hint, "preset.micro_batch_too_large"
+    key = "train.select" if train.select == "best" else "train.patience" if train.patience else ""
+    if key and data.validation == 0:
+        problem = f"{key} needs a validation loss, and there are no validation rows"
+        yield key, problem, "--set data.validation=0.05", "preset.no_validation_rows"
+    unread = min((key for key in values if key.startswith("executor.") and key != "executor.name"), default="")
+    if unread and config.executor.name == "local":
+        problem = f"{unread} applies only to the executor slurm, and the executor is local"
+        yield unread, problem, "remove it, or `--set executor.name=slurm`", "preset.unread_executor"
+    key = "adapter.init"  # PiSSA replaces the weights of the base by what its initial adapter leaves of them
+    if config.adapter.init == "pissa" and reads(config.method, key):
+        if method_spec(config.method).quantizes_base:
+            hint = "use LoRA, or `--set adapter.init=default`"
+            yield key, "PiSSA needs a base that is not quantized", hint, "preset.pissa_quantized"
+        if config.model.from_run:
+            hint = "`--set adapter.init=default` continues a run"
+            yield key, "PiSSA starts from the base model", hint, "preset.pissa_from_run"
+
+    key, limit = "evaluation.benchmarks", "evaluation.benchmark_limit"
+    if "" in map(str.strip, evaluation.benchmarks):
+        hint = "give the name of a task or the path of a task file"
+        yield key, f"empty value in {key}", hint, "preset.empty_value"
+    for name in evaluation.benchmarks:
+        if evaluation.benchmarks.count(name) > 1:
+            yield key, f"duplicate benchmark {name!r}", "remove one of them", "preset.duplicate_benchmark"
+    if evaluation.benchmarks and evaluation.when == "never":
+        problem = f'{key} is not read with evaluation.when = "never"'
+        yield key, problem, "remove it, or --set evaluation.when=both", "preset.unread_benchmark"
+    if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
+        yield limit, f"{limit} applies only with {key}", f"remove it, or set {key}", "preset.unread_benchmark"
 
 
-def _flat(table: dict[str, Any], name: str, text: str) -> Flat:
-    """A TOML table by dotted key."""
-    flat: Flat = {}
-    for key, value in table.items():
-        if key in SECTIONS and not isinstance(value, dict):
-            location = f"{name} line {line_of(text, key)} ({key})"
-            raise UserError(
-                f"{key} must be a table", location, f"write [{key}] above its keys", code="preset.not_a_table"
-            )
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()} or {key: {}}
-        else:
-            flat[key] = value
-    return flat
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """` (did you mean qlora?)`, or '' where nothing is similar."""
+    close = difflib.get_close_matches(wrong, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def refuse_whole_weights(config: Config) -> None:
+    """Raise UserError for settings that need whole weights, where devices divide them."""
+    has_adapters = not method_spec(config.method).trains_weights
+    for key, applies in (
+        ("adapter.init", has_adapters and config.adapter.init == "pissa"),
+        ("adapter.dora", has_adapters and config.adapter.dora),
+        ("train.compile", config.train.compile),
+    ):
+        if applies:
+            problem = f"{key} needs whole weights, and train.parallelism = fsdp divides them among the devices"
+            hint = f'set train.parallelism = "ddp", or leave {key} out'
+            raise UserError(problem, key, hint, code="train.not_sharded")
+
+
+TASK_FILES = (".yaml", ".yml")
+SETTING = "evaluation.benchmarks"
+
+
+def is_task_file(benchmark: str) -> bool:
+    """Whether a value of `evaluation.benchmarks` is a task file instead of the name of a task."""
+    return benchmark.endswith(TASK_FILES)
+
+
+def check_benchmarks(evaluation: Evaluation) -> None:
+    """Raise UserError if lm-evaluation-harness is not installed or a task file does not exist.
+
+    Names of tasks and the content of files are checked by the worker, before it loads the model.
+    """
+    if evaluation.benchmarks and importlib.util.find_spec("lm_eval") is None:
+        hint = f"`pip install 'ftbench[benchmarks]'`, or remove {SETTING}"
+        raise UserError("lm-evaluation-harness is not installed", SETTING, hint, code="benchmark.not_installed")
+    for benchmark in evaluation.benchmarks:
+        if is_task_file(benchmark) and not Path(benchmark).is_file():
+            hint = f"check the path in {SETTING}"
+            raise UserError("task file not found", visible(benchmark), hint, code="benchmark.file_not_found")

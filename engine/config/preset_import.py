@@ -35,8 +35,9 @@ from engine.config.other_tools import (
     number,
     whole,
 )
-from engine.config.preset import EXCLUSIVE, Flat, Preset, resolve
+from engine.config.preset import EXCLUSIVE, Preset, resolve
 from engine.config.redaction import SECRET_NAME
+from engine.config.settings import Flat
 from engine.config.text import REDACTED
 
 Outcome = Literal["taken", "default", "changed", "left out"]

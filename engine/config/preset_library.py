@@ -13,26 +13,22 @@ import msgspec
 import tomli_w
 
 import engine
-from engine.config.data_files import KINDS
 from engine.config.errors import UserError
-from engine.config.files import check_utf8, expanded, working_directory, write_atomically
+from engine.config.files import KINDS, check_utf8, expanded, working_directory, write_atomically
 from engine.config.home import config_file, user_setting
 from engine.config.method_specs import method_names, reads
 from engine.config.preset import (
     COMMAND_LINE,
     EXCLUSIVE,
+    TASK_FILES,
     EffectiveConfig,
-    Flat,
     Preset,
-    flatten,
-    nested,
     read_preset,
     resolve,
+    suggestion,
 )
-from engine.config.preset_checks import TASK_FILES, suggestion
-from engine.config.preset_values import with_settings
-from engine.config.schema import Config, Track
-from engine.config.setting_groups import NOT_COPIED, PATH_KEYS
+from engine.config.schema import NOT_COPIED, PATH_KEYS, Config, Track
+from engine.config.settings import Flat, flatten, nested, with_settings
 from engine.config.text import ADDRESS_CREDENTIALS, visible
 
 GPU_LIST = "gpus"

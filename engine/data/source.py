@@ -13,9 +13,8 @@ from itertools import chain, count
 from pathlib import Path
 
 from engine.assets import tickets_folder
-from engine.config.data_files import READABLE, data_file_kind, is_data_file, is_hub_id
 from engine.config.errors import UserError
-from engine.config.files import expanded
+from engine.config.files import READABLE, data_file_kind, expanded, is_data_file, is_hub_id
 from engine.config.schema import Data
 from engine.config.text import amount, escaped
 from engine.data.columns import Summary, did_you_mean, summarize

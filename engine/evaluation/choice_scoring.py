@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT, padded_rows
+from engine.config.device_defaults import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT, padded_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.forward import (
     Forward,

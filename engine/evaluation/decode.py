@@ -18,7 +18,7 @@ from itertools import islice
 
 import torch
 
-from engine.config.batch_limits import MAX_DRAFT_TOKENS, MAX_TOKENS, REFILL_FRACTION, rows_without_padding
+from engine.config.device_defaults import MAX_DRAFT_TOKENS, MAX_TOKENS, REFILL_FRACTION, rows_without_padding
 from engine.evaluation.forward import Forward, without_gradients
 from engine.evaluation.kv_cache import Prefill, RunningCache
 

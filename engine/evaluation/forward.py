@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.config.batch_limits import DECODER
+from engine.config.device_defaults import DECODER
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import is_out_of_memory
 from engine.training import sharding, varlen_attention

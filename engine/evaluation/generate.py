@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from engine.config.batch_limits import ANSWERED_ALONE, DECODER, prefill_columns, text_type
+from engine.config.device_defaults import DECODER, prefill_columns
+from engine.config.model_config import ANSWERED_ALONE, text_type
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import (

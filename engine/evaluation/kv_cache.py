@@ -17,7 +17,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from engine.config.batch_limits import SPARE_CACHE_COLUMNS, padded_rows
+from engine.config.device_defaults import SPARE_CACHE_COLUMNS, padded_rows
 from engine.evaluation.forward import Forward, left_padded
 
 MIN_PREFIX = 8

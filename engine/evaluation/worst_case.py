@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.config.batch_limits import (
+from engine.config.device_defaults import (
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,

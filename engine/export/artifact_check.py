@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from engine.config.batch_limits import MAX_TOKENS, answers_together
+from engine.config.device_defaults import MAX_TOKENS, answers_together
 from engine.config.errors import Notice
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec

@@ -13,8 +13,7 @@ from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
-from engine.config.schema import Config
-from engine.config.setting_groups import NOT_ON_CARD_SECTIONS
+from engine.config.schema import NOT_ON_CARD_SECTIONS, Config
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
 from engine.export.merged import plain_model, served_class

@@ -14,8 +14,8 @@ from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
-from engine.config.preset import with_settings
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate, memory_of_full

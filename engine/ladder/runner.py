@@ -16,10 +16,10 @@ from typing import Any
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
-from engine.config.preset import EffectiveConfig, flatten, with_settings
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
-from engine.config.schema import Config
-from engine.config.setting_groups import RELOCATABLE_KEYS, UNRELATED_KEYS, UNRELATED_SECTIONS
+from engine.config.schema import RELOCATABLE_KEYS, UNRELATED_KEYS, UNRELATED_SECTIONS, Config
+from engine.config.settings import flatten, with_settings
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds

@@ -14,12 +14,12 @@ from statistics import median
 import msgspec
 
 from engine.config import quantities
-from engine.config.batch_limits import answers_together
+from engine.config.device_defaults import answers_together
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import read_item_lines
 from engine.config.method_specs import method_spec
-from engine.config.preset import with_settings
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.ladder.phrases import rung_title
 from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun

@@ -15,9 +15,9 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.preset import flatten
 from engine.config.quantities import duration
 from engine.config.schema import Config
+from engine.config.settings import flatten
 from engine.ladder import sweep_report
 from engine.ladder.pipeline import LadderPipeline, load_or_create, run_to_outcome
 from engine.ladder.runner import LadderRunner

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.config.activation_checkpointing import ActivationCheckpointing, describe_checkpointing
+from engine.config.device_defaults import ActivationCheckpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory

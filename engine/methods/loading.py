@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from engine.config import schema
-from engine.config.model_limits import check_stored_weights, stored_quantization
+from engine.config.model_config import check_stored_weights, stored_quantization
 from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, load_error, locate
 

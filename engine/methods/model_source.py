@@ -15,6 +15,7 @@ from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.files import read_small
+from engine.config.model_config import impossible_value
 from engine.config.model_files import (
     EMBEDDED,
     MAX_CONFIG_BYTES,
@@ -23,7 +24,6 @@ from engine.config.model_files import (
     model_place,
     read_model_config,
 )
-from engine.config.model_limits import impossible_value
 from engine.methods.weight_files import check_safetensors
 
 if TYPE_CHECKING:

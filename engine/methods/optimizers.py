@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from engine.config import schema
-from engine.config.automatic_optimizer import optimizer_name
-from engine.config.preset import with_settings
+from engine.config.device_defaults import optimizer_name
+from engine.config.settings import with_settings
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]

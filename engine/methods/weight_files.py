@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from engine.config.errors import UserError
 from engine.config.files import file_sha256, open_regular, temporary_folder
 from engine.config.home import cache_folder
-from engine.config.model_limits import impossible_value
+from engine.config.model_config import impossible_value
 
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
 """Types of safetensors."""

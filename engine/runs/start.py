@@ -18,12 +18,10 @@ from msgspec.structs import replace
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, check_utf8, read_regular, working_directory, write_atomically
 from engine.config.model_files import check_model_config
-from engine.config.preset import EffectiveConfig, Flat, flatten, with_settings
-from engine.config.preset_checks import check_benchmarks, check_parallelism
+from engine.config.preset import EffectiveConfig, check_benchmarks, refuse_whole_weights
 from engine.config.preset_library import with_absolute_paths
-from engine.config.schema import Config
-from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS
-from engine.config.trackers import check_trackers
+from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, Config
+from engine.config.settings import Flat, flatten, with_settings
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm import queue
@@ -38,7 +36,7 @@ from engine.runs.run.event_log import EventLog, exit_message
 from engine.runs.run.events import End
 from engine.runs.run.folder import Folder
 from engine.runs.run.run_dir import RunDir, check_unchanged, find_continued_run, read_frozen, write_end
-from engine.runs.trackers import start_trackers
+from engine.runs.trackers import check_trackers, start_trackers
 
 C = TypeVar("C", LadderDir, SweepDir)
 HELLO_SECONDS = 30.0
@@ -311,7 +309,8 @@ def check_startable(config: Config) -> None:
     check_model_config(config.model)
     check_trackers(config.track.to)
     check_benchmarks(config.evaluation)
-    check_parallelism(config)
+    if config.train.devices > 1 and config.train.parallelism == "fsdp":
+        refuse_whole_weights(config)
     check_device(config)
 
 

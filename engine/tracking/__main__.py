@@ -10,13 +10,12 @@ import traceback
 from pathlib import Path
 
 from engine.config.errors import UserError, error_text
-from engine.config.preset import flatten
 from engine.config.redaction import redact_output
-from engine.config.setting_groups import NOT_TRACKED
-from engine.config.trackers import TRACKERS, check_trackers
+from engine.config.schema import NOT_TRACKED
+from engine.config.settings import flatten
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.runs.trackers import TrackerFiles
+from engine.runs.trackers import TRACKERS, TrackerFiles, check_trackers
 from engine.tracking.feed import TrackedRun, Tracker, feed, open_tracker
 
 NICENESS = 10

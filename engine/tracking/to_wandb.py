@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from engine.config.preset import nested
+from engine.config.settings import nested
 from engine.tracking.feed import TrackedRun
 from engine.tracking.metric_rows import MetricRow
 

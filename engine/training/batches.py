@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.config.batch_limits import (
+from engine.config.device_defaults import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
@@ -369,7 +369,7 @@ def choose_packing(
 
     `segments`: whether the model supports attention over segments; `varlen`: whether packed rows need no dense mask,
     because of segments or FlashAttention. Shared prefixes need segments. `mixed`: whether packed rows influence each
-    other without segments (`engine.config.batch_limits`); then they are padded, whatever is configured.
+    other without segments (`engine.config.model_config`); then they are padded, whatever is configured.
     """
     if mixed and not segments:
         return Packing("padded", MAX_TOKENS[device])

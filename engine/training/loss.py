@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from engine.config.batch_limits import CHUNK_ELEMENTS, CHUNK_MULTIPLE, SHAPE_MULTIPLE
+from engine.config.device_defaults import CHUNK_ELEMENTS, CHUNK_MULTIPLE, SHAPE_MULTIPLE
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import is_out_of_memory, kernel_device
 from engine.training.batches import MicroBatch

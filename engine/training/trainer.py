@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 
 from engine.config import schema
-from engine.config.activation_checkpointing import ActivationCheckpointing
+from engine.config.device_defaults import ActivationCheckpointing
 from engine.config.method_specs import uses_autocast
 from engine.data.rows import Row
 from engine.methods.machine import is_out_of_memory

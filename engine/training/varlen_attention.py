@@ -31,7 +31,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.config.batch_limits import BY_SEGMENTS, WINDOWS_BY_SEGMENTS, head_sizes, segment_kernel_missing
+from engine.config.model_config import BY_SEGMENTS, WINDOWS_BY_SEGMENTS, head_sizes, segment_kernel_missing
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine, kernel_device
 from engine.training.segments import Segments

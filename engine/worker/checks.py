@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.config.data_files import TEXT_KINDS, data_file_kind, is_hub_id
 from engine.config.errors import UserError
-from engine.config.files import expanded
+from engine.config.files import TEXT_KINDS, data_file_kind, expanded, is_hub_id
 from engine.config.method_specs import method_spec
+from engine.config.model_config import check_method
 from engine.config.model_files import model_place
 from engine.config.schema import Config, Data
-from engine.config.tested_families import check_method
 from engine.config.text import amount
 from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import schema
-from engine.config.batch_limits import answers_together
+from engine.config.device_defaults import answers_together
 from engine.config.files import write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import percent

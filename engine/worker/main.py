@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from engine.config.method_specs import method_spec
-from engine.config.preset import with_settings
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import prepare

@@ -16,10 +16,10 @@ import torch
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.preset import with_settings
-from engine.config.preset_checks import FSDP, KEY, refuse_whole_weights
+from engine.config.preset import refuse_whole_weights
 from engine.config.quantities import size
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.data.prepared import Prepared
 from engine.hardware.devices import slots_of
 from engine.memory.dry_run.plan import RunEstimates, as_measured, run_query
@@ -108,7 +108,7 @@ def decide_sharding(config: Config, model_config: Any, machine: Machine, ranks: 
     if ranks.size == 1:
         return
     setting = config.train.parallelism
-    if setting == FSDP or (
+    if setting == "fsdp" or (
         setting == "auto" and not ranks.broadcast(lambda: _fits(config, model_config, machine, meters))
     ):
         refuse_whole_weights(config)
@@ -119,7 +119,7 @@ def _fits(config: Config, model_config: Any, machine: Machine, meters: Meters) -
     """Whether a GPU has memory for the whole model; true without a formula, and on a CPU, whose slots share memory."""
     if machine.device == "cpu":
         return True
-    config = with_settings(config, {KEY: "ddp"})
+    config = with_settings(config, {"train.parallelism": "ddp"})
     rows = planned_rows(config, maximum_positions(model_config))
     query = run_query(config, model_config.to_dict(), machine, rows, available_memory(meters))
     try:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import NamedTuple
 
-from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, resolve_checkpointing
+from engine.config.device_defaults import EVERY_LAYER, OFFLOADED, resolve_checkpointing
 from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config

@@ -12,13 +12,18 @@ from typing import Any
 
 import torch
 
-from engine.config.activation_checkpointing import memory_saved_order, resolve_checkpointing, stronger_than
-from engine.config.automatic_optimizer import automatic_on_resume
-from engine.config.batch_limits import answers_together, mixing_reason, row_separation
+from engine.config.device_defaults import (
+    answers_together,
+    automatic_on_resume,
+    memory_saved_order,
+    resolve_checkpointing,
+    stronger_than,
+)
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.preset import with_settings
+from engine.config.model_config import mixing_reason, row_separation
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.data.items import sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
+from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config

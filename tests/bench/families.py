@@ -40,7 +40,7 @@ from family_checks import Result, attempt, check_family
 from tiny_configs import installed_families
 
 from engine.config.method_specs import method_names
-from engine.config.tested_families import FILE
+from engine.config.model_config import FILE
 
 MEMORY = 24 << 30
 """Address space of a family's process, in bytes; the libraries alone map several GiB."""

@@ -27,8 +27,8 @@ from planning import growth, published
 from planning.grid import SHAPES, Case, checkpointed, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
-from engine.config.activation_checkpointing import OFFLOADED, RECOMPUTING, describe_checkpointing
 from engine.config.catalog import CATALOG, CatalogEntry
+from engine.config.device_defaults import OFFLOADED, RECOMPUTING, describe_checkpointing
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.dry_run import dry_run

@@ -13,7 +13,7 @@ from command import ftbench
 
 from engine.config.gpu_prices import find_gpu, list_gpus
 from engine.config.method_specs import method_names
-from engine.config.preset import with_settings
+from engine.config.settings import with_settings
 from engine.hardware.nvml import Nvml
 from engine.methods.machine import this_machine
 from engine.runs.training_report import CHECKS, MODELS

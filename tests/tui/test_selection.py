@@ -11,8 +11,8 @@ import pytest
 from command import FTBENCH
 
 from engine.config.errors import UserError
-from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
+from engine.config.settings import flatten
 from engine.runs.ladder.ladder_plan import make_plan
 from tui.cli.options import overrides
 from tui.preview.launch_context import LaunchContext

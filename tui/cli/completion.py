@@ -21,9 +21,8 @@ from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
 from engine.config.metric_specs import metric_names
 from engine.config.preset_library import list_presets
-from engine.config.preset_values import known_keys
-from engine.config.schema import SECTIONS
-from engine.config.trackers import TRACKERS
+from engine.config.schema import SECTIONS, TrackerName
+from engine.config.settings import known_keys
 from engine.runs.cleaning import KINDS
 from engine.runs.home import runs_home
 from engine.runs.ladder import ladder_dir
@@ -110,7 +109,7 @@ OPTIONS: dict[str, Callable[[Path | None], Values]] = {
 """Option -> its values."""
 OPTIONS_OF = {
     ("export", "--to"): _fixed(*get_args(ExportKind)),
-    ("track", "--to"): _fixed(*TRACKERS),
+    ("track", "--to"): _fixed(*get_args(TrackerName)),
     ("presets new", "--from"): preset_names,
 }
 """The same where an option has another meaning in one subcommand."""

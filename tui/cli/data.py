@@ -9,9 +9,9 @@ from typing import Any
 from rich.text import Text
 
 from engine.config.errors import UserError
-from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
+from engine.config.settings import Flat
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
 from engine.runs.run.usage import SPLITS

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
+from engine.config.settings import Flat
 from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import CPU, select_device
 from engine.runs.ladder.ladder_plan import make_plan

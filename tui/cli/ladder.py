@@ -15,9 +15,9 @@ import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
-from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.schema import Config
+from engine.config.settings import Flat
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan

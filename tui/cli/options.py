@@ -10,7 +10,7 @@ import typer
 from engine import __version__
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec
-from engine.config.preset import Flat, parse_overrides
+from engine.config.settings import Flat, parse_overrides
 from engine.config.text import listed
 from tui.output import streams
 

@@ -16,10 +16,11 @@ from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import QLORA, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
-from engine.config.preset import EffectiveConfig, Flat
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import find_preset, preset_name, resolve_preset
 from engine.config.quantities import size
 from engine.config.schema import Config
+from engine.config.settings import Flat
 from engine.config.text import amount
 from engine.memory.formula import history
 from engine.memory.formula.estimate import MEASURED, MemoryEstimate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from engine.config.activation_checkpointing import describe_checkpointing
+from engine.config.device_defaults import describe_checkpointing
 from engine.config.method_specs import method_title
 from engine.config.quantities import ABSENT, count, duration, relative_error, size
 from engine.config.schema import Config

@@ -11,8 +11,7 @@ import tomli_w
 
 from engine.config import preset_import, preset_library
 from engine.config.method_specs import reads
-from engine.config.preset import Flat, flatten
-from engine.config.setting_specs import setting_text
+from engine.config.settings import Flat, flatten, setting_text
 from tui.output.console import print_json, say, table
 
 

@@ -6,8 +6,8 @@ import difflib
 from typing import Any
 
 from engine.config.catalog import CATALOG, pulled_folder
-from engine.config.data_files import is_hub_id
 from engine.config.errors import UserError
+from engine.config.files import is_hub_id
 from engine.config.quantities import count
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import GGUF_TOOLS

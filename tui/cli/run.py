@@ -14,9 +14,9 @@ import msgspec
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
-from engine.config.preset import Flat
 from engine.config.preset_library import preset_name, resolve_preset
 from engine.config.schema import Config
+from engine.config.settings import Flat
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs import start

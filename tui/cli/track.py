@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from engine.config.errors import UserError
+from engine.config.schema import TrackerName
 from engine.config.text import amount
-from engine.config.trackers import TrackerName, check_trackers
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.runs.trackers import TrackerFiles, start_tracker
+from engine.runs.trackers import TrackerFiles, check_trackers, start_tracker
 from tui.output.console import print_json, say
 
 POLL_SECONDS = 0.05

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.cells import cell_len
 from textual.content import Content
 
-from engine.config.data_files import is_data_file, is_hub_id
+from engine.config.files import is_data_file, is_hub_id
 from engine.config.quantities import count, size
 from engine.config.text import visible
 from engine.runs.run.usage import ColumnUse, summarize_columns

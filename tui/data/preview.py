@@ -16,9 +16,8 @@ from msgspec import Struct, field
 from textual.message import Message
 
 from engine import __version__
-from engine.config.data_files import is_data_file
 from engine.config.errors import Notice, RunFailed, UserError, error_text
-from engine.config.files import read_small, write_atomically
+from engine.config.files import is_data_file, read_small, write_atomically
 from engine.config.home import cache_folder
 from engine.config.quantities import size
 from engine.config.text import amount, escaped

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.errors import UserError
-from engine.config.preset import Flat, flatten
 from engine.config.quantities import ABSENT, count, decimal, duration, size, with_unit
-from engine.config.setting_groups import DESCRIPTIVE_KEYS
+from engine.config.schema import DESCRIPTIVE_KEYS
+from engine.config.settings import Flat, flatten
 from engine.config.text import visible
 from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name

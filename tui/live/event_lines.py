@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from engine.config.activation_checkpointing import describe_checkpointing
+from engine.config.device_defaults import describe_checkpointing
 from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config.activation_checkpointing import describe_checkpointing
-from engine.config.automatic_optimizer import automatic_optimizer
+from engine.config.device_defaults import automatic_optimizer, describe_checkpointing
 from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_spec, method_title, smaller_methods

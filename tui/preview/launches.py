@@ -11,12 +11,10 @@ from typing import TypeVar
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, reads
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.config.preset import EffectiveConfig, Flat
-from engine.config.preset_values import flatten
+from engine.config.preset import EffectiveConfig
 from engine.config.quantities import rate
-from engine.config.schema import Config
-from engine.config.setting_groups import SAME_AS_STARTING_RUN
-from engine.config.setting_specs import parse_setting, setting_specs, setting_text
+from engine.config.schema import SAME_AS_STARTING_RUN, Config
+from engine.config.settings import Flat, flatten, parse_setting, setting_specs, setting_text
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE, LadderPlan

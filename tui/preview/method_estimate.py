@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_title
+from engine.config.model_config import check_method
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry, user_folder, without_method
 from engine.config.schema import Config
-from engine.config.tested_families import check_method
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
 from engine.memory.formula.automatic import resolve_automatic

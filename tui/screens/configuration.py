@@ -16,9 +16,9 @@ from textual.widgets import OptionList, Static
 from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
-from engine.config.preset import EffectiveConfig, flatten
-from engine.config.setting_groups import DESCRIPTIVE_KEYS
-from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
+from engine.config.preset import EffectiveConfig
+from engine.config.schema import DESCRIPTIVE_KEYS
+from engine.config.settings import SettingSpec, flatten, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from engine.config.data_files import format_names
 from engine.config.errors import Notice, UserError
-from engine.config.schema import Data
+from engine.config.schema import DATA_FORMATS, Data
 from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column, did_you_mean
 from engine.data.rows import Example, RawRow
 
@@ -117,7 +116,7 @@ class DataFormat:
 def data_formats() -> dict[str, DataFormat]:
     """Name -> format, in the order of detection."""
     formats = [
-        importlib.import_module(f"engine.data.formats.{name.replace('-', '_')}").FORMAT for name in format_names()
+        importlib.import_module(f"engine.data.formats.{name.replace('-', '_')}").FORMAT for name in DATA_FORMATS[1:]
     ]
     return {
         data_format.name: data_format

@@ -19,7 +19,7 @@ import psutil
 from jinja2.exceptions import SecurityError
 
 from engine.config.errors import UserError
-from engine.config.preset_checks import SETTING, check_benchmarks, is_task_file
+from engine.config.preset import check_benchmarks, is_task_file
 from engine.config.schema import Evaluation
 from engine.config.text import visible
 from engine.data.parallel import TIMED_OUT, in_child
@@ -28,6 +28,7 @@ from engine.evaluation.benchmarks.harness import RemoteCode, fixed_answers, harn
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.run.result import file_stem
 
+SETTING = "evaluation.benchmarks"
 REHEARSED_ITEMS = 32
 """On which made-up answers are scored, so that errors of a task are found before a model is loaded."""
 LOAD_SECONDS, ITEM_SECONDS = 60.0, 0.1

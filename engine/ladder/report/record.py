@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_text
-from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, count, duration, integer, rate, ratio, size
 from engine.config.schema import TOP_KEYS
+from engine.config.settings import flatten
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import (

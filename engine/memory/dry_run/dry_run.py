@@ -27,10 +27,10 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.checkpoint import checkpoint
 
 from engine.config import schema
-from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
-from engine.config.batch_limits import mixing_reason
+from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
+from engine.config.model_config import mixing_reason
 from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_extrapolation import (

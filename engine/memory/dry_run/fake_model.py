@@ -21,8 +21,8 @@ from transformers.initialization import no_init_weights
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.preset_values import with_settings
-from engine.config.tested_families import check_method
+from engine.config.model_config import check_method
+from engine.config.settings import with_settings
 from engine.methods import method
 from engine.methods.adapters import find_targets
 from engine.methods.loading import attention, auto_class, model_class

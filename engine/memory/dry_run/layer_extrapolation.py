@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from engine.config.activation_checkpointing import OFF, ActivationCheckpointing
+from engine.config.device_defaults import OFF, ActivationCheckpointing
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.weights import text_part, unwrap_peft
 

@@ -10,12 +10,12 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.config import schema
-from engine.config.batch_limits import mixing_reason
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import QLORA
-from engine.config.preset import with_settings
+from engine.config.model_config import mixing_reason
+from engine.config.settings import with_settings
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from engine.config import schema
-from engine.config.batch_limits import answers_together
+from engine.config.device_defaults import answers_together
 from engine.config.metric_specs import metric_spec
 from engine.data.prepared import answer_tokens_of, lengths_of
 from engine.data.rows import Row

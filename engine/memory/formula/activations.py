@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 
 from engine.config import schema
-from engine.config.batch_limits import (
+from engine.config.device_defaults import (
     CHUNK_ELEMENTS,
     CHUNK_MULTIPLE,
     DECODER,

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, head_sizes, row_separation
 from engine.config.errors import UserError
-from engine.config.model_limits import text_config
+from engine.config.model_config import WINDOWS_BY_SEGMENTS, RowSeparation, head_sizes, row_separation, text_config
 
 TIED = {
     "gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "opt", "bloom", "falcon", "gpt_bigcode", "cohere", "cohere2",
@@ -159,7 +158,7 @@ class Architecture:
     tower: int = 0
     """Parameters of vision and audio towers, which are loaded and not trained."""
     separation: RowSeparation = "unknown"
-    """Whether packed rows influence each other (`engine.config.batch_limits`)."""
+    """Whether packed rows influence each other (`engine.config.model_config`)."""
     kinds: tuple[Architecture, ...] = ()
     """One for each kind of decoder layer, where they differ; their `layers` add up to those of the model."""
 

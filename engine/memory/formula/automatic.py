@@ -21,13 +21,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.config.activation_checkpointing import (
+from engine.config.device_defaults import (
     OFFLOADED,
     RECOMPUTING,
     ActivationCheckpointing,
+    automatic_optimizer,
     resolve_checkpointing,
 )
-from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.fit import FitQuery, classify_fit, largest_evaluation_batch, largest_micro_batch

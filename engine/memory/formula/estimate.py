@@ -17,8 +17,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.config.activation_checkpointing import ResolvedCheckpointing
-from engine.config.batch_limits import PackingMode
+from engine.config.device_defaults import PackingMode, ResolvedCheckpointing
 from engine.config.quantities import relative_error
 from engine.config.schema import Train
 

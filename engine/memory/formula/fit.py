@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from engine.config.batch_limits import (
+from engine.config.device_defaults import (
     HELD_OUT_ROWS,
     MAX_MASKED_TOKENS,
     MAX_TOKENS,
@@ -22,8 +22,8 @@ from engine.config.batch_limits import (
     answers_together,
 )
 from engine.config.method_specs import QLORA
-from engine.config.preset import with_settings
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, Tier, error_of, with_pool
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import schema
-from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
+from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import Notice, UserError
-from engine.config.preset import with_settings
 from engine.config.quantities import size
+from engine.config.settings import with_settings
 from engine.memory.formula.activations import (
     cast_head,
     generates_answers,

@@ -18,14 +18,20 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config import gpu_prices
-from engine.config.activation_checkpointing import resolve_checkpointing
-from engine.config.batch_limits import mixing_reason, row_separation, text_type
+from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import QLORA, method_spec, method_title
-from engine.config.model_limits import stored_weights_note, text_config
+from engine.config.model_config import (
+    check_method,
+    mixing_reason,
+    row_separation,
+    stored_weights_note,
+    text_config,
+    text_type,
+    untested_family,
+)
 from engine.config.schema import Config
-from engine.config.tested_families import check_method, untested_family
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device

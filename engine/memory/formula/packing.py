@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from engine.config.batch_limits import (
+from engine.config.device_defaults import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
@@ -14,8 +14,8 @@ from engine.config.batch_limits import (
     PACKED_MEAN_LENGTH,
     SHAPE_MULTIPLE,
     PackingMode,
-    segment_kernel_missing,
 )
+from engine.config.model_config import segment_kernel_missing
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
 from engine.memory.formula.weights_and_state import PredictedRun

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from msgspec.structs import replace
 
-from engine.config.automatic_optimizer import optimizer_name
+from engine.config.device_defaults import optimizer_name
 from engine.config.method_specs import MethodSpec, method_spec, uses_autocast
 from engine.config.schema import Config
 from engine.hardware.cpu import sums_bf16_in_float32

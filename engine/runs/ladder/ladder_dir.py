@@ -20,8 +20,8 @@ import tomli_w
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
-from engine.config.preset import nested
 from engine.config.preset_library import preset_name
+from engine.config.settings import nested
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder, run_dir

@@ -16,10 +16,9 @@ from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import LORA_VARIANTS
 from engine.config.method_specs import LORA, method_names, method_spec, reads
 from engine.config.metric_specs import AUTO, DEFAULT_MARGIN, metric_spec
-from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
-from engine.config.schema import Config
-from engine.config.setting_groups import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS
+from engine.config.schema import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS, Config
+from engine.config.settings import Flat, flatten, parse_overrides
 from engine.config.text import amount
 from engine.runs.endpoint import is_endpoint, parse_endpoint, parse_price
 from engine.runs.ladder.ladder_dir import states

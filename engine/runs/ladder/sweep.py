@@ -15,9 +15,8 @@ import tomli
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
-from engine.config.preset import Flat, parse_overrides
-from engine.config.preset_values import known_keys
-from engine.config.setting_groups import NOT_VARIED
+from engine.config.schema import NOT_VARIED
+from engine.config.settings import Flat, known_keys, parse_overrides
 from engine.config.text import amount
 from engine.runs.ladder.ladder_state import LadderPlan, Outcome
 from engine.runs.ladder.rung_results import CostRatio

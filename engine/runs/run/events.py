@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from engine.config.activation_checkpointing import ResolvedCheckpointing
+from engine.config.device_defaults import ResolvedCheckpointing
 from engine.runs.run.result import SCHEMA_VERSION, Interval, Predicted, TrainingLoad
 from engine.runs.run.result import Status as Status
 from engine.runs.run.usage import ModelAccount, SplitOverlap

@@ -30,10 +30,10 @@ from engine.config.files import (
     write_atomically,
 )
 from engine.config.method_specs import method_title, reads
-from engine.config.preset import EffectiveConfig, Flat, flatten, nested, with_settings
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
-from engine.config.schema import Config
-from engine.config.setting_groups import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN
+from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN, Config
+from engine.config.settings import Flat, flatten, nested, with_settings
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder

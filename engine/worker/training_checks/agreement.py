@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from engine.config.batch_limits import MAX_TOKENS
+from engine.config.device_defaults import MAX_TOKENS
 from engine.config.quantities import decimal, rate
 from engine.config.text import amount
 from engine.data.rows import IGNORE_INDEX, Row

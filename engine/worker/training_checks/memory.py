@@ -17,9 +17,9 @@ import torch
 from torch.autograd.profiler import profile
 
 from engine.config import schema
-from engine.config.activation_checkpointing import describe_checkpointing
-from engine.config.preset import with_settings
+from engine.config.device_defaults import describe_checkpointing
 from engine.config.quantities import decimal, size
+from engine.config.settings import with_settings
 from engine.data.rows import Row
 from engine.memory.dry_run.plan import as_measured
 from engine.methods.machine import Machine, is_out_of_memory

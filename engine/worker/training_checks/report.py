@@ -24,7 +24,7 @@ from transformers import set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from engine.config.activation_checkpointing import OFF, ActivationCheckpointing, describe_checkpointing
+from engine.config.device_defaults import OFF, ActivationCheckpointing, describe_checkpointing
 from engine.config.errors import error_text
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from engine.config.activation_checkpointing import resolve_checkpointing
+from engine.config.device_defaults import resolve_checkpointing
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.predictions import mean_loss

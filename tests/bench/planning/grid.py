@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from engine.config import schema
-from engine.config.activation_checkpointing import RECOMPUTING, describe_checkpointing
+from engine.config.device_defaults import RECOMPUTING, describe_checkpointing
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.memory.formula.estimate import StepShape

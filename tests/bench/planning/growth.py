@@ -19,7 +19,7 @@ def train(precision: str, multiple: int) -> list[int]:
     """MiB resident after each of SAMPLED_STEPS, with sequence lengths padded to a multiple."""
     import psutil
 
-    from engine.config.batch_limits import SHAPE_MULTIPLE
+    from engine.config.device_defaults import SHAPE_MULTIPLE
     from engine.config.schema import Config, Data, Train
     from engine.data.prepare import prepare
     from engine.methods import lora

@@ -26,7 +26,7 @@ from planning.grid import SHAPES, Case
 from torch.autograd.profiler import profile
 
 from engine.config import schema
-from engine.config.activation_checkpointing import resolve_checkpointing
+from engine.config.device_defaults import resolve_checkpointing
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config.automatic_optimizer import automatic_on_resume, automatic_optimizer
+from engine.config.device_defaults import automatic_on_resume, automatic_optimizer
 
 
 def test_only_state_on_a_gpu_has_8_bits() -> None:

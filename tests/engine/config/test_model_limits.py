@@ -12,7 +12,7 @@ from command import ftbench
 
 from engine.assets import tiny_folder
 from engine.config.catalog import CATALOG
-from engine.config.model_limits import LIMITS, impossible_value
+from engine.config.model_config import LIMITS, impossible_value
 
 TINY = json.loads((tiny_folder() / "config.json").read_text())
 BAD: list[tuple[str, Any]] = [

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import LORA_KEYS, method_specs, readers
 from engine.config.metric_specs import metric_specs
-from engine.config.preset_values import known_keys
+from engine.config.settings import known_keys
 from engine.runs.ladder.ladder_dir import iterate
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList

@@ -10,9 +10,10 @@ import pytest
 from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.preset import Preset, flatten, parse_overrides, read_preset, resolve
+from engine.config.preset import Preset, read_preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
+from engine.config.settings import flatten, parse_overrides
 from engine.runs.run import run_dir
 
 

@@ -9,13 +9,13 @@ import tiny_configs
 import transformers
 from tiny_configs import installed_families
 
-from engine.config import tested_families
+from engine.config import model_config
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
+from engine.config.model_config import family_rows, untested_family
 from engine.config.model_files import ModelFiles
 from engine.config.preset import Preset, resolve
-from engine.config.tested_families import family_rows, untested_family
 from engine.memory.dry_run import plan as plan_module
 from engine.memory.formula.architecture import NO_FORMULA, read_architecture
 from engine.memory.formula.memory_budget import listed_budget
@@ -29,8 +29,8 @@ from tui.selection import Selection
 
 def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
     """With another version than the matrix was made with, new families are only reported."""
-    unknown = set(installed_families()) - set(family_rows()) - set(tested_families.tested_with()["untested"])
-    if transformers.__version__ != tested_families.tested_with()["transformers"]:
+    unknown = set(installed_families()) - set(family_rows()) - set(model_config.tested_with()["untested"])
+    if transformers.__version__ != model_config.tested_with()["transformers"]:
         pytest.skip(f"run tests/bench/families.py for transformers {transformers.__version__}; new: {sorted(unknown)}")
     assert unknown == set()
 
@@ -61,7 +61,7 @@ def test_a_plan_says_what_of_a_family_failed(monkeypatch: pytest.MonkeyPatch) ->
         "forgets": {**fine, "resume": {"resume": "[1.0] and [2.0]"}},
         "breaks": {**fine, "merged": {"state": "error", "error": "RuntimeError: sizes"}},
     }
-    monkeypatch.setattr("engine.config.tested_families.family_rows", lambda: rows)
+    monkeypatch.setattr("engine.config.model_config.family_rows", lambda: rows)
     assert untested_family({"model_type": "right"}) == ""
     assert "resume" in untested_family({"model_type": "forgets"})
     assert "merged: RuntimeError: sizes" in untested_family({"model_type": "breaks"})
@@ -71,11 +71,11 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     budget, fine = listed_budget("L4 24GB"), {"state": "ok"}
     fails = {"state": "error", "error": "KeyError: weight"}
     monkeypatch.setattr(
-        "engine.config.tested_families.family_rows",
+        "engine.config.model_config.family_rows",
         lambda: {"llama": {"qlora": fails, "lora": fine, "full": fine}},
     )
     monkeypatch.setattr(
-        "engine.config.tested_families.tested_with", lambda: {"transformers": transformers.__version__, "untested": []}
+        "engine.config.model_config.tested_with", lambda: {"transformers": transformers.__version__, "untested": []}
     )
     shape = transformers.LlamaConfig()
     monkeypatch.setattr(plan_module, "model_config_of", lambda model: (shape, "a shape"))
@@ -114,7 +114,7 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     assert [line.split()[2] for line in lines if line.startswith("QLoRA")] == ["refused"]
     assert refusals("qlora") == ["model.family_fails"] * 2
     assert refusals("lora") == refusals("full") == []
-    monkeypatch.setattr("engine.config.tested_families.tested_with", lambda: {"transformers": "5.0.0", "untested": []})
+    monkeypatch.setattr("engine.config.model_config.tested_with", lambda: {"transformers": "5.0.0", "untested": []})
     assert refusals("qlora") == []
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import preset_checks, preset_library
+from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.preset import EffectiveConfig, Flat, flatten
+from engine.config.preset import SHOW_KEYS, EffectiveConfig
 from engine.config.preset_library import resolve_preset
+from engine.config.settings import Flat, flatten
 
 QUIET = ("title", "about", "slot")
 
@@ -136,10 +137,10 @@ def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: 
     ("key", "nearest", "hint"),
     [
         ("evaluation.items", "", "metric, "),
-        ("evaluation.bach", "evaluation.batch?", preset_checks.SHOW_KEYS),
-        ("evaluation.steps", "train.steps?", preset_checks.SHOW_KEYS),
-        ("learning_rte", "train.learning_rate?", preset_checks.SHOW_KEYS),
-        ("trian.epoch", "train.epochs?", preset_checks.SHOW_KEYS),
+        ("evaluation.bach", "evaluation.batch?", SHOW_KEYS),
+        ("evaluation.steps", "train.steps?", SHOW_KEYS),
+        ("learning_rte", "train.learning_rate?", SHOW_KEYS),
+        ("trian.epoch", "train.epochs?", SHOW_KEYS),
     ],
 )
 def test_an_unknown_key_names_the_nearest_or_all_of_its_section(key: str, nearest: str, hint: str) -> None:

@@ -26,7 +26,7 @@ from small_models import (
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from engine.config.batch_limits import DECODER
+from engine.config.device_defaults import DECODER
 from engine.evaluation.forward import GROUPED_SDPA, grouped_query_attention, sdpa_by_group
 from engine.evaluation.kv_cache import PrefillResult, RunningCache
 from engine.training.guards import OutOfMemory

@@ -15,7 +15,7 @@ from model_shapes import MIXED_SHAPES
 from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, plainly, random_prompts, texts
 
 from engine.config import schema
-from engine.config.batch_limits import DECODER, MAX_TOKENS
+from engine.config.device_defaults import DECODER, MAX_TOKENS
 from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.rows import Row

@@ -14,7 +14,7 @@ sys.path.insert(0, str(BENCH))
 
 import peft_benchmark
 
-from engine.config.preset import with_settings
+from engine.config.settings import with_settings
 from engine.evaluation.metrics import number
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.worker.planning import describe_workload

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.preset import EffectiveConfig, with_settings
+from engine.config.preset import EffectiveConfig
+from engine.config.settings import with_settings
 from engine.ladder.pipeline import LadderPipeline, load_or_create
 from engine.ladder.runner import LadderRunner, identity, index
 from engine.runs import start

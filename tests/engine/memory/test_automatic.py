@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_plan_fit import ROWS, asked, gpu_budget, memory
 
-from engine.config.activation_checkpointing import (
+from engine.config.device_defaults import (
     EVERY_LAYER,
     OFF,
     OFFLOADED,

@@ -12,7 +12,7 @@ from model_shapes import MIXED_SHAPES
 from places import BENCH
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 
-from engine.config.batch_limits import DECODER, MAX_TOKENS
+from engine.config.device_defaults import DECODER, MAX_TOKENS
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case

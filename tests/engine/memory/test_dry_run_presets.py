@@ -9,9 +9,10 @@ import pytest
 from gpu_sizes import FITS_BY_DRY_RUN, TIGHT_BY_DRY_RUN, smallest_of
 
 from engine.config.catalog import CATALOG
-from engine.config.preset import Preset, resolve, with_settings
+from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
+from engine.config.settings import with_settings
 from engine.memory.dry_run.plan import plan
 from engine.memory.formula.method_plan import MethodPlan, PlanQuery
 

@@ -6,12 +6,7 @@ import pytest
 import transformers
 from deep_models import CPU, GPU, SAMPLE, SHAPES, SIZES, Case, all_layers, planned
 
-from engine.config.activation_checkpointing import (
-    OFFLOADED,
-    RECOMPUTING,
-    ActivationCheckpointing,
-    resolve_checkpointing,
-)
+from engine.config.device_defaults import OFFLOADED, RECOMPUTING, ActivationCheckpointing, resolve_checkpointing
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.fake_model import bare_model
 from engine.memory.dry_run.layer_extrapolation import LayerPattern, layer_pattern

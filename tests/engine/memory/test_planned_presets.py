@@ -9,8 +9,8 @@ import pytest
 from gpu_sizes import FITS_BY_DRY_RUN, TIGHT_BY_DRY_RUN, sizes, smallest_of
 from places import DOCS
 
-from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.catalog import CATALOG, CatalogEntry
+from engine.config.device_defaults import describe_checkpointing
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_names, method_specs, method_title
 from engine.config.model_files import find_model

@@ -16,7 +16,7 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.activation_checkpointing import EVERY_LAYER, OFF, ActivationCheckpointing
+from engine.config.device_defaults import EVERY_LAYER, OFF, ActivationCheckpointing
 from engine.data.rows import Row
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
 from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch

@@ -10,7 +10,7 @@ import transformers
 from test_audit import LLAMA_8B, rows_of
 from test_plan_fit import gpu_budget
 
-from engine.config.activation_checkpointing import ActivationCheckpointing
+from engine.config.device_defaults import ActivationCheckpointing
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.memory.dry_run.fake_model import bare_model, trainable

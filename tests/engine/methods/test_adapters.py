@@ -15,7 +15,7 @@ import transformers
 from peft.tuners.lora import LoraLayer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from engine.config.activation_checkpointing import OFF
+from engine.config.device_defaults import OFF
 from engine.config.preset import Preset, resolve
 from engine.methods import method
 from engine.methods.adapters import CastLinear, multiply_in_input_dtype

@@ -11,9 +11,9 @@ import pytest
 from command import ftbench
 
 from engine.config.errors import UserError
-from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
+from engine.config.settings import flatten
 from engine.runs import start
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog

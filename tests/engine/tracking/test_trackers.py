@@ -19,12 +19,11 @@ from tracker_files import tensorboard_scalars, trackio_logs, wandb_files, wandb_
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs import start
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from engine.runs.trackers import TrackerFiles, start_tracker, tracker_problems
+from engine.runs.trackers import TRACKERS, TrackerFiles, check_trackers, start_tracker, tracker_problems
 
 Curve = Callable[[RunDir], list[tuple[int, float]]]
 
@@ -196,7 +195,7 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
 def test_a_tracker_that_is_not_installed_is_refused_before_a_run_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.config.trackers.is_installed", lambda name: name != "wandb")
+    monkeypatch.setattr("engine.runs.trackers.is_installed", lambda name: name != "wandb")
     with pytest.raises(UserError) as caught:
         start.start_run(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", {"track.to": ["wandb"]}))
     assert (caught.value.code, caught.value.location) == ("track.not_installed", "track.to")

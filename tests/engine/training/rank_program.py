@@ -18,8 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
-from engine.config.activation_checkpointing import OFF
-from engine.config.batch_limits import DECODER
+from engine.config.device_defaults import DECODER, OFF
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
 from engine.data.rows import Row

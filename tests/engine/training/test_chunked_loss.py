@@ -13,7 +13,7 @@ import transformers
 from model_shapes import SHAPES, SMALL, VOCABULARY
 from test_loss import ROWS
 
-from engine.config import batch_limits
+from engine.config import device_defaults
 from engine.memory.dry_run.dry_run import enable_autocast
 from engine.training import loss as loss_module
 from engine.training.batches import Packing, collate
@@ -36,8 +36,8 @@ FACTORS = [1.0, 0.0, 2.5, 0.5]
 @pytest.fixture(params=[7 * VOCABULARY, 1 << 23], ids=["chunks", "one-chunk"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks of 7 positions, which do not divide the number of positions, or one."""
-    monkeypatch.setitem(batch_limits.CHUNK_ELEMENTS, "cpu", request.param)
-    monkeypatch.setitem(batch_limits.SHAPE_MULTIPLE, "cpu", 1 if request.param < 1 << 20 else 64)
+    monkeypatch.setitem(device_defaults.CHUNK_ELEMENTS, "cpu", request.param)
+    monkeypatch.setitem(device_defaults.SHAPE_MULTIPLE, "cpu", 1 if request.param < 1 << 20 else 64)
 
 
 def made(name: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -116,7 +116,7 @@ def test_products_of_a_trained_head_are_added_without_rounding(monkeypatch: pyte
     """With the kernel of CUDA, by a stand-in: the gradient is that of float32 arithmetic, rounded once."""
     hidden, weight = torch.randn(512, 8).bfloat16(), torch.randn(VOCABULARY, 8).bfloat16().requires_grad_()
     targets = torch.arange(512) % VOCABULARY
-    monkeypatch.setitem(batch_limits.CHUNK_ELEMENTS, "cpu", 64 * VOCABULARY)
+    monkeypatch.setitem(device_defaults.CHUNK_ELEMENTS, "cpu", 64 * VOCABULARY)
     calls = 0
 
     def kernel(total: Any, first: Any, second: Any, dtype: Any, *, beta: Any = 1, alpha: Any = 1, out: Any) -> Any:

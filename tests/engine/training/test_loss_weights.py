@@ -13,7 +13,7 @@ from small_models import PAD, SMALL, made
 from test_loss import ROWS, SHAPES, Forgetful, ours
 
 from engine.config import schema
-from engine.config.activation_checkpointing import OFF
+from engine.config.device_defaults import OFF
 from engine.data.rows import Row
 from engine.evaluation.predictions import mean_loss
 from engine.evaluation.score import row_losses, summarize

@@ -19,7 +19,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.masking_utils import flash_attention_mask
 
-from engine.config.batch_limits import row_separation
+from engine.config.model_config import row_separation
 from engine.config.schema import Config, Train
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses

@@ -19,7 +19,7 @@ from forked import ftbench
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from engine.config import schema
-from engine.config.activation_checkpointing import OFF
+from engine.config.device_defaults import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine, compute_deterministically, is_out_of_memory
 from engine.methods.model_source import load_tokenizer

@@ -16,9 +16,9 @@ from forked import ftbench
 from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
 from tiny_configs import family_config
 
-from engine.config.batch_limits import row_separation
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
+from engine.config.model_config import row_separation
 from engine.config.schema import Config, Model, Train
 from engine.data.prepare import prepare
 from engine.data.rows import Row

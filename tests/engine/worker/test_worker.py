@@ -18,8 +18,8 @@ import pytest
 import tomli
 from command import WHOLE, Execute, events_of, ftbench
 
-from engine.config.preset import parse_overrides
 from engine.config.preset_library import resolve_preset
+from engine.config.settings import parse_overrides
 from engine.runs.run.result import Result
 from engine.worker.outcome import memory_advice
 

@@ -14,8 +14,8 @@ from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.config.preset import parse_overrides
 from engine.config.schema import SECTIONS
+from engine.config.settings import parse_overrides
 from tui.cli.arguments import global_options
 from tui.cli.main import app
 from tui.cli.options import OPTION_KEYS, overrides

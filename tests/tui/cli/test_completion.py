@@ -15,7 +15,7 @@ from subcommands import subcommands
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.config.preset_values import known_keys
+from engine.config.settings import known_keys
 from engine.runs.run.exports import parse_artifact
 from tui.cli.completion import candidates, completion, split
 from tui.cli.main import app

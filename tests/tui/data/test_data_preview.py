@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hostile import MARK, STRINGS
 
-from engine.config.data_files import is_hub_id
+from engine.config.files import is_hub_id
 from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.bars import Histogram, draw

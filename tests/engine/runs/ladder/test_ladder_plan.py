@@ -9,9 +9,9 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.preset import flatten, with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
-from engine.config.setting_groups import UNRELATED_KEYS, UNRELATED_SECTIONS
+from engine.config.schema import UNRELATED_KEYS, UNRELATED_SECTIONS
+from engine.config.settings import flatten, with_settings
 from engine.ladder.runner import identity, relevant_settings
 from engine.ladder.stages import best_trials, halving_rounds, is_grid_edge, rate_grid
 from engine.runs.ladder import ladder_dir

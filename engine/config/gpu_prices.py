@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -55,8 +54,14 @@ def list_gpus() -> list[Gpu]:
     """
     gpus: dict[str, Gpu] = {}
     for path in (shipped_folder() / "gpus.toml", own_file()):
-        if path.is_file():
-            gpus |= {gpu.name: gpu for gpu in _read(path)}
+        if not path.is_file():
+            continue
+        try:
+            content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
+        except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+            problem, hint = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
+            raise UserError(problem, str(path), hint, code="gpu.invalid_list") from error
+        gpus |= {gpu.name: gpu for gpu in content.gpu}
     return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))
 
 
@@ -82,46 +87,33 @@ def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
     Raises UserError where no GPU matches, with the nearest name, or several do.
     """
     words = _words(wanted)
-    for matches in _MATCHERS if words else ():
-        matching = [gpu for gpu in gpus if matches(words, gpu)]
+    ways = [(gpu, _ways_to_match(words, gpu)) for gpu in gpus] if words else []
+    for way in range(4):
+        matching = [gpu for gpu, matches in ways if matches[way]]
         if len(matching) == 1:
             return matching[0]
         if matching:
             several = ", ".join(gpu.name for gpu in matching)
             problem = f"ambiguous GPU name {wanted!r} ({several})"
             raise UserError(problem, "--gpu", "use more of the name", code="gpu.ambiguous_name")
-    names = {near: gpu.name for gpu in gpus for near in (*_gpu_words(gpu), _squashed(gpu.name))}
-    close = difflib.get_close_matches("".join(words), names, n=1)
-    suggestion = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
+    near = {form: gpu.name for gpu in gpus for form in (*_gpu_words(gpu), "".join(_words(gpu.name)))}
+    close = difflib.get_close_matches("".join(words), near, n=1)
+    suggestion = f"did you mean {near[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
     hint = f"{suggestion} or add it to {own_file()}"
     raise UserError(f"unknown GPU {wanted!r}", "--gpu", hint, code="gpu.unknown")
+
+
+def _ways_to_match(words: list[str], gpu: Gpu) -> tuple[bool, bool, bool, bool]:
+    """Whether words are the complete name of a GPU, its words, their beginnings, a part without spaces."""
+    joined, names = "".join(words), {"".join(_words(name)) for name in (gpu.name, *gpu.match)}
+    own = _gpu_words(gpu)
+    begin = all(any(name.startswith(word) for name in own) for word in words)
+    return joined in names, set(words) <= own, begin, any(joined in name for name in names)
 
 
 def _words(text: str) -> list[str]:
     return [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in ("nvidia", "geforce")]
 
 
-def _squashed(text: str) -> str:
-    return "".join(_words(text))
-
-
 def _gpu_words(gpu: Gpu) -> set[str]:
     return {word for name in (gpu.name, *gpu.match) for word in _words(name)}
-
-
-_MATCHERS: tuple[Callable[[list[str], Gpu], bool], ...] = (
-    lambda words, gpu: "".join(words) in {_squashed(name) for name in (gpu.name, *gpu.match)},
-    lambda words, gpu: set(words) <= _gpu_words(gpu),
-    lambda words, gpu: all(any(own.startswith(word) for own in _gpu_words(gpu)) for word in words),
-    lambda words, gpu: any("".join(words) in _squashed(name) for name in (gpu.name, *gpu.match)),
-)
-"""Ways to match a name, strictest first: the complete name, its words, their beginnings, a part without spaces."""
-
-
-def _read(path: Path) -> list[Gpu]:
-    try:
-        content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
-    except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        problem, hint = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
-        raise UserError(problem, str(path), hint, code="gpu.invalid_list") from error
-    return content.gpu

@@ -62,47 +62,29 @@ class TrainedRung(NamedTuple):
 def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
     """Warnings about these rungs by title, each once. Full fine-tuning is needed to judge learning rates."""
     notices: dict[Notice, None] = {}
+
+    def warn(code: str, text: str) -> None:
+        notices[Notice(code, f"{text} ({SOURCE})")] = None
+
     full = next((rung for rung in rungs.values() if method_spec(rung.method).trains_weights), None)
     for title, rung in rungs.items():
         if not method_spec(rung.method).is_lora:
             continue  # what is best for other adapters is not in the source
-        for notice in (_rate(title, rung, full), _targets(title, rung), _capacity(title, rung), _batch(rung)):
-            if notice:
-                notices[notice] = None
+        if full and full.learning_rate and rung.learning_rate:
+            low, high = RATIO_BOUNDS
+            if not low <= rung.learning_rate / full.learning_rate <= high:
+                rates = f"{title} trains at {rate(rung.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
+                best = f"the best learning rate for adapters is usually about {EXPECTED_RATIO:.0f} times full's"
+                warn("lora.rate_ratio", f"{rates}: {best}")
+        modules = [rung.target_modules] if isinstance(rung.target_modules, str) else rung.target_modules
+        if modules and all(name.rpartition(".")[2] in ATTENTION for name in modules):
+            worse = f"{title} trains attention layers only, which is worse than all linear layers at equal size"
+            warn("lora.attention_only", f"{worse}; --set adapter.target_modules=all-linear")
+        if rung.trainable is not None and rung.answer_tokens and rung.trainable < rung.answer_tokens:
+            sizes = f"{title} has {count(rung.trainable)} parameters for {count(rung.answer_tokens)} answer tokens"
+            less = "adapters with fewer parameters than answer tokens can learn less than full fine-tuning"
+            warn("lora.capacity", f"{sizes}: {less}; use a larger `--set adapter.rank=N`")
+        if rung.batch > MAX_BATCH:
+            more = f"batch size {rung.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
+            warn("lora.large_batch", f"{more}; `--set train.batch={MAX_BATCH}`")
     return list(notices)
-
-
-def _rate(title: str, rung: TrainedRung, full: TrainedRung | None) -> Notice | None:
-    if full is None or not full.learning_rate or not rung.learning_rate:
-        return None
-    ratio = rung.learning_rate / full.learning_rate
-    if RATIO_BOUNDS[0] <= ratio <= RATIO_BOUNDS[1]:
-        return None
-    rates = f"{title} trains at {rate(rung.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
-    text = f"{rates}: the best learning rate for adapters is usually about {EXPECTED_RATIO:.0f} times full's ({SOURCE})"
-    return Notice("lora.rate_ratio", text)
-
-
-def _targets(title: str, rung: TrainedRung) -> Notice | None:
-    modules = [rung.target_modules] if isinstance(rung.target_modules, str) else rung.target_modules
-    if not modules or not all(name.rpartition(".")[2] in ATTENTION for name in modules):
-        return None
-    text = f"{title} trains attention layers only, which is worse than all linear layers at equal size"
-    return Notice("lora.attention_only", f"{text}; --set adapter.target_modules=all-linear ({SOURCE})")
-
-
-def _capacity(title: str, rung: TrainedRung) -> Notice | None:
-    if rung.trainable is None or not rung.answer_tokens or rung.trainable >= rung.answer_tokens:
-        return None
-    sizes = f"{count(rung.trainable)} parameters for {count(rung.answer_tokens)} answer tokens"
-    text = (
-        f"{title} has {sizes}: adapters with fewer parameters than answer tokens can learn less than full fine-tuning"
-    )
-    return Notice("lora.capacity", f"{text}; use a larger `--set adapter.rank=N` ({SOURCE})")
-
-
-def _batch(rung: TrainedRung) -> Notice | None:
-    if rung.batch <= MAX_BATCH:
-        return None
-    text = f"batch size {rung.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
-    return Notice("lora.large_batch", f"{text}; `--set train.batch={MAX_BATCH}` ({SOURCE})")

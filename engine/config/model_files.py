@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -126,7 +126,22 @@ def find_model(model: Model) -> ModelFiles:
         if not place.path.is_file():
             return ModelFiles(None, wrong="file not found", why="file not found")
         return ModelFiles(None, place.path.parent, why="GGUF file: unknown until it is loaded")
-    files = _in_folder(place.path) if place.path else _in_cache(place.hub, model)
+    if place.path:
+        files = _in_folder(place.path)
+    else:  # `models--owner--name/refs/REVISION` contains the commit; its files are in `snapshots/COMMIT`
+        folder = hub_cache() / f"models--{place.hub.replace('/', '--')}"
+        revision = model.revision or "main"
+        try:
+            commit = read_small(folder / "refs" / revision).decode().strip()
+        except (OSError, UnicodeDecodeError):
+            commit = revision
+        snapshot = folder / "snapshots" / commit
+        if (snapshot / "config.json").exists():
+            files = _in_folder(snapshot)
+        else:
+            wrong = "not on this machine, and HF_HUB_OFFLINE forbids downloading it" if is_offline() else ""
+            why = "not on this machine: known once it is downloaded"
+            files = ModelFiles(None, fetch=place.hub, why=why, wrong=wrong)
     if model.id in CATALOG and not files.folder:
         return replace(files, table=CATALOG[model.id].shape, why="")
     return files
@@ -147,21 +162,6 @@ def hub_cache() -> Path:
 def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE forbids requests to the Hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _in_cache(hub: str, model: Model) -> ModelFiles:
-    """`models--owner--name/refs/REVISION` contains the commit; its files are in `snapshots/COMMIT`."""
-    folder = hub_cache() / f"models--{hub.replace('/', '--')}"
-    revision = model.revision or "main"
-    try:
-        commit = read_small(folder / "refs" / revision).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        commit = revision
-    snapshot = folder / "snapshots" / commit
-    if (snapshot / "config.json").exists():
-        return _in_folder(snapshot)
-    wrong = "not on this machine, and HF_HUB_OFFLINE forbids downloading it" if is_offline() else ""
-    return ModelFiles(None, fetch=hub, why="not on this machine: known once it is downloaded", wrong=wrong)
 
 
 def _in_folder(folder: Path) -> ModelFiles:
@@ -217,19 +217,14 @@ class ListedModel:
         return bool(self.files.fetch)
 
 
-def list_models(folder: Path, recent: Iterable[str] = ()) -> list[ListedModel]:
+def list_models(folder: Path, recent: Collection[str] = ()) -> list[ListedModel]:
     """Embedded model, catalog, the models of `folder`, recent ones, and those of the Hugging Face cache.
 
     Catalog models that have to be downloaded are last.
     """
+    others = dict.fromkeys([*local_models(folder), *recent, *cached_models()])
     models = [describe_model(name) for name in (EMBEDDED, *CATALOG)]
-    names = [*local_models(folder), *recent, *cached_models()]
-    known = {model.id for model in models}
-    remembered = set(recent)
-    for name in names:
-        if name not in known:
-            known.add(name)
-            models.append(describe_model(name, name in remembered))
+    models += [describe_model(name, name in recent) for name in others if name != EMBEDDED and name not in CATALOG]
     return sorted(models, key=lambda model: model.id in CATALOG and model.requires_network)
 
 
@@ -244,18 +239,28 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
     elif entry := CATALOG.get(name):
         origin, about, license = "catalog", entry.about, entry.license
     elif files.folder and place.kind != "gguf":
-        license = _license_on_card(files.folder)
-    measured = [place.path] if place.kind == "gguf" and place.path else _weights(files.folder)
-    size, modified = _measured(measured)
+        with contextlib.suppress(OSError):
+            card = read_small(files.folder / CARD).decode("utf-8", "replace")
+            if match := _LICENSE.search(card.partition("\n---")[0]):
+                license = match.group(1).strip("'\"")
+    weights = [place.path] if place.kind == "gguf" and place.path else []
+    if place.kind != "gguf" and files.folder:
+        with contextlib.suppress(OSError):
+            weights = list(files.folder.glob("*.safetensors"))
+    size, latest = 0, 0.0
+    for file in weights:
+        with contextlib.suppress(OSError):
+            status = file.stat()  # links of the cache are followed
+            size, latest = size + status.st_size, max(latest, status.st_mtime)
     return ListedModel(
         id=name,
         label=Path(name).name if name.startswith("/") else name,
         origin=origin,
         files=files,
-        bytes=size,
+        bytes=size if latest else None,
         license=license,
         architecture=str(files.table.get("model_type") or "") if files.table else "",
-        modified=None if name == EMBEDDED else modified,
+        modified=latest if latest and name != EMBEDDED else None,
         recent=recent,
         about=about,
         gated=name in CATALOG and CATALOG[name].gated,
@@ -264,8 +269,11 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
 
 def local_models(folder: Path) -> Iterator[str]:
     """Absolute paths of .gguf files and model folders in a folder, and in the folders in it."""
+    inside: list[Path] = []
+    with contextlib.suppress(OSError):
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     listed = 0
-    for place in (folder, *_folders(folder)):
+    for place in (folder, *inside[:MAX_FOLDERS]):
         with contextlib.suppress(OSError):
             for path in sorted(place.iterdir()):
                 is_model = path.suffix == ".gguf" if path.is_file() else _is_model_folder(path)
@@ -286,44 +294,8 @@ def cached_models() -> Iterator[str]:
     return iter([name for _, name in sorted(repositories, reverse=True)[:MAX_FOLDERS]])
 
 
-def _folders(folder: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))[
-            :MAX_FOLDERS
-        ]
-    return []
-
-
 def _is_model_folder(path: Path) -> bool:
     """Whether a folder has a configuration and weights; adapters have another configuration."""
     with contextlib.suppress(OSError):
         return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     return False
-
-
-def _weights(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    with contextlib.suppress(OSError):
-        return sorted(folder.glob("*.safetensors"))
-    return []
-
-
-def _measured(files: Iterable[Path]) -> tuple[int | None, float | None]:
-    """Total bytes and the latest modification of files; links of the cache are followed."""
-    total, latest = 0, 0.0
-    for file in files:
-        with contextlib.suppress(OSError):
-            status = file.stat()
-            total, latest = total + status.st_size, max(latest, status.st_mtime)
-    return (total, latest) if latest else (None, None)
-
-
-def _license_on_card(folder: Path) -> str:
-    """The license in the metadata of the model card, '' without one."""
-    try:
-        text = read_small(folder / CARD).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    match = _LICENSE.search(text.partition("\n---")[0])
-    return match.group(1).strip("'\"") if match else ""

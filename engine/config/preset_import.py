@@ -40,6 +40,8 @@ from engine.config.redaction import SECRET_NAME
 from engine.config.settings import Flat
 from engine.config.text import REDACTED
 
+ADAPTER_SECTIONS = ("adapter.", "quantization.")
+"""Prefixes of settings that full fine-tuning does not read."""
 Outcome = Literal["taken", "default", "changed", "left out"]
 
 
@@ -88,20 +90,37 @@ def import_preset(path: Path, overrides: Flat | None = None) -> ImportedPreset:
     fine-tuning, and where neither the file nor `overrides` name a model.
     """
     given = read_file(path)
-    tool = _tool_of(given, path)
+    if "peft_type" in given:
+        tool = PEFT
+    elif "base_model" in given:
+        tool = AXOLOTL
+    elif "train_dataset" in given or {"stage", "finetuning_type", "cutoff_len", "dataset"} & given.keys():
+        tool = LLAMA_FACTORY
+    elif "model_name_or_path" in given:
+        tool = TRL
+    else:
+        problem = "not a training configuration of axolotl, LLaMA-Factory, TRL or PEFT"
+        raise UserError(problem, f"{path} ({', '.join(list(given)[:4])} …)", KNOWN_FILES, code="import.unknown_tool")
     given = _unnested(given)
     result = ImportedPreset(tool.name)
     method = _take_method(given, tool, result, path)
     _take_batch(given, tool, result)
     _take_warmup(given, result)
     _take_datasets(given, result)
-    _take_alpha(given, tool, method)
+    # LLaMA-Factory's alpha is twice the rank unless it is set.
+    if tool is LLAMA_FACTORY and method != "full" and given.get("lora_alpha") is None:
+        rank = given.get("lora_rank")
+        given["lora_alpha"] = 2 * (rank if type(rank) is int else tool.defaults["lora_rank"])
+    if tool is AXOLOTL and given.pop("lora_target_linear", None) and not given.get("lora_target_modules"):
+        given["lora_target_modules"] = "all-linear"
     for key, value in given.items():
         _take(key, value, tool, result)
     for key, value in tool.defaults.items():
-        setting = tool.settings[key][0]
-        if setting not in result.values and key not in given and _applies(setting, method, result):
-            result.values[setting] = tool.settings[key][1](value)
+        setting, convert = tool.settings[key]
+        is_unread = method == "full" and setting.startswith(ADAPTER_SECTIONS)
+        has_steps = setting == "train.epochs" and "train.steps" in result.values
+        if setting not in result.values and key not in given and not is_unread and not has_steps:
+            result.values[setting] = convert(value)
             result.add("default", key, value, setting, f"{tool.name}'s default")
     for key, value in (overrides or {}).items():
         result.values.pop(EXCLUSIVE.get(key, ""), None)
@@ -173,19 +192,6 @@ def _options(text: str) -> dict[str, Any]:
             before = table[name]
             table[name] = value if before is True else [*(before if isinstance(before, list) else [before]), value]
     return table
-
-
-def _tool_of(given: Mapping[str, Any], path: Path) -> OtherTool:
-    if "peft_type" in given:
-        return PEFT
-    if "base_model" in given:
-        return AXOLOTL
-    if "train_dataset" in given or {"stage", "finetuning_type", "cutoff_len", "dataset"} & given.keys():
-        return LLAMA_FACTORY
-    if "model_name_or_path" in given:
-        return TRL
-    problem = "not a training configuration of axolotl, LLaMA-Factory, TRL or PEFT"
-    raise UserError(problem, f"{path} ({', '.join(list(given)[:4])} …)", KNOWN_FILES, code="import.unknown_tool")
 
 
 def _unnested(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,26 +341,9 @@ def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:
         if key == "path" or (key == "name" and value):
             _take(name, value, AXOLOTL, result)
         elif value is not None:
-            note = (
-                "the format is detected: `ftbench data check`" if key in ("type", "chat_template") else "see data.map"
-            )
+            has_format = key in ("type", "chat_template")
+            note = "the format is detected: `ftbench data check`" if has_format else "see data.map"
             result.add("left out", name, value, "", note)
-
-
-def _take_alpha(given: dict[str, Any], tool: OtherTool, method: str) -> None:
-    """LLaMA-Factory's alpha is twice the rank unless it is set."""
-    if tool is LLAMA_FACTORY and method != "full" and given.get("lora_alpha") is None:
-        rank = given.get("lora_rank")
-        given["lora_alpha"] = 2 * (rank if type(rank) is int else tool.defaults["lora_rank"])
-    if tool is AXOLOTL and given.pop("lora_target_linear", None) and not given.get("lora_target_modules"):
-        given["lora_target_modules"] = "all-linear"
-
-
-def _applies(setting: str, method: str, result: ImportedPreset) -> bool:
-    """Whether a tool's default is set: not where the method does not read it, nor epochs beside steps."""
-    if setting == "train.epochs" and "train.steps" in result.values:
-        return False
-    return method != "full" or not setting.startswith(("adapter.", "quantization."))
 
 
 def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None:
@@ -363,14 +352,13 @@ def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None
         result.without_effect.append(key)
         return
     setting, convert = tool.settings.get(key, ("", str))
-    if not setting:
-        note = NO_COUNTERPART.get(key, "unknown to ftbench")
-        if key in NO_COUNTERPART and value is False:
-            result.without_effect.append(key)
-        else:
-            result.add("left out", key, value, "", note)
+    if not setting and key in NO_COUNTERPART and value is False:
+        result.without_effect.append(key)
         return
-    if result.values.get("method") == "full" and setting.startswith(("adapter.", "quantization.")):
+    if not setting:
+        result.add("left out", key, value, "", NO_COUNTERPART.get(key, "unknown to ftbench"))
+        return
+    if result.values.get("method") == "full" and setting.startswith(ADAPTER_SECTIONS):
         result.add("left out", key, value, "", "full fine-tuning has no adapter")
         return
     try:

@@ -123,20 +123,19 @@ def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str
 
     The user's own trackers are its default for `track`. `given_by`: what sets the overrides, as in `resolve`.
     """
-    return with_user_trackers(_effective(name, method, overrides, given_by))
-
-
-def _effective(name: str, method: str | None, overrides: Flat, given_by: str) -> EffectiveConfig:
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())
     chosen = str(method or given.get("method") or "")
     sibling = _sibling_with_rate(preset, chosen) if chosen and RATE not in given else None
-    if sibling is None:
-        return resolve(preset, method, given, given_by)
-    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], chosen: sibling.values[RATE]}
-    effective = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
-    return replace(effective, origins={**effective.origins, RATE: f"preset {sibling.name}"})
+    if sibling:
+        own = str(preset.values.get("method", Config().method))
+        rates = {own: preset.values[RATE], chosen: sibling.values[RATE]}
+        preset = replace(preset, values={**preset.values, RATE: rates})
+    effective = resolve(preset, method, given, given_by)
+    if sibling:
+        effective = replace(effective, origins={**effective.origins, RATE: f"preset {sibling.name}"})
+    return with_user_trackers(effective)
 
 
 def _sibling_with_rate(preset: Preset, method: str) -> Preset | None:
@@ -307,9 +306,8 @@ def _write(path: Path, text: str) -> Path:
         raise _exists(path) from error
     except OSError as error:
         problem = f"cannot write the preset ({error.strerror})"
-        raise UserError(
-            problem, str(path), "check the folder and its permissions", code="preset.not_writable"
-        ) from error
+        hint = "check the folder and its permissions"
+        raise UserError(problem, str(path), hint, code="preset.not_writable") from error
     return path
 
 

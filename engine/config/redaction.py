@@ -43,7 +43,11 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str], assignments: bool = True) -> None:
         self._assignments = assignments
-        known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret)}
+        known: set[str] = set()
+        for secret in secrets:
+            if len(secret) >= MIN_SECRET:  # as it is, in JSON and in a URL
+                in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+                known |= {secret, *in_json, quote(secret, safe="")}
         self._known = sorted(known, key=len, reverse=True)  # a secret may contain another one
         self.count = 0
 
@@ -106,14 +110,6 @@ def redact_output() -> None:
         stream = getattr(sys, name)
         stream.flush()
         setattr(sys, name, RedactedOutput(stream, redact))
-
-
-def _forms(secret: str) -> Iterator[str]:
-    """The secret as it is, in JSON and in a URL."""
-    yield secret
-    for ascii_only in (True, False):
-        yield json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
-    yield quote(secret, safe="")
 
 
 def secrets_of_this_machine(environment: Mapping[str, str] = os.environ) -> Iterator[str]:

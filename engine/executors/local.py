@@ -39,9 +39,8 @@ def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Started
         if error.errno in NO_PERMISSION:
             problem, hint = f"cannot write ({error.strerror})", "check its owner and its file system"
             raise UserError(problem, str(folder), hint, "run.not_writable") from error
-        raise RunFailed(
-            f"nothing was started: cannot write to {folder} ({error.strerror})", "run.cannot_write"
-        ) from error
+        text = f"nothing was started: cannot write to {folder} ({error.strerror})"
+        raise RunFailed(text, "run.cannot_write") from error
     try:
         return subprocess.Popen(
             [*worker_command(module, folder), *arguments],
@@ -54,8 +53,7 @@ def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Started
             umask=0o077,
         )
     except OSError as error:  # the limit of processes or memory is reached
-        raise RunFailed(
-            f"cannot start a process: {error.strerror}; nothing was started", "system.no_process"
-        ) from error
+        text = f"cannot start a process: {error.strerror}; nothing was started"
+        raise RunFailed(text, "system.no_process") from error
     finally:
         os.close(log)

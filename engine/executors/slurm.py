@@ -92,19 +92,13 @@ def limit_seconds(limit: str) -> int | None:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _check_limit(settings: Executor) -> None:
-    """Raise UserError for a time limit in which no step could be trained: the job would be queued again forever."""
-    seconds = limit_seconds(settings.time) if settings.time is not None else None
-    if seconds is not None and seconds < settings.notice + MIN_WORK_SECONDS:
-        problem = (
-            f"time limit {settings.time}: no time to train, because a checkpoint is saved {settings.notice} s before it"
-        )
-        hint = f"set it to at least {(settings.notice + MIN_WORK_SECONDS + 59) // 60} minutes, or lower executor.notice"
-        raise UserError(problem, "executor.time", hint, code="slurm.short_time_limit")
-
-
 def _header(folder: Path, log_file: Path, about: str, settings: Executor) -> list[str]:
-    _check_limit(settings)
+    seconds = limit_seconds(settings.time) if settings.time is not None else None
+    needed = settings.notice + MIN_WORK_SECONDS
+    if seconds is not None and seconds < needed:  # no step could be trained: the job would be queued again forever
+        why = f"no time to train, because a checkpoint is saved {settings.notice} s before it"
+        hint = f"set it to at least {(needed + 59) // 60} minutes, or lower executor.notice"
+        raise UserError(f"time limit {settings.time}: {why}", "executor.time", hint, code="slurm.short_time_limit")
     lines = [
         "#!/bin/bash",
         about,
@@ -233,9 +227,8 @@ def command(*words: str, seconds: float = TIMEOUT_SECONDS) -> str:
         hint = "start ftbench on a login node of the cluster"
         raise UserError(f"Slurm is not installed here: no {words[0]}", hint=hint, code="slurm.not_installed") from error
     except subprocess.TimeoutExpired as error:
-        raise Unreachable(
-            f"Slurm does not answer: {words[0]} took over {seconds:.0f} s", "slurm.unreachable"
-        ) from error
+        text = f"Slurm does not answer: {words[0]} took over {seconds:.0f} s"
+        raise Unreachable(text, "slurm.unreachable") from error
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "replace")
     lines = done.stderr.decode("utf-8", "replace").splitlines()
@@ -375,7 +368,10 @@ class SlurmQueue:
             if self._asked <= job.submitted and not self._problem:
                 self._read(FIRST_SECONDS)
             else:
-                self._read_in_background()
+                with self._lock:
+                    if self._reader is None or not self._reader.is_alive():
+                        self._reader = threading.Thread(target=self._read, args=(30.0,), daemon=True, name="squeue")
+                        self._reader.start()
         with self._lock:
             known = self._states.get(job.id)
             if known is not None and not self._problem:
@@ -410,31 +406,22 @@ class SlurmQueue:
 
     def _read(self, seconds: float) -> None:
         with self._reading:
-            if time.monotonic() >= self._next:  # else another thread has read them in the meantime
-                self._read_now(seconds)
-
-    def _read_now(self, seconds: float) -> None:
-        asked = time.time()  # before squeue: its answer does not have jobs submitted while it ran
-        try:
-            answer = command("squeue", *_LISTING, seconds=seconds)
-        except (UserError, RunFailed) as error:
-            with self._lock:
-                self._problem = str(error)
-                self._next = time.monotonic() + RETRY_SECONDS
-            return
-        states = [JobState(*line.split("|")[:4]) for line in answer.splitlines() if line.count("|") >= 3]
-        with self._lock:
-            ended = {job: state for job, state in self._states.items() if not state.is_active}
-            self._states = ended | {state.job: state for state in states}
-            self._asked, self._problem = asked, ""
-            self._next = time.monotonic() + REFRESH_SECONDS
-
-    def _read_in_background(self) -> None:
-        with self._lock:
-            if self._reader is not None and self._reader.is_alive():
+            if time.monotonic() < self._next:
+                return  # another thread has read them in the meantime
+            asked = time.time()  # before squeue: its answer does not have jobs submitted while it ran
+            try:
+                answer = command("squeue", *_LISTING, seconds=seconds)
+            except (UserError, RunFailed) as error:
+                with self._lock:
+                    self._problem = str(error)
+                    self._next = time.monotonic() + RETRY_SECONDS
                 return
-            self._reader = threading.Thread(target=self._read, args=(30.0,), daemon=True, name="squeue")
-            self._reader.start()
+            states = [JobState(*line.split("|")[:4]) for line in answer.splitlines() if line.count("|") >= 3]
+            with self._lock:
+                ended = {job: state for job, state in self._states.items() if not state.is_active}
+                self._states = ended | {state.job: state for state in states}
+                self._asked, self._problem = asked, ""
+                self._next = time.monotonic() + REFRESH_SECONDS
 
 
 queue = SlurmQueue()

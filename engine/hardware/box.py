@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
@@ -34,11 +35,6 @@ class BoxCheck(Struct, frozen=True):
     text: str
 
 
-def box_checks(nvml: Nvml) -> list[BoxCheck]:
-    """Driver against torch's build, devices that NVML does not see, shared memory, clock."""
-    return [*_driver(nvml), *_shared_memory(), *_clock()]
-
-
 def torch_build() -> tuple[str, str | None]:
     """Version of the installed torch, and the CUDA version that it was built with, without importing it.
 
@@ -69,32 +65,23 @@ def driver_problem(version: str, cuda: str | None, nvml: Nvml) -> tuple[str, str
     return None
 
 
-def _driver(nvml: Nvml) -> Iterator[BoxCheck]:
+def box_checks(nvml: Nvml) -> Iterator[BoxCheck]:
+    """Driver against torch's build, devices that NVML does not see, shared memory, clock."""
     if nvml.why:
         if (nodes := sorted(DEVICES.glob("nvidia[0-9]*"))) or (DEVICES / "nvidiactl").exists():
             what = f"{', '.join(map(str, nodes)) or 'nvidiactl'} exists, and NVML does not answer ({nvml.why})"
             yield BoxCheck("bad", "driver", f"{what}; reload the driver, or start the container with --gpus all")
-        return
-    try:
-        problem = driver_problem(*torch_build(), nvml)
-    except importlib.metadata.PackageNotFoundError:
-        return  # reported with the libraries
-    if problem and nvml.gpus():
-        yield BoxCheck("bad", "driver", "; ".join(problem))
+    else:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # reported with the libraries
+            if (problem := driver_problem(*torch_build(), nvml)) and nvml.gpus():
+                yield BoxCheck("bad", "driver", "; ".join(problem))
 
+    with contextlib.suppress(OSError):
+        if (total := shutil.disk_usage(SHARED_MEMORY).total) < MIN_SHARED_MEMORY:
+            what = f"{total >> 20} MiB: runs on several GPUs may fail; start the container with --shm-size=8g"
+            yield BoxCheck("note", str(SHARED_MEMORY), what)
 
-def _shared_memory() -> Iterator[BoxCheck]:
-    try:
-        total = shutil.disk_usage(SHARED_MEMORY).total
-    except OSError:
-        return
-    if total < MIN_SHARED_MEMORY:
-        what = f"{total >> 20} MiB: runs on several GPUs may fail; start the container with --shm-size=8g"
-        yield BoxCheck("note", str(SHARED_MEMORY), what)
-
-
-def _clock() -> Iterator[BoxCheck]:
-    """A clock that is behind what is installed: downloads fail, because certificates are not valid yet."""
+    # With a clock that is behind what is installed downloads fail, because certificates are not valid yet.
     installed = max((path.stat().st_mtime for path in Path(__file__).parents[1].glob("*/__init__.py")), default=0.0)
     if time.time() < installed - DAY:
         what = f"{time.strftime('%Y-%m-%d %H:%M')} is before the installation of ftbench: downloads will fail"

@@ -85,10 +85,32 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
     nvml = nvml or Nvml()
     if not re.fullmatch(DEVICE_PATTERN, str(setting)):
         raise UserError(f"no device {setting}", KEY, f"use {DEVICE_FORMS}", code="device.not_found")
-    names, slots = str(setting).partition(":")[0], slots_of(setting)
-    devices = _all(nvml) if names == ALL else [select_device(name, nvml) for name in names.split(",")]
+    names, number = str(setting).partition(":")[0], slots_of(setting)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if names != ALL:
+        devices = [select_device(name, nvml) for name in names.split(",")]
+    elif visible is None:
+        devices = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
+        devices = devices or [_first(nvml)]
+    else:
+        first = _first_visible(nvml, visible)
+        devices = [device for gpu in _visible(nvml, visible) for device in _parts(gpu)] if first.gpu else []
+        devices = devices or [first]
     devices = list({device.lock: device for device in devices}.values())
-    return [slot for device in devices for slot in _slots(device, slots)]
+    if number == 1:
+        return devices
+    return [
+        replace(
+            device,
+            lock=f"{device.lock}-{place}of{number}",
+            title=f"slot {place} of {number} of {device.title}",
+            cpus=cpus,
+            slots=number,
+            whole=device.title,
+        )
+        for device in devices
+        for place, cpus in enumerate(split_cpus(number) if device.lock == CPU else [()] * number, 1)
+    ]
 
 
 def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> list[SelectedDevice]:
@@ -125,32 +147,6 @@ def runs_at_once(settings: Iterable[tuple[int | str, int]], nvml: Nvml | None = 
     settings = set(settings)
     locks = {device.lock for setting, count in settings for device in devices_for(setting, count, nvml)}
     return max(1, len(locks) // max((count for _, count in settings), default=1))
-
-
-def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:
-    if number == 1:
-        return [device]
-    return [
-        replace(
-            device,
-            lock=f"{device.lock}-{place}of{number}",
-            title=f"slot {place} of {number} of {device.title}",
-            cpus=cpus,
-            slots=number,
-            whole=device.title,
-        )
-        for place, cpus in enumerate(split_cpus(number) if device.lock == CPU else [()] * number, 1)
-    ]
-
-
-def _all(nvml: Nvml) -> list[SelectedDevice]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        devices = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
-        return devices or [_first(nvml)]
-    first = _first_visible(nvml, visible)
-    devices = [device for gpu in _visible(nvml, visible) for device in _parts(gpu)] if first.gpu is not None else []
-    return devices or [first]
 
 
 def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:

@@ -1,4 +1,4 @@
-"""Events of a run as rows of metrics, with the names that transformers' Trainer gives them in the same trackers.
+"""What a tracker logs of a run: rows of metrics, with the names that transformers' Trainer gives them, and a summary.
 
 Rows are a function of the log alone: a later process builds the same rows again and skips those that were logged.
 """
@@ -6,12 +6,16 @@ Rows are a function of the log alone: a later process builds the same rows again
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.runs.run import events
 from engine.runs.run.events import Event
+from engine.runs.run.run_dir import RunDir
 
 KINDS: tuple[type[Event], ...] = (
     events.Hello,
@@ -47,6 +51,33 @@ class MetricRow:
     values: dict[str, float]
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """The run as a tracker names it."""
+
+    name: str
+    """Also its identifier: a later process continues the run of this name."""
+    project: str
+    group: str
+    """The ladder that started it, '' for none."""
+    config: dict[str, Any]
+    """Settings by dotted key."""
+    folder: Path
+    """For the tracker's own files."""
+    online: bool
+    """Whether it may use the network."""
+
+
+class Tracker(Protocol):
+    """What `open_run(run: TrackedRun)` returns in the module of each tracker, `to_NAME.py`."""
+
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
+        """Log rows; `first` is the index of the first one among all rows of the run, from 0."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write everything to disk; `summary` are the run's results, empty for a run without any."""
+
+
 class RowBuilder:
     """Builds one row per optimizer step; validation and test scores are in the row of their step.
 
@@ -70,11 +101,23 @@ class RowBuilder:
                 yield from self.flush()
                 self._step = event.step
                 self._tokens += event.tokens
-                self._set(event, _of_step(event, self._tokens))
+                values = {
+                    "train/loss": event.loss,
+                    "train/learning_rate": event.learning_rate,
+                    "train/grad_norm": event.grad_norm,
+                    "train/epoch": event.epoch,
+                    "train/num_input_tokens_seen": float(self._tokens),
+                    "train/tokens_per_second": event.tokens_per_second,
+                    "train/step_seconds": event.seconds,
+                }
+                self._set(event, values)
             case events.Eval() if event.step >= self._step or event.when != "during":
                 self._set(event, _of_score(event))
             case events.GeneralLoss():
-                self._set(event, _of_general(event))
+                tokens = sum(event.tokens) or 1
+                after = sum(event.after) / tokens if event.after else None
+                rise = sum(event.after) / tokens - sum(event.before) / tokens if event.before else None
+                self._set(event, {"general/loss": after, "general/loss_increase": rise})
             case events.BenchmarkScored():
                 self._set(event, {f"benchmark/{event.benchmark}/{event.metric}": event.score.mean})
 
@@ -85,23 +128,14 @@ class RowBuilder:
             self._values = {}
 
     def _set(self, event: Event, values: dict[str, float | None]) -> None:
-        everything = {**values, "train/global_step": float(self._step), **_of_memory(self._memory)}
+        everything = {**values, "train/global_step": float(self._step)}
+        for name, (source, divisor) in MEMORY.items() if self._memory else ():
+            value = getattr(self._memory, source)
+            everything[name] = None if value is None else value / divisor
         self._values |= {
             name: value for name, value in everything.items() if value is not None and math.isfinite(value)
         }
         self._t = event.t
-
-
-def _of_step(event: events.Step, tokens: int) -> dict[str, float | None]:
-    return {
-        "train/loss": event.loss,
-        "train/learning_rate": event.learning_rate,
-        "train/grad_norm": event.grad_norm,
-        "train/epoch": event.epoch,
-        "train/num_input_tokens_seen": float(tokens),
-        "train/tokens_per_second": event.tokens_per_second,
-        "train/step_seconds": event.seconds,
-    }
 
 
 def _of_score(event: events.Eval) -> dict[str, float | None]:
@@ -115,19 +149,27 @@ def _of_score(event: events.Eval) -> dict[str, float | None]:
     return values | {name: event.score, f"{name}_low": event.low, f"{name}_high": event.high}
 
 
-def _of_general(event: events.GeneralLoss) -> dict[str, float | None]:
-    """Loss on general text after training, and its rise over the base model's."""
-    tokens = sum(event.tokens) or 1
-    after = sum(event.after) / tokens
-    rise = after - sum(event.before) / tokens if event.before else None
-    return {"general/loss": after if event.after else None, "general/loss_increase": rise}
-
-
-def _of_memory(sample: events.Memory | None) -> dict[str, float | None]:
-    if sample is None:
+def summary_of(run: RunDir) -> dict[str, Any]:
+    """Results of a run by the names of its metrics; empty for a run without a result."""
+    try:
+        result = run.result()
+    except UserError:  # damaged: its rows are logged all the same
+        result = None
+    if result is None:
         return {}
-    values: dict[str, float | None] = {}
-    for name, (source, divisor) in MEMORY.items():
-        value = getattr(sample, source)
-        values[name] = None if value is None else value / divisor
-    return values
+    summary: dict[str, Any] = {
+        "status": result.status,
+        "method": result.method,
+        "trainable_parameters": result.trainable,
+        "total_parameters": result.parameters,
+        "train_runtime": result.step_seconds,
+        "peak_memory_gib": result.peak.training / 2**30 if result.peak.training else None,
+    }
+    for prefix, score in (("test_before", result.before), ("test", result.after)):
+        if score is None:
+            continue
+        summary[f"{prefix}/loss"] = score.loss.mean
+        if not metric_spec(score.metric).is_loss:
+            name, interval = f"{prefix}/{score.metric}", score.score
+            summary |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: value for name, value in summary.items() if value is not None}

@@ -15,8 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from engine.tracking.feed import TrackedRun
-from engine.tracking.metric_rows import MetricRow
+from engine.tracking.metric_rows import MetricRow, TrackedRun
 
 
 class TensorBoard:

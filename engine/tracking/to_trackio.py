@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.settings import nested
-from engine.tracking.feed import TrackedRun
-from engine.tracking.metric_rows import MetricRow
+from engine.tracking.metric_rows import MetricRow, TrackedRun
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
 """Variables that make trackio send what it logs."""

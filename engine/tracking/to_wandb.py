@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.settings import nested
-from engine.tracking.feed import TrackedRun
-from engine.tracking.metric_rows import MetricRow
+from engine.tracking.metric_rows import MetricRow, TrackedRun
 
 
 class Wandb:

@@ -18,8 +18,7 @@ from engine.data.prepare import prepare
 from engine.evaluation.automatic_metric import decide_metric
 from engine.methods import method
 from engine.methods.machine import this_machine
-from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 

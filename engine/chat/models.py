@@ -30,8 +30,7 @@ from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine, is_out_of_memory
-from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
-from engine.methods.provenance import fingerprint
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer, maximum_positions
 from engine.methods.weights import stored_bytes
 from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse, WeightsMemory
 from engine.runs.run.folder import short_name

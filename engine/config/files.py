@@ -279,6 +279,11 @@ def subfolders(parent: Path) -> list[Path]:
     return []
 
 
+def folder_bytes(folder: Path, pattern: str = "*") -> int:
+    """Total size in bytes of the matching files, at any depth."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
 def sync_folder(folder: Path) -> None:
     """Write a folder's entries to the disk, so that what was created or renamed in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)

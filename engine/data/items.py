@@ -173,6 +173,16 @@ def _with_answer(example: Example, text: str) -> Example:
     return replace(example, messages=messages, completion=text, references=())
 
 
+def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
+    """SHA-256 over the prompts and accepted answers of the test items, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(repr((item.row.prompt, item.target)).encode())
+        if item.references[1:]:
+            digest.update(repr(item.references[1:]).encode())
+    return digest.hexdigest()
+
+
 def sampled(items: Sequence[EvaluationItem], max_items: int | None) -> list[EvaluationItem]:
     """At most `max_items` items, selected by content hash, in their original order."""
     if max_items is None or len(items) <= max_items:

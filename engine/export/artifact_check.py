@@ -43,9 +43,8 @@ from engine.export.merged import ADAPTER_WEIGHTS, plain_model, served_class
 from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
-from engine.methods.machine import Machine, this_machine
-from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint, versions
+from engine.methods.machine import Machine, this_machine, versions
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.run.predictions import ScoredItem

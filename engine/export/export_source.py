@@ -15,13 +15,12 @@ from engine.config.errors import Notice, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
 from engine.data.examples import system_prompt, training_examples
-from engine.data.items import EvaluationItem, sampled
+from engine.data.items import EvaluationItem, items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
-from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint, items_fingerprint
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.runs.run.exports import ExportKind, WeightType
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir

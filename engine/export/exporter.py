@@ -16,6 +16,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import (
     SCRATCH_PREFIX,
     file_sha256,
+    folder_bytes,
     is_no_space_error,
     remove_tree,
     temporary_folder,
@@ -35,7 +36,6 @@ from engine.export.checker import ArtifactCheck, Checker
 from engine.export.comparison import difference_of, gain_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
-from engine.methods.provenance import folder_bytes
 from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,

@@ -172,8 +172,11 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     """
     subject = subject_of(path)
     if not is_endpoint(plan.judge):
-        from engine.methods.model_source import config_of, load_tokenizer
-        from engine.methods.provenance import fingerprint  # imports torch, which a served judge does not need
+        from engine.methods.model_source import (
+            config_of,
+            fingerprint,  # imports torch, which a served judge does not need
+            load_tokenizer,
+        )
 
         model = Model(id=plan.judge)
         load_tokenizer(model)

@@ -67,10 +67,12 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         with _targets_as_given():
             adapted = peft.get_peft_model(model, config)
     except ValueError as error:
-        what = f"unsupported layer in {adapter.target_modules} ({str(error).splitlines()[0]})"
-        raise _unknown_target(what, model) from error
+        problem = f"unsupported layer in {adapter.target_modules} ({str(error).splitlines()[0]})"
+        raise _unknown_target(problem, model) from error
     _name_for_peft(adapted.peft_config["default"], targets, *names)
-    set_rate_factors(adapted, adapter.lora_plus_ratio)
+    for name, parameter in adapted.named_parameters():
+        if adapter.lora_plus_ratio != 1 and (".lora_B." in name or ".lora_embedding_B." in name):
+            parameter.rate_factor = adapter.lora_plus_ratio  # `make_optimizer` multiplies the learning rate by it
     return multiply_in_input_dtype(adapted)
 
 
@@ -100,14 +102,24 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     modules = [weight.module for weight in chosen if _is_layer(weight)]
     if targets != "all-linear":
         known = {weight.module for weight in weights if weight.part != "towers"}
-        modules += [name for name in _other_layers(model, targets) if name in known and name not in modules]
+        # Embeddings and convolutions that the user chose; PEFT decides whether it supports them.
+        kinds = (torch.nn.Embedding, *CONVOLUTIONS)
+        others = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+        modules += [name for name in others if _matches(name, targets) and name in known and name not in modules]
     parameters = [weight.name for weight in chosen if not _is_layer(weight)]
     if not modules and not parameters:
         raise _unknown_target(f"no layer matches {targets}", model)
     expert_names = _expert_names(model)
     renamed = [name for name in modules if name.rpartition(".")[2] in expert_names]
-    if parameters or renamed:
-        _check_expert_settings(adapter, (parameters or renamed)[0])
+    for key, is_set, value in (  # what `lora.ParamWrapper` does not support
+        ("adapter.dropout", adapter.dropout > 0, "0"),
+        ("adapter.dora", adapter.dora, "false"),
+        ("adapter.init", adapter.init == "pissa", "default"),
+    ):
+        if is_set and (parameters or renamed):
+            problem = f"PEFT does not support {key} for experts ({(parameters or renamed)[0]})"
+            hint = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
+            raise UserError(problem, key, hint, code="model.expert_adapter")
     return Targets(modules, parameters, renamed)
 
 
@@ -141,29 +153,16 @@ def _is_target(weight: Weight, targets: str | Sequence[str]) -> bool:
         return not weight.not_adaptable
     if weight.part in ("experts", "routers"):
         names = [weight.name, weight.module] if weight.part == "routers" else [weight.name]
-        if not isinstance(targets, str):
-            names += [f"{weight.module}.{old}" for old in _complete(EXPERTS_BEFORE.get(weight.leaf, ()), targets)]
+        if not isinstance(targets, str):  # all the layers that are one tensor now have to be targets
+            leaves = {target.rpartition(".")[2] for target in targets}
+            before = [layers for layers in EXPERTS_BEFORE.get(weight.leaf, ()) if leaves >= set(layers)]
+            names += [f"{weight.module}.{layer}" for layers in before for layer in layers]
         return any(_matches(name, targets) for name in names)
     return weight.is_linear and _matches(weight.module, targets)
 
 
 EXPERTS_BEFORE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("w2",),)}
 """Names of the linear layers that transformers 4 had for each expert."""
-
-
-def _complete(groups: Sequence[tuple[str, ...]], targets: Sequence[str]) -> Iterator[str]:
-    """Names of which all that are one tensor now are targets."""
-    leaves = {target.rpartition(".")[2] for target in targets}
-    for names in groups:
-        if leaves >= set(names):
-            yield from names
-
-
-def _other_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> Iterator[str]:
-    """Names of embeddings and convolutions that the user chose; PEFT decides whether it supports them."""
-    for name, module in model.named_modules():
-        if isinstance(module, (torch.nn.Embedding, *CONVOLUTIONS)) and _matches(name, targets):
-            yield name
 
 
 def _matches(name: str, targets: str | Sequence[str]) -> bool:
@@ -177,19 +176,6 @@ def _unknown_target(problem: str, model: PreTrainedModel) -> UserError:
     names = sorted({weight.leaf for weight in weights_of(model) if not weight.not_adaptable})
     hint = f"use layers of this model: {', '.join(names)}"
     return UserError(problem, "adapter.target_modules", hint, code="model.unknown_target")
-
-
-def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
-    """Raise UserError for settings that `lora.ParamWrapper` does not support."""
-    for key, is_set, value in (
-        ("adapter.dropout", adapter.dropout > 0, "0"),
-        ("adapter.dora", adapter.dora, "false"),
-        ("adapter.init", adapter.init == "pissa", "default"),
-    ):
-        if is_set:
-            problem = f"PEFT does not support {key} for experts ({name})"
-            hint = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
-            raise UserError(problem, key, hint, code="model.expert_adapter")
 
 
 def _expert_names(model: PreTrainedModel) -> set[str]:
@@ -253,19 +239,18 @@ class FourBitExperts(ParamWrapper):
         chain = self.get_base_layer().parametrizations[self.parameter_name]
         dtype, number = chain[0].quant_state.dtype, len(chain)
         for name in active_adapters:
-            if name in self.lora_A:
-                chain.append(_LoraFactorsProxy(*self._factors(name, dtype), self.scaling[name]))
+            if name not in self.lora_A:
+                continue
+            # Factors (experts, rows, rank) and (experts, rank, columns) of the update, as `get_delta_factors`.
+            first, second = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
+            first = first.view(self.num_experts, -1, first.shape[-1])  # (experts, rank, in)
+            second = second.view(second.shape[0], -1, self.num_experts).permute(2, 0, 1)  # (experts, out, rank)
+            factors = (second, first) if self._did_swap_in_out_features else (first.mT, second.mT)
+            chain.append(_LoraFactorsProxy(*factors, self.scaling[name]))
         try:
             yield
         finally:
             del chain[number:]
-
-    def _factors(self, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors (experts, rows, rank) and (experts, rank, columns) of the update, as `get_delta_factors`."""
-        first, second = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
-        first = first.view(self.num_experts, -1, first.shape[-1])  # (experts, rank, in)
-        second = second.view(second.shape[0], -1, self.num_experts).permute(2, 0, 1)  # (experts, out, rank)
-        return (second, first) if self._did_swap_in_out_features else (first.mT, second.mT)
 
 
 def changes_base_weights(config: schema.Config) -> bool:
@@ -295,13 +280,6 @@ def save(
     model.save_pretrained(folder, **how)
 
 
-def set_rate_factors(model: torch.nn.Module, ratio: float) -> None:
-    """Mark the matrices B: `make_optimizer` multiplies their learning rate by this (LoRA+)."""
-    for name, parameter in model.named_parameters():
-        if ratio != 1 and (".lora_B." in name or ".lora_embedding_B." in name):
-            parameter.rate_factor = ratio
-
-
 def load_adapter(model: torch.nn.Module, folder: Path) -> None:
     """Replace the adapter's initial weights by those of an adapter in a folder, written by `save_pretrained`.
 
@@ -310,9 +288,8 @@ def load_adapter(model: torch.nn.Module, folder: Path) -> None:
     try:
         copy_adapter(model, folder)
     except ValueError as error:
-        raise UserError(
-            str(error), str(folder), "use the adapter settings of that run", code="run.start_adapter"
-        ) from error
+        hint = "use the adapter settings of that run"
+        raise UserError(str(error), str(folder), hint, code="run.start_adapter") from error
 
 
 @torch.no_grad()

@@ -59,17 +59,23 @@ def import_libraries() -> None:
     with without_garbage_collection():
         import torch
 
-        if not torch.cuda.is_available():
-            defer_compiler()
-        _import_bitsandbytes(torch)  # before transformers and PEFT, which import it slowly
+        if not torch.cuda.is_available() and PACKAGE not in sys.modules:
+            stand_in = DeferredCompiler(Path(torch.__file__).with_name("_dynamo"))
+            sys.modules[PACKAGE] = torch._dynamo = stand_in
+            sys.meta_path.insert(0, _package_first)
+        # before transformers and PEFT, which import it slowly
+        later = mock.patch.object(torch, "compile", _compiling_later(torch.compile))
+        with later, contextlib.suppress(ImportError, OSError, RuntimeError, AttributeError):
+            import bitsandbytes  # noqa: F401
         _import_models()
-        _import_trainer()
+        from transformers import utils
+
+        # To the Trainer datasets and SciPy seem not to be installed.
+        with mock.patch.multiple(utils, is_datasets_available=lambda: False, is_scipy_available=lambda: False):
+            import transformers.trainer  # noqa: F401
         import peft  # noqa: F401
-    _quiet()
 
-
-def _quiet() -> None:
-    """Keep progress bars and advice of the libraries out of logs and errors."""
+    # Progress bars and advice of the libraries are kept out of logs and errors.
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -109,16 +115,6 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _import_bitsandbytes(torch: Any) -> None:
-    if "bitsandbytes" in sys.modules:
-        return
-    with (
-        mock.patch.object(torch, "compile", _compiling_later(torch.compile)),
-        contextlib.suppress(ImportError, OSError, RuntimeError, AttributeError),
-    ):
-        import bitsandbytes  # noqa: F401
-
-
 def _import_models() -> None:
     """Import `transformers.models` with the names that `import transformers` found."""
     import transformers
@@ -138,14 +134,6 @@ def _import_models() -> None:
 
     with mock.patch.object(import_utils, "define_import_structure", names):
         import transformers.models
-
-
-def _import_trainer() -> None:
-    """Import `transformers.trainer`, to which datasets and SciPy seem not to be installed."""
-    from transformers import utils
-
-    with mock.patch.multiple(utils, is_datasets_available=lambda: False, is_scipy_available=lambda: False):
-        import transformers.trainer  # noqa: F401
 
 
 def _compiling_later(compile_: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,14 +164,6 @@ def _unmarked(function: Any) -> Any:
     return function
 
 
-def _not_disabled(function: Any = None, *_: Any, **__: Any) -> Any:
-    return _unmarked if function is None else function
-
-
-def _no_break(*_: Any, **__: Any) -> None:
-    pass
-
-
 class _Frames:
     """Stands in for `torch._dynamo.eval_frame`: accelerate compares every model with its class of compiled ones."""
 
@@ -198,8 +178,8 @@ WITHOUT_COMPILER: dict[str, Any] = {
     "allow_in_graph": _unmarked,
     "assume_constant_result": _unmarked,
     "disallow_in_graph": _unmarked,
-    "disable": _not_disabled,
-    "graph_break": _no_break,
+    "disable": lambda function=None, *_, **__: _unmarked if function is None else function,
+    "graph_break": lambda *_, **__: None,
     "eval_frame": _Frames(),
 }
 """Stand-ins for names of the package, without an effect: enough for a process that compiles nothing."""
@@ -249,16 +229,6 @@ class _PackageFirst(MetaPathFinder):
 
 
 _package_first = _PackageFirst()
-
-
-def defer_compiler() -> None:
-    """Put the stand-in into the place of the package, unless it is loaded already. Imports torch."""
-    import torch
-
-    if PACKAGE not in sys.modules:
-        stand_in = DeferredCompiler(Path(torch.__file__).with_name("_dynamo"))
-        sys.modules[PACKAGE] = torch._dynamo = stand_in
-        sys.meta_path.insert(0, _package_first)
 
 
 def load_compiler() -> ModuleType:

@@ -33,8 +33,19 @@ def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, *
     check_stored_weights(model_config.to_dict(), model.id, quantizes)
     if stored_quantization(model_config.to_dict()):
         options["config"] = dequantizing(model_config, quantizes)
-    options |= {"dtype": dtype, "device_map": _place(machine), "auto": auto_class(model_config)}
-    return _loaded(model, located, implementation, options)
+    place = None if machine.device != "cuda" else {"": "cpu" if machine.loads_to_host else 0}
+    options |= {"dtype": dtype, "device_map": place, "auto": auto_class(model_config)}
+    try:
+        try:
+            return _from_pretrained(located, attn_implementation=implementation, **options)
+        except (ValueError, ImportError) as error:
+            if model.attention != "auto" or implementation is None or "flash" not in str(error).lower():
+                raise
+        return _from_pretrained(located, **options)  # FlashAttention is unsupported by the architecture, or broken
+    except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise  # out of memory is a run outcome, not a user error
+        raise load_error(located, "model", error) from error
 
 
 def dequantizing(model_config: Any, quantizes: bool) -> Any:
@@ -47,29 +58,6 @@ def dequantizing(model_config: Any, quantizes: bool) -> Any:
     else:
         model_config.quantization_config = {**model_config.quantization_config, "dequantize": True}
     return model_config
-
-
-def _place(machine: Machine) -> dict[str, int | str] | None:
-    """`device_map` for `from_pretrained`."""
-    if machine.device != "cuda":
-        return None
-    return {"": "cpu" if machine.loads_to_host else 0}
-
-
-def _loaded(
-    model: schema.Model, located: ModelLocation, implementation: str | None, options: dict[str, Any]
-) -> PreTrainedModel:
-    try:
-        try:
-            return _from_pretrained(located, attn_implementation=implementation, **options)
-        except (ValueError, ImportError) as error:
-            if model.attention != "auto" or implementation is None or "flash" not in str(error).lower():
-                raise
-        return _from_pretrained(located, **options)  # FlashAttention is unsupported by the architecture, or broken
-    except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise  # out of memory is a run outcome, not a user error
-        raise load_error(located, "model", error) from error
 
 
 def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTrainedModel:

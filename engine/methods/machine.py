@@ -1,18 +1,24 @@
-"""This machine: device, bf16 arithmetic, FlashAttention, why torch cannot use a GPU, whose kernels a step uses, and
-which errors mean that memory is exhausted."""
+"""This machine: device, bf16 arithmetic, FlashAttention, versions, why torch cannot use a GPU, whose kernels a step
+uses, and which errors mean that memory is exhausted.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import psutil
 import torch
 from transformers.utils import is_flash_attn_2_available
 
+from engine import __version__
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
@@ -21,6 +27,8 @@ from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import CPU, select_device
 from engine.hardware.nvml import Nvml
 from engine.methods import method
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,36 @@ def this_machine() -> Machine:
     return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python, ftbench and the libraries that affect results."""
+    installed = {"python": platform.python_version(), "ftbench": __version__}
+    for library in LIBRARIES:
+        try:
+            installed[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            installed[library] = "absent"
+    return installed
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """Device, CPU, threads, memory, operating system and CUDA version."""
+    cpu = platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    facts: dict[str, Any] = {
+        "device": machine.name,
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        "memory": psutil.virtual_memory().total,
+        "system": platform.platform(),
+    }
+    if machine.device == "cuda":
+        facts["gpu_memory"] = torch.cuda.get_device_properties(0).total_memory
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
 def compute_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     """Data type in which layers multiply and attention reads queries and keys."""
     if uses_autocast(config.method, config.train.precision):
@@ -67,21 +105,17 @@ def refuse_unused_gpu(config: schema.Config, machine: Machine) -> None:
     device = select_device("auto", nvml)  # the worker sees only its device
     if device.gpu is None:
         return
-    name = device.gpu.name() or device.title
-    why, hint = unused_reason(nvml)
-    otherwise = "or train on the CPU with --device cpu"
-    raise UserError(f"torch cannot use {name}: {why}", device.title, f"{hint}, {otherwise}", code="gpu.unusable")
-
-
-def unused_reason(nvml: Nvml) -> tuple[str, str]:
-    """Why torch cannot use the GPU, and what to do about it."""
+    name, hint = device.gpu.name() or device.title, "check `nvidia-smi` and the driver"
     if problem := driver_problem(torch.__version__, torch.version.cuda, nvml):
-        return problem
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return " ".join(str(error).split())[:300], "check `nvidia-smi` and the driver"
-    return f"torch {torch.__version__} finds no CUDA device", "check `nvidia-smi` and the driver"
+        why, hint = problem
+    else:
+        try:
+            torch.cuda.init()
+            why = f"torch {torch.__version__} finds no CUDA device"
+        except (RuntimeError, AssertionError) as error:
+            why = " ".join(str(error).split())[:300]
+    hint += ", or train on the CPU with --device cpu"
+    raise UserError(f"torch cannot use {name}: {why}", device.title, hint, code="gpu.unusable")
 
 
 NVML_ASSERTION = "NVML_SUCCESS == r"

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -38,12 +38,16 @@ def make_optimizer(
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     chosen = config.optimizer
-    groups = _groups(trainable, config)
-    settings: dict[str, Any] = {
-        "lr": config.train.learning_rate,
-        "betas": (chosen.beta1, chosen.beta2),
-        "eps": chosen.eps,
-    }
+    rate, decay = config.train.learning_rate, config.train.weight_decay
+    groups: list[dict[str, Any]] = []  # by the factor of their learning rate (LoRA+), the smallest first
+    for factor in sorted({getattr(parameter, "rate_factor", 1.0) for parameter in trainable}):
+        own = [parameter for parameter in trainable if getattr(parameter, "rate_factor", 1.0) == factor]
+        matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
+        for parameters, weight_decay in ((matrices, decay), (vectors, 0.0)):
+            if parameters:
+                own_rate = {} if factor == 1.0 else {"lr": factor * rate}
+                groups.append({"params": parameters, "weight_decay": weight_decay, **own_rate})
+    settings: dict[str, Any] = {"lr": rate, "betas": (chosen.beta1, chosen.beta2), "eps": chosen.eps}
     pure_bf16 = any(parameter.dtype == torch.bfloat16 for parameter in trainable)
     name = optimizer_name(chosen.name, machine.device)
     if name == "paged_adamw_8bit" and not machine.paging:
@@ -75,20 +79,6 @@ def make_unpaged(
     named = with_settings(config, {"optimizer.name": optimizer_name(config.optimizer.name, machine.device)})
     optimizer, _ = make_optimizer(parameters, named, replace(machine, device="cpu"), lambda code, text: None)
     return optimizer
-
-
-def _groups(trainable: Sequence[torch.nn.Parameter], config: schema.Config) -> list[dict[str, Any]]:
-    """Parameters by weight decay and by the factor of their learning rate (LoRA+), the smallest factor first."""
-    factors = sorted({getattr(parameter, "rate_factor", 1.0) for parameter in trainable})
-    groups: list[dict[str, Any]] = []
-    for factor in factors:
-        own = [parameter for parameter in trainable if getattr(parameter, "rate_factor", 1.0) == factor]
-        rate = {} if factor == 1.0 else {"lr": factor * config.train.learning_rate}
-        groups += [
-            {"params": [p for p in own if p.ndim >= 2], "weight_decay": config.train.weight_decay, **rate},
-            {"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, **rate},
-        ]
-    return [group for group in groups if group["params"]]
 
 
 def paged_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -123,15 +113,13 @@ def resumable(kind: type) -> type:
             super().load_state_dict(state_dict, move_to_device=False)
             for parameter, state in self.state.items():
                 for name, value in state.items():
-                    if isinstance(value, torch.Tensor):
-                        state[name] = self._placed(parameter, name, value)
-
-        def _placed(self, parameter: torch.nn.Parameter, name: str, value: torch.Tensor) -> torch.Tensor:
-            if not self.is_paged or name not in ("state1", "state2"):
-                return value.to(parameter.device)
-            # A loaded tensor still has the attribute is_paged, but is in ordinary memory.
-            buffer: torch.Tensor = self.get_state_buffer(parameter, dtype=value.dtype)
-            return buffer.copy_(value)
+                    if not isinstance(value, torch.Tensor):
+                        continue
+                    if self.is_paged and name in ("state1", "state2"):
+                        # A loaded tensor still has the attribute is_paged, but is in ordinary memory.
+                        state[name] = self.get_state_buffer(parameter, dtype=value.dtype).copy_(value)
+                    else:
+                        state[name] = value.to(parameter.device)
 
     Resumable.__name__ = kind.__name__
     return Resumable

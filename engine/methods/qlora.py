@@ -78,8 +78,14 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        # Parameters that have packed 4-bit values are read as dequantized tensors, as bitsandbytes' own
+        # `replace_parameter_4bit_prequantized` does: its dictionary of the state needs values, which weights on the
+        # meta device do not have.
         for name in self.experts:
-            attach_state(model, name, self.states[name])
+            path, _, key = name.rpartition(".")
+            module, dequantized = model.get_submodule(path), Bnb4bitParametrization(self.states[name])
+            parametrize.register_parametrization(module, key, dequantized, unsafe=True)
+            _register_parametrization_hooks(module, key)
         self.states.clear()
         return super()._process_model_after_weight_loading(model, **kwargs)
 
@@ -128,18 +134,6 @@ class QuantizeTensors(Bnb4bitQuantize):
         return packed | super().convert(input_dict, full_layer_name, model, **kwargs)
 
 
-def attach_state(model: torch.nn.Module, name: str, state: QuantState) -> None:
-    """Let a parameter that has packed 4-bit values be read as the dequantized tensor.
-
-    As bitsandbytes' `replace_parameter_4bit_prequantized`, whose dictionary of the state needs values, which weights on
-    the meta device do not have.
-    """
-    path, _, key = name.rpartition(".")
-    module = model.get_submodule(path)
-    parametrize.register_parametrization(module, key, Bnb4bitParametrization(state), unsafe=True)
-    _register_parametrization_hooks(module, key)
-
-
 @contextmanager
 def quantizing(device: str) -> Iterator[None]:
     """Context in which `from_pretrained` quantizes with FourBitQuantizer."""
@@ -148,21 +142,11 @@ def quantizing(device: str) -> Iterator[None]:
         yield
 
 
-def forbid_repacking(model: torch.nn.Module) -> None:
-    """Disable weight repacking on CPUs with AVX512-BF16.
-
-    There an eval-mode forward repacks 4-bit weights in place, and training after it has no gradient through the base:
-    without an error, and with a normal-looking loss.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
 def unquantized_layers(model: PreTrainedModel, on_cpu: bool) -> list[str]:
     """Full names of the linear layers that stay in 16 bits."""
     kept = [weight.module for weight in weights_of(model) if weight.is_linear and weight.not_quantizable(on_cpu)]
-    return [*kept, *_tied(model)]
+    tied = model.all_tied_weights_keys
+    return [*kept, *{key.removesuffix(".weight") for key in (*tied, *tied.values())}]
 
 
 def unquantized_patterns(model: PreTrainedModel, on_cpu: bool) -> list[str]:
@@ -179,11 +163,6 @@ def unquantized_patterns(model: PreTrainedModel, on_cpu: bool) -> list[str]:
         is_unique = start == name and not any(other.endswith(parts[-1]) for other in quantized)
         patterns[parts[-1] if is_unique else start] = None
     return list(patterns)
-
-
-def _tied(model: PreTrainedModel) -> set[str]:
-    keys = model.all_tied_weights_keys
-    return {key.removesuffix(".weight") for key in (*keys, *keys.values())}
 
 
 def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
@@ -211,7 +190,11 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     with quantizing(machine.device):
         model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))
     if machine.device == "cpu":
-        forbid_repacking(model)
+        # On CPUs with AVX512-BF16 an eval-mode forward repacks 4-bit weights in place, and training after it has no
+        # gradient through the base: without an error, and with a normal-looking loss.
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
 
 

@@ -28,7 +28,6 @@ from bitsandbytes.nn.parametrize import Bnb4bitParametrization
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.utils.parametrize import ParametrizationList
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from engine.config.method_specs import method_spec
@@ -125,7 +124,9 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
     modules = dict(base.named_modules())
     text = {id(module) for module in text_part(base).modules()}
     head = getattr(base.get_output_embeddings(), "base_layer", base.get_output_embeddings())
-    experts = _number_of_experts(base)
+    config = base.config.get_text_config()
+    counts = (getattr(config, name, None) for name in EXPERT_COUNTS)
+    experts = next((number for number in counts if isinstance(number, int) and number), None)
     adapted = set(_adapted(base))
     seen = set(adapter_parameters(base))
     for path, module in modules.items():
@@ -134,11 +135,15 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
                 continue
             seen.add(id(parameter))
             name = _WRAPPER.sub("", f"{path}.{key}" if path else key)
-            owner = module
+            owner, state, shape = module, getattr(parameter, "quant_state", None), parameter.shape
             if isinstance(module, ParametrizationList):
                 owner = modules[path.rpartition(".parametrizations.")[0]]
-            state = _quant_state(module, parameter)
-            shape = _shape(module, parameter, state)
+                state = next((part.quant_state for part in module if isinstance(part, Bnb4bitParametrization)), None)
+            is_packed = isinstance(module, Linear4bit) and key == "weight"
+            if state is not None:
+                shape = torch.Size(state.shape)
+            elif is_packed:
+                shape = torch.Size((module.out_features, module.in_features))
             parents = _parents(path, modules)
             is_text = id(module) in text or owner is head
             part = _part(name, owner, shape, parents, experts) if owner is not head else "head"
@@ -148,7 +153,7 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
                 parameter=parameter,
                 shape=shape,
                 part=("vectors" if len(shape) < 2 else part) if is_text else "towers",
-                quantized=state is not None or (isinstance(module, Linear4bit) and key == "weight"),
+                quantized=state is not None or is_packed,
                 adapted=id(parameter) in adapted,
                 read_directly=_computes_otherwise(owner)
                 or (bool(parents) and name.split(".")[-2] in _read_by(parents[0])),
@@ -167,7 +172,11 @@ def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAcco
     spec, all_linear = method_spec(config.method), config.adapter.target_modules == "all-linear"
     groups: dict[tuple[Any, ...], list[Weight]] = {}
     for weight in weights_of(model):
-        state = _state(weight)
+        state: State = "trained" if weight.parameter.requires_grad else "frozen"
+        if weight.part == "towers":
+            state = "not used"
+        elif weight.adapted:
+            state = "adapted"
         frozen = state == "frozen" and not spec.trains_weights and weight.part != "vectors"
         why = weight.not_adaptable or ("" if all_linear else "not_targeted") if frozen else ""
         plain = spec.quantizes_base and not weight.quantized and state != "not used" and weight.part != "vectors"
@@ -194,14 +203,6 @@ def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAcco
     )
 
 
-def _state(weight: Weight) -> State:
-    if weight.part == "towers":
-        return "not used"
-    if weight.adapted:
-        return "adapted"
-    return "trained" if weight.parameter.requires_grad else "frozen"
-
-
 def _weight(layer: Any) -> Any:
     return getattr(getattr(layer, "base_layer", layer), "weight", None)
 
@@ -216,20 +217,6 @@ def _adapted(base: torch.nn.Module) -> Iterator[int]:
                 yield id(layer.parametrizations[name].original)
             else:
                 yield id(layer._parameters.get(name))
-
-
-def _quant_state(module: torch.nn.Module, parameter: torch.nn.Parameter) -> Any:
-    if isinstance(module, ParametrizationList):
-        return next((part.quant_state for part in module if isinstance(part, Bnb4bitParametrization)), None)
-    return getattr(parameter, "quant_state", None)
-
-
-def _shape(module: torch.nn.Module, parameter: torch.nn.Parameter, state: Any) -> torch.Size:
-    if state is not None:
-        return torch.Size(state.shape)
-    if isinstance(module, Linear4bit) and parameter is module._parameters["weight"]:
-        return torch.Size((module.out_features, module.in_features))
-    return parameter.shape
 
 
 def _computes_otherwise(layer: torch.nn.Module) -> bool:
@@ -256,29 +243,15 @@ def _part(
         return "embeddings"
     if name.endswith("bias") or len(shape) < 2:
         return "vectors"
-    if _is_router(name, owner, shape, parents, experts):
-        return "routers"
+    if experts is not None and experts in shape[:2] and len(shape) == 2:
+        named = any(ROUTER_CLASS.search(type(module).__name__) for module in [owner, *parents[:1]])
+        if named or _ROUTER_NAMES & set(name.split(".")[-3:-1]):
+            return "routers"
     if isinstance(owner, LINEAR):
         return "layers"
     if max(shape) == shape.numel() and len(shape) == 3:
         return "vectors"
     return "experts" if experts and len(shape) == 3 and not isinstance(owner, CONVOLUTIONS) else "other"
-
-
-def _is_router(
-    name: str, owner: torch.nn.Module, shape: torch.Size, parents: list[torch.nn.Module], experts: int | None
-) -> bool:
-    if experts is None or experts not in shape[:2] or len(shape) != 2:
-        return False
-    if any(ROUTER_CLASS.search(type(module).__name__) for module in [owner, *parents[:1]]):
-        return True
-    return bool(_ROUTER_NAMES & set(name.split(".")[-3:-1]))
-
-
-def _number_of_experts(model: PreTrainedModel) -> int | None:
-    text = model.config.get_text_config()
-    counts = (getattr(text, name, None) for name in EXPERT_COUNTS)
-    return next((number for number in counts if isinstance(number, int) and number), None)
 
 
 def _read_by(module: torch.nn.Module) -> set[str]:

@@ -24,7 +24,7 @@ from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
 from engine.data.rows import SPLITS, ReadingNotes
 from engine.data.source import EMBEDDED, data_files, read
-from engine.methods.model_source import locate
+from engine.methods.model_source import fingerprint, locate
 from engine.runs.run import events
 from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import ModelAccount
@@ -132,8 +132,6 @@ MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_qu
 
 def check_moved_model(config: Config, model_config: Any, earlier: EarlierWorkers) -> None:
     """Raise UserError if a resumed run reads its model from another place and the weights are others."""
-    from engine.methods.provenance import fingerprint
-
     if not earlier.model or config.model.id == earlier.model_id:
         return
     if fingerprint(config.model, model_config) != earlier.model:

@@ -15,11 +15,12 @@ import msgspec
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from engine.config.files import folder_bytes
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.config.text import amount
-from engine.data.items import EvaluationItem, all_rows
+from engine.data.items import EvaluationItem, all_rows, items_fingerprint
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.evaluation.automatic_metric import MetricChoice, decide_metric
@@ -28,9 +29,15 @@ from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
 from engine.methods.adapters import changes_base_weights, save, save_initial_adapter
-from engine.methods.machine import Machine, compute_deterministically, refuse_unused_gpu, this_machine
+from engine.methods.machine import (
+    Machine,
+    compute_deterministically,
+    machine_facts,
+    refuse_unused_gpu,
+    this_machine,
+    versions,
+)
 from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import folder_bytes, items_fingerprint, machine_facts, versions
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.run_dir import FrozenRun, RunDir

@@ -29,8 +29,7 @@ from engine.memory.probe import available_memory
 from engine.methods import method
 from engine.methods.adapters import load_adapter
 from engine.methods.machine import Machine
-from engine.methods.model_source import maximum_positions
-from engine.methods.provenance import fingerprint
+from engine.methods.model_source import fingerprint, maximum_positions
 from engine.runs.run.run_dir import RunDir, continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
 from engine.training.meters import Meters

@@ -24,7 +24,7 @@ from engine.config.method_specs import method_spec
 from engine.config.model_config import mixing_reason, row_separation
 from engine.config.schema import Config
 from engine.config.settings import with_settings
-from engine.data.items import sampled
+from engine.data.items import items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
@@ -38,9 +38,8 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_h
 from engine.memory.formula.automatic import resolve_answers
 from engine.memory.formula.estimate import StepShape
 from engine.memory.probe import Probe, ProbeResult, available_memory
-from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, this_machine
-from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
+from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training import checkpoints, varlen_attention
 from engine.training.batches import (

@@ -20,9 +20,8 @@ from engine.memory.formula.weights_and_state import copies_checkpoints
 from engine.memory.probe import ProbeResult, available_for_copy, available_memory, preserved_random_state
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
-from engine.methods.model_source import config_of
+from engine.methods.model_source import config_of, fingerprint
 from engine.methods.optimizers import make_optimizer, paged_bytes
-from engine.methods.provenance import fingerprint
 from engine.methods.weights import account_of
 from engine.runs.run import events
 from engine.runs.run.events import Compiled

@@ -15,14 +15,20 @@ from message_parts import figures
 from engine.assets import tiny_folder
 from engine.config.metric_specs import metric_names, metric_spec
 from engine.config.schema import Data, Model
-from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_by_rows
+from engine.data.items import (
+    EvaluationItem,
+    evaluation_items,
+    items_fingerprint,
+    reference_examples,
+    sampled,
+    sampled_by_rows,
+)
 from engine.data.prepare import prepare
 from engine.data.rows import Example, Row
 from engine.evaluation.metrics import Choices, best_score, scoring_function
 from engine.evaluation.predictions import mean_loss, read_items, write_items
 from engine.evaluation.score import Scorer, item_losses, row_losses, summarize
 from engine.methods.model_source import load_tokenizer
-from engine.methods.provenance import items_fingerprint
 from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import Packing
 

@@ -23,8 +23,7 @@ from engine.config.errors import UserError
 from engine.config.model_files import MAX_CONFIG_BYTES, read_model_config
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
-from engine.methods.model_source import config_of, load_tokenizer, locate
-from engine.methods.weight_files import check_gguf, gguf_to_folder
+from engine.methods.model_source import check_gguf, config_of, gguf_to_folder, load_tokenizer, locate
 
 CPU = Machine("cpu", "a CPU", bf16=False, flash_attention=False)
 

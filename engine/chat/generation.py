@@ -84,7 +84,8 @@ def stream(
     no cache from its caller, transformers' `generate` computes each token from the whole conversation.
     """
     pick = TokenSampler(sampling, device)
-    if not _accepts_cache(network):
+    parameters = inspect.signature(unwrap_peft(network).forward).parameters
+    if "position_ids" not in parameters or not any(name in parameters for name in CACHE_ARGUMENTS):
         started(0)
         yield from _by_library(network, prompt, sampling, device)
         return
@@ -94,25 +95,15 @@ def stream(
     computed = list(prompt)
     ids, start = computed[cached:], cached
     while True:
-        logits = _logits(forward, ids, start, cache, device)
+        end = start + len(ids)
+        tokens, positions = torch.tensor([ids], device=device), torch.arange(start, end, device=device)[None]
+        mask = torch.ones((1, end), dtype=torch.long, device=device)
+        logits = forward(tokens, mask, positions, cache, last=True)[0, -1]  # (V,)
         kept.cache, kept.tokens = cache, list(computed)
         token = pick(logits)
         yield token
         ids, start = [token], len(computed)
         computed.append(token)
-
-
-def _logits(forward: Forward, ids: list[int], start: int, cache: Any, device: str) -> torch.Tensor:
-    """Logits (V,) after the last of `ids`, which follow `start` tokens in the cache."""
-    tokens = torch.tensor([ids], device=device)
-    positions = torch.arange(start, start + len(ids), device=device)[None]
-    mask = torch.ones((1, start + len(ids)), dtype=torch.long, device=device)
-    return forward(tokens, mask, positions, cache, last=True)[0, -1]
-
-
-def _accepts_cache(network: torch.nn.Module) -> bool:
-    parameters = inspect.signature(unwrap_peft(network).forward).parameters
-    return "position_ids" in parameters and any(name in parameters for name in CACHE_ARGUMENTS)
 
 
 def _by_library(network: torch.nn.Module, prompt: Sequence[int], sampling: Sampling, device: str) -> Iterator[int]:

@@ -286,7 +286,14 @@ class Loader:
         self.runs, self.machine, self.progress = runs, machine, progress
         self.loaded = LoadedModels(machine)
         self._texts: dict[str, PromptSettings] = {}
-        self._titles = titles(runs)
+        self._base_logits: dict[str, torch.Tensor] = {}
+        """Fingerprint of a base's weights -> its logits (T, V) of the verification."""
+        # `QLoRA`; where a method occurs several times, with the end of the run's name: `LoRA 3f2a`.
+        counts = Counter(run.spec.name for run in runs)
+        self._titles = {
+            run.directory: run.spec.title + (f" {run.directory.name[-4:]}" if counts[run.spec.name] > 1 else "")
+            for run in runs
+        }
 
     def load(self, with_base: bool) -> LoadedModels:
         """Load and verify. Raises UserError for a model that this device cannot load, and RunFailed out of memory."""
@@ -301,71 +308,60 @@ class Loader:
         return self.loaded
 
     def _load(self, with_base: bool) -> None:
-        adapters = [run for run in self.runs if not run.spec.trains_weights]
-        full = [run for run in self.runs if run.spec.trains_weights]
         groups: dict[tuple[Any, ...], list[ChatRun]] = {}
-        for run in sorted(adapters, key=lambda run: run.spec.quantizes_base):
-            groups.setdefault(run.base_identity, []).append(run)
-        logits: dict[str, torch.Tensor] = {}
+        for run in sorted(self.runs, key=lambda run: run.spec.quantizes_base):
+            if not run.spec.trains_weights:
+                groups.setdefault(run.base_identity, []).append(run)
         for group in groups.values():
-            self._load_group(group, with_base, logits)
-        for run in full:
-            if with_base and run.weights not in logits:  # the base of a full fine-tuning, which no adapter needs
-                self._load_base(run, with_base, logits)
-            self._load_full(run, logits)
+            # A base and all adapters on it. Of several copies of one base the first answers as the base.
+            copy, prompt, before = self._load_base(group[0], with_base)
+            names = {}
+            for run in group:
+                self.progress(f"loading the adapter of {run.key}")
+                names[run.key] = self._titles[run.directory]
+                copy.attach(run.key, run.directory.model)
+                self._respond(run, copy, run.key)
+            self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
+
+        for run in self.runs:
+            if not run.spec.trains_weights:
+                continue
+            if with_base and run.weights not in self._base_logits:  # a base that no adapter needs
+                self._load_base(run, with_base)
+            title = self._titles[run.directory]
+            self.progress(f"loading {run.key}")
+            dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
+            copy = BaseCopy(title, load_pretrained(Model(id=str(run.directory.model)), self.machine, dtype))
+            self.loaded.copies.append(copy)
+            self._respond(run, copy, None)
+            if (base := self._base_logits.get(run.weights)) is not None:
+                tuned = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
+                if tuned.shape == base.shape and largest_difference(tuned, base) <= TOLERANCE:
+                    text = f"{title} answers as the base model: its logits are equal"
+                    self.loaded.notices.append(Notice("chat.full_is_base", text))
+
         order = {run.key: number for number, run in enumerate(self.runs)}
         by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
         self.loaded.responders = dict(by_order)
 
-    def _load_group(self, group: list[ChatRun], with_base: bool, logits: dict[str, torch.Tensor]) -> None:
-        """A base and all adapters on it. Of several copies of one base the first answers as the base."""
-        copy, prompt, before = self._load_base(group[0], with_base, logits)
-        names = {}
-        for run in group:
-            self.progress(f"loading the adapter of {run.key}")
-            names[run.key] = self._titles[run.directory]
-            copy.attach(run.key, run.directory.model)
-            self._respond(run, copy, run.key)
-        self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
-
-    def _load_base(
-        self, run: ChatRun, with_base: bool, logits: dict[str, torch.Tensor]
-    ) -> tuple[BaseCopy, list[int], torch.Tensor]:
+    def _load_base(self, run: ChatRun, with_base: bool) -> tuple[BaseCopy, list[int], torch.Tensor]:
         """The base of a run, the prompt of the verification, and its logits (T, V)."""
-        name = self._base_name(run)
+        name = BASE_4BIT if run.spec.quantizes_base else BASE
+        if len({other.weights for other in self.runs}) > 1:
+            name += f" {Path(run.config.model.id).name}"
         self.progress(f"loading the {name}")
         copy = BaseCopy(name, method(run.spec.name).load(run.config, self.machine))
         self.loaded.copies.append(copy)
         prompt = self._text(run, copy).encoder.ids(PROBE)
         before = logits_of(copy.network, prompt, self.machine.device)
-        if with_base and run.weights not in logits:
+        if with_base and run.weights not in self._base_logits:
             # Two folders with different models can have the same name.
             keys = (name if number == 1 else f"{name} {number}" for number in count(1))
             key = next(key for key in keys if key not in self.loaded.responders)
             self.loaded.loaded_for[key] = run.directory.name
             self._respond(run, copy, None, base=key)
-        logits.setdefault(run.weights, before)
+        self._base_logits.setdefault(run.weights, before)
         return copy, prompt, before
-
-    def _load_full(self, run: ChatRun, logits: dict[str, torch.Tensor]) -> None:
-        title = self._titles[run.directory]
-        self.progress(f"loading {run.key}")
-        dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
-        copy = BaseCopy(title, load_pretrained(Model(id=str(run.directory.model)), self.machine, dtype))
-        self.loaded.copies.append(copy)
-        self._respond(run, copy, None)
-        base = logits.get(run.weights)
-        if base is None:
-            return
-        tuned = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
-        if tuned.shape == base.shape and largest_difference(tuned, base) <= TOLERANCE:
-            text = f"{title} answers as the base model: its logits are equal"
-            self.loaded.notices.append(Notice("chat.full_is_base", text))
-
-    def _base_name(self, run: ChatRun) -> str:
-        name = BASE_4BIT if run.spec.quantizes_base else BASE
-        several = len({other.weights for other in self.runs}) > 1
-        return f"{name} {Path(run.config.model.id).name}" if several else name
 
     def _respond(self, run: ChatRun, copy: BaseCopy, adapter: str | None, base: str = "") -> None:
         """Add the column of a run, or with `base` the column of its base with this key."""
@@ -402,12 +398,3 @@ class Loader:
         settings = PromptSettings(tokenizer, encoder, ends, system_prompt(examples))
         self._texts[run.directory.name] = settings
         return settings
-
-
-def titles(runs: Sequence[ChatRun]) -> dict[RunDir, str]:
-    """`QLoRA`; where a method occurs several times, with the end of the run's name: `LoRA 3f2a`."""
-    counts = Counter(run.spec.name for run in runs)
-    return {
-        run.directory: run.spec.title + (f" {run.directory.name[-4:]}" if counts[run.spec.name] > 1 else "")
-        for run in runs
-    }

@@ -82,7 +82,13 @@ class ChatSession:
         stopped: Stopped,
     ) -> None:
         prompt = responder.encoder.ids(conversation)
-        limit = _limit(responder, len(prompt), sampling)
+        limit = sampling.max_new_tokens
+        if responder.positions is not None:
+            limit = min(limit, responder.positions - len(prompt))
+            if responder.positions <= len(prompt):
+                sizes = f"has {len(prompt):,} tokens, the model has {responder.positions:,} positions"
+                hint = "start a new conversation"
+                raise UserError(f"the conversation {sizes}", responder.column.title, hint, "chat.too_long")
         key = responder.column.key
         text = TextStream(responder.tokenizer)
         ended: Ending = "length"
@@ -110,10 +116,12 @@ class ChatSession:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._forget()
+            for column in self.models.responders.values():  # release the kept keys and values
+                column.kept.tokens, column.kept.cache = [], None
+            free_memory()
             problem, hint = "not enough memory to answer", "start a new conversation, or ask for fewer tokens"
             raise UserError(problem, responder.column.title, hint, "chat.out_of_memory") from error
-        answer = AnswerFinished(
+        finished = AnswerFinished(
             number=number,
             column=key,
             text=text.text,
@@ -122,22 +130,7 @@ class ChatSession:
             first_token=max(0.0, first - started),
             seconds=last - first,
         )
-        tell(answer)
-
-    def _forget(self) -> None:
-        """Release the kept keys and values of all columns."""
-        for responder in self.models.responders.values():
-            responder.kept.tokens, responder.kept.cache = [], None
-        free_memory()
-
-
-def _limit(responder: Responder, prompt: int, sampling: Sampling) -> int:
-    """Maximum tokens of the answer. Raises UserError if the prompt fills the model's positions."""
-    free = sampling.max_new_tokens if responder.positions is None else responder.positions - prompt
-    if free < 1:
-        problem = f"the conversation has {prompt:,} tokens, the model has {responder.positions:,} positions"
-        raise UserError(problem, responder.column.title, "start a new conversation", "chat.too_long")
-    return min(free, sampling.max_new_tokens)
+        tell(finished)
 
 
 ORDER = {"disagree": 0, "failure": 1, "other": 2}
@@ -188,26 +181,25 @@ def ranked(runs: Sequence[ChatRun], bases: Mapping[str, str]) -> list[ReplayCand
         if lines_of_run:
             scored.append(run)
             lines.append({(line.prompt, line.target): line for line in lines_of_run})
-    shared = [key for key in lines[0] if all(key in run_lines for run_lines in lines)] if lines else []
-    items = [_scored(scored, [run_lines[key] for run_lines in lines], bases) for key in shared]
+    items = []
+    for item in lines[0] if lines else ():
+        if not all(item in run_lines for run_lines in lines):
+            continue
+        recorded: dict[str, Recorded] = {}
+        of_base: dict[str, Recorded] = {}
+        scores: dict[str, float] = {}
+        for run, run_lines in zip(scored, lines, strict=True):
+            line, metric = run_lines[item], metric_spec(run.config.evaluation.metric)
+            assert line.tuned is not None
+            recorded[run.key] = Recorded(text=line.tuned.output, right=_right(line.tuned, metric))
+            scores[run.key] = _score(line.tuned, metric)
+            if line.base is not None and (base := bases.get(run.directory.name)):
+                of_base[base] = Recorded(text=line.base.output, right=_right(line.base, metric))
+        failed = any(answer.right is False for answer in recorded.values())
+        differ = len({answer.text.strip() for answer in recorded.values()}) > 1
+        kind = "disagree" if failed and differ else "failure" if failed else "other"
+        items.append(ReplayCandidate(lines[0][item], of_base | recorded, scores, kind))
     return sorted(items, key=lambda item: (ORDER[item.kind], -item.spread))
-
-
-def _scored(runs: Sequence[ChatRun], lines: Sequence[PredictionLine], bases: Mapping[str, str]) -> ReplayCandidate:
-    recorded: dict[str, Recorded] = {}
-    of_base: dict[str, Recorded] = {}
-    scores: dict[str, float] = {}
-    for run, line in zip(runs, lines, strict=True):
-        assert line.tuned is not None
-        key, metric = run.key, metric_spec(run.config.evaluation.metric)
-        recorded[key] = Recorded(text=line.tuned.output, right=_right(line.tuned, metric))
-        scores[key] = _score(line.tuned, metric)
-        if line.base is not None and (base := bases.get(run.directory.name)):
-            of_base[base] = Recorded(text=line.base.output, right=_right(line.base, metric))
-    answers = {recorded_answer.text.strip() for recorded_answer in recorded.values()}
-    failed = any(recorded_answer.right is False for recorded_answer in recorded.values())
-    kind = "disagree" if failed and len(answers) > 1 else "failure" if failed else "other"
-    return ReplayCandidate(lines[0], of_base | recorded, scores, kind)
 
 
 def _right(item: ScoredItem, metric: MetricSpec) -> bool | None:

@@ -57,8 +57,20 @@ class ChatSession:
         return Ready(columns=columns, memory=self.models.memory(), device=self.machine.name, notices=notices)
 
     def items(self, limit: int) -> ReplayItems:
-        """The first test items in replay order."""
-        return replay_items(self.runs, self.models, limit)
+        """The first `limit` test items in replay order, with prompts encoded as in training.
+
+        Raises UserError if no run was scored on test items, and if the data now give other prompts.
+        """
+        items = ranked(self.runs, {name: key for key, name in self.models.loaded_for.items()})
+        if not items:
+            name, hint = self.runs[0].directory.name, "enter a prompt instead"
+            raise UserError("no recorded answers to test items", name, hint, "chat.no_items")
+        return ReplayItems(
+            items=_with_conversations(self.runs[0], items[:limit], self.models),
+            total=len(items),
+            disagree=sum(item.kind == "disagree" for item in items),
+            failures=sum(item.kind == "failure" for item in items),
+        )
 
     def answer(self, ask: AnswerRequest, tell: Tell, stopped: Stopped) -> None:
         """Answer with every column of the request. Raises UserError for an unknown column or an unusable prompt."""
@@ -150,23 +162,6 @@ class ReplayCandidate:
     def spread(self) -> float:
         """Difference between the best and the worst score."""
         return max(self.scores.values(), default=0.0) - min(self.scores.values(), default=0.0)
-
-
-def replay_items(runs: Sequence[ChatRun], models: LoadedModels, limit: int) -> ReplayItems:
-    """The first `limit` items in replay order, with prompts encoded as in training.
-
-    Raises UserError if no run was scored on test items, and if the data now give other prompts.
-    """
-    items = ranked(runs, {name: key for key, name in models.loaded_for.items()})
-    if not items:
-        hint = "enter a prompt instead"
-        raise UserError("no recorded answers to test items", runs[0].directory.name, hint, "chat.no_items")
-    return ReplayItems(
-        items=_with_conversations(runs[0], items[:limit], models),
-        total=len(items),
-        disagree=sum(item.kind == "disagree" for item in items),
-        failures=sum(item.kind == "failure" for item in items),
-    )
 
 
 def ranked(runs: Sequence[ChatRun], bases: Mapping[str, str]) -> list[ReplayCandidate]:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -222,10 +222,39 @@ def list_models(folder: Path, recent: Collection[str] = ()) -> list[ListedModel]
 
     Catalog models that have to be downloaded are last.
     """
-    others = dict.fromkeys([*local_models(folder), *recent, *cached_models()])
+    # .gguf files and model folders in the folder, and in the folders in it
+    local: list[str] = []
+    inside: list[Path] = []
+    with contextlib.suppress(OSError):
+        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for place in (folder, *inside[:MAX_FOLDERS]):
+        with contextlib.suppress(OSError):
+            for path in sorted(place.iterdir()):
+                is_model = path.suffix == ".gguf" if path.is_file() else _is_model_folder(path)
+                if is_model and escaped(str(path)) == str(path):  # UTF-8
+                    local.append(str(path.absolute()))
+
+    # models in the cache that have a configuration and weights, latest first
+    cached: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError):
+        for repository in hub_cache().glob("models--*--*"):
+            name = repository.name.removeprefix("models--").replace("--", "/")
+            files = find_model(Model(id=name)) if name.count("/") == 1 else None
+            if files and files.folder and any(files.folder.glob("*.safetensors")):
+                cached.append((repository.stat().st_mtime, name))
+    cached_names = [name for _, name in sorted(cached, reverse=True)[:MAX_FOLDERS]]
+
+    others = dict.fromkeys([*local[:MAX_FOLDERS], *recent, *cached_names])
     models = [describe_model(name) for name in (EMBEDDED, *CATALOG)]
     models += [describe_model(name, name in recent) for name in others if name != EMBEDDED and name not in CATALOG]
     return sorted(models, key=lambda model: model.id in CATALOG and model.requires_network)
+
+
+def _is_model_folder(path: Path) -> bool:
+    """Whether a folder has a configuration and weights; adapters have another configuration."""
+    with contextlib.suppress(OSError):
+        return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    return False
 
 
 def describe_model(name: str, recent: bool = False) -> ListedModel:
@@ -265,37 +294,3 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
         about=about,
         gated=name in CATALOG and CATALOG[name].gated,
     )
-
-
-def local_models(folder: Path) -> Iterator[str]:
-    """Absolute paths of .gguf files and model folders in a folder, and in the folders in it."""
-    inside: list[Path] = []
-    with contextlib.suppress(OSError):
-        inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    listed = 0
-    for place in (folder, *inside[:MAX_FOLDERS]):
-        with contextlib.suppress(OSError):
-            for path in sorted(place.iterdir()):
-                is_model = path.suffix == ".gguf" if path.is_file() else _is_model_folder(path)
-                if is_model and listed < MAX_FOLDERS and escaped(str(path)) == str(path):  # UTF-8
-                    listed += 1
-                    yield str(path.absolute())
-
-
-def cached_models() -> Iterator[str]:
-    """Hub ids of the models in the Hugging Face cache that have a configuration and weights, latest first."""
-    repositories: list[tuple[float, str]] = []
-    with contextlib.suppress(OSError):
-        for repository in hub_cache().glob("models--*--*"):
-            name = repository.name.removeprefix("models--").replace("--", "/")
-            files = find_model(Model(id=name)) if name.count("/") == 1 else None
-            if files and files.folder and any(files.folder.glob("*.safetensors")):
-                repositories.append((repository.stat().st_mtime, name))
-    return iter([name for _, name in sorted(repositories, reverse=True)[:MAX_FOLDERS]])
-
-
-def _is_model_folder(path: Path) -> bool:
-    """Whether a folder has a configuration and weights; adapters have another configuration."""
-    with contextlib.suppress(OSError):
-        return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
-    return False

@@ -210,32 +210,27 @@ TRAINING_DEFAULTS = {
 }
 NO_COUNTERPART = {
     "trust_remote_code": "code from the Hub is never executed",
-    "chat_template": "the model's own chat template is used",
-    "template": "the model's own chat template is used",
+    **dict.fromkeys(("chat_template", "template"), "the model's own chat template is used"),
     "special_tokens": "the model's own tokenizer is used",
-    "train_on_inputs": "only answers are in the loss",
-    "train_on_prompt": "only answers are in the loss",
-    "lora_model_dir": "a path, which is not followed: `ftbench run --from` continues a run",
-    "adapter_name_or_path": "a path, which is not followed: `ftbench run --from` continues a run",
-    "resume_from_checkpoint": "a path, which is not followed",
-    "deepspeed": "several GPUs: train.devices and train.parallelism",
-    "fsdp": "several GPUs: train.devices and train.parallelism",
-    "fsdp_config": "several GPUs: train.devices and train.parallelism",
-    "dist_config": "several GPUs: train.devices and train.parallelism",
+    **dict.fromkeys(("train_on_inputs", "train_on_prompt"), "only answers are in the loss"),
+    **dict.fromkeys(
+        ("lora_model_dir", "adapter_name_or_path"),
+        "a path, which is not followed: `ftbench run --from` continues a run",
+    ),
+    **dict.fromkeys(("resume_from_checkpoint", "dataset_dir"), "a path, which is not followed"),
+    "train_dataset": "a path, which is not followed: give --data",
+    "dataset": "names of the other tool's list: give --data",
+    **dict.fromkeys(
+        ("deepspeed", "fsdp", "fsdp_config", "dist_config"), "several GPUs: train.devices and train.parallelism"
+    ),
     "plugins": "code of the other tool",
-    "lora_modules_to_save": "adapters train low-rank matrices only",
-    "modules_to_save": "adapters train low-rank matrices only",
+    **dict.fromkeys(("lora_modules_to_save", "modules_to_save"), "adapters train low-rank matrices only"),
     "lora_target_parameters": "all-linear includes experts; else name them in adapter.target_modules",
     "load_in_8bit": "bases are 4-bit or 16-bit",
     "eot_tokens": "the ends of answers are those of the chat template",
     "unfrozen_parameters": "full fine-tuning trains all weights",
-    "dataset": "names of the other tool's list: give --data",
-    "dataset_dir": "a path, which is not followed",
-    "train_dataset": "a path, which is not followed: give --data",
-    "bf16": "train.precision = auto decides by method and device",
-    "dtype": "train.precision = auto decides by method and device",
+    **dict.fromkeys(("bf16", "dtype", "pure_bf16"), "train.precision = auto decides by method and device"),
     "fp16": "float16 is not used; train.precision = auto decides by method and device",
-    "pure_bf16": "train.precision = auto decides by method and device",
 }
 """Key -> why it is left out."""
 

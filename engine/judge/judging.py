@@ -172,11 +172,7 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     """
     subject = subject_of(path)
     if not is_endpoint(plan.judge):
-        from engine.methods.model_source import (
-            config_of,
-            fingerprint,  # imports torch, which a served judge does not need
-            load_tokenizer,
-        )
+        from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 
         model = Model(id=plan.judge)
         load_tokenizer(model)

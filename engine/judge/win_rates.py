@@ -14,8 +14,7 @@ import msgspec
 import numpy as np
 
 from engine.config.files import write_atomically
-from engine.config.lora_advice import VARIANT_TITLES
-from engine.config.method_specs import method_specs
+from engine.config.method_specs import VARIANT_TITLES, method_specs
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from engine.config import quantities
-from engine.config.lora_advice import VARIANT_TITLES
-from engine.config.method_specs import RULE_REFERENCE, method_specs
+from engine.config.method_specs import RULE_REFERENCE, VARIANT_TITLES, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.quantities import Number, decimal, integer
 from engine.config.text import amount, listed

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.config import quantities
-from engine.config.lora_advice import TrainedRung, lora_notices
+from engine.config.method_specs import TrainedRung, lora_notices
 from engine.config.metric_specs import OPEN
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible

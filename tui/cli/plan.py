@@ -13,8 +13,7 @@ from rich.console import Group
 from rich.live import Live  # noqa: TID251 - it gets the console of tui.output
 
 from engine.config.errors import Notice, UserError
-from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.config.method_specs import QLORA, method_names, method_title, reads
+from engine.config.method_specs import QLORA, TrainedRung, lora_notices, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import find_preset, preset_name, resolve_preset

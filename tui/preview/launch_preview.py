@@ -10,8 +10,7 @@ from pathlib import Path
 
 from engine.config.device_defaults import automatic_optimizer, describe_checkpointing
 from engine.config.errors import Notice, UserError
-from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.config.method_specs import method_spec, method_title, smaller_methods
+from engine.config.method_specs import TrainedRung, lora_notices, method_spec, method_title, smaller_methods
 from engine.config.metric_specs import metric_text
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig

@@ -13,8 +13,7 @@ from statistics import NormalDist, fmean, variance
 import msgspec
 
 from engine.config.errors import Notice, UserError
-from engine.config.lora_advice import LORA_VARIANTS
-from engine.config.method_specs import LORA, method_names, method_spec, reads
+from engine.config.method_specs import LORA, LORA_VARIANTS, method_names, method_spec, reads
 from engine.config.metric_specs import AUTO, DEFAULT_MARGIN, metric_spec
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS, Config

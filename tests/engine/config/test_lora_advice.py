@@ -10,7 +10,7 @@ import pytest
 from command import ftbench
 from made_ladder import made_ladder
 
-from engine.config.lora_advice import SOURCE, TrainedRung, lora_notices
+from engine.config.method_specs import LORA_SOURCE, TrainedRung, lora_notices
 from engine.config.preset_library import resolve_preset
 from engine.ladder.decisions import decide
 from engine.ladder.sentences import verdict
@@ -24,7 +24,7 @@ FULL = TrainedRung("full", 1e-4, 16, "all-linear")
 
 def codes(*rungs: TrainedRung) -> list[str]:
     notices = lora_notices({f"rung {number}": rung for number, rung in enumerate(rungs)})
-    assert all(SOURCE in notice.text for notice in notices)
+    assert all(LORA_SOURCE in notice.text for notice in notices)
     return [notice.code for notice in notices]
 
 
@@ -76,7 +76,7 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
     ladder.config["adapter.target_modules"] = ["q_proj", "v_proj"]
     ladder.config["train.batch"] = 256
     caveats = [one.text for one in verdict(ladder, decide(ladder)) if one.topic == "caveat"]
-    assert " ".join(caveats).count(SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
+    assert " ".join(caveats).count(LORA_SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
     assert any(re.match(r"QLoRA .*\b287k .*\b300k ", text) for text in caveats)
 
 
@@ -91,4 +91,4 @@ def test_the_launch_preview_has_them() -> None:
 def test_the_plan_has_them() -> None:
     done = ftbench("plan", "demo", "--quick", "--json", "--set", "train.batch=256")
     assert done.returncode == 0, done.stderr
-    assert any("batch size 256" in note and SOURCE in note for note in json.loads(done.stdout)["notes"])
+    assert any("batch size 256" in note and LORA_SOURCE in note for note in json.loads(done.stdout)["notes"])

@@ -13,8 +13,7 @@ from pilot import play
 from places import TESTS
 from textual.pilot import Pilot
 
-from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.config.method_specs import LORA_KEYS, method_specs, readers
+from engine.config.method_specs import LORA_KEYS, TrainedRung, lora_notices, method_specs, readers
 from engine.config.metric_specs import metric_specs
 from engine.config.settings import known_keys
 from engine.runs.ladder.ladder_dir import iterate

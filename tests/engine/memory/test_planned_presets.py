@@ -11,8 +11,7 @@ from places import DOCS
 
 from engine.config.catalog import CATALOG, CatalogEntry
 from engine.config.device_defaults import describe_checkpointing
-from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.config.method_specs import method_names, method_specs, method_title
+from engine.config.method_specs import TrainedRung, lora_notices, method_names, method_specs, method_title
 from engine.config.model_files import find_model
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import GPU_LIST, resolve_preset, shipped_folder

@@ -1,4 +1,4 @@
-"""Fine-tuning methods: one object per method with everything about it that does not need torch; LoRA's variants and limits.
+"""Fine-tuning methods: one object per method with everything about it that does not need torch; variants of LoRA.
 
 The code that loads and trains is the module named by `MethodSpec.module`. A package installed next to ftbench adds a
 method with an entry point in the group `ftbench.methods` that points to a `MethodSpec`.

@@ -310,7 +310,6 @@ def refuse_whole_weights(config: Config) -> None:
 
 
 TASK_FILES = (".yaml", ".yml")
-SETTING = "evaluation.benchmarks"
 
 
 def is_task_file(benchmark: str) -> bool:
@@ -323,10 +322,11 @@ def check_benchmarks(evaluation: Evaluation) -> None:
 
     Names of tasks and the content of files are checked by the worker, before it loads the model.
     """
+    key = "evaluation.benchmarks"
     if evaluation.benchmarks and importlib.util.find_spec("lm_eval") is None:
-        hint = f"`pip install 'ftbench[benchmarks]'`, or remove {SETTING}"
-        raise UserError("lm-evaluation-harness is not installed", SETTING, hint, code="benchmark.not_installed")
+        hint = f"`pip install 'ftbench[benchmarks]'`, or remove {key}"
+        raise UserError("lm-evaluation-harness is not installed", key, hint, code="benchmark.not_installed")
     for benchmark in evaluation.benchmarks:
         if is_task_file(benchmark) and not Path(benchmark).is_file():
-            hint = f"check the path in {SETTING}"
-            raise UserError("task file not found", visible(benchmark), hint, code="benchmark.file_not_found")
+            where, hint = visible(benchmark), f"check the path in {key}"
+            raise UserError("task file not found", where, hint, code="benchmark.file_not_found")

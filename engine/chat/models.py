@@ -240,23 +240,6 @@ class PromptSettings:
     system: str
 
 
-@dataclass
-class LoadedModels:
-    """All columns, in the order in which they are shown and answer."""
-
-    machine: Machine
-    responders: dict[str, Responder] = field(default_factory=dict)
-    copies: list[BaseCopy] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    loaded_for: dict[str, str] = field(default_factory=dict)
-    """Key of a base column -> name of the run that its base was loaded for."""
-
-    def memory(self) -> MemoryUse:
-        """What is loaded, and the memory of this process."""
-        gpu = torch.cuda.memory_reserved() if self.machine.device == "cuda" else None
-        return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
-
-
 def tried_runs(paths: Sequence[Path]) -> list[ChatRun]:
     """The runs to try, with different keys. Raises UserError as `tried_run`."""
     counts = Counter(short_name(path.name) for path in paths)
@@ -279,12 +262,19 @@ def tried_run(path: Path, key: str = "") -> ChatRun:
     return ChatRun(key or short_name(run.name), run, config, spec, weights)
 
 
-class Loader:
-    """Loads one session's models."""
+class LoadedModels:
+    """Loads and verifies one session's models: all columns, in the order in which they are shown and answer.
 
-    def __init__(self, runs: Sequence[ChatRun], machine: Machine, progress: Progress) -> None:
+    Raises UserError for a model that this device cannot load, and RunFailed out of memory.
+    """
+
+    def __init__(self, runs: Sequence[ChatRun], machine: Machine, progress: Progress, with_base: bool) -> None:
         self.runs, self.machine, self.progress = runs, machine, progress
-        self.loaded = LoadedModels(machine)
+        self.responders: dict[str, Responder] = {}
+        self.copies: list[BaseCopy] = []
+        self.notices: list[Notice] = []
+        self.loaded_for: dict[str, str] = {}
+        """Key of a base column -> name of the run that its base was loaded for."""
         self._texts: dict[str, PromptSettings] = {}
         self._base_logits: dict[str, torch.Tensor] = {}
         """Fingerprint of a base's weights -> its logits (T, V) of the verification."""
@@ -294,18 +284,19 @@ class Loader:
             run.directory: run.spec.title + (f" {run.directory.name[-4:]}" if counts[run.spec.name] > 1 else "")
             for run in runs
         }
-
-    def load(self, with_base: bool) -> LoadedModels:
-        """Load and verify. Raises UserError for a model that this device cannot load, and RunFailed out of memory."""
         try:
             self._load(with_base)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             free_memory()
-            text = f"not enough memory on {self.machine.name} for these models: try fewer runs, or use --device cpu"
+            text = f"not enough memory on {machine.name} for these models: try fewer runs, or use --device cpu"
             raise RunFailed(text, "chat.out_of_memory") from error
-        return self.loaded
+
+    def memory(self) -> MemoryUse:
+        """What is loaded, and the memory of this process."""
+        gpu = torch.cuda.memory_reserved() if self.machine.device == "cuda" else None
+        return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
 
     def _load(self, with_base: bool) -> None:
         groups: dict[tuple[Any, ...], list[ChatRun]] = {}
@@ -321,7 +312,7 @@ class Loader:
                 names[run.key] = self._titles[run.directory]
                 copy.attach(run.key, run.directory.model)
                 self._respond(run, copy, run.key)
-            self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
+            self.notices += verify(copy, before, prompt, self.machine.device, names)
 
         for run in self.runs:
             if not run.spec.trains_weights:
@@ -332,17 +323,17 @@ class Loader:
             self.progress(f"loading {run.key}")
             dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
             copy = BaseCopy(title, load_pretrained(Model(id=str(run.directory.model)), self.machine, dtype))
-            self.loaded.copies.append(copy)
+            self.copies.append(copy)
             self._respond(run, copy, None)
             if (base := self._base_logits.get(run.weights)) is not None:
                 tuned = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
                 if tuned.shape == base.shape and largest_difference(tuned, base) <= TOLERANCE:
                     text = f"{title} answers as the base model: its logits are equal"
-                    self.loaded.notices.append(Notice("chat.full_is_base", text))
+                    self.notices.append(Notice("chat.full_is_base", text))
 
         order = {run.key: number for number, run in enumerate(self.runs)}
-        by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
-        self.loaded.responders = dict(by_order)
+        by_order = sorted(self.responders.items(), key=lambda pair: order.get(pair[0], -1))
+        self.responders = dict(by_order)
 
     def _load_base(self, run: ChatRun, with_base: bool) -> tuple[BaseCopy, list[int], torch.Tensor]:
         """The base of a run, the prompt of the verification, and its logits (T, V)."""
@@ -351,14 +342,14 @@ class Loader:
             name += f" {Path(run.config.model.id).name}"
         self.progress(f"loading the {name}")
         copy = BaseCopy(name, method(run.spec.name).load(run.config, self.machine))
-        self.loaded.copies.append(copy)
+        self.copies.append(copy)
         prompt = self._text(run, copy).encoder.ids(PROBE)
         before = logits_of(copy.network, prompt, self.machine.device)
         if with_base and run.weights not in self._base_logits:
             # Two folders with different models can have the same name.
             keys = (name if number == 1 else f"{name} {number}" for number in count(1))
-            key = next(key for key in keys if key not in self.loaded.responders)
-            self.loaded.loaded_for[key] = run.directory.name
+            key = next(key for key in keys if key not in self.responders)
+            self.loaded_for[key] = run.directory.name
             self._respond(run, copy, None, base=key)
         self._base_logits.setdefault(run.weights, before)
         return copy, prompt, before
@@ -376,7 +367,7 @@ class Loader:
             max_new_tokens=run.config.evaluation.max_new_tokens,
         )
         positions = maximum_positions(config_of(run.config.model))
-        self.loaded.responders[column.key] = Responder(
+        self.responders[column.key] = Responder(
             column, copy, adapter, text.tokenizer, text.encoder, text.ends, positions
         )
 
@@ -392,7 +383,7 @@ class Loader:
         except (UserError, OSError) as error:
             reason = error.line if isinstance(error, UserError) else str(error)
             text = f"the training data of {run.key} cannot be read: its system prompt is unknown"
-            self.loaded.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
+            self.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
         rows = [row for row in encoder.rows(examples) if isinstance(row, Row)] or [encoder.row(PROBE)]
         ends = end_tokens(tokenizer, getattr(copy.network, "get_base_model", lambda: copy.network)(), rows)
         settings = PromptSettings(tokenizer, encoder, ends, system_prompt(examples))

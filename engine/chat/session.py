@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat.generation import TextStream, stream
-from engine.chat.models import ChatRun, LoadedModels, Loader, Progress, Responder, prompt_of, tried_runs
+from engine.chat.models import ChatRun, LoadedModels, Progress, Responder, prompt_of, tried_runs
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
@@ -45,10 +45,10 @@ class ChatSession:
     def __init__(
         self, runs: Sequence[Path], with_base: bool, progress: Progress, machine: Machine | None = None
     ) -> None:
-        """Load the models. Raises UserError and RunFailed as `tried_runs` and `Loader.load`."""
+        """Load the models. Raises UserError and RunFailed as `tried_runs` and LoadedModels."""
         self.machine = machine or this_machine()
         self.runs = tried_runs(runs)
-        self.models: LoadedModels = Loader(self.runs, self.machine, progress).load(with_base)
+        self.models = LoadedModels(self.runs, self.machine, progress, with_base)
 
     def ready(self) -> Ready:
         """What is loaded."""

@@ -21,7 +21,6 @@ from engine.chat.models import (
     BaseCopy,
     ChatRun,
     LoadedModels,
-    Loader,
     largest_difference,
     logits_of,
     tried_run,
@@ -35,7 +34,7 @@ from engine.runs.run.run_dir import RunDir
 
 
 def load(runs: list[RunDir], with_base: bool = True) -> LoadedModels:
-    return Loader([tried_run(run.path) for run in runs], this_machine(), lambda text: None).load(with_base)
+    return LoadedModels([tried_run(run.path) for run in runs], this_machine(), lambda text: None, with_base)
 
 
 def key(run: RunDir) -> str:

@@ -62,14 +62,20 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         init_lora_weights="pissa" if adapter.init == "pissa" else True,
         task_type="CAUSAL_LM",
     )
-    names = [name for name, _ in model.named_modules()], [weight.name for weight in weights_of(model)]
+    modules, parameters = [name for name, _ in model.named_modules()], [weight.name for weight in weights_of(model)]
     try:
         with _targets_as_given():
             adapted = peft.get_peft_model(model, config)
     except ValueError as error:
         problem = f"unsupported layer in {adapter.target_modules} ({str(error).splitlines()[0]})"
         raise _unknown_target(problem, model) from error
-    _name_for_peft(adapted.peft_config["default"], targets, *names)
+    # Name the targets so that PEFT by itself loads the saved adapter onto the same layers. It translates names of
+    # layers, but not of parameters: `mlp.gate_proj.weight` stays a dense MLP, and its adapter has the same tensors
+    # under the same names.
+    saved = adapted.peft_config["default"]
+    saved.target_modules = _shortest([name for name in targets.modules if name not in targets.renamed], modules)
+    as_parameters = [*targets.parameters, *(f"{name}.weight" for name in targets.renamed)]
+    saved.target_parameters = sorted(_shortest(as_parameters, parameters)) or None
     for name, parameter in adapted.named_parameters():
         if adapter.lora_plus_ratio != 1 and (".lora_B." in name or ".lora_embedding_B." in name):
             parameter.rate_factor = adapter.lora_plus_ratio  # `make_optimizer` multiplies the learning rate by it
@@ -91,9 +97,9 @@ class Targets:
 def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     """Find what `adapter.target_modules` names in the part of the model that text uses.
 
-    PEFT by itself adapts no experts, except for the families in `_expert_names`: there it reads `gate_proj` as experts
-    and leaves dense MLPs and shared experts of the same name without adapter. Names that it translates there
-    (`gate_proj`, `up_proj`) mean the experts in all families here.
+    PEFT by itself adapts no experts, except for families whose names it translates from transformers 4's experts to
+    5's: there it reads `gate_proj` as experts and leaves dense MLPs and shared experts of the same name without
+    adapter. Names that it translates there (`gate_proj`, `up_proj`) mean the experts in all families here.
     Raises UserError as `add_adapters`.
     """
     targets = adapter.target_modules
@@ -109,7 +115,8 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     parameters = [weight.name for weight in chosen if not _is_layer(weight)]
     if not modules and not parameters:
         raise _unknown_target(f"no layer matches {targets}", model)
-    expert_names = _expert_names(model)
+    family = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    expert_names = conversion._MOE_TARGET_MODULE_MAPPING.get(family, {})
     renamed = [name for name in modules if name.rpartition(".")[2] in expert_names]
     for key, is_set, value in (  # what `lora.ParamWrapper` does not support
         ("adapter.dropout", adapter.dropout > 0, "0"),
@@ -178,28 +185,11 @@ def _unknown_target(problem: str, model: PreTrainedModel) -> UserError:
     return UserError(problem, "adapter.target_modules", hint, code="model.unknown_target")
 
 
-def _expert_names(model: PreTrainedModel) -> set[str]:
-    """Names that PEFT translates from transformers 4's experts to 5's for models of this type."""
-    family = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
-    return set(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
-
-
 @contextmanager
 def _targets_as_given(convert: Callable[..., None] = lambda *given, **named: None) -> Iterator[None]:
     """Context in which PEFT calls `convert` instead of translating the targets of an adapter from transformers 4."""
     with mock.patch.object(conversion, "convert_peft_config_for_transformers", convert):
         yield
-
-
-def _name_for_peft(config: peft.LoraConfig, targets: Targets, modules: list[str], parameters: list[str]) -> None:
-    """Name the targets so that PEFT by itself loads the saved adapter onto the same layers, of all these names.
-
-    It translates names of layers, but not of parameters: `mlp.gate_proj.weight` stays a dense MLP, and its adapter has
-    the same tensors under the same names.
-    """
-    config.target_modules = _shortest([name for name in targets.modules if name not in targets.renamed], modules)
-    adapted = [*targets.parameters, *(f"{name}.weight" for name in targets.renamed)]
-    config.target_parameters = sorted(_shortest(adapted, parameters)) or None
 
 
 def _shortest(names: Sequence[str], everything: Sequence[str]) -> set[str]:
@@ -209,7 +199,7 @@ def _shortest(names: Sequence[str], everything: Sequence[str]) -> set[str]:
 
 @contextmanager
 def own_targets() -> Iterator[None]:
-    """Context in which PEFT loads adapters as `add_adapters` makes them: layers that `_name_for_peft` named as
+    """Context in which PEFT loads adapters as `add_adapters` makes them: layers that it named as
     parameters are wrapped as layers, which 4-bit layers need. Adapters of others are translated as PEFT does.
     """
     original = conversion.convert_peft_config_for_transformers

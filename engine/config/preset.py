@@ -35,8 +35,6 @@ class Preset:
     name: str
     values: Flat
     text: str = ""
-    notices: list[Notice] = field(default_factory=list)
-    """Warnings of reading it."""
 
     def where(self, key: str) -> str:
         """`name line 7 (train.batch)`; without the line where the text does not set the key."""
@@ -52,16 +50,11 @@ Layers = list[tuple[str, Preset]]
 
 @dataclass(frozen=True)
 class EffectiveConfig:
-    """A configuration with the origin of every value, and notices on what was left out or renamed."""
+    """A configuration with the origin of every value, and notices on what was left out."""
 
     config: Config
     origins: dict[str, str]
     notices: list[Notice] = field(default_factory=list)
-
-    @property
-    def notes(self) -> list[str]:
-        """The texts of the notices."""
-        return [notice.text for notice in self.notices]
 
 
 def read_preset(path: Path, name: str | None = None) -> Preset:
@@ -172,7 +165,7 @@ def resolve(
         (f"preset {preset.name}", preset),
         (given_by, Preset(given_by, given)),
     ]
-    notices = list(preset.notices)
+    notices: list[Notice] = []
     values: Flat = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:

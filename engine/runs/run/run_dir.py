@@ -252,7 +252,7 @@ def create(
         "command": command,
         "key_fingerprints": _key_fingerprints(values),
         STARTED_IN: folder.current_directory() if started_in is None else started_in,
-        "notes": effective.notes,
+        "notes": [notice.text for notice in effective.notices],
     }
     text = tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
     return RunDir(folder.make(runs, without_method(preset_name(preset)), effective.config.method, "run.toml", text))

@@ -30,6 +30,8 @@ GRANITE = "the config.json in github.com/akashpannala/RAG-1M1B, and the table of
 EXECUTORCH = "ExecuTorch's examples/models/lfm2/config"
 """github.com/pytorch/executorch."""
 APACHE = "Apache-2.0"
+Sizes = tuple[int, int, int, int, int]
+"""Hidden size, MLP size, layers, heads, key and value heads."""
 SIZE_8B = "QLoRA on 16, LoRA on 24, full on 80 GB"
 """What fits of models with 7 to 8 billion parameters."""
 
@@ -85,20 +87,17 @@ def _shape(
     }
 
 
-def _qwen3(size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], tied: bool) -> CatalogEntry:
+def _qwen3(size: str, parameters: int, about: str, shape: Sizes, tied: bool) -> CatalogEntry:
     """A dense Qwen3 model. Its query is not hidden / heads wide: heads have 128 elements in all sizes."""
     sizes = {"head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
     table = _shape("qwen3", *shape, **sizes, tie_word_embeddings=tied)
     return CatalogEntry(f"qwen3-{size.lower()}", f"Qwen/Qwen3-{size}", parameters, APACHE, about, table, LITGPT)
 
 
-def _qwen3_5(
-    size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], value_heads: int, tied: bool
-) -> CatalogEntry:
+def _qwen3_5(size: str, parameters: int, about: str, shape: Sizes, value_heads: int, tied: bool) -> CatalogEntry:
     """A dense Qwen3.5 model: three layers of linear attention with `value_heads`, then one of attention, and so on."""
-    table = _shape(
-        "qwen3_5_text", *shape, **QWEN3_5_SIZES, linear_num_value_heads=value_heads, tie_word_embeddings=tied
-    )
+    own = {"linear_num_value_heads": value_heads, "tie_word_embeddings": tied}
+    table = _shape("qwen3_5_text", *shape, **QWEN3_5_SIZES, **own)
     return CatalogEntry(f"qwen3.5-{size.lower()}", f"Qwen/Qwen3.5-{size}", parameters, APACHE, about, table, QWEN3_5)
 
 
@@ -109,23 +108,18 @@ def _gemma4(
     kind = "gemma4_unified" if unified else "gemma4"
     sizes = {"head_dim": 256, "vocab_size": 262144, "tie_word_embeddings": True, "final_logit_softcapping": 30.0}
     table = {"model_type": kind, "text_config": {"model_type": f"{kind}_text", **sizes, **text}, **towers}
-    return CatalogEntry(
-        f"gemma-4-{size.lower()}", f"google/gemma-4-{size}-it", parameters, APACHE, about, table, GEMMA_4
-    )
+    hub = f"google/gemma-4-{size}-it"
+    return CatalogEntry(f"gemma-4-{size.lower()}", hub, parameters, APACHE, about, table, GEMMA_4)
 
 
-def _llama3(
-    version: str, size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], tied: bool
-) -> CatalogEntry:
+def _llama3(version: str, size: str, parameters: int, about: str, shape: Sizes, tied: bool) -> CatalogEntry:
     name, license = f"Llama-{version}-{size}", f"llama{version}"
     table = _shape("llama", *shape, vocab_size=128256, tie_word_embeddings=tied, max_position_embeddings=131072)
     hub = f"meta-llama/{name}-Instruct"
     return CatalogEntry(name.lower(), hub, parameters, license, about, table, LITGPT, gated=True)
 
 
-def _ministral3(
-    size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], tied: bool, source: str
-) -> CatalogEntry:
+def _ministral3(size: str, parameters: int, about: str, shape: Sizes, tied: bool, source: str) -> CatalogEntry:
     """A Ministral 3 model; the repository with bf16 weights, as the other one has weights in 8 bits."""
     sizes: dict[str, Any] = {"head_dim": 128, "vocab_size": 131072, "max_position_embeddings": 262144}
     text = _shape("ministral3", *shape, **sizes, sliding_window=None, tie_word_embeddings=tied)
@@ -134,17 +128,16 @@ def _ministral3(
     return CatalogEntry(f"ministral-3-{size.lower()}", hub, parameters, APACHE, about, table, source)
 
 
-def _granite4(name: str, parameters: int, about: str, shape: tuple[int, int, int, int, int]) -> CatalogEntry:
+def _granite4(name: str, parameters: int, about: str, shape: Sizes) -> CatalogEntry:
     """A Granite 4.0 model with attention in all layers: the family of its hybrids, without state spaces and experts."""
     dense: dict[str, Any] = {"num_local_experts": 0, "num_experts_per_tok": 0, "layer_types": ["attention"] * shape[2]}
     sizes = {"vocab_size": 100352, "max_position_embeddings": 131072, "tie_word_embeddings": True}
     table = {**_shape("granitemoehybrid", *shape, shared_intermediate_size=shape[1], **sizes), **dense}
-    return CatalogEntry(
-        f"granite-4.0-{name}", f"ibm-granite/granite-4.0-{name}", parameters, APACHE, about, table, GRANITE
-    )
+    hub = f"ibm-granite/granite-4.0-{name}"
+    return CatalogEntry(f"granite-4.0-{name}", hub, parameters, APACHE, about, table, GRANITE)
 
 
-def _lfm2_5(size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int]) -> CatalogEntry:
+def _lfm2_5(size: str, parameters: int, about: str, shape: Sizes) -> CatalogEntry:
     """An LFM2.5 model: short convolutions, and attention in six of its layers."""
     kinds = ["full_attention" if number in (2, 5, 8, 10, 12, 14) else "conv" for number in range(shape[2])]
     sizes = {"vocab_size": 65536, "max_position_embeddings": 128000, "tie_word_embeddings": True, "conv_L_cache": 3}
@@ -177,7 +170,6 @@ PIXTRAL = {
 SLIDING_6 = [*["sliding_attention"] * 5, "full_attention"]
 SLIDING_5 = [*["sliding_attention"] * 4, "full_attention"]
 _ENTRIES = (
-    # Shapes: hidden size, MLP size, layers, heads, key and value heads.
     CatalogEntry(
         "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 135, APACHE, "runs on two CPU cores",
         _shape("llama", 576, 1536, 30, 9, 3, vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192),

@@ -16,7 +16,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.method_specs import QLORA, TrainedRung, lora_notices, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import EffectiveConfig
-from engine.config.preset_library import find_preset, preset_name, resolve_preset
+from engine.config.preset_library import preset_name, resolve_preset
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.settings import Flat
@@ -69,9 +69,7 @@ def plan(options: PlanOptions) -> int:
     planned = {method_plan.method for method_plan in memory_plan.methods}
     configs = [config for config in query.configs if config.method in planned]
     memory_plan.notes += device_notes(memory_plan)
-    memory_plan.notes += (
-        notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(memory_plan, configs)]
-    )
+    memory_plan.notes += (notice.text for notice in advice(memory_plan, configs))
     earlier = list(history.results(options.runs))
     times = estimated_times(memory_plan, configs, earlier)
     if options.json:

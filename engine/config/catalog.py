@@ -96,8 +96,8 @@ def _qwen3(size: str, parameters: int, about: str, shape: Sizes, tied: bool) -> 
 
 def _qwen3_5(size: str, parameters: int, about: str, shape: Sizes, value_heads: int, tied: bool) -> CatalogEntry:
     """A dense Qwen3.5 model: three layers of linear attention with `value_heads`, then one of attention, and so on."""
-    own: dict[str, Any] = {"linear_num_value_heads": value_heads, "tie_word_embeddings": tied}
-    table = _shape("qwen3_5_text", *shape, **QWEN3_5_SIZES, **own)
+    sizes = {**QWEN3_5_SIZES, "linear_num_value_heads": value_heads}
+    table = _shape("qwen3_5_text", *shape, **sizes, tie_word_embeddings=tied)
     return CatalogEntry(f"qwen3.5-{size.lower()}", f"Qwen/Qwen3.5-{size}", parameters, APACHE, about, table, QWEN3_5)
 
 

@@ -94,18 +94,18 @@ class Question:
 class Comparisons:
     """What has to be compared, and the prompts for it."""
 
+    plan: JudgePlan
     answers: RungAnswers
-    items: list[int]
-    pairs: list[tuple[str, str]]
-    rubric: str
-    judge: str
-    """What verdicts depend on besides the prompt."""
+    items: list[int] = field(init=False)
     _keys: dict[tuple[int, str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.items = self.answers.chosen(self.plan.items)
 
     def all(self) -> Iterator[AnswerPair]:
         """Every pair of answers: items first, so that what is complete is complete for all rungs."""
         for item in self.items:
-            for a, b in self.pairs:
+            for a, b in self.plan.pairs:
                 for seed in self.answers.seeds(a, b):
                     yield self.answers.pair(a, b, seed, item)
 
@@ -120,8 +120,8 @@ class Comparisons:
                     yield question
 
     def question(self, item: int, order: Order) -> Question:
-        prompt = comparison_prompt(self.rubric, self.answers.items[item], *order)
-        return Question(text_hash(self.judge, prompt), prompt)
+        prompt = comparison_prompt(self.plan.rubric, self.answers.items[item], *order)
+        return Question(text_hash(self.plan.identity, prompt), prompt)
 
     def decision(self, pair: AnswerPair, verdicts: Mapping[str, StoredVerdict]) -> tuple[Decision, Decision] | None:
         """What the judge decided with a first and with b first, None for an unreadable verdict; None if not asked."""
@@ -144,10 +144,6 @@ class Comparisons:
 def orders(pair: AnswerPair) -> list[Order]:
     """Both orders of two answers, none for equal ones."""
     return [] if pair.is_tie else [(pair.answer_a, pair.answer_b), (pair.answer_b, pair.answer_a)]
-
-
-def plan_comparisons(plan: JudgePlan, answers: RungAnswers) -> Comparisons:
-    return Comparisons(answers, answers.chosen(plan.items), list(plan.pairs), plan.rubric, plan.identity)
 
 
 class PreparedJudge(msgspec.Struct, kw_only=True):
@@ -180,7 +176,7 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     answers = answers_of(subject, plan.runs)
     pairs = parse_pairs([PAIR_SEPARATOR.join(pair) for pair in plan.pairs], answers) or answers.pairs()
     plan = msgspec.structs.replace(plan, rubric=plan.rubric or default_rubric(), pairs=pairs)
-    comparisons = plan_comparisons(plan, answers)
+    comparisons = Comparisons(plan, answers)
     known = read_verdicts(judge_dir(subject, plan).verdicts_file)
     questions = list(comparisons.questions())
     left = [question for question in questions if question.key not in known]
@@ -223,13 +219,12 @@ class Judging:
         return self.state
 
     def _run(self) -> None:
-        answers = answers_of(self.folder.subject, self.plan.runs)
-        self.comparisons = plan_comparisons(self.plan, answers)
+        comparisons = Comparisons(self.plan, answers_of(self.folder.subject, self.plan.runs))
         self.verdicts = read_verdicts(self.folder.verdicts_file)
-        questions = list(self.comparisons.questions())
+        questions = list(comparisons.questions())
         left = [question for question in questions if question.key not in self.verdicts]
         known = [self.verdicts[question.key] for question in questions if question.key in self.verdicts]
-        self.state.items, self.state.requests = len(self.comparisons.items), len(questions)
+        self.state.items, self.state.requests = len(comparisons.items), len(questions)
         self.state.reused = self.state.done = len(known)
         self.state.prompt_tokens = sum(verdict.prompt_tokens for verdict in known)
         self.state.completion_tokens = sum(verdict.completion_tokens for verdict in known)
@@ -238,16 +233,12 @@ class Judging:
             if left:
                 self.judge = LocalJudge(self.folder, self.plan) if self.plan.is_local else ServedJudge(self.plan)
                 try:
-                    self.judge.check(self.stopping, self._show_note)
+                    self.judge.check(self.stopping, self._save)
                     self._ask(left)
                 finally:
                     self.judge.close()
         finally:
-            conclude(self.state, self.comparisons, self.verdicts, decided_by_people(self.folder.subject))
-
-    def _show_note(self, note: str) -> None:
-        self.state.note = note
-        self._save()
+            conclude(self.state, comparisons, self.verdicts, decided_by_people(self.folder.subject))
 
     def _ask(self, questions: list[Question]) -> None:
         """Ask with `concurrency` threads. What has been received is kept, whatever ends it.
@@ -324,7 +315,8 @@ class Judging:
         if self.plan.price is not None:
             self.state.cost = token_cost(self.plan.price, self.state.prompt_tokens, self.state.completion_tokens)
 
-    def _save(self) -> None:
+    def _save(self, note: str | None = None) -> None:
+        self.state.note = self.state.note if note is None else note
         if self.judge:
             self.state.retries = self.judge.retries
             if not self.plan.is_local:
@@ -371,14 +363,11 @@ def conclude(
         for pair in comparisons.all()
         if (decisions := comparisons.decision(pair, verdicts))
     }
-    complete = [
-        item
-        for item in comparisons.items
-        if all((item, a, b, seed) in decided for a, b in comparisons.pairs for seed in comparisons.answers.seeds(a, b))
-    ]
+    seeds_of = {pair: comparisons.answers.seeds(*pair) for pair in comparisons.plan.pairs}
+    needed = [(a, b, seed) for (a, b), seeds in seeds_of.items() for seed in seeds]
+    complete = [item for item in comparisons.items if all((item, *key) in decided for key in needed)]
     scores: dict[tuple[str, str], PairScores] = {}
-    for a, b in comparisons.pairs if complete else ():
-        seeds = comparisons.answers.seeds(a, b)
+    for (a, b), seeds in seeds_of.items() if complete else ():
         decisions_by_seed = [[decided[item, a, b, seed][1] for item in complete] for seed in seeds]
         flat = [decision for row in decisions_by_seed for both in row for decision in both]
         scores[a, b] = PairScores(

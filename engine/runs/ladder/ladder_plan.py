@@ -239,7 +239,7 @@ def describe_plan(plan: LadderPlan) -> str:
     rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
     probes = "; a timing probe of each rung" if plan.probe else ""
     shipped = f"; artifacts {', '.join(plan.ship)}" if plan.ship else ""
-    exports = f" and {amount(plan.export_count, 'export')}" if plan.ship else ""
+    exports = f" and {amount(len(plan.ship) * len(plan.seeds), 'export')}" if plan.ship else ""
     runs = f"{amount(plan.run_count, 'run')}{exports}"
     seeds = amount(len(plan.seeds), "seed")
     if plan.until_decided:

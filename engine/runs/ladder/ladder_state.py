@@ -141,11 +141,6 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
         trials = sum(round_sizes(self.learning_rates))
         return len(self.rungs) * (len(self.seeds) + trials + int(self.probe))
 
-    @property
-    def export_count(self) -> int:
-        """Number of exports: one per artifact and seed."""
-        return len(self.ship) * len(self.seeds)
-
 
 WITHOUT_OUTCOME = ("planned", "live")
 """Statuses of entries without an outcome."""

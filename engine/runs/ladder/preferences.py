@@ -179,12 +179,6 @@ class Judgment(Struct, kw_only=True):
         """The name of the model, without the address of its server or its folder."""
         return self.judge.partition("#")[2] or Path(self.judge).name
 
-    @property
-    def seconds_left(self) -> float | None:
-        """Expected seconds until the last verdict; None before the first one of this start."""
-        asked = self.done - self.reused
-        return self.seconds / asked * (self.requests - self.done) if asked > 0 and self.seconds else None
-
 
 class RatedPair(Struct, kw_only=True):
     """What people prefer of two rungs, and how far that is decided."""

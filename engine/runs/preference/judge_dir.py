@@ -237,8 +237,9 @@ def progress_text(state: Judgment) -> str:
     """`412 of 1,200 verdicts, 3:10 left, 1,204,311 tokens, 0.41`."""
     parts = [visible(state.note)] if state.note and state.status == "running" else []
     parts.append(f"{integer(state.done)} of {integer(state.requests)} verdicts")
-    if (left := state.seconds_left) is not None and state.done < state.requests:
-        parts.append(f"{duration(left)} left")
+    asked = state.done - state.reused  # of this start
+    if asked > 0 and state.seconds and state.done < state.requests:
+        parts.append(f"{duration(state.seconds / asked * (state.requests - state.done))} left")
     if tokens := state.prompt_tokens + state.completion_tokens:
         parts.append(f"{integer(tokens)} tokens")
     if state.cost is not None:

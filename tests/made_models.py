@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from engine.chat.models import PromptEncoder, prompt_of
 from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
-from engine.data.examples import examples_of
+from engine.data.detection import examples_of
 from engine.data.prepare import prepare
 from engine.evaluation.automatic_metric import decide_metric
 from engine.methods import method

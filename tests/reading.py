@@ -12,7 +12,8 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.detection import check_columns, detect, to_example
+from engine.data.conversation import to_example
+from engine.data.detection import check_columns, detect
 from engine.data.formats import DetectedFormat
 from engine.data.rows import Example, Problem
 from engine.data.source import Source, read

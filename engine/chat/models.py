@@ -20,7 +20,7 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
 from engine.data.chat_template import has_template
-from engine.data.examples import system_prompt, training_examples
+from engine.data.detection import system_prompt, training_examples
 from engine.data.parallel import in_child
 from engine.data.rows import Example, Problem, Row
 from engine.data.tokens import RowTokenizer

@@ -12,7 +12,7 @@ from engine.chat.generation import TextStream, stream
 from engine.chat.models import ChatRun, LoadedModels, Progress, Responder, prompt_of, tried_runs
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.data.examples import examples_of
+from engine.data.detection import examples_of
 from engine.data.items import earlier_answers
 from engine.data.rows import Example, Row
 from engine.methods.machine import Machine, is_out_of_memory, this_machine

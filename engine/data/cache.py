@@ -28,7 +28,7 @@ from engine.config.errors import Notice
 from engine.config.files import SCRATCH_PREFIX, file_sha256, remove_tree, temporary_folder
 from engine.config.schema import Data
 from engine.data.prepared import Facts, Preparation
-from engine.data.readers.safe_open import FILE_LIMIT
+from engine.data.readers.text_files import FILE_LIMIT
 from engine.data.source import Source
 from engine.data.store import ColumnStore, DamagedStore, checksums, mapped
 
@@ -97,19 +97,13 @@ def file_digests(source: Source) -> Digests | None:
     digests_of_parts = []
     for split, rows in source.splits.items():
         for part in rows.parts:
-            digests = [_digest(path) for path in part.files]
-            if not digests or not all(digests):
+            try:
+                if not part.files or any(not path.is_file() or path.stat().st_size > FILE_LIMIT for path in part.files):
+                    return None
+                digests_of_parts.append([split, part.name, part.features, *map(file_sha256, part.files)])
+            except OSError:  # the reader reports the error
                 return None
-            digests_of_parts.append([split, part.name, part.features, *map(str, digests)])
     return digests_of_parts
-
-
-def _digest(path: Path) -> str | None:
-    """A file's sha256; None for a file that cannot be read: the reader reports the error."""
-    try:
-        return file_sha256(path) if path.is_file() and path.stat().st_size <= FILE_LIMIT else None
-    except OSError:
-        return None
 
 
 @functools.cache
@@ -220,9 +214,16 @@ def prune(root: Path) -> None:
     """Remove abandoned folders, then the least recently used entries until the rest is within the limit."""
     entries, now = [], time.time()
     for folder in root.iterdir():
-        size, changed = _size(folder)
+        size, changed, used = 0, 0.0, 0.0
+        with contextlib.suppress(OSError):
+            changed = folder.stat().st_mtime
+            for file in os.scandir(folder):
+                status = file.stat()
+                size, changed = size + status.st_size, max(changed, status.st_mtime)
+        with contextlib.suppress(OSError):
+            used = (folder / "meta.json").stat().st_mtime
         if not folder.name.startswith(_UNFINISHED):
-            entries.append((_last_use(folder), size, folder.name))
+            entries.append((used, size, folder.name))
         elif now - changed > ABANDONED_SECONDS:
             remove_tree(folder, ignore_errors=True)
     total = sum(size for _, size, _ in entries)
@@ -246,21 +247,3 @@ def _put(folder: Path, target: Path) -> None:
     except OSError:
         if not (target / "meta.json").exists():
             raise
-
-
-def _size(folder: Path) -> tuple[int, float]:
-    """Total bytes of a folder's files, and the time of the last change."""
-    total, changed = 0, 0.0
-    with contextlib.suppress(OSError):
-        changed = folder.stat().st_mtime
-        for file in os.scandir(folder):
-            status = file.stat()
-            total, changed = total + status.st_size, max(changed, status.st_mtime)
-    return total, changed
-
-
-def _last_use(folder: Path) -> float:
-    try:
-        return (folder / "meta.json").stat().st_mtime
-    except OSError:
-        return 0.0

@@ -1,4 +1,4 @@
-"""Chat templates: rendering, by name (shipped, or of a catalog model), and with a default for `enable_thinking`.
+"""Chat templates: rendering and what they drop, by name (shipped, or of a catalog model), special tokens, thinking.
 
 A template that fails on every conversation is broken; one that fails on some rejects them.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +24,9 @@ from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import read_small
 from engine.config.model_files import MAX_CONFIG_BYTES
+from engine.data import problems
 from engine.data.parallel import in_child, run_template, template_memory
-from engine.data.problems import TEMPLATE_FAILED, TEMPLATE_REFUSED
-from engine.data.rows import MAX_ROW_BYTES
+from engine.data.rows import MAX_ROW_BYTES, Example
 
 ERRORS = (
     jinja2.TemplateError,
@@ -54,6 +55,12 @@ NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking =
 REASONING_TAGS = ("<think>", "</think>")
 """What precedes and follows the reasoning of an answer in most templates."""
 _VARIABLE = re.compile(r"\benable_thinking\b")
+_CONTENT = {"system": problems.SYSTEM, "user": problems.USER, "tool": problems.RESULTS, "assistant": problems.HISTORY}
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
+"""Message keys that are handled separately, or only link a message to a tool call."""
+_FEW = 4
+"""First characters of special tokens that are searched before their pattern is."""
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -71,6 +78,54 @@ def template_name(tokenizer: Any) -> str:
     return f"chat template of {folder}" if folder else "chat template"
 
 
+def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
+    """Ids and texts of special tokens, without the unknown token, which represents ordinary text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = {number for number, token in added.items() if token.special} | set(tokenizer.all_special_ids)
+    ids -= {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+    texts = [str(added[number]) if number in added else str(tokenizer.convert_ids_to_tokens(number)) for number in ids]
+    return frozenset(ids), [text for text in texts if text]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of special tokens and a pattern of their texts."""
+
+    ids: frozenset[int]
+    pattern: re.Pattern[str]
+    firsts: str
+    """The first characters of their texts."""
+    separate: bool
+    """Whether none of them absorbs white space or neighboring text: text on both sides is tokenized separately."""
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> SpecialTokens:
+        ids, texts = special_tokens(tokenizer)
+        ordered = sorted(map(re.escape, texts), key=len, reverse=True)
+        added = [token for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
+        separate = not any(token.lstrip or token.rstrip or token.single_word or token.normalized for token in added)
+        firsts = "".join(sorted({text[0] for text in texts}))
+        return cls(ids, re.compile("|".join(ordered) if ordered else r"(?!)"), firsts, separate)
+
+    def within(self, text: str) -> bool:
+        """Whether the text contains a special token."""
+        if len(self.firsts) <= _FEW and not any(first in text for first in self.firsts):
+            return False
+        return self.pattern.search(text) is not None
+
+    def count(self, text: str) -> int:
+        return sum(1 for _ in self.pattern.finditer(text))
+
+    def text(self, text: str) -> str:
+        """The text without special tokens."""
+        return self.pattern.sub("", text)
+
+    def anchor(self, text: str, place: int) -> tuple[int, str]:
+        """(number of special tokens before `place`, text from the last of them to `place`)."""
+        marks = list(self.pattern.finditer(text, 0, place))
+        return len(marks), text[marks[-1].start() : place] if marks else ""
+
+
 class ChatTemplate:
     """The chat template of a tokenizer, or another one (`source`) instead of it. Made and used in child processes.
 
@@ -81,20 +136,17 @@ class ChatTemplate:
         self.tokenizer, self.source = tokenizer, source
         self.name = name or template_name(tokenizer)
         self._variables = dict(tokenizer.special_tokens_map)
-        self._compiled = self._compile()
         self._probed = False
-
-    def _compile(self) -> Any | None:
-        """The compiled Jinja template; None if this version of transformers has no function for it."""
+        self._compiled: Any | None = None
         try:
             # Imported here because transformers is slow to import.
             from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
         except ImportError:  # private function: without it every row is rendered by apply_chat_template
-            return None
-        source = self.tokenizer.get_chat_template(self.source)
+            return
+        template = tokenizer.get_chat_template(source)
         try:
             # Jinja evaluates constant expressions while it compiles, `{{ 9 ** 9 ** 9 }}` for example.
-            return run_template(lambda: compile_template(source), self.name)
+            self._compiled = run_template(lambda: compile_template(template), self.name)
         except jinja2.TemplateSyntaxError as error:
             problem = f"broken chat template ({error.message})"
             raise UserError(problem, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
@@ -108,6 +160,13 @@ class ChatTemplate:
             )
 
         return self._limited(render)
+
+    def try_text(self, messages: Messages, tools: list[Any] | None) -> str | None:
+        """`text`; None if the template fails."""
+        try:
+            return self.text(messages, tools)
+        except ERRORS:
+            return None
 
     def quick_text(self, messages: Messages) -> str:
         """`text` for messages with only role and content and without tools; takes half the time."""
@@ -133,9 +192,9 @@ class ChatTemplate:
         """
         message = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
         if type(error) is jinja2.TemplateError:  # raise_exception in a template
-            return TEMPLATE_REFUSED, message
+            return problems.TEMPLATE_REFUSED, message
         self.probe()
-        return TEMPLATE_FAILED, f"{message} (line {line_of(error)} of the chat template)"
+        return problems.TEMPLATE_FAILED, f"{message} (line {line_of(error)} of the chat template)"
 
     def probe(self) -> None:
         """Render one question and one answer. Raises UserError if that fails or the answer is missing."""
@@ -149,24 +208,17 @@ class ChatTemplate:
             if type(error) is not jinja2.TemplateError:
                 message = " ".join(str(error).split()) or type(error).__name__
                 what = f"it fails on one question and one answer ({type(error).__name__}: {message})"
-                raise self._broken(what, self._line(error)) from error
+                line = line_of(error)
+                raise self._broken(what, f"{self.name} line {line}" if line else self.name) from error
         self._probed = True
 
     def _broken(self, problem: str, where: str) -> UserError:
         """The error for a template that cannot render text answers: it is broken, or needs lists of content parts."""
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
-        try:
-            takes_parts = _ANSWER in self.text(parts, None)
-        except ERRORS:
-            takes_parts = False
-        if takes_parts:
+        if _ANSWER in (self.try_text(parts, None) or ""):
             problem = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
             return UserError(problem, self.name, _OTHER, code="data.template_takes_parts")
         return UserError(f"broken chat template: {problem}", where, _DO, code="data.template_broken")
-
-    def _line(self, error: Exception) -> str:
-        line = line_of(error)
-        return f"{self.name} line {line}" if line else self.name
 
 
 def line_of(error: Exception) -> int:
@@ -189,6 +241,84 @@ def render_in_child(tokenizer: Any, work: Callable[[ChatTemplate], Done]) -> Don
     return in_child(limited)
 
 
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A part of a conversation that a template may drop."""
+
+    kind: str
+    """A code of what templates drop."""
+    message: int = -1
+    """Index of the message; -1 for the tools of the row."""
+    key: str = ""
+    call: int = -1
+    """Index of the tool call, for `name` and `arguments`."""
+
+
+def find_dropped(example: Example, template: ChatTemplate, whole: str) -> list[MessagePart]:
+    """The parts of a conversation on which its text `whole` does not depend.
+
+    The conversation is rendered once with a marker in place of every part. A part whose marker is missing is removed
+    from the conversation itself, or its text is changed: if the rendered text is the same, the part is dropped.
+    """
+    parts = list(_parts(example))
+    marked = [dict(turn) for turn in example.conversation]
+    for number, part in enumerate(parts):
+        if part.call >= 0:
+            value: Any = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
+            marked[part.message]["tool_calls"] = _with_call(marked[part.message]["tool_calls"], part, value)
+        elif part.message >= 0:
+            marked[part.message][part.key] = _mark(number)
+    text = template.try_text(marked, example.tools)
+
+    dropped = []
+    for number, part in enumerate(parts):
+        if text is not None and part.message >= 0 and _mark(number) in text:
+            continue
+        messages = [dict(turn) for turn in example.conversation]
+        if part.call >= 0:
+            calls = messages[part.message]["tool_calls"]
+            name = calls[part.call]["function"]["name"]
+            other: Any = {} if part.key == "arguments" else f"{name}_other"
+            messages[part.message]["tool_calls"] = _with_call(calls, part, other)
+        elif part.key == "content":
+            messages[part.message]["content"] += " And more."
+        elif part.message >= 0:
+            del messages[part.message][part.key]
+        if template.try_text(messages, example.tools if part.message >= 0 else None) == whole:
+            dropped.append(part)
+    return dropped
+
+
+def _parts(example: Example) -> Iterator[MessagePart]:
+    trained = set(example.trained)
+    if example.tools:
+        yield MessagePart(problems.TOOLS)
+    for number, turn in enumerate(example.conversation):
+        if number not in trained and turn["content"].strip():
+            yield MessagePart(_CONTENT[turn["role"]], number, "content")
+        for place, call in enumerate(turn.get("tool_calls") or []):
+            yield MessagePart(problems.CALLS, number, "name", place)
+            if call["function"]["arguments"]:
+                yield MessagePart(problems.CALLS, number, "arguments", place)
+        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
+        if reasoning and number in trained:
+            yield MessagePart(problems.REASONING, number, reasoning)
+        for key, value in turn.items():
+            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
+                yield MessagePart(problems.NAMES if key == "name" else problems.KEYS, number, key)
+
+
+def _mark(number: int) -> str:
+    return f"Mark{number}part"
+
+
+def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
+    """The tool calls of a message, with another name or other arguments in one of them."""
+    changed = list(calls)
+    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
+    return changed
+
+
 def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
     """(text, name in errors) of a shipped template, a catalog model's template or a Jinja file.
 
@@ -207,16 +337,31 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
             problem = f"the chat template of {name!r} is not on this machine"
             raise UserError(problem, hint=f"run `ftbench pull {name}`", code="model.unknown_template")
         return text, f"chat template of {name}"
-    return _read(Path(name)), name
+    where = str(Path(name))
+    try:
+        text = read_small(Path(name)).decode()
+    except FileNotFoundError as error:
+        hint = f"use a Jinja file or one of {', '.join((*SHIPPED, *CATALOG))}"
+        raise UserError("unknown chat template", where, hint, code="model.unknown_template") from error
+    except (OSError, UnicodeDecodeError) as error:
+        problem = f"cannot read the chat template ({error})"
+        raise UserError(problem, where, "check model.chat_template", code="model.template_unreadable") from error
+    if not text.strip():
+        raise UserError("the chat template is empty", where, "use another file", code="model.template_unreadable")
+    return text, name
 
 
 def shipped(name: str, tokenizer: Any) -> str:
     """A shipped template with the tokenizer's end-of-turn token and, if it starts texts with one, its
     beginning-of-sequence token."""
     text = (FOLDER / f"{name}.jinja").read_text("utf-8")
-    for variable, token in (("turn_end", end_of_turn(tokenizer)), ("text_start", _start_of_text(tokenizer))):
+    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
+    has_start = tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    start = str(tokenizer.bos_token) if has_start else ""
+    for variable, token in (("turn_end", end_of_turn(tokenizer)), ("text_start", start)):
         line = next(line for line in text.splitlines() if line.startswith(f"{{%- set {variable} = "))
-        text = text.replace(line, f"{{%- set {variable} = {_quoted(token)} %}}")
+        quoted = token.replace("\\", "\\\\").replace("'", "\\'")
+        text = text.replace(line, f"{{%- set {variable} = '{quoted}' %}}")
     return text
 
 
@@ -238,25 +383,12 @@ def end_of_turn(tokenizer: Any) -> str:
     if not has_template(tokenizer):
         return eos
     try:
-        text = render_in_child(tokenizer, _probe_text)
+        text = render_in_child(tokenizer, lambda template: template.try_text(_PROBE, None) or "")
     except UserError:  # another template will be used
         return eos
     behind = text.rpartition(_ANSWER)[2].strip()
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return max((token for token in special if behind.startswith(token)), key=len, default=eos)
-
-
-def _probe_text(template: ChatTemplate) -> str:
-    """A question and its answer; '' if the template cannot render them."""
-    try:
-        return template.text(_PROBE, None)
-    except ERRORS:
-        return ""
-
-
-def _start_of_text(tokenizer: Any) -> str:
-    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
-    return str(tokenizer.bos_token) if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
 
 
 def _missing_token(name: str, tokenizer: Any) -> str:
@@ -274,28 +406,6 @@ def _catalogued(name: str) -> str | None:
     except (OSError, ValueError):
         return None
     return text if isinstance(text, str) else None
-
-
-def _read(path: Path) -> str:
-    try:
-        text = read_small(path).decode()
-    except FileNotFoundError as error:
-        names = ", ".join((*SHIPPED, *CATALOG))
-        problem = "unknown chat template"
-        raise UserError(
-            problem, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"cannot read the chat template ({error})"
-        raise UserError(problem, str(path), "check model.chat_template", code="model.template_unreadable") from error
-    if not text.strip():
-        raise UserError("the chat template is empty", str(path), "use another file", code="model.template_unreadable")
-    return text
-
-
-def _quoted(token: str) -> str:
-    """A Jinja string literal."""
-    return "'" + token.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def with_thinking(template: str, enabled: bool) -> str:

@@ -14,13 +14,12 @@ import numpy as np
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.chat_template import has_template
-from engine.data.encoding import special_tokens, texts_between
-from engine.data.prepare import Progress, no_progress, prepare_unchecked, refused
+from engine.data.chat_template import has_template, special_tokens
+from engine.data.prepare import Progress, no_progress, prepare_unchecked
 from engine.data.prepared import Places, Preparation, TokenizedRows
 from engine.data.problems import meaning
-from engine.data.report import about, conflicting, warnings
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
+from engine.data.tokens import texts_between
 
 MAX_TOKENS = 60_000
 """Maximum total tokens of the samples of one split: they are sent to the screen at once."""
@@ -67,22 +66,35 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight | None = None) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    error = refused(done)
+    facts, error = done.facts, done.refusal()
     preflight_result = preflight(done) if preflight and not error else PreflightResult(error)
     refusal = preflight_result.refusal
+    conflicts, several = (facts.same_prompt, Places()) if done.conflicting else (Places(), facts.same_prompt)
+    lengths = {}
+    for name, rows in done.rows.items():
+        if len(rows):
+            answers = rows.column("answer")
+            lengths[name] = {
+                "tokens": _percentiles(rows.lengths_before_cut),
+                "answer": _percentiles(answers),  # tokens in the loss before truncation
+                "answer_total": int(rows.loss_tokens.sum()),
+                "answers_cut": int((rows.loss_tokens < answers).sum()) / len(rows),
+            }
+    unknown = [rows for name in SPLITS for rows in done.left_out(name) if rows.kind == "data.unknown_role"]
+    roles = [f"{place}: {what}" for rows in unknown for place, what in zip(rows.where, rows.what, strict=True)]
     return {
-        **about(done),
-        "fingerprint": done.facts.fingerprint,
+        **done.about(),
+        "fingerprint": facts.fingerprint,
         "max_length": max_length,
-        "lengths": {name: _lengths(done.rows[name]) for name in SPLITS if len(done.rows[name])},
-        "duplicates": _places(done.facts.duplicates),
-        "conflicting_labels": _places(done.facts.same_prompt if conflicting(done) else Places()),
+        "lengths": lengths,
+        "duplicates": msgspec.to_builtins(facts.duplicates),
+        "conflicting_labels": msgspec.to_builtins(conflicts),
         "multiple_references": {
-            **_places(Places() if conflicting(done) else done.facts.same_prompt),
-            "prompts": 0 if conflicting(done) else done.facts.repeated_prompts,
+            **msgspec.to_builtins(several),
+            "prompts": 0 if done.conflicting else facts.repeated_prompts,
         },
-        "unknown_roles": _unknown_roles(done),
-        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *preflight_result.notices)],
+        "unknown_roles": {"rows": sum(rows.rows for rows in unknown), "where": roles[:SHOWN]},
+        "warnings": [msgspec.to_builtins(notice) for notice in (*done.warnings(), *preflight_result.notices)],
         "metric": preflight_result.metric,
         "metric_reason": preflight_result.metric_reason,
         "refused": refusal.line if refusal else None,
@@ -90,8 +102,10 @@ def report(done: Preparation, max_length: int, preflight: Preflight | None = Non
     }
 
 
-def _places(places: Places) -> dict[str, Any]:
-    return {"rows": places.rows, "where": places.where}
+def _percentiles(values: np.ndarray) -> dict[str, int]:
+    """Percentiles by the nearest-rank method."""
+    ordered = np.sort(values)
+    return {name: int(ordered[max(0, -int(-share * len(ordered) // 1) - 1)]) for name, share in _POINTS.items()}
 
 
 def show(
@@ -136,36 +150,16 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], max_tokens: int |
         "omitted": omitted,
         "head": head,
         "tokens": [
-            _token(row.input_ids[n], row.labels[n], text, specials) for n, text in zip(shown, texts, strict=True)
+            {
+                "text": text,
+                "id": row.input_ids[n],
+                "trained": row.labels[n] != IGNORE_INDEX,
+                "special": row.input_ids[n] in specials,
+                "partial": not text,
+            }
+            for n, text in zip(shown, texts, strict=True)
         ],
     }
-
-
-def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[str, Any]:
-    return {"text": text, "id": id_, "trained": label != IGNORE_INDEX, "special": id_ in specials, "partial": not text}
-
-
-def _lengths(rows: TokenizedRows) -> dict[str, Any]:
-    """Percentiles of tokens per row before truncation, of tokens in the loss; their sum; the share of cut answers."""
-    answers = rows.column("answer")
-    return {
-        "tokens": _percentiles(rows.lengths_before_cut),
-        "answer": _percentiles(answers),
-        "answer_total": int(rows.loss_tokens.sum()),
-        "answers_cut": int((rows.loss_tokens < answers).sum()) / len(rows),
-    }
-
-
-def _percentiles(values: np.ndarray) -> dict[str, int]:
-    """Percentiles by the nearest-rank method."""
-    ordered = np.sort(values)
-    return {name: int(ordered[max(0, -int(-share * len(ordered) // 1) - 1)]) for name, share in _POINTS.items()}
-
-
-def _unknown_roles(done: Preparation) -> dict[str, Any]:
-    left_out = [rows for name in SPLITS for rows in done.left_out(name) if rows.kind == "data.unknown_role"]
-    where = [f"{place}: {what}" for rows in left_out for place, what in zip(rows.where, rows.what, strict=True)]
-    return {"rows": sum(rows.rows for rows in left_out), "where": where[:SHOWN]}
 
 
 def inspect(
@@ -183,41 +177,34 @@ def inspect(
     sample longer than `max_tokens` only the ends are given. Raises UserError as `check` does.
     """
     done = prepare_unchecked(data, max_length, tokenizer, progress)
-    noticed = {name: _noticed(done.rows[name]) for name in SPLITS}
+    shown: dict[str, Sequence[Row]] = {name: split[:rows] for name, split in done.rows.items()}
+    noticed: list[TokenizedRows] = []
+    histograms = {}
+    for name, split in done.rows.items():
+        noted = np.array([bool(notes) for notes in split.columns.tables["notes"]], dtype=bool)
+        noticed.append(split.take(np.flatnonzero(split.cut | noted[split.column("notes")])))
+        lost = done.lengths_left_out(name)
+        histograms[name] = histogram(split.lengths_before_cut, lost[lost > max_length], max_length)
+    shown["noticed"] = [row for split in noticed for row in split[:MAX_NOTICED]][:MAX_NOTICED]
+
+    # Samples of at most MAX_TOKENS tokens in total per split, but at least one.
     specials = special_tokens(tokenizer)[0]
-    shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}
-    shown["noticed"] = [row for rows_ in noticed.values() for row in rows_[:MAX_NOTICED]][:MAX_NOTICED]
+    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in shown}
+    for name, some in shown.items():
+        total = 0
+        for row in some:
+            total += min(len(row.input_ids), max_tokens)
+            if samples[name] and total > MAX_TOKENS:
+                break
+            samples[name].append(sample(row, tokenizer, specials, max_tokens))
     return {
         "report": report(done, max_length, preflight),
-        "samples": {name: _samples(rows_, tokenizer, specials, max_tokens) for name, rows_ in shown.items()},
-        "noticed": sum(map(len, noticed.values())),
-        "histograms": {name: _histogram(done, name, max_length) for name in SPLITS},
+        "samples": samples,
+        "noticed": sum(map(len, noticed)),
+        "histograms": histograms,
         "chat_template": str(tokenizer.chat_template) if has_template(tokenizer) else None,
         "special_tokens": {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token},
     }
-
-
-def _noticed(rows: TokenizedRows) -> TokenizedRows:
-    """The rows that were truncated or have notes."""
-    noted = np.array([bool(notes) for notes in rows.columns.tables["notes"]], dtype=bool)
-    return rows.take(np.flatnonzero(rows.cut | noted[rows.note_numbers]))
-
-
-def _samples(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], max_tokens: int) -> list[dict[str, Any]]:
-    """Samples of at most MAX_TOKENS tokens in total, but at least one."""
-    samples: list[dict[str, Any]] = []
-    total = 0
-    for row in rows:
-        total += min(len(row.input_ids), max_tokens)
-        if samples and total > MAX_TOKENS:
-            break
-        samples.append(sample(row, tokenizer, specials, max_tokens))
-    return samples
-
-
-def _histogram(done: Preparation, name: str, max_length: int) -> dict[str, Any] | None:
-    lost = done.lengths_left_out(name)
-    return histogram(done.rows[name].lengths_before_cut, lost[lost > max_length], max_length)
 
 
 def histogram(
@@ -231,7 +218,10 @@ def histogram(
     lengths = np.sort(np.concatenate([np.asarray(kept, dtype=np.int64), np.asarray(lost, dtype=np.int64)]))
     if not len(lengths):
         return None
-    top = _top(lengths, max_length)
+    # The end of the axis: the longest row, or less for a thin tail, but not below max_length if rows are truncated.
+    top, usual = max(int(lengths[-1]), 1), max(int(lengths[int(0.99 * (len(lengths) - 1))]), 1)
+    if top > _TAIL * usual:
+        top = min(top, max(_TAIL * usual, max_length + max_length // 4 if max_length < top else 0))
     width = -(-top // BINS)
     bins = -(-top // width)
     places = np.minimum((np.maximum(lengths, 1) - 1) // width, bins - 1)
@@ -244,12 +234,3 @@ def histogram(
         "longer": int((lengths > max_length).sum()),
         "lost": len(lost),
     }
-
-
-def _top(lengths: np.ndarray, max_length: int) -> int:
-    """The end of the axis: the longest row, or less for a thin tail, but not below max_length if rows are truncated."""
-    longest, usual = max(int(lengths[-1]), 1), max(int(lengths[int(0.99 * (len(lengths) - 1))]), 1)
-    if longest <= _TAIL * usual:
-        return longest
-    cut = max_length + max_length // 4 if max_length < longest else 0
-    return min(longest, max(_TAIL * usual, cut))

@@ -72,7 +72,24 @@ def read_map(mapping: dict[str, str], columns: list[str]) -> dict[str, ColumnTem
         if role not in ROLES:
             problem = f"unknown role {role!r}{did_you_mean(role, ROLES)}"
             raise UserError(problem, "data.map", f"use one of {', '.join(ROLES)}", code="data.unknown_role")
-        roles[role] = _template(source, columns, where, constant=role == "system")
+        if source in columns:
+            roles[role] = column(source)
+            continue
+        try:
+            parsed = list(Formatter().parse(source))
+        except ValueError as error:
+            problem, hint = f"invalid template {source!r} ({error})", "write a literal brace as {{ or }}"
+            raise UserError(problem, where, hint, code="data.invalid_template") from error
+        pieces = []
+        for literal, name, spec, conversion in parsed:
+            if name is not None and (spec or conversion or name not in columns):
+                shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise _no_column(shown, columns, where)
+            pieces.append((literal, name))
+        is_constant = role == "system" and " " in source
+        if not any(name is not None for _, name in pieces) and not is_constant:
+            raise _no_column(source, columns, where)
+        roles[role] = ColumnTemplate(source, tuple(pieces))
     return roles
 
 
@@ -92,25 +109,6 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
-
-
-def _template(source: str, columns: list[str], where: str, constant: bool) -> ColumnTemplate:
-    if source in columns:
-        return column(source)
-    try:
-        parsed = list(Formatter().parse(source))
-    except ValueError as error:
-        hint = "write a literal brace as {{ or }}"
-        raise UserError(f"invalid template {source!r} ({error})", where, hint, code="data.invalid_template") from error
-    pieces = []
-    for literal, name, spec, conversion in parsed:
-        if name is not None and (spec or conversion or name not in columns):
-            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            raise _no_column(shown, columns, where)
-        pieces.append((literal, name))
-    if not any(name is not None for _, name in pieces) and not (constant and " " in source):
-        raise _no_column(source, columns, where)
-    return ColumnTemplate(source, tuple(pieces))
 
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:
@@ -174,43 +172,28 @@ class ColumnSummary:
         else:
             entry[0] += 1
         if self.distinct is not None:
-            self._remember(value, kind)
-        if self.rows <= SAMPLE:
-            self._inspect(value)
-
-    def _remember(self, value: Any, kind: type) -> None:
-        assert self.distinct is not None
-        if kind not in _SCALARS or (kind is str and len(value) > EXAMPLE_LENGTH):
-            self.distinct = None
+            if kind in _SCALARS and (kind is not str or len(value) <= EXAMPLE_LENGTH):
+                self.distinct.add(value)
+            else:
+                self.distinct = None
+            if self.distinct is not None and len(self.distinct) > DISTINCT_LIMIT:
+                self.distinct = None
+        if self.rows > SAMPLE:
             return
-        self.distinct.add(value)
-        if len(self.distinct) > DISTINCT_LIMIT:
-            self.distinct = None
-
-    def _inspect(self, value: Any) -> None:
-        """Record an example and the keys of messages."""
         if len(self.examples) < EXAMPLES:
-            self._add_example(value)
+            try:
+                text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr).decode()
+            except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
+                text = repr(value)
+            shown = visible(" ".join(text[: 4 * EXAMPLE_LENGTH].split()), limit=EXAMPLE_LENGTH)
+            if shown not in self.examples:
+                self.examples.append(shown)
         if isinstance(value, str) and value[0] == "[":
             with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
                 value = msgspec.json.decode(value)
         for item in value if isinstance(value, list) else ():
             if isinstance(item, dict):
                 self.keys.update(key for key, inner in item.items() if inner is not None)
-
-    def _add_example(self, value: Any) -> None:
-        text = value if isinstance(value, str) else _as_json(value)
-        shown = visible(" ".join(text[: 4 * EXAMPLE_LENGTH].split()), limit=EXAMPLE_LENGTH)
-        if shown not in self.examples:
-            self.examples.append(shown)
-
-
-def _as_json(value: Any) -> str:
-    """JSON text; Python's repr for values that JSON cannot represent, including lone surrogates."""
-    try:
-        return msgspec.json.encode(value, enc_hook=repr).decode()
-    except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):
-        return repr(value)
 
 
 @dataclass
@@ -236,46 +219,34 @@ class Summary:
 def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
     """Read all rows once, part by part."""
     summary = Summary()
-    digest = hashlib.sha256()
-    for name, rows in parts:
-        before = summary.filled
-        _add_rows(summary, rows, digest)
-        after = summary.filled
-        summary.parts[name] = {
-            key: rows - before.get(key, 0) for key, rows in after.items() if rows > before.get(key, 0)
-        }
+    columns, digest = summary.columns, hashlib.sha256()
+    encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
+    for part, rows in parts:
+        earlier = summary.filled
+        for raw in rows:
+            summary.rows += 1
+            try:
+                encoded = encode(raw.values)
+            except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
+                encoded = json.dumps(raw.values, sort_keys=True, default=repr).encode()
+            digest.update(encoded)
+            digest.update(b"\n")
+            kept = summary.rows <= SAMPLE
+            for name, value in raw.values.items():
+                column = columns.get(name)
+                if column is None:
+                    if len(columns) >= COLUMNS_LIMIT:
+                        problem = f"more than {COLUMNS_LIMIT:,} different columns"
+                        hint = "write one row per record, each with the same keys"
+                        raise UserError(problem, raw.where, hint, code="data.too_many_columns")
+                    column = columns[name] = ColumnSummary(name)
+                before = column.rows
+                column.add(value, raw.where)
+                kept = kept or (not before and column.rows > 0)
+            if kept and (not summary.sample or summary.sample_bytes + len(encoded) <= SAMPLE_BYTES):
+                summary.sample.append(raw)
+                summary.sample_bytes += len(encoded)
+        added = {name: filled - earlier.get(name, 0) for name, filled in summary.filled.items()}
+        summary.parts[part] = {name: filled for name, filled in added.items() if filled}
     summary.digest = digest.hexdigest()
     return summary
-
-
-def _add_rows(summary: Summary, rows: Iterable[RawRow], digest: Any) -> None:
-    columns = summary.columns
-    encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
-    for raw in rows:
-        summary.rows += 1
-        values = raw.values
-        try:
-            encoded = encode(values)
-        except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
-            encoded = json.dumps(values, sort_keys=True, default=repr).encode()
-        digest.update(encoded)
-        digest.update(b"\n")
-        kept = summary.rows <= SAMPLE
-        for name, value in values.items():
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = _new_column(name, summary, raw)
-            before = column.rows
-            column.add(value, raw.where)
-            kept = kept or (not before and column.rows > 0)
-        if kept and (not summary.sample or summary.sample_bytes + len(encoded) <= SAMPLE_BYTES):
-            summary.sample.append(raw)
-            summary.sample_bytes += len(encoded)
-
-
-def _new_column(name: str, summary: Summary, raw: RawRow) -> ColumnSummary:
-    if len(summary.columns) >= COLUMNS_LIMIT:
-        problem = f"more than {COLUMNS_LIMIT:,} different columns"
-        hint = "write one row per record, each with the same keys"
-        raise UserError(problem, raw.where, hint, code="data.too_many_columns")
-    return ColumnSummary(name)

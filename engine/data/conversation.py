@@ -1,5 +1,6 @@
-"""Convert messages, or a prompt and its answers, to an Example with the loss weight of each message.
+"""Convert a row to an Example: its messages, or a prompt and its answers, with the loss weight of each message.
 
+The row's format (`engine/data/formats`) reads its columns, and calls `conversation` or `prompt_and_answer` with them.
 Messages get OpenAI's schema: role, content as text, tool calls as objects.
 """
 
@@ -12,9 +13,9 @@ from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
 from engine.data.columns import as_text
-from engine.data.formats import DetectedFormat
+from engine.data.formats import DetectedFormat, data_formats
 from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED
-from engine.data.rows import Example, RawRow, UnusableRow, described, from_json, parsed
+from engine.data.rows import Example, Problem, RawRow, UnusableRow, described, from_json, parsed
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
 """Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
@@ -45,13 +46,27 @@ ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_an
 _NESTED = ({"text", "answer_start"}, {"value", "aliases"})
 
 
+def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
+    """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
+    try:
+        example = _without_end_tokens(data_formats()[detected.name].convert(raw, detected))
+        value = raw.values.get(detected.group) if detected.group else None
+        return example if value in (None, "") else replace(example, group=as_text(value))
+    except UnusableRow as problem:
+        return Problem(problem.kind, problem.what, raw.where)
+
+
 def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat, trained_from: int = 0) -> Example:
     """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
 
     Messages after the last trained answer are dropped. Empty answers before it get weight 0.
     """
-    messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
-    weights = _weights(turns, messages, raw, trained_from)
+    messages = [_message(turn, number, raw) for number, turn in enumerate(turns, 1)]
+    weights = {}
+    for number, (turn, message) in enumerate(zip(turns, messages, strict=True)):
+        weight = _weight(turn, message["role"], number + 1, raw)
+        if message["role"] == "assistant":
+            weights[number] = weight if number >= trained_from else 0.0
     trained = [number for number, weight in weights.items() if weight > 0]
     if not trained:
         raise UnusableRow("data.no_answer", "no assistant message to train on")
@@ -63,35 +78,54 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFor
     skipped = [number for number in trained if number < last and _is_empty(messages[number])]
     weights |= dict.fromkeys(skipped, 0.0)
     refuse_placeholder(messages)
-    if _add_system(messages, raw, detected):
-        weights = {number + 1: weight for number, weight in weights.items()}
+
+    # The row's system message comes first, unless the conversation starts with one.
+    if "system" in detected.parts and messages[0]["role"] != "system":
+        system = text_of(detected.parts["system"].fill(raw.values), raw, "system")
+        if system.strip():
+            messages.insert(0, {"role": "system", "content": system})
+            weights = {number + 1: weight for number, weight in weights.items()}
+
     tools = detected.parts["tools"].fill(raw.values) if "tools" in detected.parts else None
+    if tools:
+        tools = from_json(tools, f"{raw.where} (tools)")  # JSON text in CSV files
+        if tools is not None and not isinstance(tools, list):
+            problem = f"tools is {described(tools)}, not a list"
+            raise UserError(problem, raw.where, "write a list of tool schemas", code="data.invalid_tools")
+        text_of(tools, raw, "tools")
     return Example(
         messages,
         None,
         None,
         raw.where,
-        tools_of(tools, raw),
+        tools or None,
         {number: weight for number, weight in weights.items() if weight != 1.0},
         notes=(EMPTY_TURN,) if skipped else (),
     )
 
 
 def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
-    """A prompt and its answer, after the row's history."""
+    """A prompt and its answer, after the row's history: a list of [question, answer] pairs."""
     if not prompt.strip():
         raise UnusableRow("data.empty", "no prompt")
     if not answer.text.strip():
         raise UnusableRow("data.empty", "no answer")
-    reply = {"role": "assistant", "content": answer.text}
-    turns = [*_history(raw, detected), {"role": "user", "content": prompt}, reply]
+    history = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
+    history = from_json(history, f"{raw.where} (history)")
+    turns: list[dict[str, Any]] = []
+    for pair in (history or []) if isinstance(history, list | None) else [history]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            problem = "history is not a list of [question, answer]"
+            raise UserError(problem, raw.where, "correct the row", code="data.invalid_history")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.text}]
     chat = conversation(turns, raw, detected)
     first = chat.conversation[0]
     system = f"{first['content']}\n\n" if first["role"] == "system" else ""
     return replace(chat, prompt=system + prompt, completion=answer.text, references=answer.references)
 
 
-def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
+def _weight(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
     """The product of a message's weights; 1 without any.
 
     Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
@@ -104,24 +138,18 @@ def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> floa
         if value is None or value == []:
             continue
         if key in REFUSED:
-            raise UserError(
-                f"unsupported key {key!r} in message {number}", raw.where, REFUSED[key], code="data.loss_flag"
-            )
-        factor = _number(value, key, number, raw)
-        weight *= float(not factor) if key in MASKED else factor
-        if role != "assistant" and key in WEIGHTS and factor > 0:
+            problem = f"unsupported key {key!r} in message {number}"
+            raise UserError(problem, raw.where, REFUSED[key], code="data.loss_flag")
+        if not (isinstance(value, int | float) and 0 <= value < math.inf):
+            problem = f"invalid {key} {value!r} in message {number}"
+            hint = "use a number of at least 0, or true or false"
+            raise UserError(problem, raw.where, hint, code="data.invalid_weight")
+        weight *= float(not value) if key in MASKED else float(value)
+        if role != "assistant" and key in WEIGHTS and value > 0:
             problem = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
             hint = f"set {key} of system, user and tool messages to 0 or remove it"
             raise UserError(problem, raw.where, hint, code="data.loss_flag_on_prompt")
     return weight
-
-
-def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
-    if isinstance(value, int | float) and 0 <= value < math.inf:
-        return float(value)
-    problem = f"invalid {key} {value!r} in message {number}"
-    hint = "use a number of at least 0, or true or false"
-    raise UserError(problem, raw.where, hint, code="data.invalid_weight")
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
@@ -146,7 +174,7 @@ def role_of(turn: dict[str, Any]) -> str | None:
     return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
 
 
-def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
+def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     """Convert one message to OpenAI's schema. Unknown keys are kept for the chat template."""
     said = turn.get("role", turn.get("from"))
     if not isinstance(said, str):
@@ -158,15 +186,12 @@ def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     content = turn["content"] if "content" in turn else turn.get("value")
     if type(content) is str and len(turn) == 2 and said not in _CALLS:
         return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
-    return _message(turn, role, said.strip().lower(), content, number, raw)
 
-
-def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: RawRow) -> dict[str, Any]:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if "content" not in turn and "value" not in turn and not calls:
         hint = "add content (or value)"
         raise UserError(f"message {number} has no content", raw.where, hint, code="data.message_without_content")
-    if said in _CALLS and not calls:
+    if said.strip().lower() in _CALLS and not calls:
         calls = _called(content)
         content = None if calls else content
     converted: dict[str, Any] = {"role": role}
@@ -180,7 +205,11 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
     converted["content"] = text_of(content, raw, f"message {number}")
     converted |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
     if calls:
-        calls = _listed(calls, number, raw)
+        if isinstance(calls, str):  # JSON text in CSV files
+            calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
+        if not isinstance(calls, list):
+            problem = f"the tool calls of message {number} are {described(calls)}, not a list"
+            raise UserError(problem, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
         text_of(calls, raw, f"the tool calls of message {number}")
         converted["tool_calls"] = [_call(call, number, raw) for call in calls]
     return converted
@@ -206,7 +235,7 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
             reasoning.append(as_text(part.get("thinking", value)))
         elif kind in ("tool_call", "function_call") and (content_calls := _called(value)):
             calls += content_calls
-        elif is_media_part(str(kind)):
+        elif any(word in str(kind) for word in _MEDIA_PARTS):  # image_url, input_audio, …
             raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
             problem = f"unsupported content part {kind!r} in message {number}"
@@ -215,16 +244,6 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
     if calls:
         more["tool_calls"] = calls
     return "".join(texts), more
-
-
-def _listed(calls: Any, number: int, raw: RawRow) -> list[Any]:
-    """Tool calls as a list; they may be JSON text, as in CSV files."""
-    if isinstance(calls, str):
-        calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
-    if not isinstance(calls, list):
-        problem = f"the tool calls of message {number} are {described(calls)}, not a list"
-        raise UserError(problem, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
-    return calls
 
 
 def _called(content: Any) -> list[Any] | None:
@@ -248,18 +267,6 @@ def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
     return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
-def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
-    """The tool schemas of a row; they may be JSON text, as in CSV files."""
-    if not value:
-        return None
-    value = from_json(value, f"{raw.where} (tools)")
-    if value is not None and not isinstance(value, list):
-        problem = f"tools is {described(value)}, not a list"
-        raise UserError(problem, raw.where, "write a list of tool schemas", code="data.invalid_tools")
-    text_of(value, raw, "tools")
-    return value or None
-
-
 def text_of(value: Any, raw: RawRow, part: str) -> str:
     """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
     text = as_text(value)
@@ -268,10 +275,8 @@ def text_of(value: Any, raw: RawRow, part: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        problem = (
-            f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
-        )
-        hint = "write both halves of the escape"
+        code_point, place = f"\\u{ord(text[error.start]):04x}", f"character {error.start + 1} of {part}"
+        problem, hint = f"invalid Unicode surrogate ({code_point}) at {place}", "write both halves of the escape"
         raise UserError(problem, raw.where, hint, code="data.invalid_surrogate") from error
     return text
 
@@ -326,31 +331,6 @@ def _texts(value: Any, raw: RawRow) -> list[str]:
     return [text] if text.strip() else []
 
 
-def _history(raw: RawRow, detected: DetectedFormat) -> list[dict[str, Any]]:
-    """Earlier messages from a list of [question, answer] pairs; it may be JSON text, as in CSV files."""
-    value = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
-    value = from_json(value, f"{raw.where} (history)")
-    turns: list[dict[str, Any]] = []
-    for pair in (value or []) if isinstance(value, list | None) else [value]:
-        if not isinstance(pair, list) or len(pair) != 2:
-            problem = "history is not a list of [question, answer]"
-            raise UserError(problem, raw.where, "correct the row", code="data.invalid_history")
-        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return turns
-
-
-def _weights(
-    turns: list[dict[str, Any]], messages: list[dict[str, Any]], raw: RawRow, trained_from: int
-) -> dict[int, float]:
-    """Loss weight of each assistant message."""
-    weights = {}
-    for number, turn in enumerate(turns):
-        weight = weight_of(turn, messages[number]["role"], number + 1, raw)
-        if messages[number]["role"] == "assistant":
-            weights[number] = weight if number >= trained_from else 0.0
-    return weights
-
-
 _END_TOKENS = (
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
     *("</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
@@ -358,7 +338,7 @@ _END_TOKENS = (
 """Of common tokenizers."""
 
 
-def _without_end_tokens(text: str) -> str:
+def _stripped(text: str) -> str:
     """The text without end tokens at its end, and without the white space around them."""
     kept = text.rstrip()
     if not kept.endswith(_END_TOKENS):
@@ -368,19 +348,19 @@ def _without_end_tokens(text: str) -> str:
     return kept
 
 
-def without_end_tokens(example: Example) -> Example:
+def _without_end_tokens(example: Example) -> Example:
     """The example without literal end tokens at the end of its answers: the template writes the model's own.
 
     Raises UnusableRow if nothing of the last answer is left.
     """
     messages = [
         {**turn, "content": stripped}
-        if turn["role"] == "assistant" and (stripped := _without_end_tokens(turn["content"])) != turn["content"]
+        if turn["role"] == "assistant" and (stripped := _stripped(turn["content"])) != turn["content"]
         else turn
         for turn in example.conversation
     ]
-    completion = None if example.completion is None else _without_end_tokens(example.completion)
-    references = tuple(_without_end_tokens(text) for text in example.references)
+    completion = None if example.completion is None else _stripped(example.completion)
+    references = tuple(_stripped(text) for text in example.references)
     if (messages, completion, references) == (example.conversation, example.completion, example.references):
         return example
     if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):
@@ -393,21 +373,6 @@ def without_end_tokens(example: Example) -> Example:
 def _is_empty(turn: dict[str, Any]) -> bool:
     """Whether a message has no text, tool call or reasoning."""
     return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
-
-
-def _add_system(messages: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat) -> bool:
-    """Insert the row's system message, unless the conversation starts with one."""
-    if "system" not in detected.parts or messages[0]["role"] == "system":
-        return False
-    system = text_of(detected.parts["system"].fill(raw.values), raw, "system")
-    if system.strip():
-        messages.insert(0, {"role": "system", "content": system})
-    return bool(system.strip())
-
-
-def is_media_part(kind: str) -> bool:
-    """Whether a content part of this type (image_url, input_audio, …) is image, audio, video or a file."""
-    return any(word in kind for word in _MEDIA_PARTS)
 
 
 def refuse_placeholder(messages: list[dict[str, Any]]) -> None:

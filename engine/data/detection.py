@@ -1,6 +1,7 @@
 """Detect the format of a dataset, and check that all its files have the columns of that format.
 
-Where the format is unclear, the error suggests settings that were tried on the rows.
+Where the format is unclear, the error suggests settings that were tried on the rows. Then the conversations, and a
+preview with the unusable rows, without a tokenizer: by the same steps as `prepare`, so the results agree.
 """
 
 from __future__ import annotations
@@ -8,23 +9,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
-from statistics import median_low
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.columns import EXAMPLES, ColumnTemplate, Summary, as_text, did_you_mean, list_columns, read_map
-from engine.data.conversation import ANSWER_LISTS, without_end_tokens
-from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_name, data_formats
+from engine.data.columns import ColumnTemplate, Summary, did_you_mean, list_columns, read_map
+from engine.data.conversation import ANSWER_LISTS, to_example
+from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, data_formats
 from engine.data.formats.messages import chat_style
-from engine.data.rows import Example, Problem, RawRow, UnusableRow
-from engine.data.source import reading_decisions, summary_of
-from engine.runs.run.usage import IGNORED, ColumnUse
+from engine.data.rows import SHOWN, Example, Problem, RawRow
+from engine.data.source import read, reading_decisions, summary_of
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
 _SUFFIXES = re.compile(
@@ -33,6 +32,9 @@ _SUFFIXES = re.compile(
 )
 _EXTRA_ROLES = frozenset(("system", "tools", "references"))
 """Roles of data.map that add to a format instead of defining it."""
+_SELECTING = ("prompt", "completion", "messages")
+"""Roles that select the text of a row with media."""
+_GUESS = "a guess to confirm:"
 TRIED = 300
 """Maximum rows on which a suggestion is tried."""
 _TRIED_LENGTH = 32 << 20
@@ -49,12 +51,13 @@ PROMPT_NAMES = (
 _IDENTIFIER = re.compile(
     r"(?:^|[_\s-])(?:(?i:id|idx|index|uuid|guid|hash|key|url|uri|link|date|year|time|timestamp))$|[a-z](?:ID|Id|Url|Date)$"
 )
-MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
-"""A column may say which rows belong together if at least so many rows have a value, at most this share of the values
-are distinct, and half of them have so many characters."""
 _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
 """Names of columns that usually belong to the prompt."""
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
+SHOWN_ROWS = 3
+"""Rows shown as they would be trained with suggested settings."""
+SAMPLE_ROWS = 100
+"""Training rows from which end tokens and system prompt are taken."""
 
 
 class Undecided(UserError):
@@ -74,43 +77,86 @@ def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     try:
         detected = recognize(rows, data)
     except Undecided as error:
-        result = try_settings(rows, data, error.changes)
+        result = _try_settings(rows, data, error.changes)
         if result is None:
             raise
-        hint = f"{error.intro} {as_options(error.changes)} ({result})"
+        hint = f"{error.intro} {_as_options(error.changes)} ({result})"
         raise UserError(error.problem, error.location, hint, code=error.code) from error
     if detected.name != "prompt-completion" or data.map:
         return detected
-    return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])
+    # Suggest adding an ignored column to the prompt if its name indicates context.
+    likely = [name for name, role in detected.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
+    prompt, completion = detected.parts["prompt"].lone, detected.parts["completion"].lone
+    if likely and prompt is not None and completion is not None:
+        changes = {"map": {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}}
+        if result := _try_settings(rows, data, changes):
+            text = f"to add column {likely[0]} to the prompt: {_as_options(changes)} ({result})"
+            return replace(detected, warnings=[*detected.warnings, Notice("data.prompt_suggestion", text)])
+    return detected
 
 
 def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
-    """The format that `data` sets or that the columns suggest. Raises UserError (Undecided) as `detection.detect`."""
-    check_name(data.format)
+    """The format that `data` sets or that the columns suggest. Raises UserError (Undecided) as `detect`."""
+    names = ["auto", *data_formats()]
+    if data.format not in names:
+        problem = f"unknown format {data.format!r}{did_you_mean(data.format, names)}"
+        raise UserError(problem, "data.format", f"use one of {', '.join(names)}", code="data.unknown_format")
     summary = summary_of(rows)
     if not summary.filled:
         raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
     roles = read_map(data.map, list(summary.columns))
-    given = set(roles) - _EXTRA_ROLES
-    detected = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
+    if set(roles) - _EXTRA_ROLES:
+        detected = _mapped(roles, ColumnLookup(summary, data), data)
+    else:
+        detected = _detected(rows, summary, data)
     data_format = data_formats()[detected.name]
     if data_format.ambiguity and data.format != detected.name:
-        hint = "write the rows to train on to a separate file"
-        raise Undecided(
-            data_format.ambiguity, data.id, hint, "data.preference_data", {"format": detected.name}, data_format.offer
-        )
+        hint, changes = "write the rows to train on to a separate file", {"format": detected.name}
+        raise Undecided(data_format.ambiguity, data.id, hint, "data.preference_data", changes, data_format.offer)
     if detected.is_guess and data.format == "auto":
-        changes = {"map": {role: detected.parts[role].source for role in ("prompt", "completion")}}
+        mapped = {"map": {role: detected.parts[role].source for role in ("prompt", "completion")}}
         what = f"the columns do not say which of them is the answer (columns {list_columns(summary.filled)})"
-        raise Undecided(what, data.id, f"set {as_options(changes)}", "data.guessed_map", changes, "a guess to confirm:")
-    detected = _with_mapped_extras(detected, roles, data)
-    _refuse_media(summary, detected, data)
-    detected = replace(detected, group=_group_column(summary, data))
+        raise Undecided(what, data.id, f"set {_as_options(mapped)}", "data.guessed_map", mapped, _GUESS)
+
+    # What data.map adds to the format.
+    if data.separator is not None and detected.name != "text":
+        problem = f"data.separator is for the format text, and the format is {detected.name}"
+        where = f"data.separator = {data.separator!r}"
+        raise UserError(problem, where, "remove it, or set data.format", code="data.separator_unread")
+    extras = {role: part for role, part in roles.items() if role in _EXTRA_ROLES}
+    if extras and detected.name == "text":
+        role = next(iter(extras))
+        hint = "insert it into the template of data.map.text"
+        raise UserError(f"the format text has no {role}", f"data.map.{role}", hint, code="data.map_unread")
+    detected = replace(detected, parts=detected.parts | extras)
+
+    # The text refers to media columns, so they are refused unless data.map selects the text explicitly.
+    media = [] if data.map else _media_columns(summary)
+    if media:
+        name = media[0]
+        asked = {role: part.source for role, part in detected.parts.items() if role in _SELECTING}
+        rows_with = f"{summary.columns[name].rows:,} of {summary.rows:,} rows"
+        what = f"column {name} contains images, audio or video in {rows_with}, but only text is supported"
+        intro = f"remove the column {name}, or train on the text alone:"
+        raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": asked}, intro)
+
+    group = _group_column(summary, data)
     reasons = [detected.why, *reading_decisions(rows)]
-    if detected.group:
-        as_read = ", numbers read as text" if "a number" in summary.columns[detected.group].kinds else ""
-        reasons.append(f"data.group = {detected.group!r}: its rows stay in one split{as_read}")
-    detected = _with_reported_roles(replace(detected, why="; ".join(reasons)), summary, data)
+    used = detected.reported_roles(list(summary.columns))
+    if group:
+        as_read = ", numbers read as text" if "a number" in summary.columns[group].kinds else ""
+        reasons.append(f"data.group = {group!r}: its rows stay in one split{as_read}")
+        used[group] = ", ".join(filter(None, [used.get(group, ""), "group"]))
+    columns = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
+    warnings = [*detected.warnings]
+    for name in (name for name, role in columns.items() if role == "ignored"):
+        column = summary.columns[name]
+        examples = ", ".join(f"'{text}'" for text in column.examples)
+        rows_with = f"{column.rows:,} of {summary.rows:,} rows have a value"
+        warnings.append(
+            Notice("data.ignored_column", f"column {name} is ignored ({rows_with}, for example {examples})")
+        )
+    detected = replace(detected, group=group, why="; ".join(reasons), roles=columns, warnings=warnings)
     check_columns(rows, detected)
     return detected
 
@@ -125,24 +171,13 @@ def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedF
             detected = data_format.detect(columns)
             if detected is not None:
                 return replace(detected, separator=data.separator)
-    raise _no_format(rows, summary, data)
-
-
-def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserError:
     if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
-        return _differ("", summary, None)
+        raise _differ("", summary, None)
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
-    what = "; ".join([*reading_decisions(rows), what])
+    what = "; ".join([*reading_decisions(rows), what]) + f" (columns {list_columns(summary.filled)})"
     hint = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
-    changes = {"map": guess_map(summary), "format": "auto"}
-    return Undecided(
-        f"{what} (columns {list_columns(summary.filled)})",
-        data.id,
-        hint,
-        "data.no_format",
-        changes,
-        "a guess to confirm:",
-    )
+    changes = {"map": _guess_map(summary), "format": "auto"}
+    raise Undecided(what, data.id, hint, "data.no_format", changes, _GUESS)
 
 
 def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
@@ -159,65 +194,22 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
     if data.format not in ("auto", name):
         problem = f"data.map defines the format {name}, and data.format is {data.format}"
         raise UserError(problem, "data.format", "remove one of the two", code="data.map_and_format")
-    _refuse_list(roles, columns.summary)
+
+    # A list of texts as answer: several accepted answers, or one. A template with braces trains its text.
+    answer = roles["completion"].source if "completion" in roles else ""
+    is_clear = answer.lower() in ANSWER_LISTS or ("references" in roles and roles["references"].lone == answer)
+    for raw in [] if is_clear else columns.summary.sample:
+        value = raw.values.get(answer)
+        if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
+            problem = "the answer is a list: several accepted answers, or one answer"
+            literal = _as_options({"map": {"completion": f"{{{answer}}}"}})
+            several = _as_options({"map": {"references": answer}})
+            hint = f"{several} accepts any of them; {literal} trains the list as JSON text"
+            raise UserError(problem, f"{raw.where} ({answer})", hint, code="data.list_answer")
+
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
     parts = {role: part for role, part in roles.items() if role in given}
     return DetectedFormat(name, f"data.map sets {shown}: {name}", parts, data.separator)
-
-
-def _refuse_list(roles: dict[str, ColumnTemplate], summary: Summary) -> None:
-    """Raise UserError if the mapped answer is a list of texts: several accepted answers, or one answer."""
-    name = roles["completion"].source if "completion" in roles else ""  # a template with braces trains its text
-    if name.lower() in ANSWER_LISTS or ("references" in roles and roles["references"].lone == name):
-        return
-    for raw in summary.sample:
-        value = raw.values.get(name)
-        if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
-            problem = "the answer is a list: several accepted answers, or one answer"
-            literal = as_options({"map": {"completion": f"{{{name}}}"}})
-            several = as_options({"map": {"references": name}})
-            hint = f"{several} accepts any of them; {literal} trains the list as JSON text"
-            raise UserError(problem, f"{raw.where} ({name})", hint, code="data.list_answer")
-
-
-def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
-    """Add the mapped system, tools and references; refuse them for plain text."""
-    if data.separator is not None and detected.name != "text":
-        problem = f"data.separator is for the format text, and the format is {detected.name}"
-        where = f"data.separator = {data.separator!r}"
-        raise UserError(problem, where, "remove it, or set data.format", code="data.separator_unread")
-    extras = {role: part for role, part in roles.items() if role in _EXTRA_ROLES}
-    if extras and detected.name == "text":
-        role = next(iter(extras))
-        hint = "insert it into the template of data.map.text"
-        raise UserError(f"the format text has no {role}", f"data.map.{role}", hint, code="data.map_unread")
-    return replace(detected, parts=detected.parts | extras)
-
-
-def _refuse_media(summary: Summary, detected: DetectedFormat, data: Data) -> None:
-    """Refuse media columns, because the text refers to them, unless data.map selects the text explicitly."""
-    media = media_columns(summary)
-    if not media or data.map:
-        return
-    name = media[0]
-    changes = {
-        role: part.source for role, part in detected.parts.items() if role in ("prompt", "completion", "messages")
-    }
-    what = f"column {name} contains images, audio or video in {summary.columns[name].rows:,} of {summary.rows:,} rows"
-    what += ", but only text is supported"
-    intro = f"remove the column {name}, or train on the text alone:"
-    raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": changes}, intro)
-
-
-def _with_reported_roles(detected: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
-    """Set the role of every column, and warn about ignored ones."""
-    used = detected.reported_roles(list(summary.columns))
-    if detected.group:
-        used[detected.group] = ", ".join(filter(None, [used.get(detected.group, ""), "group"]))
-    roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
-    ignored = [name for name, role in roles.items() if role == "ignored"]
-    warnings = [_ignored(name, summary) for name in ignored]
-    return replace(detected, roles=roles, warnings=[*detected.warnings, *warnings])
 
 
 def _group_column(summary: Summary, data: Data) -> str:
@@ -233,33 +225,6 @@ def _group_column(summary: Summary, data: Data) -> str:
         hint = "add a column with a name or number of what rows have in common"
         raise UserError(problem, f"{kinds[odd].where} ({data.group})", hint, code="data.group_not_text")
     return data.group
-
-
-def suggest_group(summary: Summary, detected: DetectedFormat, near: bool) -> str:
-    """The column that data.group should name, '' for none: one with long texts that recur, such as a document.
-
-    `near`: also one with short values that recur, because there are near-duplicates between splits.
-    """
-    short = ""
-    for name, column in summary.columns.items():
-        values = [value for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
-        role = detected.roles.get(name, "")
-        if "answer" in role or len(values) < MIN_GROUPED or not set(column.kinds) <= {"text", "a number"}:
-            continue
-        distinct = len(set(values))
-        if not 1 < distinct <= RECURRING * len(values):
-            continue
-        if median_low([len(str(value)) for value in values]) >= LONG_PASSAGE:
-            return name
-        short = short or name
-    return short if near else ""
-
-
-def _ignored(name: str, summary: Summary) -> Notice:
-    column = summary.columns[name]
-    examples = ", ".join(f"'{text}'" for text in column.examples)
-    text = f"column {name} is ignored ({column.rows:,} of {summary.rows:,} rows have a value, for example {examples})"
-    return Notice("data.ignored_column", text)
 
 
 def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
@@ -286,30 +251,24 @@ def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
 def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> UserError:
     """The error for files with different columns."""
     shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
-    where = part
     problem = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
     if detected is not None and len(shown) == 1:
         used = [name for name, role in detected.roles.items() if role not in ("ignored", "empty")]
-        problem = (
-            f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
-        )
+        own = list_columns(summary.parts[part])
+        problem = f"the columns are {own}, and those of the training rows {list_columns(used)}"
     hint = "use one of the files, or give all of them the same columns"
-    return UserError(problem, where, hint, code="data.files_differ")
+    return UserError(problem, part, hint, code="data.files_differ")
 
 
-def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
-    """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
-    try:
-        example = without_end_tokens(data_formats()[detected.name].convert(raw, detected))
-        value = raw.values.get(detected.group) if detected.group else None
-        return example if value in (None, "") else replace(example, group=as_text(value))
-    except UnusableRow as problem:
-        return Problem(problem.kind, problem.what, raw.where)
-
-
-def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
+def _try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
     """The result of changed settings ("299 of the first 300 rows usable"); None if no row is usable."""
-    sample = _first_rows(rows)
+    sample: list[RawRow] = []
+    length = 0
+    for raw in islice(rows, TRIED):
+        sample.append(raw)
+        length += sum(len(str(value)) for value in raw.values.values())
+        if length > _TRIED_LENGTH:
+            break
     try:
         detected = recognize(sample, msgspec.structs.replace(data, **changes))
         trained = sum(isinstance(to_example(raw, detected), Example) for raw in sample)
@@ -317,53 +276,24 @@ def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) ->
         return None
     if not trained:
         return None
-    total = summary_of(rows).rows
-    rows_ = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
-    return f"{trained:,} of {rows_} usable"
+    first = "the first " if summary_of(rows).rows > len(sample) else ""
+    return f"{trained:,} of {first}{len(sample):,} rows usable"
 
 
-def _first_rows(rows: Iterable[RawRow]) -> list[RawRow]:
-    """At most TRIED rows, fewer if they are long."""
-    sample: list[RawRow] = []
-    length = 0
-    for raw in islice(iter(rows), TRIED):
-        sample.append(raw)
-        length += sum(len(str(value)) for value in raw.values.values())
-        if length > _TRIED_LENGTH:
-            break
-    return sample
-
-
-def as_options(changes: dict[str, Any]) -> str:
+def _as_options(changes: dict[str, Any]) -> str:
     """The settings as shell options: `--set data.format=chosen`. A map becomes one option per role."""
     flat = {f"map.{role}": source for role, source in changes.get("map", {}).items()}
     flat |= {key: value for key, value in changes.items() if key != "map" and (key, value) != ("format", "auto")}
-    return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
+    options = []
+    for key, value in flat.items():
+        text = str(value)  # a TOML value; bare words are not quoted
+        if not _BARE.fullmatch(text) or text in ("true", "false", "inf", "nan"):
+            text = json.dumps(text, ensure_ascii=False)
+        options.append(f"--set {shlex.quote(f'data.{key}={text}')}")
+    return " ".join(options)
 
 
-def _value(value: Any) -> str:
-    """A TOML value; bare words are not quoted."""
-    text = str(value)
-    if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
-        return text
-    return json.dumps(text, ensure_ascii=False)
-
-
-def suggest_prompt(rows: Iterable[RawRow], data: Data, detected: DetectedFormat) -> list[Notice]:
-    """Suggest adding an ignored column to the prompt if its name indicates context."""
-    likely = [name for name, role in detected.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
-    prompt, completion = detected.parts["prompt"].lone, detected.parts["completion"].lone
-    if not likely or prompt is None or completion is None:
-        return []
-    changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
-    result = try_settings(rows, data, {"map": changes})
-    if result is None:
-        return []
-    text = f"to add column {likely[0]} to the prompt: {as_options({'map': changes})} ({result})"
-    return [Notice("data.prompt_suggestion", text)]
-
-
-def guess_map(summary: Summary) -> dict[str, str]:
+def _guess_map(summary: Summary) -> dict[str, str]:
     """The most likely data.map: a column of conversations, else common names, else label and longest text.
 
     Columns of identifiers, dates and addresses are neither prompt nor answer.
@@ -378,12 +308,14 @@ def guess_map(summary: Summary) -> dict[str, str]:
         return {"text": texts[0]}
     if len(texts) < 2:
         return {}
-    labels = [name for name in texts if _is_label(summary, name)]
+    distinct = {name: columns[name].distinct for name in texts}
+    labels = [name for name, values in distinct.items() if values is not None and len(values) < columns[name].rows]
     answer = _first_named(ANSWER_NAMES, texts) or (labels[0] if len(labels) == 1 else "")
     asked = [name for name in texts if name != answer]
     prompt = _first_named(PROMPT_NAMES, asked)
     if answer:
-        return {"prompt": prompt or max(asked, key=lambda name: _length(summary, name)), "completion": answer}
+        longest = max(asked, key=lambda name: max(map(len, columns[name].examples)))
+        return {"prompt": prompt or longest, "completion": answer}
     prompt = prompt or texts[0]
     return {"prompt": prompt, "completion": next(name for name in texts if name != prompt)}
 
@@ -403,16 +335,7 @@ def _is_identifier(name: str, summary: Summary) -> bool:
     return bool(_IDENTIFIER.search(name)) or is_coded
 
 
-def _length(summary: Summary, name: str) -> int:
-    return max(map(len, summary.columns[name].examples))
-
-
-def _is_label(summary: Summary, name: str) -> bool:
-    distinct = summary.columns[name].distinct
-    return distinct is not None and len(distinct) < summary.columns[name].rows
-
-
-def media_columns(summary: Summary) -> list[str]:
+def _media_columns(summary: Summary) -> list[str]:
     """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
     columns = []
     for name in summary.filled:
@@ -432,16 +355,72 @@ def _is_media(value: Any, named: bool) -> bool:
     return named and isinstance(value, str) and bool(_SUFFIXES.search(value))
 
 
-def column_usage(detected: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:
-    """Every column of all splits with its role; several roles are joined: `prompt, answer`."""
-    rows: dict[str, int] = {}
-    examples: dict[str, list[str]] = {}
-    for summary in summaries:
-        for name, column in summary.columns.items():
-            rows[name] = rows.get(name, 0) + column.rows
-            known = examples.setdefault(name, [])
-            known += [example for example in column.examples if example not in known][: EXAMPLES - len(known)]
-    return [
-        ColumnUse(name, number, detected.roles.get(name, IGNORED) if number else "empty", examples[name])
-        for name, number in rows.items()
-    ]
+def training_examples(data: Data) -> list[Example]:
+    """The first training rows. Raises UserError if the data cannot be read."""
+    return list(islice(examples_of(data, ("train",)), SAMPLE_ROWS))
+
+
+def examples_of(data: Data, splits: tuple[str, ...] | None = None) -> Iterator[Example]:
+    """The usable rows of some given splits, or of all, in reading order."""
+    source = read(data)
+    detected = detect(source.train, data)
+    for name, rows in source.splits.items():
+        if splits is None or name in splits:
+            for raw in rows:
+                if isinstance(example := to_example(raw, detected), Example):
+                    yield example
+
+
+def system_prompt(examples: list[Example]) -> str:
+    """The system prompt that all of these rows have; '' if they have none or different ones."""
+    prompts = {
+        example.messages[0]["content"] if example.messages and example.messages[0]["role"] == "system" else ""
+        for example in examples
+    }
+    return str(prompts.pop()) if len(prompts) == 1 else ""
+
+
+def preview(data: Data) -> dict[str, Any]:
+    """Rows by given split, the format and its reason, unusable rows by kind with places. JSON-able.
+
+    Where the format is unclear and settings of `data` are known that make it clear, the error with these settings and
+    the first rows as they would then be trained. Raises UserError for other unreadable or unknown data.
+    """
+    source = read(data)
+    try:
+        detected = detect(source.train, data)
+    except UserError as error:
+        if not isinstance(undecided := error.__cause__, Undecided):
+            raise
+        recognized = recognize(source.train, msgspec.structs.replace(data, **undecided.changes))
+        usable = (example for raw in source.train if isinstance(example := to_example(raw, recognized), Example))
+        return {
+            "error": error.line,
+            "columns": [{"name": name, "role": ""} for name in source.train.summary.columns],
+            "suggested": {key: value for key, value in undecided.changes.items() if (key, value) != ("format", "auto")},
+            "examples": [
+                [[str(message["role"]), str(message.get("content") or "")] for message in example.messages]
+                if example.messages is not None
+                else [["prompt", example.prompt or ""], ["completion", example.completion or ""]]
+                for example in islice(usable, SHOWN_ROWS)
+            ],
+        }
+    given = source.splits
+    for rows in given.values():
+        check_columns(rows, detected)
+    kinds: dict[str, dict[str, Any]] = {}
+    for raw in chain.from_iterable(given.values()):
+        if isinstance(problem := to_example(raw, detected), Problem):
+            entry = kinds.setdefault(problem.kind, {"rows": 0, "where": []})
+            entry["rows"] += 1
+            if len(entry["where"]) < SHOWN:
+                entry["where"].append(f"{problem.where}: {problem.what}")
+    return {
+        "rows": {name: rows.summary.rows for name, rows in given.items()},
+        "format": detected.name,
+        "why": detected.why,
+        "columns": [{"name": name, "role": role} for name, role in detected.roles.items()],
+        "unusable": sum(kind["rows"] for kind in kinds.values()),
+        "kinds": kinds,
+        "warnings": [msgspec.to_builtins(notice) for notice in detected.warnings],
+    }

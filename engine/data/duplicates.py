@@ -116,15 +116,13 @@ def _turn_text(turn: dict[str, Any]) -> tuple[str, str]:
     text = normalized(turn["content"])
     if len(turn) == 2:
         return turn["role"], text
-    more = {key: _without_ids(value) for key, value in turn.items() if key not in _NOT_CONTENT and value}
+    more = {key: value for key, value in turn.items() if key not in _NOT_CONTENT and value}
+    for key, value in more.items():
+        if isinstance(value, list):  # tool calls without their ids, which are random in recorded conversations
+            more[key] = [
+                {k: v for k, v in call.items() if k != "id"} if isinstance(call, dict) else call for call in value
+            ]
     return turn["role"], f"{text}\x1d{_as_json(more)}" if more else text
-
-
-def _without_ids(value: Any) -> Any:
-    """Tool calls without their ids, which are random in recorded conversations."""
-    if isinstance(value, list):
-        return [{k: v for k, v in call.items() if k != "id"} if isinstance(call, dict) else call for call in value]
-    return value
 
 
 def _as_json(value: Any) -> str:
@@ -163,7 +161,8 @@ class KeyTable:
             earlier += prompts
             rows += [number] * len(prompts)
         parts = [key.prompt for key in keys], [key.answer for key in keys], [key.group for key in keys], earlier
-        return cls(*[_words(b"".join(part)) for part in parts], earlier_rows=np.array(rows, dtype=np.int64))
+        words = [np.frombuffer(b"".join(part), dtype="<u8").reshape(-1, 2) for part in parts]
+        return cls(*words, earlier_rows=np.array(rows, dtype=np.int64))
 
     @classmethod
     def joined(cls, tables: Sequence[KeyTable]) -> KeyTable:
@@ -229,8 +228,20 @@ def group_numbers(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _words(packed: bytes) -> np.ndarray:
-    return np.frombuffer(packed, dtype="<u8").reshape(-1, 2)
+def equal_rows(prompts: np.ndarray, answers: np.ndarray, rows: np.ndarray) -> tuple[int, list[list[int]]]:
+    """The number of these rows that equal an earlier one, and the first groups of equal rows.
+
+    `prompts`, `answers`: (N,) number of the prompt and of the answer of each row.
+    """
+    whole = prompts[rows] * (answers.max(initial=0) + 1) + answers[rows]
+    order = whole.argsort(kind="stable")
+    ordered = whole[order]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else order
+    sizes = np.diff([*begins, len(rows)])
+    several = np.flatnonzero(sizes > 1)
+    several = several[order[begins[several]].argsort(kind="stable")][:SHOWN]
+    groups = [order[begins[n] : begins[n] + min(SHOWN, sizes[n])] for n in several.tolist()]
+    return len(rows) - len(begins), [rows[group].tolist() for group in groups]
 
 
 @dataclass
@@ -247,32 +258,13 @@ class Repeated:
     """Distinct answers in all rows."""
 
 
-@dataclass
-class Groups:
-    """Rows grouped by prompt and by answer: (rows,) group numbers."""
-
-    prompts: np.ndarray
-    answers: np.ndarray
-
-    def duplicates(self, rows: np.ndarray) -> tuple[int, list[list[int]]]:
-        """The number of these rows that equal an earlier one, and the first groups of equal rows."""
-        whole = self.prompts[rows] * (self.answers.max(initial=0) + 1) + self.answers[rows]
-        order = whole.argsort(kind="stable")
-        ordered = whole[order]
-        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else order
-        sizes = np.diff([*begins, len(rows)])
-        several = np.flatnonzero(sizes > 1)
-        several = several[order[begins[several]].argsort(kind="stable")][:SHOWN]
-        groups = [order[begins[n] : begins[n] + min(SHOWN, sizes[n])] for n in several.tolist()]
-        return len(rows) - len(begins), [rows[group].tolist() for group in groups]
-
-    def repeated(self, rows: np.ndarray) -> Repeated:
-        """The rows among these with the prompt of an earlier one and a different answer."""
-        prompts, answers = self.prompts[rows], self.answers[rows]
-        _, first, numbers = np.unique(prompts, return_index=True, return_inverse=True)
-        other = np.flatnonzero(answers != answers[first[numbers]])
-        pairs = [(int(rows[first[numbers[place]]]), int(rows[place])) for place in other[:SHOWN].tolist()]
-        return Repeated(len(other), len(np.unique(prompts[other])), pairs, len(np.unique(answers)))
+def repeated_prompts(prompts: np.ndarray, answers: np.ndarray, rows: np.ndarray) -> Repeated:
+    """The rows among these with the prompt of an earlier one and a different answer; arguments of `equal_rows`."""
+    prompts, answers = prompts[rows], answers[rows]
+    _, first, numbers = np.unique(prompts, return_index=True, return_inverse=True)
+    other = np.flatnonzero(answers != answers[first[numbers]])
+    pairs = [(int(rows[first[numbers[place]]]), int(rows[place])) for place in other[:SHOWN].tolist()]
+    return Repeated(len(other), len(np.unique(prompts[other])), pairs, len(np.unique(answers)))
 
 
 def overlap(keys: KeyTable, held: np.ndarray, other: np.ndarray) -> tuple[SplitOverlap, list[tuple[int, int]]]:

@@ -1,5 +1,6 @@
 """Evaluation items: the held-out rows of one prompt, answered once and scored against all references.
 
+Further answers of test rows become rows of their own: other accepted answers, and earlier answers of conversations.
 With examples in the prompt, complete training rows come before it, as earlier turns of the conversation.
 """
 
@@ -7,19 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.config.errors import UserError
+import numpy as np
+
+from engine.config.errors import Notice, UserError
+from engine.config.quantities import share_percent
 from engine.config.schema import Data
-from engine.data.duplicates import normalized
-from engine.data.rows import IGNORE_INDEX, Example, Row
+from engine.config.text import amount
+from engine.data.duplicates import KeyTable, keys_of, normalized
+from engine.data.rows import IGNORE_INDEX, Example, Problem, Row
+from engine.data.split import TEST, TRAIN, Assignment
 
 EARLIER = " answer "
 """In the place of an earlier answer of a conversation: `chat.jsonl line 7 answer 1`."""
 FINAL_VALIDATION_ROWS = 512
 """Maximum number of validation rows for the final loss: some datasets have ten thousand."""
+CANDIDATES = 2000
+"""Training rows among which examples are chosen; a large dataset has enough short rows among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +75,14 @@ def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[E
     for same_prompt in by_item.values():
         before = [earlier[row.where] for row in same_prompt if row.where in earlier]
         items += [_item(answers) for parts in before for answers in parts.values()]
-        last = [answer for row in same_prompt if (answer := _last_answer(row))] if before else same_prompt
+        last: list[Row] = [] if before else same_prompt
+        for row in same_prompt if before else ():  # with only its last answer in the loss, if a token of it is left
+            start = len(row.prompt)
+            labels = [IGNORE_INDEX] * min(start, len(row.labels)) + row.labels[start:]
+            if any(label != IGNORE_INDEX for label in labels):
+                last.append(replace(row, labels=labels))
         items += [_item(last)] if last else []
     return items
-
-
-def _last_answer(row: Row) -> Row | None:
-    """The row with only its last answer in the loss; None if no token of it is left after truncation."""
-    start = len(row.prompt)
-    labels = [IGNORE_INDEX] * min(start, len(row.labels)) + row.labels[start:]
-    return replace(row, labels=labels) if any(label != IGNORE_INDEX for label in labels) else None
 
 
 def _item(rows: list[Row]) -> EvaluationItem:
@@ -97,55 +103,46 @@ def conversations_of(
     A prompt of plain text is one message of the user. `examples`: places of training rows whose conversations are
     earlier turns, without their system prompts. Raises UserError if a row is missing or has another answer.
     """
-    from engine.data.examples import examples_of
+    from engine.data.detection import examples_of  # reads files, which scoring does not
 
     wanted = {*examples, *(line["where"].partition(EARLIER)[0] for line in lines)}
     by_place: dict[str, Example] = {}
     for example in examples_of(data):
         if example.where in wanted:
             by_place |= {part.where: part for part in (*earlier_answers(example), example)}
+
+    def turns(example: Example) -> list[dict[str, Any]]:
+        if example.messages is not None:
+            return [dict(message) for message in example.messages]
+        asked, answered = example.prompt or "", example.completion or ""
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+
+    problem, hint = "the rows differ from those of the runs", "restore the data"
     if lost := next((where for where in examples if where not in by_place), ""):
-        raise _changed(data, lost)
-    before = [message for where in examples for message in _whole(by_place[where])]
+        raise UserError(problem, f"{data.id}: {lost}", hint, "ladder.items_changed")
+    before = [turn for where in examples for turn in turns(by_place[where]) if turn["role"] != "system"]
     conversations = []
     for line in lines:
         asked = by_place.get(line["where"])
-        messages = _prompt_before(asked, line["target"]) if asked else None
-        if asked is None or messages is None:
-            raise _changed(data, line["where"])
+        *messages, answer = turns(asked) if asked else [{}]
+        text, target = normalized(str(answer.get("content") or "")), normalized(line["target"])
+        # A chat template writes more into a target than its text, such as reasoning and tool calls.
+        if asked is None or (text not in target if asked.messages is not None else text != target):
+            raise UserError(problem, f"{data.id}: {line['where']}", hint, "ladder.items_changed")
         start = 1 if before and messages[0]["role"] == "system" else 0
         conversations.append(([*messages[:start], *before, *messages[start:]], asked.tools))
     return conversations
 
 
-def _changed(data: Data, where: str) -> UserError:
-    problem, hint = "the rows differ from those of the runs", "restore the data"
-    return UserError(problem, f"{data.id}: {where}", hint, "ladder.items_changed")
-
-
-def _whole(example: Example) -> list[dict[str, Any]]:
-    """A conversation with its answers, without a system prompt."""
-    if example.messages is None:
-        asked, answered = example.prompt or "", example.completion or ""
-        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [{**message} for message in example.messages if message["role"] != "system"]
-
-
-def _prompt_before(example: Example, target: str) -> list[dict[str, Any]] | None:
-    """The messages before the last answer; None if the target is another answer.
-
-    A chat template writes more into a target than its text, such as reasoning and tool calls.
-    """
-    if example.messages is None:
-        same = normalized(example.completion or "") == normalized(target)
-        return [{"role": "user", "content": example.prompt or ""}] if same else None
-    text = normalized(str(example.messages[-1].get("content") or ""))
-    return [dict(earlier) for earlier in example.messages[:-1]] if text in normalized(target) else None
-
-
 def reference_examples(example: Example) -> list[Example]:
     """A copy of the example for each further accepted answer, to be tokenized for the loss."""
-    return [_with_answer(example, text) for text in example.references if text.strip()]
+    copies = []
+    for text in filter(str.strip, example.references):
+        messages = example.messages
+        if messages is not None:
+            messages = [*messages[:-1], {"role": messages[-1]["role"], "content": text}]
+        copies.append(replace(example, messages=messages, completion=text, references=()))
+    return copies
 
 
 def earlier_answers(example: Example) -> list[Example]:
@@ -166,11 +163,127 @@ def earlier_answers(example: Example) -> list[Example]:
     ]
 
 
-def _with_answer(example: Example, text: str) -> Example:
-    messages = example.messages
-    if messages is not None:
-        messages = [*messages[:-1], {"role": messages[-1]["role"], "content": text}]
-    return replace(example, messages=messages, completion=text, references=())
+@dataclass(frozen=True)
+class FurtherAnswers:
+    """Answers of test rows that are not rows of the data."""
+
+    rows: list[Row]
+    """One per answer, with its item. `group` of an earlier answer is its conversation's item, else ''."""
+    same_earlier_prompt: list[tuple[int, int]]
+    """Items of the last answers of test conversations that have an earlier prompt in common."""
+
+
+def further_answers(
+    further: list[tuple[Example, int]],
+    keys: KeyTable,
+    assignment: Assignment,
+    tokenize: Callable[[list[Example]], list[Row | Problem]],
+) -> FurtherAnswers:
+    """Tokenize further accepted answers, and the earlier answers of conversations, as items of their own.
+
+    `further`: an example for each further accepted answer, and complete conversations, with the test row's item.
+    Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
+    in the loss of the complete conversation: some templates rewrite earlier turns. One whose prompt is also in
+    training is left out; one whose prompt is that of an item is a reference of this item. Conversations with the
+    same last prompt have the same earlier answers.
+    """
+    whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
+    accepted = [(example, item) for example, item in further if not earlier_answers(example)]
+
+    # The earlier answers whose prompts are not in training, and conversations that have such a prompt in common.
+    trained: set[bytes] = set()
+    if whole:
+        trained = {*_answered_early_in_training(keys, assignment), *map(bytes, keys.prompts[assignment.rows(TRAIN)])}
+    before: list[tuple[Example, int]] = []
+    same_earlier_prompt: list[tuple[int, int]] = []
+    seen_in: dict[bytes, int] = {}
+    left_out = 0
+    for item, example in sorted(whole.items()):
+        for earlier in earlier_answers(example):
+            prompt = keys_of(earlier).prompt
+            if prompt in trained:
+                left_out += 1
+                continue
+            before.append((earlier, item))
+            same_earlier_prompt.append((seen_in.setdefault(prompt, item), item))
+    if left_out:
+        text = f"test: {amount(left_out, 'earlier answer')} left out, because the prompt is also in training"
+        assignment.about.append(text)
+
+    examples = [example for example, _ in (*accepted, *before)] + list(whole.values())
+    if not examples:
+        return FurtherAnswers([], [])
+    tokenized = tokenize(examples)
+    conversations = dict(zip(whole, tokenized[len(accepted) + len(before) :], strict=True))
+    rows = [
+        replace(row, item=item) for row, (_, item) in zip(tokenized, accepted, strict=False) if isinstance(row, Row)
+    ]
+    test = assignment.rows(TEST)
+    item_of = dict(zip(map(bytes, keys.prompts[test]), assignment.items[test].tolist(), strict=True))
+    number = int(assignment.items.max(initial=-1))
+    for row, (example, item) in zip(tokenized[len(accepted) :], before, strict=False):
+        conversation = conversations[item]
+        if not isinstance(row, Row) or not isinstance(conversation, Row):
+            continue
+        start = len(row.prompt)
+        is_trained = conversation.labels[start : start + 1] != [IGNORE_INDEX]
+        if is_trained and conversation.input_ids[:start] == row.prompt:
+            same_prompt = item_of.setdefault(keys_of(example).prompt, number + 1)
+            number = max(number, same_prompt)
+            rows.append(replace(row, item=same_prompt, group=str(item)))
+    return FurtherAnswers(rows, same_earlier_prompt)
+
+
+def warn_of_earlier_prompts(keys: KeyTable, assignment: Assignment) -> None:
+    """Warn of rows of a given test split whose prompt a training conversation answers before its last turn.
+
+    Test rows that were held out of training are in one split with such conversations.
+    """
+    answered = _answered_early_in_training(keys, assignment)
+    tested = keys.prompts[assignment.rows(TEST)]
+    if seen := sum(bytes(prompt) in answered for prompt in tested):
+        text = (
+            f"{seen:,} of {len(tested):,} test rows ({share_percent(seen / len(tested))}) have a prompt that a "
+            "training conversation answers before its last turn: their scores measure memorization; a given test "
+            "split is never changed"
+        )
+        assignment.warnings.append(Notice("data.test_overlaps_earlier", text))
+
+
+def _answered_early_in_training(keys: KeyTable, assignment: Assignment) -> set[bytes]:
+    """Digests of the prompts that training conversations answer before their last turn."""
+    return set(map(bytes, keys.earlier[assignment.codes[keys.earlier_rows] == TRAIN]))
+
+
+def number_groups(items: np.ndarray, keyed: np.ndarray, assignment: Assignment, further: FurtherAnswers) -> np.ndarray:
+    """(N,) group of dependent rows of each stored row, -1 for a row alone: rows that stay together in a split for more
+    than their prompt, a conversation with its earlier answers, and conversations that begin with the same answered
+    prompt.
+
+    `items`: (N,) item of each row of the data, then of each of `further`. `keyed`: the rows with keys.
+    """
+    parents = [int(row.group or -1) for row in further.rows]  # -1: an accepted answer, of no conversation
+    read = len(items) - len(parents)
+    group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
+    together = assignment.groups
+    chosen = assignment.has_column | np.isin(together, together[together != assignment.items])
+    group[keyed[chosen]] = together[chosen]
+    of_item = dict(zip(items[:read].tolist(), group[:read].tolist(), strict=True))
+    group[read:] = [of_item.get(parent, -1) for parent in parents]
+    joined: dict[int, int] = {}
+
+    def lowest(number: int) -> int:
+        while number in joined:
+            number = joined[number]
+        return number
+
+    for pair in further.same_earlier_prompt:
+        first, second = sorted(lowest(of_item[item]) for item in pair)
+        if first != second:
+            joined[second] = first
+    for number in joined:
+        group[group == number] = lowest(number)
+    return group
 
 
 def items_fingerprint(items: Sequence[EvaluationItem]) -> str:
@@ -215,10 +328,6 @@ def _ranked(items: Sequence[EvaluationItem]) -> list[int]:
     return sorted(range(len(items)), key=key)
 
 
-CANDIDATES = 2000
-"""Training rows among which examples are chosen; a large dataset has enough short rows among them."""
-
-
 def few_shot_items(
     items: Sequence[EvaluationItem],
     train: Sequence[Row],
@@ -234,7 +343,19 @@ def few_shot_items(
     """
     examples = few_shot_rows(items, train, shots, new_tokens, positions)
     prefix = [token for number, row in enumerate(examples) for token in _without_bos(row.input_ids, bos, number > 0)]
-    return [replace(item, rows=tuple(_with_prefix(row, prefix, bos) for row in item.rows)) for item in items]
+
+    def prefixed(row: Row) -> Row:
+        stripped = len(row.input_ids) - len(_without_bos(row.input_ids, bos, True))
+        weights = row.weights
+        return replace(
+            row,
+            input_ids=[*prefix, *row.input_ids[stripped:]],
+            labels=[*[IGNORE_INDEX] * len(prefix), *row.labels[stripped:]],
+            prompt=[*prefix, *_without_bos(row.prompt, bos, True)],
+            weights=None if weights is None else [*[0.0] * len(prefix), *weights[stripped:]],
+        )
+
+    return [replace(item, rows=tuple(map(prefixed, item.rows))) for item in items]
 
 
 def few_shot_rows(
@@ -262,16 +383,3 @@ def few_shot_rows(
 
 def _without_bos(tokens: Sequence[int], bos: int | None, strip: bool) -> list[int]:
     return list(tokens[1:] if strip and tokens and bos is not None and tokens[0] == bos else tokens)
-
-
-def _with_prefix(row: Row, prefix: Sequence[int], bos: int | None) -> Row:
-    stripped = len(row.input_ids) - len(_without_bos(row.input_ids, bos, True))
-    ids, labels = row.input_ids[stripped:], row.labels[stripped:]
-    weights = row.weights
-    return replace(
-        row,
-        input_ids=[*prefix, *ids],
-        labels=[*[IGNORE_INDEX] * len(prefix), *labels],
-        prompt=[*prefix, *_without_bos(row.prompt, bos, True)],
-        weights=None if weights is None else [*[0.0] * len(prefix), *weights[stripped:]],
-    )

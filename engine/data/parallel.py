@@ -79,7 +79,12 @@ def in_order(batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done]
             children.append(_start(batches, work, number, processes, [child.end for child in children]))
         turn = 0
         while (message := children[turn % processes].receive())[0] != "end":
-            yield _result(message)
+            kind, content = message
+            if kind == "user error":
+                raise content.error()
+            if kind == "error":
+                raise RuntimeError(content)
+            yield content
             turn += 1
     finally:
         for child in children:
@@ -135,38 +140,21 @@ def _start(
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         _child = _TemplateLimits(lambda name: theirs.send(("template", name)))
         with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-            for message in _messages(batches, work, number, processes):
-                theirs.send(message)
-                if os.getppid() != parent:
-                    return
+            try:
+                for batch in islice(batches(), number, None, processes):
+                    theirs.send(("done", work(batch)))
+                    if os.getppid() != parent:
+                        return
+                theirs.send(("end",))
+            except UserError as error:
+                theirs.send(("user error", ErrorParts.of(error)))
+            except Exception:  # noqa: BLE001 - reported in the parent process
+                theirs.send(("error", traceback.format_exc()))
 
     process = context.Process(target=run, daemon=True, name=f"prepare-{number}")
     process.start()
     theirs.close()
     return _Child(process, ours)
-
-
-def _messages(
-    batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done], number: int, processes: int
-) -> Iterator[tuple[Any, ...]]:
-    """("done", result) for each batch of this process, then ("end",); a UserError as ErrorParts, else a traceback."""
-    try:
-        for batch in islice(batches(), number, None, processes):
-            yield "done", work(batch)
-        yield ("end",)
-    except UserError as error:
-        yield "user error", ErrorParts.of(error)
-    except Exception:  # noqa: BLE001 - reported in the parent process
-        yield "error", traceback.format_exc()
-
-
-def _result(message: tuple[Any, ...]) -> Any:
-    kind, content = message
-    if kind == "user error":
-        raise content.error()
-    if kind == "error":
-        raise RuntimeError(content)
-    return content
 
 
 class _TemplateLimits:
@@ -186,14 +174,11 @@ class _TemplateLimits:
         except (OverflowError, MemoryError, RecursionError) as error:
             raise _over_limit(error, where) from error
         finally:
-            self._count(TEMPLATE_SECONDS - signal.setitimer(signal.ITIMER_PROF, 0)[0], where)
-
-    def _count(self, seconds: float, where: str) -> None:
-        """Count a row. Raises UserError if the rows so far took too long on average."""
-        self.seconds, self.rows = self.seconds + seconds, self.rows + 1
-        if self.rows >= COUNTED_ROWS and self.seconds > MEAN_SECONDS * self.rows:
-            problem = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
-            raise UserError(problem, where, _HINT, code="template.slow")
+            self.seconds += TEMPLATE_SECONDS - signal.setitimer(signal.ITIMER_PROF, 0)[0]
+            self.rows += 1
+            if self.rows >= COUNTED_ROWS and self.seconds > MEAN_SECONDS * self.rows:
+                problem = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
+                raise UserError(problem, where, _HINT, code="template.slow")
 
 
 _child: _TemplateLimits | None = None

@@ -1,8 +1,12 @@
-"""The result of preparing a dataset: the rows of each split, why other rows are left out, facts, and a fingerprint."""
+"""The result of preparing a dataset: the rows of each split, facts, why other rows are left out, and a fingerprint.
+
+Also the account of every row and column, the warnings, and the error with which a run refuses the data.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +15,20 @@ from typing import Any, overload
 import msgspec
 import numpy as np
 
-from engine.config.errors import Notice
+from engine.config.errors import Notice, UserError
+from engine.config.quantities import share_percent
+from engine.config.text import amount
+from engine.data import problems
 from engine.data.items import EvaluationItem, evaluation_items
+from engine.data.problems import BY_SPLIT, EXCLUDED_BY_DATA, LEFT_OUT, enough_length, meaning
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
-from engine.data.store import CALLS, CUT, OWN_PROMPT, WEIGHTED, ColumnStore
+from engine.data.store import CALLS, CUT, ColumnStore
 from engine.runs.run.usage import ColumnUse, SplitOverlap
 
+REFUSED_SHARE = 0.3
+"""With a larger share of rows without a token in the loss, the data does not match the settings."""
+FEW_ANSWERS = 5
+"""With at least this many rows per distinct answer, answers are labels, and two for one prompt are a conflict."""
 _CHUNK = 2048
 """Rows hashed at a time."""
 
@@ -118,6 +130,127 @@ class Preparation:
         left_out = (self.columns["split"] == SPLITS.index(name)) & (self.columns["reason"] > 0)
         return self.columns["length"][left_out].astype(np.int64)
 
+    @property
+    def conflicting(self) -> bool:
+        """Whether training rows with one prompt and different answers look like conflicting labels."""
+        few = self.facts.distinct_answers * FEW_ANSWERS <= len(self.rows["train"])
+        return bool(self.facts.same_prompt.rows) and few
+
+    def about(self) -> dict[str, Any]:
+        """The counts of the preparation, JSON-able; in `data_usage`, train + validation + test + left out = read."""
+        rows, facts, columns = self.rows, self.facts, self.columns
+        reasons = columns["reason"][: self.read]
+        counts = np.bincount(reasons, minlength=1)
+        left_out: dict[str, dict[str, Any]] = {}
+        for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
+            numbers = np.flatnonzero(reasons == reason)[:SHOWN].tolist()
+            code = columns.kinds[reason]
+            entry = left_out.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
+            entry["rows"] += int(counts[reason])
+            entry["where"] = [*entry["where"], *map(columns.where, numbers)][:SHOWN]
+        given: dict[str, dict[str, int]] = {}  # given split -> the splits to which its rows went
+        start = 0
+        for name, read in facts.read.items():
+            part = slice(start, start + read)
+            start += read
+            used = np.bincount(columns["split"][part][reasons[part] == 0], minlength=len(SPLITS)).tolist()
+            given[name] = {"read": read, **dict(zip(SPLITS, used, strict=True)), "left_out": read - sum(used)}
+        dropped = {
+            name: {reason.kind: {"rows": reason.rows, "where": reason.where} for reason in self._unusable(name)}
+            for name in SPLITS
+        }
+        return {
+            "source": facts.source,
+            "source_fingerprint": facts.source_fingerprint,
+            "files": facts.files,
+            "notes": facts.notes,
+            "format": facts.format,
+            "why": facts.why,
+            "template": facts.template,
+            "split": facts.split,
+            "rows": {name: len(rows[name]) for name in SPLITS},
+            "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
+            "loss_tokens": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
+            "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
+            "test_items": facts.test_items,
+            "dropped": {name: lost for name, lost in dropped.items() if lost},
+            "noticed": {name: noted for name in SPLITS if (noted := _noted(rows[name]))},
+            "columns": msgspec.to_builtins(facts.columns),
+            "data_usage": {
+                "read": self.read,
+                **{name: len(rows[name]) for name in SPLITS},
+                "test_items": facts.test_items,
+                "left_out": left_out,
+                "given": given,
+            },
+            "overlap": msgspec.to_builtins(facts.overlap),
+        }
+
+    def warnings(self) -> list[Notice]:
+        """Warnings before a run, one sentence each."""
+        notices = [*self.facts.notices]
+        for name, rows in self.rows.items():
+            for left_out in self._unusable(name):
+                why = LEFT_OUT.get(left_out.kind, left_out.kind)
+                text = f"{amount(left_out.rows, f'{name} row')} left out: {why} (first: {left_out.where[0]})"
+                notices.append(Notice("data.rows_left_out", text))
+            if cut := int(rows.cut.sum()):
+                first = rows.where(int(np.flatnonzero(rows.cut)[0]))
+                share = share_percent(cut / len(rows))
+                fits = enough_length(int(rows.lengths_before_cut.max()))
+                text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
+                notices.append(Notice("data.rows_cut", f"{text}; {fits} fits all"))
+        for kind, noticed in _noted(*self.rows.values()).items():
+            code, text = meaning(kind)
+            notices.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
+        if self.conflicting:
+            same = self.facts.same_prompt
+            first, other = same.where[0]
+            text = (
+                f"conflicting labels: {amount(same.rows, 'training row')} "
+                f"({share_percent(same.rows / len(self.rows['train']))}) have the prompt of an earlier row and a "
+                f"different answer (first: {first} and {other})"
+            )
+            notices.append(Notice("data.conflicting_labels", text))
+        # The split warns if it assigned no test rows.
+        lost = sum(reason.rows for reason in self.left_out("test"))
+        if lost and not len(self.rows["test"]):
+            text = f"no test rows ({amount(lost, 'row')} left out): the model is trained and not scored"
+            notices.append(Notice("data.no_test_rows", text))
+        return [*notices, *self.notices]
+
+    def refusal(self) -> UserError | None:
+        """The error for data with too many unusable rows or without training rows; None for usable data.
+
+        The share is of all rows of a file: among a few held-out rows, a single unusable one could exceed the limit.
+        A single row whose answer the template drops is enough, because its answer is not in the rendered text.
+        """
+        held_out = [name for name in SPLITS if name not in self.facts.read]
+        for names in (["train", *held_out], *([name] for name in SPLITS[1:] if name not in held_out)):
+            left_out = [rows for name in names for rows in self._unusable(name) if rows.kind not in EXCLUDED_BY_DATA]
+            bad, good = sum(rows.rows for rows in left_out), sum(len(self.rows[name]) for name in names)
+            counts: Counter[str] = Counter()
+            for rows in left_out:
+                counts[rows.kind] += rows.rows
+            worst = next((kind for kind in (problems.CALLS, problems.REASONING) if kind in counts), "")
+            if not worst and bad > REFUSED_SHARE * (bad + good):
+                worst = counts.most_common(1)[0][0]
+            if worst:
+                first = next(rows for rows in left_out if rows.kind == worst)
+                what = first.what[0]
+                if worst == problems.CUT_BEFORE_ANSWER:
+                    longest = max(int(self.lengths_left_out(name).max(initial=0)) for name in names)
+                    what += f"; {enough_length(longest)} fits all of them, or shorten the prompts"
+                return problems.refusal(worst, what, first.where[0], names[0], bad, bad + good, counts[worst])
+        if len(self.rows["train"]):
+            return None
+        hint = "add rows whose answers fit into train.max_length"
+        return UserError("no training rows left", "data", hint, code="data.no_training_rows")
+
+    def _unusable(self, name: str) -> list[LeftOutRows]:
+        """`left_out` without what the split left out, which reports it itself."""
+        return [left_out for left_out in self.left_out(name) if left_out.kind not in BY_SPLIT]
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -204,22 +337,25 @@ class TokenizedRows(Sequence[Row]):
     @property
     def loss_tokens(self) -> np.ndarray:
         """(rows,) number of tokens with a label."""
-        return _loss_tokens(self.columns)[self.numbers]
+        columns = self.columns
+        spans: Any = columns["spans"].reshape(-1, 2).astype(np.int64)
+        totals = np.zeros(len(spans) + 1, dtype=np.int64)
+        np.cumsum(spans[:, 1] - spans[:, 0], out=totals[1:])
+        return (totals[columns.spans_at[1:]] - totals[columns.spans_at[:-1]])[self.numbers]
 
     @property
     def answer_tokens(self) -> np.ndarray:
         """(rows,) number of predicted tokens in the loss: those with a label, except a row's first token."""
-        return self.loss_tokens - _begins_in_loss(self.columns)[self.numbers]
+        columns = self.columns
+        begins = np.zeros(columns.count, dtype=np.int64)
+        some = np.flatnonzero(columns["span_count"])
+        begins[some] = columns["spans"][columns.spans_at[some] * 2] == 0
+        return self.loss_tokens - begins[self.numbers]
 
     @property
     def cut(self) -> np.ndarray:
         """(rows,) whether the row was truncated to max_length."""
         return (self.column("flags") & CUT) > 0
-
-    @property
-    def note_numbers(self) -> np.ndarray:
-        """(rows,) index of each row's notes in `columns.tables["notes"]`."""
-        return self.column("notes")
 
     def where(self, place: int) -> str:
         """The place of a row in its file."""
@@ -248,6 +384,7 @@ def _row(columns: ColumnStore, number: int) -> Row:
     ids = columns.ids(number).tolist()
     labels = [IGNORE_INDEX] * len(ids)
     spans = columns.spans(number)
+    group = int(columns["group"][number]) if "group" in columns.columns else -1
     for start, stop in zip(spans[::2], spans[1::2], strict=True):
         labels[start:stop] = ids[start:stop]
     return Row(
@@ -264,27 +401,23 @@ def _row(columns: ColumnStore, number: int) -> Row:
         references=columns.references(number),
         calls=bool(columns["flags"][number] & CALLS),
         item=int(columns["item"][number]) if "item" in columns.columns else -1,
-        group=f"group {group}" if (group := _group(columns, number)) >= 0 else "",
+        group=f"group {group}" if group >= 0 else "",
     )
 
 
-def _group(columns: ColumnStore, number: int) -> int:
-    return int(columns["group"][number]) if "group" in columns.columns else -1
-
-
-def _loss_tokens(columns: ColumnStore) -> np.ndarray:
-    spans: Any = columns["spans"].reshape(-1, 2).astype(np.int64)
-    totals = np.zeros(len(spans) + 1, dtype=np.int64)
-    np.cumsum(spans[:, 1] - spans[:, 0], out=totals[1:])
-    return totals[columns.spans_at[1:]] - totals[columns.spans_at[:-1]]
-
-
-def _begins_in_loss(columns: ColumnStore) -> np.ndarray:
-    """(stored rows,) 1 if a row's first token has a label, else 0."""
-    begins = np.zeros(columns.count, dtype=np.int64)
-    some = np.flatnonzero(columns["span_count"])
-    begins[some] = columns["spans"][columns.spans_at[some] * 2] == 0
-    return begins
+def _noted(*splits: TokenizedRows) -> dict[str, dict[str, Any]]:
+    """Note -> number of rows with it, and the first places in each of the splits."""
+    by_note: dict[str, dict[str, Any]] = {}
+    for rows in splits:
+        first: dict[str, list[int]] = {}
+        for number, notes in enumerate(rows.columns.tables["notes"]):
+            places = np.flatnonzero(rows.column("notes") == number)
+            for note in notes if len(places) else []:
+                by_note.setdefault(note, {"rows": 0, "where": []})["rows"] += len(places)
+                first.setdefault(note, []).extend(places[:SHOWN].tolist())
+        for note, numbers in first.items():
+            by_note[note]["where"] += map(rows.where, sorted(numbers)[:SHOWN])
+    return by_note
 
 
 def fingerprint(rows: dict[str, TokenizedRows], references: TokenizedRows) -> str:
@@ -294,58 +427,5 @@ def fingerprint(rows: dict[str, TokenizedRows], references: TokenizedRows) -> st
     for name, some in parts.items():
         digest.update(f"{name} {len(some)}\n".encode())
         for start in range(0, len(some), _CHUNK):
-            digest.update(b"".join(_written(some[start : start + _CHUNK])))
+            digest.update(b"".join(some.columns.written(some.numbers[start : start + _CHUNK])))
     return digest.hexdigest()
-
-
-def _written(rows: TokenizedRows) -> Iterator[bytes | memoryview]:
-    """The bytes of each row: sizes, ids, labels and prompt as 64-bit integers, then weights (if any) and the target."""
-    columns, numbers = rows.columns, rows.numbers
-    words, starts = _words(columns, numbers)
-    data, text = words.data.cast("B"), columns["text"].data
-    bounds = zip(columns.text_at[numbers].tolist(), columns.text_at[numbers + 1].tolist(), strict=True)
-    weighted = columns["flags"][numbers] & WEIGHTED
-    more = (weighted > 0) | (columns["references_size"][numbers] > 0)
-    for place, (number, (start, stop)) in enumerate(zip(numbers.tolist(), bounds, strict=True)):
-        yield data[8 * starts[place] : 8 * starts[place + 1]]
-        if more[place] and (weights := columns.weights(number)) is not None:
-            yield b"weights" + np.array(weights, dtype="<f8").tobytes()
-        yield text[start:stop]
-        yield b"\0"
-        if more[place]:
-            yield from (f"reference {other}\0".encode("utf-8", "surrogatepass") for other in columns.references(number))
-
-
-def _words(columns: ColumnStore, numbers: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Ids, labels and prompts of the rows, each preceded by its size, end to end; and the start of each row."""
-    sizes = columns["size"][numbers].astype(np.int64)
-    prompts = columns["prompt_size"][numbers].astype(np.int64)
-    ends = (3 + 2 * sizes + prompts).cumsum()
-    starts = ends - (3 + 2 * sizes + prompts)
-    words = np.empty(int(ends[-1]), dtype="<i8")
-    ids = columns["ids"][ragged(columns.ids_at[numbers], sizes)].astype(np.int64)
-    words[starts] = words[starts + 1 + sizes] = sizes
-    words[starts + 2 + 2 * sizes] = prompts
-    words[ragged(starts + 1, sizes)] = ids
-    words[ragged(starts + 2 + sizes, sizes)] = np.where(_in_loss(columns, numbers, sizes), ids, IGNORE_INDEX)
-    own = (columns["flags"][numbers] & OWN_PROMPT) > 0
-    for chosen, source, origins in ((~own, "ids", columns.ids_at), (own, "prompts", columns.prompts_at)):
-        targets = ragged((starts + 3 + 2 * sizes)[chosen], prompts[chosen])
-        words[targets] = columns[source][ragged(origins[numbers[chosen]], prompts[chosen])]
-    return words, [*starts.tolist(), len(words)]
-
-
-def _in_loss(columns: ColumnStore, numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(tokens of the rows,) whether each token has a label."""
-    counts = columns["span_count"][numbers].astype(np.int64)
-    spans = columns["spans"].reshape(-1, 2)[ragged(columns.spans_at[numbers], counts)].astype(np.int64)
-    spans += np.repeat(sizes.cumsum() - sizes, counts)[:, None]
-    total = int(sizes.sum()) + 1
-    borders = np.bincount(spans[:, 0], minlength=total) - np.bincount(spans[:, 1], minlength=total)
-    return borders.cumsum()[:-1] > 0
-
-
-def ragged(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The indices start, start + 1, … of each span, end to end."""
-    ends = sizes.cumsum()
-    return np.repeat(starts - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)

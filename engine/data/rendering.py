@@ -4,44 +4,41 @@ An answer is what the template writes after its generation prompt, up to and inc
 that the model has to generate. If a template renders an earlier answer differently than it would be generated (Qwen3
 strips the reasoning of earlier turns), only the last answer is trained on.
 
-To find the parts that a template drops, the conversation is rendered once with a marker in place of every part. A part
-whose marker is missing is removed from the conversation itself: if the rendered text does not change, it is dropped.
+Conversations of one shape (equal roles and keys) are rendered once each, by a pattern learned from a few of them:
+those are rendered exactly, with their generation prompts. If all show the same pattern (the text before and after each
+answer), it locates the answers of the others in a single rendering. A conversation that does not match the pattern
+literally, or that contains a special token, is rendered exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
-from engine.data.chat_template import ERRORS, NO_THINKING, REASONING_TAGS, ChatTemplate, Messages, candidates
-from engine.data.encoding import SpecialTokens, shared_length
-from engine.data.problems import (
-    ANSWER_NOT_RENDERED,
-    CALLS,
-    EMPTY_TURN,
-    HISTORY,
-    HISTORY_REWRITTEN,
-    KEYS,
-    NAMES,
-    NO_END_TOKEN,
-    OPENS_WITH_ANSWER,
-    REASONING,
-    RESULTS,
-    SPECIAL_TOKEN_IN_TEXT,
-    SYSTEM,
-    TEMPLATE_DROPS,
-    TOOLS,
-    USER,
+from engine.data import problems
+from engine.data.chat_template import (
+    ERRORS,
+    NO_THINKING,
+    REASONING_KEYS,
+    REASONING_TAGS,
+    ChatTemplate,
+    MessagePart,
+    SpecialTokens,
+    candidates,
+    find_dropped,
 )
 from engine.data.rows import Example, Problem
 
 Shape = tuple[Any, ...]
-_CONTENT = {"system": SYSTEM, "user": USER, "tool": RESULTS, "assistant": HISTORY}
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
-"""Message keys that are handled separately, or only link a message to a tool call."""
+SAMPLES = 4
+"""Conversations per shape and batch that are rendered exactly."""
+WORTHWHILE = 12
+"""Conversations of a shape in a batch from which a pattern saves time."""
+_KEY_TOKENS = 3
+"""Special tokens at the end of a generation prompt that are tried as the start of its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +77,6 @@ class Rendered:
     """A prefix that many conversations share, up to and including a special token."""
 
 
-@dataclass
-class ShapeFacts:
-    """What is known about all conversations of a shape."""
-
-    parts: list[MessagePart]
-    """Parts that the template drops."""
-    remedy: str | None = None
-    """A named template that drops none of these parts; '' for none, None before the search."""
-
-
-@dataclass
 class Renderer:
     """Renders conversations exactly: two renderings for a single answer, two more for each earlier one.
 
@@ -98,16 +84,14 @@ class Renderer:
     that is broken or whose answers do not follow its generation prompt, because no row could be trained on.
     """
 
-    tokenizer: Any
-    template: ChatTemplate
-    advise: bool = True
-    """Whether to look for templates that render what this one drops."""
-    special: SpecialTokens = field(init=False)
-    _found: dict[Shape, ShapeFacts] = field(default_factory=dict)
-    _failed: dict[Shape, ShapeFacts] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.special = SpecialTokens.of(self.tokenizer)
+    def __init__(self, tokenizer: Any, template: ChatTemplate, advise: bool = True) -> None:
+        self.tokenizer, self.template, self.advise = tokenizer, template, advise
+        """`advise`: whether to look for templates that render what this one drops."""
+        self.special = SpecialTokens.of(tokenizer)
+        self._parts: dict[Shape, list[MessagePart]] = {}
+        """Parts that the template drops."""
+        self._remedies: dict[tuple[Shape, bool], str] = {}
+        """For each shape, and whether the template fails, a named template that drops nothing; '' for none."""
 
     def render(self, example: Example) -> Rendered | Problem:
         """Text and answers; a Problem if the template rejects the row or drops an answer."""
@@ -118,82 +102,73 @@ class Renderer:
             whole = self.template.text(messages, example.tools)
         except ERRORS as error:
             kind, what = self.template.problem(error)
-            return Problem(kind, self._with_remedy(what, example, None), example.where)
+            return Problem(kind, self._with_remedy(what, example, failed=True), example.where)
         last = self._answer(example, len(messages) - 1, whole)
         if last is None:
             raise self._misplaced(example, whole)
-        lost = self._lost(example, whole, last)
-        return lost or self._rendered(example, whole, last)
+
+        # The row has a problem if its answer is not in the rendered text.
+        message, body = messages[-1], whole[last.start : last.stop]
+        dropped = self._dropped(example, whole)
+        before, end, _ = message["content"].rpartition(REASONING_TAGS[1])
+        reasoning = before.rpartition(REASONING_TAGS[0])[2].strip() if end else ""
+        if (reasoning and reasoning not in body) or any(
+            part.kind == problems.REASONING and part.message == len(messages) - 1 for part in dropped
+        ):
+            kind, what = problems.REASONING, "the chat template does not render the reasoning of the answer"
+        elif any(part.kind == problems.CALLS and part.message in example.trained for part in dropped):
+            kind, what = problems.CALLS, "the chat template does not render tool calls, so the answer is lost"
+        elif not contains_answer(body, message):
+            self.template.probe()
+            kind, what = problems.ANSWER_NOT_RENDERED, "the chat template leaves out the content of the last answer"
+        elif not _has_content(message) or not self.special.text(body).strip():
+            what = "the chat template renders the last answer as empty"
+            return Problem("data.empty_answer", what, example.where)
+        else:
+            return self._rendered(example, whole, last)
+        return Problem(kind, self._with_remedy(what, example), example.where)
 
     def _rendered(self, example: Example, whole: str, last: AnswerPosition) -> Rendered:
+        """All answers in the loss, and notes on the conversation. `last`: the position of the last answer."""
         messages = example.conversation
         earlier = [number for number in example.trained[:-1] if number > 0]
         nonempty = [number for number in earlier if _has_content(messages[number])]
-        answers = [answer for number in nonempty if (answer := self._earlier_answer(example, number, whole))]
+        answers = [
+            answer
+            for number in nonempty
+            if (answer := self._answer(example, number, whole))
+            and contains_answer(whole[answer.start : answer.stop], messages[number])
+        ]
         rewritten = len(answers) < len(nonempty)
         with_text = [answer for answer in answers if self.special.text(whole[answer.start : answer.stop]).strip()]
         kept = [last] if rewritten else [*with_text, last]
-        notes = [HISTORY_REWRITTEN] if rewritten else []
+        notes = [problems.HISTORY_REWRITTEN] if rewritten else []
         if len(nonempty) < len(earlier) or len(with_text) < len(answers):
-            notes.append(EMPTY_TURN)
+            notes.append(problems.EMPTY_TURN)
         if messages[0]["role"] == "assistant" and example.weight(0) > 0:
-            notes.append(OPENS_WITH_ANSWER)
+            notes.append(problems.OPENS_WITH_ANSWER)
         if not all(answer.closed for answer in kept):
-            notes.append(NO_END_TOKEN)
+            notes.append(problems.NO_END_TOKEN)
         if any(self.special.within(turn["content"]) for turn in messages):
-            notes.append(SPECIAL_TOKEN_IN_TEXT)
-        notes += self._drop_notes(example, whole)
+            notes.append(problems.SPECIAL_TOKEN_IN_TEXT)
+        parts = self._dropped(example, whole)
+        kinds = dict.fromkeys(f"{part.kind} {part.key}" if part.kind == problems.KEYS else part.kind for part in parts)
+        notes += [self._with_remedy(kind, example) for kind in kinds]
         return Rendered(whole, kept, self.target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
-    def _lost(self, example: Example, whole: str, last: AnswerPosition) -> Problem | None:
-        """The problem of a row whose answer is not in the rendered text."""
-        message, body = example.conversation[-1], whole[last.start : last.stop]
-        if self._drops_reasoning(example, whole, body):
-            what = "the chat template does not render the reasoning of the answer"
-            return Problem(REASONING, self._with_remedy(what, example, whole), example.where)
-        if any(part.kind == CALLS and part.message in example.trained for part in self._dropped(example, whole).parts):
-            what = "the chat template does not render tool calls, so the answer is lost"
-            return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
-        if not contains_answer(body, message):
-            self.template.probe()
-            what = "the chat template leaves out the content of the last answer"
-            return Problem(ANSWER_NOT_RENDERED, self._with_remedy(what, example, whole), example.where)
-        if not _has_content(message) or not self.special.text(body).strip():
-            what = "the chat template renders the last answer as empty"
-            return Problem("data.empty_answer", what, example.where)
-        return None
-
-    def _drops_reasoning(self, example: Example, whole: str, body: str) -> bool:
-        """Whether the reasoning of the last answer is lost, which is in a key of the message or in its content."""
-        last = len(example.conversation) - 1
-        if any(part.kind == REASONING and part.message == last for part in self._dropped(example, whole).parts):
-            return True
-        before, end, _ = example.conversation[last]["content"].rpartition(REASONING_TAGS[1])
-        reasoning = before.rpartition(REASONING_TAGS[0])[2].strip()
-        return bool(end and reasoning) and reasoning not in body
-
-    def _dropped(self, example: Example, whole: str) -> ShapeFacts:
+    def _dropped(self, example: Example, whole: str) -> list[MessagePart]:
         """The parts that the template drops in conversations of this shape."""
         shape = shape_of(example)
-        if shape not in self._found:
-            self._found[shape] = ShapeFacts(find_dropped(example, self.template, whole, set(example.trained)))
-        return self._found[shape]
+        if shape not in self._parts:
+            self._parts[shape] = find_dropped(example, self.template, whole)
+        return self._parts[shape]
 
-    def _drop_notes(self, example: Example, whole: str) -> list[str]:
-        """A note for each kind of part that is dropped from the context of the answers."""
-        parts = self._dropped(example, whole).parts
-        kinds = dict.fromkeys(f"{part.kind} {part.key}" if part.kind == KEYS else part.kind for part in parts)
-        return [self._with_remedy(kind, example, whole) for kind in kinds]
-
-    def _with_remedy(self, what: str, example: Example, whole: str | None) -> str:
-        """`what`, followed by `; ` and the named template that renders these conversations completely, if any.
-
-        `whole` is None if the template fails on them.
-        """
-        facts = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), ShapeFacts([]))
-        if facts.remedy is None:
-            facts.remedy = self.remedy(example) if self.advise else ""
-        return f"{what}; --set model.chat_template={facts.remedy}" if facts.remedy else what
+    def _with_remedy(self, what: str, example: Example, failed: bool = False) -> str:
+        """`what`, followed by `; ` and the named template that renders these conversations completely, if any."""
+        key = shape_of(example), failed
+        if key not in self._remedies:
+            self._remedies[key] = self.remedy(example) if self.advise else ""
+        return f"{what}; --set model.chat_template={self._remedies[key]}" if self._remedies[key] else what
 
     def remedy(self, example: Example) -> str:
         """The first named template that renders this conversation completely; '' for none."""
@@ -204,7 +179,7 @@ class Renderer:
             except UserError:
                 continue
             if isinstance(rendered, Rendered) and not any(
-                note.startswith((EMPTY_TURN, TEMPLATE_DROPS)) for note in rendered.notes
+                note.startswith((problems.EMPTY_TURN, problems.TEMPLATE_DROPS)) for note in rendered.notes
             ):
                 return name
         return ""
@@ -224,14 +199,6 @@ class Renderer:
         exact = answer.closed or through == whole[: len(through)]
         return answer if exact else None
 
-    def _earlier_answer(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
-        answer = self._answer(example, number, whole)
-        return (
-            answer
-            if answer and contains_answer(whole[answer.start : answer.stop], example.conversation[number])
-            else None
-        )
-
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """The error for a template whose answers do not follow its generation prompt."""
         try:
@@ -245,11 +212,8 @@ class Renderer:
             hint = "--set model.enable_thinking=true: the answers have reasoning"
             return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
         named = self.remedy(example) if self.advise else ""
-        hint = (
-            f"--set model.chat_template={named}"
-            if named
-            else "use another template with --set model.chat_template=FILE"
-        )
+        other = f"--set model.chat_template={named}" if named else ""
+        hint = other or "use another template with --set model.chat_template=FILE"
         hint += ": answers must follow the generation prompt"
         return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
 
@@ -298,104 +262,207 @@ def shape_of(example: Example) -> Shape:
 
     Whether a text is empty is part of the shape.
     """
-    turns = [
-        (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
-        for turn in example.conversation
-    ]
+    turns: list[Shape] = []
+    for turn in example.conversation:
+        if len(turn) == 2:
+            turns.append((turn["role"], turn["content"].isspace() if turn["content"] else None))
+            continue
+        keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
+        calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
+        turns.append((turn["role"], bool(turn["content"].strip()), *keys, calls))
     return (*turns, example.tools is not None, *sorted(example.weights.items()))
 
 
-def _detailed(turn: dict[str, Any]) -> Shape:
-    """The shape of a message with more than role and content."""
-    keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
-    calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
-    return (turn["role"], bool(turn["content"].strip()), *keys, calls)
+def shared_length(one: str, other: str) -> int:
+    """Length of the common prefix of two texts."""
+    if other.startswith(one):
+        return len(one)
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-@dataclass(frozen=True, slots=True)
-class MessagePart:
-    """A part of a conversation that a template may drop."""
+class AnswerPattern(NamedTuple):
+    """What a template writes around an answer."""
 
-    kind: str
-    """One of the codes above."""
-    message: int = -1
-    """Index of the message; -1 for the tools of the row."""
-    key: str = ""
-    call: int = -1
-    """Index of the tool call, for `name` and `arguments`."""
-
-
-def find_dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
-    """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
-    parts = list(_parts(example, trained))
-    marked = _text(template, _marked(example, parts), example.tools)
-    missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
-    return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
+    around: tuple[str, str] | None
+    """The text between the generation prompt and the content, and after the content up to and including the end-of-turn
+    token; None for messages with more than a content, where only special tokens are counted."""
+    specials: int
+    closed: bool
+    weight: float
+    before: int
 
 
-def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
-    if example.tools:
-        yield MessagePart(TOOLS)
-    for number, turn in enumerate(example.conversation):
-        if number not in trained and turn["content"].strip():
-            yield MessagePart(_CONTENT[turn["role"]], number, "content")
-        for place, call in enumerate(turn.get("tool_calls") or []):
-            yield MessagePart(CALLS, number, "name", place)
-            if call["function"]["arguments"]:
-                yield MessagePart(CALLS, number, "arguments", place)
-        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
-        if reasoning and number in trained:
-            yield MessagePart(REASONING, number, reasoning)
-        for key, value in turn.items():
-            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
-                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
+@dataclass(frozen=True)
+class Pattern:
+    """The structure that all conversations of a shape share."""
+
+    key: str
+    """The end of every generation prompt, long enough to occur nowhere else."""
+    anchor: str
+    """The key from its last special token on."""
+    answers: tuple[AnswerPattern | None, ...]
+    """Per assistant message, in order; None for messages that are not in the loss."""
+    messages: tuple[int, ...]
+    """Indices of the assistant messages."""
+    tail: str
+    """The text after the last answer."""
+    notes: tuple[str, ...]
+    specials: int
+
+    @classmethod
+    def of(cls, example: Example, rendered: Rendered, special: SpecialTokens) -> Pattern | None:
+        """The pattern of an exactly rendered conversation; None if it has no usable one."""
+        messages = example.conversation
+        numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
+        whole, last = rendered.whole, rendered.answers[-1]
+        # The end of the generation prompt from one of its last special tokens on that occurs exactly once per answer.
+        starts = [mark.start() for mark in special.pattern.finditer(whole, 0, last.start)][: -_KEY_TOKENS - 1 : -1]
+        ends = (whole[start : last.start] for start in starts)
+        key = next((end for end in ends if whole.count(end) == len(numbers)), "")
+        if not key or any(special.within(message["content"]) for message in messages):
+            return None
+        by_message = {turn.message: turn for turn in rendered.answers}
+        answers: list[AnswerPattern | None] = []
+        for number, place in zip(numbers, _places(whole, key, len(numbers)), strict=True):
+            turn = by_message.get(number)
+            if turn and (turn.start != place or turn.anchor != last.anchor):
+                return None
+            answers.append(_answer(messages[number], whole, turn) if turn else None)
+        tail = whole[last.stop :]
+        return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
+
+    def match(self, example: Example, whole: str, special: SpecialTokens) -> list[AnswerPosition] | None:
+        """The answers in a conversation's text; None if the text does not match the pattern."""
+        places = _places(whole, self.key, len(self.messages))
+        marks: list[int] = []
+        positions, stop = [], -1
+        for number, place, answer in zip(self.messages, places, self.answers, strict=False):
+            if answer is None:
+                continue
+            message = example.conversation[number]
+            if answer.around is None:
+                marks = marks or [mark.end() for mark in special.pattern.finditer(whole)]
+                if len(marks) != self.specials:
+                    return None
+                stop = marks[answer.before + answer.specials - 1]
+                body = whole[place:stop]
+                if not contains_answer(body, message) or not special.text(body).strip():
+                    return None
+            else:
+                stop = _stop(whole, place, *answer.around, message["content"])
+                if not stop:
+                    return None
+            facts = (answer.specials, answer.closed, answer.weight, answer.before)
+            positions.append(AnswerPosition(number, place, stop, *facts, self.anchor))
+        return positions if positions and whole[stop:] == self.tail else None
 
 
-def _mark(number: int) -> str:
-    return f"Mark{number}part"
+def _places(whole: str, key: str, count: int) -> list[int]:
+    """Start of the text after each key; [] if the number of keys differs from that of assistant messages."""
+    if whole.count(key) != count:
+        return []
+    places: list[int] = []
+    for _ in range(count):
+        places.append(whole.index(key, places[-1] if places else 0) + len(key))
+    return places
 
 
-def _marked(example: Example, parts: list[MessagePart]) -> Messages:
-    """The messages with a marker in place of every part."""
-    messages = [dict(turn) for turn in example.conversation]
-    for number, part in enumerate(parts):
-        if part.message < 0:
-            continue
-        turn = messages[part.message]
-        if part.call < 0:
-            turn[part.key] = _mark(number)
-        else:
-            value = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
-            turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
-    return messages
+def _answer(message: dict[str, Any], whole: str, turn: AnswerPosition) -> AnswerPattern | None:
+    facts = (turn.specials, turn.closed, turn.weight, turn.before)
+    if len(message) > 2:
+        return AnswerPattern(None, *facts) if turn.closed else None
+    body = whole[turn.start : turn.stop]
+    for text in (message["content"], message["content"].strip()):
+        ahead, content, behind = body.partition(text) if text else ("", "", "")
+        if content:
+            return AnswerPattern((ahead, behind), *facts)
+    return None
 
 
-def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
-    """(messages, tools) without this part, or with a changed text."""
-    messages = [dict(turn) for turn in example.conversation]
-    if part.message < 0:
-        return messages, None
-    turn = messages[part.message]
-    if part.call >= 0:
-        name = turn["tool_calls"][part.call]["function"]["name"]
-        value: Any = {} if part.key == "arguments" else f"{name}_other"
-        turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
-    elif part.key == "content":
-        turn["content"] += " And more."
-    else:
-        del turn[part.key]
-    return messages, example.tools
+def _stop(whole: str, start: int, ahead: str, behind: str, content: str) -> int:
+    """End of an answer whose content is rendered unchanged or stripped; 0 if it is neither."""
+    if not whole.startswith(ahead, start):
+        return 0
+    start += len(ahead)
+    for text in (content, content.strip()):
+        if whole.startswith(text, start) and whole.startswith(behind, start + len(text)):
+            return start + len(text) + len(behind)
+    return 0
 
 
-def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
-    """The tool calls of a message, with another name or other arguments in one of them."""
-    changed = list(calls)
-    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
-    return changed
+@dataclass
+class PatternRenderer:
+    """Renders batches of conversations with the results of `Renderer.render`, mostly by one rendering each."""
 
+    renderer: Renderer
+    _unusable: set[Shape] = field(default_factory=set)
 
-def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:
-    try:
-        return template.text(messages, tools)
-    except ERRORS:
-        return None
+    def render(self, examples: Sequence[Example]) -> list[Rendered | Problem]:
+        """One result for each example, in order."""
+        groups: dict[Shape, list[int]] = defaultdict(list)
+        for number, example in enumerate(examples):
+            groups[shape_of(example)].append(number)
+        results: dict[int, Rendered | Problem] = {}
+        for shape, numbers in groups.items():
+            samples = numbers if len(numbers) < WORTHWHILE else numbers[:: -(-len(numbers) // SAMPLES)]
+            for number in samples:
+                results[number] = self.renderer.render(examples[number])
+            if len(samples) == len(numbers):
+                continue
+            pattern = self._pattern(shape, [(examples[number], results[number]) for number in samples])
+            # The shared prefix of the samples, up to and including its last special token.
+            texts = [rendered.whole for n in samples if isinstance(rendered := results[n], Rendered)]
+            shared = texts[0] if pattern else ""
+            for text in texts:
+                shared = shared[: shared_length(shared, text)]
+            ends = [mark.end() for mark in self.renderer.special.pattern.finditer(shared)]
+            head = shared[: ends[-1]] if ends else ""
+            for number in numbers:
+                if number not in results:
+                    quick = self._quick(examples[number], pattern, head) if pattern else None
+                    results[number] = quick or self.renderer.render(examples[number])
+        return [results[number] for number in range(len(examples))]
+
+    def _pattern(self, shape: Shape, samples: list[tuple[Example, Rendered | Problem]]) -> Pattern | None:
+        """The pattern that all samples share and that reproduces each of them; None if there is none, or was none in an
+        earlier batch of the shape."""
+        if shape in self._unusable:
+            return None
+        special = self.renderer.special
+        patterns: set[Pattern | None] = set()
+        for example, rendered in samples:
+            pattern = None
+            if isinstance(rendered, Rendered) and self._text(example) == rendered.whole:
+                pattern = Pattern.of(example, rendered, special)
+                if pattern and pattern.match(example, rendered.whole, special) != rendered.answers:
+                    pattern = None
+            patterns.add(pattern)
+        if len(patterns) > 1 or None in patterns:
+            self._unusable.add(shape)
+            return None
+        return patterns.pop()
+
+    def _quick(self, example: Example, pattern: Pattern, head: str) -> Rendered | None:
+        """Render a conversation by its pattern; None if it must be rendered exactly."""
+        whole, special = self._text(example), self.renderer.special
+        if whole is None:
+            return None
+        for content in (message["content"] for message in example.conversation):
+            # Rendered unchanged, except for surrounding white space.
+            if (content not in whole and content.strip() not in whole) or special.within(content):
+                return None
+        positions = pattern.match(example, whole, special)
+        if positions is None:
+            return None
+        target = self.renderer.target(example.conversation[-1], whole, positions[-1])
+        shared = head if whole.startswith(head) else ""
+        return Rendered(whole, positions, target, pattern.notes, pattern.specials, shared)
+
+    def _text(self, example: Example) -> str | None:
+        template, messages = self.renderer.template, example.conversation
+        try:
+            if example.tools is None and all(len(message) == 2 for message in messages):
+                return template.quick_text(messages)
+            return template.text(messages, example.tools)
+        except ERRORS:
+            return None

@@ -5,7 +5,6 @@ the reason why it cannot be used (Problem); and the limits of what is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,14 +208,3 @@ def described(value: Any) -> str:
         return "a number"
     names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "an object", bytes: "bytes"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-def counted(kinds: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    """Count (kind, place) pairs: kind -> {"rows": n, "where": first SHOWN places}."""
-    counts: dict[str, dict[str, Any]] = {}
-    for kind, where in kinds:
-        entry = counts.setdefault(kind, {"rows": 0, "where": []})
-        entry["rows"] += 1
-        if len(entry["where"]) < SHOWN:
-            entry["where"].append(where)
-    return counts

@@ -18,12 +18,10 @@ from engine.config.files import READABLE, data_file_kind, expanded, is_data_file
 from engine.config.schema import Data
 from engine.config.text import amount, escaped
 from engine.data.columns import Summary, did_you_mean, summarize
-from engine.data.readers.arrow_files import arrow_files, arrow_rows, is_disk_set, load_disk_set, read_parquet
+from engine.data.readers.arrow_files import arrow_files, arrow_rows, is_disk_set, load_disk_set, load_hub, read_parquet
 from engine.data.readers.csv_files import read_csv
-from engine.data.readers.hub import load_hub
 from engine.data.readers.json_files import array_keys, read_json, read_lines, read_member
-from engine.data.readers.safe_open import no_rows, unreadable
-from engine.data.readers.text_files import read_text
+from engine.data.readers.text_files import no_rows, read_text, unreadable
 from engine.data.rows import SPLITS, RawRow, ReadingNotes
 
 _WORDS = {
@@ -70,13 +68,14 @@ class RowStream:
     def summary(self) -> Summary:
         """The columns, computed in one pass on first use."""
         done = count(1)
-        return summarize((part.name, self._reported(part.load(), done)) for part in self.parts)
 
-    def _reported(self, rows: Iterator[RawRow], done: Iterator[int]) -> Iterator[RawRow]:
-        for row, number in zip(rows, done, strict=False):
-            if number % PROGRESS_ROWS == 0:
-                self.progress(number)
-            yield row
+        def reported(rows: Iterator[RawRow]) -> Iterator[RawRow]:
+            for row, number in zip(rows, done, strict=False):
+                if number % PROGRESS_ROWS == 0:
+                    self.progress(number)
+                yield row
+
+        return summarize((part.name, reported(part.load())) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -156,20 +155,15 @@ def _choose(
     named = named or [part for part in parts if part.split and part.split == split_of(setting)]
     if named:
         return named
-    path = _find_file(setting, data)
+    source = expanded(data.id)
+    folder = source if source.is_dir() else source.parent
+    path = next((path for path in (expanded(setting), folder / setting) if path.is_file()), None)
     if path is None:
         offered = sorted({stem_of(part.name) for part in parts})
         problem = f"unknown split or file {setting!r}{did_you_mean(setting, offered)}"
         hint = f"use one of {', '.join(offered[:8])}, or a file"
         raise UserError(problem, f"data.{split}", hint, code="data.split_not_found")
     return [SourcePart(path.name, split, partial(read_file, path, path.name, notes), (path,))]
-
-
-def _find_file(name: str, data: Data) -> Path | None:
-    """A file by its path, or by its name in the folder of the data."""
-    source = expanded(data.id)
-    folder = source if source.is_dir() else source.parent
-    return next((path for path in (expanded(name), folder / name) if path.is_file()), None)
 
 
 def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
@@ -181,7 +175,15 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return _offer_hub(data, path)
+        if is_hub_id(data.id) and not data_file_kind(path) and path.suffix != ".gz":
+            return _offer_sets(load_hub(data.id, data.subset), data.id)
+        problem, hint = "file or folder not found", "check the path; Hub ids have the form owner/name"
+        try:
+            siblings = sorted(child.name for child in path.parent.iterdir())
+            problem += did_you_mean(path.name, [*siblings, *(EMBEDDED if path.parent == Path() else ())])
+        except OSError:
+            problem, hint = f"{problem}, and its parent folder does not exist", "check the path"
+        raise UserError(problem, data.id, hint, code="data.not_found") from None
     except (OSError, ValueError) as error:
         raise unreadable(error, data.id) from error
     if data.subset is not None:
@@ -234,12 +236,6 @@ def _offer_folder(folder: Path, label: str, notes: ReadingNotes) -> list[SourceP
     ]
 
 
-def _offer_hub(data: Data, path: Path) -> list[SourcePart]:
-    if not is_hub_id(data.id) or data_file_kind(path) or path.suffix == ".gz":
-        raise _no_such_file(data.id, path)
-    return _offer_sets(load_hub(data.id, data.subset), data.id)
-
-
 def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:
     """The splits of a Hub dataset or a `save_to_disk` folder; a single one is for training."""
     only = len(sets) == 1
@@ -254,24 +250,26 @@ def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:
     ]
 
 
-def _no_such_file(name: str, path: Path) -> UserError:
-    try:
-        siblings = sorted(child.name for child in path.parent.iterdir())
-    except OSError:
-        problem = "file or folder not found, and its parent folder does not exist"
-        return UserError(problem, name, "check the path", code="data.not_found")
-    known = [*siblings, *(EMBEDDED if path.parent == Path() else ())]
-    problem = f"file or folder not found{did_you_mean(path.name, known)}"
-    return UserError(problem, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
-
-
 def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str, Path], set[str]]:
     """(data files by name, names of the .txt files), sorted; names are relative to the folder.
 
     Bytes of a name that are not UTF-8 are escaped. A .txt file next to files of other kinds is a README or a list and
     is not read. Raises UserError for folders without data files or with too many files.
     """
-    files = {escaped(path.relative_to(folder).as_posix()): path for path in _walk(folder, label)}
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error, escaped(str(error.filename))) from error
+
+    paths, count = [], 0
+    for root, folders, names in os.walk(folder, onerror=refuse):  # links to folders are not followed: no loops
+        depth = len(Path(root).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
+        count += len(names) + len(folders)
+        if count > _ENTRIES:
+            hint = "use the path of the file, or of a folder with only the data"
+            raise UserError(f"more than {_ENTRIES:,} files", label, hint, code="data.too_many_files")
+        paths += [Path(root, name) for name in names if not name.startswith(".") and is_data_file(name)]
+    files = {escaped(path.relative_to(folder).as_posix()): path for path in sorted(paths)}
     texts = {name for name, path in files.items() if data_file_kind(path) == ".txt"}
     if len(texts) < len(files):
         for name in sorted(texts):
@@ -281,24 +279,6 @@ def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str,
         hint = f"use {READABLE}"
         raise UserError("no data files in the folder", label, hint, code="data.no_files")
     return files, texts
-
-
-def _walk(folder: Path, label: str) -> list[Path]:
-    """Data files, sorted. Links to folders are not followed, so there are no loops."""
-
-    def refuse(error: OSError) -> None:
-        raise unreadable(error, escaped(str(error.filename))) from error
-
-    paths, count = [], 0
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        depth = len(Path(root).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
-        count += len(files) + len(folders)
-        if count > _ENTRIES:
-            hint = "use the path of the file, or of a folder with only the data"
-            raise UserError(f"more than {_ENTRIES:,} files", label, hint, code="data.too_many_files")
-        paths += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
-    return sorted(paths)
 
 
 def split_of(name: str) -> str | None:
@@ -324,7 +304,11 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
     """
     kind = data_file_kind(path)
     if kind is None:
-        raise _unsupported_type(path, name)
+        suffix = path.suffix.lower()
+        hint = f"use {READABLE}"
+        if suffix in _PACKED or suffix == ".gz":
+            hint = f"unpack it first ({READABLE} are supported)"
+        raise UserError(f"unsupported file type ({suffix or 'no suffix'})", name, hint, code="data.file_type")
     if kind == ".parquet":
         rows = read_parquet(path, name)
     elif kind in (".csv", ".tsv"):
@@ -335,22 +319,9 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
         rows = read_text(path, name, notes, whole_file)
     else:
         rows = read_lines(path, name)
-    return _not_empty(rows, name)
-
-
-def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
-    first = next(rows, None)
-    if first is None:
+    if (first := next(rows, None)) is None:
         raise no_rows(name)
     return chain([first], rows)
-
-
-def _unsupported_type(path: Path, name: str) -> UserError:
-    suffix = path.suffix.lower()
-    hint = f"use {READABLE}"
-    if suffix in _PACKED or suffix == ".gz":
-        hint = f"unpack it first ({READABLE} are supported)"
-    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, hint, code="data.file_type")
 
 
 def summary_of(rows: Iterable[RawRow]) -> Summary:

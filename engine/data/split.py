@@ -57,8 +57,10 @@ def _codes(
         _hold_out(keys.prompts, groups, codes, float(data.validation), data.seed, VALIDATION, never=groups[tested])
     else:
         codes[validation & np.isin(items, items[~validation])] = SHARED
-    if max_rows is not None:
-        _choose_rows(keys, codes, data.seed, max_rows)
+    if max_rows is not None:  # the rows of lowest rank: a smaller selection is a subset of a larger one
+        train = np.flatnonzero(codes == TRAIN)
+        order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], data.seed, "rows"), kind="stable")
+        codes[train[order[max_rows:]]] = OVER_LIMIT
     return codes
 
 
@@ -91,30 +93,17 @@ def _hold_out(
     np.minimum.at(ranks, places.reshape(-1), rank(prompts[train], seed, {TEST: "test", VALIDATION: "validation"}[code]))
     allowed = np.ones(len(numbers), dtype=bool) if never is None else ~np.isin(numbers, never)
     order = np.flatnonzero(allowed)[np.argsort(ranks[allowed], kind="stable")]
-    taken = _fill(sizes[order].tolist(), count, max_prompts)
+    taken: list[int] = []
+    for number, size in enumerate(sizes[order].tolist()):
+        if count == 0 or len(taken) == max_prompts:
+            break
+        if size <= count:
+            count -= size
+            taken.append(number)
     if not taken and len(train) >= ENOUGH and len(order):
         smallest = int(np.argmin(sizes[order]))
         taken = [smallest] if sizes[order][smallest] <= _LARGEST * len(train) else []
     codes[train[np.isin(groups[train], numbers[order[taken]])]] = code
-
-
-def _fill(sizes: list[int], rows: int, max_groups: int | None) -> list[int]:
-    """Indices of the groups to take, in order, until there are enough rows or the maximum number of groups."""
-    taken: list[int] = []
-    for number, size in enumerate(sizes):
-        if rows == 0 or len(taken) == max_groups:
-            break
-        if size <= rows:
-            rows -= size
-            taken.append(number)
-    return taken
-
-
-def _choose_rows(keys: KeyTable, codes: np.ndarray, seed: int, max_rows: int) -> None:
-    """Keep the `max_rows` training rows of lowest rank: a smaller selection is a subset of a larger one."""
-    train = np.flatnonzero(codes == TRAIN)
-    order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], seed, "rows"), kind="stable")
-    codes[train[order[max_rows:]]] = OVER_LIMIT
 
 
 def rank(keys: np.ndarray, seed: int, purpose: str) -> np.ndarray:
@@ -190,24 +179,38 @@ def assign(keys: KeyTable, given: dict[str, int], data: Data) -> Assignment:
 
 
 def _report(done: Assignment, given: dict[str, int], data: Data) -> None:
-    if "test" not in given:
-        why = "no test split was given" if data.test is None else f"data.test = {data.test:g}"
-        done.about.append(f"test: {_held(done, TEST)} held out of training by {_unit(done)} ({why})")
-    if "validation" not in given:
-        done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by {_unit(done)}")
+    unit = "prompt and data.group" if done.has_column else "prompt"
+    for name, code in (("test", TEST), ("validation", VALIDATION)):
+        if name not in given:
+            rows, items = done.count(code), done.item_count(code)
+            held = amount(rows, "row") + (f" of {amount(items, 'prompt')}" if items != rows else "")
+            done.about.append(f"{name}: {held} held out of training by {unit}")
+            if name == "test":
+                why = "no test split was given" if data.test is None else f"data.test = {data.test:g}"
+                done.about[-1] += f" ({why})"
     if over := done.count(OVER_LIMIT):
         kept = done.count(TRAIN)
         done.about.append(f"train: {kept:,} of {kept + over:,} rows, selected by content hash (data.max_rows)")
-    done.warnings += [notice for notice in (_no_test(done, data), _test_overlap(done), _shared(done)) if notice]
-
-
-def _unit(done: Assignment) -> str:
-    return "prompt and data.group" if done.has_column else "prompt"
-
-
-def _held(done: Assignment, code: int) -> str:
-    rows, items = done.count(code), done.item_count(code)
-    return amount(rows, "row") + (f" of {amount(items, 'prompt')}" if items != rows else "")
+    if not done.count(TEST):
+        why = "data.test is 0"
+        if data.test != 0:
+            prompts = amount(done.item_count(TRAIN), "distinct prompt")
+            why = f"{amount(done.count(TRAIN), 'row')} with {prompts}: too few to hold out a prompt"
+        text = f"no test rows ({why}): the model is trained and not scored"
+        done.warnings.append(Notice("data.no_test_rows", text))
+    shared = done.overlaps.get("test/train")
+    if shared and shared.prompt:
+        text = (
+            f"{shared.prompt:,} of {shared.of:,} test rows ({share_percent(shared.prompt / shared.of)}) have a prompt "
+            f"that is also in training, {shared.both:,} of them with the same answer: their scores measure memorization"
+        )
+        done.warnings.append(Notice("data.test_overlaps_train", text))
+    if gone := done.count(SHARED):
+        text = (
+            f"{gone:,} of {gone + done.count(VALIDATION):,} validation rows are left out: their prompt is "
+            "also in the training or test rows"
+        )
+        done.warnings.append(Notice("data.validation_overlaps", text))
 
 
 def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
@@ -224,37 +227,3 @@ def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
                 "their scores may measure memorization"
             )
             done.warnings.append(Notice("data.near_duplicates", text))
-
-
-def _no_test(done: Assignment, data: Data) -> Notice | None:
-    if done.count(TEST):
-        return None
-    prompts = done.item_count(TRAIN)
-    if data.test == 0:
-        why = "data.test is 0"
-    else:
-        rows = amount(done.count(TRAIN), "row")
-        why = f"{rows} with {amount(prompts, 'distinct prompt')}: too few to hold out a prompt"
-    return Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
-
-
-def _test_overlap(done: Assignment) -> Notice | None:
-    shared = done.overlaps.get("test/train")
-    if not shared or not shared.prompt:
-        return None
-    text = (
-        f"{shared.prompt:,} of {shared.of:,} test rows ({share_percent(shared.prompt / shared.of)}) have a prompt that "
-        f"is also in training, {shared.both:,} of them with the same answer: their scores measure memorization"
-    )
-    return Notice("data.test_overlaps_train", text)
-
-
-def _shared(done: Assignment) -> Notice | None:
-    gone = done.count(SHARED)
-    if not gone:
-        return None
-    text = (
-        f"{gone:,} of {gone + done.count(VALIDATION):,} validation rows are left out: their prompt is "
-        "also in the training or test rows"
-    )
-    return Notice("data.validation_overlaps", text)

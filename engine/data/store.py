@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -86,7 +86,9 @@ def columns_of(results: Sequence[Result], ids: str = COLUMNS["ids"]) -> ColumnBa
         **_spans(results, rows),
         **_prompts(results),
         **_texts("text", [(r.target if isinstance(r, Row) else r.what) for r in results]),
-        **_texts("references", [_references(r) for r in results]),
+        **_texts(
+            "references", [json.dumps(r.references) if isinstance(r, Row) and r.references else "" for r in results]
+        ),
         "weights": _flat((row.weights for row in rows if row.weights is not None), COLUMNS["weights"]),
         **_places([result.where for result in results], tables["files"]),
     }
@@ -138,10 +140,6 @@ def _texts(name: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     joined = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return {f"{name}_size": _ints(list(map(len, encoded)), f"{name}_size"), name: joined}
-
-
-def _references(result: Result) -> str:
-    return json.dumps(result.references) if isinstance(result, Row) and result.references else ""
 
 
 def _places(places: Sequence[str], files: dict[Any, int]) -> dict[str, np.ndarray]:
@@ -219,6 +217,47 @@ class ColumnStore:
         file, line = self.tables["files"][self["file"][number]], int(self["line"][number])
         return file if line == NO_LINE else f"{file} {line}"
 
+    def written(self, numbers: np.ndarray) -> Iterator[bytes | memoryview]:
+        """The bytes of each row for a fingerprint: sizes, ids, labels and prompt as 64-bit integers, then weights (if
+        any), the target and further answers."""
+        flags = self["flags"][numbers]
+        sizes, prompts = self["size"][numbers].astype(np.int64), self["prompt_size"][numbers].astype(np.int64)
+        ends = (3 + 2 * sizes + prompts).cumsum()
+        starts = ends - (3 + 2 * sizes + prompts)
+        words = np.empty(int(ends[-1]), dtype="<i8")
+        ids = self["ids"][_ragged(self.ids_at[numbers], sizes)].astype(np.int64)
+        words[starts] = words[starts + 1 + sizes] = sizes
+        words[starts + 2 + 2 * sizes] = prompts
+        words[_ragged(starts + 1, sizes)] = ids
+
+        # Whether each token has a label: it is between the borders of a span.
+        counts = self["span_count"][numbers].astype(np.int64)
+        spans = self["spans"].reshape(-1, 2)[_ragged(self.spans_at[numbers], counts)].astype(np.int64)
+        spans += np.repeat(sizes.cumsum() - sizes, counts)[:, None]
+        total = int(sizes.sum()) + 1
+        borders = np.bincount(spans[:, 0], minlength=total) - np.bincount(spans[:, 1], minlength=total)
+        labels = np.where(borders.cumsum()[:-1] > 0, ids, IGNORE_INDEX)
+        words[_ragged(starts + 2 + sizes, sizes)] = labels
+
+        own = (flags & OWN_PROMPT) > 0
+        for chosen, source, origins in ((~own, "ids", self.ids_at), (own, "prompts", self.prompts_at)):
+            targets = _ragged((starts + 3 + 2 * sizes)[chosen], prompts[chosen])
+            words[targets] = self[source][_ragged(origins[numbers[chosen]], prompts[chosen])]
+
+        data, text, places = words.data.cast("B"), self["text"].data, [*starts.tolist(), len(words)]
+        bounds = zip(self.text_at[numbers].tolist(), self.text_at[numbers + 1].tolist(), strict=True)
+        more = ((flags & WEIGHTED) > 0) | (self["references_size"][numbers] > 0)
+        for place, (number, (start, stop)) in enumerate(zip(numbers.tolist(), bounds, strict=True)):
+            yield data[8 * places[place] : 8 * places[place + 1]]
+            if more[place] and (weights := self.weights(number)) is not None:
+                yield b"weights" + np.array(weights, dtype="<f8").tobytes()
+            yield text[start:stop]
+            yield b"\0"
+            if more[place]:
+                yield from (
+                    f"reference {other}\0".encode("utf-8", "surrogatepass") for other in self.references(number)
+                )
+
     @property
     def kinds(self) -> list[str]:
         """Reasons for leaving rows out, indexed by column `kind`; '' for usable rows."""
@@ -239,7 +278,12 @@ class ColumnWriter:
     def append(self, batch: ColumnBatch) -> None:
         """Append the rows of a batch."""
         for name, kind in self.types.items():
-            self._files[name].write(self._renumbered(batch, name).astype(kind, copy=False).tobytes())
+            column = batch.columns[name]
+            if name in TABLES:  # indices of the batch's table become those of this writer's
+                table = self._tables[TABLES[name]]
+                numbers = [_number(table, key) for key in batch.tables[TABLES[name]]]
+                column = np.array(numbers, dtype=COLUMNS[name])[column]
+            self._files[name].write(column.astype(kind, copy=False).tobytes())
 
     def rows(self) -> ColumnStore:
         """The columns, for reading; nothing may be appended after this."""
@@ -266,15 +310,6 @@ class ColumnWriter:
         for file in self._files.values() if self._folder else ():
             file.close()
 
-    def _renumbered(self, batch: ColumnBatch, name: str) -> np.ndarray:
-        """A column with its indices converted from the batch's tables to this writer's tables."""
-        column = batch.columns[name]
-        if name not in TABLES:
-            return column
-        table = self._tables[TABLES[name]]
-        numbers = [_number(table, key) for key in batch.tables[TABLES[name]]]
-        return np.array(numbers, dtype=COLUMNS[name])[column]
-
 
 class DamagedStore(Exception):
     """Stored columns that differ from what was written."""
@@ -286,7 +321,14 @@ class DamagedStore(Exception):
 
 def mapped(folder: Path, types: dict[str, str]) -> dict[str, np.ndarray]:
     """The columns of a folder, memory-mapped and read-only."""
-    return {name: _map(folder / f"{name}.bin", kind) for name, kind in types.items()}
+    columns = {}
+    for name, kind in types.items():
+        path = folder / f"{name}.bin"
+        size = path.stat().st_size
+        if size % np.dtype(kind).itemsize:
+            raise DamagedStore(f"{path.name} has {size:,} bytes")
+        columns[name] = np.memmap(path, dtype=kind, mode="r") if size else np.zeros(0, dtype=kind)
+    return columns
 
 
 def checksums(folder: Path, types: dict[str, str]) -> dict[str, str]:
@@ -294,18 +336,17 @@ def checksums(folder: Path, types: dict[str, str]) -> dict[str, str]:
     return {name: file_sha256(folder / f"{name}.bin") for name in types}
 
 
-def _map(path: Path, kind: str) -> np.ndarray:
-    size = path.stat().st_size
-    if size % np.dtype(kind).itemsize:
-        raise DamagedStore(f"{path.name} has {size:,} bytes")
-    return np.memmap(path, dtype=kind, mode="r") if size else np.zeros(0, dtype=kind)
-
-
 def _starts(sizes: np.ndarray) -> np.ndarray:
     """(rows + 1,) start of each row's part in a ragged column."""
     starts = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=starts[1:])
     return starts
+
+
+def _ragged(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The indices start, start + 1, … of each span, end to end."""
+    ends = sizes.cumsum()
+    return np.repeat(starts - (ends - sizes), sizes) + np.arange(int(ends[-1]) if len(ends) else 0)
 
 
 def _decoded(data: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Convert conversations and texts to token ids and labels. The loss mask is decided only here.
+"""From examples to token ids and labels, and back to the text of each token. The loss mask is decided only here.
 
 Answers and their end tokens are in the loss. The template's text around them, and what it writes after an end token
 (ChatML's line feed), is not.
@@ -8,28 +8,28 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, pairwise
+from itertools import accumulate, chain, compress, pairwise
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
-from engine.data.chat_template import ChatTemplate, has_template, template_name
-from engine.data.encoding import Encoder, SpecialTokens
+from engine.data import problems
+from engine.data.chat_template import ChatTemplate, SpecialTokens, has_template, template_name
 from engine.data.parallel import template_memory
-from engine.data.patterns import PatternRenderer
-from engine.data.problems import (
-    CUT_BEFORE_ANSWER,
-    DOUBLE_BOS,
-    NO_END_TOKEN,
-    SPECIAL_TOKEN_IN_TEXT,
-    TOKEN_ACROSS_BOUNDARY,
-)
-from engine.data.rendering import AnswerPosition, Rendered, Renderer
+from engine.data.rendering import PatternRenderer, Rendered, Renderer, shared_length
 from engine.data.rows import IGNORE_INDEX, Example, Problem, Row
 
 _AT_ONCE = 1024
 _CHARACTERS = 1 << 22
 _VERIFIED = 4
 """Rows of a batch in which the position of the answer is determined in two ways."""
+_CHECKED = 8
+"""Texts that are encoded by the backend and by the tokenizer, to compare them."""
+_OPTIONS = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+_REPLACEMENT = "\ufffd"
+_AROUND = 8
+"""Tokens decoded on both sides of a part: a character has at most four byte tokens."""
+_WINDOW = 1024
+"""Maximum tokens decoded together: this many tokens without a complete character are not text."""
 
 
 class Span(NamedTuple):
@@ -38,16 +38,6 @@ class Span(NamedTuple):
     start: int
     stop: int
     weight: float = 1.0
-
-
-class Encoded(NamedTuple):
-    """A tokenized conversation."""
-
-    ids: list[int]
-    spans: list[Span]
-    prompt: list[int]
-    crosses_answer: bool
-    """Whether a token would span the beginning of an answer."""
 
 
 class RowTokenizer:
@@ -60,7 +50,14 @@ class RowTokenizer:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.special = SpecialTokens.of(tokenizer)
         self.encoder = Encoder(tokenizer)
-        self.chat_encoder = ChatEncoder(self.encoder, self.special)
+        self.separate = self.special.separate
+        """Whether the tokens of a text are those of its parts, split at special tokens. Then the tokens of a prompt are
+        a prefix of the conversation's tokens if those after the prompt's last special token are; verified on some rows
+        of each batch."""
+        self._anchors: dict[str, list[int] | None] = {}
+        """Text of a generation prompt from its last special token on -> its ids; None if it has no special token."""
+        self._heads: dict[str, list[int]] = {}
+        """Shared beginning of conversations -> its ids."""
         self.chats = has_template(tokenizer)
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._renderer: PatternRenderer | None = None
@@ -94,12 +91,12 @@ class RowTokenizer:
             before, whole = _unclosed(before, eos), _unclosed(whole, eos)
             if whole[: len(before)] != before:
                 whole = before + _unclosed(self.encoder.ids([answer])[0], eos)
-                notes.append(TOKEN_ACROSS_BOUNDARY)
+                notes.append(problems.TOKEN_ACROSS_BOUNDARY)
             if eos is None:
-                notes.append(NO_END_TOKEN)
+                notes.append(problems.NO_END_TOKEN)
             ids = whole if eos is None else [*whole, eos]
             if self.special.within(f"{example.prompt}{answer}"):
-                notes.append(SPECIAL_TOKEN_IN_TEXT)
+                notes.append(problems.SPECIAL_TOKEN_IN_TEXT)
             weight = example.weight(len(example.messages) - 1 if example.messages else 0)
             yield self._row(example, ids, [Span(len(before), len(ids), weight)], before, answer, notes)
 
@@ -107,65 +104,77 @@ class RowTokenizer:
         """Conversations by the template, which writes the beginning-of-sequence token, so the tokenizer must not."""
         if not examples:
             return
-        drafts = self._render(examples)
-        rendered = [draft for draft in drafts if isinstance(draft, Rendered)]
-        encoded = iter(self._encoded(rendered))
-        for example, draft in zip(examples, drafts, strict=True):
-            if isinstance(draft, Problem):
-                yield draft
-                continue
-            ids, spans, prompt, crosses_answer = next(encoded)
-            notes = [*draft.notes, TOKEN_ACROSS_BOUNDARY] if crosses_answer else list(draft.notes)
-            yield self._row(example, ids, spans, prompt, draft.target, notes)
-
-    def _render(self, examples: list[Example]) -> list[Rendered | Problem]:
         with template_memory(template_name(self.tokenizer)):
             if self._renderer is None:
                 self._renderer = PatternRenderer(Renderer(self.tokenizer, ChatTemplate(self.tokenizer)))
-            return self._renderer.render(examples)
+            results = self._renderer.render(examples)
+        rendered = [(e, result) for e, result in zip(examples, results, strict=True) if isinstance(result, Rendered)]
+        rows = self._rendered_rows([example for example, _ in rendered], [draft for _, draft in rendered])
+        for result in results:
+            yield result if isinstance(result, Problem) else next(rows)
 
-    def _encoded(self, drafts: list[Rendered]) -> list[Encoded]:
-        """Ids, answer spans and prompt of each conversation."""
-        wholes = self.chat_encoder.ids(drafts)
-        isin = self.special.ids.__contains__
-        specials = [[*compress(range(len(ids)), map(isin, ids))] for ids in wholes]
-        starts = [
-            self.chat_encoder.starts(*conversation) for conversation in zip(drafts, wholes, specials, strict=True)
-        ]
-        self._verify(drafts, wholes, starts)
-        unknown = [number for number, answer_starts in enumerate(starts) if answer_starts is None]
-        befores = iter(
-            self.encoder.ids([drafts[n].whole[: answer.start] for n in unknown for answer in drafts[n].answers])
-        )
-        results = []
-        for draft, ids, places, answer_starts in zip(drafts, wholes, specials, starts, strict=True):
-            if answer_starts is not None:
-                results.append(
-                    Encoded(
-                        ids, _spans(draft, ids, answer_starts, places, self.encoder), ids[: answer_starts[-1]], False
-                    )
-                )
-            else:
-                results.append(self._by_prefixes(draft, ids, places, [next(befores) for _ in draft.answers]))
-        return results
-
-    def _verify(self, drafts: list[Rendered], wholes: list[list[int]], starts: list[list[int] | None]) -> None:
-        """Compare some prompts found by special tokens with encoding them; if one differs, discard all."""
-        located = [number for number, answer_starts in enumerate(starts) if answer_starts is not None]
+    def _rendered_rows(self, examples: list[Example], drafts: list[Rendered]) -> Iterator[Row | Problem]:
+        """Encode rendered conversations, and locate their answers among the tokens."""
+        wholes = self._conversation_ids(drafts)
+        is_special = self.special.ids.__contains__
+        specials = [[*compress(range(len(ids)), map(is_special, ids))] for ids in wholes]
+        starts = [self._starts(*conversation) for conversation in zip(drafts, wholes, specials, strict=True)]
+        # Compare some prompts found by special tokens with encoding them; if one differs, discard all.
+        located = [(number, found[-1]) for number, found in enumerate(starts) if found is not None]
         few = located[:: max(1, -(-len(located) // _VERIFIED))]
-        prompts = self.encoder.ids([drafts[n].whole[: drafts[n].answers[-1].start] for n in few])
-        if any(wholes[n][: starts[n][-1]] != prompt for n, prompt in zip(few, prompts, strict=True)):  # type: ignore[index]
-            self.chat_encoder.separate = False
-            starts[:] = [None] * len(starts)
+        prompts = self.encoder.ids([drafts[number].whole[: drafts[number].answers[-1].start] for number, _ in few])
+        if any(wholes[number][:stop] != prompt for (number, stop), prompt in zip(few, prompts, strict=True)):
+            self.separate = False
+            starts = [None] * len(starts)
+        # The other answers are located by encoding the text before each of them.
+        unknown = [draft for draft, found in zip(drafts, starts, strict=True) if found is None]
+        befores = iter(self.encoder.ids([draft.whole[: answer.start] for draft in unknown for answer in draft.answers]))
+        for example, draft, ids, places, found in zip(examples, drafts, wholes, specials, starts, strict=True):
+            notes = list(draft.notes)
+            if found is None:
+                before = [next(befores) for _ in draft.answers]
+                found = [len(prompt) for prompt in before]
+                if any(ids[: len(prompt)] != prompt for prompt in before):
+                    # A token would span the beginning of an answer: a boundary before each, as in generation.
+                    cuts = [0, *(answer.start for answer in draft.answers), len(draft.whole)]
+                    pieces = self.encoder.ids([draft.whole[a:b] for a, b in pairwise(cuts)])
+                    ids, found = list(chain.from_iterable(pieces)), list(accumulate(map(len, pieces[:-1])))
+                    places = [number for number, id_ in enumerate(ids) if id_ in self.special.ids]
+                    notes.append(problems.TOKEN_ACROSS_BOUNDARY)
+            spans = _spans(draft, ids, found, places, self.encoder)
+            yield self._row(example, ids, spans, ids[: found[-1]], draft.target, notes)
 
-    def _by_prefixes(self, draft: Rendered, ids: list[int], specials: list[int], befores: list[list[int]]) -> Encoded:
-        """Locate answers by encoding the text before each of them."""
-        starts, prompt, crosses_answer = [len(before) for before in befores], befores[-1], False
-        if any(ids[: len(before)] != before for before in befores):
-            ids, starts = _in_pieces(draft, self.encoder)
-            prompt, crosses_answer = ids[: starts[-1]], True
-            specials = [n for n, id_ in enumerate(ids) if id_ in self.special.ids]
-        return Encoded(ids, _spans(draft, ids, starts, specials, self.encoder), prompt, crosses_answer)
+    def _conversation_ids(self, drafts: Sequence[Rendered]) -> list[list[int]]:
+        """Token ids of each conversation. A shared beginning is encoded once."""
+        firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
+        for head, draft in firsts.items() if self.separate else ():
+            # Whether the conversation is the ids of its head plus those of the rest.
+            whole, self._heads[head], rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
+            if self._heads[head] + rest != whole:
+                self.separate = False
+                break
+        if not self.separate:
+            return self.encoder.ids([draft.whole for draft in drafts])
+        rests = self.encoder.ids([draft.whole[len(draft.head) :] for draft in drafts])
+        return [self._heads[draft.head] + ids if draft.head else ids for draft, ids in zip(drafts, rests, strict=True)]
+
+    def _starts(self, draft: Rendered, ids: list[int], specials: list[int]) -> list[int] | None:
+        """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
+        if not self.separate or len(specials) != draft.specials:
+            return None
+        answer_starts = []
+        for answer in draft.answers:
+            if answer.anchor not in self._anchors:  # a generation prompt from its last special token on
+                tokens = self.encoder.ids([answer.anchor])[0] if answer.anchor else []
+                self._anchors[answer.anchor] = tokens if tokens and tokens[0] in self.special.ids else None
+            anchor = self._anchors[answer.anchor]
+            if anchor is None:
+                return None
+            begin = specials[answer.before - 1]
+            if ids[begin : begin + len(anchor)] != anchor:
+                return None
+            answer_starts.append(begin + len(anchor))
+        return answer_starts
 
     def _row(
         self, example: Example, ids: list[int], spans: list[Span], prompt: list[int], target: str, notes: list[str]
@@ -175,19 +184,21 @@ class RowTokenizer:
         for span in spans:
             labels[span.start : span.stop] = ids[span.start : span.stop]
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
-            notes.append(DOUBLE_BOS)
+            notes.append(problems.DOUBLE_BOS)
         answer = sum(span.stop - span.start for span in spans)
         cut = len(ids) > self.max_length
         kept = labels[: self.max_length] if cut else labels
         if not answer or (cut and kept.count(IGNORE_INDEX) == len(kept)):
-            kind = CUT_BEFORE_ANSWER if answer else "data.empty_answer"
-            what = (
-                f"the answer starts at token {spans[0].start + 1:,}, after max_length"
-                if answer
-                else "no token in the loss"
-            )
-            return Problem(kind, what, example.where, len(ids))
-        weights = _weights(spans, len(ids), self.max_length)
+            if not answer:
+                return Problem("data.empty_answer", "no token in the loss", example.where, len(ids))
+            what = f"the answer starts at token {spans[0].start + 1:,}, after max_length"
+            return Problem(problems.CUT_BEFORE_ANSWER, what, example.where, len(ids))
+        weights: list[float] | None = None
+        if any(span.weight != 1.0 for span in spans):
+            weights = [0.0] * len(ids)
+            for span in spans:
+                weights[span.start : span.stop] = [span.weight] * (span.stop - span.start)
+            weights = weights[: self.max_length]
         shown = ids[: self.max_length] if cut else ids
         whole_notes = (*(note for note in example.notes if note not in notes), *notes)
         return Row(
@@ -196,59 +207,36 @@ class RowTokenizer:
         )  # fmt: skip
 
 
-class ChatEncoder:
-    """Encodes rendered conversations once, and locates their answers by the special tokens before them.
+class Encoder:
+    """Encodes with the tokenizer's Rust backend if it gives the same ids as the tokenizer, else with the tokenizer."""
 
-    A tokenizer splits a text at special tokens and encodes the pieces separately. So the tokens of a prompt are a
-    prefix of the conversation's tokens if those after the prompt's last special token are. This is verified on some
-    rows of each batch by encoding their prompts separately.
-    """
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._checked: set[bool] = set()
 
-    def __init__(self, encoder: Encoder, special: SpecialTokens) -> None:
-        self.encoder, self.special = encoder, special
-        self.separate = special.separate
-        self._anchors: dict[str, list[int] | None] = {}
-        self._heads: dict[str, list[int]] = {}
+    def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Token ids of each text; `special` adds the tokens that the tokenizer puts around a text."""
+        if not texts:
+            return []
+        if special not in self._checked:
+            self._checked.add(special)
+            few = list(texts[:_CHECKED])
+            has_fast = hasattr(self._backend, "encode_batch_fast")
+            if not has_fast or self._fast(few, special) != self._slow(few, special):
+                self._backend = None
+        if self._backend is None:
+            return self._slow(list(texts), special)
+        return self._fast(texts, special)
 
-    def ids(self, drafts: Sequence[Rendered]) -> list[list[int]]:
-        """Token ids of each conversation. A shared beginning is encoded once."""
-        if not self.separate or not self._heads_hold(drafts):
-            return self.encoder.ids([draft.whole for draft in drafts])
-        rests = self.encoder.ids([draft.whole[len(draft.head) :] for draft in drafts])
-        return [self._heads[draft.head] + ids if draft.head else ids for draft, ids in zip(drafts, rests, strict=True)]
+    def _fast(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=special)
+        return [encoding.ids for encoding in encoded]
 
-    def _heads_hold(self, drafts: Sequence[Rendered]) -> bool:
-        """Encode new heads. Whether the first conversation of each is the ids of its head plus those of the rest."""
-        firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
-        for head, draft in firsts.items():
-            whole, ids, rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
-            if ids + rest != whole:
-                self.separate = False
-                return False
-            self._heads[head] = ids
-        return True
-
-    def starts(self, draft: Rendered, ids: list[int], specials: list[int]) -> list[int] | None:
-        """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
-        if not self.separate or len(specials) != draft.specials:
-            return None
-        answer_starts = []
-        for answer in draft.answers:
-            anchor = self._anchor(answer)
-            if anchor is None:
-                return None
-            begin = specials[answer.before - 1]
-            if ids[begin : begin + len(anchor)] != anchor:
-                return None
-            answer_starts.append(begin + len(anchor))
-        return answer_starts
-
-    def _anchor(self, answer: AnswerPosition) -> list[int] | None:
-        """Ids of a generation prompt from its last special token on."""
-        if answer.anchor not in self._anchors:
-            ids = self.encoder.ids([answer.anchor])[0] if answer.anchor else []
-            self._anchors[answer.anchor] = ids if ids and ids[0] in self.special.ids else None
-        return self._anchors[answer.anchor]
+    def _slow(self, texts: list[str], special: bool) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=special, **_OPTIONS)["input_ids"]]
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -265,17 +253,6 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
         yield batch
 
 
-def _in_pieces(draft: Rendered, encoder: Encoder) -> tuple[list[int], list[int]]:
-    """Ids with a token boundary before every answer, as in generation, and these boundaries."""
-    cuts = [0, *(answer.start for answer in draft.answers), len(draft.whole)]
-    ids: list[int] = []
-    starts = []
-    for piece in encoder.ids([draft.whole[a:b] for a, b in pairwise(cuts)]):
-        starts.append(len(ids))
-        ids += piece
-    return ids, starts[1:]
-
-
 def _spans(draft: Rendered, ids: list[int], starts: list[int], specials: list[int], encoder: Encoder) -> list[Span]:
     """The span of each answer including its end token, found by counting special tokens."""
     spans = []
@@ -288,16 +265,55 @@ def _spans(draft: Rendered, ids: list[int], starts: list[int], specials: list[in
     return spans
 
 
-def _weights(spans: list[Span], length: int, max_length: int) -> list[float] | None:
-    """Each token's loss weight, or None if those in the loss all have weight 1."""
-    if all(span.weight == 1.0 for span in spans):
-        return None
-    weights = [0.0] * length
-    for span in spans:
-        weights[span.start : span.stop] = [span.weight] * (span.stop - span.start)
-    return weights[:max_length]
-
-
 def _unclosed(ids: list[int], eos: int | None) -> list[int]:
     """Ids without an end token that the tokenizer adds to every text: it belongs only after the answer."""
     return ids[:-1] if ids and ids[-1] == eos else ids
+
+
+def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """The text of each token. Joined, they equal `tokenizer.decode` of all tokens.
+
+    A character that spans several tokens is the text of the token that completes it; the others have ''.
+    """
+    whole = _decode(ids, tokenizer)
+    known: dict[int, str] = {}
+    alone = [known.get(id_) or known.setdefault(id_, _decode([id_], tokenizer)) for id_ in ids]
+    if "".join(alone) == whole and not any(_REPLACEMENT in text for text in known.values()):
+        return alone
+    ends = _ends(ids, whole, tokenizer)
+    return [whole[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def texts_between(ids: Sequence[int], start: int, stop: int, tokenizer: Any) -> list[str]:
+    """The texts of the tokens in [start, stop), decoded only with their neighbors."""
+    begin = max(0, start - _AROUND)
+    texts = token_texts(ids[begin : stop + _AROUND], tokenizer)
+    return texts[start - begin : stop - begin]
+
+
+def _ends(ids: Sequence[int], whole: str, tokenizer: Any) -> list[int]:
+    """For each token, the number of characters of `whole` that are determined by the tokens up to it.
+
+    The tokens up to `clean` decode exactly to the first characters of `whole`. Following tokens are decoded together
+    with those from `context`, because a decoder may treat the first token of a text differently.
+    """
+    ends: list[int] = []
+    context = clean = done = 0
+    before = ""
+    for number in range(len(ids)):
+        if number - context > _WINDOW:
+            ends.append(ends[-1])
+            continue
+        text = _decode(ids[context : number + 1], tokenizer)[len(before) :]
+        same = shared_length(text, whole[done : done + len(text)])
+        ends.append(max(done + same, ends[-1] if ends else 0))
+        if text and same == len(text) and not text.endswith(_REPLACEMENT):
+            context, clean, done = clean, number + 1, done + same
+            before = _decode(ids[context:clean], tokenizer)
+    if ends:
+        ends[-1] = len(whole)
+    return ends
+
+
+def _decode(ids: Sequence[int], tokenizer: Any) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -14,7 +14,7 @@ from engine.config import quantities
 from engine.config.errors import Notice, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
-from engine.data.examples import system_prompt, training_examples
+from engine.data.detection import system_prompt, training_examples
 from engine.data.items import EvaluationItem, items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared

@@ -76,7 +76,7 @@ class Evaluator:
     ranks: Ranks
     log: RunLog
     packing: Packing = field(init=False)
-    """Set by `prepare`, as is `scorer`."""
+    """Set by `create_scorer`, as is `scorer`."""
     scorer: Scorer = field(init=False)
     test: list[EvaluationItem] = field(init=False)
     validation: list[EvaluationItem] = field(init=False)
@@ -109,7 +109,7 @@ class Evaluator:
         """Whether test items exist and `evaluation.when` asks for their score."""
         return bool(self.test) and self.config.evaluation.when != "never"
 
-    def prepare(self, base: torch.nn.Module, packing: Packing) -> None:
+    def create_scorer(self, base: torch.nn.Module, packing: Packing) -> None:
         """Create the scorer from the model's configuration; runs no forward pass."""
         evaluation = self.config.evaluation
         ends = end_tokens(self.tokenizer, base, self.rows.train)

@@ -147,7 +147,7 @@ def _execute_phases(
     base = load_model(config, run_dir, machine, ranks)
     pad, loss_rows = tokenizer.pad_token_id, evaluator.loss_rows
     packing, sharing = decide_packing(config, base, rows.train, loss_rows, pad, machine, ranks, log.warn)
-    evaluator.prepare(base, packing)
+    evaluator.create_scorer(base, packing)
     continued = add_continued_adapter(config, run_dir, base)
 
     if config.evaluation.when == "both":

@@ -99,7 +99,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
     """First rows and format of a dataset, without a model. Runs at low priority so that it does not slow a run."""
     os.nice(10)
-    from engine.data.examples import preview
+    from engine.data.detection import preview
 
     return preview(msgspec.convert(arguments["data"], schema.Data))
 

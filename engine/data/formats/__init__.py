@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from engine.config.errors import Notice, UserError
+from engine.config.errors import Notice
 from engine.config.schema import DATA_FORMATS, Data
-from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column, did_you_mean
+from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column
 from engine.data.rows import Example, RawRow
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
@@ -122,13 +122,3 @@ def data_formats() -> dict[str, DataFormat]:
         data_format.name: data_format
         for data_format in sorted(formats, key=lambda data_format: (data_format.order, data_format.name))
     }
-
-
-def check_name(name: str) -> None:
-    """Raise UserError for an unknown data.format."""
-    names = ["auto", *data_formats()]
-    if name not in names:
-        hint = f"use one of {', '.join(names)}"
-        raise UserError(
-            f"unknown format {name!r}{did_you_mean(name, names)}", "data.format", hint, code="data.unknown_format"
-        )

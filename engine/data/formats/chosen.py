@@ -32,17 +32,12 @@ _MARK = re.compile(r"\n\n(Human|Assistant): ?")
 
 
 def detect(columns: ColumnLookup) -> DetectedFormat | None:
-    pair = next(
-        (pair for one, other in _PAIRS if (pair := (columns.find(one), columns.optional(other))) and all(pair)), None
-    )
-    if pair is not None:
-        parts = {"chosen": column(str(pair[0])), "rejected": column(str(pair[1]))}
-        why = f"columns {pair[0]}, {pair[1]}: chosen (trains on {pair[0]}; {pair[1]} is not used)"
-        return DetectedFormat("chosen", why, parts | _prompt_parts(columns))
-    return _ranked(columns)
-
-
-def _ranked(columns: ColumnLookup) -> DetectedFormat | None:
+    for known in _PAIRS:
+        chosen, rejected = columns.find(known[0]), columns.optional(known[1])
+        if chosen and rejected:
+            parts = {"chosen": column(chosen), "rejected": column(rejected)}
+            why = f"columns {chosen}, {rejected}: chosen (trains on {chosen}; {rejected} is not used)"
+            return DetectedFormat("chosen", why, parts | _prompt_parts(columns))
     answers = columns.find(*_LISTS)
     if answers is None or columns.kinds(answers) != {"a list"}:
         return None
@@ -57,14 +52,11 @@ def _ranked(columns: ColumnLookup) -> DetectedFormat | None:
     if ranks := columns.find(*_RANKS):
         why = f"columns {answers}, {ranks}: chosen (trains on the answer of the lowest rank)"
         return DetectedFormat("chosen", why, parts | {"ranks": column(ranks)})
-    if answers.lower() == "output" and columns.find("instruction") and _two_texts(columns, answers):
+    values = [raw.values.get(answers) for raw in columns.summary.sample if not is_empty(raw.values.get(answers))]
+    two_texts = all(isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) for value in values)
+    if answers.lower() == "output" and columns.find("instruction") and two_texts:
         return DetectedFormat("chosen", f"column {answers} with two answers: chosen (trains on the first)", parts)
     return None
-
-
-def _two_texts(columns: ColumnLookup, name: str) -> bool:
-    values = [raw.values.get(name) for raw in columns.summary.sample if not is_empty(raw.values.get(name))]
-    return all(isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) for value in values)
 
 
 def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
@@ -75,65 +67,52 @@ def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
 
 
 def convert(raw: RawRow, detected: DetectedFormat) -> Example:
-    chosen = _best(raw, detected)
+    parts = detected.parts
+    chosen = parts["chosen"].fill(raw.values)
+    key = next((role for role in ("scores", "ranks") if role in parts), None)
+    if key is not None:
+        marks = parts[key].fill(raw.values)
+        if not isinstance(chosen, list) or not isinstance(marks, list) or len(chosen) != len(marks) or not marks:
+            raise UnusableRow("data.scores", f"different numbers of answers and {key}")
+        if not all(isinstance(mark, int | float) for mark in marks):
+            raise UnusableRow("data.scores", f"not all {key} are numbers")
+        chosen = chosen[marks.index(max(marks) if key == "scores" else min(marks))]
+    elif isinstance(chosen, list) and chosen and isinstance(chosen[0], str):
+        chosen = chosen[0]
+    chosen = _read(chosen, raw)
     if is_empty(chosen):
         raise UnusableRow("data.empty", "no chosen answer")
-    rejected = _read(detected.parts["rejected"].fill(raw.values), raw) if "rejected" in detected.parts else None
-    before = _before(raw, detected)
+    rejected = _read(parts["rejected"].fill(raw.values), raw) if "rejected" in parts else None
+
+    # What is before the answer, as text or messages; None if it is part of the answers.
+    before: Any = None
+    if "history_turns" in parts:
+        before = turns_of(parts["history_turns"].fill(raw.values), raw.where, parts["history_turns"].source)
+    elif "instruction" in parts:
+        before = instruction_of(raw, detected)
+    elif "prompt" in parts:
+        before = _read(parts["prompt"].fill(raw.values), raw)
+        before = None if is_empty(before) else before
     if before is None and isinstance(chosen, str):
-        before, chosen, rejected = _marked(chosen, rejected)
-        if before is None:
+        if not chosen.startswith("\n\nHuman:"):
             return Example(None, "", text_of(chosen, raw, "chosen"), raw.where)
+        before, chosen = [], _turns(chosen)
+        rejected = _turns(rejected) if isinstance(rejected, str) else rejected
     if isinstance(before, str) and isinstance(chosen, str):
         return prompt_and_answer(before, Answer(text_of(chosen, raw, "chosen")), raw, detected)
-    return _from_turns(before, chosen, rejected, raw, detected)
 
-
-def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, detected: DetectedFormat) -> Example:
-    """Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss."""
+    # Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss.
     asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
     reply = (
         [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else turns_of(chosen, raw.where, "chosen")
     )
-    if role_of(reply[0]) != "assistant":  # chosen contains the prompt
-        return conversation(reply, raw, detected, trained_from=_shared(reply, rejected))
-    return conversation(asked + reply, raw, detected, trained_from=len(asked))
-
-
-def _shared(chosen: list[Any], rejected: Any) -> int:
-    """Number of messages in the common prefix of both answers; all but the last if unknown."""
-    if not isinstance(rejected, list):
-        return len(chosen) - 1
-    pairs = zip(chosen[:-1], rejected, strict=False)
-    return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(chosen) - 1)
-
-
-def _before(raw: RawRow, detected: DetectedFormat) -> Any:
-    """The prompt as text or messages; None if it is part of the answers."""
-    if "history_turns" in detected.parts:
-        part = detected.parts["history_turns"]
-        return turns_of(part.fill(raw.values), raw.where, part.source)
-    if "instruction" in detected.parts:
-        return instruction_of(raw, detected)
-    value = _read(detected.parts["prompt"].fill(raw.values), raw) if "prompt" in detected.parts else None
-    return None if is_empty(value) else value
-
-
-def _best(raw: RawRow, detected: DetectedFormat) -> Any:
-    """The preferred answer, as text or messages."""
-    value = detected.parts["chosen"].fill(raw.values)
-    key = next((role for role in ("scores", "ranks") if role in detected.parts), None)
-    if key is not None:
-        marks = detected.parts[key].fill(raw.values)
-        if not isinstance(value, list) or not isinstance(marks, list) or len(value) != len(marks) or not marks:
-            raise UnusableRow("data.scores", f"different numbers of answers and {key}")
-        if not all(isinstance(mark, int | float) for mark in marks):
-            raise UnusableRow("data.scores", f"not all {key} are numbers")
-        pick = max if key == "scores" else min
-        value = value[marks.index(pick(marks))]
-    elif isinstance(value, list) and value and isinstance(value[0], str):
-        value = value[0]
-    return _read(value, raw)
+    if role_of(reply[0]) == "assistant":
+        return conversation(asked + reply, raw, detected, trained_from=len(asked))
+    start = len(reply) - 1  # `chosen` contains the prompt
+    if isinstance(rejected, list):
+        pairs = zip(reply[:-1], rejected, strict=False)
+        start = next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), start)
+    return conversation(reply, raw, detected, trained_from=start)
 
 
 def _read(value: Any, raw: RawRow) -> Any:
@@ -145,14 +124,8 @@ def _read(value: Any, raw: RawRow) -> Any:
     return value if isinstance(value, list) or is_empty(value) else as_text(value)
 
 
-def _marked(chosen: str, rejected: Any) -> tuple[list[dict[str, Any]] | None, Any, Any]:
-    """Split Anthropic's HH texts ("\\n\\nHuman: … \\n\\nAssistant: …") into messages: (before, chosen, rejected)."""
-    if not chosen.startswith("\n\nHuman:"):
-        return None, chosen, rejected
-    return [], _turns(chosen), _turns(rejected) if isinstance(rejected, str) else rejected
-
-
 def _turns(text: str) -> list[dict[str, Any]]:
+    """The messages of a text of Anthropic's HH ("\\n\\nHuman: … \\n\\nAssistant: …")."""
     pieces = _MARK.split(text)[1:]
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[who], "content": text.strip()} for who, text in zip(pieces[::2], pieces[1::2], strict=True)]

@@ -20,7 +20,11 @@ _BASES = {base.name: base for base in (messages.FORMAT, sharegpt.FORMAT, alpaca.
 
 def detect(columns: ColumnLookup) -> DetectedFormat | None:
     label = columns.optional(*_LABELS)
-    if label is None or not _is_verdict(columns[label].distinct, columns.data.format == "desirable"):
+    values = {_text(value) for value in columns[label].distinct or ()} if label else set()
+    # Booleans; if data.format does not select this format, some are false.
+    if label is None or not values or not values <= {*_GOOD, *_BAD}:
+        return None
+    if columns.data.format != "desirable" and values.isdisjoint(_BAD):
         return None
     finders = (messages.FORMAT.detect, sharegpt.FORMAT.detect, alpaca.FORMAT.detect, prompt_completion.find_pair)
     base = next((detected for finder in finders if (detected := finder(columns))), None)
@@ -37,14 +41,6 @@ def convert(raw: RawRow, detected: DetectedFormat) -> Example:
     if _text(value) not in _GOOD:
         raise UnusableRow("data.undesirable", "the answer is labeled as bad")
     return _BASES[detected.base].convert(raw, detected)
-
-
-def _is_verdict(distinct: set[Any] | None, selected: bool) -> bool:
-    """Whether the values are booleans; if data.format does not select this format, also whether any is false."""
-    if not distinct:
-        return False
-    labels = {_text(value) for value in distinct}
-    return labels <= {*_GOOD, *_BAD} and (selected or not labels.isdisjoint(_BAD))
 
 
 def _text(value: Any) -> str:

@@ -13,15 +13,13 @@ from engine.data.rows import Example, RawRow, UnusableRow
 
 def find_chat(columns: ColumnLookup, style: str) -> DetectedFormat | None:
     """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
-    name = next(
-        (
-            column_name
-            for known in CHATS
-            if (column_name := columns.find(known)) and not _is_plain(columns, column_name)
-        ),
-        None,
-    )
-    if name is None:
+    for name in filter(None, map(columns.find, CHATS)):
+        values = (raw.values.get(name) for raw in columns.summary.sample)
+        value = next((value for value in values if not is_empty(value)), None)
+        # A column with a conversation's name may contain plain text.
+        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[")):
+            break
+    else:
         return None
     part = column(name)
     if chat_style(part, columns) != style:
@@ -47,13 +45,6 @@ def convert_chat(raw: RawRow, detected: DetectedFormat) -> Example:
     if not turns:
         raise UnusableRow("data.empty", "no messages")
     return conversation(turns, raw, detected)
-
-
-def _is_plain(columns: ColumnLookup, name: str) -> bool:
-    """Whether a column with a conversation's name contains plain text."""
-    values = (raw.values.get(name) for raw in columns.summary.sample)
-    value = next((value for value in values if not is_empty(value)), None)
-    return not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("["))
 
 
 FORMAT = DataFormat("messages", 20, partial(find_chat, style="messages"), convert_chat)

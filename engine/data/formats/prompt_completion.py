@@ -7,14 +7,7 @@ from typing import Any
 
 from engine.config.errors import Notice
 from engine.data.columns import column
-from engine.data.conversation import (
-    ANSWER_LISTS,
-    alternatives,
-    answer_of,
-    conversation,
-    prompt_and_answer,
-    text_of,
-)
+from engine.data.conversation import ANSWER_LISTS, alternatives, answer_of, conversation, prompt_and_answer, text_of
 from engine.data.formats import SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
 from engine.data.readers.json_files import is_turn
 from engine.data.rows import Example, RawRow
@@ -34,8 +27,6 @@ _TEXTS = (
     "text", "sentence", "utterance", "content", "review", "tweet", "message", "query", "question", "comment", "input",
 )  # fmt: skip
 _LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "sentiment", "topic", "target", "tag")
-
-
 _ASKED, _ABOUT = ("query", "question", "comment", "input"), ("topic", "tag", "target")
 """Texts that mostly have another answer than a label, and labels that mostly say what a text is about: with them the
 pair is a guess."""
@@ -44,32 +35,8 @@ pair is a guess."""
 def detect(columns: ColumnLookup) -> DetectedFormat | None:
     if columns.data.separator is not None and columns.find("text"):
         return None  # data.separator is for the format text
-    return find_pair(columns) or _find_labels(columns)
-
-
-def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
-    """The format for the first known pair of prompt and answer columns; None if there is none."""
-    for prompt, completion in _PAIRS:
-        if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
-            return _pair(asked, answer, columns)
-    return None
-
-
-def convert(raw: RawRow, detected: DetectedFormat) -> Example:
-    prompt, completion = (detected.parts[role].fill(raw.values) for role in ("prompt", "completion"))
-    if _is_turns(prompt) or _is_turns(completion):
-        return _from_turns(prompt, completion, raw, detected)
-    others = detected.parts["references"].fill(raw.values) if "references" in detected.parts else None
-    name = detected.parts["completion"].lone
-    if name is not None and "references" in detected.parts and detected.parts["references"].lone == name:
-        texts = alternatives(completion, raw)
-        answer, others = answer_of(texts[0] if texts else "", None, raw, texts[1:]), None
-    else:
-        answer = answer_of(completion, name, raw, others)
-    return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, detected)
-
-
-def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
+    if pair := find_pair(columns):
+        return pair
     text, label = columns.find(*_TEXTS), columns.find(*_LABELS)
     if text is not None and label == text:
         label = columns.find(*(name for name in _LABELS if name != text.lower()))
@@ -83,25 +50,40 @@ def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
     return detected
 
 
+def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
+    """The format for the first known pair of prompt and answer columns; None if there is none."""
+    for prompt, completion in _PAIRS:
+        if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
+            return _pair(asked, answer, columns)
+    return None
+
+
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    prompt, completion = (detected.parts[role].fill(raw.values) for role in ("prompt", "completion"))
+    if _is_turns(prompt) or _is_turns(completion):  # only answers of the completion are in the loss
+        asked = prompt if _is_turns(prompt) else [{"role": "user", "content": prompt}]
+        said = completion if _is_turns(completion) else [{"role": "assistant", "content": completion}]
+        return conversation(asked + said, raw, detected, trained_from=len(asked))
+    others = detected.parts["references"].fill(raw.values) if "references" in detected.parts else None
+    name = detected.parts["completion"].lone
+    if name is not None and "references" in detected.parts and detected.parts["references"].lone == name:
+        texts = alternatives(completion, raw)
+        answer, others = answer_of(texts[0] if texts else "", None, raw, texts[1:]), None
+    else:
+        answer = answer_of(completion, name, raw, others)
+    return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, detected)
+
+
 def _pair(prompt: str, completion: str, columns: ColumnLookup) -> DetectedFormat:
     parts = {"prompt": column(prompt), "completion": column(completion)}
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",), references=ANSWER_LISTS)
-    if "references" in optional and not _is_list(optional["references"].source, completion, columns):
-        del optional["references"]
+    if "references" in optional:
+        name = optional["references"].source
+        # Further accepted answers; `labels` often has one class per row instead.
+        if name == completion or (name.lower() == "labels" and not columns.kinds(name) & {"list", "a list"}):
+            del optional["references"]
     why = f"columns {prompt}, {completion}: prompt-completion ({prompt} -> prompt, {completion} -> completion)"
     return DetectedFormat("prompt-completion", why, parts | optional)
-
-
-def _is_list(name: str, completion: str, columns: ColumnLookup) -> bool:
-    """Whether a column has further accepted answers; `labels` often has one class per row instead."""
-    return name != completion and (name.lower() != "labels" or bool(columns[name].kinds.keys() & {"list", "a list"}))
-
-
-def _from_turns(prompt: Any, completion: Any, raw: RawRow, detected: DetectedFormat) -> Example:
-    """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
-    asked = prompt if _is_turns(prompt) else [{"role": "user", "content": prompt}]
-    said = completion if _is_turns(completion) else [{"role": "assistant", "content": completion}]
-    return conversation(asked + said, raw, detected, trained_from=len(asked))
 
 
 def _is_turns(value: Any) -> bool:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.data.readers.safe_open import decoded, lines
+from engine.data.readers.text_files import decoded, lines
 from engine.data.rows import MAX_ROW_BYTES, MAX_ROWS, RawRow, ReadingNotes, too_many_rows
 
 SEPARATORS = ",;\t|"
@@ -19,8 +19,6 @@ _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
 """Lines and characters from which separator and header are detected."""
 _NAME_LENGTH, _NAME_WORDS = 40, 4
 """Maximum length of a column name, for detecting a header line."""
-
-
 _TOKEN = re.compile(r"<\|\w*\|>")
 """A special token such as <|im_end|>: its bars are not separators."""
 
@@ -35,24 +33,41 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) 
     first, header = next(((number, text) for number, text in numbered if text.strip()), (0, ""))
     if not first:
         return
-    sample = _first_lines(header, (text for _, text in numbered))
-    mark = delimiter or _delimiter(sample)
-    if delimiter is None and mark != ",":
-        notes.add(f"{name}: columns are separated by {'tabs' if mark == chr(9) else mark}")
-    reader = csv.reader(chain(sample, (text for _, text in numbered)), delimiter=mark, strict=True)
-    yield from _rows(_fields(reader, name, first), name, _sampled(sample, mark), notes)
-
-
-def _first_lines(header: str, following: Iterator[str]) -> list[str]:
-    """The first line and following ones, up to _SAMPLE lines or _SAMPLE_LENGTH characters."""
+    following = (text for _, text in numbered)
     sample, length = [header], len(header)
     while len(sample) <= _SAMPLE and length < _SAMPLE_LENGTH and (text := next(following, None)) is not None:
         sample.append(text)
         length += len(text)
-    return sample
+    mark = delimiter or _delimiter(sample)
+    if delimiter is None and mark != ",":
+        notes.add(f"{name}: columns are separated by {'tabs' if mark == chr(9) else mark}")
+
+    records: Iterator[tuple[list[str], str]] = _records(
+        csv.reader(chain(sample, following), delimiter=mark, strict=True), name, first
+    )
+    fields, location = next(records)
+    if _has_header(fields, _sampled(sample, mark)[1:]):
+        # The unnamed first column that pandas writes for its index gets a name.
+        columns = [field.strip() or f"column {number}" for number, field in enumerate(fields, 1)]
+        if duplicates := [column for column, count in Counter(columns).items() if count > 1]:
+            hint = "rename one of them; if the file has no header line, add one"
+            raise UserError(f"duplicate column {duplicates[0]!r}", location, hint, code="data.duplicate_column")
+    else:
+        columns = [f"column {number}" for number, _ in enumerate(fields, 1)]
+        notes.add(f"{name} has no header line: columns are named {', '.join(columns[:3])}", decision=True)
+        records = chain([(fields, location)], records)
+
+    for count, (fields, location) in enumerate(records, 1):
+        if count > MAX_ROWS:
+            raise too_many_rows(location)
+        if len(fields) != len(columns):
+            problem = f"wrong number of fields ({len(fields)}; header: {len(columns)})"
+            hint = "quote fields that contain the separator or a line break"
+            raise UserError(problem, location, hint, code="data.wrong_field_count")
+        yield RawRow(dict(zip(columns, fields, strict=True)), location)  # fields are strings of limited length
 
 
-def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tuple[list[str], str]]:
+def _records(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tuple[list[str], str]]:
     """(fields, place) of each record that is not blank."""
     start = first
     while True:
@@ -61,7 +76,17 @@ def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tupl
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise _csv_error(error, where) from error
+            text = str(error)
+            if "unexpected end" in text:
+                problem, code = "unclosed quote in the row", "data.unclosed_quote"
+                hint = "close it, or double a literal quote"
+            elif "field limit" in text:
+                problem, code = f"a field longer than {MAX_ROW_BYTES >> 20} MiB", "data.row_too_long"
+                hint = "shorten or drop the row; an unclosed quote also causes this"
+            else:
+                problem, code = f"invalid CSV ({text})", "data.invalid_csv"
+                hint = "quote the field, and double the quotes inside it"
+            raise UserError(problem, where, hint, code=code) from error
         finally:
             csv.field_size_limit(before)  # the limit is global to the csv module
         if fields is None:
@@ -69,27 +94,6 @@ def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tupl
         if fields:
             yield fields, where
         start = first + reader.line_num  # type: ignore[attr-defined]
-
-
-def _rows(
-    records: Iterator[tuple[list[str], str]], name: str, sample: list[list[str]], notes: ReadingNotes
-) -> Iterator[RawRow]:
-    fields, location = next(records)
-    if _has_header(fields, sample[1:]):
-        columns = _header(fields, location)
-    else:
-        columns = [f"column {number}" for number, _ in enumerate(fields, 1)]
-        notes.add(f"{name} has no header line: columns are named {', '.join(columns[:3])}", decision=True)
-        records = chain([(fields, location)], records)
-    width = len(columns)
-    for count, (fields, location) in enumerate(records, 1):
-        if count > MAX_ROWS:
-            raise too_many_rows(location)
-        if len(fields) != width:
-            problem = f"wrong number of fields ({len(fields)}; header: {width})"
-            hint = "quote fields that contain the separator or a line break"
-            raise UserError(problem, location, hint, code="data.wrong_field_count")
-        yield RawRow(dict(zip(columns, fields, strict=True)), location)  # fields are strings of limited length
 
 
 def _delimiter(sample: list[str]) -> str:
@@ -139,25 +143,3 @@ def _is_number(text: str) -> bool:
         float(text)
         return True
     return False
-
-
-def _header(fields: list[str], where: str) -> list[str]:
-    """Column names; the unnamed first column that pandas writes for its index gets a name."""
-    names = [field.strip() or f"column {number}" for number, field in enumerate(fields, 1)]
-    duplicates = [name for name, count in Counter(names).items() if count > 1]
-    if duplicates:
-        hint = "rename one of them; if the file has no header line, add one"
-        raise UserError(f"duplicate column {duplicates[0]!r}", where, hint, code="data.duplicate_column")
-    return names
-
-
-def _csv_error(error: csv.Error, where: str) -> UserError:
-    text = str(error)
-    if "unexpected end" in text:
-        problem, hint = "unclosed quote in the row", "close it, or double a literal quote"
-        return UserError(problem, where, hint, code="data.unclosed_quote")
-    if "field limit" in text:
-        hint = "shorten or drop the row; an unclosed quote also causes this"
-        return UserError(f"a field longer than {MAX_ROW_BYTES >> 20} MiB", where, hint, code="data.row_too_long")
-    hint = "quote the field, and double the quotes inside it"
-    return UserError(f"invalid CSV ({text})", where, hint, code="data.invalid_csv")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.data.readers.safe_open import decoded, lines, no_rows, whole
+from engine.data.readers.text_files import decoded, lines, no_rows, whole
 from engine.data.rows import (
     DEPTH_LIMIT,
     MAX_ROW_BYTES,
@@ -66,13 +66,28 @@ def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
         raise no_rows(name)
     if content[:1] == b"[":
         yield from _array(content, content, name, f"{name} item", notes)
-    elif (members := _members(content)) is not None:
-        yield from _object(members, content, name)
-    elif _is_lines(content, name):
-        notes.add(f"{name}: contains JSON lines, read as .jsonl")
-        yield from read_lines(path, name)
+        return
+    members = _members(content)
+    if members is None:
+        if _is_lines(content, name):
+            notes.add(f"{name}: contains JSON lines, read as .jsonl")
+            yield from read_lines(path, name)
+        else:
+            yield from _decoded_rows(content, name)
+        return
+    # An object: its rows are decoded as late as possible.
+    firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
+    arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
+    if len(firsts) == 1:  # the only candidate, so rows may be arrays as well
+        arrays = [key for key, first in firsts.items() if isinstance(first, dict | list)]
+    if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
+        yield from _array(members[arrays[0]], content, name, f"{name} item")
+    elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
+        problem = f"several arrays of rows ({', '.join(arrays[:8])})"
+        hint = "name them train, validation and test, or write each to a separate file"
+        raise UserError(problem, name, hint, code="data.several_arrays")
     else:
-        yield from _checked(_precise(content, name), name)
+        yield from _decoded_rows(content, name)
 
 
 def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
@@ -119,7 +134,7 @@ def _array(
     try:
         items = msgspec.json.decode(array, type=list[msgspec.Raw])
     except _INVALID:
-        yield from _checked(_precise(content, name), name)
+        yield from _decoded_rows(content, name)
         return
     if notes is not None and items and _is_message(_decoded(items[0], content, name, f"{label} 1")):
         notes.add(f"{name}: read as one conversation")
@@ -148,61 +163,6 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
     return value
 
 
-def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Iterator[RawRow]:
-    """Rows of a JSON object, decoded as late as possible."""
-    firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
-    arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
-    if len(firsts) == 1:  # the only candidate, so rows may be arrays as well
-        arrays = [key for key, first in firsts.items() if isinstance(first, dict | list)]
-    if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
-        yield from _array(members[arrays[0]], content, name, f"{name} item")
-    elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
-        problem = f"several arrays of rows ({', '.join(arrays[:8])})"
-        hint = "name them train, validation and test, or write each to a separate file"
-        raise UserError(problem, name, hint, code="data.several_arrays")
-    else:
-        yield from _checked(_precise(content, name), name)
-
-
-def _checked(value: Any, name: str) -> Iterator[RawRow]:
-    """Rows of a decoded JSON value, for files that `_array` does not cover."""
-    for number, item in enumerate(_items(value, name), 1):
-        yield from rows_of(item, f"{name} item {number}")
-
-
-def _items(value: Any, name: str) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, dict):
-        hint = "write an array of objects"
-        raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
-    if len(value) > 1 and all(isinstance(item, list) for item in value.values()) and not _has_messages(value):
-        return _transposed(value, name)
-    if value and all(isinstance(item, dict) for item in value.values()):
-        return list(value.values())
-    if any(isinstance(item, list) for item in value.values()) and _has_messages(value):
-        return [value]
-    problem = "an object without an array of rows"
-    raise UserError(problem, name, "write an array of objects", code="data.invalid_rows")
-
-
-def _transposed(columns: dict[str, list[Any]], name: str) -> list[Any]:
-    if len({len(items) for items in columns.values()}) > 1:
-        sizes = ", ".join(f"{key} {len(items)}" for key, items in list(columns.items())[:8])
-        problem = f"columns of different lengths ({sizes})"
-        raise UserError(problem, name, "give all columns the same length", code="data.unequal_columns")
-    return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
-
-
-def _has_messages(value: dict[str, Any]) -> bool:
-    """Whether the object is a row: a conversation, or an article with nested questions."""
-    return any(isinstance(item, list) and item and _is_message(item[0]) for item in value.values()) or NESTED in value
-
-
-def _is_message(item: Any) -> bool:
-    return is_turn(item) and not {"content", "value", "tool_calls"}.isdisjoint(item)
-
-
 def _is_lines(content: bytes, name: str) -> bool:
     """Whether another value follows the first one."""
     try:
@@ -214,47 +174,68 @@ def _is_lines(content: bytes, name: str) -> bool:
     return False
 
 
+def _decoded_rows(content: bytes, name: str) -> Iterator[RawRow]:
+    """Rows of a file that `_array` does not cover, decoded at once. Raises UserError if it has none."""
+    value = _precise(content, name)
+    if isinstance(value, dict):
+        members = list(value.values())
+        # Whether the object is itself a row: a conversation, or an article with nested questions.
+        is_row = NESTED in value or any(isinstance(item, list) and item and _is_message(item[0]) for item in members)
+        if len(members) > 1 and all(isinstance(item, list) for item in members) and not is_row:
+            if len(set(map(len, members))) > 1:
+                sizes = ", ".join(f"{key} {len(items)}" for key, items in list(value.items())[:8])
+                problem = f"columns of different lengths ({sizes})"
+                raise UserError(problem, name, "give all columns the same length", code="data.unequal_columns")
+            value = [dict(zip(value, items, strict=True)) for items in zip(*members, strict=True)]
+        elif members and all(isinstance(item, dict) for item in members):
+            value = members
+        elif is_row and any(isinstance(item, list) for item in members):
+            value = [value]
+        else:
+            problem = "an object without an array of rows"
+            raise UserError(problem, name, "write an array of objects", code="data.invalid_rows")
+    if not isinstance(value, list):
+        hint = "write an array of objects"
+        raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
+    for number, item in enumerate(value, 1):
+        yield from rows_of(item, f"{name} item {number}")
+
+
+def _is_message(item: Any) -> bool:
+    return is_turn(item) and not {"content", "value", "tool_calls"}.isdisjoint(item)
+
+
 def _precise(content: bytes, name: str) -> Any:
     """Parse with the standard library, which accepts NaN and lone surrogates and gives error positions."""
     return parsed(decoded(content, name), name, is_file=True)
 
 
 def rows_of(value: Any, where: str) -> Iterator[RawRow]:
-    """The rows of one value in a file: a single row, or one per question of a nested article.
+    """The rows of one value in a file: a single row, or one per question of an article of SQuAD (Rajpurkar et al. 2016,
+    arXiv:1606.05250: article -> paragraphs -> qas).
 
     Raises UserError for other values.
     """
-    if isinstance(value, dict) and isinstance(value.get(NESTED), list):
-        yield from _questions(value, where)
-    elif isinstance(value, list) and value:
-        yield raw_row(_from_list(value), where)
-    else:
+    if isinstance(value, list) and value and all(map(is_turn, value)):
+        value = {"messages": value}
+    elif isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value):
+        value = {"prompt": value[0], "completion": value[1]}
+    if not isinstance(value, dict) or not isinstance(value.get(NESTED), list):
         yield raw_row(value, where)
+        return
+    outer = {key: inner for key, inner in value.items() if key != NESTED}
+    number = 0
+    for paragraph in value[NESTED]:
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+            yield raw_row(value, where)
+            return
+        shared = outer | {key: inner for key, inner in paragraph.items() if key != "qas"}
+        for question in paragraph["qas"]:
+            number += 1
+            place = f"{where} question {number}"
+            yield raw_row({**shared, **question} if isinstance(question, dict) else question, place)
 
 
 def is_turn(value: Any) -> bool:
     """Whether a value is one message of a conversation."""
     return isinstance(value, dict) and ("role" in value or "from" in value)
-
-
-def _from_list(items: list[Any]) -> Any:
-    if all(is_turn(item) for item in items):
-        return {"messages": items}
-    if len(items) == 2 and all(isinstance(item, str) for item in items):
-        return {"prompt": items[0], "completion": items[1]}
-    return items
-
-
-def _questions(article: dict[str, Any], where: str) -> Iterator[RawRow]:
-    """SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250): article -> paragraphs -> qas."""
-    outer = {key: value for key, value in article.items() if key != NESTED}
-    number = 0
-    for paragraph in article[NESTED]:
-        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
-            yield raw_row(article, where)
-            return
-        shared = outer | {key: value for key, value in paragraph.items() if key != "qas"}
-        for question in paragraph["qas"]:
-            number += 1
-            place = f"{where} question {number}"
-            yield raw_row({**shared, **question} if isinstance(question, dict) else question, place)

@@ -23,7 +23,7 @@ from engine.config.preset import check_benchmarks, is_task_file
 from engine.config.schema import Evaluation
 from engine.config.text import visible
 from engine.data.parallel import TIMED_OUT, in_child
-from engine.data.readers.hub import hub_error, hub_or_cache
+from engine.data.readers.arrow_files import hub_error, hub_or_cache
 from engine.evaluation.benchmarks.harness import RemoteCode, fixed_answers, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.run.result import file_stem
@@ -41,7 +41,7 @@ NO_DATA = {
     "data.hub_unreachable": "the dataset is not in the cache and the Hub is unreachable",
     "data.hub_not_found": "the Hub has no such dataset, or it is private",
 }
-"""Code of `engine.data.hub` -> why a benchmark has no data."""
+"""Code of `engine.data.readers.arrow_files` -> why a benchmark has no data."""
 
 
 @dataclass(frozen=True)

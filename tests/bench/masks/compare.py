@@ -13,7 +13,8 @@ from job import Json, mask
 from shapes import Shape
 
 from engine.config.schema import Data
-from engine.data.detection import detect, to_example
+from engine.data.conversation import to_example
+from engine.data.detection import detect
 from engine.data.parallel import in_child
 from engine.data.rows import Example, RawRow, Row
 from engine.data.tokens import RowTokenizer

@@ -13,7 +13,7 @@ from engine.chat.models import BASE, PromptEncoder, prompt_of, tried_run
 from engine.chat.session import ChatSession
 from engine.config.errors import UserError
 from engine.config.schema import Data, Model
-from engine.data.examples import examples_of, system_prompt, training_examples
+from engine.data.detection import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
 from engine.methods.model_source import load_tokenizer

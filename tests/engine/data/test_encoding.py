@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from data_fixtures import CORPUS, tokenizer
 
+from engine.data.chat_template import special_tokens
 from engine.data.check import sample
-from engine.data.encoding import special_tokens, texts_between, token_texts
 from engine.data.rows import Row
+from engine.data.tokens import texts_between, token_texts
 
 TEXTS = (
     "", " ", "Don’t", "naïve café", "👩‍👩‍👧‍👦 family", "🏳️‍🌈🇳🇴", "日本語のテキスト", "e\u0301 combined n\u0303",

@@ -19,7 +19,8 @@ from reading import reading, refusal, write_rows
 import engine
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.detection import detect, to_example
+from engine.data.conversation import to_example
+from engine.data.detection import detect
 from engine.data.duplicates import keys_of
 from engine.data.rows import Example, Problem, RawRow
 
@@ -367,7 +368,8 @@ FORMAT = DataFormat("arrow-text", 45, detect, convert)
 USE = """
 import sys
 from engine.config.preset import Preset, parse_overrides, resolve
-from engine.data.detection import detect, to_example
+from engine.data.conversation import to_example
+from engine.data.detection import detect
 from engine.data.source import read
 for settings in ([], ["data.format=arrow-text"]):
     data = resolve(Preset("none", {}), None, parse_overrides([f"data.id={sys.argv[1]}", *settings])).config.data

@@ -13,14 +13,14 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.readers import hub
+from engine.data.readers import arrow_files as hub
 from engine.data.source import read
 
 ASK = """
 import sys
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.readers import hub
+from engine.data.readers import arrow_files as hub
 from engine.data.source import read
 hub.TRY_SECONDS = 2.0
 try:

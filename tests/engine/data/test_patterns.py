@@ -15,8 +15,7 @@ from test_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
 from engine.config.errors import UserError
 from engine.data.chat_template import FOLDER, ChatTemplate, render_in_child
 from engine.data.parallel import in_child
-from engine.data.patterns import PatternRenderer
-from engine.data.rendering import Renderer
+from engine.data.rendering import PatternRenderer, Renderer
 from engine.data.rows import Example, Problem, Row
 
 TRIMMED = CHATML.replace("message.content }}", "message.content | trim }}").replace(

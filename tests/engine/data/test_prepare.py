@@ -181,7 +181,7 @@ def test_a_template_with_todays_date_is_warned_about(banking: Any) -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("engine.data.examples", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
+        ("engine.data.detection", ("torch", "transformers", "datasets", "pyarrow", "numpy")),
         ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
     ],
 )

@@ -23,7 +23,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data import source
-from engine.data.readers import hub
+from engine.data.readers import arrow_files as hub
 from engine.data.source import NOT_READ
 from engine.methods.model_source import locate
 

@@ -95,7 +95,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path, shape: str, se
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_check_inspection_and_run_give_one_account(tmp_path: Path, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.prepare.REFUSED_SHARE", 1.0)
+    monkeypatch.setattr("engine.data.prepared.REFUSED_SHARE", 1.0)
     rows = [SHAPES[shape](n, random.Random(n)) | {"spare": "x"} for n in range(60)]
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), separator=" A:" if shape == "text" else None)
     report = check(data, 64, tokenizer())

@@ -12,7 +12,7 @@ from data_fixtures import write_jsonl
 
 from engine.config.schema import Data
 from engine.data import source
-from engine.data.readers import hub
+from engine.data.readers import arrow_files as hub
 from engine.data.source import NOT_READ
 
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(4)]

@@ -16,7 +16,8 @@ from data_fixtures import tokenize_all, tokenizer
 
 from engine.assets import tiny_folder
 from engine.config.schema import Data
-from engine.data.detection import detect, to_example
+from engine.data.conversation import to_example
+from engine.data.detection import detect
 from engine.data.rows import RawRow
 
 trl = pytest.importorskip("trl")

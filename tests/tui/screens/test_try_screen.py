@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from engine.config.schema import Data
-from engine.data.examples import preview
+from engine.data.detection import preview
 from engine.runs.chat_client import OpenSession, Sampling
 from tui.app import Workbench
 from tui.live.chat import KINDS, memory_text, sampling_text

@@ -11,8 +11,8 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 
 from engine.config.preset import Preset, resolve
 from engine.ladder.decisions import decide
-from engine.ladder.phrases import ON_CPU
 from engine.ladder.recommendation import summarize
+from engine.ladder.sentences import ON_CPU
 from engine.runs.ladder.ladder_dir import LadderDir, create
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, RungDuration, SharedWork
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence

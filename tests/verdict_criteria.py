@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulate
 
-from engine.ladder import phrases
 from engine.ladder.decisions import Decisions
-from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY, not_significant
+from engine.ladder.phrases import SIGNIFICANTLY, not_significant
+from engine.ladder.recommendation import NO_RECOMMENDATION
 from engine.ladder.results import comparison
+from engine.ladder.sentences import NO_SIGNIFICANT_GAIN
 from engine.runs.ladder.ladder_state import Ladder
 
 Judgment = Callable[[Ladder, Decisions], bool]
@@ -80,7 +81,7 @@ def _no_gain_overclaims(ladder: Ladder, found: Decisions) -> bool:
 
 def _no_gain_right(ladder: Ladder, found: Decisions) -> bool:
     text = text_of(ladder)
-    return not _no_gain_overclaims(ladder, found) and phrases.NO_SIGNIFICANT_GAIN in text and NO_RECOMMENDATION in text
+    return not _no_gain_overclaims(ladder, found) and NO_SIGNIFICANT_GAIN in text and NO_RECOMMENDATION in text
 
 
 CRITERIA = (

@@ -12,7 +12,6 @@ from engine.config.redaction import redact_output
 from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.queue import locks
 
 
@@ -39,7 +38,10 @@ def main(arguments: list[str]) -> int:
     status, reason = "failed", ""
     try:
         locks.write_holder(lock, str(os.getpid()))
-        status, reason = _run(folder)
+        if isinstance(folder, SweepDir):
+            status, reason = run_sweep(folder)
+        else:
+            status, reason = run_ladder(folder, folder.plan())
     except UserError as error:  # ladder.json or sweep.json is damaged
         print(error.line, file=sys.stderr)
         return 2
@@ -50,12 +52,6 @@ def main(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):  # the log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
     return 0 if status in ("finished", "stopped") else 1
-
-
-def _run(folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
-    if isinstance(folder, LadderDir):
-        return run_ladder(folder, folder.plan())
-    return run_sweep(folder)
 
 
 if __name__ == "__main__":

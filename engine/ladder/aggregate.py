@@ -15,7 +15,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.model_files import find_model
 from engine.evaluation.intervals import group_sums
-from engine.ladder.artifact_rungs import add_artifacts
+from engine.ladder.artifacts import add_artifacts
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import (
     FinishedRun,
@@ -37,7 +37,7 @@ from engine.ladder.results import (
 )
 from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
 from engine.ladder.served import collect_served, with_examples
-from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, ItemScores, MeanSamples, mcnemar
+from engine.ladder.statistics import CONFIDENCE_LEVEL, MeanSamples, mcnemar
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -54,7 +54,7 @@ from engine.runs.ladder.ladder_state import (
     shots_of,
 )
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
-from engine.runs.run.result import MeasuredPeak, Result
+from engine.runs.run.result import MeasuredPeak
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
@@ -181,7 +181,14 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Lo
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
         rows[name].by_seed = [float(mean) for mean in scores[name].seed_means]
-    _add_forgetting(rows, results)
+    general = {name: own for name, own in results.general.items() if own.finite}
+    if BASE in general:
+        by_passage = MeanSamples(general, LOSS.bounds)
+        for name in general.keys() & rows.keys():
+            rows[name].general_loss = by_passage.interval(name)
+            if name != BASE:
+                (rise,) = by_passage.differences([(name, BASE)])
+                rows[name].forgetting = rise.interval(by_passage.items)
     for name in by_score.outliers:
         rows[name].not_compared = OUTLIER
     ladder.dependence = _dependence(by_score, results)
@@ -251,40 +258,18 @@ def _comparisons(
         a, b = by_score.scores[difference.a], by_score.scores[difference.b]
         compared = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
         if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
-            compared.mcnemar = [mcnemar(*pair) for pair in _same_seed(a, b)]
+            # Of the seeds that both have; the base model is paired with every seed.
+            of_a, of_b = a.by_seed(), b.by_seed()
+            others = {seed: b.values[0] if b.untrained else of_b.get(seed) for seed in of_a}
+            compared.mcnemar = [mcnemar(of_a[seed], other) for seed, other in others.items() if other is not None]
         if compared.finding == "undecided":
             # Against a base model the question is whether there is a gain, however small.
             needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)
-            compared.needed_items, compared.needed_seeds, compared.needed_for = (
-                needed.items,
-                needed.seeds,
-                needed.needed_for,
-            )
+            compared.needed_items, compared.needed_seeds = needed.items, needed.seeds
+            compared.needed_for = needed.needed_for
         comparisons.append(compared)
     by_pair = {(comparison.a, comparison.b): comparison for comparison in comparisons} | dict(kept)
     return [by_pair[pair] for pair in every]
-
-
-def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
-    """The scores of the seeds that both have; the base model is paired with every seed."""
-    of_a, of_b = a.by_seed(), b.by_seed()
-    if b.untrained:
-        return [(values, b.values[0]) for values in of_a.values()]
-    return [(values, of_b[seed]) for seed, values in of_a.items() if seed in of_b]
-
-
-def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None:
-    """Loss on general text, and its rise over the base model's, paired by passage."""
-    general = {name: losses for name, losses in results.general.items() if losses.finite}
-    if BASE not in general:
-        return
-    samples = MeanSamples(general, LOSS.bounds)
-    for name in general:
-        if name in rows:
-            rows[name].general_loss = samples.interval(name)
-        if name in rows and name != BASE:
-            (rise,) = samples.differences([(name, BASE)])
-            rows[name].forgetting = rise.interval(samples.items)
 
 
 def _base_row(results: LadderResults, name: str) -> RungResult | None:
@@ -311,10 +296,15 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     tried = any(entry.chosen for entry in ladder.entries if entry.rung == rung.name)
     row.learning_rate_origin = "learning-rate trials" if tried else rung.rate_origin
     row.seeds, row.runs = [run.entry.seed for run in runs], [run.entry.run for run in runs]
-    row.extra = _mean_extra(outcomes)
     scores = [result.after for result in outcomes if result.after]
+    names = set.intersection(*(set(score.extra) for score in scores)) if scores else set()
+    row.extra = {name: float(np.mean([score.extra[name].mean or 0.0 for score in scores])) for name in sorted(names)}
     row.ended, row.format_errors = mean_share(s.ended for s in scores), mean_share(s.format_errors for s in scores)
-    row.peak = _highest([result.peak for result in outcomes])
+    peaks = {
+        kind: [used for result in outcomes if (used := getattr(result.peak, kind)) is not None]
+        for kind in MeasuredPeak.__struct_fields__
+    }
+    row.peak = MeasuredPeak(**{kind: max(used, default=None) for kind, used in peaks.items()})
     _add_times(row, runs)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
     row.account = last.account
@@ -336,18 +326,3 @@ def _add_times(row: RungResult, runs: Sequence[FinishedRun]) -> None:
     row.energy = seed_range(map(worked_joules, outcomes))
     loads = [run.result.load for run in alike if not run.result.peak.reserved]
     row.cpu_seconds = seed_range(load.cpu_seconds if load and load.complete else None for load in loads)
-
-
-def _mean_extra(results: Sequence[Result]) -> dict[str, float]:
-    """Means over the seeds of those secondary scores that all seeds have."""
-    scores = [result.after.extra for result in results if result.after]
-    names = set.intersection(*map(set, scores)) if scores else set()
-    return {name: float(np.mean([extra[name].mean or 0.0 for extra in scores])) for name in sorted(names)}
-
-
-def _highest(peaks: Sequence[MeasuredPeak]) -> MeasuredPeak:
-    """The highest value of each kind of peak over the seeds."""
-    known = {
-        name: [v for peak in peaks if (v := getattr(peak, name)) is not None] for name in MeasuredPeak.__struct_fields__
-    }
-    return MeasuredPeak(**{name: max(values, default=None) for name, values in known.items()})

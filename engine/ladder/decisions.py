@@ -57,6 +57,9 @@ class Decisions:
     """Of the equals the cheapest (`_cheapest`): a larger artifact needs a reason that is shown."""
     reference: RungResult | None = None
     """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
+    cost_key: Literal["training", "cpu"] = "training"
+    """The cost of training that is compared: the time of the optimizer steps. If a rung has none without disturbance,
+    the CPU time of training, which is hardly affected by other load."""
 
 
 def decide(ladder: Ladder) -> Decisions:
@@ -67,17 +70,25 @@ def decide(ladder: Ladder) -> Decisions:
     gained = {row.name: _gained(ladder, row.name) for row in trained}
     winners = [row for row in trained if gained[row.name] == "yes"]
     lower = metric_spec(ladder.metric).lower_is_better
-    best = min(winners, key=lambda row: _mean(row.score) * (1 if lower else -1), default=None)
+    sign = 1 if lower else -1
+    best = min(winners, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0), default=None)
     equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
     has_unknown_gain = any(gained[row.name] == "unknown" and not row.not_compared for row in trained)
     full_gained = bool(full and gained[full.name] == "yes")
+    rule_costs: dict[str, RuleCheck] = {}
+    if qlora and full:
+        for key in COSTS:
+            ratio = ratio_of(key, qlora, full)
+            rule_costs[key] = rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown"
+        if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
+            rule_costs["rent"] = "unknown"
     return Decisions(
         full=full,
         qlora=qlora,
         trained=trained,
         gained=gained,
         rule_quality=rule_check_of_gain(qlora.share_of_gain) if qlora and full_gained else "unknown",
-        rule_costs=_rule_checks_of_costs(qlora, full) if qlora and full else {},
+        rule_costs=rule_costs,
         has_unknown_gain=has_unknown_gain,
         prototype=None
         if has_unknown_gain
@@ -88,6 +99,9 @@ def decide(ladder: Ladder) -> Decisions:
         equals=equals,
         ship=None if has_unknown_gain else _cheapest(equals),
         reference=full or best_rung(trained, lower),
+        cost_key="cpu"
+        if any(row.disturbed for row in trained) and all(row.cpu_seconds for row in trained)
+        else "training",
     )
 
 
@@ -166,16 +180,6 @@ COSTS: dict[str, Callable[[RungResult], SeedRange | float | None]] = {
 """Costs of a rung: ranges over the seeds, or one value."""
 
 
-def _rule_checks_of_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
-    ratios = {key: ratio_of(key, qlora, full) for key in COSTS}
-    checks: dict[str, RuleCheck] = {
-        key: rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown" for key, ratio in ratios.items()
-    }
-    if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
-        checks["rent"] = "unknown"
-    return checks
-
-
 def ratio_of(key: str, row: RungResult, reference: RungResult) -> CostRatio | None:
     """The ratio of a cost of two rungs; a cost with one value for all seeds has no interval. None if one is unknown."""
     own, other = COSTS[key](row), COSTS[key](reference)
@@ -200,7 +204,3 @@ def _least(rows: list[RungResult], cost: Callable[[RungResult], float | None]) -
         return rows[0]
     known = [value for row in rows if (value := cost(row)) is not None]
     return rows[known.index(min(known))] if known and len(known) == len(rows) else None
-
-
-def _mean(value: Interval | None) -> float:
-    return value.mean if value is not None and value.mean is not None else float("inf")

@@ -6,19 +6,18 @@ Functions of numbers take None and NaN too and return `–`. Sizes, durations an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE, VARIANT_TITLES, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.quantities import Number, decimal, integer
-from engine.config.text import amount, listed
+from engine.config.text import amount
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, Ladder, artifact_of, is_served, shots_of
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange, Topic
-from engine.runs.run.result import Interval
 
 Sentences = Iterator[tuple[Topic, str]]
 """(topic, text) of sentences of the verdict, in their order."""
@@ -72,39 +71,24 @@ def ratio_bounds(cost: CostRatio) -> str:
 
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
-NO_SIGNIFICANT_GAIN = "No significant gain"
-TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
-NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 FEW_ENDED = 0.5
 """With a smaller share of complete answers, it is their maximum length that the scores show."""
 UNFIT = "evaluation.unfit_metric"
 """Code of the warning that a metric that was set does not fit the answers, and that the automatic one does."""
-METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
 BASE_NOT_SCORED = "The base model has no score"
-FULL_NOT_SCORED = "Full fine-tuning has no score"
-LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
-LOW_MEMORY = "If memory is limited"
-ONLY_RUNG = "it is the only rung with a score"
-NOT_COMPARED = "it was not compared"
-ONE_SEED = (
-    "One seed: intervals assume a typical spread between seeds, which makes them wide; more seeds make them narrower."
-)
 POWER = "give 80% power"
 ASSUMED_SPREAD = "one seed, spread assumed"
-ONE_TIMING = "one timing each, noise assumed"
-NO_TIMING = "There is no comparable timing"
-SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
+SIMULTANEOUS = "simultaneous 95% CI"
 WITHIN_MARGIN = "by less than the margin"
-ONE_RATE = "Each rung was trained at one learning rate; no other was tried."
-ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
-NO_ENERGY = "Energy was not measured: no energy counter."
 
 RULE_GAIN = f"{RULE_GAIN_SHARE:.0%} of the gain"
 RULE = f"the rule of thumb ({RULE_GAIN} at one eighth of the cost)"
-RULE_OF_COST = {
-    "holds": "at most one eighth",
-    "undecided": "undecided, because the 95% CI contains one eighth",
-    "fails": "more than one eighth",
+COST_TITLES = {
+    "training": "training time",
+    "time": "total time",
+    "cpu": "CPU time in training",
+    "energy": "energy",
+    "memory": "peak memory while training",
 }
 
 
@@ -169,11 +153,6 @@ def longer_answers(ladder: Ladder) -> str:
     return f"--set evaluation.max_new_tokens={2 * limit if isinstance(limit, int) else 'NUMBER'}"
 
 
-def no_recommendation(ladder: Ladder) -> str:
-    """Why no method is recommended: none is better than the base model, or the metric could not show it."""
-    return METRIC_FAILED if metric_failed(ladder) else NO_RECOMMENDATION
-
-
 def sample_size(ladder: Ladder) -> str:
     """`300 test items and 2 seeds`: what the comparisons are based on."""
     items = ladder.work.test if ladder.work else 0
@@ -186,25 +165,14 @@ def not_significant(ladder: Ladder) -> str:
     return f"{NO_SIGNIFICANT_DIFFERENCE} with {sample_size(ladder)}"
 
 
-def no_significant_gain(ladder: Ladder, row: RungResult) -> str:
-    """`No significant gain of LoRA over the base model with 300 test items and 2 seeds`."""
-    return f"{NO_SIGNIFICANT_GAIN} of {method_noun(row)} over the base model with {sample_size(ladder)}"
-
-
-def as_fast(names: Sequence[str]) -> str:
-    """`For some seeds QLoRA and LoRA were as fast.`"""
-    return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."
-
-
 def difference_text(ladder: Ladder, compared: Comparison) -> str:
     """`QLoRA − full = −2.3 points, simultaneous 95% CI [−4.0, −0.6]`, and what is assumed about single seeds."""
     metric = ladder_metric(ladder)
     value = score_format.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
     bounds = score_format.score_bounds(compared.difference, metric.name)
     text = f"{rung_title(compared.a)} − {rung_title(compared.b)} = {value}"
-    of_artifact = any(
-        (row.name, row.source) == (compared.a, compared.b) for row in ladder.rows
-    )  # not about other seeds
+    # What is assumed about other seeds is not about an artifact and its run.
+    of_artifact = any((row.name, row.source) == (compared.a, compared.b) for row in ladder.rows)
     scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, compared.a, compared.b) and not of_artifact else ""
     return f"{text}, {SIMULTANEOUS} {bounds}{scope}" if bounds else text
 
@@ -212,13 +180,6 @@ def difference_text(ladder: Ladder, compared: Comparison) -> str:
 def has_one_seed(ladder: Ladder, *names: str) -> bool:
     """Whether one of these rungs finished one seed only."""
     return any(row.name in names and len(row.seeds) == 1 for row in ladder.rows)
-
-
-def keeps_gain(ladder: Ladder, row: RungResult, gain: Interval) -> str:
-    """`keeps 75.0% of full's gain over the base model, pointwise 95% CI [47.4, 107.1]`."""
-    share, bounds = quantities.percent(gain.mean), score_format.percent_bounds(gain)
-    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
-    return f"keeps {share} of full's gain over the base model, {POINTWISE} {bounds}{scope}"
 
 
 def margin_text(ladder: Ladder) -> str:
@@ -233,11 +194,6 @@ def as_good_text(ladder: Ladder, a: str, b: str) -> str:
     return f"{a} is as good as {b} within the margin of {margin_text(ladder)}"
 
 
-def both_as_good_text(ladder: Ladder) -> str:
-    """`each is as good as the other within the margin of 2 points`."""
-    return as_good_text(ladder, "each", "the other")
-
-
 def needed_sample(compared: Comparison) -> str:
     """`about 600 test items and 9 seeds`; '' if nothing is known."""
     if compared.needed_items is None:
@@ -249,7 +205,8 @@ def needed_sample(compared: Comparison) -> str:
 def deciding_sample(ladder: Ladder, compared: Comparison) -> str:
     """`about 600 test items give 80% power to show that each is as good as the other …`; '' if nothing is known."""
     needed = needed_sample(compared)
-    goal = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
+    both = as_good_text(ladder, "each", "the other")
+    goal = f" to show that {both}" if compared.needed_for == "as_good" else ""
     return f"{needed} {POWER}{goal}" if needed else ""
 
 
@@ -268,14 +225,6 @@ def method_subject(row: RungResult) -> str:
     return "Full fine-tuning" if row.name == RULE_REFERENCE else rung_title(row.name)
 
 
-def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
-    """`QLoRA and LoRA are significantly worse than the base model: ` and their differences."""
-    names = listed([method_noun(row) for row in rows])
-    verb = "are" if len(rows) > 1 else "is"
-    gaps = [difference_text(ladder, gain) for row in rows if (gain := comparison(ladder, row.name, BASE))]
-    return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
-
-
 def status_text(row: RungResult) -> str:
     """`out of memory: the reason`."""
     text = row.status.replace("_", " ")
@@ -285,9 +234,3 @@ def status_text(row: RungResult) -> str:
 def unit_suffix(metric: MetricSpec) -> str:
     """The unit that the formatted number does not have yet."""
     return "" if metric.is_share or not metric.unit else f" {metric.unit}"
-
-
-def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: str = "") -> str:
-    """`48.4 s per run (seeds: 47.3 s – 49.9 s)`: the mean with `unit`, and the range if the seeds differ."""
-    value, extent = f"{text(seeds.mean)}{unit}", seed_range_text(seeds, text)
-    return f"{value} (seeds: {extent})" if extent else value

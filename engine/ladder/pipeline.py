@@ -4,51 +4,50 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
+from statistics import median
+from typing import Any
 
 import msgspec
 
+from engine.config import quantities
+from engine.config.device_defaults import answers_together
 from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
-from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate, memory_of_full
-from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
+from engine.ladder.artifacts import export_artifact, scored_export
+from engine.ladder.phrases import rung_title
+from engine.ladder.results import worked_seconds
+from engine.ladder.runner import LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
 from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
 from engine.ladder.served import ask_served, check_served, examples_of_base, record_failure, with_examples
-from engine.ladder.stages import (
-    ArtifactExports,
-    RateTrials,
-    duration,
-    equal_rates_warning,
-    probe_config,
-    require_gguf_tools,
-)
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
 from engine.runs.ladder.ladder_state import (
     BASE_4BIT,
-    Kind,
     Ladder,
     LadderEntry,
     LadderPlan,
-    Look,
     Outcome,
     Rung,
     RungDuration,
     SharedWork,
     Stage,
+    artifact_of,
+    halving_rounds,
+    rate_grid,
 )
 from engine.runs.rpc_client import ask
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Step
+from engine.runs.run.exports import exports_folder
 from engine.runs.run.folder import State
-from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -74,29 +73,60 @@ def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | S
     return state.status, state.reason
 
 
+PROBE_STEPS = 4
+"""The first step warms up and is not timed."""
+
+
+def probe_config(config: Config, device: str) -> Config:
+    """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers.
+
+    `device`: cpu or cuda. The batch is the largest that the run may decide on: fewer rows take as long on a GPU.
+    """
+    batch = answers_together(config.evaluation.batch, device)
+    rows = min(batch, config.evaluation.rows or batch)
+    return with_settings(
+        config,
+        {
+            "train.steps": PROBE_STEPS,
+            "train.evaluate_every": PROBE_STEPS + 1,
+            "train.select": "last",
+            "train.patience": None,
+            "train.checkpoint_every": PROBE_STEPS + 1,
+            "train.probe": False,  # the worker's own memory probe would take half as long again
+            "evaluation.when": "after",
+            "evaluation.rows": rows,
+            "evaluation.forgetting_text": "none",
+            "evaluation.benchmarks": [],
+            "track.to": [],
+        },
+    )
+
+
+def best_trials(trials: Sequence[LadderEntry]) -> list[LadderEntry]:
+    """The trials with a validation loss, the lowest first."""
+    finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
+    return sorted(finished, key=lambda trial: trial.validation_loss or 0.0)
+
+
 NOT_RETRIED = ("out_of_memory", "failed", "died")
-"""Outcomes that would be the same with another seed."""
+"""Outcomes that would be the same with another seed or rate."""
+SAVE_SECONDS = 1.0
+"""Minimum time between two updates of an export's progress in `ladder.json`."""
 
 
-@dataclass
 class LadderPipeline:
     """Runs the stages of one ladder. After an interruption all stages are repeated and reuse what has finished."""
 
-    runner: LadderRunner
-    plan: LadderPlan
-    excluded: dict[str, str] = field(default_factory=dict)
-    """Rung -> why it is no longer run."""
-    base_scorers: dict[bool, LadderEntry | None] = field(default_factory=dict)
-    """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True). None: it was
-    scored by another ladder of the sweep."""
-    share_bases: Callable[[Ladder], None] = lambda ladder: None
-    """In a sweep: fills in the ladder's `base_runs`."""
+    def __init__(self, runner: LadderRunner, plan: LadderPlan, share_bases: Callable[[], None] = lambda: None) -> None:
+        """`share_bases`: in a sweep, fills in the ladder's `base_runs`."""
+        self.runner, self.ladder, self.plan, self.share_bases = runner, runner.ladder, plan, share_bases
+        self.base_scorers: dict[bool, LadderEntry | None] = {}
+        """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True). None: it
+        was scored by another ladder of the sweep."""
 
     def run(self) -> None:
         """Run all stages. Raises StopRequested, and UserError if data or model are refused."""
-        self.prepare()
-        self.list_entries()
-        self.probe()
+        self.measure()
         self.try_rates()
         self.train()
         self.ask_served()
@@ -112,14 +142,12 @@ class LadderPipeline:
     def pending_runs(self) -> dict[str, RungDuration | None]:
         """Identity -> expected duration of every trial and run that has no finished run yet; None if not measured."""
         self.runner.index_runs()
-        known = {estimate.rung: estimate for estimate in self.runner.ladder.estimates}
+        known = {estimate.rung: estimate for estimate in self.ladder.estimates}
         pending: dict[str, RungDuration | None] = {}
-        for entry in self.runner.ladder.entries:
+        for entry in self.ladder.entries:
             if entry.kind not in ("trial", "run") or entry.is_done:
                 continue
-            rung = next(rung for rung in self.plan.rungs if rung.name == entry.rung)
-            is_trial = entry.kind == "trial"
-            configs = (self.trials.config(rung, entry),) if is_trial else self._run_configs(rung, entry)
+            configs = self._configs(next(rung for rung in self.plan.rungs if rung.name == entry.rung), entry)
             if not any(self.runner.has_finished(entry, config) for config in configs):
                 pending[self.runner.identity(configs[0])] = known.get(entry.rung)
         return pending
@@ -127,33 +155,43 @@ class LadderPipeline:
     def prepare(self) -> None:
         """Record what all rungs share, read from data and model."""
         self._enter("preparing")
-        ladder, plan = self.runner.ladder, self.plan
-        require_gguf_tools(plan)
+        ladder, plan = self.ladder, self.plan
+        artifacts = [parts[1] for name in plan.ship if (parts := artifact_of(name))]
+        if any(artifact.kind == "gguf" for artifact in artifacts):
+            ask("export.tools", {})  # raises UserError if this machine has no tools for them
         if plan.rungs[0].config.executor.name == "local":
             ladder.runs_at_once = runs_at_once(device_settings(rung.config) for rung in plan.rungs)
-        request = {"config": msgspec.to_builtins(plan.rungs[0].config)}
-        workload = ask("ladder.workload", request, print)
+        workload = ask("ladder.workload", {"config": msgspec.to_builtins(plan.rungs[0].config)}, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)
         ladder.versions, ladder.machine = workload["versions"], workload["machine"]
         for notice in workload["warnings"]:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         refuse_missing_splits(ladder.work.test, ladder.work.validation, plan.learning_rates)
-        spec = metric_spec(ladder.work.metric)
-        check_served(plan.served, spec.name, spec.picks_from_choices, spec.needs_answers)
-        if text := equal_rates_warning(plan):
+        check_served(plan.served, ladder.work.metric)
+        rates = {rung.config.train.learning_rate for rung in plan.rungs}
+        kinds = {method_spec(rung.method).trains for rung in plan.rungs}
+        if len(kinds) > 1 and len(rates) == 1 and plan.learning_rates == 1:
+            text = "all rungs use the same learning rate: full fine-tuning needs about a tenth of LoRA's"
             self.runner.warn("ladder.equal_learning_rates", text)
 
     def list_entries(self) -> None:
-        """Add an entry for every run that is planned, so that the ladder shows all of them from the start."""
+        """Add an entry for everything that is planned, so that the ladder shows it from the start."""
         plan = self.plan
         for rung in plan.rungs if plan.probe else []:
-            self._probe_entry(rung)
-        self.trials.list_entries()
+            self.runner.entry(rung.name, "probe", plan.seeds[0], rung.config.train.learning_rate)
+        for rung in plan.rungs if plan.learning_rates > 1 else []:
+            self._trials(rung, self._grid(rung), self._rounds()[0][1])
         for seed in plan.seeds[:FIRST_LOOK] if plan.until_decided else plan.seeds:
             for rung in plan.rungs:
-                self._entry(rung, "run", seed, rung.config.train.learning_rate)
-        ArtifactExports(self.runner, plan).list_entries()
+                self.runner.entry(rung.name, "run", seed, rung.config.train.learning_rate)
+        for name in plan.ship:
+            artifact = artifact_of(name)
+            for seed in plan.seeds:
+                entry = self.runner.entry(name, "export", seed, 0.0)
+                run = RunDir((self.runner.dir.runs / entry.run).parent.parent)
+                if entry.status == "finished" and not (artifact and scored_export(run, artifact[1])):
+                    entry.status, entry.reason = "planned", ""  # it was deleted since
         self.runner.save()
 
     def probe(self) -> None:
@@ -161,43 +199,112 @@ class LadderPipeline:
         if not self.plan.probe:
             return
         self._enter("probing")
-        ladder, work = self.runner.ladder, self.runner.ladder.work
+        ladder, work, seed = self.ladder, self.ladder.work, self.plan.seeds[0]
         assert work is not None
         device = "cuda" if "cuda" in ladder.machine else "cpu"
         runs = [
-            PlannedRun(self._probe_entry(rung), rung, partial(probe_config, rung.config, device))
+            (rung, self.runner.entry(rung.name, "probe", seed, rung.config.train.learning_rate))
             for rung in self.plan.rungs
         ]
-        for run, result in self._execute(runs):
+        for (rung, entry), result in self.runner.execute(runs, lambda rung, _: probe_config(rung.config, device)):
             if result is None:
-                self._exclude(run.rung, run.entry)
+                self.runner.exclude(entry)
                 continue
-            ladder.estimates = [known for known in ladder.estimates if known.rung != run.rung.name]
-            ladder.estimates.append(duration(run.rung, self.runner.run_of(run.entry), result, work))
+            events = stream(self.runner.run_of(entry).events_file, Step)
+            steps = [event.seconds for event in events if isinstance(event, Step)][1:] or [result.step_seconds]
+            scored_items = result.after.score.rows if result.after else 0
+            scoring = result.seconds.get("evaluation", 0.0)
+            overhead = max(0.0, worked_seconds(result) - scoring - result.step_seconds)
+            ladder.estimates = [known for known in ladder.estimates if known.rung != rung.name]
+            ladder.estimates.append(
+                RungDuration(
+                    rung=rung.name,
+                    low=overhead + work.steps * min(steps),
+                    high=overhead + work.steps * max(steps) + scoring * max(1.0, work.test / max(1, scored_items)),
+                    step_seconds=median(steps),
+                    steps_measured=len(steps),
+                )
+            )
             self.runner.save()
 
     def try_rates(self) -> None:
-        """Choose each rung's learning rate by the loss on the validation rows; the test rows are not used."""
-        if self.plan.learning_rates == 1:
+        """Choose each rung's learning rate by the loss on the validation rows, in rounds of successive halving.
+
+        The test rows are not used.
+        """
+        plan, trials = self.plan, dict[str, list[LadderEntry]]()
+        if plan.learning_rates == 1:
             return
         self._enter("tuning")
-        for rung, reason in self.trials.choose_rates().items():
-            self.excluded.setdefault(rung, reason)
+        rates = {rung.name: self._grid(rung) for rung in plan.rungs}
+        for size, steps in self._rounds():
+            for name, tried in trials.items():
+                rates[name] = [trial.learning_rate for trial in best_trials(tried)[:size]]
+            trials = {rung.name: self._trials(rung, rates[rung.name], steps) for rung in plan.rungs}
+            runs = [(rung, trial) for rung in plan.rungs for trial in trials[rung.name]]
+            for (_, trial), result in self.runner.execute(runs, self._config):
+                if result is None and trial.status in NOT_RETRIED:
+                    self.runner.exclude(trial)
 
-    @property
-    def trials(self) -> RateTrials:
-        """The learning-rate trials."""
-        return RateTrials(self.runner, self.plan, self._execute, self._config, self._exclude_if_final)
+        for rung in plan.rungs:
+            best, grid = best_trials(trials[rung.name]), self._grid(rung)
+            if not best:
+                entries = [e for e in self.ladder.entries if (e.rung, e.kind) == (rung.name, "trial")]
+                reason = next((entry.reason for entry in entries if entry.reason), "no trial has a finite loss")
+                self.runner.excluded.setdefault(rung.name, f"no learning rate worked: {reason}")
+            else:
+                for trial in trials[rung.name]:
+                    trial.chosen = trial is best[0]
+                if best[0].learning_rate in (min(grid), max(grid)):
+                    rate = quantities.rate(best[0].learning_rate)
+                    text = f"{rung.name}: the best learning rate, {rate}, is at the end of the grid; "
+                    text += "one beyond it may be better (--learning-rates 5 tries more)"
+                    self.runner.warn("ladder.rate_at_edge", text)
+            self.runner.save()
+
+    def _grid(self, rung: Rung) -> list[float]:
+        return rate_grid(rung.config.train.learning_rate, self.plan.learning_rates)
+
+    def _rounds(self) -> list[tuple[int, int | None]]:
+        return halving_rounds(self.plan.learning_rates, self.ladder.work.steps if self.ladder.work else 1)
+
+    def _trials(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderEntry]:
+        """The trials of a rung at these rates, of this many steps."""
+        seed = self.plan.seeds[-1] + 1  # not compared: the best of several rates would be partly luck of its seed
+        return [self.runner.entry(rung.name, "trial", seed, rate, steps) for rate in rates]
 
     def train(self) -> None:
-        """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early."""
+        """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early.
+
+        With `until_decided`: one seed after the other, as long as a rung has an open question.
+        """
         self._enter("training")
-        self.share_bases(self.runner.ladder)
-        self.base_scorers = {name == BASE_4BIT: None for name in self.runner.ladder.base_runs}
-        if self.plan.until_decided:
-            self._train_until_decided()
-        else:
-            self._train_seeds(self.plan.seeds, [rung.name for rung in self.plan.rungs])
+        ladder, plan = self.ladder, self.plan
+        self.share_bases()
+        self.base_scorers = {name == BASE_4BIT: None for name in ladder.base_runs}
+        rungs = [rung.name for rung in plan.rungs]
+        if not plan.until_decided:
+            self._train_seeds(plan.seeds, rungs)
+            return
+
+        looks = {look.seeds: look for look in ladder.looks}  # those that were taken are kept
+        for number in range(1, len(plan.seeds) + 1):
+            ladder.seeds = plan.seeds[: max(number, FIRST_LOOK)]
+            self._train_seeds([plan.seeds[number - 1]], rungs)
+            if number in looks:
+                rungs = looks[number].rungs
+            else:
+                runs = sum((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
+                if look := next_look(plan, number, runs):
+                    samples = aggregate(self.runner.dir, ladder, plan, look)
+                    if samples is not None:
+                        decide_questions(ladder, samples, look, plan, self.runner.excluded)
+                    ladder.looks.append(look)
+                    self._evaluate()
+                    rungs = look.rungs
+                    print(f"look after {runs} runs: {len(look.decisions)} decided; next seed: {rungs}", flush=True)
+            if not rungs:
+                return
 
     def _train_seeds(self, seeds: Sequence[int], rungs: Collection[str]) -> None:
         """Run these rungs with these seeds."""
@@ -205,173 +312,171 @@ class LadderPipeline:
         for seed in seeds:
             for rung in self.plan.rungs:
                 if rung.name in rungs:
-                    entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
-                    entry.learning_rate = self.trials.rate(rung)
-                    runs.append(PlannedRun(entry, rung, partial(self._run_config, rung, entry)))
-        for run in runs:
-            if run.rung.name in self.excluded:
-                self.runner.drop(run.entry, self.excluded[run.rung.name])
+                    configured = rung.config.train.learning_rate
+                    entry = self.runner.entry(rung.name, "run", seed, configured)
+                    chosen = (e.learning_rate for e in self.ladder.entries if e.rung == rung.name and e.chosen)
+                    entry.learning_rate = next(chosen, configured)
+                    runs.append((rung, entry))
+        for rung, entry in runs:
+            if rung.name in self.runner.excluded:
+                self.runner.drop(entry, self.runner.excluded[rung.name])
         self._train(runs)
-        if again := self._without_base_score(runs):
-            self._train(again)
 
-    def _train_until_decided(self) -> None:
-        """Run one seed after the other, as long as a rung has an open question; looks that were taken are kept."""
-        ladder, plan = self.runner.ladder, self.plan
-        looks = {look.seeds: look for look in ladder.looks}
-        rungs = [rung.name for rung in plan.rungs]
-        for number in range(1, len(plan.seeds) + 1):
-            ladder.seeds = plan.seeds[: max(number, FIRST_LOOK)]
-            self._train_seeds([plan.seeds[number - 1]], rungs)
-            if look := looks.get(number) or self._look(number):
-                rungs = look.rungs
-            if not rungs:
-                return
-
-    def _look(self, seeds: int) -> Look | None:
-        """Evaluate the ladder after this many seeds, and decide which rungs get a further one; None without a look."""
-        ladder = self.runner.ladder
-        runs = sum((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
-        look = next_look(self.plan, seeds, runs)
-        if look is None:
-            return None
-        samples = aggregate(self.runner.dir, ladder, self.plan, look)
-        if samples is not None:
-            decide_questions(ladder, samples, look, self.plan, self.excluded)
-        ladder.looks.append(look)
-        self._evaluate()
-        self.runner.save()
-        print(f"look after {look.runs} runs: {len(look.decisions)} decided; next seed: {look.rungs}", flush=True)
-        return look
+        # A finished run of each kind of base that was not scored, because the run that would have scored it failed.
+        unscored: dict[bool, PlannedRun] = {}
+        for rung, entry in runs:
+            quantized = method_spec(rung.method).quantizes_base
+            if entry.status == "finished" and quantized not in self.base_scorers:
+                unscored.setdefault(quantized, (rung, entry))
+        for _, entry in unscored.values():
+            entry.status = "planned"
+        self._train(list(unscored.values()))
 
     def _train(self, runs: Sequence[PlannedRun]) -> None:
-        for run, result in self._execute(runs):
-            quantized = method_spec(run.rung.method).quantizes_base
-            if result is None and self.base_scorers.get(quantized) is run.entry:
+        for (rung, entry), result in self.runner.execute(runs, self._config):
+            quantized = method_spec(rung.method).quantizes_base
+            if result is None and self.base_scorers.get(quantized) is entry:
                 del self.base_scorers[quantized]
-            if result is None:
-                self._exclude_if_final(run.rung, run.entry)
+            if result is None and entry.status in NOT_RETRIED:
+                self.runner.exclude(entry)
             self._evaluate()
-            self.runner.save()
 
     def ask_served(self) -> None:
         """Let served models answer the test items. One that fails is reported and does not end the ladder."""
         if not self.plan.served:
             return
         self._enter("asking")
-        ladder, folder = self.runner.ladder, self.runner.dir
-        entry = next((run for run in ladder.entries if run.kind == "run" and run.status == "finished"), None)
-        if entry is None or ladder.work is None:
+        ladder, folder, work = self.ladder, self.runner.dir, self.ladder.work
+        entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.run]
+        finished = next((entry for entry in entries if entry.status == "finished"), None)
+        if finished is None or work is None:
             return
-        config, predictions = self.plan.rungs[0].config, RunDir(folder.runs / entry.run).predictions_file
+        predictions = self.runner.run_of(finished).predictions_file
+        runs = [folder.runs / run for run in (*(entry.run for entry in entries), *ladder.base_runs.values())]
         for model, shots in with_examples(self.plan.served, self.plan.base_shots):
+            with_file = (run for run in map(RunDir, runs) if run.few_shot_examples_file(shots).exists())
             try:
-                examples = self._examples(shots)
-                metric, stopping = ladder.work.metric, self.runner.stopping
-                state = ask_served(folder, model, config, predictions, metric, stopping, examples)
+                examples = examples_of_base(next(with_file, RunDir(runs[0])), shots)
+                config, stopping = self.plan.rungs[0].config, self.runner.stopping
+                state = ask_served(folder, model, config, predictions, work.metric, stopping, examples)
             except (UserError, RunFailed) as error:
                 state = record_failure(folder, model, error)
             if state.status == "failed":
                 self.runner.warn("ladder.served_failed", f"{model.name} is not scored: {state.reason}")
             self._evaluate()
-            self.runner.save()
-
-    def _examples(self, shots: int) -> list[str]:
-        """The places of the examples in the prompts of the base model. Raises UserError without them."""
-        ladder, folder = self.runner.ladder, self.runner.dir
-        runs = [RunDir(folder.runs / entry.run) for entry in ladder.entries if entry.kind == "run" and entry.run]
-        runs += [RunDir(folder.runs / run) for run in ladder.base_runs.values()]
-        scored = (run for run in runs if run.few_shot_examples_file(shots).exists())
-        return examples_of_base(next(scored, runs[0]), shots)
 
     def export(self) -> None:
-        """Export, check and score the artifacts of the finished runs."""
+        """Export, check and score the artifacts of the finished runs, one after another.
+
+        A failed export is reported and does not end the ladder; the same artifact of other seeds is skipped.
+        """
         if not self.plan.ship:
             return
         self._enter("exporting")
-        for _ in ArtifactExports(self.runner, self.plan).export():
-            self._evaluate()
-            self.runner.save()
+        for name in self.plan.ship:
+            failed = ""
+            for seed in self.plan.seeds:
+                self.runner.stopping.check()
+                entry = self.runner.entry(name, "export", seed, 0.0)
+                if failed:
+                    entry.status, entry.reason = "skipped", failed
+                else:
+                    self._export(entry)
+                    failed = entry.reason if entry.status == "failed" else ""
+                self.runner.save()
+                self._evaluate()
+
+    def _export(self, entry: LadderEntry) -> None:
+        """Export one artifact. One that exists with scores for all test items is reused."""
+        parts = artifact_of(entry.rung)
+        assert parts is not None
+        rung, artifact = parts
+        keys = (rung, "run", entry.seed)
+        source = next(e for e in self.ladder.entries if (e.rung, e.kind, e.seed) == keys)
+        entry.learning_rate = source.learning_rate
+        if source.status != "finished":
+            entry.status, entry.reason = "skipped", f"{rung} has no finished run with seed {entry.seed}"
+            return
+        run = self.runner.run_of(source)
+        entry.run = str((exports_folder(run) / artifact.folder).relative_to(self.runner.dir.runs))
+        fidelity = scored_export(run, artifact)
+        entry.reused = fidelity is not None and (entry.reused or entry.status != "finished")
+        title, saved = f"{rung_title(entry.rung)}, seed {entry.seed}", 0.0
+
+        def show_progress(text: str) -> None:
+            nonlocal saved
+            entry.progress = text
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                saved = time.monotonic()
+                self.runner.save()
+
+        try:
+            if fidelity is None:
+                entry.status, entry.reason, entry.progress = "live", "", ""
+                self.runner.save()
+                print(f"[{time.strftime('%H:%M:%S')}] export {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
+                fidelity = export_artifact(run, artifact, self.plan.margin, self.runner.stopping, show_progress)
+        except StopRequested:
+            entry.status, entry.run = "planned", ""
+            raise
+        except (UserError, RunFailed) as error:
+            entry.status = "failed"
+            entry.reason = error.line if isinstance(error, UserError) else str(error)
+            self.runner.warn("ladder.export_failed", f"{title}: {entry.reason}")
+            return
+        finally:
+            entry.progress = ""
+        entry.status, entry.reason, entry.seconds = "finished", "", fidelity.write_seconds
+        for defect in fidelity.defects:
+            self.runner.warn("ladder.artifact_defect", f"{title}, has a defect: {defect.text}")
 
     def analyze(self) -> None:
         """Compute statistics and verdict, and write the report."""
         self._enter("analyzing")
-        ladder = self.runner.ladder
+        ladder = self.ladder
         self._evaluate()
-        done = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
+        done = any((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
         ladder.status, ladder.stage = ("finished", "done") if done else ("failed", "done")
-        reasons = "; ".join(f"{rung}: {reason}" for rung, reason in self.excluded.items())
+        reasons = "; ".join(f"{rung}: {reason}" for rung, reason in self.runner.excluded.items())
         ladder.reason = "" if done else f"no rung finished: {reasons}"
         self.runner.save()
         report.write(self.runner.dir, ladder)
 
     def _evaluate(self) -> None:
         """Compute rows, comparisons and verdict from what has finished."""
-        aggregate(self.runner.dir, self.runner.ladder, self.plan)
-        self.runner.ladder.full_needs = memory_of_full(self.runner.ladder, self.plan)
-        if self.runner.ladder.looks or not self.plan.until_decided:
-            conclude(self.runner.ladder)
+        aggregate(self.runner.dir, self.ladder, self.plan)
+        self.ladder.full_needs = memory_of_full(self.ladder, self.plan)
+        if self.ladder.looks or not self.plan.until_decided:
+            conclude(self.ladder)
+        self.runner.save()
 
     def _enter(self, stage: Stage) -> None:
         self.runner.stopping.check()
-        self.runner.ladder.stage = stage
+        self.ladder.stage = stage
         self.runner.save()
         print(stage, flush=True)
 
-    def _entry(self, rung: Rung, kind: Kind, seed: int, rate: float) -> LadderEntry:
-        return self.runner.entry(LadderEntry(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
-
-    def _config(self, rung: Rung, seed: int, rate: float, when: str) -> Config:
-        values = {"train.seed": seed, "train.learning_rate": rate, "evaluation.when": when}
-        return with_settings(rung.config, values)
-
-    def _execute(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
-        return EntryQueue(self.runner, lambda rung: rung.name in self.excluded).execute(runs)
-
-    def _run_config(self, rung: Rung, entry: LadderEntry) -> Config:
-        """The configuration of a run; the first one of each kind of base also scores the base."""
+    def _config(self, rung: Rung, entry: LadderEntry) -> Config:
+        """The configuration of a trial or run; the first run of each kind of base also scores the base."""
+        configs = self._configs(rung, entry)
+        if entry.kind == "trial":
+            return configs[0]
         quantized = method_spec(rung.method).quantizes_base
-        scorer = self.base_scorers.setdefault(quantized, entry)
-        return self._run_configs(rung, entry)[scorer is entry]
+        return configs[self.base_scorers.setdefault(quantized, entry) is entry]
 
-    def _run_configs(self, rung: Rung, entry: LadderEntry) -> tuple[Config, Config]:
-        """The configurations of a run that scores the trained model only, and of one that also scores the base."""
-        after, both = (self._config(rung, entry.seed, entry.learning_rate, when) for when in ("after", "both"))
-        if not (method_spec(rung.method).quantizes_base and self._has_unquantized):
-            both = with_settings(both, {"evaluation.base_shots": self.plan.base_shots})
-        return after, both
-
-    @property
-    def _has_unquantized(self) -> bool:
-        """Whether a rung loads the base model as it is: then that one is tried with examples in the prompt."""
-        rungs = [rung for rung in self.plan.rungs if rung.name not in self.excluded]
-        return any(not method_spec(rung.method).quantizes_base for rung in rungs)
-
-    def _without_base_score(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-        """A finished run of each kind of base that was not scored, because the run that would have scored it failed."""
-        unscored: dict[bool, PlannedRun] = {}
-        for run in runs:
-            quantized = method_spec(run.rung.method).quantizes_base
-            if run.entry.status == "finished" and quantized not in self.base_scorers:
-                unscored.setdefault(quantized, run)
-        for run in unscored.values():
-            run.entry.status = "planned"
-        return list(unscored.values())
-
-    def _probe_entry(self, rung: Rung) -> LadderEntry:
-        return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
-
-    def _exclude_if_final(self, rung: Rung, entry: LadderEntry) -> None:
-        """Exclude a rung whose run failed in a way that another seed or rate would not change."""
-        if entry.status in NOT_RETRIED:
-            self._exclude(rung, entry)
-
-    def _exclude(self, rung: Rung, entry: LadderEntry) -> None:
-        self.excluded[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
-        for other in self.runner.ladder.entries:
-            if (other.rung, other.kind) == (rung.name, entry.kind) and other is not entry and not other.is_done:
-                self.runner.drop(other, self.excluded[rung.name])
-        self.runner.warn("ladder.rung_excluded", f"{rung.name} is not run: {self.excluded[rung.name]}")
+    def _configs(self, rung: Rung, entry: LadderEntry) -> list[Config]:
+        """The configuration of a trial, or of a run: without scores of the base, and with them."""
+        values: dict[str, Any] = {"train.seed": entry.seed, "train.learning_rate": entry.learning_rate}
+        if entry.kind == "trial":
+            values |= {} if entry.steps is None else {"train.steps": entry.steps}
+            return [with_settings(rung.config, values | {"evaluation.when": "never"})]
+        both = values | {"evaluation.when": "both"}
+        # If a rung loads the base model as it is, that one is tried with examples in the prompt, else the 4-bit one.
+        rungs = [other for other in self.plan.rungs if other.name not in self.runner.excluded]
+        only_quantized = all(method_spec(other.method).quantizes_base for other in rungs)
+        if only_quantized or not method_spec(rung.method).quantizes_base:
+            both["evaluation.base_shots"] = self.plan.base_shots
+        return [with_settings(rung.config, values | {"evaluation.when": "after"}), with_settings(rung.config, both)]
 
 
 def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
@@ -383,8 +488,7 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     for notice in plan.notices:
         runner.warn(notice.code, notice.text)
     runner.save()
-    pipeline = LadderPipeline(runner, plan)
-    status, reason = run_to_outcome(pipeline.run, runner.ladder, folder)
+    status, reason = run_to_outcome(LadderPipeline(runner, plan).run, runner.ladder, folder)
     if status != "finished":
         runner.ladder.status, runner.ladder.reason = status, reason
         runner.save()

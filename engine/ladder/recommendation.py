@@ -5,7 +5,7 @@ Terminal, page, Markdown and JSON show the one object of `summarize`; tables and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
@@ -24,63 +24,77 @@ from engine.ladder.decisions import (
     training_peak,
 )
 from engine.ladder.phrases import (
+    ASSUMED_SPREAD,
     BASE_NOT_SCORED,
-    FULL_NOT_SCORED,
-    LOW_MEMORY,
+    COST_TITLES,
     NO_SIGNIFICANT_DIFFERENCE,
-    NO_TIMING,
-    NOT_COMPARED,
-    ONLY_RUNG,
     RULE,
     SIGNIFICANTLY,
     WITHIN_MARGIN,
     Sentences,
-    as_fast,
     as_good_text,
     difference_text,
-    keeps_gain,
+    has_one_seed,
     ladder_metric,
     margin_text,
-    mean_and_range,
     method_noun,
     method_subject,
     metric_failed,
-    no_recommendation,
     ratio_bounds,
     rung_title,
     sample_size,
     score_text,
+    seed_range_text,
     status_text,
     unit_suffix,
-    worse_than_base,
 )
 from engine.ladder.results import comparison
 from engine.runs import score_format
-from engine.runs.ladder.ladder_state import BASE_4BIT, Ladder, artifact_of, is_base
-from engine.runs.ladder.rung_results import (
-    CostRatio,
-    LadderSummary,
-    RungResult,
-    RungTradeoff,
-    SummaryRow,
-)
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, artifact_of, is_base
+from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, RungTradeoff, SummaryRow
 
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
+NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
+METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
+FULL_NOT_SCORED = "Full fine-tuning has no score"
+NO_TIMING = "There is no comparable timing"
+LOW_MEMORY = "If memory is limited"
+ONLY_RUNG = "it is the only rung with a score"
+NOT_COMPARED = "it was not compared"
 
 
 def recommendations(ladder: Ladder, decisions: Decisions) -> Sentences:
     """Only methods that are significantly better than the base model are recommended."""
-    ship = decisions.ship
+    ship, fastest, small = decisions.ship, decisions.prototype, decisions.least_memory
     if decisions.has_unknown_gain:
         why = f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended."
         yield "prototype", why
-    elif ship is None:
-        yield "prototype", no_recommendation(ladder)
-    else:
-        fastest = decisions.prototype
-        yield "prototype", _prototype(decisions, fastest) if fastest else unknown_fastest(decisions)
+        return
+    if ship is None:
+        yield "prototype", METRIC_FAILED if metric_failed(ladder) else NO_RECOMMENDATION
+        return
+    if fastest is None:
+        yield "prototype", unknown_fastest(decisions)
         yield "ship", _ship(ladder, decisions, ship)
+        return
+
+    rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
+    which = "the fastest" if rivals else f"the only method that is {SIGNIFICANTLY['better']} than the base model"
+    text = f"Prototype with {method_noun(fastest)}, {which}"
+    if times := fastest.all_seconds:
+        between = seed_range_text(times, quantities.duration)
+        text += f": {quantities.duration(times.mean)} per run" + (f" (seeds: {between})" if between else "")
+    text += "."
+    if alike := [rung_title(row.name) for row in rivals if not is_slower(row.all_seconds, fastest.all_seconds)]:
+        text += f" {as_fast(alike)}"
+    if small and small is not fastest:
+        least, peak = training_peak(small.peak), training_peak(fastest.peak)
+        if not (least and peak and least > SIMILAR_MEMORY * peak):
+            sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
+            text += f" {LOW_MEMORY}, use {rung_title(small.name)} ({sizes})."
+    yield "prototype", text
+    yield "ship", _ship(ladder, decisions, ship)
 
 
 def unknown_fastest(decisions: Decisions) -> str:
@@ -89,39 +103,41 @@ def unknown_fastest(decisions: Decisions) -> str:
     return f"{NO_TIMING} of {names}: which method is fastest is unknown."
 
 
-def _prototype(decisions: Decisions, fastest: RungResult) -> str:
-    rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
-    which = "the fastest" if rivals else f"the only method that is {SIGNIFICANTLY['better']} than the base model"
-    text = f"Prototype with {method_noun(fastest)}, {which}"
-    text += f": {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
-    if alike := [rung_title(row.name) for row in rivals if not is_slower(row.all_seconds, fastest.all_seconds)]:
-        text += f" {as_fast(alike)}"
-    small = decisions.least_memory
-    if small is None or small is fastest:
-        return text
-    least, peak = training_peak(small.peak), training_peak(fastest.peak)
-    if least and peak and least > SIMILAR_MEMORY * peak:
-        return text
-    sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
-    return f"{text} {LOW_MEMORY}, use {rung_title(small.name)} ({sizes})."
+def as_fast(names: Sequence[str]) -> str:
+    """`For some seeds QLoRA and LoRA were as fast.`"""
+    return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."
 
 
 def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult) -> str:
     """One decision with its reason: a better score that is shown, or the lowest cost of those that are equal."""
+    metric, better, text = ladder_metric(ladder), SIGNIFICANTLY["better"], f"Ship {method_noun(ship)}"
     size = f"its artifact has {quantities.size(ship.artifact_bytes)}"
     others = [row for row in decisions.trained if row is not ship and not row.not_compared]
     if not others:
-        return f"Ship {method_noun(ship)}: {ONLY_RUNG}; {size}."
+        return f"{text}: {ONLY_RUNG}; {size}."
     if len(decisions.equals) == 1:
-        second = max(others, key=_rank(ladder))
+        sign = -1.0 if metric.lower_is_better else 1.0
+        second = max(others, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0))
         lead = comparison(ladder, ship.name, second.name)
         if lead is None:
-            return f"Ship {method_noun(ship)}: it has {_top(ladder)}; {NOT_COMPARED} with {rung_title(second.name)}."
-        worth = f"; it costs {_price(ship, second)}" if ship.artifact_bytes > EQUAL_SIZE * second.artifact_bytes else ""
-        if lead.finding == "better":
-            than = f"{SIGNIFICANTLY['better']} than {rung_title(second.name)}, {difference_text(ladder, lead)}"
-            return f"Ship {method_noun(ship)}: it is {than}{worth}."
-        return f"Ship {method_noun(ship)}: no other method is {SIGNIFICANTLY['better']} than the base model; {size}."
+            top = f"the lowest observed {metric.title}" if metric.lower_is_better else "the highest observed score"
+            return f"{text}: it has {top}; {NOT_COMPARED} with {rung_title(second.name)}."
+        if lead.finding != "better":
+            return (
+                f"Ship {method_noun(ship)}: no other method is {SIGNIFICANTLY['better']} than the base model; {size}."
+            )
+        text += f": it is {better} than {rung_title(second.name)}, {difference_text(ladder, lead)}"
+        if ship.artifact_bytes <= EQUAL_SIZE * second.artifact_bytes:
+            return f"{text}."
+        prices = []
+        if time := cost_ratio(ship.all_seconds, second.all_seconds):
+            prices.append(f"{quantities.ratio(time.mean)} the time")
+        own, other = training_peak(ship.peak), training_peak(second.peak)
+        if own and other:
+            prices.append(f"{quantities.ratio(own / other)} the memory")
+        prices.append(f"an artifact of {quantities.size(ship.artifact_bytes)}")
+        return f"{text}; it costs {listed(prices)}."
+
     any_of = f"Ship any of {listed([method_noun(row) for row in decisions.equals], 'or')}"
     rivals = [row for row in decisions.equals if row is not ship]
     cheapest = f"the cheapest ({_why_cheapest(ship, rivals)})"
@@ -148,27 +164,6 @@ def _why_cheapest(ship: RungResult, rivals: list[RungResult]) -> str:
     return "costs are equal; it is the first one"
 
 
-def _price(dear: RungResult, rival: RungResult) -> str:
-    parts = []
-    if time := cost_ratio(dear.all_seconds, rival.all_seconds):
-        parts.append(f"{quantities.ratio(time.mean)} the time")
-    peaks = training_peak(dear.peak), training_peak(rival.peak)
-    if peaks[0] and peaks[1]:
-        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} the memory")
-    return listed([*parts, f"an artifact of {quantities.size(dear.artifact_bytes)}"])
-
-
-def _rank(ladder: Ladder) -> Callable[[RungResult], float]:
-    """A sort key that is greater for the better rung."""
-    sign = -1.0 if ladder_metric(ladder).lower_is_better else 1.0
-    return lambda row: sign * ((row.score.mean if row.score else None) or 0.0)
-
-
-def _top(ladder: Ladder) -> str:
-    metric = ladder_metric(ladder)
-    return f"the lowest observed {metric.title}" if metric.lower_is_better else "the highest observed score"
-
-
 COMPLETE_MODELS = ("merged", "gguf")
 """Kinds of artifacts that are served without the base model."""
 
@@ -191,7 +186,9 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     name = name[:1].upper() + name[1:] if row.source == RULE_REFERENCE else name
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
-        text = f"{name} {keeps_gain(ladder, row, gain)}, {size}"
+        share, bounds = quantities.percent(gain.mean), score_format.percent_bounds(gain)
+        scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
+        text = f"{name} keeps {share} of full's gain over the base model, pointwise 95% CI {bounds}{scope}, {size}"
     elif metric.lower_is_better:
         text = f"{name} has a {metric.title} of {score_text(row, metric)} {size}"
     else:
@@ -245,38 +242,45 @@ def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
     """The summary of the rungs that have finished; None before one has."""
     if not decisions.trained or ladder.work is None:
         return None
+    metric = ladder_metric(ladder)
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
     if metric_failed(ladder):
-        same = f"Every rung has the same score in {ladder_metric(ladder).title}, although the loss fell"
-        if decisions.full:
-            headline.append(f"{same}: {OVERALL['unknown']} by this metric.")
-        else:
-            headline.append(f"{same}. {_without_full(ladder, decisions)}")
+        same = f"Every rung has the same score in {metric.title}, although the loss fell"
+        rule = f": {OVERALL['unknown']} by this metric." if decisions.full else f". {_without_full(ladder, decisions)}"
+        headline.append(f"{same}{rule}")
     else:
-        headline.append(_headline(ladder, decisions, _subject(decisions)))
-    low, high = _scale(ladder, decisions)
-    metric = ladder_metric(ladder).name
+        headline.append(_headline(ladder, decisions))
+    # From the lowest to the highest end of the trained rungs' intervals: the base model's may be far away.
+    rows = [*decisions.trained, *(row for row in ladder.rows if row.source)]
+    ends = [end for row in rows if row.score for end in (row.score.low, row.score.mean, row.score.high)]
+    known = [end for end in ends if end is not None] or [0.0, 1.0]
+    scale = min(known), max(known)
+    reference, tradeoffs = decisions.reference, []
+    for row in sorted(decisions.trained, key=lambda row: row is reference):
+        cost, gain = _cost_ratio(decisions, row), row.share_of_gain
+        if cost is not None and gain is not None and gain.mean is not None:
+            tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
     return LadderSummary(
-        is_loss=ladder_metric(ladder).is_loss,
+        is_loss=metric.is_loss,
         headline=" ".join(headline),
-        rows=[_summary_row(ladder, decisions, row, (low, high)) for row in ladder.rows if row.name != BASE_4BIT],
-        scale=[score_format.score(end, metric) for end in (low, high)],
-        tradeoffs=_tradeoffs(decisions),
-        cost=_cost_title(decisions),
-        reference=method_noun(decisions.reference) if decisions.reference else "",
+        rows=[_summary_row(ladder, decisions, row, scale) for row in ladder.rows if row.name != BASE_4BIT],
+        scale=[score_format.score(end, metric.name) for end in scale],
+        tradeoffs=tradeoffs,  # the reference last
+        cost=COST_TITLES[decisions.cost_key],
+        reference=method_noun(reference) if reference else "",
         tests_rule=decisions.full is not None,
         rule_gain=RULE_GAIN_SHARE,
         rule_cost=RULE_COST_RATIO,
     )
 
 
-def _scale(ladder: Ladder, decisions: Decisions) -> tuple[float, float]:
-    """The ends of the trained rungs' intervals: the base model's may be far away."""
-    rows = [*decisions.trained, *(row for row in ladder.rows if row.source)]
-    ends = [end for row in rows if row.score for end in (row.score.low, row.score.mean, row.score.high)]
-    known = [end for end in ends if end is not None]
-    return (min(known), max(known)) if known else (0.0, 1.0)
+def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
+    """`QLoRA and LoRA are significantly worse than the base model: ` and their differences."""
+    names = listed([method_noun(row) for row in rows])
+    verb = "are" if len(rows) > 1 else "is"
+    gaps = [difference_text(ladder, gain) for row in rows if (gain := comparison(ladder, row.name, BASE))]
+    return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
 
 
 def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: tuple[float, float]) -> SummaryRow:
@@ -286,6 +290,7 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
     ratio = _cost_ratio(decisions, row) if not row.source else None
     peak = training_peak(row.peak)
     finding = _short_finding(ladder, decisions, row)
+    uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
     drawn: list[float] = []
     if value and value.mean is not None and value.low is not None and value.high is not None and scale[0] < scale[1]:
         drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in (value.low, value.mean, value.high)]
@@ -297,16 +302,10 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
         cost=f"{quantities.ratio(ratio.mean)} {ratio_bounds(ratio)}".strip() if ratio else "",
         memory=quantities.size(peak) if peak else "",
         artifact=quantities.size(row.artifact_bytes) if row.artifact_bytes else "",
-        decision=_decision(decisions, row, finding),
+        decision="; ".join(filter(None, [" and ".join(uses), finding])),
         finding=finding,
         drawn=drawn if all(0.0 <= end <= 1.0 for end in drawn) else [],
     )
-
-
-def _decision(decisions: Decisions, row: RungResult, finding: str) -> str:
-    """`ship; as good as full`: what a rung is recommended for and the finding on it, in a few words."""
-    uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
-    return "; ".join(filter(None, [" and ".join(uses), finding]))
 
 
 def _short_finding(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:
@@ -337,49 +336,36 @@ def _against(ladder: Ladder, row: RungResult, other: str) -> str:
     return f"{NO_SIGNIFICANT_DIFFERENCE} from {name}"
 
 
-def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
-    """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
-    decisions = decide(ladder)
-    costs = {row.name: _cost_ratio(decisions, row) for row in decisions.trained if decisions.full}
-    return {name: cost for name, cost in costs.items() if cost}
-
-
-def _subject(decisions: Decisions) -> RungResult:
-    """The rung that the headline is about: QLoRA, else the best one that is not full fine-tuning, else full."""
-    others = [row for row in decisions.trained if row is not decisions.full]
-    if decisions.qlora is not None:
-        return decisions.qlora
-    if decisions.best in others:
-        return decisions.best
-    return others[0] if others else decisions.trained[0]
-
-
-def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
-    full = decisions.full
+def _headline(ladder: Ladder, decisions: Decisions) -> str:
+    """About QLoRA, else about the best rung that is not full fine-tuning."""
+    full, metric = decisions.full, ladder_metric(ladder)
     if full is None:
         return _without_full(ladder, decisions)
-    if subject is full:
-        return f"Only full fine-tuning has a score, {score_text(full, ladder_metric(ladder))}, so {OVERALL['unknown']}."
+    others = [row for row in decisions.trained if row is not full]
+    if not others:
+        return f"Only full fine-tuning has a score, {score_text(full, metric)}, so {OVERALL['unknown']}."
+    best = decisions.best if decisions.best in others else None
+    subject = decisions.qlora or best or others[0]
     name, gain = method_subject(subject), subject.share_of_gain
     if gain is None or gain.mean is None:
         why = subject.no_share or "its share of full fine-tuning's gain is unknown"
         return f"{why[:1].upper()}{why[1:]}, so {OVERALL['unknown']}."
     bounds = score_format.percent_bounds(gain)
-    where = " in held-out loss" if ladder_metric(ladder).is_loss else ""  # which is no gain of the answers yet
+    where = " in held-out loss" if metric.is_loss else ""  # which is no gain of the answers yet
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain{where} (95% CI {bounds})"
-    tradeoff = next((point for point in _tradeoffs(decisions) if point.rung == subject.name), None)
-    if tradeoff is not None:
-        text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_cost_title(decisions)}"
+    if cost := _cost_ratio(decisions, subject):
+        text += f" at {quantities.ratio(cost.mean)} full fine-tuning's {COST_TITLES[decisions.cost_key]}"
     if subject is not decisions.qlora:
         return f"{text}."
-    key = "cpu" if uses_cpu_time(decisions) else "training"
-    return f"{text}: {_rule(name, decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
+    return f"{text}: {_rule(name, decisions.rule_quality, decisions.rule_costs.get(decisions.cost_key, 'unknown'))}."
 
 
 def _without_full(ladder: Ladder, decisions: Decisions) -> str:
     """That the rule cannot be tested and where it could be; then how the other rungs compare."""
+    missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.reason), None)
+    why = f" ({status_text(missing)})" if missing else ""
     needs = f"; {ladder.full_needs}" if ladder.full_needs else ""
-    text = f"{FULL_NOT_SCORED}{_why_missing(ladder)}, so {UNTESTABLE}{needs}."
+    text = f"{FULL_NOT_SCORED}{why}, so {UNTESTABLE}{needs}."
     best = decisions.reference
     others = [row for row in decisions.trained if row is not best and not row.not_compared]
     if best is None or not others:
@@ -403,38 +389,14 @@ def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:
     return f"{OVERALL['undecided']}, because {name}'s {' and '.join(undecided)} may be on either side of it"
 
 
-def _why_missing(ladder: Ladder) -> str:
-    """Why full fine-tuning has no score; '' if it was not run."""
-    missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.reason), None)
-    return f" ({status_text(missing)})" if missing else ""
-
-
-def _cost_title(decisions: Decisions) -> str:
-    """What the cost of training is: the time of the optimizer steps, else the CPU time of training."""
-    return "CPU time in training" if uses_cpu_time(decisions) else "training time"
-
-
-def uses_cpu_time(decisions: Decisions) -> bool:
-    """Whether a timing of the rungs is missing because of disturbance: CPU time is hardly affected by other load."""
-    rows = decisions.trained
-    return any(row.disturbed for row in rows) and all(row.cpu_seconds for row in rows)
-
-
-def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
-    """Every rung with a share of the gain and a cost, the reference last."""
-    reference = decisions.reference
-    if reference is None:
-        return []
-    tradeoffs = []
-    for row in (*(row for row in decisions.trained if row is not reference), reference):
-        cost, gain = _cost_ratio(decisions, row), row.share_of_gain
-        if cost is not None and gain is not None and gain.mean is not None:
-            tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
-    return tradeoffs
+def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
+    """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
+    decisions = decide(ladder)
+    costs = {row.name: _cost_ratio(decisions, row) for row in decisions.trained if decisions.full}
+    return {name: cost for name, cost in costs.items() if cost}
 
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> CostRatio | None:
     """The rung's cost divided by the reference's."""
-    key = "cpu" if uses_cpu_time(decisions) else "training"
-    ratio = ratio_of(key, row, decisions.reference) if decisions.reference else None
+    ratio = ratio_of(decisions.cost_key, row, decisions.reference) if decisions.reference else None
     return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.reference else ratio

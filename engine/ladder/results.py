@@ -86,16 +86,14 @@ def collect(results: LadderResults, ladder: Ladder) -> None:
         name = BASE_4BIT if method_spec(run.result.method).quantizes_base else BASE
         if run.result.before and name not in results.bases:
             results.bases[name] = run
-    if BASE not in results.bases and BASE_4BIT in results.bases and not _unquantized_base_pending(ladder, results):
-        results.bases[BASE] = results.bases.pop(BASE_4BIT)  # without any other, QLoRA's 4-bit base is the base
+    # Without any other, and without a run that may score one, QLoRA's 4-bit base is the base.
+    quantized = {run.entry.rung for run in results.runs if method_spec(run.result.method).quantizes_base}
+    pending = any(e.rung not in quantized and e.kind == "run" and not e.is_done for e in ladder.entries)
+    if BASE not in results.bases and BASE_4BIT in results.bases and not pending:
+        results.bases[BASE] = results.bases.pop(BASE_4BIT)
     for name, run in results.bases.items():
         add_scores(results, name, [run], "base", metric)
         _add_general(results, name, [run], "before")
-
-
-def _unquantized_base_pending(ladder: Ladder, results: LadderResults) -> bool:
-    quantized = {run.entry.rung for run in results.runs if method_spec(run.result.method).quantizes_base}
-    return any(e.rung not in quantized and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
 def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], who: Who, metric: str) -> None:
@@ -183,41 +181,38 @@ def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults
     """
     known = ladder.work.fingerprints if ladder.work else {}
     prints = {key.removeprefix(PREFIX): value for key, value in known.items() if key.startswith(PREFIX)}
-    benchmarks = [_benchmark(name, value, folder, results, len(prints)) for name, value in prints.items()]
-    return [benchmark for benchmark in benchmarks if benchmark is not None]
-
-
-def _benchmark(
-    name: str, fingerprint: str, folder: LadderDir, results: LadderResults, count: int
-) -> LadderBenchmark | None:
-    """None before a model was scored. `count`: benchmarks of the ladder."""
-    stored: dict[str, list[tuple[int, BenchmarkScores]]] = {}
-    scored: list[tuple[str, FinishedRun, Moment]] = [
-        (base, run, "before") for base, run in sorted(results.bases.items())
-    ]
+    scored: list[tuple[str, FinishedRun, Moment]]
+    scored = [(base, run, "before") for base, run in sorted(results.bases.items())]
     scored += [(run.entry.rung, run, "after") for run in results.runs]
-    for rung, run, when in scored:
-        if scores := read_scores(RunDir(folder.runs / run.entry.run).benchmark_file(name, when), fingerprint):
-            stored.setdefault(rung, []).append((run.entry.seed, scores))
-        elif when == "after":
-            problem = f"finished run without scores of the benchmark {name}"
-            raise UserError(problem, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
-    if not stored:
-        return None
-    values: dict[str, ItemScores] = {}
-    for rung, some in stored.items():
-        items = np.array([scores.items for _, scores in some], dtype=float)
-        values[rung] = ItemScores(items, seeds=tuple(seed for seed, _ in some), untrained=rung in results.bases)
-    (_, first), *_ = next(iter(stored.values()))
-    is_share = are_shares(first.metric, np.concatenate([scores.values.ravel() for scores in values.values()]).tolist())
-    return LadderBenchmark(
-        name=name,
-        metric=first.metric,
-        higher_is_better=first.higher_is_better,
-        is_share=is_share,
-        items=len(first.items),
-        rows=_benchmark_rows(values, is_share, first.higher_is_better, count),
-    )
+    benchmarks = []
+    for name, fingerprint in prints.items():
+        stored: dict[str, list[tuple[int, BenchmarkScores]]] = {}
+        for rung, run, when in scored:
+            if scores := read_scores(RunDir(folder.runs / run.entry.run).benchmark_file(name, when), fingerprint):
+                stored.setdefault(rung, []).append((run.entry.seed, scores))
+            elif when == "after":
+                problem = f"finished run without scores of the benchmark {name}"
+                raise UserError(problem, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
+        if not stored:  # before a model was scored
+            continue
+        values: dict[str, ItemScores] = {}
+        for rung, of_rung in stored.items():
+            items = np.array([scores.items for _, scores in of_rung], dtype=float)
+            values[rung] = ItemScores(items, seeds=tuple(seed for seed, _ in of_rung), untrained=rung in results.bases)
+        (_, first), *_ = next(iter(stored.values()))
+        every = np.concatenate([own.values.ravel() for own in values.values()]).tolist()
+        is_share, higher = are_shares(first.metric, every), first.higher_is_better
+        benchmarks.append(
+            LadderBenchmark(
+                name=name,
+                metric=first.metric,
+                higher_is_better=higher,
+                is_share=is_share,
+                items=len(first.items),
+                rows=_benchmark_rows(values, is_share, higher, len(prints)),
+            )
+        )
+    return benchmarks
 
 
 def _benchmark_rows(
@@ -259,9 +254,7 @@ def worked_joules(result: Result) -> float | None:
 def disturbance(run: RunDir, allowed: float) -> str:
     """Why the timing of this finished run is disturbed; '' if it is not, or if the run did not record its load."""
     result = run.result()
-    if result is None or result.load is None:
-        return ""
-    return result.load.disturbance(allowed)
+    return result.load.disturbance(allowed) if result and result.load else ""
 
 
 def note_other_devices(runs: Sequence[FinishedRun]) -> None:
@@ -322,7 +315,17 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
         if (stored.a, stored.b) == (a, b):
             return stored
         if (stored.a, stored.b) == (b, a):
-            return _negated(ladder, stored)
+            opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
+            bounds = oriented_bounds(ladder, stored)
+            other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
+            return msgspec.structs.replace(
+                stored,
+                a=a,
+                b=b,
+                difference=stored.difference.negated(),
+                finding=opposite.get(stored.finding) or ("as_good" if other == "as_good" else "undecided"),
+                loss_difference=stored.loss_difference.negated() if stored.loss_difference else None,
+            )
     return None
 
 
@@ -356,20 +359,6 @@ def oriented_bounds(ladder: Ladder, compared: Comparison) -> tuple[float, float]
     if low is None or high is None:
         return None
     return (-high, -low) if metric_spec(ladder.metric).lower_is_better else (low, high)
-
-
-def _negated(ladder: Ladder, compared: Comparison) -> Comparison:
-    opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
-    bounds = oriented_bounds(ladder, compared)
-    other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
-    return msgspec.structs.replace(
-        compared,
-        a=compared.b,
-        b=compared.a,
-        difference=compared.difference.negated(),
-        finding=opposite.get(compared.finding) or ("as_good" if other == "as_good" else "undecided"),
-        loss_difference=compared.loss_difference.negated() if compared.loss_difference else None,
-    )
 
 
 def make_comparison(

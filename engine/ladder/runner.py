@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import start
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, Rung
+from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Rung
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
@@ -97,6 +97,8 @@ MAX_DEATHS = 3
 """A worker that exits unexpectedly this often without a new step is not started again."""
 FAILURES = ("out_of_memory", "diverged", "failed")
 
+PlannedRun = tuple[Rung, LadderEntry]
+
 
 @dataclass
 class LadderRunner:
@@ -112,6 +114,8 @@ class LadderRunner:
     runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
     started: set[Path] = field(default_factory=set)
     """Runs that this process started or resumed; one set for all ladders of a sweep."""
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Rung -> why it is no longer run."""
     dropped: set[Path] = field(default_factory=set)
     """Runs that were stopped because their rung was excluded."""
     workers: list[start.StartedProcess] = field(default_factory=list)
@@ -137,28 +141,91 @@ class LadderRunner:
             self.ladder.warning_codes.append(code)
         print(f"warning: {text}", flush=True)
 
-    def entry(self, like: LadderEntry) -> LadderEntry:
-        """The entry of the same rung, kind, seed and rate; added if there is none."""
+    def entry(self, rung: str, kind: Kind, seed: int, rate: float, steps: int | None = None) -> LadderEntry:
+        """The entry of this rung, kind and seed, of a trial also of this rate and length; added if there is none."""
         for entry in self.ladder.entries:
-            if _key(entry) == _key(like):
+            same_trial = kind != "trial" or (entry.learning_rate, entry.steps) == (rate, steps)
+            if (entry.rung, entry.kind, entry.seed) == (rung, kind, seed) and same_trial:
                 return entry
-        self.ladder.entries.append(like)
-        return like
+        self.ladder.entries.append(LadderEntry(rung=rung, kind=kind, seed=seed, learning_rate=rate, steps=steps))
+        return self.ladder.entries[-1]
 
     def run_of(self, entry: LadderEntry) -> RunDir:
         """The directory of an entry's run."""
         return RunDir(self.dir.runs / entry.run)
 
-    def run_entry(self, entry: LadderEntry, config: Config, rung: Rung) -> Result | None:
+    def execute(
+        self, runs: Sequence[PlannedRun], configure: Callable[[Rung, LadderEntry], Config]
+    ) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Run all and yield each with its result as it ends: as many at a time as they have devices.
+
+        On this machine the device queue gives each run a device that is free; more runs would only wait for each other.
+        In Slurm all are tasks of one job array, so that the cluster sees how many there are. Runs of a rung that was
+        excluded meanwhile are left out. The result is None if the run failed: see `entry.reason`. Raises StopRequested,
+        and UserError where a run cannot be started.
+
+        Args:
+            configure: Called when a run's turn comes, because settings can depend on the runs before it.
+        """
+        turns: Iterator[tuple[PlannedRun, Config]] = (
+            ((rung, entry), configure(rung, entry)) for rung, entry in runs if rung.name not in self.excluded
+        )
+        if runs and runs[0][0].config.executor.name == "slurm":
+            submitted = list(turns)
+            self._submit(submitted)
+            turns, limit = iter(submitted), max(1, len(submitted))
+        else:
+            limit = runs_at_once(device_settings(rung.config) for rung, _ in runs)
+            if limit == 1:
+                for run, config in turns:
+                    yield run, self.run_entry(run[1], config)
+                return
+        with ThreadPoolExecutor(limit, "follow run") as threads:
+            waiting: dict[Future[Result | None], PlannedRun] = {}
+            try:
+                while True:
+                    for run, config in islice(turns, limit - len(waiting)):
+                        waiting[threads.submit(self.run_entry, run[1], config)] = run
+                    if not waiting:
+                        return
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield waiting.pop(future), future.result()
+            except BaseException:
+                self.stopping.ask()  # each thread stops its run
+                raise
+
+    def _submit(self, runs: Sequence[tuple[PlannedRun, Config]]) -> None:
+        """Submit all runs that have to be started as one job array."""
+        new: list[tuple[LadderEntry, RunDir]] = []
+        for (_, entry), config in runs:
+            if created := self.create_unless_exists(entry, config):
+                new.append((entry, created))
+        if not new:
+            return
+        try:
+            jobs = submit_array(self.dir.path, [run.path for _, run in new], runs[0][1].executor)
+        except (UserError, RunFailed):
+            for entry, run in new:
+                run_dir.delete(run)
+                entry.run, entry.status = "", "planned"
+                self.save()
+            raise
+        for (_, run), job in zip(new, jobs, strict=True):
+            self.started.add(run.path)
+            start_trackers(run)
+            print(f"submitted {run.name} as Slurm job {job.id}", flush=True)
+
+    def run_entry(self, entry: LadderEntry, config: Config) -> Result | None:
         """The result of the entry's run, which is reused, resumed or started. None if it failed: see `entry.reason`.
 
         Raises StopRequested if the ladder or the run was stopped.
         """
         self.stopping.check()
-        run, is_new = self._find_or_create(entry, config, rung)
+        run, is_new = self._find_or_create(entry, config)
         if is_new:
             self._start(entry, run)
-        elif entry.run != (name := self._relative(run)):
+        elif entry.run != (name := str(run.path.relative_to(self.dir.runs))):
             entry.run, entry.reused = name, True
             print(f"{entry.rung} seed {entry.seed}: reusing {name}", flush=True)
         try:
@@ -169,18 +236,35 @@ class LadderRunner:
                 return None
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
-        return self._record_outcome(entry, run, config.cost.max_other_load)
 
-    def create_unless_exists(self, entry: LadderEntry, config: Config, rung: Rung) -> RunDir | None:
+        try:
+            result = run.result()
+        except UserError as error:
+            result, entry.reason = None, error.line
+        if result is None:
+            last = exit_message(run.log_file)
+            entry.status = "died"
+            entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Its log ends: {last}"
+        else:
+            entry.status, entry.reason = result.status, result.reason
+            entry.validation_loss, entry.selection = result.final_validation, result.selection
+            entry.seconds = worked_seconds(result)
+            entry.disturbed = disturbance(run, config.cost.max_other_load) if entry.kind == "run" else ""
+        self.save()
+        return result if result and result.status == "finished" else None
+
+    def create_unless_exists(self, entry: LadderEntry, config: Config) -> RunDir | None:
         """Create the entry's run without starting it; None if there is one to reuse or to resume."""
-        run, is_new = self._find_or_create(entry, config, rung)
+        run, is_new = self._find_or_create(entry, config)
         return run if is_new else None
 
-    def forget(self, entry: LadderEntry, run: RunDir) -> None:
-        """Delete a run that was created and could not be started."""
-        run_dir.delete(run)
-        entry.run, entry.status = "", "planned"
-        self.save()
+    def exclude(self, entry: LadderEntry) -> None:
+        """Run no further entries of this one's rung, because this one failed."""
+        reason = self.excluded[entry.rung] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
+        for other in self.ladder.entries:
+            if (other.rung, other.kind) == (entry.rung, entry.kind) and other is not entry and not other.is_done:
+                self.drop(other, reason)
+        self.warn("ladder.rung_excluded", f"{entry.rung} is not run: {reason}")
 
     def drop(self, entry: LadderEntry, reason: str) -> None:
         """Leave out an entry; its run is stopped if this process started it and follows it."""
@@ -190,40 +274,66 @@ class LadderRunner:
             self.dropped.add(run.path)  # its own thread stops it
         self.save()
 
-    def _find_or_create(self, entry: LadderEntry, config: Config, rung: Rung) -> tuple[RunDir, bool]:
+    def _find_or_create(self, entry: LadderEntry, config: Config) -> tuple[RunDir, bool]:
         """The entry's run, and whether it was created now."""
-        config = self.with_metric(config)
-        key = self.identity(config)
+        config, work = self.with_metric(config), self.ladder.work
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
-            run = self._reusable(entry, key, config.cost.max_other_load)
-            run = run or self._own_of_another_machine(entry, config)
-            if run is not None and run.state() in ("stopped", "died"):
-                _use_places(run, config)
-            return (run, False) if run else (self._create(entry, config, key, rung), True)
+            if run := self._existing(entry, config):
+                if run.state() in ("stopped", "died"):  # it reads its files where the ladder has them now
+                    ours, theirs = flatten(config), flatten(run_dir.read_frozen(run).config)
+                    if moved := {key: ours[key] for key in RELOCATABLE_KEYS if ours[key] != theirs[key]}:
+                        change_configuration(run, moved, lambda config: None)
+                return run, False
+
+            if entry.status == "finished":
+                exists = (self.dir.runs / entry.run).exists()
+                why = "used other data, library versions or threads" if exists else "was deleted"
+                self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
+            origins = dict.fromkeys(flatten(config), f"{LADDER_ORIGIN}{self.dir.name}")
+            if work and work.metric_reason:
+                origins["evaluation.metric"] += f", automatic: {work.metric_reason}"
+            preset = without_method(preset_name(self.ladder.preset))
+            run = run_dir.create(
+                self.dir.probes if entry.kind == "probe" else self.dir.runs,
+                f"{preset}-{entry.rung}" if entry.rung != config.method else preset,
+                EffectiveConfig(config, origins),
+                identity=self.identity(config),
+                data_fingerprint=work.fingerprints.get("data", "") if work else "",
+                started_in=self.ladder.started_in,
+            )
+            entry.run, entry.status = str(run.path.relative_to(self.dir.runs)), "planned"
+            entry.reason, entry.reused = "", False
+            self.save()
+            return run, True
 
     def with_metric(self, config: Config) -> Config:
         """The configuration with the ladder's metric, which is decided once for all runs."""
         return with_settings(config, {"evaluation.metric": self.ladder.work.metric}) if self.ladder.work else config
 
-    def identity(self, config: Config) -> str:
-        """The identity of a run with this configuration, by which finished runs are found."""
-        return identity(self.with_metric(config), self._fingerprints(), self.ladder.versions, self.ladder.machine)
+    def identity(self, config: Config, machine: dict[str, Any] | None = None) -> str:
+        """The identity of a run with this configuration on a machine (None: this one), by which runs are found."""
+        fingerprints = self.ladder.work.fingerprints if self.ladder.work else {}
+        machine = self.ladder.machine if machine is None else machine
+        return identity(self.with_metric(config), fingerprints, self.ladder.versions, machine)
 
     def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
-        run = self._reusable(entry, self.identity(config), config.cost.max_other_load)
-        run = run or self._own_of_another_machine(entry, config)
+        run = self._existing(entry, config)
         return run is not None and run.state() == "finished"
 
-    def _reusable(self, entry: LadderEntry, key: str, allowed: float) -> RunDir | None:
-        """The latest run with this identity: undisturbed, else finished, running, resumable, failed."""
-        own = self.dir.runs / entry.run if entry.run else None
+    def _existing(self, entry: LadderEntry, config: Config) -> RunDir | None:
+        """The latest run with this identity: undisturbed, else finished, running, resumable, failed.
+
+        Without any, the entry's own run that differs only by the machine: a ladder can be resumed on another one. Its
+        scores count; timings are compared within a device only (`note_other_devices`).
+        """
+        own, allowed = self.dir.runs / entry.run if entry.run else None, config.cost.max_other_load
         usable_fresh = {own, *self.started}
-        runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path in usable_fresh]
+        runs = self.runs_by_identity.get(self.identity(config), [])
+        runs = [run for run in runs if not self.fresh or run.path in usable_fresh]
         states = {run.path: run.state() for run in runs}
-        finished = [run for run in runs if states[run.path] == "finished"]
-        latest_first = finished[::-1]
+        latest_first = [run for run in reversed(runs) if states[run.path] == "finished"]
         for run in sorted(latest_first, key=lambda run: bool(disturbance(run, allowed))):
             own_timing = run.path == own and not entry.reused
             if not self.retime or own_timing or not disturbance(run, allowed):
@@ -236,16 +346,10 @@ class LadderRunner:
                 )
                 if states[run.path] in group and usable:
                     return run
-        return None
 
-    def _own_of_another_machine(self, entry: LadderEntry, config: Config) -> RunDir | None:
-        """The entry's own run that differs only by the machine: a ladder can be resumed on another one.
-
-        Its scores count; timings are compared within a device only (`note_other_devices`).
-        """
-        if self.fresh or not entry.run:
+        if self.fresh or own is None:
             return None
-        run = RunDir(self.dir.runs / entry.run)
+        run = RunDir(own)
         try:
             recorded = _IDENTITY.search(read_regular(run.config_file, MAX_SETTINGS_BYTES))
             logged = (event for event in stream(run.events_file, Environment) if isinstance(event, Environment))
@@ -254,31 +358,8 @@ class LadderRunner:
                 return None
         except OSError:
             return None  # deleted
-        key = identity(self.with_metric(config), self._fingerprints(), self.ladder.versions, place.machine)
-        return run if place.machine != self.ladder.machine and key == recorded.group(1).decode() else None
-
-    def _create(self, entry: LadderEntry, config: Config, key: str, rung: Rung) -> RunDir:
-        if entry.status == "finished":
-            exists = (self.dir.runs / entry.run).exists()
-            why = "used other data, library versions or threads" if exists else "was deleted"
-            self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
-        origins = dict.fromkeys(flatten(config), f"{LADDER_ORIGIN}{self.dir.name}")
-        if self.ladder.work and self.ladder.work.metric_reason:
-            origins["evaluation.metric"] += f", automatic: {self.ladder.work.metric_reason}"
-        folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
-        preset = without_method(preset_name(self.ladder.preset))
-        name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
-        run = run_dir.create(
-            folder,
-            name,
-            EffectiveConfig(config, origins),
-            identity=key,
-            data_fingerprint=self._fingerprints().get("data", ""),
-            started_in=self.ladder.started_in,
-        )
-        entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
-        self.save()
-        return run
+        same_work = self.identity(config, place.machine) == recorded.group(1).decode()
+        return run if place.machine != self.ladder.machine and same_work else None
 
     def _run_to_end(self, entry: LadderEntry, run: RunDir) -> None:
         """Start or resume the run until it has an outcome, or its worker exited unexpectedly MAX_DEATHS times."""
@@ -332,141 +413,13 @@ class LadderRunner:
                 break
             if (self.stopping.requested or run.path in self.dropped) and not forwarded:
                 forwarded = start.try_to_stop(run)
-            self._show_job(entry, run)
+            job = run.job_state()
+            text = job.text if job is not None and job.is_waiting else ""  # what its Slurm job waits for
+            if text != entry.progress:
+                entry.progress, entry.started = text, None if text else time.time()
+                self.save()
             time.sleep(POLL_SECONDS)
             for worker in self.workers:
                 worker.poll()
         entry.progress = ""
         self.stopping.check()
-
-    def _show_job(self, entry: LadderEntry, run: RunDir) -> None:
-        """Record what the run's Slurm job waits for."""
-        job = run.job_state()
-        text = job.text if job is not None and job.is_waiting else ""
-        if text != entry.progress:
-            entry.progress, entry.started = text, None if text else time.time()
-            self.save()
-
-    def _record_outcome(self, entry: LadderEntry, run: RunDir, allowed: float) -> Result | None:
-        try:
-            result = run.result()
-        except UserError as error:
-            result, entry.reason = None, error.line
-        if result is None:
-            last = exit_message(run.log_file)
-            entry.status = "died"
-            entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Its log ends: {last}"
-        else:
-            entry.status, entry.reason = result.status, result.reason
-            entry.validation_loss, entry.selection = result.final_validation, result.selection
-            entry.seconds = worked_seconds(result)
-            entry.disturbed = disturbance(run, allowed) if entry.kind == "run" else ""
-        self.save()
-        return result if result and result.status == "finished" else None
-
-    def _fingerprints(self) -> dict[str, str]:
-        return self.ladder.work.fingerprints if self.ladder.work else {}
-
-    def _relative(self, run: RunDir) -> str:
-        return str(run.path.relative_to(self.dir.runs))
-
-
-def _use_places(run: RunDir, config: Config) -> None:
-    """Read the files of a run that is resumed where the ladder has them now."""
-    ours, theirs = flatten(config), flatten(run_dir.read_frozen(run).config)
-    if moved := {key: ours[key] for key in RELOCATABLE_KEYS if ours[key] != theirs[key]}:
-        change_configuration(run, moved, lambda config: None)
-
-
-def _key(entry: LadderEntry) -> tuple[Any, ...]:
-    trial = (entry.learning_rate, entry.steps) if entry.kind == "trial" else ()
-    return (entry.rung, entry.kind, entry.seed, *trial)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run that is to be executed."""
-
-    entry: LadderEntry
-    rung: Rung
-    configure: Callable[[], Config]
-    """Called when its turn comes, because settings can depend on the runs before it."""
-
-
-def _known(config: Config) -> Callable[[], Config]:
-    return lambda: config
-
-
-class EntryQueue:
-    """Executes the runs of one stage: as many at a time as they have devices, or all as jobs of Slurm.
-
-    On this machine the device queue gives each run a device that is free; more runs would only wait for each other. In
-    Slurm all runs of a stage are tasks of one job array, so that the cluster sees how many there are.
-    """
-
-    def __init__(self, runner: LadderRunner, excluded: Callable[[Rung], bool]) -> None:
-        self.runner, self.excluded = runner, excluded
-
-    def execute(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
-        """Run all and yield each with its result as it ends; runs of a rung that was excluded meanwhile are left out.
-
-        The result is None if the run failed: see `entry.reason`. Raises StopRequested, and UserError where a run
-        cannot be started.
-        """
-        if runs and runs[0].rung.config.executor.name == "slurm":
-            yield from self._as_jobs(runs)
-            return
-        limit = runs_at_once(device_settings(run.rung.config) for run in runs)
-        if limit > 1:
-            yield from self._at_once(runs, limit)
-            return
-        for run in runs:
-            if not self.excluded(run.rung):
-                yield run, self.runner.run_entry(run.entry, run.configure(), run.rung)
-
-    def _at_once(self, runs: Sequence[PlannedRun], limit: int) -> Iterator[tuple[PlannedRun, Result | None]]:
-        """Execute up to `limit` runs at a time, in their order."""
-        planned = iter(runs)
-        with ThreadPoolExecutor(limit, "follow run") as threads:
-            waiting: dict[Future[Result | None], PlannedRun] = {}
-            try:
-                while True:
-                    allowed = (run for run in planned if not self.excluded(run.rung))
-                    for run in islice(allowed, limit - len(waiting)):
-                        config = run.configure()
-                        waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
-                    if not waiting:
-                        return
-                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield waiting.pop(future), future.result()
-            except BaseException:
-                self.runner.stopping.ask()  # each thread stops its run
-                raise
-
-    def _as_jobs(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
-        runs = [run for run in runs if not self.excluded(run.rung)]
-        configs = [run.configure() for run in runs]
-        self._submit(runs, configs)
-        ready = [replace(run, configure=_known(config)) for run, config in zip(runs, configs, strict=True)]
-        yield from self._at_once(ready, max(1, len(ready)))
-
-    def _submit(self, runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
-        """Submit all runs that have to be started as one job array."""
-        new: list[tuple[LadderEntry, RunDir]] = []
-        for planned, config in zip(runs, configs, strict=True):
-            created = self.runner.create_unless_exists(planned.entry, config, planned.rung)
-            if created is not None:
-                new.append((planned.entry, created))
-        if not new:
-            return
-        try:
-            jobs = submit_array(self.runner.dir.path, [run.path for _, run in new], configs[0].executor)
-        except (UserError, RunFailed):
-            for entry, run in new:
-                self.runner.forget(entry, run)
-            raise
-        for (_, run), job in zip(new, jobs, strict=True):
-            self.runner.started.add(run.path)
-            start_trackers(run)
-            print(f"submitted {run.name} as Slurm job {job.id}", flush=True)

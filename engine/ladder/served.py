@@ -60,12 +60,13 @@ def served_folder(folder: LadderDir, model: ServedModel) -> Path:
     return folder.path / "served" / model.name
 
 
-def check_served(models: list[ServedModel], metric: str, picks_from_choices: bool, needs_answers: bool) -> None:
+def check_served(models: list[ServedModel], metric: str) -> None:
     """Ask every server for one token before anything is trained.
 
     Raises UserError for a wrong key or model name and for a metric without generated answers, RunFailed without answer.
     """
-    if models and (picks_from_choices or not needs_answers):
+    spec = metric_spec(metric)
+    if models and (spec.picks_from_choices or not spec.needs_answers):
         problem = f"a served model has no likelihoods, which the metric {metric} needs"
         hint = "--set evaluation.metric=exact_match scores generated answers, also labels"
         raise UserError(problem, "--rung", hint, "ladder.served_metric")
@@ -142,8 +143,7 @@ def ask_served(
         for line, score, answer in zip(lines, scores, answers, strict=True):
             line.base, line.tuned = ScoredItem(**score, ended=answer.finish != "length"), None
         write_predictions(place / "predictions.jsonl", lines)
-    write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
-    return state
+    return _write_state(place, state)
 
 
 def _ask_missing(
@@ -260,7 +260,10 @@ def collect_served(
 def record_failure(folder: LadderDir, model: ServedModel, error: UserError | RunFailed) -> ServedState:
     """Write the state of a model whose server ended the work; its answers are kept for a resumed ladder."""
     state = ServedState(status="failed", reason=str(error), use=ServedUse(endpoint=model.endpoint))
-    place = served_folder(folder, model)
+    return _write_state(served_folder(folder, model), state)
+
+
+def _write_state(place: Path, state: ServedState) -> ServedState:
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
     return state

@@ -81,7 +81,10 @@ Floats = NDArray[np.float64]
 @lru_cache(maxsize=64)
 def uniform(coordinate: int) -> Floats:
     """(POINTS,) one coordinate of the points, between 0 and 1."""
-    points: Floats = np.modf((np.arange(POINTS) + 0.5) * np.sqrt(_prime(coordinate)))[0]
+    # Beyond PRIMES, the next larger ones.
+    larger = (n for n in count(PRIMES[-1] + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
+    prime = next(islice(chain(PRIMES, larger), coordinate, None))
+    points: Floats = np.modf((np.arange(POINTS) + 0.5) * np.sqrt(prime))[0]
     points.setflags(write=False)
     return points
 
@@ -101,12 +104,6 @@ def chi_square_ratio(coordinate: int, freedom: int) -> Floats:
         return np.ones(POINTS)
     spread = 2 / (9 * freedom)
     return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
-
-
-def _prime(number: int) -> int:
-    """The prime of a coordinate; beyond PRIMES, the next larger ones."""
-    larger = (n for n in count(PRIMES[-1] + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
-    return next(islice(chain(PRIMES, larger), number, None))
 
 
 REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
@@ -367,9 +364,7 @@ class MeanSamples:
         """(POINTS,) standard deviation of one seed's mean by rung."""
         self.outliers = [name for name, is_outlier in zip(trained, find_outliers(evidence), strict=True) if is_outlier]
         """Rungs with fewer seeds than others and a larger spread than theirs."""
-        self.means: dict[str, Floats] = {}
-        for name in names:
-            self.means[name] = self.scores[name].mean + self.item_errors[name]
+        self.means = {name: self.scores[name].mean + self.item_errors[name] for name in names}
         for number, name in enumerate(trained):
             errors = self.seed_std[name] * normal(len(trained) + 1 + number)
             self.means[name] = self.means[name] + errors / math.sqrt(len(self.scores[name].values))
@@ -387,7 +382,8 @@ class MeanSamples:
         coordinate = 2 * len(names) + 2
         deviations = np.stack([self.scores[name].deviations.mean(0) for name in names])
         covariance = deviations @ deviations.T / (self.n * max(1, self.n - 1))
-        covariance += np.eye(len(names)) * self._min_error**2 / 2
+        if math.isfinite(self._range):  # a standard error that is added to every difference of bounded scores
+            covariance += np.eye(len(names)) * (self._range / self.n) ** 2 / 2
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         errors = root @ np.stack([normal(coordinate + 1 + number) for number in range(len(names))])
@@ -397,11 +393,6 @@ class MeanSamples:
     def _range(self) -> float:
         """The largest possible difference of two scores; infinite if one of the bounds is."""
         return self.bounds[1] - self.bounds[0]
-
-    @property
-    def _min_error(self) -> float:
-        """Standard error that is added to every difference of bounded scores."""
-        return self._range / self.n if math.isfinite(self._range) else 0.0
 
     def interval(self, name: str) -> Interval:
         """A rung's mean with its 95% interval."""
@@ -447,7 +438,12 @@ class MeanSamples:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
         samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
-        levels = self._levels(pairs, level)
+        # Comparisons with the base get BASE_SHARE of the error rate together.
+        untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
+        split = any(untrained) and not all(untrained)
+        parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
+        levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
+        levels = [min(share, 1 - MIN_TAIL / POINTS) for share in levels]
         unit = np.array([np.quantile(*pair, method="higher") for pair in zip(samples, levels, strict=True)])
         unit = np.where(unit > 0, unit, 1e-12)
         largest = (samples / unit[:, None]).max(0)
@@ -456,20 +452,10 @@ class MeanSamples:
         half, bound = (scale * unit, self._range) if enough else (np.full(len(pairs), math.inf), math.inf)
         differences = []
         for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
-            size = abs(mean) if enough else 0.0
-            low, high = self._ends(a, b, float(mean), float(half[pair]), bound)
-            differences.append(
-                Difference(
-                    a=a,
-                    b=b,
-                    mean=float(mean),
-                    low=low,
-                    high=high,
-                    half_width=float(half[pair]),
-                    p=_tail(samples[pair], size),
-                    p_adjusted=_tail(largest, size / unit[pair]),
-                )
-            )
+            size, half_width = abs(mean) if enough else 0.0, float(half[pair])
+            low, high = self._ends(a, b, float(mean), half_width, bound)
+            p, p_adjusted = _tail(samples[pair], size), _tail(largest, size / unit[pair])
+            differences.append(Difference(a, b, float(mean), low, high, half_width, p, p_adjusted))
         return differences
 
     def _ends(self, a: str, b: str, mean: float, half: float, bound: float) -> tuple[float, float]:
@@ -497,14 +483,6 @@ class MeanSamples:
         """Median of the variance of the means' difference from the choice of seeds."""
         parts = [self.seed_std[name] ** 2 / len(self.scores[name].values) for name in (a, b) if name in self.seed_std]
         return float(np.median(sum(parts))) if parts else 0.0
-
-    def _levels(self, pairs: Sequence[tuple[str, str]], level: float) -> list[float]:
-        """The level of each pair's quantile: comparisons with the base get BASE_SHARE of the error rate together."""
-        untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
-        split = any(untrained) and not all(untrained)
-        parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
-        levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
-        return [min(share, 1 - MIN_TAIL / POINTS) for share in levels]
 
     def required_sample(
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None

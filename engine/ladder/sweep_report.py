@@ -1,30 +1,32 @@
-"""A sweep's report: one HTML page and the same in Markdown, next to `sweep.json`."""
+"""A sweep's results and its report: points, trends and headline; one HTML page and the same in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from engine.config.files import write_atomically
-from engine.config.method_specs import RULE_REFERENCE
+from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
-from engine.config.quantities import duration, percent, ratio
-from engine.config.text import amount
-from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
-from engine.ladder.phrases import RULE_GAIN, metric_title, rung_title
+from engine.config.quantities import ABSENT, decimal, duration, percent, ratio
+from engine.config.text import amount, listed
+from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE, rule_check_of_cost, rule_check_of_gain
+from engine.ladder.phrases import RULE, RULE_GAIN, metric_title, ratio_bounds, rung_title
+from engine.ladder.recommendation import cost_ratios
 from engine.ladder.report import page
-from engine.ladder.report.drawing import (
+from engine.ladder.report.figures import (
     GRID_COLOR,
     MUTED,
     Bounds,
     ReportFigure,
-    RungStyle,
     draw_point,
     inline_svg,
     legend,
     new_figure,
-    styles,
+    rung_styles,
     ticks,
 )
 from engine.ladder.report.record import from_anywhere
@@ -39,17 +41,182 @@ from engine.ladder.report.tables import (
     score_cell,
     share_cell,
 )
-from engine.ladder.sweep_results import cost_texts, rule_text
+from engine.ladder.statistics import CONFIDENCE_LEVEL
 from engine.runs import score_format
 from engine.runs.ladder.ladder_dir import SweepDir
-from engine.runs.ladder.ladder_state import BASE
+from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.rung_results import CostRatio
-from engine.runs.ladder.sweep import Sweep, SweepPoint, cell_text, value_text
+from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text, value_text
 from engine.runs.run.folder import short_name
-from engine.runs.run.result import Interval
+from engine.runs.run.result import Z_95, Interval, student_quantile
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+Point = tuple[float, float, float]
+"""x, y, and the standard error of y; 0 if it is unknown."""
+
+
+def slope(points: Sequence[Point]) -> Interval | None:
+    """Slope of y on x by weighted least squares; None for fewer than three points or equal x.
+
+    Where the points scatter more than their errors, or have none, the residuals determine the interval, with Student's
+    t on n − 2 degrees of freedom (Draper and Smith, Applied Regression Analysis, 1998, ch. 1). Errors are taken as
+    independent: where they are positively correlated, as for the same test items, the interval is rather too wide.
+    """
+    degrees = len(points) - 2
+    if degrees < 1:
+        return None
+    known = all(error > 0 for _, _, error in points)
+    weighted = [(1 / error**2 if known else 1.0, x, y) for x, y, error in points]
+    total = sum(w for w, _, _ in weighted)
+    x_mean, y_mean = sum(w * x for w, x, _ in weighted) / total, sum(w * y for w, _, y in weighted) / total
+    spread = sum(w * (x - x_mean) ** 2 for w, x, _ in weighted)
+    if spread <= 0:
+        return None
+    value = sum(w * (x - x_mean) * (y - y_mean) for w, x, y in weighted) / spread
+    scatter = sum(w * (y - y_mean - value * (x - x_mean)) ** 2 for w, x, y in weighted) / degrees
+    half = student_quantile(degrees) * math.sqrt(scatter / spread)
+    if known:
+        half = max(Z_95 / math.sqrt(spread), half if scatter > 1 else 0.0)
+    return Interval(mean=value, low=value - half, high=value + half, rows=len(points))
+
+
+RULE_VERBS: dict[Check, str] = {
+    "holds": "holds",
+    "fails": "does not hold",
+    "undecided": "is undecided",
+    "unknown": "cannot be checked",
+}
+
+
+def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
+    """Fill in points, trends, headline and sentences from the states of the cells' ladders."""
+    known = [ladder for ladder in ladders if ladder]
+    sweep.points = [
+        point for number, ladder in enumerate(ladders) if ladder and ladder.summary for point in _points(number, ladder)
+    ]
+    _adjust(sweep.points)
+    for swept, ladder in zip(sweep.cells, ladders, strict=True):
+        scores = [(row.method, row.score) for row in (ladder.rows if ladder else []) if row.score]
+        swept.base = next((score for method, score in scores if method == BASE), None)
+        swept.full = next((score for method, score in scores if method == RULE_REFERENCE), None)
+    sweep.metric = next((ladder.work.metric for ladder in known if ladder.work), "")
+    sweep.cost = next((ladder.summary.cost for ladder in known if ladder.summary and ladder.summary.cost), "")
+    sweep.trends = list(_trends(sweep))
+    sweep.headline = _headline(sweep, known)
+
+    missing: dict[str, list[str]] = {}
+    for swept in sweep.cells:
+        if swept.status in ("missing", "failed"):
+            again = f"; `ftbench resume {sweep.name}` tries it again" if swept.status == "failed" else ""
+            missing.setdefault(f"{swept.reason}{again}", []).append(cell_text(swept.values))
+    sweep.sentences = [*map(trend_sentence, sweep.trends)]
+    sweep.sentences += [f"Not run: {'; '.join(cells)}: {reason}." for reason, cells in missing.items()]
+    if len({ladder.work.fingerprints.get("test", "") for ladder in known if ladder.work}) > 1:
+        text = "The ladders were not scored on the same test rows: differences between them are partly due to that."
+        sweep.sentences.append(text)
+
+
+def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
+    """Every trained rung except full fine-tuning."""
+    costs = cost_ratios(ladder)
+    for row in ladder.rows:
+        if is_base(row.name) or row.source or row.method == RULE_REFERENCE or row.score is None:
+            continue
+        point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), score=row.score, why=row.no_share)
+        if row.share_of_gain and row.share_of_gain.mean is not None:
+            point.share_of_gain = row.share_of_gain
+            point.quality, point.p = rule_check_of_gain(row.share_of_gain), row.rule_p
+        if cost := costs.get(row.name):
+            point.cost = cost
+            point.cheap = rule_check_of_cost(cost.low, cost.high)
+        yield point
+
+
+def _adjust(points: Sequence[SweepPoint]) -> None:
+    """Leave undecided what is not significant among all ladders in which a rung has a share of the gain (Holm 1979)."""
+    for rung in {point.rung for point in points}:
+        own = [point for point in points if point.rung == rung and point.p is not None]
+        significant = True
+        for number, point in enumerate(sorted(own, key=lambda point: point.p or 0.0)):
+            significant &= (point.p or 0.0) <= (1 - CONFIDENCE_LEVEL) / (len(own) - number)
+            if not significant and point.quality in ("holds", "fails"):
+                point.quality = "undecided"
+
+
+def _trends(sweep: Sweep) -> Iterator[Trend]:
+    """A trend per rung and numeric axis, at each value of the other axis; needs three cells, as `slope` does."""
+    rungs = dict.fromkeys((point.rung, point.title) for point in sweep.points)
+    for axis in sweep.axes:
+        others = [other for other in sweep.axes if other is not axis]
+        fixed: list[dict[str, Any]] = [{other.key: value} for other in others for value in other.values] or [{}]
+        for at, (rung, title) in itertools.product(fixed if axis.is_numeric else [], rungs):
+            points = [
+                (math.log2(float(sweep.cells[point.cell].values[axis.key])), point)
+                for point in sweep.points
+                if point.rung == rung and at.items() <= sweep.cells[point.cell].values.items()
+            ]
+            trend = Trend(rung=rung, title=title, key=axis.key, at=at)
+            trend.share_of_gain = slope(
+                [
+                    (x, share.mean, (share.high - share.low) / (2 * Z_95))
+                    for x, point in points
+                    if (share := point.share_of_gain)
+                    and share.mean is not None
+                    and share.low is not None
+                    and share.high is not None
+                    and share.high > share.low
+                ]
+            )
+            # The factor of the cost ratio, from its logarithm; all cells count the same.
+            costs = [(x, point.cost.mean) for x, point in points if point.cost and point.cost.mean > 0]
+            change = slope([(x, math.log2(cost), 0.0) for x, cost in costs])
+            if change and change.mean is not None and change.low is not None and change.high is not None:
+                low, high = 2**change.low, 2**change.high
+                trend.cost = Interval(mean=2**change.mean, low=low, high=high, rows=change.rows)
+            if trend.share_of_gain or trend.cost:
+                yield trend
+
+
+def trend_sentence(trend: Trend) -> str:
+    """`QLoRA: per doubling of adapter.rank, its share of the gain changes by +3.1 points, 95% CI [1.0, 5.2].`"""
+    at = f" at {cell_text(trend.at)}" if trend.at else ""
+    parts = []
+    if share := trend.share_of_gain:
+        mean, low, high = (
+            decimal(None if end is None else 100 * end, 1, signed=True) for end in (share.mean, share.low, share.high)
+        )
+        sure = share.low is not None and share.high is not None and (share.low > 0 or share.high < 0)
+        text = f"its share of the gain changes by {mean} points, 95% CI [{low}, {high}]"
+        parts.append(text if sure else f"{text}, no significant trend")
+    if cost := trend.cost:
+        mean, low, high = (decimal(end, 2) for end in (cost.mean, cost.low, cost.high))
+        parts.append(f"its cost ratio changes by a factor of {mean}, 95% CI [{low}, {high}]")
+    return f"{trend.title}{at}: per doubling of {trend.key}, {'; '.join(parts)}."
+
+
+def _headline(sweep: Sweep, ladders: Sequence[Ladder]) -> str:
+    """In which ladders the rule of thumb holds; without QLoRA, the range of the shares of the gain."""
+    done = {point.cell for point in sweep.points}
+    if not done:
+        return ""
+    methods = {row.name: row.method for ladder in ladders for row in ladder.rows}
+    candidates = [point for point in sweep.points if methods.get(point.rung) == RULE_CANDIDATE]
+    of = amount(len(done), "ladder") + (f" of {len(sweep.cells)} planned" if len(done) < len(sweep.cells) else "")
+    if not candidates:
+        shares = [
+            point.share_of_gain.mean for point in sweep.points if point.share_of_gain and point.share_of_gain.mean
+        ]
+        if not shares:
+            return f"No rung has a share of full fine-tuning's gain in {of}."
+        return f"Rungs keep {percent(min(shares))} to {percent(max(shares))} of full fine-tuning's gain in {of}."
+    names = listed(list(dict.fromkeys(point.title for point in candidates)))
+    parts = []
+    for check, verb in RULE_VERBS.items():
+        where = [cell_text(sweep.cells[point.cell].values) for point in candidates if point.rule == check]
+        if where:
+            parts.append(f"{verb} in {len(where)}" + (f" ({'; '.join(where)})" if check == "holds" else ""))
+    tested = len({point.cell for point in candidates if point.p is not None})
+    adjusted = f", at an error rate of 5% for all {tested} ladders together" if tested > 1 else ""
+    return f"{names}: of {of}, {RULE} {listed(parts)}{adjusted}."
 
 
 class Measure(NamedTuple):
@@ -58,45 +225,11 @@ class Measure(NamedTuple):
     value: Callable[[SweepPoint], Bounds | None]
     text: Callable[[float], str]
     limit: float | None
-    bars: str
-    rule: str
+    caption: str
 
 
 BARS = "Bars: pointwise 95% CI."
 SHADED = f"Shaded: QLoRA's share of the gain is at least {RULE_GAIN_SHARE:.0%} at no more than one eighth of the cost."
-
-
-def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
-    """Three figures for each value of the second axis: scores, share of the gain, and cost ratio."""
-    second, spec = sweep.axes[1] if len(sweep.axes) > 1 else None, metric_spec(sweep.metric or LOSS.name)
-    name = f"{spec.title[:1].upper()}{spec.title[1:]}"
-    measure = Measure(
-        lambda point: _bounds(point.score, spec.scale),
-        lambda value: score_format.score(value / spec.scale, spec.name),
-        None,
-        BARS,
-        "",
-    )
-    figures: list[ReportFigure] = []
-    for at in [{second.key: value} for value in second.values] if second else [{}]:
-        points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
-        where = f" at {cell_text(at)}" if at else ""
-        scores = [*points, *_references(sweep, {point.cell for point in points})]
-        figures += _figure(sweep, scores, f"{name}{where}", f"{spec.title}, {spec.unit}", measure)
-        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
-        cost = sweep.cost or "cost"
-        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
-    return figures
-
-
-def _references(sweep: Sweep, cells: Iterable[int]) -> list[SweepPoint]:
-    """Points of full fine-tuning and of the base model, which have no shares."""
-    return [
-        SweepPoint(cell=cell, rung=name, title=rung_title(name), score=score)
-        for cell in sorted(cells)
-        for name, score in ((RULE_REFERENCE, sweep.cells[cell].full), (BASE, sweep.cells[cell].base))
-        if score is not None
-    ]
 
 
 def _bounds(interval: Interval | CostRatio | None, scale: float = 1.0) -> Bounds | None:
@@ -110,82 +243,80 @@ SHARE = Measure(
     lambda point: _bounds(point.share_of_gain, 100.0),
     lambda value: percent(value / 100),
     100 * RULE_GAIN_SHARE,
-    BARS,
-    f"Dashed: {RULE_GAIN}.",
+    f"{BARS} Dashed: {RULE_GAIN}.",
 )
 COST_RATIO = Measure(
-    lambda point: _bounds(point.cost),
-    ratio,
-    RULE_COST_RATIO,
-    "Bars: 95% CI.",
-    "Dashed: one eighth of the cost.",
+    lambda point: _bounds(point.cost), ratio, RULE_COST_RATIO, "Bars: 95% CI. Dashed: one eighth of the cost."
 )
 
 
-def _figure(
-    sweep: Sweep,
-    points: Sequence[SweepPoint],
-    title: str,
-    label: str,
-    measure: Measure,
-) -> list[ReportFigure]:
+def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
+    """Three figures for each value of the second axis: scores, share of the gain, and cost ratio."""
+    second, spec = sweep.axes[1] if len(sweep.axes) > 1 else None, metric_spec(sweep.metric or LOSS.name)
+    name = f"{spec.title[:1].upper()}{spec.title[1:]}"
+    measure = Measure(
+        lambda point: _bounds(point.score, spec.scale),
+        lambda value: score_format.score(value / spec.scale, spec.name),
+        None,
+        BARS,
+    )
+    figures: list[ReportFigure] = []
+    for at in [{second.key: value} for value in second.values] if second else [{}]:
+        points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
+        where = f" at {cell_text(at)}" if at else ""
+        references = [  # which have no shares
+            SweepPoint(cell=number, rung=rung, title=rung_title(rung), score=score)
+            for number in sorted({point.cell for point in points})
+            for rung, score in ((RULE_REFERENCE, sweep.cells[number].full), (BASE, sweep.cells[number].base))
+            if score is not None
+        ]
+        cost = sweep.cost or "cost"
+        figures += _figure(sweep, [*points, *references], f"{name}{where}", f"{spec.title}, {spec.unit}", measure)
+        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
+        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
+    return figures
+
+
+def _figure(sweep: Sweep, points: Sequence[SweepPoint], title: str, label: str, measure: Measure) -> list[ReportFigure]:
+    """A measure along the first axis, whose values are equally spaced, in the order of the command line."""
     shown = [(point, bounds) for point in points if (bounds := measure.value(point)) is not None]
     if not shown:
         return []
-    axis = sweep.axes[0]
+    axis, caption = sweep.axes[0], measure.caption
+    places = [axis.values.index(swept.values[axis.key]) for swept in sweep.cells]
     rungs = list(dict.fromkeys(point.rung for point, _ in shown))
-    rung_styles = styles((name, name) for name in rungs)
+    styles = rung_styles((name, name) for name in rungs)
+    ends = [end for _, bounds in shown for end in bounds]
     with new_figure(axis.key, label) as (figure, axes):
-        is_shaded = measure.limit is not None and _shade(axes, sweep, points)
+        if measure.limit is not None:
+            shaded = {places[point.cell] for point in points if point.rule == "holds"}
+            for place in shaded:
+                axes.axvspan(place - 0.5, place + 0.5, color=GRID_COLOR, linewidth=0)
+            caption += f" {SHADED}" if shaded else ""
         for order, name in enumerate(rungs):
-            own = [(_place(sweep, point), bounds) for point, bounds in shown if point.rung == name]
-            _rung_line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
+            style, shift = styles[name], 0.06 * (order - (len(rungs) - 1) / 2)  # so that all bars are visible
+            own = sorted((places[point.cell], bounds) for point, bounds in shown if point.rung == name)
+            xs = [place + shift for place, _ in own]
+            axes.plot(xs, [mean for _, (mean, _, _) in own], color=style.color, dashes=style.dashes)
+            for x, (_, bounds) in zip(xs, own, strict=True):
+                draw_point(axes, style, (x, x, x), bounds)
         if measure.limit is not None:
             axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
+            ends.append(measure.limit)
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
         axes.set_xticks(range(len(axis.values)), [value_text(value)[:16] for value in axis.values])
-        ends = [end for _, bounds in shown for end in bounds] + [
-            value for value in [measure.limit] if value is not None
-        ]
         low, high = min(ends), max(ends)
         pad = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - pad, high + pad)
         ticks(axes.yaxis, [low, high])
-        legend(figure, rung_styles, rungs, marker=True)
+        legend(figure, styles, rungs, marker=True)
         name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
-        svg = inline_svg(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
-    return [ReportFigure(title, svg, " ".join(filter(None, [measure.bars, measure.rule, SHADED if is_shaded else ""])))]
-
-
-def _place(sweep: Sweep, point: SweepPoint) -> int:
-    """Where the value of the first axis is: values are equally spaced, in the order of the command line."""
-    axis = sweep.axes[0]
-    return axis.values.index(sweep.cells[point.cell].values[axis.key])
-
-
-def _shade(axes: Axes, sweep: Sweep, points: Sequence[SweepPoint]) -> bool:
-    """Shade the values at which the rule of thumb holds; returns whether there are any."""
-    places = {_place(sweep, point) for point in points if point.rule == "holds"}
-    for place in places:
-        axes.axvspan(place - 0.5, place + 0.5, color=GRID_COLOR, linewidth=0)
-    return bool(places)
-
-
-def _rung_line(axes: Axes, style: RungStyle, own: Sequence[tuple[int, Bounds]], shift: float) -> None:
-    """A rung along the axis, with a bar at each value; bars of several rungs are shifted to stay visible."""
-    own = sorted(own)
-    places = [place + shift for place, _ in own]
-    axes.plot(places, [mean for _, (mean, _, _) in own], color=style.color, dashes=style.dashes)
-    for place, (_, bounds) in zip(places, own, strict=True):
-        draw_point(axes, style, (place, place, place), bounds)
-
-
-def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Bounds]], measure: Measure) -> str:
-    """The values as text, for screen readers."""
-    texts = []
-    for point, (mean, _, _) in shown:
-        texts.append(f"{point.title} {measure.text(mean)} at {cell_text(sweep.cells[point.cell].values)}")
-    return ", ".join(texts)
+        description = ", ".join(
+            f"{point.title} {measure.text(bounds[0])} at {cell_text(sweep.cells[point.cell].values)}"
+            for point, bounds in shown
+        )
+        svg = inline_svg(figure, f"sweep-{name}", f"{title}: {description}")
+    return [ReportFigure(title, svg, caption)]
 
 
 READING = (
@@ -230,14 +361,23 @@ def results(sweep: Sweep) -> ReportTable:
         link = f"../{quote(swept.ladder)}/report.html" if swept.status == "finished" else ""
         return Cell(short_name(swept.ladder), link=link)
 
+    def cost(point: SweepPoint) -> Cell:
+        return cell(ratio(point.cost.mean), ratio_bounds(point.cost)) if point.cost else Cell(ABSENT)
+
+    def rule(point: SweepPoint) -> str:
+        """`holds`, `does not hold (cost)`, `undecided (quality)`, `cannot be checked (quality)`."""
+        because = [name for name, check in (("quality", point.quality), ("cost", point.cheap)) if check == point.rule]
+        text = RULE_VERBS[point.rule].removeprefix("is ")
+        return text if point.rule == "holds" else f"{text} ({' and '.join(because)})"
+
     columns: list[ReportColumn[SweepPoint]] = [
         ReportColumn("rung", lambda point: point.title, words=True),
         ReportColumn("rung", lambda point: score_cell(point.score, sweep.metric), metric),
         ReportColumn("full", lambda point: score_cell(sweep.cells[point.cell].full, sweep.metric), metric),
         ReportColumn("base", lambda point: score_cell(sweep.cells[point.cell].base, sweep.metric), metric),
         ReportColumn("gain", lambda point: share_cell(point.share_of_gain), "share of full’s"),
-        ReportColumn(sweep.cost or "cost", lambda point: cell(*cost_texts(point)), "share of full’s"),
-        ReportColumn("rule of thumb", rule_text, words=True),
+        ReportColumn(sweep.cost or "cost", cost, "share of full’s"),
+        ReportColumn("rule of thumb", rule, words=True),
         ReportColumn("ladder", ladder),
     ]
     rows = []

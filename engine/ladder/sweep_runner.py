@@ -21,10 +21,9 @@ from engine.config.settings import flatten
 from engine.ladder import sweep_report
 from engine.ladder.pipeline import LadderPipeline, load_or_create, run_to_outcome
 from engine.ladder.runner import LadderRunner
-from engine.ladder.sweep_results import summarize_sweep
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, Outcome
-from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
+from engine.runs.ladder.ladder_dir import SweepDir
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderPlan, Outcome
+from engine.runs.ladder.sweep import Sweep, SweepCell, SweepStage, cell_text
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -46,24 +45,6 @@ def base_key(config: Config, ladder: Ladder) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _scored_bases(folder: LadderDir) -> dict[str, str]:
-    """Key -> run, for each base model that a finished run of this ladder scored; none in a damaged ladder."""
-    try:
-        ladder, rungs = folder.state(), {rung.name: rung for rung in folder.plan().rungs}
-    except UserError:
-        return {}
-    bases: dict[str, str] = {}
-    for entry in ladder.entries if ladder else []:
-        if ladder and entry.kind == "run" and entry.status == "finished" and entry.rung in rungs:
-            try:
-                result = RunDir(folder.runs / entry.run).result()
-            except UserError:
-                continue
-            if result and result.before:
-                bases.setdefault(base_key(rungs[entry.rung].config, ladder), entry.run)
-    return bases
-
-
 DONE = ("finished", "failed")
 """Statuses of cells with nothing left to do in this process. A failed one is tried again when the sweep is resumed."""
 
@@ -73,7 +54,6 @@ class SweepRunner:
     """A sweep's state, and the ladders that this process runs for it."""
 
     dir: SweepDir
-    plan: SweepPlan
     sweep: Sweep
     stopping: StopRequest
     started: set[Path] = field(default_factory=set)
@@ -81,39 +61,44 @@ class SweepRunner:
 
     def run(self) -> None:
         """Measure the time of all cells, run them, and write the report. Raises StopRequested and UserError."""
+        cells = self.sweep.cells
         self._enter("measuring")
-        for cell in self.sweep.cells:
+        for cell in cells:
             if cell.status not in DONE:
                 print(f"measuring {cell_text(cell.values)}", flush=True)
                 self._finish(cell, LadderPipeline.measure)
                 self.save()
-        self._refuse_if_all_failed()
+        if all(cell.status == "failed" for cell in cells):
+            first = self.dir.ladder(cells[0].ladder).state()
+            raise UserError(cells[0].reason, code=(first and first.reason_code) or "sweep.refused")
         self._add_up_estimates()
+
         self._enter("running")
-        for number, cell in enumerate(self.sweep.cells):
+        over_budget = ""
+        for cell in cells:
             if cell.status in DONE:
                 continue
-            if why := self._over_budget(cell):
-                self._leave_out(self.sweep.cells[number:], why)
-                break
-            self._run_cell(cell)
+            over_budget = over_budget or self._over_budget(cell)
+            if over_budget:
+                cell.status, cell.reason = "missing", over_budget
+                continue
+            print(f"running {cell_text(cell.values)}: {cell.ladder}", flush=True)
+            cell.status, cell.reason = "live", ""
+            self.save()
+            cell.status = self._finish(cell, LadderPipeline.run)
+            self.save()
+            self.summarize()
         self.summarize()
         self.sweep.status, self.sweep.stage, self.sweep.reason = "finished", "done", ""
         self.save()
-
-    def _refuse_if_all_failed(self) -> None:
-        """Raise UserError with the reason of the first cell if none can be run."""
-        if all(cell.status == "failed" for cell in self.sweep.cells):
-            first = self._folder(self.sweep.cells[0]).state()
-            raise UserError(self.sweep.cells[0].reason, code=(first and first.reason_code) or "sweep.refused")
 
     def save(self) -> None:
         self.dir.write_state(self.sweep)
 
     def summarize(self) -> None:
         """Compute points, trends and sentences from the ladders, and write the report."""
-        ladders = [self._folder(cell).state() for cell in self.sweep.cells]
-        summarize_sweep(self.sweep, ladders)
+        ladders = [self.dir.ladder(cell.ladder).state() for cell in self.sweep.cells]
+        sweep_report.summarize_sweep(self.sweep, ladders)
         sweep_report.write(self.dir, self.sweep)
 
     def _enter(self, stage: SweepStage) -> None:
@@ -122,16 +107,13 @@ class SweepRunner:
         self.save()
         print(f"sweep: {stage}", flush=True)
 
-    def _folder(self, cell: SweepCell) -> LadderDir:
-        return self.dir.ladder(cell.ladder)
-
     def _finish(self, cell: SweepCell, work: Callable[[LadderPipeline], None]) -> Outcome:
         """Do work for the cell's ladder; a failure is recorded in both. Raises StopRequested if it was stopped.
 
         Returns `running` if work is left.
         """
         with self._pipeline(cell) as pipeline:
-            ladder = pipeline.runner.ladder
+            ladder = pipeline.ladder
             outcome, reason = run_to_outcome(partial(work, pipeline), ladder, pipeline.runner.dir)
             if outcome in ("stopped", "failed"):
                 ladder.status, ladder.reason, cell.status, cell.reason = outcome, reason, outcome, reason
@@ -151,17 +133,13 @@ class SweepRunner:
             if cell.status in DONE:
                 continue
             with self._pipeline(cell) as pipeline:
-                pending = {
-                    key: duration_of_run
-                    for key, duration_of_run in pipeline.pending_runs().items()
-                    if key not in counted
-                }
+                pending = {key: expected for key, expected in pipeline.pending_runs().items() if key not in counted}
                 counted |= pending.keys()
                 self.sweep.runs += len(pending)
-                known = [duration_of_run for duration_of_run in pending.values() if duration_of_run is not None]
-                complete, at_once = len(known) == len(pending), max(1, pipeline.runner.ladder.runs_at_once)
-                cell.low = sum(duration_of_run.low for duration_of_run in known) / at_once if complete else None
-                cell.high = sum(duration_of_run.high for duration_of_run in known) / at_once if complete else None
+                known = [expected for expected in pending.values() if expected is not None]
+                complete, at_once = len(known) == len(pending), max(1, pipeline.ladder.runs_at_once)
+                cell.low = sum(expected.low for expected in known) / at_once if complete else None
+                cell.high = sum(expected.high for expected in known) / at_once if complete else None
                 total = [total[0] + (cell.low or 0.0), total[1] + (cell.high or 0.0)]
         complete = all(cell.high is not None for cell in self.sweep.cells if cell.status not in DONE)
         spent = self.sweep.spent
@@ -183,24 +161,10 @@ class SweepRunner:
         parts = f"{duration(spent)} spent" + (f", {duration(expected)} expected" if expected else "")
         return f"the budget of {duration(budget)} would be exceeded ({parts})"
 
-    def _leave_out(self, cells: list[SweepCell], why: str) -> None:
-        for cell in cells:
-            if cell.status not in DONE:
-                cell.status, cell.reason = "missing", why
-        self.save()
-
-    def _run_cell(self, cell: SweepCell) -> None:
-        print(f"running {cell_text(cell.values)}: {cell.ladder}", flush=True)
-        cell.status, cell.reason = "live", ""
-        self.save()
-        cell.status = self._finish(cell, LadderPipeline.run)
-        self.save()
-        self.summarize()
-
     @contextlib.contextmanager
     def _pipeline(self, cell: SweepCell) -> Iterator[LadderPipeline]:
         """The pipeline of the cell's ladder, whose lock is held; adds the time that it took to the cell."""
-        folder = self._folder(cell)
+        folder = self.dir.ladder(cell.ladder)
         plan = folder.plan()
         lock = folder.acquire(str(os.getpid()))
         if lock is None:
@@ -213,19 +177,30 @@ class SweepRunner:
                 folder, ladder, StopRequest(self.stopping), plan.fresh, plan.retime, started=self.started
             )
             folder.reserve_end()
-            yield LadderPipeline(runner, plan, share_bases=lambda pipeline: self._share_bases(cell, pipeline))
+            yield LadderPipeline(runner, plan, share_bases=lambda: self._share_bases(cell, ladder, plan))
         finally:
             cell.seconds += time.monotonic() - since
             os.close(lock)
 
-    def _share_bases(self, cell: SweepCell, ladder: Ladder) -> None:
+    def _share_bases(self, cell: SweepCell, ladder: Ladder, plan: LadderPlan) -> None:
         """Fill in `base_runs` with runs of other ladders that scored the same base model on the same test rows."""
-        needed = {base_key(rung.config, ladder): rung for rung in self._folder(cell).plan().rungs}
-        for other in self.sweep.cells:
-            for key, run in _scored_bases(self._folder(other)).items() if other is not cell else ():
-                if key in needed:
+        needed = {base_key(rung.config, ladder): rung for rung in plan.rungs}
+        for folder in (self.dir.ladder(other.ladder) for other in self.sweep.cells if other is not cell):
+            try:
+                other, rungs = folder.state(), {rung.name: rung for rung in folder.plan().rungs}
+            except UserError:
+                continue  # damaged
+            for entry in other.entries if other else []:
+                if other is None or (entry.kind, entry.status) != ("run", "finished") or entry.rung not in rungs:
+                    continue
+                try:
+                    result = RunDir(folder.runs / entry.run).result()
+                except UserError:
+                    continue
+                key = base_key(rungs[entry.rung].config, other)
+                if result and result.before and key in needed:
                     name = BASE_4BIT if method_spec(needed[key].method).quantizes_base else BASE
-                    ladder.base_runs.setdefault(name, run)
+                    ladder.base_runs.setdefault(name, entry.run)
 
 
 def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
@@ -234,22 +209,6 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     stopping = StopRequest()
     stopping.listen()
     folder.reserve_end()
-    runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
-    for cell in plan.cells:  # what its ladders started before it was resumed
-        state = folder.ladder(cell.ladder).state()
-        runner.started |= {folder.runs / e.run for e in (state.entries if state else []) if e.run and not e.reused}
-    runner.save()
-    status, reason = run_to_outcome(runner.run, runner.sweep, folder)
-    if status in ("stopped", "failed"):
-        runner.sweep.status, runner.sweep.reason = status, reason
-        with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already
-            runner.summarize()
-        runner.save()
-    return status, reason
-
-
-def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
-    """The stored state, or a new one; missing, stopped and failed cells are planned again."""
     sweep = folder.state() or Sweep(
         name=folder.name,
         preset=plan.preset,
@@ -261,7 +220,17 @@ def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
     )
     sweep.started_in = plan.started_in
     sweep.status, sweep.stage, sweep.reason, sweep.reason_code = "running", "planned", "", ""
+    runner = SweepRunner(folder, sweep, stopping)
     for cell in sweep.cells:
         if cell.status != "finished":
             cell.status, cell.reason = "planned", ""
-    return sweep
+        state = folder.ladder(cell.ladder).state()  # what it started before the sweep was resumed
+        runner.started |= {folder.runs / e.run for e in (state.entries if state else []) if e.run and not e.reused}
+    runner.save()
+    status, reason = run_to_outcome(runner.run, sweep, folder)
+    if status in ("stopped", "failed"):
+        sweep.status, sweep.reason = status, reason
+        with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already
+            runner.summarize()
+        runner.save()
+    return status, reason

@@ -52,7 +52,7 @@ from simulated_grid import (
 )
 
 from engine.evaluation.intervals import bootstrap, paired_interval
-from engine.ladder import sweep_results
+from engine.ladder import sweep_report
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.runs.ladder.ladder_state import BASE
 
@@ -221,10 +221,10 @@ def print_sweeps(count: int, cells: int = 12) -> None:
     alone, adjusted = 0, 0
     for sweep in range(count):
         ladders = [simulate(truth, 10_000 + sweep * cells + number)[0] for number in range(cells)]
-        points = [point for number, ladder in enumerate(ladders) for point in sweep_results._points(number, ladder)]
+        points = [point for number, ladder in enumerate(ladders) for point in sweep_report._points(number, ladder)]
         points = [point for point in points if point.rung == "qlora"]
         alone += any(point.quality in ("holds", "fails") for point in points)
-        sweep_results._adjust(points)
+        sweep_report._adjust(points)
         adjusted += any(point.quality in ("holds", "fails") for point in points)
     print(f"| sweeps of {cells} | each ladder alone, % | adjusted, % |\n|---|---|---|")
     print(f"| {count} | {100 * alone / count:.1f} | {100 * adjusted / count:.1f} |")

@@ -1,41 +1,255 @@
-"""The report's figures: share of gain against cost, scores against costs, curves of the runs, learning-rate trials."""
+"""The report's figures: share of gain against cost, scores against costs, curves of the runs, learning-rate trials.
+
+Each rung has a color, a marker and a dash, so that it never differs by color alone. The hues are from Okabe and Ito's
+palette for color-blind readers, darker on white and lighter on a dark screen (see `page.css`). Figures are drawn in
+placeholder colors, which are replaced with CSS variables, and are inline SVG.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
 
+from engine.config.method_specs import method_names
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import percent, rate, ratio
+from engine.config.text import visible
 from engine.ladder.phrases import RULE_GAIN, rung_title
-from engine.ladder.report.drawing import (
-    BASE_COLOR,
-    BYTES,
-    GRID_COLOR,
-    MUTED,
-    PAPER,
-    SECONDS,
-    TOKENS,
-    ReportFigure,
-    RungStyle,
-    bounds_of,
-    draw_point,
-    inline_svg,
-    legend,
-    new_figure,
-    ticks,
-    unit,
-    wants_log,
-)
 from engine.ladder.report.material import MEMORY_KINDS, LossCurve, Trace
 from engine.ladder.report.tables import PEAKS
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, is_base
-from engine.runs.ladder.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
+from engine.runs.ladder.ladder_state import BASE, Ladder, LadderEntry, is_base
+from engine.runs.ladder.rung_results import LadderSummary, RungResult
+from engine.runs.run.result import Interval
 from engine.runs.score_format import COST_TICKS, of_reference, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+
+INK, MUTED, GRID_COLOR, PAPER, BASE_COLOR = "#010101", "#020202", "#030303", "#040404", "#050505"
+COLORS = 6
+_MARKERS = "osD^vPX*"
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6), (3, 1.4), (8, 2.5))
+
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID_COLOR: "--rule", PAPER: "--paper", BASE_COLOR: "--base"}
+VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLORS + 1)}
+"""Placeholder color -> CSS variable."""
+
+
+@dataclass(frozen=True)
+class RungStyle:
+    """Color, marker and dash of a rung."""
+
+    number: int
+    """Number of the CSS variable, 1 to COLORS; 0 for the base model."""
+    marker: str
+    dash: tuple[float, ...]
+
+    @property
+    def dashes(self) -> tuple[float | None, ...]:
+        """In matplotlib's form, (None, None) for a solid line."""
+        return self.dash or (None, None)
+
+    @property
+    def color(self) -> str:
+        return f"#0a000{self.number}" if self.number else BASE_COLOR
+
+
+Styles = dict[str, RungStyle]
+
+
+def rung_styles(rungs: Iterable[tuple[str, str]]) -> Styles:
+    """A style for every (name, method). The first rung of a method always has the same one, in all reports."""
+    given = dict(rungs)
+    fixed = {name: number for number, name in enumerate(method_names())}
+    taken: dict[str, int] = {}
+    for name, method in given.items():
+        if fixed.get(method, -1) not in (-1, *taken.values()):
+            taken[name] = fixed[method]
+    free = (number for number in range(len(given) + len(fixed)) if number not in set(taken.values()))
+    bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if is_base(name)}
+    numbers = {name: taken[name] if name in taken else next(free) for name in given if not is_base(name)}
+    trained = {
+        name: RungStyle(number % COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
+        for name, number in numbers.items()
+    }
+    return {**bases, **trained}
+
+
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+"""Left out, so that the same numbers give the same bytes."""
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure's `<svg>` element. `name` (letters and dashes) makes its ids unique on the page."""
+    from matplotlib import rc_context  # see drawing.new_figure
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=NO_METADATA)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    # A style would apply to the whole page.
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style\b.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
+    text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
+    # Keep the size only: a font in the attribute would override the page's font.
+    text = re.sub(r"font: (?:[a-z]+ |\d+ )*([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"\n\s*", "\n", text)
+    # The root element has a text for screen readers and no fixed width.
+    box = re.search(r'viewBox="[^"]*"', text)
+    if box is None:
+        raise ValueError("matplotlib wrote an SVG without a viewBox")
+    root = f'<svg {box[0]} role="img" aria-label="{escape(visible(description))}">'
+    return re.sub(r"<svg\b[^>]*>", lambda _: root, text, count=1).strip()
+
+
+WIDTH, HEIGHT = 400, 290
+"""CSS pixels, if the page shows the figure at its own width."""
+SECONDS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
+BYTES = (("MiB", 2.0**20), ("GiB", 2.0**30))
+TOKENS = (("tokens", 1.0), ("thousand tokens", 1e3), ("million tokens", 1e6), ("billion tokens", 1e9))
+LEGEND_ROW = 17
+"""Height of each additional row of the legend, in pixels."""
+LOG_FROM = 8.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+_STYLE: Any = {
+    "figure.dpi": 72,  # so that a point is a pixel
+    "font.size": 12,
+    "font.family": "DejaVu Sans",  # used to measure text; the page shows its own font
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 12,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID_COLOR,
+    "grid.linewidth": 0.8,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "legend.frameon": False,
+    "legend.fontsize": 12,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 7,
+    "lines.markeredgecolor": PAPER,
+}
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure with its title and caption."""
+
+    title: str
+    svg: str
+    caption: str = ""
+
+
+@contextmanager
+def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with one pair of axes. The label of the y axis is horizontal, above it."""
+    import matplotlib  # imported in functions: it is slow to import, and only a report needs it
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        axes = figure.add_axes(_place(HEIGHT))
+        axes.set_xlabel(x)
+        axes.text(-0.13 / 0.84, 1.035, y, transform=axes.transAxes, color=MUTED, va="bottom", ha="left")
+        yield figure, axes
+
+
+Bounds = tuple[float, float, float]
+"""Mean, low and high."""
+
+
+def bounds_of(interval: Interval, scale: float) -> Bounds:
+    """Mean, low and high as they are drawn; an interval without bounds is drawn as its mean."""
+    mean = (interval.mean or 0.0) * scale
+    low, high = (mean if end is None else end * scale for end in (interval.low, interval.high))
+    return mean, low, high
+
+
+def draw_point(axes: Axes, style: RungStyle, x: Bounds, y: Bounds) -> None:
+    """A rung's marker at the means, with a horizontal and a vertical bar from the lowest to the highest value."""
+    axes.plot([x[0], x[0]], y[1:], color=style.color, linewidth=1.3)
+    axes.plot(x[1:], [y[0], y[0]], color=style.color, linewidth=1.3)
+    axes.plot([x[0]], [y[0]], color=style.color, marker=style.marker, markersize=9, linestyle="")
+
+
+def legend(figure: Figure, styles: Styles, names: Sequence[str], marker: bool) -> None:
+    """A legend along the top, with markers or lines; the figure grows with its rows."""
+    from matplotlib.lines import Line2D  # see new_figure
+
+    labels = [f" {visible(rung_title(name), 22)}" for name in names]  # matplotlib leaves out labels that start with _
+    columns = max(1, min(len(names), 50 // (max(map(len, labels)) + 6)))
+    height = HEIGHT + LEGEND_ROW * (math.ceil(len(names) / columns) - 1)
+    figure.set_size_inches(WIDTH / 72, height / 72)
+    for axes in figure.axes:
+        axes.set_position(_place(height))
+    handles = [
+        Line2D([], [], color=style.color, marker=style.marker, linestyle="")
+        if marker and style.marker
+        else Line2D([], [], color=style.color, linestyle=(0, style.dash) if style.dash else "-")
+        for style in (styles[name] for name in names)
+    ]
+    figure.legend(
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, 1 + 7 / height),
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=1.9,
+        handletextpad=0.3,
+    )
+
+
+def _place(height: float) -> tuple[float, float, float, float]:
+    """Position of the axes: left, bottom, width and height as shares of a figure of `height` pixels."""
+    return 0.13, 45 / height, 0.84, 194 / height
+
+
+def ticks(axis: Axis, values: Sequence[float], log: bool = False) -> None:
+    """A few ticks at round numbers, without exponents."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # see new_figure
+
+    if log:
+        narrow = max(values) / min(values) < 40
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+
+
+def wants_log(values: Sequence[float]) -> bool:
+    """Whether the values cover a range that needs a logarithmic axis."""
+    return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_FROM
+
+
+def unit(largest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
+    """The largest unit in which the value is at least 2, else the smallest unit."""
+    return next((u for u in reversed(units) if largest >= 2 * u[1]), units[0])
 
 
 LOWEST_SHARE, HIGHEST_SHARE = -50.0, 200.0
@@ -43,178 +257,130 @@ LOWEST_SHARE, HIGHEST_SHARE = -50.0, 200.0
 SUMMARY_TITLE = "Share of gain vs. share of cost"
 
 
-def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) -> ReportFigure | None:
+def summary_figure(summary: LadderSummary | None, styles: Styles) -> ReportFigure | None:
     """Each rung as a cross of its intervals; None if fewer than two rungs have both shares."""
     if summary is None or len(summary.tradeoffs) < 2:
         return None
+    from matplotlib.ticker import NullLocator  # see new_figure
+
     shown = summary.tradeoffs
-    with new_figure(
-        f"{summary.cost}, as a share of {of_reference(summary)}", f"share of {of_reference(summary)} gain, %"
-    ) as (figure, axes):
-        _limits(axes, summary)
-        if summary.tests_rule:
-            _corner(axes, summary)
+    costs = [end for tradeoff in shown for end in (tradeoff.cost.low, tradeoff.cost.high)]
+    shares = [tradeoff.share_of_gain for tradeoff in shown]
+    ends = [100 * end for share in shares for end in (share.low, share.mean, share.high) if end is not None]
+    left, right = min(0.5 * summary.rule_cost, 0.8 * min(costs)), max(1.5, 1.25 * max(costs))
+    low = max(LOWEST_SHARE, min(100 * summary.rule_gain - 8, *ends))
+    high = min(HIGHEST_SHARE, max(104.0, *ends))
+    bottom, top = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    of = of_reference(summary)
+    with new_figure(f"{summary.cost}, as a share of {of}", f"share of {of} gain, %") as (figure, axes):
+        axes.set_xscale("log")
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        # Halves, as in the rule of thumb: 1/8, 1/4, 1/2, 1, 2.
+        inside = [(cost, label) for cost, label in COST_TICKS if left <= cost <= right]
+        axes.set_xticks([cost for cost, _ in inside], [label for _, label in inside])
+        axes.xaxis.set_minor_locator(NullLocator())
+        ticks(axes.yaxis, [low, high])
+        if summary.tests_rule:  # the region in which the rule of thumb holds
+            share, cost = 100 * summary.rule_gain, summary.rule_cost
+            axes.fill([left, cost, cost, left], [share, share, top, top], color=GRID_COLOR, linewidth=0)
+            axes.plot([left, cost, cost], [share, share, top], color=MUTED, linewidth=1.0, dashes=(4, 3))
+            axes.text(left, share, " rule of thumb", color=MUTED, va="bottom", ha="left")
+            axes.axhline(100.0, color=GRID_COLOR, linewidth=0.8)
         for tradeoff in shown:
-            cost = tradeoff.cost.mean, tradeoff.cost.low, tradeoff.cost.high
-            draw_point(axes, styles[tradeoff.rung], cost, bounds_of(tradeoff.share_of_gain, 100.0))
+            bounds = tradeoff.cost.mean, tradeoff.cost.low, tradeoff.cost.high
+            draw_point(axes, styles[tradeoff.rung], bounds, bounds_of(tradeoff.share_of_gain, 100.0))
         legend(figure, styles, [tradeoff.rung for tradeoff in shown], marker=True)
-        svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {_tradeoff_texts(shown)}")
+        texts = ", ".join(
+            f"{point.title} {percent(point.share_of_gain.mean)} of the gain at {ratio(point.cost.mean)} the cost"
+            for point in shown
+        )
+        svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {texts}")
     caption = "Bars: pointwise 95% CI."
     if summary.tests_rule:
         caption += f" Shaded: the rule of thumb, {RULE_GAIN} at no more than one eighth of the cost."
     return ReportFigure(SUMMARY_TITLE, svg, caption)
 
 
-def _limits(axes: Axes, summary: LadderSummary) -> None:
-    costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
-    ends = [
-        100 * end
-        for tradeoff in summary.tradeoffs
-        for end in (tradeoff.share_of_gain.low, tradeoff.share_of_gain.mean, tradeoff.share_of_gain.high)
-        if end is not None
-    ]
-    left, right = min(0.5 * summary.rule_cost, 0.8 * min(costs)), max(1.5, 1.25 * max(costs))
-    low = max(LOWEST_SHARE, min(100 * summary.rule_gain - 8, *ends))
-    high = min(HIGHEST_SHARE, max(104.0, *ends))
-    axes.set_xscale("log")
-    axes.set_xlim(left, right)
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    _cost_ticks(axes, left, right)
-    ticks(axes.yaxis, [low, high])
+def against_costs(ladder: Ladder, styles: Styles) -> list[ReportFigure | None]:
+    """The score against time, peak memory and price: mean, lowest and highest seed of each cost."""
+    scored = [row for row in ladder.rows if not is_base(row.name) and row.score and row.score.mean is not None]
+    longest = max((row.training_seconds.high for row in ladder.rows if row.training_seconds), default=0.0)
+    name, factor = unit(longest, SECONDS)
+    times = [(row, cost) for row in scored if (cost := row.training_seconds)]
+    points = [(row, (cost.mean / factor, cost.low / factor, cost.high / factor)) for row, cost in times]
+    by_time = _against(ladder, styles, points, "time", f"training time, {name}", "training time")
 
-
-def _cost_ticks(axes: Axes, left: float, right: float) -> None:
-    """Halves, as in the rule of thumb: 1/8, 1/4, 1/2, 1, 2."""
-    from matplotlib.ticker import NullLocator  # see drawing.new_figure
-
-    inside = [(cost, label) for cost, label in COST_TICKS if left <= cost <= right]
-    axes.set_xticks([cost for cost, _ in inside], [label for _, label in inside])
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _corner(axes: Axes, summary: LadderSummary) -> None:
-    """The region in which the rule of thumb holds."""
-    left, top = axes.get_xlim()[0], axes.get_ylim()[1]
-    share, cost = 100 * summary.rule_gain, summary.rule_cost
-    axes.fill([left, cost, cost, left], [share, share, top, top], color=GRID_COLOR, linewidth=0)
-    axes.plot([left, cost, cost], [share, share, top], color=MUTED, linewidth=1.0, dashes=(4, 3))
-    axes.text(left, share, " rule of thumb", color=MUTED, va="bottom", ha="left")
-    axes.axhline(100.0, color=GRID_COLOR, linewidth=0.8)
-
-
-def _tradeoff_texts(shown: list[RungTradeoff]) -> str:
-    """The values as text, for screen readers."""
-    return ", ".join(
-        f"{tradeoff.title} {percent(tradeoff.share_of_gain.mean)} of the gain at {ratio(tradeoff.cost.mean)} the cost"
-        for tradeoff in shown
-    )
-
-
-_EDGE = {True: "bottom", False: "top"}
-Point = tuple[RungResult, float, float, float]
-"""A row with its cost: mean, lowest and highest seed."""
-
-
-def against_time(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
-    name, factor = unit(max((_high(row.training_seconds) for row in ladder.rows), default=0.0), SECONDS)
-    points = [point for row in ladder.rows if (point := _point(row, row.training_seconds, factor))]
-    return _against(ladder, styles, points, "time", f"training time, {name}", "training time")
-
-
-def against_money(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
-    currency = next((row.currency for row in ladder.rows if row.money), "")
-    points = [point for row in ladder.rows if (point := _point(row, row.money, 1.0))]
-    return _against(ladder, styles, points, "money", f"price per run, {currency}", "price")
-
-
-def against_memory(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
-    """By memory reserved on the GPU, or by the memory of the process on a CPU."""
+    # Memory reserved on the GPU, or that of the process on a CPU.
+    by_memory = None
     for kind in ("gpu_training", "reserved", "rss_training", "rss"):
         peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and not is_base(row.name)}
         if any(peaks.values()):
             name, factor = unit(max(filter(None, peaks.values())), BYTES)
-            measured = [(row, peaks[row.name] / factor) for row in ladder.rows if peaks.get(row.name)]
-            points = [(row, peak, peak, peak) for row, peak in measured if row.score and row.score.mean is not None]
+            known = [(row, peaks[row.name] / factor) for row in scored if peaks.get(row.name)]
+            points = [(row, (peak, peak, peak)) for row, peak in known]
             axis = f"peak memory, {PEAKS[kind][1]} ({PEAKS[kind][0]}), {name}"
-            return _against(ladder, styles, points, "memory", axis, "peak memory")
-    return None
+            by_memory = _against(ladder, styles, points, "memory", axis, "peak memory")
+            break
 
-
-def _high(spread: SeedRange | None) -> float:
-    return spread.high if spread else 0.0
-
-
-def _point(row: RungResult, cost: SeedRange | None, factor: float) -> Point | None:
-    if cost is None or is_base(row.name) or row.score is None or row.score.mean is None:
-        return None
-    return row, cost.mean / factor, cost.low / factor, cost.high / factor
+    currency = next((row.currency for row in ladder.rows if row.money), "")
+    points = [(row, (cost.mean, cost.low, cost.high)) for row in scored if (cost := row.money)]
+    return [by_time, by_memory, _against(ladder, styles, points, "money", f"price per run, {currency}", "price")]
 
 
 def _against(
-    ladder: Ladder, styles: dict[str, RungStyle], points: list[Point], what: str, axis: str, title: str
+    ladder: Ladder, styles: Styles, points: Sequence[tuple[RungResult, Bounds]], what: str, axis: str, title: str
 ) -> ReportFigure | None:
     if not points:
         return None
-    metric = ladder.metric
-    spec = metric_spec(metric)
-    title = f"{'Loss' if spec.is_loss else 'Score'} vs. {title}"
-    scale = spec.scale
-    base = next((row for row in ladder.rows if row.name == "base" and row.score and row.score.mean is not None), None)
+    spec = metric_spec(ladder.metric)
+    title, scale = f"{'Loss' if spec.is_loss else 'Score'} vs. {title}", spec.scale
+    scored = [(row, row.score) for row, _ in points if row.score]
+    ends = [end for _, own in scored for end in (own.low, own.high, own.mean)]
+    values, costs = [end * scale for end in ends if end is not None], [cost for _, own in points for cost in own]
+    low, high = min(values), max(values)
+    height = max(high - low, 0.02 * scale, 1e-9)
+    base = next((row.score.mean for row in ladder.rows if row.name == BASE and row.score), None)
+    near = base is not None and low - 2 * height <= base * scale <= high + 2 * height
     with new_figure(axis, f"{spec.title}, {spec.unit}") as (figure, axes):
-        for row, *cost in points:
+        for row, cost in points:
             if row.score:
-                draw_point(axes, styles[row.name], (cost[0], cost[1], cost[2]), bounds_of(row.score, scale))
-        costs = [cost for _, *three in points for cost in three]
+                draw_point(axes, styles[row.name], cost, bounds_of(row.score, scale))
         if wants_log(costs):
             axes.set_xscale("log")
             axes.set_xlim(min(costs) / 1.3, max(costs) * 1.3)
         else:
             axes.set_xlim(0, max(costs) * 1.12 or 1.0)
         ticks(axes.xaxis, costs, wants_log(costs))
-        dashed = _frame(axes, [row for row, *_ in points], base, scale, metric)
-        legend(figure, styles, [row.name for row, *_ in points], marker=True)
-        svg = inline_svg(figure, f"against-{what}", f"{title}: {_description([row for row, *_ in points], metric)}")
+        # The limits are the rungs' scores. The base model is a line if it is near them, else the edge names it.
+        if base is not None and near:
+            axes.axhline(base * scale, color=BASE_COLOR, linewidth=1.2, dashes=(4, 3))
+            low, high = min(low, base * scale), max(high, base * scale)
+        elif base is not None:
+            below = base * scale < low
+            y, edge = (0.02, "bottom") if below else (0.98, "top")
+            text = f"base {score(base, spec.name)} {'↓' if below else '↑'}"
+            axes.text(1.0, y, text, transform=axes.transAxes, color=MUTED, ha="right", va=edge)
+        pad = 0.12 * max(high - low, height)
+        axes.set_ylim(low - pad, high + pad)
+        ticks(axes.yaxis, [low, high])
+        legend(figure, styles, [row.name for row, _ in points], marker=True)
+        texts = ", ".join(f"{rung_title(row.name)} {score(own.mean, spec.name)}" for row, own in scored)
+        svg = inline_svg(figure, f"against-{what}", f"{title}: {texts}")
     parts = ["Vertical bars: 95% CI."]
-    parts += ["Horizontal bars: lowest to highest seed."] if any(low < high for _, _, low, high in points) else []
-    parts += ["Dashed line: the base model."] if dashed else []
+    parts += ["Horizontal bars: lowest to highest seed."] if any(low < high for _, (_, low, high) in points) else []
+    parts += ["Dashed line: the base model."] if near else []
     return ReportFigure(title, svg, " ".join(parts))
-
-
-def _description(rows: Sequence[RungResult], metric: str) -> str:
-    """The scores as text, for screen readers."""
-    return ", ".join(f"{rung_title(row.name)} {score(row.score.mean if row.score else None, metric)}" for row in rows)
-
-
-def _frame(axes: Axes, rows: Sequence[RungResult], base: RungResult | None, scale: float, metric: str) -> bool:
-    """Set the limits to the rungs' scores. Returns whether the base model is within them; else the edge names it."""
-    ends = [end for row in rows if row.score for end in (row.score.low, row.score.high, row.score.mean)]
-    values = [end * scale for end in ends if end is not None]
-    low, high = min(values), max(values)
-    height = max(high - low, 0.02 * scale, 1e-9)
-    base_score = base.score.mean * scale if base and base.score and base.score.mean is not None else None
-    near = base_score is not None and low - 2 * height <= base_score <= high + 2 * height
-    if base_score is not None and near:
-        axes.axhline(base_score, color=BASE_COLOR, linewidth=1.2, dashes=(4, 3))
-        low, high = min(low, base_score), max(high, base_score)
-    elif base_score is not None:
-        below = base_score < low
-        text = f"base {score(base_score / scale, metric)} {'↓' if below else '↑'}"
-        axes.text(
-            1.0, 0.02 if below else 0.98, text, transform=axes.transAxes, color=MUTED, ha="right", va=_EDGE[below]
-        )
-    pad = 0.12 * max(high - low, height)
-    axes.set_ylim(low - pad, high + pad)
-    ticks(axes.yaxis, [low, high])
-    return near
-
-
-Styles = dict[str, RungStyle]
 
 
 def loss_figure(
     traces: Sequence[Trace], styles: Styles, by: str, units: Sequence[tuple[str, float]], axis: str, title: str
 ) -> ReportFigure | None:
     """Training and validation loss by tokens or seconds; None without a finite loss."""
+
+    def xy(curve: LossCurve) -> tuple[list[float], list[float]]:
+        return [x / factor for x in getattr(curve, by)], curve.loss
+
     curves = [curve for trace in traces for curve in (trace.train, trace.validation)]
     values = [value for curve in curves for value in curve.loss if math.isfinite(value)]
     if not values:
@@ -223,8 +389,8 @@ def loss_figure(
     with new_figure(axis.format(name), "loss, nats/token") as (figure, axes):
         for trace in traces:
             style = styles[trace.rung]
-            axes.plot(*_xy(trace.train, by, factor), color=style.color, dashes=style.dashes, linewidth=1.4)
-            axes.plot(*_xy(trace.validation, by, factor), color=style.color, marker=style.marker, linestyle="")
+            axes.plot(*xy(trace.train), color=style.color, dashes=style.dashes, linewidth=1.4)
+            axes.plot(*xy(trace.validation), color=style.color, marker=style.marker, linestyle="")
         if wants_log(values):
             axes.set_yscale("log")
         ticks(axes.yaxis, values, wants_log(values))
@@ -237,115 +403,88 @@ def loss_figure(
     return ReportFigure(title, svg, f"Lines: training loss, one line per seed{mean}. Markers: validation loss.")
 
 
-def _xy(curve: LossCurve, by: str, factor: float) -> tuple[list[float], list[float]]:
-    return [x / factor for x in getattr(curve, by)], curve.loss
-
-
 def memory(traces: Sequence[Trace], styles: Styles) -> list[ReportFigure]:
     """One figure for each kind of memory that was measured, with the first seed of each rung."""
     firsts = list({trace.rung: trace for trace in reversed(traces)}.values())[::-1]
     drawn = []
     for kind in MEMORY_KINDS:
         measured = [trace for trace in firsts if kind in trace.memory]
-        if measured:
-            drawn.append(_memory(measured, styles, kind))
+        if not measured:
+            continue
+        longest, highest = (max(max(trace.memory[kind][axis]) for trace in measured) for axis in (0, 1))
+        (time_unit, seconds), (size_unit, size) = unit(longest, SECONDS), unit(highest, BYTES)
+        name = PEAKS[kind][1]
+        with new_figure(f"since the start of the run, {time_unit}", f"{name}, {size_unit}") as (figure, axes):
+            for trace in measured:
+                style, (x, y) = styles[trace.rung], trace.memory[kind]
+                line = [t / seconds for t in x], [value / size for value in y]
+                axes.plot(*line, color=style.color, dashes=style.dashes, linewidth=1.4)
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+            ticks(axes.xaxis, [])
+            ticks(axes.yaxis, [])
+            legend(figure, styles, [trace.rung for trace in measured], marker=False)
+            svg = inline_svg(figure, f"memory-{kind.replace('_', '-')}", f"Memory over time, {name}")
+        seeds = ", ".join(dict.fromkeys(str(trace.seed) for trace in measured))
+        caption = f"All phases, without waiting for the GPU; seed {seeds}."
+        drawn.append(ReportFigure(f"Memory over time: {name}", svg, caption))
     return drawn
 
 
-def _memory(traces: Sequence[Trace], styles: Styles, kind: str) -> ReportFigure:
-    longest, highest = (max(max(trace.memory[kind][axis]) for trace in traces) for axis in (0, 1))
-    (time_unit, seconds), (size_unit, size) = unit(longest, SECONDS), unit(highest, BYTES)
-    name = PEAKS[kind][1]
-    with new_figure(f"since the start of the run, {time_unit}", f"{name}, {size_unit}") as (figure, axes):
-        for trace in traces:
-            style = styles[trace.rung]
-            x, y = trace.memory[kind]
-            line = [t / seconds for t in x], [value / size for value in y]
-            axes.plot(*line, color=style.color, dashes=style.dashes, linewidth=1.4)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        ticks(axes.xaxis, [])
-        ticks(axes.yaxis, [])
-        legend(figure, styles, [trace.rung for trace in traces], marker=False)
-        svg = inline_svg(figure, f"memory-{kind.replace('_', '-')}", f"Memory over time, {name}")
-    seeds = ", ".join(dict.fromkeys(str(trace.seed) for trace in traces))
-    return ReportFigure(f"Memory over time: {name}", svg, f"All phases, without waiting for the GPU; seed {seeds}.")
-
-
-def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
+def rates(ladder: Ladder, styles: Styles) -> ReportFigure | None:
     """Validation loss by learning rate; the chosen rate is filled. None without trials."""
-    tried: dict[str, list[LadderEntry]] = {}
-    for entry in ladder.entries:
-        if entry.kind == "trial" and entry.validation_loss is not None and entry.rung in styles:
-            tried.setdefault(entry.rung, []).append(entry)
+    tried: dict[str, dict[float, LadderEntry]] = {}
+    trials = [entry for entry in ladder.entries if entry.kind == "trial" and entry.validation_loss is not None]
+    # Successive halving tries some rates several times: the longest trial of each is shown.
+    for entry in sorted(trials, key=lambda entry: math.inf if entry.steps is None else entry.steps):
+        if entry.rung in styles:
+            tried.setdefault(entry.rung, {})[entry.learning_rate] = entry
     if not tried:
         return None
-    trials = [entry for entries in tried.values() for entry in entries]
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator  # see new_figure
+
+    names = [name for name in dict.fromkeys(entry.rung for entry in trials) if name in tried]
+    grid = sorted({entry.learning_rate for entries in tried.values() for entry in entries.values()})
+    losses = [entry.validation_loss or 0.0 for entry in trials if entry.rung in tried]
     with new_figure("learning rate", "validation loss, nats/token") as (figure, axes):
-        for name, entries in tried.items():
-            entries[:] = _longest(entries)
-            _trial(axes, styles[name], entries)
+        for name in names:
+            style, entries = styles[name], [tried[name][x] for x in sorted(tried[name])]
+            line = [e.learning_rate for e in entries], [e.validation_loss or math.nan for e in entries]
+            axes.plot(*line, color=style.color, dashes=style.dashes, linewidth=1.2)
+            for entry, x, y in zip(entries, *line, strict=True):
+                (point,) = axes.plot([x], [y], color=style.color, marker=style.marker)
+                point.set_markeredgecolor(style.color)
+                point.set_markerfacecolor(style.color if entry.chosen else PAPER)
         axes.set_xscale("log")
-        _rate_ticks(axes, sorted({entry.learning_rate for entry in trials}))
-        losses = [entry.validation_loss or 0.0 for entry in trials]
+        axes.set_xlim(grid[0] / 1.6, grid[-1] * 1.6)
+        axes.xaxis.set_major_locator(FixedLocator(grid) if len(grid) <= 5 else LogLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
         if wants_log(losses):
             axes.set_yscale("log")
         ticks(axes.yaxis, losses, wants_log(losses))
-        legend(figure, styles, list(tried), marker=True)
+        legend(figure, styles, names, marker=True)
         svg = inline_svg(figure, "trials", "Validation loss by learning rate")
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
-
-
-def _longest(entries: Sequence[LadderEntry]) -> list[LadderEntry]:
-    """The longest trial of each rate: successive halving tries some rates several times."""
-    longest: dict[float, LadderEntry] = {}
-    for entry in sorted(entries, key=lambda entry: math.inf if entry.steps is None else entry.steps):
-        longest[entry.learning_rate] = entry
-    return [longest[rate] for rate in sorted(longest)]
-
-
-def _trial(axes: Axes, style: RungStyle, entries: Sequence[LadderEntry]) -> None:
-    """One rung's losses by rate: a line with hollow markers, filled for the chosen rate."""
-    tried, losses = [e.learning_rate for e in entries], [e.validation_loss or math.nan for e in entries]
-    axes.plot(tried, losses, color=style.color, dashes=style.dashes, linewidth=1.2)
-    for entry, loss in zip(entries, losses, strict=True):
-        (point,) = axes.plot([entry.learning_rate], [loss], color=style.color, marker=style.marker)
-        point.set_markeredgecolor(style.color)
-        point.set_markerfacecolor(style.color if entry.chosen else PAPER)
-
-
-def _rate_ticks(axes: Axes, tried: Sequence[float]) -> None:
-    """Ticks at the tried rates if there are at most five, else at powers of ten."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator  # see drawing.new_figure
-
-    axes.set_xlim(tried[0] / 1.6, tried[-1] * 1.6)
-    axes.xaxis.set_major_locator(FixedLocator(list(tried)) if len(tried) <= 5 else LogLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rate(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 NO_TRIALS = "Learning-rate trials: none; each rung was trained at one rate."
 
 
-def report_figures(
-    ladder: Ladder, rung_styles: dict[str, RungStyle], traces: Sequence[Trace]
-) -> tuple[list[ReportFigure], list[str]]:
+def report_figures(ladder: Ladder, styles: Styles, traces: Sequence[Trace]) -> tuple[list[ReportFigure], list[str]]:
     """(figures of a ladder's report, why others are missing)."""
-    by_tokens = loss_figure(traces, rung_styles, "tokens", TOKENS, "trained, {}", "Loss by tokens")
-    by_seconds = loss_figure(traces, rung_styles, "seconds", SECONDS, "training time, {}", "Loss by training time")
-    drawn: list[ReportFigure] = []
-    missing: list[str] = []
-    for figure, why in (
-        (against_time(ladder, rung_styles), "Score vs. training time: no rung has both yet."),
-        (against_memory(ladder, rung_styles), "Score vs. peak memory: no rung has both yet."),
-        (against_money(ladder, rung_styles), ""),
+    by_time, by_memory, by_money = against_costs(ladder, styles)
+    by_tokens = loss_figure(traces, styles, "tokens", TOKENS, "trained, {}", "Loss by tokens")
+    by_seconds = loss_figure(traces, styles, "seconds", SECONDS, "training time, {}", "Loss by training time")
+    figures = (
+        (by_time, "Score vs. training time: no rung has both yet."),
+        (by_memory, "Score vs. peak memory: no rung has both yet."),
+        (by_money, ""),
         (by_tokens, "Loss: no run has a finite loss yet."),
         (by_seconds, ""),
-        (rates(ladder, rung_styles), NO_TRIALS),
-    ):
-        if figure:
-            drawn.append(figure)
-        elif why:
-            missing.append(why)
-    by_kind = memory(traces, rung_styles)
-    return [*drawn, *by_kind], missing if by_kind else [*missing, "Memory over time: no run has recorded it yet."]
+        (rates(ladder, styles), NO_TRIALS),
+    )
+    missing = [why for figure, why in figures if why and not figure]
+    by_kind = memory(traces, styles)
+    missing += [] if by_kind else ["Memory over time: no run has recorded it yet."]
+    return [*(figure for figure, _ in figures if figure), *by_kind], missing

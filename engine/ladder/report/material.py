@@ -16,7 +16,7 @@ import numpy as np
 from engine.config.metric_specs import metric_spec
 from engine.runs.ladder.ladder_state import is_base
 from engine.runs.run.event_log import stream
-from engine.runs.run.events import Eval, Event, Hello, Memory, Phase, Step
+from engine.runs.run.events import Eval, Hello, Memory, Phase, Step
 from engine.runs.run.predictions import ScoredItem, read_predictions
 
 MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
@@ -55,16 +55,57 @@ class Trace:
 
 def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
     """Read the curves of a run; None if there are no events."""
-    steps, memory = _TrainedSteps(), _MemoryTrace()
-    empty = True
+    table = array("d")
+    """Of each step: number, tokens, seconds, answer tokens, summed loss of these."""
+    evaluated: dict[int, float | None] = {}
+    """Validation losses by step."""
+    samples: dict[str, array[float]] = {}
+    """By kind of memory: seconds and bytes of each sample in turn."""
+    clock, last, waiting = 0.0, math.nan, False
     for event in stream(events_file):
-        empty = False
-        memory.add(event)
-        if isinstance(event, Step):
-            steps.add(event)
+        # The clock of the memory stands still until a run is resumed, and while it waits for the GPU.
+        now = event.t if event.elapsed is None else event.elapsed
+        if not (math.isnan(last) or waiting or isinstance(event, Hello)):
+            clock += max(0.0, now - last)
+        last = now
+        if isinstance(event, Phase):
+            waiting = event.name == "waiting"
+        elif isinstance(event, Memory):
+            for kind in MEMORY_KINDS:
+                if (used := getattr(event, kind)) is not None:
+                    samples.setdefault(kind, array("d")).extend((clock, used))
+        elif isinstance(event, Step):
+            while table and table[-5] >= event.step:  # a resumed run repeats steps
+                del table[-5:]
+            loss = math.nan if event.loss is None else event.loss * event.answer_tokens
+            table.extend((event.step, event.tokens, event.seconds, event.answer_tokens, loss))
         elif isinstance(event, Eval) and event.split == "validation" and event.when == "during":
-            steps.evaluated[event.step] = event.loss  # a repeated evaluation replaces the earlier one
-    return None if empty else Trace(rung, seed, *steps.curves(), memory.traces(), steps.per_point)
+            evaluated[event.step] = event.loss  # a repeated evaluation replaces the earlier one
+    if math.isnan(last):
+        return None
+
+    steps = np.frombuffer(table).reshape(-1, 5)
+    size = _group_size(len(steps), MAX_LOSS_POINTS)
+    so_far = steps[:, 1:3].cumsum(0)
+    starts = np.arange(0, len(steps), size)
+    ends = np.minimum(starts + size, len(steps)) - 1
+    sums = np.add.reduceat(steps[:, 3:], starts, axis=0) if len(steps) else steps[:, 3:]
+    means = [float(loss / weight) if weight else math.nan for weight, loss in sums]
+    tokens, seconds = so_far[ends].T.tolist()
+    train = LossCurve(tokens, seconds, means)
+    known = {step: loss for step, loss in sorted(evaluated.items()) if loss is not None}
+    before = np.vstack([np.zeros((1, 2)), so_far])[np.searchsorted(steps[:, 0], list(known), side="right")]
+    tokens, seconds = before.T.tolist()
+    validation = LossCurve(tokens, seconds, list(known.values()))
+
+    memory = {}
+    for kind, values in samples.items():
+        points = np.frombuffer(values).reshape(-1, 2)
+        length = _group_size(len(points), MAX_MEMORY_POINTS)
+        groups = [points[start : start + length] for start in range(0, len(points), length)]
+        seconds, peaks = np.array([group[group[:, 1].argmax()] for group in groups]).T
+        memory[kind] = seconds.tolist(), peaks.tolist()
+    return Trace(rung, seed, train, validation, memory, size)
 
 
 def _group_size(number: int, most: int) -> int:
@@ -73,74 +114,6 @@ def _group_size(number: int, most: int) -> int:
     while number > size * most:
         size *= 2
     return size
-
-
-class _TrainedSteps:
-    """The steps of a run, five numbers each, and its validation losses by step."""
-
-    def __init__(self) -> None:
-        self._values = array("d")
-        self.evaluated: dict[int, float | None] = {}
-
-    def add(self, event: Step) -> None:
-        """Add a step. A resumed run repeats steps: those from before are dropped."""
-        while self._values and self._values[-5] >= event.step:
-            del self._values[-5:]
-        loss = math.nan if event.loss is None else event.loss * event.answer_tokens
-        self._values.extend((event.step, event.tokens, event.seconds, event.answer_tokens, loss))
-
-    @property
-    def per_point(self) -> int:
-        """Steps averaged in one point of the training curve."""
-        return _group_size(len(self._values) // 5, MAX_LOSS_POINTS)
-
-    def curves(self) -> tuple[LossCurve, LossCurve]:
-        """(training, validation); training has at most MAX_LOSS_POINTS means, weighted by answer tokens."""
-        table = np.frombuffer(self._values).reshape(-1, 5)
-        steps, (tokens, seconds) = table[:, 0], table[:, 1:3].cumsum(0).T
-        starts = np.arange(0, len(table), self.per_point)
-        ends = np.minimum(starts + self.per_point, len(table)) - 1
-        sums = np.add.reduceat(table[:, 3:], starts, axis=0) if len(table) else table[:, 3:]
-        losses = [float(loss / weight) if weight else math.nan for weight, loss in sums]
-        known = {step: loss for step, loss in sorted(self.evaluated.items()) if loss is not None}
-        at = np.searchsorted(steps, list(known), side="right")
-        before = np.vstack([np.zeros((1, 2)), table[:, 1:3].cumsum(0)])[at]
-        validation = LossCurve(before[:, 0].tolist(), before[:, 1].tolist(), list(known.values()))
-        return LossCurve(tokens[ends].tolist(), seconds[ends].tolist(), losses), validation
-
-
-class _MemoryTrace:
-    """Memory by kind, without the time before a run was resumed and the time it waited for the GPU."""
-
-    def __init__(self) -> None:
-        self._clock = 0.0
-        self._last: float | None = None
-        self._waiting = False
-        self._samples: dict[str, array[float]] = {}
-        """By kind: seconds and bytes of each sample in turn."""
-
-    def add(self, event: Event) -> None:
-        now = event.t if event.elapsed is None else event.elapsed
-        if self._last is not None and not (self._waiting or isinstance(event, Hello)):
-            self._clock += max(0.0, now - self._last)
-        self._last = now
-        if isinstance(event, Phase):
-            self._waiting = event.name == "waiting"
-        elif isinstance(event, Memory):
-            for kind in MEMORY_KINDS:
-                if (value := getattr(event, kind)) is not None:
-                    self._samples.setdefault(kind, array("d")).extend((self._clock, value))
-
-    def traces(self) -> dict[str, tuple[list[float], list[float]]]:
-        """By kind (seconds, bytes) of at most MAX_MEMORY_POINTS points, each the highest of a group."""
-        traces = {}
-        for kind, values in self._samples.items():
-            samples = np.frombuffer(values).reshape(-1, 2)
-            size = _group_size(len(samples), MAX_MEMORY_POINTS)
-            groups = [samples[start : start + size] for start in range(0, len(samples), size)]
-            seconds, peaks = np.array([group[group[:, 1].argmax()] for group in groups]).T
-            traces[kind] = seconds.tolist(), peaks.tolist()
-        return traces
 
 
 MAX_SAMPLES = 30
@@ -188,26 +161,38 @@ def collect_samples(sources: Sequence[PredictionSource], metric: str) -> Samples
     problems: list[str] = []
     readable = []
     for source in sources:
-        name = source.path.parent.name
+        run, hashes, scored = source.path.parent.name, dict[int, int](), list[tuple[int, str, float]]()
         try:
-            items = _scan(source, metric)
+            for line in read_predictions(source.path):
+                hashes[line.item] = hash((line.prompt, line.target, *line.references))
+                for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
+                    if answer and (score := value(answer, metric)) is not None:
+                        scored.append((line.item, name, score))
         except FileNotFoundError:
-            problems.append(f"{name} has no predictions.jsonl")
+            problems.append(f"{run} has no predictions.jsonl")
         except (OSError, ValueError) as error:
-            problems.append(f"cannot read {name}/predictions.jsonl: {error}")
+            problems.append(f"cannot read {run}/predictions.jsonl: {error}")
         else:
-            if any(texts.get(item, text) != text for item, (text, _) in items.items()):
-                problems.append(f"{name} was scored on different test items")
+            if any(texts.get(item, text) != text for item, text in hashes.items()):
+                problems.append(f"{run} was scored on different test items")
                 continue
             readable.append(source)
-            for item, (text, scores) in items.items():
-                texts[item] = text
-                for name, score in scores.items():
-                    values.setdefault(item, {}).setdefault(name, []).append(score)
-    ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))
-    samples = _texts(readable, set(ranked[:MAX_SAMPLES]))
+            texts |= hashes
+            for item, name, score in scored:
+                values.setdefault(item, {}).setdefault(name, []).append(score)
+
+    ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))[:MAX_SAMPLES]
     disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if not metric_spec(metric).is_loss else 0
-    return Samples([samples[item] for item in ranked[:MAX_SAMPLES] if item in samples], len(texts), disagreed, problems)
+    samples: dict[int, ItemAnswers] = {}
+    for source in readable:
+        for line in read_predictions(source.path):
+            if line.item not in ranked:
+                continue
+            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, line.targets))
+            for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
+                if answer:
+                    sample.answers.setdefault(name, []).append(answer)
+    return Samples([samples[item] for item in ranked if item in samples], len(texts), disagreed, problems)
 
 
 def value(answer: ScoredItem, metric: str) -> float | None:
@@ -217,36 +202,9 @@ def value(answer: ScoredItem, metric: str) -> float | None:
     return (answer.scores or {}).get(metric)
 
 
-def _scan(source: PredictionSource, metric: str) -> dict[int, tuple[int, dict[str, float]]]:
-    """One file: item -> (hash of its texts, row name -> score)."""
-    items = {}
-    for line in read_predictions(source.path):
-        answers = {source.base: line.base, source.rung: line.tuned}
-        scores = {name: value(answer, metric) for name, answer in answers.items() if answer}
-        known = {name: score for name, score in scores.items() if score is not None}
-        items[line.item] = hash((line.prompt, line.target, *line.references)), known
-    return items
-
-
 def _rank(scores: Mapping[str, Sequence[float]]) -> tuple[float, float]:
     """Sort key: the range of the rungs' mean scores, then the range including the base models, largest first."""
     means = {name: sum(values) / len(values) for name, values in scores.items()}
     rungs = [mean for name, mean in means.items() if not is_base(name)]
-    return -_range(rungs), -_range(list(means.values()))
-
-
-def _range(numbers: Sequence[float]) -> float:
-    return max(numbers) - min(numbers) if numbers else 0.0
-
-
-def _texts(sources: Sequence[PredictionSource], items: set[int]) -> dict[int, ItemAnswers]:
-    samples: dict[int, ItemAnswers] = {}
-    for source in sources:
-        for line in read_predictions(source.path):
-            if line.item not in items:
-                continue
-            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, line.targets))
-            for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
-                if answer:
-                    sample.answers.setdefault(name, []).append(answer)
-    return samples
+    every = list(means.values())
+    return min(rungs, default=0.0) - max(rungs, default=0.0), min(every, default=0.0) - max(every, default=0.0)

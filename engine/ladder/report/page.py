@@ -23,10 +23,8 @@ from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
-from engine.ladder.report.drawing import RungStyle, styles
-from engine.ladder.report.figures import report_figures, summary_figure
+from engine.ladder.report.figures import Styles, report_figures, rung_styles, summary_figure
 from engine.ladder.report.material import (
-    ItemAnswers,
     PredictionSource,
     Samples,
     Trace,
@@ -34,11 +32,10 @@ from engine.ladder.report.material import (
     trace,
     value,
 )
-from engine.ladder.report.preferences import PREFERENCES, judge_prompts, preference_tables
+from engine.ladder.report.record import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder
-from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
@@ -69,14 +66,12 @@ ARTIFACTS = (
 
 def verdict_paragraphs(ladder: Ladder) -> list[tuple[str, str]]:
     """(topic, text): consecutive sentences with the same topic are one paragraph."""
-    paragraphs = [list(group) for _, group in itertools.groupby(ladder.verdict, key=lambda sentence: sentence.topic)]
-    return [(_topic(group), " ".join(sentence.text for sentence in group)) for group in paragraphs]
-
-
-def _topic(sentences: list[VerdictSentence]) -> str:
-    topic = sentences[0].topic
-    name = TOPICS.get(topic, topic.capitalize())
-    return f"{name}s" if topic == "caveat" and len(sentences) > 1 else name
+    paragraphs = []
+    for topic, group in itertools.groupby(ladder.verdict, key=lambda sentence: sentence.topic):
+        texts = [sentence.text for sentence in group]
+        name = TOPICS.get(topic, topic.capitalize())
+        paragraphs.append((f"{name}s" if topic == "caveat" and len(texts) > 1 else name, " ".join(texts)))
+    return paragraphs
 
 
 def report_title(ladder: Ladder) -> str:
@@ -84,7 +79,7 @@ def report_title(ladder: Ladder) -> str:
 
 
 def report_facts(ladder: Ladder) -> list[str]:
-    """The line below the report_title: rungs, test items, seeds, margin, device, date_text."""
+    """The line below the title: rungs, test items, seeds, margin, device, date."""
     names = [rung_title(row.name) for row in ladder.rows if not row.source]
     names = names or list(dict.fromkeys(rung_title(entry.rung) for entry in ladder.entries))
     texts = [", ".join(names)] if names else []
@@ -104,7 +99,7 @@ def report_facts(ladder: Ladder) -> list[str]:
 
 
 def date_text(seconds: float) -> str:
-    """A date_text in UTC, so that a report does not depend on where it is written."""
+    """A date in UTC, so that a report does not depend on where it is written."""
     return time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(seconds)).lstrip("0")
 
 
@@ -119,28 +114,24 @@ def unfinished_text(ladder: Ladder) -> str:
     return f"Partial report: the ladder {end}{when}{f': {ladder.reason}' if ladder.reason else '.'}"
 
 
-def looks_text(ladder: Ladder) -> str:
-    """How many looks at the ladder its error rate of 5% allows."""
-    if ladder.max_seeds is None:
-        seeds = amount(len(ladder.seeds), "seed")
-        return (
-            f"The error rate of 5% is that of one look, after {seeds}. Adding seeds until something is significant "
-            "finds too much; --until-decided allows a look after every seed."
-        )
-    return (
+def reading_help(ladder: Ladder) -> list[str]:
+    """What intervals, ranges and times mean."""
+    several = len(ladder.seeds) > 1
+    # How many looks at the ladder its error rate of 5% allows.
+    looks = (
         f"The error rate of 5% holds for all looks together, one after every seed from the second to at most the "
         f"{ladder.max_seeds}th: what a look decides has the interval of that look, at the part of the error rate that "
         "was spent on it (Lan and DeMets 1983)."
     )
-
-
-def reading_help(ladder: Ladder) -> list[str]:
-    """What intervals, ranges and times mean."""
-    several = len(ladder.seeds) > 1
+    if ladder.max_seeds is None:
+        looks = (
+            f"The error rate of 5% is that of one look, after {amount(len(ladder.seeds), 'seed')}. Adding seeds until "
+            "something is significant finds too much; --until-decided allows a look after every seed."
+        )
     spread = "over test items and seeds" if several else "over test items and an assumed spread between seeds"
     texts = [
         f"Brackets are 95% confidence intervals (CI) {spread}, pointwise except for differences.",
-        looks_text(ladder),
+        looks,
         *(["Two values with a dash are the lowest and the highest seed."] if several else []),
         "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time all "
         "phases except waiting for the device and scoring the base model.",
@@ -173,7 +164,7 @@ class ReportData:
 
     directory: LadderDir
     ladder: Ladder
-    styles: dict[str, RungStyle]
+    styles: Styles
     traces: list[Trace]
     samples: Samples
     problems: list[str]
@@ -204,12 +195,10 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
-    metric = ladder.metric
-    samples = collect_samples(predictions, metric)
-    names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
-    rung_styles = styles((name, methods.get(name, name)) for name in names)
-    problems += samples.problems
-    return ReportData(directory, ladder, rung_styles, traces, samples, problems)
+    samples = collect_samples(predictions, ladder.metric)
+    names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
+    styles = rung_styles((name, methods.get(name, name)) for name in names)
+    return ReportData(directory, ladder, styles, traces, samples, problems + samples.problems)
 
 
 FOLDER = Path(__file__).parent
@@ -311,17 +300,39 @@ MAX_SAMPLES = 6
 
 def render_markdown(data: ReportData) -> str:
     """The Markdown of the report."""
-    ladder = data.ladder
+    ladder, summary, metric = data.ladder, data.ladder.summary, data.ladder.metric
     facts = " · ".join([f"ftbench ladder {ladder.name}", *report_facts(ladder)])
     parts = [f"# {escape_inline(report_title(ladder))}", escape_inline(facts)]
     if unfinished := unfinished_text(ladder):
         parts.append(f"> {escape_inline(unfinished)}")
-    parts += _summary(ladder.summary) if ladder.summary else []
-    parts.append(
-        bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder)) or NO_VERDICT
-    )
-    parts += _results(ladder) if ladder.rows else []
-    parts += ["## Samples", *_samples(data)]
+    if summary:
+        _, _, table = markdown_table(tables.summary_table(summary)).partition("\n\n")  # without its heading
+        parts += [f"**{escape_inline(summary.headline)}**", table]
+        if figure := tradeoff_lines(summary, MAX_COLUMNS):
+            parts.append(fenced("\n".join(figure)))
+    verdict = bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder))
+    parts.append(verdict or NO_VERDICT)
+
+    if ladder.rows:
+        preferences = preference_tables(ladder)
+        shown_tables = [*tables.results(ladder), *preferences, tables.by_seed(ladder), tables.comparisons(ladder)]
+        parts += ["## Results", *(markdown_table(table) for table in shown_tables if table)]
+        notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
+        parts += ["### How to read these tables", bullets(map(escape_inline, notes))]
+
+    samples = data.samples.shown[:MAX_SAMPLES]
+    count = f"{len(samples)} of {integer(data.samples.items)} test items"
+    order = "Items on which the rungs differ most come first."
+    parts += ["## Samples", f"{count}. {order}" if samples else NO_SAMPLES]
+    for sample in samples:
+        parts += [f"### Item {sample.item} · {escape_inline(sample.where)}", "Prompt:", fenced(sample.prompt)]
+        parts += [f"{target_heading(sample.targets)}:", *map(fenced, sample.targets)]
+        for name, style in data.styles.items():
+            if answers := sample.answers.get(name):
+                scores = marks(answers if style.marker else answers[:1], metric)
+                scored = f" ({scores})" if scores else ""
+                parts += [f"{escape_inline(rung_title(name))}{scored}:", fenced(answers[0].output)]
+
     parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder)))]
     for title, prompt in judge_prompts(ladder):
         parts += [f"### {escape_inline(title)}", fenced(prompt)]
@@ -334,11 +345,16 @@ def render_markdown(data: ReportData) -> str:
 
 
 def markdown_table(given: ReportTable) -> str:
-    """The markdown_table with its heading and notes. A cell's details follow its value."""
+    """The table with its heading and notes. A cell's details follow its value."""
+
+    def cell_text(cell: Cell) -> str:
+        text = escape_inline(" · ".join([cell.text, *cell.details])) or " "
+        return f"[{text}]({cell.link})" if cell.link else text
+
     heads = [given.first, *(f"{c.group}: {c.head}" if c.group else c.head for c in given.columns)]
-    aligned = ["---", *("---" if column.words else "---:" for column in given.columns)]
-    rows = [[_cell(line.head), *([*map(_cell, line.cells)] or [escape_inline(line.instead)])] for line in given.lines]
-    lines = [list(map(escape_inline, heads)), aligned, *rows]
+    lines = [list(map(escape_inline, heads)), ["---", *("---" if c.words else "---:" for c in given.columns)]]
+    for line in given.lines:
+        lines.append([cell_text(line.head), *([*map(cell_text, line.cells)] or [escape_inline(line.instead)])])
     notes = "".join(f"\n\n{escape_inline(note)}" for note in given.notes)
     return f"### {escape_inline(given.title)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
 
@@ -360,50 +376,3 @@ def fenced(text: str) -> str:
 
 def bullets(texts: Iterable[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
-
-
-def _summary(summary: LadderSummary) -> list[str]:
-    """Headline, table and figure."""
-    figure = tradeoff_lines(summary, MAX_COLUMNS)
-    _, _, table = markdown_table(tables.summary_table(summary)).partition("\n\n")
-    headline = f"**{escape_inline(summary.headline)}**"
-    return [headline, table, *([fenced("\n".join(figure))] if figure else [])]
-
-
-def _results(ladder: Ladder) -> list[str]:
-    preferences = preference_tables(ladder)
-    details = filter(None, [*preferences, tables.by_seed(ladder), tables.comparisons(ladder)])
-    notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
-    help_texts = bullets(map(escape_inline, notes))
-    shown_tables = map(markdown_table, [*tables.results(ladder), *details])
-    return ["## Results", *shown_tables, "### How to read these tables", help_texts]
-
-
-def _cell(cell: Cell) -> str:
-    text = escape_inline(" · ".join([cell.text, *cell.details])) or " "
-    return f"[{text}]({cell.link})" if cell.link else text
-
-
-def _samples(data: ReportData) -> list[str]:
-    samples = data.samples
-    if not samples.shown:
-        return [NO_SAMPLES]
-    count = min(MAX_SAMPLES, len(samples.shown))
-    parts = [f"{count} of {integer(samples.items)} test items. Items on which the rungs differ most come first."]
-    for sample in samples.shown[:MAX_SAMPLES]:
-        parts += _sample(data, sample)
-    return parts
-
-
-def _sample(data: ReportData, sample: ItemAnswers) -> list[str]:
-    metric = data.ladder.metric
-    parts = [f"### Item {sample.item} · {escape_inline(sample.where)}"]
-    parts += ["Prompt:", fenced(sample.prompt), target_heading(sample.targets) + ":", *map(fenced, sample.targets)]
-    for name in data.styles:
-        if answers := sample.answers.get(name):
-            scores = marks(answers if data.styles[name].marker else answers[:1], metric)
-            parts += [
-                f"{escape_inline(rung_title(name))}{f' ({scores})' if scores else ''}:",
-                fenced(answers[0].output),
-            ]
-    return parts

@@ -17,7 +17,6 @@ from engine.config.quantities import ABSENT, Number, count, decimal, duration, e
 from engine.config.text import amount
 from engine.ladder.decisions import cost_ratio
 from engine.ladder.phrases import (
-    NO_ENERGY,
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
     as_good_text,
@@ -343,6 +342,7 @@ PEAKS = {
     "nvml_used": ("all processes", "used on the GPU"),
 }
 """Kinds of peak memory: (phases or processes, what is counted)."""
+NO_ENERGY = "Energy was not measured: no energy counter."
 NO_GPU_MEMORY = "GPU memory was not measured: the runs did not use a GPU."
 NO_RSS = {
     "rss_training": "The memory of the process while training was not measured.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 
@@ -100,6 +101,33 @@ def round_sizes(rates: int) -> list[int]:
     while rates > COMPLETE_TRIALS and sizes[-1] > 2:
         sizes.append(max(2, -(-sizes[-1] // REDUCTION)))
     return sizes
+
+
+MIN_STEPS = 4
+"""The shortest trial, in optimizer steps."""
+
+
+def rate_grid(rate: float, count: int) -> list[float]:
+    """`count` rates around `rate`, half a decade apart, rounded to two digits; an even count has one more above it."""
+
+    def rounded(value: float) -> float:
+        return round(value, 1 - math.floor(math.log10(value)))
+
+    below = (count - 1) // 2
+    rates = [rounded(rate * 10 ** ((place - below) / 2)) if place != below else rate for place in range(count)]
+    return [min(value, 1.0) for value in rates]
+
+
+def halving_rounds(count: int, steps: int) -> list[tuple[int, int | None]]:
+    """(rates, steps of a trial) of each round of successive halving; None: all steps, as in the last round.
+
+    A third of the rates, at least two, is left after each round, whose trials are three times as long as those before
+    (Jamieson and Talwalkar 2016, arXiv:1502.07943). Up to three rates are compared in one round of complete trials.
+    """
+    sizes = round_sizes(count)
+    shares = [REDUCTION ** (len(sizes) - 1 - number) for number in range(len(sizes))]
+    lengths = [None if share == 1 else max(MIN_STEPS, steps // share) for share in shares]
+    return list(zip(sizes, lengths, strict=True))
 
 
 class LadderPlan(Struct, kw_only=True, frozen=True):

@@ -21,7 +21,7 @@ from served_model import served
 from engine.assets import tiny_folder
 from engine.judge.judging import prepare
 from engine.ladder.report.page import escape_inline
-from engine.ladder.report.preferences import preference_tables
+from engine.ladder.report.record import preference_tables
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import JudgeDir, judges, with_preferences

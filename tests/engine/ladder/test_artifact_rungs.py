@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
-from engine.ladder.artifact_rungs import add_artifacts
+from engine.ladder.artifacts import add_artifacts
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, rung_title, status_text
 from engine.ladder.recommendation import artifact_sentences

@@ -17,20 +17,16 @@ from engine.ladder.aggregate import OUTLIER, add_statistics, memory_of_full
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
-    ONE_TIMING,
     POWER,
     SIGNIFICANTLY,
     SIMULTANEOUS,
-    TRAIN_MORE,
     margin_text,
     method_noun,
     needed_sample,
-    no_significant_gain,
-    worse_than_base,
 )
-from engine.ladder.recommendation import OVERALL, UNTESTABLE
+from engine.ladder.recommendation import OVERALL, UNTESTABLE, worse_than_base
 from engine.ladder.results import LadderResults, comparison
-from engine.ladder.sentences import conclude, verdict
+from engine.ladder.sentences import ONE_TIMING, TRAIN_MORE, conclude, no_significant_gain, verdict
 from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Rung

@@ -16,12 +16,12 @@ from test_recommendation import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
-from engine.ladder.phrases import NO_TIMING
-from engine.ladder.recommendation import OVERALL, unknown_fastest
+from engine.ladder.phrases import COST_TITLES
+from engine.ladder.recommendation import NO_TIMING, OVERALL, unknown_fastest
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.results import FinishedRun, note_other_devices
-from engine.ladder.sentences import COST_TITLES, RETIME, conclude, verdict
+from engine.ladder.sentences import RETIME, conclude, verdict
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak, Result, TrainingLoad

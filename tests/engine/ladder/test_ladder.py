@@ -12,7 +12,7 @@ from forked import ftbench
 from schema_checks import check_files
 
 from engine.hardware.cpu import usable_cpus
-from engine.ladder.phrases import FULL_NOT_SCORED
+from engine.ladder.recommendation import FULL_NOT_SCORED
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
 
 FULL_AND_LORA = ["--rung", "lora,full"]

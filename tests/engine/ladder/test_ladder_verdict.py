@@ -9,8 +9,9 @@ import pytest
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, Truth, simulate
 from verdict_criteria import CRITERIA, Criterion, text_of
 
-from engine.ladder.phrases import ASSUMED_SPREAD, ONE_SEED
+from engine.ladder.phrases import ASSUMED_SPREAD
 from engine.ladder.results import comparison
+from engine.ladder.sentences import ONE_SEED
 
 LADDERS = 120
 INTERVALS = 100

@@ -12,8 +12,8 @@ from made_runs import HOSTILE
 from simulated import EQUAL, NO_GAIN, simulate
 
 from engine.ladder.decisions import decide
-from engine.ladder.phrases import SIGNIFICANTLY, worse_than_base
-from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize
+from engine.ladder.phrases import SIGNIFICANTLY
+from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize, worse_than_base
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data

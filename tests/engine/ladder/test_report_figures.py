@@ -9,8 +9,7 @@ import msgspec
 from made_ladder import made_ladder
 
 from engine.ladder.report import page
-from engine.ladder.report.drawing import ReportFigure
-from engine.ladder.report.figures import report_figures
+from engine.ladder.report.figures import ReportFigure, report_figures
 from engine.ladder.report.page import ReportData, load_report_data
 
 

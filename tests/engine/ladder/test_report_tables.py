@@ -13,17 +13,15 @@ from markdown_it.token import Token
 
 from engine.config import quantities
 from engine.ladder.phrases import (
-    NO_ENERGY,
     NO_SIGNIFICANT_DIFFERENCE,
     POWER,
     SIGNIFICANTLY,
     as_good_text,
-    both_as_good_text,
     margin_text,
 )
 from engine.ladder.report import page, record, tables
 from engine.ladder.report.page import load_report_data
-from engine.ladder.report.tables import ReportTable
+from engine.ladder.report.tables import NO_ENERGY, ReportTable
 
 
 def texts(table: ReportTable | None) -> list[list[str]]:
@@ -79,7 +77,7 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
         unclear.needed_items, unclear.needed_seeds = items, seeds
         assert tables.finding(ladder, unclear) == f"{not_significant}; {needed} {POWER}"
     ladder.margin, unclear.needed_for = 0.02, "as_good"
-    assert tables.finding(ladder, unclear).endswith(f"{POWER} to show that {both_as_good_text(ladder)}")
+    assert tables.finding(ladder, unclear).endswith(f"{POWER} to show that {as_good_text(ladder, 'each', 'the other')}")
     unclear.needed_items = None
     assert tables.finding(ladder, unclear) == not_significant
     ladder.margin = 0.02

@@ -59,7 +59,7 @@ def test_every_run_has_the_metric_that_the_ladder_decided(tmp_path: Path, plan: 
     folder = ladder_dir.create(tmp_path, plan)
     runner, planned, config = runner_of(folder, plan), entry(), plan.rungs[0].config
     assert config.evaluation.metric == "auto"
-    run = runner.create_unless_exists(planned, config, plan.rungs[0])
+    run = runner.create_unless_exists(planned, config)
     assert run and run_dir.read_frozen(run).config.evaluation.metric == "json"
     assert runner.identity(config) == runner.identity(with_settings(config, {"evaluation.metric": "json"}))
 
@@ -114,7 +114,7 @@ def refuse_to_start(run: RunDir) -> start.StartedProcess:
 def started(runner: LadderRunner, like: LadderEntry, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     monkeypatch.setattr(start, "start_worker", refuse_to_start)
     with pytest.raises(Started) as caught:
-        runner.run_entry(like, plan.rungs[0].config, plan.rungs[0])
+        runner.run_entry(like, plan.rungs[0].config)
     run = caught.value.args[0]
     assert isinstance(run, RunDir)
     return run
@@ -144,7 +144,7 @@ def test_a_run_records_the_data_fingerprint_of_its_ladder(
 def test_a_run_that_would_fail_again_is_not_repeated(status: Status, tmp_path: Path, plan: LadderPlan) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     planned = entry(create_run(tmp_path, plan, status), folder)
-    assert runner_of(folder, plan).run_entry(planned, plan.rungs[0].config, plan.rungs[0]) is None
+    assert runner_of(folder, plan).run_entry(planned, plan.rungs[0].config) is None
     assert (planned.status, planned.reason) == (status, "some reason")
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_another_ladder_finished_in_the_meantime_is_reused(tmp_path: 
     runner = runner_of(folder, plan)
     runner.index_runs()
     other, planned = create_run(tmp_path, plan, "finished"), entry()
-    assert runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
+    assert runner.run_entry(planned, plan.rungs[0].config)
     assert planned.run == other.name and planned.reused
 
 
@@ -175,7 +175,7 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
 
     def run(number: int) -> None:
         with contextlib.suppress(Started, StopRequested):
-            runners[number].run_entry(entries[number], plan.rungs[0].config, plan.rungs[0])
+            runners[number].run_entry(entries[number], plan.rungs[0].config)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -196,7 +196,7 @@ def test_a_ladder_reuses_its_own_probe(tmp_path: Path, plan: LadderPlan) -> None
     probe = create_run(folder.probes, plan, "finished")
     runner, planned = runner_of(folder, plan), entry(probe, folder)
     planned.kind, planned.status = "probe", "finished"
-    assert runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
+    assert runner.run_entry(planned, plan.rungs[0].config)
     assert not runner.ladder.warnings and not planned.reused
 
 
@@ -221,7 +221,7 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     monkeypatch.setattr(start, "stop", stop)
     monkeypatch.setattr("engine.ladder.runner.time.sleep", request_stop)
     with pytest.raises(StopRequested):
-        runner.run_entry(planned, plan.rungs[0].config, plan.rungs[0])
+        runner.run_entry(planned, plan.rungs[0].config)
     assert bool(stopped) == own
     assert planned.status == "planned"
     if not own:
@@ -247,7 +247,7 @@ def test_a_worker_that_ends_unexpectedly_is_started_again_with_a_warning(
     monkeypatch.setattr(LadderRunner, "_start", start)
     monkeypatch.setattr("engine.runs.run.run_dir.STARTING_SECONDS", 0.0)
     runner = runner_of(folder, plan)
-    runner.run_entry(entry(run, folder), plan.rungs[0].config, plan.rungs[0])
+    runner.run_entry(entry(run, folder), plan.rungs[0].config)
     assert starts == 2 and runner.ladder.warning_codes == ["ladder.worker_restarted"]
     assert run.name in runner.ladder.warnings[0]
 
@@ -293,6 +293,6 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     )
     wanted = LadderEntry(rung="lora", kind="run", seed=0, learning_rate=5e-3)
     with pytest.raises(Started):
-        LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
+        LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config)
     (run,) = run_dir.iterate(tmp_path / "runs")
     assert run.started_in() == ladder.started_in == str(project)

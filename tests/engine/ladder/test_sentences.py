@@ -15,31 +15,29 @@ from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
-    LOW_MEMORY,
-    LOWER_IS_BETTER,
-    METRIC_FAILED,
-    NO_RECOMMENDATION,
-    NOT_COMPARED,
-    ONE_RATE,
-    ONE_SEED,
-    ONE_TIMING,
-    ONLY_RUNG,
-    RULE_OF_COST,
+    COST_TITLES,
     SIGNIFICANTLY,
-    TRAIN_MORE,
     UNFIT,
-    as_fast,
     longer_answers,
     margin_text,
     method_noun,
     metric_title,
     sample_size,
+)
+from engine.ladder.recommendation import (
+    LOW_MEMORY,
+    METRIC_FAILED,
+    NO_RECOMMENDATION,
+    NOT_COMPARED,
+    ONLY_RUNG,
+    OVERALL,
+    as_fast,
+    summarize,
     worse_than_base,
 )
-from engine.ladder.recommendation import OVERALL, summarize
 from engine.ladder.report.tables import summary_table
 from engine.ladder.results import LadderResults, comparison
-from engine.ladder.sentences import COST_TITLES, verdict
+from engine.ladder.sentences import LOWER_IS_BETTER, ONE_RATE, ONE_SEED, ONE_TIMING, RULE_OF_COST, TRAIN_MORE, verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.preferences import NOT_READ

@@ -192,14 +192,14 @@ def test_a_wrong_name_and_a_metric_without_generated_answers_are_refused_before_
     with planted(right) as server:
         wrong = ServedModel(name="big", endpoint=f"{server.url}#other")
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "json", False, True)
+            check_served([wrong], "json")
         assert raised.value.code == "endpoint.unknown_model"
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "choice", True, True)
+            check_served([wrong], "choice")
         assert raised.value.code == "ladder.served_metric"
-        check_served([], "choice", True, True)
+        check_served([], "choice")
     with pytest.raises(RunFailed):
-        check_served([ServedModel(name="big", endpoint=server.name)], "json", False, True)
+        check_served([ServedModel(name="big", endpoint=server.name)], "json")
 
 
 def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_path: Path) -> None:

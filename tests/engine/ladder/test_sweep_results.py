@@ -20,8 +20,7 @@ from engine.config.metric_specs import metric_spec
 from engine.ladder.decisions import RULE_GAIN_SHARE, decide
 from engine.ladder.phrases import RULE
 from engine.ladder.recommendation import summarize
-from engine.ladder.sweep_report import html, text, write
-from engine.ladder.sweep_results import RULE_VERBS, _adjust, slope, summarize_sweep
+from engine.ladder.sweep_report import RULE_VERBS, _adjust, html, slope, summarize_sweep, text, write
 from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import SeedRange

@@ -9,8 +9,8 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.ladder.decisions import decide
-from engine.ladder.phrases import FULL_NOT_SCORED, status_text
-from engine.ladder.recommendation import summarize
+from engine.ladder.phrases import status_text
+from engine.ladder.recommendation import FULL_NOT_SCORED, summarize
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.sentences import verdict

@@ -12,7 +12,7 @@ from forked import ftbench
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset
-from engine.ladder.stages import probe_config
+from engine.ladder.pipeline import probe_config
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
 from engine.runs.trackers import TrackerFiles

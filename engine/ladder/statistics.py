@@ -358,27 +358,7 @@ class MeanSamples:
             raise ValueError("the rungs were scored on different items")
         names = sorted(self.scores)  # the order of the rungs does not matter
         trained = [name for name in names if not self.scores[name].untrained]
-        self.item_errors = self._item_errors(names)
-        evidence = [self.scores[name].seed_evidence for name in trained]
-        self.seed_std = dict(zip(trained, seed_deviations(evidence, self.seed_median) if trained else [], strict=True))
-        """(POINTS,) standard deviation of one seed's mean by rung."""
-        self.outliers = [name for name, is_outlier in zip(trained, find_outliers(evidence), strict=True) if is_outlier]
-        """Rungs with fewer seeds than others and a larger spread than theirs."""
-        self.means = {name: self.scores[name].mean + self.item_errors[name] for name in names}
-        for number, name in enumerate(trained):
-            errors = self.seed_std[name] * normal(len(trained) + 1 + number)
-            self.means[name] = self.means[name] + errors / math.sqrt(len(self.scores[name].values))
-
-    @property
-    def seed_median(self) -> float:
-        """Median of the prior of a rung's standard deviation between seeds."""
-        if math.isfinite(self._range):
-            return SHARE_OF_RANGE * self._range
-        trained = [rung for rung in self.scores.values() if not rung.untrained] or [*self.scores.values()]
-        return max(1e-9, SHARE_OF_ITEMS * math.sqrt(float(np.mean([(rung.deviations**2).mean() for rung in trained]))))
-
-    def _item_errors(self, names: Sequence[str]) -> dict[str, Floats]:
-        """(POINTS,) errors of the rungs' means from the choice of items."""
+        # Errors of the rungs' means from the choice of items.
         coordinate = 2 * len(names) + 2
         deviations = np.stack([self.scores[name].deviations.mean(0) for name in names])
         covariance = deviations @ deviations.T / (self.n * max(1, self.n - 1))
@@ -387,7 +367,26 @@ class MeanSamples:
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         errors = root @ np.stack([normal(coordinate + 1 + number) for number in range(len(names))])
-        return dict(zip(names, errors / np.sqrt(chi_square_ratio(coordinate, self.n - 1)), strict=True))
+        errors /= np.sqrt(chi_square_ratio(coordinate, self.n - 1))
+        self.item_errors: dict[str, Floats] = dict(zip(names, errors, strict=True))
+        """(POINTS,) of each rung."""
+        evidence = [self.scores[name].seed_evidence for name in trained]
+        self.seed_std = dict(zip(trained, seed_deviations(evidence, self.seed_median) if trained else [], strict=True))
+        """(POINTS,) standard deviation of one seed's mean by rung."""
+        self.outliers = [name for name, is_outlier in zip(trained, find_outliers(evidence), strict=True) if is_outlier]
+        """Rungs with fewer seeds than others and a larger spread than theirs."""
+        self.means = {name: self.scores[name].mean + self.item_errors[name] for name in names}
+        for number, name in enumerate(trained):
+            of_seeds = self.seed_std[name] * normal(len(trained) + 1 + number)
+            self.means[name] = self.means[name] + of_seeds / math.sqrt(len(self.scores[name].values))
+
+    @property
+    def seed_median(self) -> float:
+        """Median of the prior of a rung's standard deviation between seeds."""
+        if math.isfinite(self._range):
+            return SHARE_OF_RANGE * self._range
+        trained = [rung for rung in self.scores.values() if not rung.untrained] or [*self.scores.values()]
+        return max(1e-9, SHARE_OF_ITEMS * math.sqrt(float(np.mean([(rung.deviations**2).mean() for rung in trained]))))
 
     @property
     def _range(self) -> float:
@@ -498,7 +497,14 @@ class MeanSamples:
         a, b = difference.a, difference.b
         items = float((self.item_errors[a] - self.item_errors[b]).var())
         error = math.sqrt(items + self._variance_of_seeds(a, b))
-        many_seeds = self._critical_many_seeds(tuple(pairs))
+        # Half the width of the intervals in standard errors without variance between seeds, the same for all pairs.
+        key = tuple(pairs)
+        if key not in self._critical:
+            samples = np.array([self.item_errors[a] - self.item_errors[b] for a, b in pairs])
+            errors = samples.std(1, keepdims=True)
+            largest = np.abs(samples / np.where(errors > 0, errors, 1.0)).max(0)
+            self._critical[key] = max(Z_95, float(np.quantile(largest, CONFIDENCE_LEVEL)))
+        many_seeds = self._critical[key]
         return SampleVariances(
             item=items * self.items,
             seed=np.asarray(sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))),
@@ -507,15 +513,6 @@ class MeanSamples:
             critical=max(many_seeds, difference.half_width / error) if error else many_seeds,
             many_seeds=many_seeds,
         )
-
-    def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
-        """Half the width of the intervals in standard errors without variance between seeds."""
-        if pairs not in self._critical:
-            samples = np.array([self.item_errors[a] - self.item_errors[b] for a, b in pairs])
-            error = samples.std(1, keepdims=True)
-            largest = np.abs(samples / np.where(error > 0, error, 1.0)).max(0)
-            self._critical[pairs] = max(Z_95, float(np.quantile(largest, CONFIDENCE_LEVEL)))
-        return self._critical[pairs]
 
 
 TIMING_NOISE, TIMING_NOISE_WEIGHT = 0.05, 2

@@ -18,7 +18,7 @@ from engine.config.quantities import count
 from engine.config.settings import SettingSpec, fields_of
 from engine.runs.run.usage import MOST_LEFT_OUT
 from tui import commands
-from tui.keymap import displayed_key
+from tui.commands import displayed_key
 
 DOCS = Path(__file__).parent
 SAME_GRADIENT = 1e-3

@@ -24,15 +24,12 @@ from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
 
 from engine.config.text import visible
-from tui.commands import all_commands, bindings
-from tui.keymap import FIRST_PRESET, CommandKeys, key_conflicts
+from tui.commands import FIRST_PRESET, CommandKeys, bindings, key_conflicts
 from tui.output.console import EscapingConsole
 from tui.screens.base import BaseScreen
 from tui.screens.bench_actions import BenchScreen
-from tui.settings import Settings, read_settings
-from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp, has_job_control
-from tui.terminal.leaving import ForcedExit
-from tui.terminal.themes import AUTO, hung_up, legible, remember, remembered, suited_theme
+from tui.settings import AUTO, Settings, legible, read_settings, remember, remembered, suited_theme
+from tui.terminal import AsciiFilter, ControlCharacterFilter, DiffApp, ForcedExit, has_job_control, hung_up
 
 if TYPE_CHECKING:
     from engine.config.errors import Notice
@@ -92,10 +89,14 @@ class Workbench(DiffApp):
     ) -> None:
         """`opened`: creates a screen that is shown instead of the bench; the app exits when it is closed."""
         super().__init__()
-        self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
+        self.settings = settings or read_settings(self.available_themes)
         self.settings.ascii |= ascii_only
-        if (first := self._first_theme()) != self.theme:
-            self.theme = first
+        theme = remembered(self.settings.theme) or ""
+        if theme not in self.available_themes:
+            colors = None if self.no_color else self.console.color_system
+            theme = suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
+        if theme != self.theme:
+            self.theme = theme
         self.set_keymap(self.settings.keys)
         self._plain = [AsciiFilter()] if self.settings.ascii else []
         self._literal = ControlCharacterFilter()
@@ -257,13 +258,6 @@ class Workbench(DiffApp):
         remember(self.theme, self.settings.theme)
         self.notify(self.theme)
 
-    def _first_theme(self) -> str:
-        name = remembered(self.settings.theme)
-        if name in self.available_themes:
-            return str(name)
-        colors = None if self.no_color else self.console.color_system
-        return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
-
     def action_suspend_process(self) -> None:
         """Ctrl+Z: suspend, where a shell can continue the process."""
         if has_job_control():
@@ -279,12 +273,10 @@ class Workbench(DiffApp):
             self.copy_to_clipboard(selected)
         done = "Copied the selected text." if selected else "Ctrl+C does nothing here."
         keys = CommandKeys(self.settings.keys)
-        back = "" if self.screen is self.bench else f"{self._back_key(keys)}, then "
+        back = ""
+        if self.screen is not self.bench:  # the key that closes the screen; that of dialogs cannot be changed
+            back = f"{next((keys.of(id) for id in self._binding_ids() if id.endswith('.back')), 'escape')}, then "
         self.notify(f"Press {back}{keys.of('app.quit')} to detach; runs continue. {done}", markup=False)
-
-    def _back_key(self, keys: CommandKeys) -> str:
-        """The key that closes the screen; that of dialogs cannot be changed."""
-        return next((keys.of(id) for id in self._binding_ids() if id.endswith(".back")), "escape")
 
     def _binding_ids(self) -> list[str]:
         """Ids of the current screen's commands, `runs.delete`."""

@@ -117,9 +117,9 @@ def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, t
 
 STUCK = """
 import sys, termios, time, tty
-from tui.terminal import leaving
-leaving.BLOCKED_SECONDS, leaving.BUSY_SECONDS = 0.2, 0.6
-forced = leaving.ForcedExit()
+from tui import terminal
+terminal.BLOCKED_SECONDS, terminal.BUSY_SECONDS = 0.2, 0.6
+forced = terminal.ForcedExit()
 sys.stdin.readline()  # the test has read the terminal's attributes
 tty.setraw(0)
 sys.stderr.write("%s")

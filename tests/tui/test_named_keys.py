@@ -13,13 +13,12 @@ from textual.pilot import Pilot
 
 import tui
 from tui.app import Workbench
-from tui.commands import MOVING, all_commands
-from tui.header import welcome
-from tui.keymap import DEFAULT_KEYS, CommandKeys, displayed_key
+from tui.commands import DEFAULT_KEYS, MOVING, CommandKeys, displayed_key
 from tui.screens.dialogs import help_text
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.settings import Settings
+from tui.widgets.run_panes import welcome
 from tui.widgets.table import Table
 
 SOURCES = Path(tui.__file__).parent
@@ -112,7 +111,7 @@ def test_punctuation_is_shown_as_its_character() -> None:
 
 
 def test_help_and_first_steps_name_no_default_key_once_all_are_changed() -> None:
-    keys = CommandKeys({command.id: f"f{number}" for number, command in enumerate(all_commands(), 20)})
+    keys = CommandKeys({id: f"f{number}" for number, id in enumerate(DEFAULT_KEYS, 20)})
     texts = [help_text(keys).plain, *(line.plain for line in welcome(keys, 100, 40))]
     lines = [line for text in texts for line in text.splitlines()]
     assert len(lines) > len(DEFAULT_KEYS)

@@ -51,8 +51,7 @@ from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench, subclasses
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess, ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen, Dialog
-from tui.settings import Settings
-from tui.terminal.themes import contrast
+from tui.settings import Settings, contrast
 from tui.widgets.data_list import DataList
 from tui.widgets.memory_pane import MemoryPane
 
@@ -198,7 +197,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     fixed = {**vars(time), "strftime": lambda form: "20260102-030405"}
     monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(**fixed))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
-    monkeypatch.setattr("tui.header.time", SimpleNamespace(strftime=lambda form: "14:02"))
+    monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
     monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU
     monkeypatch.setattr(MemoryPane, "feed", feed_one)
     monkeypatch.setattr(ProcessTable, "look", lambda table: PROCESSES)

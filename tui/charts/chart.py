@@ -1,14 +1,152 @@
-"""Line charts as rows of styled text: y axis at the left, x axis below, curves of braille dots or ASCII."""
+"""Curves and charts as rows of styled text: lines of braille dots or ASCII with two axes, bars, histograms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from tui.charts.series import Series
+from msgspec import Struct
+
+from engine.config.quantities import share_percent
+from engine.config.text import amount
 from tui.format import number
+
+StyledText = tuple[str, str]
+"""Text and its style, or the name of its style, which the widget maps to a color."""
+ChartRow = list[StyledText]
+
+LARGEST = 1e100
+"""Values from here on count as not finite: beyond the range of float32, and sums of smaller values stay finite."""
+MAX_BUCKETS = 4096
+"""Maximum number of buckets: several times the columns of any terminal."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Neighboring points aggregated into one."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+    total: float
+    count: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
+
+    def take(self, x: float, y: float) -> None:
+        """Add a point."""
+        self.last = x
+        if y < self.low:
+            self.low = y
+        elif y > self.high:
+            self.high = y
+        self.total += y
+        self.count += 1
+
+    def merge(self, other: Bucket) -> None:
+        """Add the points of the following bucket."""
+        self.last = other.last
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.total += other.total
+        self.count += other.count
+
+
+class Series:
+    """A curve of any length in bounded memory: buckets of neighboring points, merged in pairs when there are too many.
+
+    y over increasing x. Points that are not finite are counted but not stored, so they never affect the bounds."""
+
+    def __init__(self, most: int = MAX_BUCKETS) -> None:
+        self.most = most
+        self.buckets: list[Bucket] = []
+        self.size = 1
+        """Points per full bucket."""
+        self.absent = 0
+        """Number of points that were not finite."""
+        self.latest: float | None = None
+
+    def __len__(self) -> int:
+        return sum(bucket.count for bucket in self.buckets)
+
+    def add(self, x: float, y: float | None) -> None:
+        """Append a point; one at or before the last x replaces all points from there (a resumed run repeats steps)."""
+        if y is None or not abs(y) < LARGEST:
+            self.absent += 1
+            return
+        tail = self.buckets[-1] if self.buckets else None
+        if tail is not None and x <= tail.last:
+            while self.buckets and self.buckets[-1].last >= x:
+                self.buckets.pop()
+            tail = self.buckets[-1] if self.buckets else None
+        self.latest = y
+        if tail is not None and tail.count < self.size:
+            tail.take(x, y)
+            return
+        self.buckets.append(Bucket(x, x, y, y, y, 1))
+        if len(self.buckets) > self.most:  # halve their number by merging pairs
+            for one, other in zip(self.buckets[::2], self.buckets[1::2], strict=False):
+                one.merge(other)
+            self.buckets, self.size = self.buckets[::2], self.size * 2
+
+    def extend(self, points: Iterable[tuple[float, float | None]]) -> None:
+        for x, y in points:
+            self.add(x, y)
+
+    def bounds(self) -> tuple[float, float] | None:
+        """(lowest, highest) y."""
+        if not self.buckets:
+            return None
+        return min(bucket.low for bucket in self.buckets), max(bucket.high for bucket in self.buckets)
+
+    def span(self) -> tuple[float, float] | None:
+        """(first, last) x."""
+        return (self.buckets[0].first, self.buckets[-1].last) if self.buckets else None
+
+    def at(self, x: float) -> float | None:
+        """The mean of the points nearest to x; None without points."""
+        if not self.buckets:
+            return None
+        place = bisect_left(self.buckets, x, key=lambda bucket: bucket.last)
+        near = self.buckets[max(0, place - 1) : place + 1]
+        return min(near, key=lambda bucket: max(bucket.first - x, x - bucket.last, 0.0)).mean
+
+    def columns(self, left: float, right: float, count: int) -> Iterator[tuple[int, Bucket]]:
+        """(column, aggregated points) for `count` equal columns of [left, right]; empty columns are skipped."""
+        width = (right - left) / count if right > left else 1.0
+        current: Bucket | None = None
+        at = -1
+        for bucket in self.buckets:
+            middle = (bucket.first + bucket.last) / 2
+            if not left <= middle <= right:
+                continue
+            column = min(count - 1, int((middle - left) / width))
+            if current is not None and column == at:
+                current.merge(bucket)
+                continue
+            if current is not None:
+                yield at, current
+            at, current = column, Bucket(bucket.first, bucket.last, bucket.low, bucket.high, bucket.total, bucket.count)
+        if current is not None:
+            yield at, current
+
+    def smoothed(self, weight: float) -> Series:
+        """Exponential moving average of the bucket means with bias correction, as in Adam."""
+        smoothed = Series(self.most)
+        average, norm = 0.0, 0.0
+        for bucket in self.buckets:
+            average = weight * average + (1 - weight) * bucket.mean
+            norm = weight * norm + (1 - weight)
+            value = average / norm
+            smoothed.buckets.append(Bucket(bucket.first, bucket.last, value, value, value, 1))
+        smoothed.latest = smoothed.buckets[-1].mean if smoothed.buckets else None
+        return smoothed
+
 
 # Unicode's braille block numbers the dots of a cell column by column, with the lowest row last.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -90,10 +228,6 @@ class Canvas:
         return ASCII[(2 if high else 0) + (1 if low else 0)]
 
 
-Segment = tuple[str, str]
-"""(text, style name); the widget maps names to colors."""
-ChartRow = list[Segment]
-
 AXIS = 7
 """Columns of the y labels, including one space."""
 MARK_DISTANCE = 12
@@ -143,22 +277,41 @@ def draw(
     """
     if columns < MIN_SIZE[0] or rows < MIN_SIZE[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
-    wide, high = columns - AXIS, rows - 1
+    wide, high_rows = columns - AXIS, rows - 1
     shown = [curve for curve in curves if curve.series.buckets]
-    span, bounds = _span(shown), _bounds(shown, style)
-    if span is None or bounds is None:
+    smoothed = [
+        curve.series.smoothed(style.smooth) if style.smooth and not curve.marks else curve.series for curve in shown
+    ]
+    spans = [span for curve in shown if (span := curve.series.span())]
+    extents = [extent for series in smoothed if (extent := series.bounds())]
+    if not spans or not extents:
         return [[(" " * columns, "")] for _ in range(rows)]
+    span = min(a for a, _ in spans), max(b for _, b in spans)
+    low, high = min(a for a, _ in extents), max(b for _, b in extents)
+    if high - low <= abs(high) * FLAT:  # the y axis never has zero height
+        margin = abs(low) * 0.05 or 1.0
+        low, high = low - margin, high + margin
     if until is not None:
-        span, bounds = (
-            (span[0] if first is None else first, max(span[1], until)),
-            steady(bounds, style.log and bounds[0] > 0),
-        )
-    canvas = Canvas(wide, high)
+        span = span[0] if first is None else first, max(span[1], until)
+        low, high = steady((low, high), style.log and low > 0)
+    canvas = Canvas(wide, high_rows)
     canvas.letters = {place: curve.letter or ASCII_SERIES[curve.place] for place, curve in enumerate(shown)}
-    scale = Scale(bounds, canvas.height, style.log and bounds[0] > 0)
-    for place, curve in enumerate(shown):
-        _plot(curve, canvas, span, scale, style, place)
-    return [*_body(canvas, scale, shown, style), _foot(span, columns)]
+    scale = Scale((low, high), canvas.height, style.log and low > 0)
+    for place, (curve, series) in enumerate(zip(shown, smoothed, strict=True)):
+        _plot(curve, series, canvas, span, scale, place)
+
+    labeled = {0: 1.0, canvas.rows - 1: 0.0}
+    if canvas.rows >= 5:
+        labeled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
+    chart: list[ChartRow] = []
+    for row in range(canvas.rows):
+        label = number(scale.value(labeled[row])) if row in labeled else ""
+        cells = canvas.text(row, style.ascii)
+        line = [(text, shown[owner].style if owner >= 0 else "") for text, owner in cells]
+        chart.append([(f"{label:>{AXIS - 1}} ", "axis"), *line])
+    left, right = map(number, span)
+    foot = f"{'':{AXIS}}{left}{' ' * max(1, wide - len(left) - len(right))}{right}"
+    return [*chart, [(foot[:columns].ljust(columns), "axis")]]
 
 
 @dataclass(frozen=True)
@@ -222,30 +375,10 @@ def line_sample(place: int, ascii_only: bool) -> str:
     return "".join(text for text, _ in canvas.text(0, ascii_only)).rstrip()
 
 
-def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    spans = [span for curve in curves if (span := curve.series.span())]
-    return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
-
-
-def _bounds(curves: Sequence[Curve], style: ChartStyle) -> tuple[float, float] | None:
-    """Bounds of the y axis; never of zero height."""
-    extents = [bounds for curve in curves if (bounds := _smoothed(curve, style).bounds())]
-    if not extents:
-        return None
-    low, high = min(a for a, _ in extents), max(b for _, b in extents)
-    if high - low > abs(high) * FLAT:
-        return low, high
-    margin = abs(low) * 0.05 or 1.0
-    return low - margin, high + margin
-
-
-def _smoothed(curve: Curve, style: ChartStyle) -> Series:
-    return curve.series.smoothed(style.smooth) if style.smooth and not curve.marks else curve.series
-
-
-def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, style: ChartStyle, owner: int) -> None:
+def _plot(curve: Curve, series: Series, canvas: Canvas, span: tuple[float, float], scale: Scale, owner: int) -> None:
+    """Draw a curve as `series`, which may be smoothed, into the canvas."""
     width = canvas.width
-    columns = list(_smoothed(curve, style).columns(*span, width))
+    columns = list(series.columns(*span, width))
     if curve.marks:
         if len(columns) > width // MARK_DISTANCE:  # too many marks would hide the curve: show means of neighbors
             blocks = curve.series.columns(*span, width // MARK_DISTANCE)
@@ -263,21 +396,53 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
-def _body(canvas: Canvas, scale: Scale, curves: Sequence[Curve], style: ChartStyle) -> list[ChartRow]:
-    rows: list[ChartRow] = []
-    labeled = {0: 1.0, canvas.rows - 1: 0.0}
-    if canvas.rows >= 5:
-        labeled[(canvas.rows - 1) // 2] = 1 - ((canvas.rows - 1) // 2) / (canvas.rows - 1)
-    for row in range(canvas.rows):
-        label = number(scale.value(labeled[row])) if row in labeled else ""
-        line: ChartRow = [(f"{label:>{AXIS - 1}} ", "axis")]
-        line += [(text, curves[owner].style if owner >= 0 else "") for text, owner in canvas.text(row, style.ascii)]
-        rows.append(line)
-    return rows
+def bar(share: float, width: int) -> list[StyledText]:
+    """A bar of `width` columns, filled by `share` (0 to 1)."""
+    full = round(max(0.0, min(1.0, share)) * max(0, width))
+    return [("━" * full, "$primary"), ("─" * (max(0, width) - full), "$foreground-muted")]
 
 
-def _foot(span: tuple[float, float], columns: int) -> ChartRow:
-    left, right = number(span[0]), number(span[1])
-    gap = columns - AXIS - len(left) - len(right)
-    text = f"{'':{AXIS}}{left}{' ' * max(1, gap)}{right}"
-    return [(text[:columns].ljust(columns), "axis")]
+BLOCKS = " ▁▂▃▄▅▆▇█"
+"""Columns from empty to full, in eighths of a cell."""
+
+
+class Histogram(Struct, frozen=True):
+    """As counted by `engine.data.lengths`: bin n counts rows of n·width+1 to (n+1)·width tokens before truncation."""
+
+    width: int
+    counts: list[int]
+    rows: int
+    longest: int
+    beyond: int
+    """Rows longer than the last bin's end; they are counted in it."""
+    longer: int
+    """Rows longer than max_length."""
+    lost: int
+    """Of these, rows without a token in the loss after truncation."""
+
+
+def draw_histogram(lengths: Histogram, cut: int, columns: int, rows: int) -> list[ChartRow]:
+    """`rows` rows of bars, the axis, and the effect of `max_length`; styles are `kept`, `cut`, `axis` and `mark`."""
+    per = -(-len(lengths.counts) // max(1, columns))
+    bars = [sum(lengths.counts[at : at + per]) for at in range(0, len(lengths.counts), per)]
+    tokens = per * lengths.width
+    beyond = [number * tokens >= cut for number in range(len(bars))]
+    full = len(BLOCKS) - 1
+    steps, highest = rows * full, max(bars) or 1
+    heights = [max(1, round(bar / highest * steps)) if bar else 0 for bar in bars]  # never empty with a row
+    drawn: list[ChartRow] = []
+    for row in range(rows - 1, -1, -1):
+        levels = [max(0, min(full, height - row * full)) for height in heights]
+        cells = zip(levels, beyond, strict=True)
+        groups = groupby(cells, key=lambda cell: cell[1])
+        drawn.append([("".join(BLOCKS[level] for level, _ in run), "cut" if past else "kept") for past, run in groups])
+    end = f"{tokens * len(bars):,}+" if lengths.beyond else f"{lengths.longest:,}"  # `+`: it includes longer rows
+    axis: ChartRow = [(f"1{end:>{max(1, len(bars) - 1)}} tokens", "axis")]
+    if not lengths.longer:
+        mark = f"max_length {cut:,}: no row is truncated, the longest has {lengths.longest:,} tokens"
+        return [*drawn, axis, [(mark, "axis")]]
+    share = lengths.longer / lengths.rows
+    label = f"max_length {cut:,}: {amount(lengths.longer, 'row')} ({share_percent(share)}) truncated"
+    at = min(len(bars) - 1, (cut - 1) // tokens)  # below the column of max_length
+    mark = f"{' ' * at}▲ {label}" if at <= len(bars) // 2 else f"{label} ▲".rjust(at + 1)
+    return [*drawn, axis, [(mark, "mark")]]

@@ -25,7 +25,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
 from tui.cli.progress import ProgressDisplay, progress_display
 from tui.live.event_lines import lines
-from tui.live.time_left import ladder_left
+from tui.live.run_state import ladder_left
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1

@@ -14,8 +14,8 @@ from engine.config.quantities import ABSENT
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from engine.runs.run import events
-from tui.charts.bars import bar
-from tui.live.time_left import RunTimer, TimeLeft
+from tui.charts.chart import bar
+from tui.live.run_state import RunTimer, TimeLeft
 from tui.output.console import console
 
 MAX_BAR, MIN_BAR = 28, 8

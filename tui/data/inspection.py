@@ -11,7 +11,7 @@ from textual.content import Content
 
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
-from tui.charts.bars import Histogram, draw
+from tui.charts.chart import Histogram, draw_histogram
 from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")
@@ -182,7 +182,7 @@ def _lengths(inspection: Inspection, split: str, width: int, max_length: int) ->
         yield _shown(ReportLine("length", f"no {split} rows"), width)
         return
     yield Content.styled(f"tokens per row, {split}", "bold")
-    for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS):
+    for row in draw_histogram(histogram, max_length, max(10, width - 7), CHART_ROWS):
         yield Content.assemble(*((text, COLORS[style]) for text, style in row))
     lengths = inspection.report["lengths"].get(split)
     if lengths:

@@ -17,12 +17,10 @@ from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import loss, score, score_bounds
-from tui.charts.chart import DASHES, ChartStyle, Curve, draw, line_sample
-from tui.charts.series import Series
+from tui.charts.chart import DASHES, ChartStyle, Curve, Series, draw, line_sample
 from tui.format import setting
 from tui.history.run_list import describe
-from tui.live.opening import EventLoader
-from tui.live.run_state import RunState
+from tui.live.run_state import EventLoader, RunState
 
 COLORS = (
     "$text-primary",

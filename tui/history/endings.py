@@ -18,7 +18,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import with_bounds
-from tui.keymap import CommandKeys
+from tui.commands import CommandKeys
 
 MAX_SENTENCES = 4
 """More endings are counted."""

@@ -38,7 +38,7 @@ from tui.background import BackgroundThread
 if TYPE_CHECKING:  # they import Textual, which is not needed to print answers
     from textual.message_pump import MessagePump
 
-    from tui.keymap import CommandKeys
+    from tui.commands import CommandKeys
 
 
 LIMITS = {"temperature": (0.0, 10.0), "top_p": (0.01, 1.0), "seed": (0, 2**63 - 1), "max_new_tokens": (1, 32768)}

@@ -14,8 +14,7 @@ from engine.config.quantities import rate, size
 from engine.config.text import visible
 from engine.runs.run.events import Sample
 from engine.runs.run.folder import short_name
-from tui.charts.chart import AXIS, DASHES, ChartRow, ChartStyle, Curve, draw, line_sample, reach
-from tui.charts.series import Series
+from tui.charts.chart import AXIS, DASHES, ChartRow, ChartStyle, Curve, Series, draw, line_sample, reach
 from tui.format import number
 from tui.live.run_state import RunState
 
@@ -53,33 +52,20 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
     rows_each = max(3, height // max(1, len(shown)))
     lines: list[Content] = []
     for prompt, answers in shown:
-        lines += _of_prompt(prompt, answers, width, rows_each)
+        end = visible(" ".join(TEMPLATE_END.sub("", prompt).split()), 4000)  # the question is at the end
+        rows = [Content.styled(end if len(end) <= width else f"…{end[1 - width :]}", "$foreground-muted")]
+        rows.append(_labeled("expected", answers[-1].target, width, "$text-success"))
+        for sample in answers[-(rows_each - 2) :]:
+            when = f"step {sample.step}" if sample.when == "during" else WHEN[sample.when]
+            rows.append(_labeled(when, sample.output, width, ""))
+        lines += rows[:rows_each]
     return lines[:height]
-
-
-def _of_prompt(prompt: str, answers: Sequence[Sample], width: int, height: int) -> list[Content]:
-    """At most `height` lines."""
-    end = " ".join(TEMPLATE_END.sub("", prompt).split())
-    lines = [Content.styled(_cut_start(visible(end, 4000), width), "$foreground-muted")]
-    lines.append(_labeled("expected", answers[-1].target, width, "$text-success"))
-    for sample in answers[-(height - 2) :]:
-        lines.append(_labeled(_when(sample), sample.output, width, ""))
-    return lines[:height]
-
-
-def _when(sample: Sample) -> str:
-    return f"step {sample.step}" if sample.when == "during" else WHEN[sample.when]
 
 
 def _labeled(label: str, text: str, width: int, style: str) -> Content:
     name = f"{label:<9} "
     shown = Content.styled(visible(" ".join(text.split()), 4000), style)
     return Content.assemble((name, "$foreground-muted"), shown.truncate(max(10, width - len(name)), ellipsis=True))
-
-
-def _cut_start(text: str, width: int) -> str:
-    """The end of a prompt: questions are there."""
-    return text if len(text) <= width else f"…{text[1 - width :]}"
 
 
 def lowest_loss(state: RunState) -> list[tuple[str, str]]:
@@ -123,12 +109,21 @@ class CurveView:
 
     def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
         """What is special about the curve and the chart, or a status line while there is no point yet."""
-        if not self.state.loss.buckets:
-            return [Content.styled(self._empty_text(), "$foreground-muted")]
-        legend = self._legend()
+        state = self.state
+        if not state.loss.buckets:
+            text = f"{state.phase or 'starting'}: no step yet"
+            if state.end is not None:
+                text = "ended before the first step"
+            if state.step is not None:
+                text = f"no finite loss in {state.loss.absent:,} steps"
+            return [Content.styled(text, "$foreground-muted")]
+        legend = Content()
+        if state.loss.absent:
+            legend += Content.styled(f"  {state.loss.absent:,} not finite", "$text-error")
+        if state.sampled:
+            legend += Content.styled("  sampled; reading all events", "$text-warning")
         rows = height - bool(legend.cell_length)
-        chart = draw(loss_curves(self.state), width, rows, options, self.until())
-        lines = [_colored(row) for row in chart]
+        lines = [_colored(row) for row in draw(loss_curves(state), width, rows, options, self.until())]
         return [legend, *lines] if legend.cell_length else lines
 
     def values(self) -> str:
@@ -147,21 +142,6 @@ class CurveView:
         figures += [f"grad {number(state.grad_norm.latest)}"] if state.grad_norm.latest is not None else []
         figures += [f"{state.speed.latest:,.0f} tokens/s"] if state.speed.latest is not None else []
         return "  ".join(figures)
-
-    def _legend(self) -> Content:
-        parts: list[tuple[str, str]] = []
-        if self.state.loss.absent:
-            parts.append((f"  {self.state.loss.absent:,} not finite", "$text-error"))
-        if self.state.sampled:
-            parts.append(("  sampled; reading all events", "$text-warning"))
-        return Content.assemble(*parts)
-
-    def _empty_text(self) -> str:
-        if self.state.step is not None:
-            return f"no finite loss in {self.state.loss.absent:,} steps"
-        if self.state.end is not None:
-            return "ended before the first step"
-        return f"{self.state.phase or 'starting'}: no step yet"
 
 
 MAX_EARLIER = len(DASHES) - 1
@@ -226,29 +206,27 @@ class ChartGrid:
         span = self.span
         if span is None:
             return [Content.styled(f"{metric.name}: no step yet", "$foreground-muted")]
-        curves = self._curves(metric)
+        scale = MIB if metric.name == "memory" else 1
+        curves = [
+            Curve(_scaled(metric.series(run), scale), f"earlier{n}", place=n + 1) for n, run in enumerate(self.earlier)
+        ]
+        own = Curve(_scaled(metric.series(self.state), scale), "live")
+        curves += loss_curves(self.state) if metric.name == "loss" else [own]
         chart = draw(curves, width, height - 1, self.style, span[1], span[0])
         if self.cursor is not None:
             column = AXIS + cursor_column(self.cursor, span, width - AXIS)
             chart = [*(_marked(row, column) for row in chart[:-1]), chart[-1]]
         return [self._values(metric).truncate(width, ellipsis=True), *map(_colored, chart)]
 
-    def _curves(self, metric: Metric) -> list[Curve]:
-        scale = MIB if metric.name == "memory" else 1
-        curves = [
-            Curve(_scaled(metric.series(run), scale), f"earlier{n}", place=n + 1) for n, run in enumerate(self.earlier)
-        ]
-        if metric.name == "loss":
-            return [*curves, *loss_curves(self.state)]
-        return [*curves, Curve(_scaled(metric.series(self.state), scale), "live")]
-
     def _values(self, metric: Metric) -> Content:
         """`loss 0.512  0.498`: the value of every run at the cursor, in its color."""
         name = f"{metric.name} (MiB)" if metric.name == "memory" else metric.name
         parts = [Content.styled(name, "bold")]
         for state, color in ((self.state, "live"), *((run, f"earlier{n}") for n, run in enumerate(self.earlier))):
-            series = metric.series(state)
-            value = series.latest if self.cursor is None else _value_at(series, self.cursor)
+            series, step = metric.series(state), self.cursor
+            value = series.latest
+            if step is not None:  # none after the last step: runs have different numbers of steps
+                value = series.at(step) if (span := series.span()) and step <= span[1] else None
             parts.append(Content.styled(metric.shown(value) if value is not None else "–", COLORS[color]))
         if metric.name == "loss":
             series = self.state.validation
@@ -257,12 +235,6 @@ class ChartGrid:
                 parts.append(Content.styled(f"validation {number(value)}", COLORS["eval"]))
             parts.extend(Content.styled(text.strip(), color) for text, color in lowest_loss(self.state))
         return Content("  ").join(parts)
-
-
-def _value_at(series: Series, step: int) -> float | None:
-    """The value nearest to a step; None after the last one: runs have different numbers of steps."""
-    span = series.span()
-    return None if span is None or step > span[1] else series.at(step)
 
 
 def cursor_column(step: int, span: tuple[float, float], columns: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -109,13 +109,14 @@ class MachineSample:
             return [self.run_gpu] if self.run_gpu else []
         if names == ["all"]:
             return [gpu for gpu in self.gpus if gpu.total] if self.run_gpu else []
-        matches = (next((gpu for gpu in self.gpus if _is_named(gpu, name)), None) for name in names)
-        return [gpu for gpu in matches if gpu is not None]  # first: a MIG instance can have a GPU's index
-
-
-def _is_named(gpu: GpuSample, name: str) -> bool:
-    is_uuid = name.startswith(("GPU-", "MIG-"))
-    return (gpu.uuid or "").startswith(name) if is_uuid else name in (gpu.label, str(gpu.index))
+        matches = list[GpuSample]()
+        for name in names:
+            is_uuid = name.startswith(("GPU-", "MIG-"))
+            for gpu in self.gpus:
+                if (gpu.uuid or "").startswith(name) if is_uuid else name in (gpu.label, str(gpu.index)):
+                    matches.append(gpu)
+                    break  # the first one: a MIG instance can have a GPU's index
+        return matches
 
 
 class WatchedProcess(NamedTuple):
@@ -255,43 +256,26 @@ class ProcessTable:
 
     def look(self) -> list[ProcessRow]:
         """The processes on the GPUs, then workers of ftbench that use none."""
-        rows = list(self._on_gpus())
+        rows: list[ProcessRow] = []
+        for gpu in self._nvml.devices():
+            total, loads = gpu.total(), gpu.process_loads()
+            for pid, used in gpu.processes():
+                row = ProcessRow(pid, gpu.label, used, total, loads.get(pid))
+                rows.append(self._described(row) if pids_are_local() else replace(row, command=UNKNOWN_PROCESS))
         on_gpu = {row.pid for row in rows}
         rows += [self._described(ProcessRow(pid)) for pid in self._runs if pid not in on_gpu and psutil.pid_exists(pid)]
         self._known = {pid: process for pid, process in self._known.items() if pid in {row.pid for row in rows}}
         return rows
 
-    def _on_gpus(self) -> Iterator[ProcessRow]:
-        for gpu in self._nvml.devices():
-            total, loads = gpu.total(), gpu.process_loads()
-            for pid, used in gpu.processes():
-                row = ProcessRow(pid, gpu.label, used, total, loads.get(pid))
-                yield self._described(row) if pids_are_local() else _unknown(row)
-
     def _described(self, row: ProcessRow) -> ProcessRow:
-        """The row with what the system knows of its process."""
-        process = self._process(row.pid)
-        if process is None:
-            return _unknown(row)
+        """The row with what the system knows of its process, which may not be visible from here."""
         try:
+            process = self._known[row.pid] = self._known.get(row.pid) or psutil.Process(row.pid)
             with process.oneshot():
                 user, rss = process.username(), process.memory_info().rss
                 seconds = max(0.0, time.time() - process.create_time())
                 command = self._runs.get(row.pid) or " ".join(process.cmdline()) or process.name()
                 cpu = process.cpu_percent(None)
         except psutil.Error:
-            return _unknown(row)
+            return replace(row, command=UNKNOWN_PROCESS)
         return replace(row, user=user, cpu=cpu, rss=rss, seconds=seconds, command=command)
-
-    def _process(self, pid: int) -> psutil.Process | None:
-        if pid not in self._known:
-            try:
-                self._known[pid] = psutil.Process(pid)
-            except psutil.Error:
-                return None
-        return self._known[pid]
-
-
-def _unknown(row: ProcessRow) -> ProcessRow:
-    """A process that is not visible from here."""
-    return replace(row, command=UNKNOWN_PROCESS)

@@ -1,22 +1,125 @@
-"""State of a run computed from its events, in bounded memory however long the run is."""
+"""State of a run computed from its events, in bounded memory however long the run is; the time left of it and of a
+ladder. A small event log is read at once, a huge one as samples first, then completely, in portions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from engine.config.files import open_regular
+from engine.config.quantities import duration
 from engine.memory.formula.estimate import CONTEXT
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run import events
-from engine.runs.run.events import Event
-from tui.charts.series import Series
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import Event, decode
+from tui.charts.chart import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
-from tui.live.time_left import RunTimer, TimeLeft
 
 MAX_SAMPLES = 60
 CPU_NAME = "CPU cores"
 """End of the device name in the event `model` of a run without a GPU."""
+
+
+ANSWERS = "test answers"
+"""Text of the worker's progress while it generates the answers to the test rows."""
+SIMILAR = 1.1
+"""Ratio of the bounds of an estimate up to which their mean is shown instead of both."""
+
+
+class TimeLeft(NamedTuple):
+    """Seconds until the end of a run, or of its phase."""
+
+    seconds: float
+    phase: str = ""
+    """The phase whose end is meant; '' for the end of the run."""
+
+    def __str__(self) -> str:
+        return f"{rounded(self.seconds)} left{f' in {self.phase}' if self.phase else ''}"
+
+
+def rounded(seconds: float) -> str:
+    """An estimated duration in whole seconds: `9 s`, `4:05`."""
+    return duration(seconds) if seconds >= 59.5 else f"{seconds:.0f} s"
+
+
+class RunTimer:
+    """Estimates when a run ends from its own events: seconds per step with validation and checkpoints, rows per second.
+
+    The evaluation after training takes about as long as that of the base model, which scores the same rows. Without it
+    only the end of the current phase is known.
+    """
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._phase_began = self._now = 0.0
+        self._baseline: float | None = None
+        self._first_step: tuple[float, int] | None = None
+        self._step: events.Step | None = None
+        self._step_at = 0.0
+        self._work = ""
+        self._first_rows = self._last_rows = (0.0, 0)
+        self._progress: events.Progress | None = None
+
+    def add(self, event: events.Event) -> None:
+        """Take note of an event; events are in order, but some may be missing."""
+        self._now = event.t if event.elapsed is None else event.elapsed
+        match event:
+            case events.Hello():
+                self._enter("")
+                self._first_step = self._step = None
+            case events.Phase():
+                if self._phase == "baseline":
+                    self._baseline = max(self._baseline or 0.0, self._now - self._phase_began)
+                self._enter(event.name)
+            case events.Eval(when="before", split="test"):
+                self._baseline = max(self._baseline or 0.0, event.seconds)
+            case events.Step():
+                self._first_step = self._first_step or (self._now, event.step)
+                self._step, self._step_at = event, self._now
+            case events.Progress():
+                if event.text != self._work or event.done < self._last_rows[1]:
+                    self._work, self._first_rows, self._last_rows = event.text, (self._now, event.done), (0.0, -1)
+                if event.done != self._last_rows[1]:
+                    self._last_rows = (self._now, event.done)
+                self._progress = event
+
+    def left(self) -> TimeLeft | None:
+        """The estimate at the last event; None while nothing is known."""
+        if self._phase == "training":
+            if self._step is None or self._first_step is None:
+                return None
+            began, first = self._first_step
+            done = self._step.step - first
+            pace = (self._step_at - began) / done if done > 0 else self._step.seconds
+            seconds = max(0.0, pace * (self._step.steps - self._step.step) - (self._now - self._step_at))
+            return TimeLeft(seconds, "training") if self._baseline is None else TimeLeft(seconds + self._baseline)
+        if (rows := self._rows_left()) is not None:
+            return TimeLeft(rows, "" if self._phase == "evaluation" else self._phase)
+        if self._phase == "evaluation" and self._baseline is not None:
+            return TimeLeft(max(0.0, self._baseline - (self._now - self._phase_began)))
+        return None
+
+    def _enter(self, phase: str) -> None:
+        self._phase, self._phase_began = phase, self._now
+        self._work, self._progress = "", None
+
+    def _rows_left(self) -> float | None:
+        """Seconds for the rows left; in an evaluation only for the answers, its longest part."""
+        progress = self._progress
+        if progress is None or progress.total is None:
+            return None
+        if self._phase in ("baseline", "evaluation") and progress.text != ANSWERS:
+            return None
+        (began, first), (latest, done) = self._first_rows, self._last_rows
+        if done <= first:
+            return None
+        return max(0.0, (latest - began) / (done - first) * (progress.total - done) - (self._now - latest))
 
 
 @dataclass
@@ -63,7 +166,54 @@ class RunState:
 
     def feed(self, fresh: Iterable[Event]) -> None:
         for event in fresh:
-            self._apply(event)
+            self.counted += 1
+            self.timer.add(event)
+            match event:
+                case events.Step():
+                    self.step = event
+                    self.loss.add(event.step, event.loss)
+                    self.rate.add(event.step, event.learning_rate)
+                    self.grad_norm.add(event.step, event.grad_norm)
+                    self.speed.add(event.step, event.tokens_per_second)
+                    continue
+                case events.Memory():
+                    self.memory = event
+                    if self.step is not None and self.phase in ("", "training"):
+                        used = event.rss if event.reserved is None else event.reserved + self.overhead
+                        self.memory_use.add(self.step.step, used)
+                    continue
+                case events.Hello():
+                    self.end, self.error = None, None
+                    self.phase, self.note, self.progress = "", "", None  # a resumed worker starts from its first phase
+                case events.Phase():
+                    self.phase, self.note, self.progress = event.name, event.note, None
+                case events.Progress():
+                    self.progress = event
+                case events.ModelLoaded():
+                    self.on_gpu = not event.device.endswith(CPU_NAME)
+                    self.overhead = CONTEXT if self.on_gpu else event.resident_before or 0
+                case events.Plan():
+                    self.plan, self.selected = event, None
+                case events.Selected():
+                    self.selected = event
+                case events.Checkpoint():
+                    self.checkpoint = event
+                case events.Sample():
+                    self.samples = [*self.samples, event][-MAX_SAMPLES:]
+                case events.Error():
+                    self.error = event
+                case events.End():
+                    self.end = event
+                case events.Eval(split="validation", when="during"):  # after training it is measured on other rows
+                    self.validation.add(event.step, event.loss)
+                    if event.loss is not None and (self.lowest is None or event.loss < (self.lowest.loss or 0.0)):
+                        self.lowest = event
+                case events.Eval(split="test", when="before"):
+                    self.before = event
+                case events.Eval(split="test"):
+                    self.after = event
+            for text in lines(event, self.overhead):
+                self.log.add(text)
 
     def left(self) -> TimeLeft | None:
         """Estimated time until the end of the run, or of its phase; None once it has ended, or if it is not known."""
@@ -86,67 +236,6 @@ class RunState:
         peak = training if self.on_gpu else max(training, evaluation)
         return ExpectedPeak(peak + self.overhead, peak in (plan.measured, plan.measured_evaluation))
 
-    def _apply(self, event: Event) -> None:
-        self.counted += 1
-        self.timer.add(event)
-        match event:
-            case events.Step():
-                self._step(event)
-                return
-            case events.Memory():
-                self._memory(event)
-                return
-            case events.Hello():
-                self.end, self.error = None, None
-                self.phase, self.note, self.progress = "", "", None  # a resumed worker starts from its first phase
-            case events.Phase():
-                self.phase, self.note, self.progress = event.name, event.note, None
-            case events.Progress():
-                self.progress = event
-            case events.ModelLoaded():
-                self.on_gpu = not event.device.endswith(CPU_NAME)
-                self.overhead = CONTEXT if self.on_gpu else event.resident_before or 0
-            case events.Plan():
-                self.plan, self.selected = event, None
-            case events.Selected():
-                self.selected = event
-            case events.Checkpoint():
-                self.checkpoint = event
-            case events.Sample():
-                self.samples = [*self.samples, event][-MAX_SAMPLES:]
-            case events.Error():
-                self.error = event
-            case events.End():
-                self.end = event
-            case events.Eval():
-                self._eval(event)
-        for text in lines(event, self.overhead):
-            self.log.add(text)
-
-    def _step(self, event: events.Step) -> None:
-        self.step = event
-        self.loss.add(event.step, event.loss)
-        self.rate.add(event.step, event.learning_rate)
-        self.grad_norm.add(event.step, event.grad_norm)
-        self.speed.add(event.step, event.tokens_per_second)
-
-    def _memory(self, event: events.Memory) -> None:
-        self.memory = event
-        used = event.rss if event.reserved is None else event.reserved + self.overhead
-        if self.step is not None and self.phase in ("", "training"):
-            self.memory_use.add(self.step.step, used)
-
-    def _eval(self, event: events.Eval) -> None:
-        if event.split == "validation":
-            if event.when == "during":  # the loss after training is measured on other rows
-                self.validation.add(event.step, event.loss)
-                if event.loss is not None and (self.lowest is None or event.loss < (self.lowest.loss or 0.0)):
-                    self.lowest = event
-        elif event.when == "before":
-            self.before = event
-        else:
-            self.after = event
-
 
 class ExpectedPeak(NamedTuple):
     """The peak of a run's process, in bytes."""
@@ -161,3 +250,128 @@ class ExpectedPeak(NamedTuple):
     def label(self) -> str:
         """Its name in the interface."""
         return "memory probe" if self.is_probed else "predicted peak"
+
+
+def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None = None) -> str:
+    """`ladder 12:30 left`, `ladder 10:00 to 13:00 left`, `ladder up to 20 s left`.
+
+    '' while a rung was neither measured nor finished. `now` in Unix seconds.
+
+    `left` is the time left of the active run `run`, where the end of the run is known; of every other active run it is
+    its estimate less the time since it was started. Exports are not estimated.
+    """
+    runs = [(0.0, 0.0)]
+    for entry in ladder.entries:
+        if entry.is_done or entry.kind in ("probe", "export"):
+            continue
+        if entry.status == "live" and entry.run == run and left is not None and not left.phase:
+            runs.append((left.seconds, left.seconds))
+            continue
+        bounds = _run_seconds(ladder, entry)
+        if bounds is None:
+            return ""
+        passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
+        runs.append((max(0.0, bounds[0] - passed), max(0.0, bounds[1] - passed)))
+    # so many runs at a time: at least the seconds of the longest
+    low, high = (max(*seconds, sum(seconds) / max(1, ladder.runs_at_once)) for seconds in zip(*runs, strict=True))
+    if low < 0.5:
+        between = f"up to {rounded(high)}"
+    elif high <= low * SIMILAR:
+        between = rounded((low + high) / 2)
+    else:
+        between = f"{rounded(low)} to {rounded(high)}"
+    return f"ladder {between} left" if high >= 0.5 else ""
+
+
+def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:
+    """Seconds of a run: the range over the finished runs of its rung, else the estimate of its timing probe."""
+    like = [
+        finished.seconds
+        for finished in ladder.entries
+        if (finished.rung, finished.kind, finished.status) == (entry.rung, entry.kind, "finished")
+        and finished.seconds is not None
+    ]
+    if like:
+        return min(like), max(like)
+    return next(((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung), None)
+
+
+MAX_UNSAMPLED = 8 << 20
+"""Bytes up to which a file is read at once: some 30,000 events, 0.2 s."""
+HEAD = 256 << 10
+"""Bytes read at the start of a huge file: data, model, plan, scores before training."""
+TAIL = 512 << 10
+"""Bytes read at its end: the latest steps, scores after training, the end."""
+WINDOWS, WINDOW = 400, 8 << 10
+"""Number of evenly spaced samples between, and bytes of each: some 30 events for one or two columns of a chart."""
+
+
+class EventLoader:
+    """Reads the events of a run; the state is exact at once, or first sampled and exact later."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path, self.name = path, name
+        self.follower = Follower(path)
+        """Reads the events that follow those of the state."""
+        self._reader, self._exact = Follower(path), RunState(name)
+        self._portions: Iterator[list[Event]] | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only samples have been read so far."""
+        return self._portions is not None
+
+    def first(self) -> RunState:
+        """The state of the run; where the file is huge, a state made of samples, with `sampled` set."""
+        state = RunState(self.name)
+        if _size(self.path) > MAX_UNSAMPLED:
+            state.sampled = True
+            self.follower.offset = _sample(self.path, state)
+            self._portions = self._reader.portions()
+            return state
+        for portion in self.follower.portions():
+            state.feed(portion)
+        return state
+
+    def advance(self) -> RunState | None:
+        """Read the next portion of a sampled run; returns the exact state once it has caught up with the follower.
+
+        The follower then continues from there, so that no event is delivered twice.
+        """
+        if self._portions is None:
+            return None
+        portion = next(self._portions, None)
+        if portion is not None:
+            self._exact.feed(portion)
+        if portion is not None and self._reader.offset < self.follower.offset:
+            return None
+        self.follower, self._portions = self._reader, None
+        return self._exact
+
+
+def _sample(path: Path, state: RunState) -> int:
+    """Feed the state with head, windows and tail; returns the offset of the first byte that was not read."""
+    size = _size(path)
+    step = (size - HEAD - TAIL) / WINDOWS
+    with open_regular(path) as file:
+        state.feed(_events(file, 0, HEAD)[0])
+        for number in range(WINDOWS):
+            state.feed(_events(file, HEAD + int(number * step), WINDOW)[0])
+        last, end = _events(file, size - TAIL, TAIL)
+        state.feed(last)
+    return end
+
+
+def _events(file: BinaryIO, start: int, length: int) -> tuple[list[Event], int]:
+    """The complete events in a section of the file, and the offset after the last; partial lines are ignored."""
+    file.seek(start)
+    block = file.read(length)
+    start_of_line = block.find(b"\n") + 1 if start else 0
+    end = block.rfind(b"\n") + 1
+    return [event for line in block[start_of_line:end].splitlines() if (event := decode(line))], start + end
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_size
+    return 0

@@ -20,8 +20,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run.events import End, Event, Phase
 from engine.runs.run.run_dir import RunDir, read_frozen
 from tui.live.log_lines import OutputChunk, OutputReader
-from tui.live.opening import EventLoader
-from tui.live.run_state import RunState
+from tui.live.run_state import EventLoader, RunState
 
 SECONDS = 0.25
 """Poll interval: four batches per second look live and are cheap over SSH."""
@@ -117,14 +116,21 @@ class Watcher(threading.Thread):
                 self._poll(events, output)
                 self._read_error = ""
             except OSError as error:  # a network file system may recover
-                self._post_read_error(error)
+                text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
+                if text != self._read_error:  # once until reading succeeds again
+                    self._read_error = text
+                    self.post(RunReadError(self.watched, text))
             interval = SECONDS if self._live is not False else RESTING_SECONDS
             self._stopping.wait(READING_SECONDS if events.sampled and not self._read_error else interval)
 
     def _poll(self, events: EventLoader, output: OutputReader) -> None:
         """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
-            self._open(events)
+            self.post(RunStateLoaded(self.watched, events.first(), self._config()))
+            self._opened = True
+            with contextlib.suppress(UserError):  # the list of runs reports it
+                ladder = ladder_of_run(self.watched.path.parent, self.watched.name)
+                self._ladder = (ladder, 0.0) if ladder else None
         self._post_ladder()
         news = self._post_job()
         for fresh in events.follower.portions():
@@ -137,13 +143,6 @@ class Watcher(threading.Thread):
             self._post_liveness(news)
         if exact := events.advance():
             self.post(RunStateLoaded(self.watched, exact, self._config()))
-
-    def _open(self, events: EventLoader) -> None:
-        self.post(RunStateLoaded(self.watched, events.first(), self._config()))
-        self._opened = True
-        with contextlib.suppress(UserError):  # the list of runs reports it
-            ladder = ladder_of_run(self.watched.path.parent, self.watched.name)
-            self._ladder = (ladder, 0.0) if ladder else None
 
     def _config(self) -> Config | None:
         with contextlib.suppress(UserError):
@@ -171,13 +170,6 @@ class Watcher(threading.Thread):
         if text:
             self.post(NewEvents(self.watched, [Phase(name="waiting", note=text, t=time.time())]))
         return True
-
-    def _post_read_error(self, error: OSError) -> None:
-        """Post a read error, once until reading succeeds again."""
-        text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
-        if text != self._read_error:
-            self._read_error = text
-            self.post(RunReadError(self.watched, text))
 
     def _post_liveness(self, news: bool) -> None:
         live, now = self.watched.is_active(), time.monotonic()

@@ -21,9 +21,9 @@ from engine.memory.formula import history
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, TableRow
+from tui.commands import CommandKeys
 from tui.format import moment
-from tui.keymap import CommandKeys
-from tui.live.opening import EventLoader
+from tui.live.run_state import EventLoader
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, method_estimate, method_estimates
 from tui.selection import MARK, Selection

@@ -103,17 +103,13 @@ class Announcer:
         if notify == BELL:
             self._screen.app.bell()
         elif notify:
-            self._run(notify, sentence)
-
-    def _run(self, command: str, sentence: str) -> None:
-        """Run the user's command with the sentence as its last argument; it outlives the bench."""
-        try:
-            subprocess.Popen(
-                [*shlex.split(command), visible(sentence, 400)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            self._screen.tell(f"cannot run notify = {command!r}: {error}", severity="error", timeout=TIMEOUT)
+            try:  # it outlives the bench
+                subprocess.Popen(
+                    [*shlex.split(notify), visible(sentence, 400)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                self._screen.tell(f"cannot run notify = {notify!r}: {error}", severity="error", timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""The base classes of full screens and dialogs: keys, literal notifications, reads and actions that may fail."""
+"""The base classes of full screens, dialogs, and screens with keys that act on a run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from textual.binding import BindingType
+from textual.content import Content
 from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.text import visible
 from tui.commands import bindings
-from tui.settings import tell
+from tui.settings import app_keys, tell
 from tui.widgets.text_rows import KeyLine, Rows
 
 if TYPE_CHECKING:
     from engine.runs.queue.device_queue import QueuePlace
+    from engine.runs.run.run_dir import RunDir
+    from tui.background import BackgroundRequest
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -27,6 +32,16 @@ class BaseScreen(Screen[R]):
     tell = tell
     _read_errors: Mapping[str, str] = {}
     """What could not be read the last time, and why."""
+    request: BackgroundRequest | None = None
+    """What the engine is asked; cancelled when the screen is closed."""
+
+    def set_text(self, id: str, text: str | Content) -> None:
+        """Show one line of text, literally, or content in the Static with this id."""
+        self.query_one(f"#{id}", Static).update(Content(visible(text)) if isinstance(text, str) else text)
+
+    def on_unmount(self) -> None:
+        if self.request:
+            self.request.cancel()
 
     def action_back(self) -> None:
         self.dismiss()
@@ -54,7 +69,6 @@ class BaseScreen(Screen[R]):
         return self._read_reported(lambda: folders)
 
     def _read_reported(self, read: Callable[[], Iterable[F]], what: str = "") -> list[F]:
-        """The complete device queue; empty while it cannot be read."""
         items, text = list[F](), ""
         try:
             items = list(read())
@@ -83,3 +97,70 @@ class Dialog(ModalScreen[R], BaseScreen[R]):
     Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
     Dialog Static { height: auto; }
     """
+
+
+class RunActions(BaseScreen[R]):
+    """A screen with keys that act on a run."""
+
+    resume_command: ClassVar[str]
+    """Id of the command that resumes a run."""
+
+    def selected_run(self) -> RunDir | None:
+        """The run that keys act on."""
+        raise NotImplementedError
+
+    def run_to_resume(self) -> RunDir | None:
+        return self.selected_run()
+
+    def show_run(self, run: RunDir) -> None:
+        """Show a run that was started or resumed."""
+        raise NotImplementedError
+
+    def action_stop(self) -> None:
+        """Stop after asking; the run may end meanwhile."""
+        from engine.runs import start
+        from tui.screens.dialogs import confirm
+
+        if run := self._active_run():
+            question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
+            confirm(self, question, lambda: self._signal(start.stop, run))
+
+    def action_pause(self) -> None:
+        """Pause without asking: nothing is lost."""
+        from engine.runs import start
+
+        if (run := self._active_run()) is None:
+            return
+        waits = any(turn.run == run.path and turn.place for turn in self.queue())
+        if self._signal(start.pause, run):
+            how = "it leaves the queue" if waits else "it finishes its step, saves a checkpoint and releases the GPU"
+            self.tell(f"pausing {run.name}: {how}; press {app_keys(self).of(self.resume_command)} to resume")
+
+    def action_resume(self) -> None:
+        """Resume from the latest complete checkpoint."""
+        from engine.runs.start import resume_run
+
+        if (run := self.run_to_resume()) is None:
+            self.tell("no run to resume", severity="warning")
+            return
+        with self.errors_told():
+            resume_run(run)
+            self.show_run(run)
+
+    def _active_run(self) -> RunDir | None:
+        """The selected run while its worker is running; else a notification."""
+        run = self.selected_run()
+        if run is not None and run.is_active():
+            return run
+        self.tell("no active run selected", severity="warning")
+        return None
+
+    def _signal(self, send: Callable[[RunDir], None], run: RunDir) -> bool:
+        """Whether the worker received the signal; else a notification says why not."""
+        with self.errors_told():
+            try:
+                send(run)
+                return True
+            except ProcessLookupError:
+                self.tell(f"{run.name} has just ended", severity="warning")
+        return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,18 +21,16 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs.run.folder import short_name
-from tui.header import head_line, run_text, selection_line
 from tui.screens.base import BaseScreen
-from tui.screens.live_runs import LiveRuns, MachineContext, RunFollower, is_urgent
+from tui.screens.live_runs import LiveRuns, MachineContext, RunFollower
 from tui.settings import app_keys
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
-from tui.widgets.loss_pane import LossPane
 from tui.widgets.memory_pane import MAX_ROWS_OF_SEVERAL, MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
-from tui.widgets.run_details import FiguresPane, RunsPane
+from tui.widgets.run_panes import FiguresPane, LossPane, RunsPane
 from tui.widgets.selection_pane import NextRun, SelectionPane
-from tui.widgets.status_line import status
+from tui.widgets.status_line import head_line, run_text, selection_line, status
 from tui.widgets.text_rows import KeyLine, is_covered
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -48,6 +45,8 @@ UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
 LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
 """The panes below memory, from left to right; the panes of installed packages follow in the upper row."""
 
+URGENT = ("Phase", "End", "Hello", "Plan")
+"""Events that change the status line: shown at once instead of with the next second."""
 HIGH = 54
 """Rows of a screen with room for more memory and longer lists."""
 
@@ -63,7 +62,11 @@ class BenchView(BaseScreen[None]):
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
 
     def __init__(self, runs: Path) -> None:
-        super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # so that nothing is styled twice
+        breakpoints = zip(
+            shutil.get_terminal_size(), (self.HORIZONTAL_BREAKPOINTS, self.VERTICAL_BREAKPOINTS), strict=True
+        )
+        classes = [max(point for point in points if point[0] <= length)[1] for length, points in breakpoints]
+        super().__init__(classes=" ".join(classes))  # which the breakpoints will set: nothing is styled twice
         self.runs = runs
         self.opened = False
         """Whether live runs have been looked for."""
@@ -79,12 +82,6 @@ class BenchView(BaseScreen[None]):
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
         self.announcer: Announcer | None = None
         """Created after the first frame."""
-
-    @classmethod
-    def _classes_of(cls, size: tuple[int, int]) -> str:
-        """The classes that the breakpoints will set on a terminal of this size."""
-        pairs = zip(size, (cls.HORIZONTAL_BREAKPOINTS, cls.VERTICAL_BREAKPOINTS), strict=True)
-        return " ".join(max(point for point in points if point[0] <= length)[1] for length, points in pairs)
 
     def compose(self) -> ComposeResult:
         memory = make_pane(MemoryPane)
@@ -116,12 +113,11 @@ class BenchView(BaseScreen[None]):
         """Data checks of earlier launches."""
         from tui.preview.launch_context import DataCheckCache
 
-        return DataCheckCache(self._predict)
+        def predict_again() -> None:  # the longest row of checked data is known
+            self.selection_pane.list_methods()
+            self._update_panes()
 
-    def _predict(self) -> None:
-        """Predict memory again: the longest row of checked data is known."""
-        self.selection_pane.list_methods()
-        self._update_panes()
+        return DataCheckCache(predict_again)
 
     def on_mount(self) -> None:
         self.selection_pane.longest = lambda config: self.checks.longest(config)
@@ -151,6 +147,10 @@ class BenchView(BaseScreen[None]):
     def find_resumable(self) -> None:
         """Look in a thread for runs that can be resumed: their results are read."""
 
+        def take(runs: list[ResumableRun]) -> None:
+            self.resumable = runs
+            self.redraw()
+
         def read() -> None:
             from tui.history.run_list import resumable
 
@@ -158,13 +158,9 @@ class BenchView(BaseScreen[None]):
                 runs = resumable(self.runs)
             except (UserError, OSError):  # the screen of the runs reports it
                 return
-            self.app.call_from_thread(self._take_resumable, runs)
+            self.app.call_from_thread(take, runs)
 
         self.run_worker(read, thread=True, group="resumable")
-
-    def _take_resumable(self, runs: list[ResumableRun]) -> None:
-        self.resumable = runs
-        self.redraw()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
@@ -184,24 +180,21 @@ class BenchView(BaseScreen[None]):
         self._show_status()
 
     def _state(self) -> BenchState:
+        follower = self.follower
+        names = {turn.pid: short_name(turn.run.name) for turn in self.live_runs.turns}
+        memory = follower.state.memory if follower.state else None
+        if memory and memory.gpu_pid and follower.run:  # in a container the watched run's process has another pid
+            names[memory.gpu_pid] = short_name(follower.run.name)
         return BenchState(
             self.runs,
-            self.follower.state,
+            follower.state,
             self.machine.sample,
             self.machine.expected_peak(self.selection_pane),
-            bool(self.follower.live),
-            self._process_names(),
+            bool(follower.live),
+            names,
             self.machine.next_gpu,
             self.resumable,
         )
-
-    def _process_names(self) -> Mapping[int, str]:
-        """The runs of ftbench's processes; in a container the watched run's has another pid."""
-        names = {turn.pid: short_name(turn.run.name) for turn in self.live_runs.turns}
-        memory = self.follower.state.memory if self.follower.state else None
-        if memory and memory.gpu_pid and self.follower.run:
-            names[memory.gpu_pid] = short_name(self.follower.run.name)
-        return names
 
     def _update_panes(self) -> None:
         if not self.query(MemoryPane):  # the app is ending: its widgets are removed before its last message
@@ -219,10 +212,21 @@ class BenchView(BaseScreen[None]):
         self.set_class(busy, "-busy")
         self.set_class(self.follower.run is None and not self.query("#word"), "-empty")
         self.set_class(busy and not self.lists_open, "-folded")
-        gpus = len(self.machine.sample.gpus) if self.machine.sample else 1
-        self.set_class(gpus > 4 and self.size.height < 34, "-crowded")
-        self.query_one("#memory").styles.height = memory_height(self.size.height, gpus, busy)
-        self.set_class(self.size.height >= HIGH, "-highest")
+        gpus, height = len(self.machine.sample.gpus) if self.machine.sample else 1, self.size.height
+        self.set_class(gpus > 4 and height < 34, "-crowded")
+        self.set_class(height >= HIGH, "-highest")
+
+        # memory has more rows while a run is live, and one per GPU where there are several
+        history = 3 if busy or height >= 34 else 0
+        history += 2 if busy and height >= 34 else 0
+        history += 2 if busy and height >= 42 else 0
+        history += 4 if busy and height >= HIGH else 0
+        rows = 4 + history
+        if gpus > 1:
+            rows = min(gpus, height // 3) + 3 + (min(history, MAX_ROWS_OF_SEVERAL + 1) if height >= 34 else 0)
+        if height < 24:
+            rows = max(4, min(6, height // 3))
+        self.query_one("#memory").styles.height = rows
 
     def open_lists(self) -> None:
         """Open the lists to select from, also while a run is live."""
@@ -281,7 +285,7 @@ class BenchView(BaseScreen[None]):
             self.live_runs.has_device(follower.run),
             follower.ladder_progress() if follower.live else None,
         )
-        self.query_one("#status", Static).update(text)
+        self.set_text("status", text)
         self.query_one(KeyLine).redraw()
 
     def show_head(self) -> None:
@@ -298,10 +302,10 @@ class BenchView(BaseScreen[None]):
         if run is not None:
             waits = any(turn.run == run.path and turn.place for turn in self.live_runs.turns)
             left = run_text(run, self.follower.config, self.follower.live, waits)
-        self.query_one("#head", Static).update(head_line(left, waiting, others, width))
+        self.set_text("head", head_line(left, waiting, others, width))
         if pane.started:
             line = selection_line(pane.effective, pane.changed, pane.previous, width, keys)
-            self.query_one("#about", Static).update(line)
+            self.set_text("about", line)
         self.query_one(NextRun).show_selection(pane)
 
     def watch_run(self, run: RunDir) -> None:
@@ -365,7 +369,7 @@ class BenchView(BaseScreen[None]):
     def on_new_events(self, message: NewEvents) -> None:
         if message.run == self.follower.run and self.follower.state is not None:
             self.follower.state.feed(message.events)
-            if is_urgent(message):
+            if any(type(event).__name__ in URGENT for event in message.events):
                 self.redraw()
             elif not is_covered(self):
                 self.log_pane.show_state(self._state())
@@ -388,16 +392,3 @@ class BenchView(BaseScreen[None]):
         if message.run == self.follower.run:
             self.tell(message.text, severity="error", timeout=15)
             self.redraw()  # what was shown of another run is removed
-
-
-def memory_height(height: int, gpus: int, busy: bool) -> int:
-    """Rows of the memory pane on a screen of this height: more while a run is live, and one per GPU where several."""
-    if height < 24:
-        return max(4, min(6, height // 3))
-    history = 3 if busy or height >= 34 else 0
-    history += 2 if busy and height >= 34 else 0
-    history += 2 if busy and height >= 42 else 0
-    history += 4 if busy and height >= HIGH else 0
-    if gpus > 1:
-        return min(gpus, height // 3) + 3 + (min(history, MAX_ROWS_OF_SEVERAL + 1) if height >= 34 else 0)
-    return 4 + history

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,16 +13,15 @@ from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
+from tui.screens.base import RunActions
 from tui.screens.bench import BenchView
-from tui.screens.run_actions import RunActions
 from tui.selection import DEVICE
 from tui.widgets.data_list import DataList, SettingsSuggested
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
-    from tui.data.preview import Preview
-    from tui.preview.launches import LadderLaunch, Launch, RunLaunch
+    from tui.preview.launches import Launch
     from tui.selection import Selection
 
 
@@ -78,19 +75,17 @@ class BenchScreen(BenchView, RunActions[None]):
 
         self.selection_pane.select_initial()
         if self.selection_pane.effective is not None:
-            runs, context = self.runs, self.machine.launch_context
-            self._open_launch(lambda: RunLaunch.of(self.selection_pane.selection, runs, context))
+            self._open_launch(RunLaunch)
 
     def action_run_ladder(self) -> None:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
         from tui.preview.launches import LadderLaunch
 
-        runs, context = self.runs, self.machine.launch_context
-        self._open_launch(lambda: LadderLaunch.of(self.selection_pane.selection, runs, context))
+        self._open_launch(LadderLaunch)
 
-    def _open_launch(self, make: Callable[[], Launch]) -> None:
+    def _open_launch(self, kind: type[Launch]) -> None:
         """Open the launch screen; the options that were changed there stay in the selection."""
-        from tui.preview.launches import RunLaunch
+        from tui.preview.launches import LadderLaunch, run_command
         from tui.screens.launching import LaunchAnswer, LaunchScreen
 
         def answered(closed: LaunchAnswer | None) -> None:
@@ -99,31 +94,24 @@ class BenchScreen(BenchView, RunActions[None]):
             self.select(closed.launch.selection)
             if closed.answer == "back":
                 return
-            if isinstance(closed.launch, RunLaunch):
-                self._start_run(closed.launch, closed.answer == "start", screen.report.fingerprint)
-            else:
-                self._start_ladder(closed.launch)
+            from engine.runs.start import start_ladder, start_run
+
+            launch, wait = closed.launch, closed.answer == "start"
+            with self.errors_told():
+                if isinstance(launch, LadderLaunch):
+                    start_ladder(self.runs, launch.plan)
+                    self.action_ladder()
+                    return
+                name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
+                rows = screen.report.fingerprint  # '' where they were not checked
+                self.show_run(
+                    start_run(self.runs, name, launch.effective, wait=wait, data_fingerprint=rows, command=command)
+                )
 
         with self.errors_told():
-            screen = LaunchScreen(make(), self.checks)
+            shown = kind.of(self.selection_pane.selection, self.runs, self.machine.launch_context)
+            screen = LaunchScreen(shown, self.checks)
             self.app.push_screen(screen, answered)
-
-    def _start_run(self, launch: RunLaunch, wait: bool, data_fingerprint: str) -> None:
-        """Start a run on the rows with this fingerprint, '' where they were not checked; show it."""
-        from engine.runs.start import start_run
-        from tui.preview.launches import run_command
-
-        name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
-        start = partial(start_run, self.runs, name, launch.effective, wait=wait, command=command)
-        with self.errors_told():
-            self.show_run(start(data_fingerprint=data_fingerprint))
-
-    def _start_ladder(self, launch: LadderLaunch) -> None:
-        from engine.runs.start import start_ladder
-
-        with self.errors_told():
-            start_ladder(self.runs, launch.plan)
-            self.action_ladder()
 
     def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
@@ -180,23 +168,18 @@ class BenchScreen(BenchView, RunActions[None]):
         self.app.push_screen(ProcessesScreen({turn.pid: turn.run.name for turn in self.live_runs.turns}))
 
     def action_runs(self) -> None:
+        from tui.preview.launches import selection_from_run
         from tui.screens.runs import ContinueFrom, RunsScreen
 
         def closed(run: RunDir | ContinueFrom | None) -> None:
             if isinstance(run, ContinueFrom):
-                self._continue_run(run.run)
+                with self.errors_told():  # what the next run will do
+                    self.select(selection_from_run(self.selection_pane.selection, run.run))
+                    self.action_start()
             elif run is not None:
                 self.watch_run(run)
 
         self.app.push_screen(RunsScreen(self.runs), closed)
-
-    def _continue_run(self, run: RunDir) -> None:
-        """Select a finished run as the start of the next one, and show what that one will do."""
-        from tui.preview.launches import selection_from_run
-
-        with self.errors_told():
-            self.select(selection_from_run(self.selection_pane.selection, run))
-            self.action_start()
 
     def _finished_run(self) -> RunDir | None:
         """The watched run if it has finished; else a notification."""
@@ -263,7 +246,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
     async def action_ask_word(self, purpose: str) -> None:
         """Ask for a word to filter the log by or to find in it; the input is created when it is first needed."""
-        from tui.widgets.inputs import ValueInput
+        from tui.screens.table_screen import ValueInput
 
         log = self.log_pane
         if not self.query(ValueInput):
@@ -288,10 +271,23 @@ class BenchScreen(BenchView, RunActions[None]):
 
     @on(SettingsSuggested)
     def _settings_suggested(self, message: SettingsSuggested) -> None:
-        if self.is_current:
-            self._suggest(message.data, message.preview)
-        else:
-            self.query_one(DataList).offered.discard(message.data)  # so that it is offered again
+        """Show the columns, the suggested settings and rows with them; enter takes them."""
+        from tui.screens.dialogs import SuggestionScreen
+
+        data, preview, pane = message.data, message.preview, self.selection_pane
+        if not self.is_current:
+            self.query_one(DataList).offered.discard(data)  # so that it is offered again
+            return
+
+        def answered(yes: bool | None) -> None:
+            selection = pane.selection
+            if yes and selection.data == data:
+                for key, value in preview.suggested.items():
+                    selection = selection.with_setting(f"data.{key}", value)
+                pane.select(selection)
+
+        columns = [column["name"] for column in preview.columns]
+        self.app.push_screen(SuggestionScreen(data, columns, preview.suggested, preview.examples), answered)
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
@@ -307,21 +303,6 @@ class BenchScreen(BenchView, RunActions[None]):
         what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
         question = f"{what}sets in the local Hub cache can be read. Continue?"
         confirm(self, question, lambda: self._open_inspector(data))
-
-    def _suggest(self, data: str, preview: Preview) -> None:
-        """Show the columns, the suggested settings and rows with them; enter takes them."""
-        from tui.screens.dialogs import SuggestionScreen
-
-        def answered(yes: bool | None) -> None:
-            pane = self.selection_pane
-            selection = pane.selection
-            if yes and selection.data == data:
-                for key, value in preview.suggested.items():
-                    selection = selection.with_setting(f"data.{key}", value)
-                pane.select(selection)
-
-        columns = [column["name"] for column in preview.columns]
-        self.app.push_screen(SuggestionScreen(data, columns, preview.suggested, preview.examples), answered)
 
     def _open_inspector(self, data: str) -> None:
         from tui.data.datasets import NOT_TEXT, is_utf8

@@ -19,8 +19,7 @@ from engine.runs.run.run_dir import RunDir
 from tui.charts.chart import AXIS, ChartStyle
 from tui.commands import bindings
 from tui.live.curves import MAX_EARLIER, METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
-from tui.live.opening import HEAD, EventLoader
-from tui.live.run_state import RunState
+from tui.live.run_state import HEAD, EventLoader, RunState
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.text_rows import KeyLine, Rows
@@ -93,17 +92,14 @@ class ChartsScreen(BaseScreen[None]):
         self._draw(grid, self._next)
         self._next = (self._next + 1) % (len(METRICS) + 1)
 
-    def _columns(self) -> int:
-        return max(1, self.query_one("#chart0", Rows).content_size.width - AXIS)
-
     def redraw(self) -> None:
         """Draw all charts and the samples; only rows that changed are sent."""
         grid = self.grid()
         if grid is None:
-            self.query_one("#legend", Static).update("no run to show; start a run or attach to one")
+            self.set_text("legend", "no run to show; start a run or attach to one")
             return
         self._shown, self._next = (id(grid.state), grid.state.end, grid.state.counted), 0
-        self.query_one("#legend", Static).update(grid.legend(self.size.width - 2))
+        self.set_text("legend", grid.legend(self.size.width - 2))
         for number in range(len(METRICS) + 1):
             self._draw(grid, number)
 
@@ -123,7 +119,7 @@ class ChartsScreen(BaseScreen[None]):
         span = grid.span if grid else None
         if span is None:
             return
-        width = self._columns()
+        width = max(1, self.query_one("#chart0", Rows).content_size.width - AXIS)
         last = grid.state.step.step if grid and grid.state.step else round(span[1])
         at = cursor_column(last if self.cursor is None else self.cursor, span, width)
         moved = at + columns
@@ -159,25 +155,23 @@ class ChartsScreen(BaseScreen[None]):
             return
         shown = {state.name, *(run.name for run in self.earlier)}
 
+        def add(earlier: RunState | None) -> None:
+            if earlier is None:
+                self.tell("no other earlier run with a loss curve", severity="warning")
+                return
+            self.earlier.append(earlier)
+            self.redraw()
+
         def fetch() -> None:
             try:
-                run = next(
-                    (candidate for candidate in candidates(self.runs, state.name) if candidate.name not in shown), None
-                )
+                run = next((run for run in candidates(self.runs, state.name) if run.name not in shown), None)
                 loaded = EventLoader(run.events_file, run.name).first() if run else None
             except (UserError, OSError) as error:
                 self.app.call_from_thread(self.tell, str(error), severity="error")
                 return
-            self.app.call_from_thread(self._add, loaded)
+            self.app.call_from_thread(add, loaded)
 
         self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
-
-    def _add(self, earlier: RunState | None) -> None:
-        if earlier is None:
-            self.tell("no other earlier run with a loss curve", severity="warning")
-            return
-        self.earlier.append(earlier)
-        self.redraw()
 
     def action_remove(self) -> None:
         self.earlier = []

@@ -18,7 +18,7 @@ from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.schema import DESCRIPTIVE_KEYS
-from engine.config.settings import SettingSpec, flatten, setting_specs, setting_text
+from engine.config.settings import flatten, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
@@ -26,11 +26,12 @@ from tui.format import setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, run_command, with_text
 from tui.preview.method_table import LaunchTimes, PredictedCost, Training, effects, effects_text
-from tui.screens.data_checking import DataChecking
+from tui.screens.launching import DataChecking
 from tui.screens.presets import save_selection
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import Selection
 from tui.settings import app_keys
+from tui.widgets.text_rows import literal
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
@@ -68,41 +69,34 @@ class ConfigurationScreen(TableScreen[Selection]):
     def _show_new(self) -> None:
         """Show another configuration: its values, and what it costs."""
         config = self.effective.config
-        on_this_machine = not find_model(config.model).fetch and Path(config.data.id).exists()
-        embedded = config.data.id == type(config.data)().id
-        self.checking.begin([config], start=on_this_machine or (embedded and not find_model(config.model).fetch))
-        self.run_worker(self._read_times, thread=True, exclusive=True, group="times")
+        data_is_here = Path(config.data.id).exists() or config.data.id == type(config.data)().id  # or embedded
+        self.checking.begin([config], start=data_is_here and not find_model(config.model).fetch)
+
+        def read_times() -> None:  # in a thread: the results of earlier runs may be many
+            if self.times.read([Training(self.selection.name, config)], self.context()):
+                self.app.call_from_thread(self._show_effect)
+
+        self.run_worker(read_times, thread=True, exclusive=True, group="times")
         self.fill()
 
-    def _read_times(self) -> None:
-        """In a thread: the results of earlier runs may be many."""
-        if self.times.read([Training(self.selection.name, self.effective.config)], self.context()):
-            self.app.call_from_thread(self._show_effect)
-
     def fill(self, cursor: str = "") -> None:
-        """List the settings that the method reads."""
-        changed = amount(len([key for key in setting_specs() if self.selection.changed(key)]), "change")
-        word = f" · only {self.word!r}" if self.word else ""
-        method = method_title(self.effective.config.method)
-        self.show_title(f"configuration of {self.selection.name} · {method} · {changed}{word}")
-        self.table.show_rows([self._row(spec) for spec in self._listed()], cursor=cursor)
-        self.describe()
-
-    def _listed(self) -> list[SettingSpec]:
-        """Settings whose key contains the word, else those whose meaning does."""
+        """List the settings that the method reads: those whose key contains the word, else whose meaning does."""
         method, word = self.effective.config.method, self.word.lower()
         read = [spec for key, spec in setting_specs().items() if key not in DESCRIPTIVE_KEYS and reads(method, key)]
         named = [spec for spec in read if word in spec.key.lower()]
-        return named or [spec for spec in read if word in spec.meaning.lower()]
-
-    def _row(self, spec: SettingSpec) -> TableRow:
-        key, origin = spec.key, self.effective.origins.get(spec.key, "default")
-        value = setting(flatten(self.effective.config)[key])
-        changed = self.selection.changed(key)
-        style = "bold $text-primary" if changed else "bold" if origin != "default" else ""
-        set_by = YOURS if changed else origin
-        cells = ((key, style), (value, style), (set_by, "$foreground-muted"), (spec.accepts, "$foreground-muted"))
-        return TableRow(key, cells)
+        listed = named or [spec for spec in read if word in spec.meaning.lower()]
+        values, rows = flatten(self.effective.config), list[TableRow]()
+        for spec in listed:
+            key, origin = spec.key, self.effective.origins.get(spec.key, "default")
+            changed = self.selection.changed(key)
+            style = "bold $text-primary" if changed else "bold" if origin != "default" else ""
+            muted = [(YOURS if changed else origin, "$foreground-muted"), (spec.accepts, "$foreground-muted")]
+            rows.append(TableRow(key, ((key, style), (setting(values[key]), style), *muted)))
+        count = amount(len([key for key in setting_specs() if self.selection.changed(key)]), "change")
+        only = f" · only {self.word!r}" if self.word else ""
+        self.set_text("title", f"configuration of {self.selection.name} · {method_title(method)} · {count}{only}")
+        self.table.show_rows(rows, cursor=cursor)
+        self.describe()
 
     def is_useful_here(self, command: str) -> bool:
         return command != "default" or self.selection.changed(self.key)
@@ -115,18 +109,17 @@ class ConfigurationScreen(TableScreen[Selection]):
             self.show_detail(f"no setting contains this word; press {key}")
             return
         width = max(20, self.size.width - 3)
-        lines = textwrap.wrap(spec.meaning, width, max_lines=2, placeholder=" …")
-        about = f"accepts {spec.accepts}; default {restored_text(self.selection, spec.key)}"
-        if restored_text(self.selection, spec.key) != (own := setting_text(spec.default) or "unset"):
-            about += f" (without preset and method: {own})"
-        text = Content("\n").join([Content(visible(line)) for line in lines])
+        meaning = textwrap.wrap(spec.meaning, width, max_lines=2, placeholder=" …")
+        restored, own = restored_text(self.selection, spec.key), setting_text(spec.default) or "unset"
+        about = f"accepts {spec.accepts}; default {restored}"
+        about += f" (without preset and method: {own})" if restored != own else ""
         muted = Content.styled(visible("\n".join(textwrap.wrap(about, width, max_lines=2)), 400), "$foreground-muted")
-        self.query_one("#detail", Static).update(Content("\n").join([text, muted]))
+        self.set_text("detail", Content("\n").join([literal("\n".join(meaning)), muted]))
         self._show_effect()
 
     def _show_effect(self) -> None:
         if self.purpose in ("", FILTER):
-            self.query_one("#effect", Static).update(effects_text(self._effects(self.effective)))
+            self.set_text("effect", effects_text(self._effects(self.effective)))
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
         return effects(effective.config, self.context().budget, self.checking.report, self.times)
@@ -148,7 +141,7 @@ class ConfigurationScreen(TableScreen[Selection]):
             shown = Content.styled(visible(error.line, 300), "$text-error")
         else:
             shown = effects_text(self._effects(chosen), self._effects(self.effective))
-        self.query_one("#effect", Static).update(Content("\n").join([shown, Content(EDIT_KEYS)]))
+        self.set_text("effect", Content("\n").join([shown, Content(EDIT_KEYS)]))
 
     def entered(self, purpose: str, text: str) -> bool:
         """Take a value; False where it is invalid, which is shown already."""

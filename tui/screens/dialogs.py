@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from textual import on
@@ -16,8 +16,7 @@ from textual.widgets import Input, Static
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from tui.commands import MOVING, TABLES, TITLES, moves
-from tui.keymap import CommandKeys, displayed_key
+from tui.commands import MOVING, TABLES, TITLES, CommandKeys, displayed_key, moves
 from tui.screens.base import BaseScreen, Dialog
 
 
@@ -73,25 +72,24 @@ class SuggestionScreen(ConfirmScreen):
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:  # an id: the styles of the base, which Textual reads later, have no precedence
             box.border_title = self.question
-            yield Static(Content("\n").join(self._lines()))
-
-    def _lines(self) -> Iterator[Content]:
-        yield Content.assemble(("data     ", "$foreground-muted"), visible(self.data))
-        yield Content.assemble(("columns  ", "$foreground-muted"), visible(", ".join(self.columns)))
-        settings = [(key, value) for key, value in self.settings.items() if not isinstance(value, Mapping)]
-        settings += [
-            (f"{key}.{name}", column)
-            for key, value in self.settings.items()
-            if isinstance(value, Mapping)
-            for name, column in value.items()
-        ]
-        for key, value in settings:
-            yield Content.assemble(("use      ", "$foreground-muted"), (visible(f"data.{key} = {value}"), "bold"))
-        for number, example in enumerate(self.examples, 1):
-            yield Content.styled(f"row {number} as it would be trained", "$foreground-muted")
-            for role, text in example:
-                yield Content.assemble((f"  {role:<11}", "$text-primary"), visible(" ".join(text.split()), 200))
-        yield Content.styled("enter use these settings   escape back", "$foreground-muted")
+            lines = [
+                Content.assemble(("data     ", "$foreground-muted"), visible(self.data)),
+                Content.assemble(("columns  ", "$foreground-muted"), visible(", ".join(self.columns))),
+            ]
+            settings = [(key, value) for key, value in self.settings.items() if not isinstance(value, Mapping)]
+            for key, value in self.settings.items():
+                if isinstance(value, Mapping):
+                    settings += [(f"{key}.{name}", column) for name, column in value.items()]
+            for key, value in settings:
+                used = (visible(f"data.{key} = {value}"), "bold")
+                lines.append(Content.assemble(("use      ", "$foreground-muted"), used))
+            for number, example in enumerate(self.examples, 1):
+                lines.append(Content.styled(f"row {number} as it would be trained", "$foreground-muted"))
+                for role, text in example:
+                    shown = visible(" ".join(text.split()), 200)
+                    lines.append(Content.assemble((f"  {role:<11}", "$text-primary"), shown))
+            lines.append(Content.styled("enter use these settings   escape back", "$foreground-muted"))
+            yield Static(Content("\n").join(lines))
 
 
 class NameScreen(Dialog[str | None]):
@@ -103,7 +101,7 @@ class NameScreen(Dialog[str | None]):
     NameScreen Input { margin: 1 0; }
     """
 
-    def __init__(self, question: str, proposal: str, check: Callable[[str], None]) -> None:
+    def __init__(self, question: str, proposal: str, check: Callable[[str], object]) -> None:
         super().__init__()
         self.question, self.proposal, self.check = question, proposal, check
 
@@ -119,7 +117,7 @@ class NameScreen(Dialog[str | None]):
     def _changed(self, event: Input.Changed) -> None:
         problem = self._problem(event.value)
         text = Content.styled(visible(problem), "$text-error") if problem else Content("enter save   escape cancel")
-        self.query_one("#problem", Static).update(text)
+        self.set_text("problem", text)
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
@@ -170,7 +168,7 @@ class TextScreen(BaseScreen[None]):
 
     def _lay_out(self) -> None:
         self.columns = self._columns()
-        self.query_one("#text", Static).update(self.text(self.columns))
+        self.set_text("text", self.text(self.columns))
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
@@ -190,14 +188,10 @@ def help_text(keys: CommandKeys, first: Collection[str] = (), width: int = 100) 
         for command in TABLES[group]:
             if command.id.startswith("preset.") and command.id[7:].isdigit():
                 continue  # one line for all
-            lines.append(_help_line(_names(keys.all_of(command.id)), command.help, command.id, width))
+            names = ", ".join(displayed_key(key.strip()) for key in keys.all_of(command.id).split(","))
+            lines.append(_help_line(names, command.help, command.id, width))
         lines.append(Content(""))
     return Content("\n").join(lines)
-
-
-def _names(keys: str) -> str:
-    """The display names of keys that are separated by commas."""
-    return ", ".join(displayed_key(key.strip()) for key in keys.split(","))
 
 
 def _help_line(key: str, text: str, id: str, width: int) -> Content:

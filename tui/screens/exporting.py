@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -63,7 +63,6 @@ class ExportScreen(Dialog[None]):
         super().__init__()
         self.runs = runs
         self.chosen: ExportableRun | None = runs[0] if len(runs) == 1 else None
-        self.request: BackgroundRequest | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
@@ -79,28 +78,23 @@ class ExportScreen(Dialog[None]):
 
     def _offer(self) -> None:
         """List the runs, or the artifacts of the chosen run."""
-        choices = self.query_one(OptionList)
+        choices, chosen = self.query_one(OptionList), self.chosen
         choices.clear_options()
-        if self.chosen is None:
-            self._show("Which run?")
+        self.set_text("about", f"{chosen.title}: what to write" if chosen else "Which run?")
+        if chosen is None:
             choices.add_options(Option(Content(visible(run.title)), str(n)) for n, run in enumerate(self.runs))
         else:
-            self._show(f"{self.chosen.title}: what to write")
-            choices.add_options(self._artifacts(self.chosen))
+            for word in artifact_words():
+                artifact = parse_artifact(word)
+                if artifact.kind == "adapter" and method_spec(chosen.method).trains_weights:
+                    continue
+                check = _existing(exports_folder(chosen.run) / artifact.folder)
+                known = (f"exported: {check.outcome}", STYLES[check.outcome]) if check else ""
+                line = f"{word:<11} {CONTENTS[artifact.kind]:<22} {artifact.type:<8} "
+                choices.add_option(Option(Content.assemble(line, known), word))
         choices.highlighted = 0
         choices.focus()
-        self._show(keys="enter select   escape back")
-
-    def _artifacts(self, chosen: ExportableRun) -> Iterator[Option]:
-        for word in artifact_words():
-            artifact = parse_artifact(word)
-            if artifact.kind == "adapter" and method_spec(chosen.method).trains_weights:
-                continue
-            check = _existing(exports_folder(chosen.run) / artifact.folder)
-            known = f"exported: {check.outcome}" if check else ""
-            style = STYLES[check.outcome] if check else ""
-            line = f"{word:<11} {CONTENTS[artifact.kind]:<22} {artifact.type:<8} "
-            yield Option(Content.assemble((line, ""), (known, style)), word)
+        self.set_text("keys", "enter select   escape back")
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -115,17 +109,20 @@ class ExportScreen(Dialog[None]):
         if check := _existing(folder):
             self._show_check(folder, check)
             return
-        self._show(f"{self.chosen.title}: {artifact.word}", Content("starting"), "escape cancel")
+        self.set_text("about", f"{self.chosen.title}: {artifact.word}")
+        self.set_text("outcome", "starting")
+        self.set_text("keys", "escape cancel")
         arguments = export_arguments(self.chosen.run, artifact.kind, artifact.requested_type)
         self.request = BackgroundRequest(self, "export", arguments, self._answered, self._progressed)
 
     def _progressed(self, progress: RequestProgress) -> None:
-        self._show(outcome=Content(visible(progress.text)))
+        self.set_text("outcome", progress.text)
 
     def _answered(self, answer: Any, error: str) -> None:
         self.request = None
         if error:
-            self._show(outcome=Content.styled(visible(error), "$text-error"), keys="escape back")
+            self.set_text("outcome", Content.styled(visible(error), "$text-error"))
+            self.set_text("keys", "escape back")
         else:
             self._show_check(Path(answer["folder"]), msgspec.convert(answer["fidelity"], Fidelity))
 
@@ -135,14 +132,9 @@ class ExportScreen(Dialog[None]):
             Content.assemble((f"{visible(name)}: ", ""), (visible(value), STYLES[check.outcome] if not number else ""))
             for number, (name, value) in enumerate(fidelity_facts(check))
         ]
-        self._show(str(folder), Content("\n").join(lines), "escape back")
-
-    def _show(self, title: str = "", outcome: Content | None = None, keys: str = "") -> None:
-        """Show another title, outcome or line of keys; what is not given stays."""
-        texts = {"about": Content(visible(title)) if title else None, "outcome": outcome, "keys": keys or None}
-        for id, text in texts.items():
-            if text is not None:
-                self.query_one(f"#{id}", Static).update(text)
+        self.set_text("about", str(folder))
+        self.set_text("outcome", Content("\n").join(lines))
+        self.set_text("keys", "escape back")
 
     def action_back(self) -> None:
         """Cancel a running export, else close."""

@@ -17,7 +17,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from tui.background import BackgroundRequest, RequestProgress
-from tui.charts.bars import bar
+from tui.charts.chart import bar
 from tui.commands import bindings
 from tui.data.inspection import (
     SPLITS,
@@ -69,7 +69,6 @@ class InspectorScreen(BaseScreen[bool]):
         self.split, self.view = "train", "rows"
         self.positions = dict.fromkeys(SPLITS, 0)
         self.style = TokenDisplay()
-        self.request: BackgroundRequest | None = None
         self._progress, self._started_at = "", 0.0
         self._counted: tuple[str, int, int | None] | None = None
         """Activity, rows done, and total rows if known."""
@@ -87,31 +86,23 @@ class InspectorScreen(BaseScreen[bool]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        self.style = self._token_display()
-        self.app.theme_changed_signal.subscribe(self, self._theme_changed)
+        self._set_style()
+        self.app.theme_changed_signal.subscribe(self, self._set_style)
         config = self.effective.config
         length = f"max_length {config.train.max_length:,}"
-        self.query_one("#title", Static).update(
-            Content(visible(f"{last_part(config.data.id)} · prepared for {config.model.id} · {length}"))
-        )
+        self.set_text("title", f"{last_part(config.data.id)} · prepared for {config.model.id} · {length}")
         self.query_one("#sample").focus()
         waiting = Content.styled("preparing the rows, exactly as a run does", "$foreground-muted")
-        self.query_one("#row", Static).update(waiting)
-        self.query_one("#facts", Static).update(waiting)
+        self.set_text("row", waiting)
+        self.set_text("facts", waiting)
         self._send_request("data.inspect", {"rows": ROWS, "most": MAX_TOKENS})
         self.set_interval(1.0, self._tick)
 
-    def on_unmount(self) -> None:
-        if self.request:
-            self.request.cancel()
-
-    def _token_display(self) -> TokenDisplay:
+    def _set_style(self, _: Theme | None = None) -> None:
+        """Show token boundaries as shades only in colors that the terminal does not replace."""
         ascii_only = app_settings(self).ascii
         plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
-        return TokenDisplay(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
-
-    def _theme_changed(self, _: Theme) -> None:
-        self.style = self._token_display()
+        self.style = TokenDisplay(ascii_only, parted=plain)
         self._redraw()
 
     def on_resize(self) -> None:
@@ -128,9 +119,15 @@ class InspectorScreen(BaseScreen[bool]):
         self._tick()
 
     def _answered(self, answer: Any, error: str) -> None:
+        assert self.request is not None
         try:
-            if not error:
-                self._take_answer(answer)
+            if not error and self.request.question == "data.inspect":
+                self.inspection = msgspec.convert(answer, Inspection)
+                self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
+            elif not error:  # further rows of a split
+                split = self.request.arguments["split"]
+                self.samples[split] += msgspec.convert(answer, list[InspectedRow])
+                self.positions[split] += 1
         except msgspec.ValidationError as invalid:
             error = f"invalid response from the engine: {invalid}"
         self.request = None
@@ -142,68 +139,43 @@ class InspectorScreen(BaseScreen[bool]):
         self._tick()
         self._redraw()
 
-    def _take_answer(self, answer: Any) -> None:
-        """Take an answer. Raises ValidationError if it has another shape."""
-        assert self.request is not None
-        if self.request.question == "data.inspect":
-            self.inspection = msgspec.convert(answer, Inspection)
-            self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
-            return
-        self.samples[self.request.arguments["split"]] += msgspec.convert(answer, list[InspectedRow])
-        self.positions[self.request.arguments["split"]] += 1
-
     def _tick(self) -> None:
-        """The progress of the preparation; afterwards a legend."""
-        if self.request:
-            text = self._progress_line()
+        """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`; afterwards a legend."""
+        seconds = f"{time.monotonic() - self._started_at:.0f} s; {app_keys(self).of('inspector.back')} cancels"
+        mark = "in [ ]" if self.style.ascii else "green and underlined"
+        line: str | Content = f"tokens in the loss are {mark}, special tokens bold"
+        if self.request and self._counted is None:
+            line = Content(visible(f"{self._progress}, {seconds}", 300))
+        elif self.request and self._counted:
+            text, done, total = self._counted
+            share = [*bar(done / total, BAR_WIDTH), (" ", "")] if total else []
+            line = Content.assemble(f"{visible(text, 40)} ", *share, f"{rows_done(done, total)}, {seconds}")
         elif self.error:
-            text = Content("cannot prepare this dataset; fix the problem and open it again")
-        else:
-            mark = "in [ ]" if self.style.ascii else "green and underlined"
-            text = Content(f"tokens in the loss are {mark}, special tokens bold")
-        self.query_one("#state", Static).update(text)
-
-    def _progress_line(self) -> Content:
-        """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`."""
-        key = app_keys(self).of("inspector.back")
-        seconds = f"{time.monotonic() - self._started_at:.0f} s; {key} cancels"
-        if self._counted is None:
-            return Content(visible(f"{self._progress}, {seconds}", 300))
-        text, done, total = self._counted
-        parts = [(f"{visible(text, 40)} ", "")]
-        if total:
-            parts += [*bar(done / total, BAR_WIDTH), (" ", "")]
-        return Content.assemble(*parts, f"{rows_done(done, total)}, {seconds}")
+            line = "cannot prepare this dataset; fix the problem and open it again"
+        self.set_text("state", line)
 
     def _redraw(self) -> None:
         left = self.query_one("#sample")
         left.border_title = Content(self.view if self.view == "template" else "row")
-        head, text = self.query_one("#row", Static), self.query_one("#text", Static)
         if self.error:
-            head.update(Content.styled(visible(self.error), "bold $text-error"))
-            self.query_one("#facts", Static).update(Content(""))
+            self.set_text("row", Content.styled(visible(self.error), "bold $text-error"))
+            self.set_text("facts", "")
         if self.inspection is None:
             return
+        samples, position = self.samples[self.split], self.positions[self.split]
         if self.view == "template":
-            head.update(Content.styled(visible(self.inspection.report["template"]), "bold"))
-            text.update(template_text(self.inspection))
+            self.set_text("row", Content.styled(visible(self.inspection.report["template"]), "bold"))
+            self.set_text("text", template_text(self.inspection))
+        elif samples:
+            total = self.inspection.count(self.split)
+            self.set_text("row", sample_head(samples[position], self.split, position + 1, total))
+            self.set_text("text", sample_text(samples[position], self.style))
         else:
-            self._show_sample(head, text)
-        right = self.query_one("#report")
-        width = right.content_size.width or self.size.width - 4
+            self.set_text("row", Content.styled(f"no {self.split} rows", "bold"))
+            self.set_text("text", "")
+        width = self.query_one("#report").content_size.width or self.size.width - 4
         length = self.effective.config.train.max_length
-        self.query_one("#facts", Static).update(facts(self.inspection, self.split, width - 1, length))
-
-    def _show_sample(self, head: Static, text: Static) -> None:
-        assert self.inspection is not None
-        total, samples = self.inspection.count(self.split), self.samples[self.split]
-        if not samples:
-            head.update(Content.styled(f"no {self.split} rows", "bold"))
-            text.update(Content(""))
-            return
-        sample = samples[self.positions[self.split]]
-        head.update(sample_head(sample, self.split, self.positions[self.split] + 1, total))
-        text.update(sample_text(sample, self.style))
+        self.set_text("facts", facts(self.inspection, self.split, width - 1, length))
 
     def action_back(self) -> None:
         self.dismiss(False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 from textual.app import ComposeResult
@@ -26,7 +26,6 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import (
-    JudgeDir,
     create_judge,
     expected_lines,
     judges,
@@ -43,7 +42,6 @@ from tui.background import BackgroundRequest
 from tui.charts.chart import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
-from tui.keymap import CommandKeys
 from tui.live.curves import CurveView
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
@@ -55,23 +53,6 @@ from tui.widgets.text_rows import KeyLine
 POLL_SECONDS = 0.5
 PARTS = ("left", "summary", "current", "progress", "judges", "verdict", "benchmarks", "notes")
 """From top to bottom: the time left of all runs, the table, the live run's curve, the runs of each rung, sentences."""
-
-
-class CurrentRun(NamedTuple):
-    """The run that the ladder is waiting for, and its state so far."""
-
-    follower: Follower
-    state: RunState
-
-
-def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) -> CurrentRun | None:
-    """The run that the ladder is waiting for, None if there is none; `previous` is kept where it is that run."""
-    live = (entry for entry in ladder.entries if entry.status == "live" and entry.kind != "export")
-    run = next((entry.run for entry in live if entry.run), None)
-    if run is None or not folder.is_active():
-        return None
-    path = RunDir(folder.runs / run).events_file
-    return previous if previous and previous.follower.path == path else CurrentRun(Follower(path), RunState(run))
 
 
 CURVE_ROWS, OTHER_ROWS = 9, 24
@@ -95,8 +76,10 @@ class LadderScreen(BaseScreen[None]):
         """Of the ladder that is shown, counted from the latest."""
         self.drawn: tuple[str, float, int, bool] | None = None
         """Name, modification time, width and liveness as they were drawn last."""
-        self.current_run: CurrentRun | None = None
-        self._judge_request: BackgroundRequest | None = None
+        self.follower: Follower | None = None
+        """Of the run that the ladder is waiting for."""
+        self.run_state = RunState()
+        """Of that run."""
         self.ladder: Ladder | None = None
         """As it was drawn last."""
         self._has_others = False
@@ -137,7 +120,12 @@ class LadderScreen(BaseScreen[None]):
         """Draw again if the ladder, its file, its process or the width has changed."""
         folder = self.current()
         if folder is None:
-            self._show_only(_empty(app_keys(self)))
+            keys = app_keys(self)
+            first = f"press {keys.of('ladder.back')}, then {keys.of('bench.run_ladder')} on the bench to run one"
+            self._show_only(
+                f"No ladder yet: {first} with the selected preset. A ladder trains the same model on the same data "
+                "with every method and reports what each method gains and costs."
+            )
             return
         with contextlib.suppress(FileNotFoundError):
             changed = max(folder.state_file.stat().st_mtime, preferences_changed(folder))
@@ -152,68 +140,80 @@ class LadderScreen(BaseScreen[None]):
             self._show_only(Content.styled(visible(error.line), "$text-error"))
             return
         if state is None:
-            self._show_only(Content(visible(f"{folder.name}: not started")))
+            self._show_only(f"{folder.name}: not started")
             return
         self._draw(folder, with_preferences(folder, state))
 
-    def _show_only(self, headline: Content) -> None:
+    def _show_only(self, headline: str | Content) -> None:
         """Show one line where there is no ladder to draw, and hide what was drawn of another."""
-        self.drawn, self.current_run, self.ladder = None, None, None
+        self.drawn, self.follower, self.ladder = None, None, None
         for name in PARTS:
             self.query_one(f"#{name}").display = False
-        self.query_one("#headline", Static).update(headline)
+        self.set_text("headline", headline)
+
+    def _show(self, name: str, text: Content) -> None:
+        """Show one of the parts, which is hidden while it is empty."""
+        part = self.query_one(f"#{name}", Static)
+        before = part.visual
+        if not isinstance(before, Content) or (before.plain, before.spans) != (text.plain, text.spans):
+            part.update(text)
+        part.display = bool(text.plain)
 
     def _show_current_run(self) -> None:
         """Show how far all runs are with the time left, and the loss of the current one."""
-        line, curve = Content(""), Content("")
-        if (run := self.current_run) is not None:
-            for portion in run.follower.portions():
-                run.state.feed(portion)
-            if run.state.counted and run.state.end is None:
-                width = self.size.width - 4
-                ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
-                line = status(run.state, True, None, width, ladder=ladder)
-                if run.state.loss.buckets:
-                    view = CurveView(run.state)
-                    title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
-                    rows = max(CURVE_ROWS, self.size.height - OTHER_ROWS)
-                    curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=app_settings(self).ascii))])
-        for name, text in (("left", line), ("current", curve)):
-            part = self.query_one(f"#{name}", Static)
-            if text != part.visual:
-                part.update(text)
-            part.display = bool(text.plain)
+        line, curve, run = Content(""), Content(""), self.run_state
+        for portion in self.follower.portions() if self.follower else ():
+            run.feed(portion)
+        if self.follower and run.counted and run.end is None:
+            width = self.size.width - 4
+            ladder = ladder_progress(self.ladder, run.name, run) if self.ladder else None
+            line = status(run, True, None, width, ladder=ladder)
+            if run.loss.buckets:
+                view = CurveView(run)
+                title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
+                rows = max(CURVE_ROWS, self.size.height - OTHER_ROWS)
+                curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=app_settings(self).ascii))])
+        self._show("left", line)
+        self._show("current", curve)
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
-        self.ladder, self.current_run = state, current_run(self.current_run, folder, state)
-        self._active = folder.is_active()
+        self.ladder, self._active = state, folder.is_active()
+        live = (entry.run for entry in state.entries if entry.status == "live" and entry.kind != "export")
+        run = next(filter(None, live), "") if self._active else ""
+        events = RunDir(folder.runs / run).events_file
+        if not run:
+            self.follower = None
+        elif self.follower is None or self.follower.path != events:
+            self.follower, self.run_state = Follower(events), RunState(run)
         self._show_current_run()
-        columns = max(40, self.size.width - 4)
-        parts = {
-            "headline": Content(ladder_view.headline(state)),
-            "progress": _joined(ladder_view.progress_lines(state)),
-            "judges": Content("\n".join(_judge_lines(folder))),
-            "summary": _joined(ladder_view.summary_view(state, columns)),
-            "benchmarks": Content("\n".join(ladder_view.benchmark_lines(state))),
-            "verdict": _joined(ladder_view.verdict_lines(state)),
-            "notes": Content.styled("\n".join(self._notes(folder, state)), "$foreground-muted"),
-        }
-        for name, text in parts.items():
-            part = self.query_one(f"#{name}", Static)
-            part.update(text)
-            part.display = bool(text.plain)
-        self.query_one(KeyLine).redraw()
 
-    def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
+        judging: list[str] = []  # the progress of the judges that are at work, and why the last one failed
+        for judge in judges(folder):
+            with contextlib.suppress(UserError):  # damaged: a warning of the ladder
+                if (judge_state := judge.state()) is None:
+                    continue
+                failed = judge_state.status == "failed"
+                if (active := judge.is_active()) or failed:
+                    why = f": {judge_state.reason}" if failed and not active else ""
+                    judging.append(visible(f"judge {judge_state.title}: {progress_text(judge_state)}{why}"))
+
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
             notes.append(visible(f"report: {folder.page}"))
         directory = folder.started_in()
         if directory not in ("", current_directory()):
             notes.append(visible(f"started in {tilde(directory)}"))
-        if state.status == "running" and not folder.is_active():
+        if state.status == "running" and not self._active:
             notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
-        return notes
+
+        self.set_text("headline", Content(ladder_view.headline(state)))
+        self._show("progress", _joined(ladder_view.progress_lines(state)))
+        self._show("judges", Content("\n".join(judging)))
+        self._show("summary", _joined(ladder_view.summary_view(state, max(40, self.size.width - 4))))
+        self._show("benchmarks", Content("\n".join(ladder_view.benchmark_lines(state))))
+        self._show("verdict", _joined(ladder_view.verdict_lines(state)))
+        self._show("notes", Content.styled("\n".join(notes), "$foreground-muted"))
+        self.query_one(KeyLine).redraw()
 
     def is_useful(self, command: str) -> bool:
         """Whether a command of this screen would do something now; its key is shown only then."""
@@ -299,23 +299,25 @@ class LadderScreen(BaseScreen[None]):
         if (folder := self._chosen("judge")) is None:
             return
         if running := next((judge for judge in judges(folder) if judge.is_active()), None):
-            question = f"Stop the judge {running.name}? Its verdicts are kept."
-            confirm(self, question, lambda: _stop_judge(running))
+
+            def stop() -> None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
+                    if (pid := running.pid()) is not None:
+                        os.kill(pid, signal.SIGTERM)
+
+            confirm(self, f"Stop the judge {running.name}? Its verdicts are kept.", stop)
             return
 
         def named(judge: str | None) -> None:
             if judge is not None:
                 plan = JudgePlan(judge=named_judge(judge, "judge"), rubric="", pairs=[])
                 arguments = {"path": str(folder.path), "plan": msgspec.to_builtins(plan)}
-                if self._judge_request is not None:
-                    self._judge_request.cancel()
-                self._judge_request = BackgroundRequest(self, "judge.plan", arguments, self._judge_planned)
-
-        def check(text: str) -> None:
-            named_judge(text, "judge")
+                if self.request is not None:
+                    self.request.cancel()
+                self.request = BackgroundRequest(self, "judge.plan", arguments, self._judge_planned)
 
         question = "Judge: http://HOST:PORT/v1#NAME of a served model, or a model on this machine"
-        self.app.push_screen(NameScreen(question, "", check), named)
+        self.app.push_screen(NameScreen(question, "", lambda text: named_judge(text, "judge")), named)
 
     def _judge_planned(self, prepared: Any, error: str) -> None:
         folder = self.current()
@@ -341,29 +343,6 @@ class LadderScreen(BaseScreen[None]):
             return
         self.app.copy_to_clipboard(str(folder.page))
         self.tell(f"{folder.page} (copied)")
-
-
-def _stop_judge(judge: JudgeDir) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
-        if (pid := judge.pid()) is not None:
-            os.kill(pid, signal.SIGTERM)
-
-
-def _judge_lines(folder: LadderDir) -> Iterator[str]:
-    """The progress of the judges that are at work, and why the last one failed."""
-    for judge in judges(folder):
-        with contextlib.suppress(UserError):  # damaged: a warning of the ladder
-            if (state := judge.state()) is not None and (judge.is_active() or state.status == "failed"):
-                ended = f": {state.reason}" if state.status == "failed" and not judge.is_active() else ""
-                yield visible(f"judge {state.title}: {progress_text(state)}{ended}")
-
-
-def _empty(keys: CommandKeys) -> Content:
-    first = f"press {keys.of('ladder.back')}, then {keys.of('bench.run_ladder')} on the bench to run one"
-    return Content(
-        f"No ladder yet: {first} with the selected preset. A ladder trains the same model on the same data with every "
-        "method and reports what each method gains and costs."
-    )
 
 
 def _joined(lines: Iterable[Content]) -> Content:

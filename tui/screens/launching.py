@@ -3,32 +3,104 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.message_pump import MessagePump
 from textual.widgets import OptionList, Static
 
 from engine.config.errors import UserError
+from engine.config.schema import Config
 from engine.config.text import amount, visible
+from tui.background import BackgroundRequest, RequestProgress
 from tui.commands import bindings, moves
-from tui.preview.launch_context import DataCheck, DataCheckCache
-from tui.preview.launch_preview import LaunchProblem
+from tui.data_report import check_arguments
+from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck
 from tui.preview.launches import Launch, LaunchOption
 from tui.preview.method_table import LaunchTimes
 from tui.screens.base import Dialog
-from tui.screens.data_checking import DataChecking
+from tui.screens.table_screen import ValueInput
 from tui.settings import app_keys
-from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Lines
 
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10
 """Columns of a fact's name."""
+
+
+class DataChecking:
+    """The data check of a configuration for a screen: from the cache of earlier checks, else in the background.
+
+    `changed` is called in the event loop of `node` when there is news.
+    """
+
+    def __init__(self, checks: DataCheckCache, node: MessagePump, changed: Callable[[], object]) -> None:
+        self._checks, self._node, self._changed = checks, node, changed
+        self._key = self._details_key = b""
+        """Of the data check, and of what shared prefixes save, among `checks`."""
+        self.report = DataCheck()
+        self._configs: list[Config] = []
+        self.request: BackgroundRequest | None = None
+        self.details_request: BackgroundRequest | None = None
+        """Follows the check, whose result it takes from the engine's cache."""
+
+    def begin(self, configs: Sequence[Config], start: bool = True) -> None:
+        """Check the data of these configurations, which is the same for all, and their use of the weights; with
+        `start=False` only take the report of an earlier check.
+        """
+        arguments = check_arguments(configs[0])
+        names = ("method", "train", "adapter", "quantization")
+        settings = [{name: msgspec.to_builtins(getattr(config, name)) for name in names} for config in configs]
+        key, details_key = self._checks.key(arguments), self._checks.key({**arguments, "runs": settings})
+        same = key == self._key and self.request is not None and self.report.running
+        self._key, self._details_key, self._configs = key, details_key, list(configs)
+        if same:
+            return  # the check in progress answers for this configuration too
+        self.leave()
+        self.report = self._checks.known(details_key) or self._checks.known(key) or DataCheck(running=start)
+        if self.report.answer:
+            self._ask_for_details()
+        elif start:
+            self.request = BackgroundRequest(self._node, "data.check", arguments, self._checked, self._progressed)
+
+    def leave(self) -> None:
+        """Cancel the requests."""
+        for request in (self.request, self.details_request):
+            if request:
+                request.cancel()
+        self.request = self.details_request = None
+
+    def _progressed(self, progress: RequestProgress) -> None:
+        if self.report.running:
+            self.report = DataCheck(progress=progress.text)
+            self._changed()
+
+    def _checked(self, answer: dict[str, Any] | None, error: str) -> None:
+        self.report = DataCheck(answer, error, running=False)
+        self._checks.keep(self._key, self.report)
+        self._ask_for_details()
+        self._changed()
+
+    def _ask_for_details(self) -> None:
+        """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
+        if self.report.awaits_details:
+            arguments: dict[str, Any] = {"configs": msgspec.to_builtins(self._configs)}
+            self.details_request = BackgroundRequest(self._node, "launch.details", arguments, self._detailed)
+
+    def _detailed(self, answer: dict[str, Any] | None, error: str) -> None:
+        """Take the details; without them the launch shows less."""
+        details = answer or {}
+        weights = msgspec.convert(details.get("weights", []), tuple[WeightsCheck, ...])
+        self.report = replace(self.report, sharing=details.get("sharing", ""), weights=weights)
+        self._checks.keep(self._details_key, self.report)
+        self._changed()
 
 
 class LaunchAnswer(NamedTuple):
@@ -109,13 +181,13 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def _check_data(self) -> None:
         self.preview = self.launch.preview(self.report)
         self.checking.begin(self.launch.configs, start=not self.preview.blocked)
-        self.run_worker(self._read_times, thread=True, exclusive=True, group="times")
-        self.update_preview()
 
-    def _read_times(self) -> None:
-        """In a thread: the results of earlier runs may be many."""
-        if self.times.read(self.launch.trainings(), self.launch.context()):
-            self.app.call_from_thread(self._show_current)
+        def read_times() -> None:  # in a thread: the results of earlier runs may be many
+            if self.times.read(self.launch.trainings(), self.launch.context()):
+                self.app.call_from_thread(self._show_current)
+
+        self.run_worker(read_times, thread=True, exclusive=True, group="times")
+        self.update_preview()
 
     def on_resize(self) -> None:
         self._fit_height()
@@ -141,13 +213,29 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self._show()
 
     def _show(self) -> None:
-        self.query_one("#problems", Static).update(Content("\n").join(self._problems()))
-        self._show_rows()
-        facts = [self._fact(fact.name, fact.text, fact.style) for fact in self.preview.facts]
+        preview = self.preview
+        warnings = [problem for problem in preview.problems if not problem.blocking]
+        count = f" · {amount(len(warnings), 'warning')}" if warnings else ""
+        lines = [Content.assemble((visible(preview.title), "bold"), (count, "$text-warning"))]
+        for problem in sorted(preview.problems, key=lambda problem: not problem.blocking):
+            mark, style = ("✗", "$text-error") if problem.blocking else ("!", "$text-warning")
+            lines.append(Content.styled(f"{mark} {self._wrapped(problem.text, 2)}", style))
+            if problem.hint:
+                lines.append(Content(f"  → {self._wrapped(problem.hint, 4)}"))
+        self.set_text("problems", Content("\n").join(lines))
+
+        first = "cannot start" if preview.blocked else f"start: {preview.queue}"
+        rows = [(START, Content.styled(first, "bold"))]
+        for option in self.shown.options():
+            value = visible(option.shown or option.text, 60) or option.default
+            style = "bold $text-primary" if option.changed else "bold"
+            rows.append((option.name, Content.assemble((f"  {option.name:<15}", "$foreground-muted"), (value, style))))
+        self.rows.show(rows)
+
+        facts = [self._fact(fact.name, fact.text, fact.style) for fact in preview.facts]
         facts.append(self._fact("command", self.shown.command, ""))
-        self.query_one("#facts", Static).update(Content("\n").join(facts))
-        time = self.times.text(self.shown.trainings(), self.report)
-        self.query_one("#time", Static).update(self._fact("time", time, "bold"))
+        self.set_text("facts", Content("\n").join(facts))
+        self.set_text("time", self._fact("time", self.times.text(self.shown.trainings(), self.report), "bold"))
         self._show_keys()
 
     def _max_lines(self) -> int:
@@ -158,7 +246,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         """Show what enter does, and how to scroll if not everything fits."""
         keys = app_keys(self)
         if self.edited:
-            self.query_one("#keys", Static).update(Content("enter apply   escape cancel   empty: default"))
+            self.set_text("keys", "enter apply   escape cancel   empty: default")
             return
         blocked = "cannot start: see the problems above"
         does = "start" if self.row == START else f"edit {self.row}"
@@ -167,7 +255,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         needed = self.query_one(VerticalScroll).virtual_size.height
         scroll = f"   {keys.of('launch.down')} scroll" if needed > self._max_lines() else ""
         others = f"   ↑↓ value   {keys.of('launch.back')} back   {keys.of('launch.copy')} copy{scroll}"
-        self.query_one("#keys", Static).update(Content.assemble((start, style), others))
+        self.set_text("keys", Content.assemble((start, style), others))
 
     @property
     def rows(self) -> Lines:
@@ -178,41 +266,13 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         """The marked row: START or the name of an option."""
         return self.rows.key or START
 
-    def _problems(self) -> Iterator[Content]:
-        """The title, then what blocks the start, then warnings."""
-        preview = self.preview
-        warnings = [problem for problem in preview.problems if not problem.blocking]
-        count = f" · {amount(len(warnings), 'warning')}" if warnings else ""
-        yield Content.assemble((visible(preview.title), "bold"), (count, "$text-warning"))
-        for problem in sorted(preview.problems, key=lambda problem: not problem.blocking):
-            yield from self._problem(problem)
-
     def _fact(self, name: str, text: str, style: str) -> Content:
         return Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(text), style))
 
-    def _show_rows(self) -> None:
-        """The row that starts, then one row per option; changed values in color."""
-        first = "cannot start" if self.preview.blocked else f"start: {self.preview.queue}"
-        texts = [(START, Content.styled(first, "bold"))]
-        for option in self.shown.options():
-            value = visible(option.shown or option.text, 60) or option.default
-            style = "bold $text-primary" if option.changed else "bold"
-            texts.append((option.name, Content.assemble((f"  {option.name:<15}", "$foreground-muted"), (value, style))))
-        self.rows.show(texts)
-
-    def _problem(self, problem: LaunchProblem) -> Iterator[Content]:
-        """A problem, and on the next line what to do."""
-        style = "$text-error" if problem.blocking else "$text-warning"
-        yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._wrapped(problem.text, 2)}", style)
-        if problem.hint:
-            yield Content(f"  → {self._wrapped(problem.hint, 4)}")
-
-    def _width(self, indent: int) -> int:
-        return max(20, self.query_one(VerticalScroll).size.width - indent - 1)
-
     def _wrapped(self, text: str, indent: int = NAME_WIDTH) -> str:
         """The text wrapped, with further lines indented below the first."""
-        return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), self._width(indent), break_on_hyphens=False))
+        width = max(20, self.query_one(VerticalScroll).size.width - indent - 1)
+        return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), width, break_on_hyphens=False))
 
     @on(OptionList.OptionHighlighted)
     def _row_marked(self) -> None:

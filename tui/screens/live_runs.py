@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows neither
     from engine.runs.run.run_dir import RunDir
     from tui.live.machine import MachineSample, WatchedProcess
     from tui.live.run_state import ExpectedPeak, RunState
-    from tui.live.watcher import NewEvents, Watcher
+    from tui.live.watcher import Watcher
     from tui.preview.launch_context import LaunchContext
     from tui.widgets.status_line import LadderProgress
 
@@ -54,8 +54,10 @@ class LiveRuns:
 
     def has_changed(self) -> bool:
         """Whether a `refresh` may find something else."""
-        changed = self._screen.queue() != self.turns or self._has_new_run()
-        return changed or not all(run.is_active() for run in self.unqueued)
+        with contextlib.suppress(OSError):  # a run started with --now is in no queue
+            if time.time() - self._folder.stat().st_mtime < NEW_SECONDS:
+                return True
+        return self._screen.queue() != self.turns or not all(run.is_active() for run in self.unqueued)
 
     def live(self) -> list[RunDir]:
         """Live runs of this folder: those that use a device, then those that wait, then those outside the queue."""
@@ -83,16 +85,6 @@ class LiveRuns:
 
         known = {turn.pid for turn in self.turns} if pids_are_local() else set()
         return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
-
-    def _has_new_run(self) -> bool:
-        """Whether a run was created a moment ago: one started with --now is in no queue."""
-        with contextlib.suppress(OSError):
-            return time.time() - self._folder.stat().st_mtime < NEW_SECONDS
-        return False
-
-
-URGENT = ("Phase", "End", "Hello", "Plan")
-"""Events that change the status line: shown at once instead of with the next second."""
 
 
 class RunFollower:
@@ -164,11 +156,6 @@ class RunFollower:
         return WatchedProcess(pid, memory.gpu_pid or (pid if pids_are_local() else None), memory.reserved)
 
 
-def is_urgent(message: NewEvents) -> bool:
-    """Whether the status line changes with these events."""
-    return any(type(event).__name__ in URGENT for event in message.events)
-
-
 class MachineContext:
     """Takes a sample per second and answers what fits."""
 
@@ -213,20 +200,16 @@ class MachineContext:
         """
         state = self._follower.state
         measured = state.expected_peak() if self._follower.live_run and state is not None else None
-        predicted = self._predict(selection_pane)
-        if measured is None:
-            return predicted
-        return measured._replace(parts=predicted.parts) if predicted else measured
-
-    def _predict(self, selection_pane: SelectionPane) -> ExpectedPeak | None:
-        """By the formula, with its parts; computed again when the question changes."""
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
         question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
-        if question != self._predicted[0]:
+        if question != self._predicted[0]:  # by the formula, with its parts
             from tui.preview.method_estimate import predicted_peak
 
             self._predicted = question, predicted_peak(*question[:3], selection_pane.longest)
-        return self._predicted[1]
+        predicted = self._predicted[1]
+        if measured is None:
+            return predicted
+        return measured._replace(parts=predicted.parts) if predicted else measured
 
     def launch_context(self) -> LaunchContext:
         """The machine as of the latest sample, and the device queue."""

@@ -19,7 +19,7 @@ from engine.config.model_files import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, RequestProgress
-from tui.charts.bars import bar
+from tui.charts.chart import bar
 from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
@@ -46,33 +46,28 @@ class ModelsScreen(TableScreen[Selection | None]):
         self.selected = selection.effective().config.model.id
         self.rows: dict[str, ModelRow] = {}
         """By model id; filled by a thread."""
-        self.request: BackgroundRequest | None = None
-        """The download in progress."""
         self.pulled = ""
-        """The model that is being downloaded."""
+        """The model that is being downloaded, while `request` is set."""
 
     def below(self) -> Iterator[Widget]:
         yield Static(id="pull")
 
     def on_mount(self) -> None:
-        self.show_title("models: reading …")
+        self.set_text("title", "models: reading …")
         self.read_models()
-
-    def on_unmount(self) -> None:
-        if self.request:
-            self.request.cancel()
 
     def read_models(self) -> None:
         """Read the models again, in a thread: a cache may have hundreds."""
-        self.run_worker(self._read, thread=True, exclusive=True, group="models")
 
-    def _read(self) -> None:
-        listed = list_models(working_directory(), read_recent(MODELS))
-        if self.selected not in {model.id for model in listed}:
-            listed.append(describe_model(self.selected))
-        rows = {model.id: model_row(self.selection, model, self.budget) for model in listed}
-        first, self.rows = not self.rows, rows
-        self.app.call_from_thread(self.fill, self.selected if first else "")
+        def read() -> None:
+            listed = list_models(working_directory(), read_recent(MODELS))
+            if self.selected not in {model.id for model in listed}:
+                listed.append(describe_model(self.selected))
+            rows = {model.id: model_row(self.selection, model, self.budget) for model in listed}
+            first, self.rows = not self.rows, rows
+            self.app.call_from_thread(self.fill, self.selected if first else "")
+
+        self.run_worker(read, thread=True, exclusive=True, group="models")
 
     def fill(self, cursor: str = "") -> None:
         word = self.word.lower()
@@ -80,7 +75,7 @@ class ModelsScreen(TableScreen[Selection | None]):
         self.table.show_rows([table_row(row, row.model.id == self.selected) for row in shown], cursor=cursor)
         matching = f" matching {self.word!r}" if self.word else ""
         about = "with the predicted memory of each method (! does not fit, ? tight)"
-        self.show_title(f"{amount(len(shown), 'model')}{matching}, {about}")
+        self.set_text("title", f"{amount(len(shown), 'model')}{matching}, {about}")
         self.describe()
 
     @property
@@ -137,6 +132,10 @@ class ModelsScreen(TableScreen[Selection | None]):
         return True
 
     def action_pull(self) -> None:
+        def progressed(progress: RequestProgress) -> None:
+            _, done, total = progress.counted or ("", 0, None)
+            self._show_pull(progress.text, done / total if total else None)
+
         row = self.row
         if row is None or not row.model.requires_network:
             self.tell("model already downloaded")
@@ -145,12 +144,8 @@ class ModelsScreen(TableScreen[Selection | None]):
             self.tell(f"{self.pulled} is being downloaded; wait, or press {key} to cancel it", severity="warning")
         else:
             self.pulled = row.model.id
-            self.request = BackgroundRequest(self, "pull", {"name": row.model.id}, self._answered, self._progressed)
+            self.request = BackgroundRequest(self, "pull", {"name": row.model.id}, self._answered, progressed)
             self._show_pull(f"downloading {row.model.id} …")
-
-    def _progressed(self, progress: RequestProgress) -> None:
-        _, done, total = progress.counted or ("", 0, None)
-        self._show_pull(progress.text, done / total if total else None)
 
     def _answered(self, answer: Any, error: str) -> None:
         self.request = None
@@ -164,7 +159,7 @@ class ModelsScreen(TableScreen[Selection | None]):
     def _show_pull(self, text: str, share: float | None = None) -> None:
         """The progress of a download, with a bar where its size is known."""
         parts = [] if share is None else [*bar(share, BAR_WIDTH), (f" {share:.0%}  ", "")]
-        self.query_one("#pull", Static).update(Content.assemble(*parts, visible(text, 300)))
+        self.set_text("pull", Content.assemble(*parts, visible(text, 300)))
 
     def action_forget(self) -> None:
         if self.row is None or not self.row.model.recent:

@@ -90,13 +90,15 @@ class PickerScreen(BaseScreen[str | None]):
     def _read(self, folder: Path) -> None:
         """Read a folder in a thread: a network disk may be slow."""
         self._reading = folder
-        self.query_one("#title", Static).update(Content(visible(f"{folder} · reading …")))
-        threading.Thread(target=lambda: self.call_later(self._take, read_folder(folder)), daemon=True).start()
+        self.set_text("title", f"{folder} · reading …")
 
-    def _take(self, view: FolderView) -> None:
-        if view.path == self._reading:
-            self.view, self._reading = view, None
-            self._fill()
+        def take(view: FolderView) -> None:
+            if view.path == self._reading:
+                self.view, self._reading = view, None
+                self._fill()
+
+        # not a worker: the app would wait for a disk that does not answer before it ends
+        threading.Thread(target=lambda: self.call_later(take, read_folder(folder)), daemon=True).start()
 
     @on(Input.Changed)
     def _typed(self) -> None:
@@ -114,19 +116,21 @@ class PickerScreen(BaseScreen[str | None]):
         self.entries = entries(self.view, word, self.hidden, self.typed)
         files = self.query_one("#entries", OptionList)
         width = max(20, (files.size.width or self.size.width - 2) - 2)
-        files.set_options(Option(line(entry, width)) for entry in self.entries)
+        options = list[Option]()
+        for entry in self.entries:  # name at the left, size or note at the right
+            name, about = visible(entry.name), visible(entry.note)
+            gap = max(2, width - cell_len(name) - cell_len(about))
+            options.append(Option(Content.assemble((name, STYLES[entry.kind]), " " * gap, (about, "dim"))))
+        files.set_options(options)
         files.highlighted = 0 if self.entries else None
-        self.query_one("#title", Static).update(Content(visible(str(self.view.path))))
-        self.query_one("#note", Static).update(Content(visible(self._note(word))))
-
-    def _note(self, word: str) -> str:
-        if self.view.error:
-            erase = app_keys(self).of("picker.erase")
-            return f"{self.view.error}; press {erase} or type another path"
-        if not self.entries:
-            return f"no file or folder {word!r} here; a Hub id has the form owner/name"
+        self.set_text("title", str(self.view.path))
         others = f"; other files, not shown: {self.view.others:,}" if self.view.others else ""
-        return f"folders: {len(self.view.folders):,}; data files: {len(self.view.files):,}{others}"
+        note = f"folders: {len(self.view.folders):,}; data files: {len(self.view.files):,}{others}"
+        if not self.entries:
+            note = f"no file or folder {word!r} here; a Hub id has the form owner/name"
+        if self.view.error:
+            note = f"{self.view.error}; press {app_keys(self).of('picker.erase')} or type another path"
+        self.set_text("note", note)
 
     def action_move(self, lines: int) -> None:
         files = self.query_one("#entries", OptionList)
@@ -163,10 +167,3 @@ class PickerScreen(BaseScreen[str | None]):
     def action_hidden(self) -> None:
         self.hidden = not self.hidden
         self._fill()
-
-
-def line(entry: FolderEntry, width: int) -> Content:
-    """Name at the left, size or note at the right."""
-    name, note = visible(entry.name), visible(entry.note)
-    gap = max(2, width - cell_len(name) - cell_len(note))
-    return Content.assemble((name, STYLES[entry.kind]), " " * gap, (note, "dim"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on
+from textual.app import App, SuspendNotSupported
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import OptionList, Static
+from textual.widgets import OptionList
 
 from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
@@ -17,15 +22,13 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
-from tui.commands import bindings
+from tui.commands import CommandKeys, bindings
 from tui.format import last_part
-from tui.keymap import CommandKeys
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import NameScreen, confirm
 from tui.screens.table_screen import TableScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
-from tui.terminal.leaving import edit
 
 COLUMNS = (
     Column("key", 3),
@@ -54,7 +57,7 @@ class PresetsScreen(TableScreen[str | None]):
         self.listed: dict[str, PresetEntry] = {}
 
     def on_mount(self) -> None:
-        self.show_title(f"presets; yours are in {preset_library.user_folder()}")
+        self.set_text("title", f"presets; yours are in {preset_library.user_folder()}")
         self.fill(self.selection.name)
 
     def fill(self, cursor: str = "") -> None:
@@ -72,7 +75,7 @@ class PresetsScreen(TableScreen[str | None]):
         """Show what the preset under the cursor is for and would change, or why it is invalid."""
         listed = self._selected()
         if listed is not None:
-            self.query_one("#detail", Static).update(detail(listed, self.selection, self.effective))
+            self.set_text("detail", detail(listed, self.selection, self.effective))
 
     def _selected(self) -> PresetEntry | None:
         return self.listed.get(self.key)
@@ -190,3 +193,49 @@ def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig
         return Content.styled(visible(error.line), "$text-error")
     text = ", ".join(map(visible, changed)) if changed else "nothing"
     return Content.assemble(about, "\n", ("selecting it changes: ", "$foreground-muted"), text)
+
+
+EDITORS = ("nano", "vim", "vi")
+"""Used where neither $VISUAL nor $EDITOR is set."""
+
+
+def edit(app: App[Any], path: Path) -> str:
+    """Open the file in the user's editor and wait until it exits; returns where the editor's command is from.
+
+    Raises UserError where no editor can be started, and RunFailed where it fails.
+    """
+    command, origin = editor()
+    failed: OSError | None = None
+    status = 0
+    try:
+        with app.suspend():
+            try:
+                status = subprocess.run([*command, str(path)], check=False).returncode
+            except OSError as error:  # raised inside `suspend` it would leave the app suspended
+                failed = error
+    except SuspendNotSupported as error:
+        hint = f"edit {path} outside the workbench"
+        raise UserError("cannot suspend the workbench in this terminal", hint=hint, code="editor.no_suspend") from error
+    if failed is not None:
+        problem = f"cannot start editor {command[0]}: {failed.strerror}"
+        raise UserError(problem, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from failed
+    if status:
+        text = f"{Path(command[0]).name} exited with status {status}; the file is read as saved"
+        raise RunFailed(text, "editor.failed")
+    return origin
+
+
+def editor() -> tuple[list[str], str]:
+    """(command, its origin): from $VISUAL, else $EDITOR, else an installed editor. Raises UserError without one."""
+    for variable in ("VISUAL", "EDITOR"):
+        if words := os.environ.get(variable, "").strip():
+            try:
+                return shlex.split(words), f"${variable}"
+            except ValueError as error:
+                problem = f"{error}: {words}"
+                raise UserError(problem, f"${variable}", "quote it as in a shell", "editor.invalid") from error
+    for name in EDITORS:
+        if path := shutil.which(name):
+            return [path], f"neither $VISUAL nor $EDITOR is set: {name}"
+    hint = f"set $EDITOR or install one of {', '.join(EDITORS)}"
+    raise UserError("no editor found", "$EDITOR", hint, "editor.not_found")

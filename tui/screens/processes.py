@@ -77,13 +77,13 @@ class ProcessesScreen(BaseScreen[None]):
 
     def _look(self) -> None:
         if self.is_current:
-            self.run_worker(self._read, thread=True, exclusive=True, group="processes")
 
-    def _read(self) -> None:
-        """In a thread: NVML and /proc may take a while."""
-        self._table = self._table or ProcessTable(self.runs)
-        self.rows = self._table.look()
-        self.app.call_from_thread(self._show)
+            def read() -> None:  # in a thread: NVML and /proc may take a while
+                self._table = self._table or ProcessTable(self.runs)
+                self.rows = self._table.look()
+                self.app.call_from_thread(self._show)
+
+            self.run_worker(read, thread=True, exclusive=True, group="processes")
 
     def _show(self) -> None:
         name, key = SORTS[self.order]
@@ -91,7 +91,7 @@ class ProcessesScreen(BaseScreen[None]):
         self.query_one(Table).show_rows([table_row(row) for row in rows])
         count = f"{len(rows)} process{'' if len(rows) == 1 else 'es'}"
         title = f"{count} on GPUs and of ftbench, sorted by {name}"
-        self.query_one("#title", Static).update(Content(visible(title)))
+        self.set_text("title", title)
 
     def action_sort(self) -> None:
         self.order = (self.order + 1) % len(SORTS)
@@ -162,7 +162,7 @@ class DevicesScreen(Dialog[str]):
         except (UserError, OSError) as error:
             self.entries = ()
             shown = Content.styled(visible(f"cannot read the device queue: {error}", 400), "$text-error")
-        self.query_one("#queue", Static).update(Content.assemble(("queue\n", "bold"), shown))
+        self.set_text("queue", Content.assemble(("queue\n", "bold"), shown))
         rows = [self._row(device) for device in self.devices]
         self.query_one(Table).show_rows(rows, cursor="" if self.query_one(Table).rows else self.selected)
 

@@ -19,8 +19,8 @@ from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
 from tui.background import BackgroundRequest
 from tui.commands import actions, bindings, moves
 from tui.screens.base import BaseScreen
+from tui.screens.table_screen import ValueInput
 from tui.settings import app_keys
-from tui.widgets.inputs import ValueInput
 from tui.widgets.text_rows import KeyLine, literal
 
 SUMMARY_EVERY = 5
@@ -91,7 +91,6 @@ class RatingScreen(BaseScreen[None]):
         self.pair: PairToRate | None = None
         self.note = ""
         self.summary: RatingSummary | None = None
-        self.request: BackgroundRequest | None = None
         self._shown_at = 0.0
         self._since_summary = 0
 
@@ -113,8 +112,6 @@ class RatingScreen(BaseScreen[None]):
         self._next()
 
     def on_unmount(self) -> None:
-        if self.request:
-            self.request.cancel()
         self.session.own.close()
 
     def texts(self) -> tuple[RatedText, RatedText, RatedText]:
@@ -146,12 +143,12 @@ class RatingScreen(BaseScreen[None]):
         place = f"{session.rated} of {len(session.pairs)} rated"
         skipped = f" · {session.skipped} skipped" if session.skipped else ""
         note = f" · note: {visible(self.note, 60)}" if self.note else ""
-        self.query_one("#title", Static).update(Content(f"rate · {visible(session.rater)} · {place}{skipped}{note}"))
+        self.set_text("title", Content(f"rate · {visible(session.rater)} · {place}{skipped}{note}"))
         lines = progress_of_ratings(self.summary)
         if self.pair is None:
             keys = app_keys(self)
             lines = [f"All pairs are rated; press {keys.of('rate.undo')} to change the last one.", *lines]
-        self.query_one("#state", Static).update(Content("\n".join(map(visible, lines))))
+        self.set_text("state", Content("\n".join(map(visible, lines))))
 
     # How far the result is decided
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -24,14 +24,13 @@ from tui.commands import bindings
 from tui.format import last_part, moment
 from tui.history.comparison import compare, read
 from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe, model, score
+from tui.screens.base import RunActions
 from tui.screens.dialogs import TextScreen, confirm
-from tui.screens.run_actions import RunActions
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.table import Table
 
 REFRESH_SECONDS = 1.0
-Value = float | str
 STYLES = {
     "finished": "$text-success",
     "paused": "$text-warning",
@@ -46,35 +45,29 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A column, with the text and the sort value of a run."""
+    """A column: its text, and the number that it is sorted by, in descending order; without one it is the text."""
 
     column: Column
     text: Callable[[RunSummary], str]
-    value: Callable[[RunSummary], Value]
-
-
-def _state(line: RunSummary) -> str:
-    return line.state.replace("_", " ")
+    number: Callable[[RunSummary], float | None] | None = None
 
 
 FIELDS = (
-    Field(Column("when", 11), lambda line: when(line.created), lambda line: line.created),
-    Field(Column("run", 14), lambda line: undated(line.name), lambda line: undated(line.name)),
-    Field(Column("state", 9), _state, _state),
-    Field(Column("score", 12), score, lambda line: _number(line.after)),
-    Field(Column("time", 6, right=True), lambda line: duration(line.seconds), lambda line: _number(line.seconds)),
-    Field(Column("peak", right=True), lambda line: size(line.peak), lambda line: _number(line.peak)),
-    Field(Column("method"), lambda line: line.method, lambda line: line.method),
-    Field(Column("model"), model, model),
-    Field(Column("data"), lambda line: last_part(line.data), lambda line: last_part(line.data)),
+    Field(
+        Column("when", 11),
+        lambda line: moment(line.created, "%m-%d %H:%M") if line.created else "–",
+        lambda line: line.created,
+    ),
+    Field(Column("run", 14), lambda line: undated(line.name)),
+    Field(Column("state", 9), lambda line: line.state.replace("_", " ")),
+    Field(Column("score", 12), score, lambda line: line.after),
+    Field(Column("time", 6, right=True), lambda line: duration(line.seconds), lambda line: line.seconds),
+    Field(Column("peak", right=True), lambda line: size(line.peak), lambda line: line.peak),
+    Field(Column("method"), lambda line: line.method),
+    Field(Column("model"), model),
+    Field(Column("data"), lambda line: last_part(line.data)),
 )
 TABLE = (Column("", 1), *(field.column for field in FIELDS))
-
-
-def ordered(lines: Iterable[RunSummary], by: int, reverse: bool, word: str = "") -> list[RunSummary]:
-    """The runs that contain the word, sorted by column `by` of FIELDS, then by name."""
-    kept = [line for line in lines if word.lower() in _all(line).lower()]
-    return sorted(kept, key=lambda line: (FIELDS[by].value(line), line.name), reverse=reverse)
 
 
 def row(line: RunSummary, marked: bool) -> TableRow:
@@ -84,29 +77,10 @@ def row(line: RunSummary, marked: bool) -> TableRow:
     return TableRow(line.name, (("*" if marked else "", "bold $accent"), *cells))
 
 
-def names(by: int, reverse: bool) -> list[str]:
-    """Column names, with an arrow at the sort column."""
-    arrow = "↓" if reverse else "↑"
-    return ["", *(field.column.name + (arrow if number == by else "") for number, field in enumerate(FIELDS))]
-
-
-def when(created: float) -> str:
-    """`11-25 19:22`."""
-    return moment(created, "%m-%d %H:%M") if created else "–"
-
-
 def undated(name: str) -> str:
     """`20261125-192205-demo-lora-lora-3f2a` -> `demo-lora-lora-3f2a`; any other name unchanged."""
     parts = name.split("-", 2)
     return parts[2] if len(parts) == 3 and parts[0].isdigit() and parts[1].isdigit() else name
-
-
-def _all(line: RunSummary) -> str:
-    return " ".join([line.name, line.model, line.data, *(field.text(line) for field in FIELDS)])
-
-
-def _number(value: float | None) -> float:
-    return float("-inf") if value is None else float(value)
 
 
 class ContinueFrom(NamedTuple):
@@ -166,13 +140,26 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
         return line is None or line.state not in SETTLED or not run.result_file.exists()
 
     def fill(self, cursor: str = "") -> None:
-        lines = ordered(self.lines.values(), self.sort_column, self.reverse, self.word)
-        rows = [row(line, line.name in self.marked) for line in lines]
-        self.table.show_rows(rows, names(self.sort_column, self.reverse), cursor)
+        sorted_by, word = FIELDS[self.sort_column], self.word.lower()
+
+        def order(line: RunSummary) -> tuple[float | str, str]:
+            if sorted_by.number is None:
+                return sorted_by.text(line), line.name
+            number = sorted_by.number(line)
+            return float("-inf") if number is None else number, line.name
+
+        def text(line: RunSummary) -> str:
+            return " ".join([line.name, line.model, line.data, *(field.text(line) for field in FIELDS)])
+
+        lines = [line for line in self.lines.values() if word in text(line).lower()]
+        rows = [row(line, line.name in self.marked) for line in sorted(lines, key=order, reverse=self.reverse)]
+        arrow = "↓" if self.reverse else "↑"
+        names = [field.column.name + (arrow if field is sorted_by else "") for field in FIELDS]
+        self.table.show_rows(rows, ["", *names], cursor)
         matching = f" matching {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
-        order = FIELDS[self.sort_column].column.name
-        self.show_title(f"{amount(len(rows), 'run')}{matching}{marked} in {tilde(self.runs)}, sorted by {order}")
+        runs = f"{amount(len(rows), 'run')}{matching}{marked} in {tilde(self.runs)}"
+        self.set_text("title", f"{runs}, sorted by {sorted_by.column.name}")
         self.describe()
 
     def describe(self) -> None:
@@ -313,7 +300,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
     def _sort_by(self, column: int) -> None:
         """Sort by a column: numbers and dates descending, words ascending."""
         self.sort_column = column
-        self.reverse = FIELDS[column].column.name in ("when", "score", "time", "peak")
+        self.reverse = FIELDS[column].number is not None
         self.fill()
 
 

@@ -1,23 +1,95 @@
-"""The base of screens that are a table: title, rows, details of the row under the cursor, an input line, the keys."""
+"""The base of screens that are a table: title, rows, details of the row under the cursor, an input line, the keys.
+
+Other screens use the input line too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.content import Content
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 
-from engine.config.text import visible
 from tui.charts.columns import Column
 from tui.screens.base import BaseScreen
-from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Table
 from tui.widgets.text_rows import KeyLine, literal
+
+
+class ValueInput(Input):
+    """Hidden until it asks for a text. Enter accepts the text, escape discards it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
+    DEFAULT_CSS = """
+    ValueInput { height: 1; border: none; display: none; background: $surface; }
+    """
+
+    def __init__(self, hidden: Callable[[], object], id: str = "value") -> None:
+        """`hidden`: called when the input is hidden again, to move the focus."""
+        super().__init__(id=id, compact=True)
+        self.cursor_blink = False  # each change is sent over SSH
+        self._hidden = hidden
+        self._entered: Callable[[str], object] = _ignore
+        self._typed: Callable[[str], object] = _ignore
+        self._escape: str | None = None
+
+    def ask(
+        self,
+        text: str,
+        placeholder: str,
+        entered: Callable[[str], object],
+        typed: Callable[[str], object] | None = None,
+        escape: str | None = None,
+    ) -> None:
+        """Show the input with a text to edit; the first character typed replaces it.
+
+        `entered` returns False for a text that is not accepted. `typed` is called with every change. `escape`: what
+        that key enters; None for nothing.
+        """
+        self._entered, self._typed, self._escape = entered, typed or _ignore, escape
+        with self.prevent(Input.Changed):
+            self.value = text
+        self.placeholder, self.display = placeholder, True
+        self.screen.set_focus(self)  # at once: keys typed ahead are meant for it
+        self.action_select_all()
+
+    def action_cancel(self) -> None:
+        if self._escape is not None:
+            self._entered(self._escape)
+        self._hide()
+
+    def _hide(self) -> None:
+        self.display = False
+        self.screen.set_focus(None)  # at once: keys typed ahead are meant for the screen
+        self._hidden()
+
+    @on(Input.Changed)
+    def _changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.display:  # else it is late
+            self._typed(event.value)
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if self._entered(event.value) is False:
+            self.app.bell()
+        else:
+            self._hide()
+
+    @on(Input.Blurred)
+    def _blurred(self, event: Input.Blurred) -> None:
+        event.stop()
+
+
+def _ignore(text: str) -> None:
+    """The default of callbacks."""
+
 
 R = TypeVar("R")
 FILTER = "filter"
@@ -74,12 +146,9 @@ class TableScreen(BaseScreen[R]):
         """Close the screen without a choice."""
         self.dismiss()
 
-    def show_title(self, text: str) -> None:
-        self.query_one("#title", Static).update(Content(visible(text)))
-
     def show_detail(self, text: str) -> None:
         """Lines of text, shown literally."""
-        self.query_one("#detail", Static).update(literal(text))
+        self.set_text("detail", literal(text))
 
     @on(OptionList.OptionHighlighted)
     def _cursor_moved(self) -> None:

@@ -9,27 +9,29 @@ import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.events import Paste
 from textual.widgets import Input, Static
 
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs import chat_client
-from engine.runs.chat_client import OpenSession, save_conversations
+from engine.runs.chat_client import OpenSession, ReplayItem, save_conversations
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live import chat
-from tui.live.chat import ChatState, ChatThread, parse_sampling, written
+from tui.live.chat import ChatState, ChatThread, ColumnState, answer_facts, parse_sampling, recorded_text, written
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
-from tui.widgets.answers import AnswerColumns
-from tui.widgets.inputs import PromptInput
-from tui.widgets.text_rows import KeyLine
+from tui.widgets.text_rows import KeyLine, literal
 
 REDRAW_SECONDS = 0.1
 ITEMS = 200
 """Test items that are listed."""
+MIN_WIDTH = 38
+"""Width of a column; a narrower terminal shows fewer columns at a time."""
 ACTIONS = actions("try")
 
 
@@ -54,10 +56,12 @@ class TryScreen(BaseScreen[None]):
     ) -> None:
         """sampling: with `max_new_tokens` 0 for that of the runs' evaluations."""
         super().__init__()
-        self.request, self.on_cpu = request, on_cpu
+        self.opening, self.on_cpu = request, on_cpu
         self.state = ChatState(sampling, system)
         self.session: ChatThread | None = None
         self.error = ""
+        self.first = 0
+        """Index of the first visible column."""
         self._wanted_item = -1
         self.waiting_prompt = ""
         """A prompt that was sent before the models were loaded."""
@@ -67,7 +71,7 @@ class TryScreen(BaseScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         yield Static(id="memory")
-        yield AnswerColumns()
+        yield Horizontal(id="answers")
         yield Static(id="item")
         yield Static(id="state")
         yield PromptInput(id="prompt")
@@ -90,8 +94,8 @@ class TryScreen(BaseScreen[None]):
             self.session.close()
         self.state = ChatState(self.state.sampling, self.state.system)
         self.error, self._wanted_item = "", -1
-        self.query_one(AnswerColumns).remove_children()
-        self.session = ChatThread(self, self.request, self.on_cpu, self._received, self._failed)
+        self.query_one("#answers").remove_children()
+        self.session = ChatThread(self, self.opening, self.on_cpu, self._received, self._failed)
         self._draw()
 
     async def _received(self, message: chat_client.Message) -> None:
@@ -101,7 +105,7 @@ class TryScreen(BaseScreen[None]):
             self.refresh_bindings()
         if isinstance(message, chat_client.Ready):
             self.state.sampling = chat.default_sampling(self.state.sampling, message.columns)
-            await self.query_one(AnswerColumns).create(len(message.columns))
+            await self.query_one("#answers").mount(*(AnswerColumn(classes="pane") for _ in message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
             self.action_write("prompt")
@@ -124,38 +128,37 @@ class TryScreen(BaseScreen[None]):
 
     def _draw(self) -> None:
         self._stale = False
-        state, columns = self.state, self.query_one(AnswerColumns)
-        columns.show(state, self.size.width)
-        models = " and ".join(
-            dict.fromkeys(Path(column_state.column.model).name for column_state in state.columns.values())
-        )
-        sampling = chat.sampling_text(state.sampling)
-        title = f"try · {models} · {sampling}{columns.position}" if state.ready else "try"
-        self.query_one("#title", Static).update(Content(visible(title)))
-        memory = chat.memory_text(state.memory) if state.memory else ""
-        self.query_one("#memory", Static).update(Content(visible(memory)))
+        state, columns, names = self.state, list(self.query(AnswerColumn)), list(self.state.columns)
+        fitting = max(1, min(len(columns), self.size.width // MIN_WIDTH))
+        self.first = max(0, min(self.first, len(columns) - fitting))
+        last = self.first + fitting
+        for index, column in enumerate(columns):
+            column.display = self.first <= index < last
+            if index < len(names):
+                column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
+        hidden = f" · columns {self.first + 1} to {last} of {len(columns)}" if fitting < len(columns) else ""
+        models = " and ".join(dict.fromkeys(Path(shown.column.model).name for shown in state.columns.values()))
+        title = f"try · {models} · {chat.sampling_text(state.sampling)}{hidden}" if state.ready else "try"
+        self.set_text("title", title)
+        self.set_text("memory", chat.memory_text(state.memory) if state.memory else "")
         text, style = chat.state_line(state, self.error, app_keys(self))
-        self.query_one("#state", Static).update(Content.styled(visible(text), style))
-        self._draw_item()
-
-    def _draw_item(self) -> None:
-        widget, item = self.query_one("#item", Static), self.state.replayed
-        widget.display = item is not None
+        self.set_text("state", Content.styled(visible(text), style))
+        self.query_one("#item").display = (item := state.replayed) is not None
         if item is not None:
             target = Content.styled(visible(item.target, 400), "$text-success")
-            widget.update(Content("\n").join([Content(visible(chat.item_line(self.state))), target]))
+            self.set_text("item", Content("\n").join([Content(visible(chat.item_line(state))), target]))
 
     # Input line
 
     def action_write(self, purpose: str) -> None:
         """Focus the input line for a prompt, sampling settings or a system prompt."""
-        values = {"sampling": written(self.state.sampling), "system": self._system()}
-        self.query_one(PromptInput).ask(purpose, values.get(purpose))
-
-    def _system(self) -> str:
-        """The system prompt in effect, of the first column that has one."""
-        given = (state.column.system for state in self.state.columns.values() if state.column.system)
-        return next(given, "") if self.state.system is None else self.state.system
+        value: str | None = None
+        if purpose == "sampling":
+            value = written(self.state.sampling)
+        elif purpose == "system":  # the one in effect, of the first column that has one
+            given = (state.column.system for state in self.state.columns.values() if state.column.system)
+            value = next(given, "") if self.state.system is None else self.state.system
+        self.query_one(PromptInput).ask(purpose, value)
 
     @on(Input.Submitted, "#prompt")
     def _submitted(self, event: Input.Submitted) -> None:
@@ -224,7 +227,7 @@ class TryScreen(BaseScreen[None]):
             return
         if self.focused is line and not self.error:
             line.leave()
-            self.query_one(AnswerColumns).focus_first()
+            self._focus_answers()
             return
         self.dismiss(None)
 
@@ -246,10 +249,13 @@ class TryScreen(BaseScreen[None]):
         self._draw()
 
     def action_column(self, step: int) -> None:
-        columns = self.query_one(AnswerColumns)
-        columns.first += step
+        self.first += step
         self._draw()
-        columns.focus_first()
+        self._focus_answers()
+
+    def _focus_answers(self) -> None:
+        """Focus the first visible column, which the arrow keys then scroll."""
+        self.set_focus(next((column for column in self.query(AnswerColumn) if column.display), None))
 
     def action_stop(self) -> None:
         if self.session and self.state.pending:
@@ -269,7 +275,7 @@ class TryScreen(BaseScreen[None]):
 
     def action_now(self) -> None:
         """Start without waiting in the queue."""
-        self.request = msgspec.structs.replace(self.request, wait=False)
+        self.opening = msgspec.structs.replace(self.opening, wait=False)
         self._open()
 
     def action_save(self) -> None:
@@ -280,3 +286,98 @@ class TryScreen(BaseScreen[None]):
         with self.errors_told():
             path = save_conversations(working_directory(), conversations)
             self.tell(f"saved as a dataset: {tilde(path)}", timeout=15)
+
+
+class AnswerColumn(VerticalScroll, can_focus=True):
+    """Shows questions and answers literally; follows the end of a growing answer."""
+
+    DEFAULT_CSS = """
+    AnswerColumn { width: 1fr; height: 1fr; scrollbar-size-vertical: 1; }
+    AnswerColumn Static { height: auto; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def show(self, state: ColumnState, item: ReplayItem | None, answering: bool) -> None:
+        """Draw the conversation of a column, once the widget is complete."""
+        if not (parts := self.query(Static)):
+            return
+        self.border_title = Content(visible(state.column.title))
+        waiting = "waiting for its turn" if state.turns and state.turns[-1].answer is None else ""
+        self.border_subtitle = "answering" if answering else waiting
+        parts.first(Static).update(conversation(state, item))
+        self.scroll_end(animate=False)
+
+
+def conversation(state: ColumnState, item: ReplayItem | None) -> Content:
+    """The turns, then how the answer to a test item compares with the recorded one."""
+    lines: list[Content] = []
+    for turn in state.turns:
+        for message in turn.question:
+            style = "$foreground-muted" if message["role"] == "system" else "$text-primary"
+            lines.append(literal(f"{message['role']}: {message['content']}", style))
+        if not turn.question and turn.plain:
+            lines.append(literal(turn.plain, "$text-primary"))
+        lines += [literal(turn.text), literal(answer_facts(turn.answer) if turn.answer else "", "$foreground-muted")]
+        lines.append(Content(""))
+    if item and state.turns and (answer := state.turns[0].answer):
+        recorded = item.recorded.get(state.column.key)
+        if note := recorded_text(recorded, answer.text):
+            lines.append(literal(note, "$foreground-muted"))
+        if recorded and recorded.right is not None and recorded.text != answer.text:
+            lines.append(literal(f"recorded: {recorded.text}", "$foreground-muted"))
+    return Content("\n").join(lines)
+
+
+LINE_FEED = "⏎"
+"""Stands for a line feed."""
+PLACEHOLDERS = {
+    "prompt": "prompt · enter sends · {back} leaves the line",
+    "sampling": "temperature=0 top_p=1 seed=0 max_new_tokens=128",
+    "system": "system prompt; empty for no system prompt",
+}
+
+
+class PromptInput(Input):
+    """One line; pasted line feeds are kept as symbols."""
+
+    DEFAULT_CSS = """
+    PromptInput { height: 1; border: none; padding: 0 1 !important; }
+    """
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id, compact=True)
+        self.cursor_blink = False  # each change is sent over SSH
+        self.purpose = "prompt"
+
+    def on_mount(self) -> None:
+        self._show_purpose()
+
+    @property
+    def text(self) -> str:
+        """The value with line feeds."""
+        return self.value.replace(LINE_FEED, "\n")
+
+    def ask(self, purpose: str, value: str | None = None) -> None:
+        """Take the focus for this purpose. value: the text to edit; None keeps what is in the line."""
+        self.purpose = purpose
+        self._show_purpose()
+        if value is not None:
+            self.value = value.replace("\n", LINE_FEED)
+        self.cursor_position = len(self.value)
+        self.screen.set_focus(self)
+
+    def leave(self) -> None:
+        """Keep an unfinished prompt; drop unfinished settings."""
+        if self.purpose != "prompt":
+            self.value, self.purpose = "", "prompt"
+            self._show_purpose()
+
+    def _show_purpose(self) -> None:
+        self.placeholder = PLACEHOLDERS[self.purpose].format(back=app_keys(self).of("try.back"))
+
+    def _on_paste(self, event: Paste) -> None:
+        event.prevent_default()
+        event.stop()
+        self.insert_text_at_cursor(event.text.rstrip("\r\n").replace("\r\n", "\n").replace("\n", LINE_FEED))

@@ -152,18 +152,17 @@ class DataList(SelectList, inherit_bindings=False):
         self.relist()
 
     def fill(self, cursor: str = "") -> None:
-        self.show([(dataset.id, self._line(dataset)) for dataset in self.sets], cursor)
+        if not self.sets:  # the first frame, which must not wait for the import
+            return
+        from tui.data.datasets import line
+
+        width, selected = self.scrollable_content_region.width or 24, self.selected_id
+        rows = [(data.id, line(data, self.previews.get(data.id), data.id == selected, width)) for data in self.sets]
+        self.show(rows, cursor)
         self._describe()
 
     def on_focus(self) -> None:
         self.relist()  # files may have been added or removed
-
-    def _line(self, dataset: DataSet) -> Content:
-        from tui.data.datasets import line
-
-        preview, selected = self.previews.get(dataset.id), dataset.id == self.selected_id
-        width = self.scrollable_content_region.width or 24
-        return line(dataset, preview, selected, width)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:

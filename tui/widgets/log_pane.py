@@ -22,6 +22,14 @@ TITLES = {"events": "log", "output": "log · worker output"}
 MAX_COPIED = 64 << 10
 """Characters copied at most: terminals reject longer clipboard sequences, each at a different length."""
 TIME_WIDTH = len("12:00:00 ")
+COLORS = {
+    "warning:": "$text-warning",
+    "failed:": "$text-error",
+    "out of memory:": "$text-error",
+    "diverged:": "$text-error",
+    "finished": "$text-success",
+}
+"""Of an event, by the words after its time."""
 
 
 class LogPane(ScrolledRows):
@@ -86,7 +94,14 @@ class LogPane(ScrolledRows):
         rows = [row for number, text in numbered[first : first + height + 1] for row in self._wrapped(number, text)]
         self.show(rows[shown] if height else [])
         self.border_title = TITLES[self.view]
-        self.border_subtitle = Content(self._subtitle(len(numbered)))
+        hidden = []  # why lines are not visible
+        if self.filter_word:
+            hidden.append(f"{len(numbered)} of {len(lines)} contain {visible(self.filter_word, 20)}")
+        if lines.gone:
+            hidden.append(f"{lines.gone:,} older lines dropped")
+        if self.top is not None:
+            hidden.append("scrolled up; press end to follow")
+        self.border_subtitle = Content(" · ".join(hidden))
         self._drawn = drawn
 
     def filter(self, word: str) -> None:
@@ -187,42 +202,19 @@ class LogPane(ScrolledRows):
         return max(0, min(first, end - 1))
 
     def _wrapped(self, number: int, text: str) -> list[Content]:
-        """A line wrapped to the width of the pane; the rest of an event is indented by the width of its time."""
-        content, width = self._content(number, text), max(1, self.content_size.width)
+        """A line wrapped to the width of the pane; the rest of an event is indented by the width of its time.
+
+        The color of an event is that of the word after its time; every match of the find word is marked.
+        """
+        shown, width, message = visible(text), max(1, self.content_size.width), text.split(" ", 1)[-1]
+        color = next((color for start, color in COLORS.items() if message.startswith(start)), "")
+        content = Content.styled(shown, color if self.view == "events" else "")
+        word, at = self.find_word.lower(), -1
+        style = "bold reverse" if number == self.match else "underline"
+        while word and (at := shown.lower().find(word, at + 1)) >= 0:
+            content = content.stylize(style, at, at + len(word))
         if content.cell_length <= width:
             return [content]
         indent = TIME_WIDTH if self.view == "events" and width > 2 * TIME_WIDTH else 0
         first, *rest = content[indent:].wrap(width - indent)
         return [content[:indent] + first, *(Content(" " * indent) + row for row in rest)]
-
-    def _content(self, number: int, text: str) -> Content:
-        """A line with its color, and every match of the find word marked."""
-        shown = visible(text)
-        content = Content.styled(shown, line_color(text)) if self.view == "events" else Content(shown)
-        word, at = self.find_word.lower(), -1
-        style = "bold reverse" if number == self.match else "underline"
-        while word and (at := shown.lower().find(word, at + 1)) >= 0:
-            content = content.stylize(style, at, at + len(word))
-        return content
-
-    def _subtitle(self, count: int) -> str:
-        """Why lines are not visible."""
-        lines = self.views[self.view]
-        parts = []
-        if self.filter_word:
-            parts.append(f"{count} of {len(lines)} contain {visible(self.filter_word, 20)}")
-        if lines.gone:
-            parts.append(f"{lines.gone:,} older lines dropped")
-        if self.top is not None:
-            parts.append("scrolled up; press end to follow")
-        return " · ".join(parts)
-
-
-def line_color(text: str) -> str:
-    """The color of a line of the log, by the word after its time."""
-    message = text.split(" ", 1)[-1]
-    if message.startswith("warning:"):
-        return "$text-warning"
-    if message.startswith(("failed:", "out of memory:", "diverged:")):
-        return "$text-error"
-    return "$text-success" if message.startswith("finished") else ""

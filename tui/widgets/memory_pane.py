@@ -13,7 +13,7 @@ from textual.content import Content
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
-from tui.charts.bars import BLOCKS
+from tui.charts.chart import BLOCKS
 from tui.selection import MARK
 from tui.settings import app_keys
 from tui.widgets.pane import BenchState
@@ -112,8 +112,9 @@ class MemoryPane(ScrolledRows):
     pane_name: ClassVar[str] = "memory"
     letter: ClassVar[str] = "v"
 
-    state: BenchState | None = None
     sample: MachineSample | None = None
+    drawn: tuple[ExpectedPeak | None, Mapping[int, str], str | None, bool] = (None, {}, None, False)
+    """What is drawn besides the sample: the predicted peak, names of processes, the next GPU, whether a run is live."""
     above = 0
     """Lines above the visible ones."""
 
@@ -123,10 +124,11 @@ class MemoryPane(ScrolledRows):
         """Of each GPU by its label; of the system under ''."""
 
     def show_state(self, state: BenchState) -> None:
-        before, self.state = self.state, state
+        drawn = state.expected_peak, state.processes, state.next_gpu, state.run is not None and state.live
+        before, self.drawn = self.drawn, drawn
         if state.sample is not None and state.sample is not self.sample:
             self.feed(state.sample)
-        elif before is None or drawn_of(state) != drawn_of(before):
+        elif drawn != before:
             self.redraw()
 
     def feed(self, sample: MachineSample) -> None:
@@ -140,10 +142,8 @@ class MemoryPane(ScrolledRows):
     def redraw(self) -> None:
         if self.sample is None:
             return
-        width, height = self.content_size.width, self.content_size.height
-        state = self.state
-        drawn = drawn_of(state) if state else (None, {}, None, False)
-        view = MemoryView(self.sample, self.traces, *drawn, app_keys(self).of("bench.device"))
+        width, height = self.content_size
+        view = MemoryView(self.sample, self.traces, *self.drawn, app_keys(self).of("bench.device"))
         lines = list(view.lines(width, height))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
@@ -155,13 +155,6 @@ class MemoryPane(ScrolledRows):
     def action_move(self, lines: int) -> None:
         self.above = max(0, self.above + lines)
         self.redraw()
-
-
-def drawn_of(state: BenchState) -> tuple[ExpectedPeak | None, Mapping[int, str], str | None, bool]:
-    """What the pane draws besides the sample: the predicted peak, names of processes, the next GPU, whether a run is
-    live.
-    """
-    return state.expected_peak, state.processes, state.next_gpu, state.run is not None and state.live
 
 
 @dataclass(frozen=True)
@@ -230,7 +223,11 @@ class MemoryView:
         if len(gpus) > 1:
             for gpu in gpus:
                 yield self._gpu_line(gpu, width)
-            yield self._marks()
+            marks = [(MINE, "this run"), (OTHERS, "others"), (FREE, "free")][0 if self.live else 1 :]
+            if self.expected:
+                marks.append((PEAK, f"{self.expected.label if self.live else 'next run'} {_gib(self.expected.bytes)}"))
+            parts = [Content.assemble(mark, (f" {name}", MUTED)) for mark, name in marks]
+            yield Content.assemble("   ", Content("   ").join(parts))
             rows = min(MAX_ROWS_OF_SEVERAL, height - len(gpus) - 2)
         else:
             use = self.use(self.ours)
@@ -238,8 +235,15 @@ class MemoryView:
             yield Content.assemble(bar(use, max(4, width - len(figures))), figures)
             yield self._legend(use, width)
             rows = min(MOST_ROWS, height - 3)
-        if rows > 0 and width:
-            yield from self._history(width, rows)
+        if rows <= 0 or not width:
+            return
+        listed, details = max(LISTED_COLUMNS, width * 2 // 5), list[Content]()
+        if width >= SIDE_BY_SIDE and rows >= MIN_LISTED:
+            details = list(self._processes_and_parts(listed, rows + 1))
+        chart = list(self._chart(width - listed - 3 if details else width, rows))
+        room = max((line.cell_length for line in chart), default=0)
+        for line, other in zip_longest(chart, details, fillvalue=Content()):
+            yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if details else line
 
     def _gpu_line(self, gpu: GpuSample, width: int) -> Content:
         """`0 ████▓▓░░  49.6/80   97%  ▸ mike qlora-51b3 39.4 · ann vllm 10.2`."""
@@ -248,10 +252,15 @@ class MemoryView:
         load = "–" if gpu.load is None else f"{gpu.load}%"
         figures = f" {_gib(use.used):>5}/{_whole(use.total):<4}{load:>4}  "
         holders = self._holders(gpu)
+        style_of_holders = "" if holders else "$text-success"
         if not use.total:
             holders = [visible(gpu.name)]
         elif not holders:
-            holders = [f"{_gib(use.free)} free{self._hint(gpu)}"]
+            free = [other.label for other in self.sample.gpus if other.total and not self._holders(other)]
+            hint = " · next run" if gpu.label == self.next_gpu else ""
+            if self.device_key and self.next_gpu not in free and gpu.label == free[0]:
+                hint = f"   {self.device_key}: select it"  # on the first free one, if the next run's is in use
+            holders = [f"{_gib(use.free)} free{hint}"]
         wide = max(2, *(len(other.label) for other in self.sample.gpus))
         style = "bold" if gpu is self.ours else ""
         ours = gpu.mine is not None
@@ -260,16 +269,8 @@ class MemoryView:
             bar(use, share),
             (figures, style),
             (f"{MARK} " if ours else "  ", MINE[1]),
-            (" · ".join(holders), "$text-success" if not self._holders(gpu) else ""),
+            (" · ".join(holders), style_of_holders),
         )
-
-    def _hint(self, gpu: GpuSample) -> str:
-        """Whether the next run uses a free GPU; on the first free one how to select it, if the next run's is in use."""
-        if gpu.label == self.next_gpu:
-            return " · next run"
-        free = [other.label for other in self.sample.gpus if other.total and not self._holders(other)]
-        offered = self.device_key and self.next_gpu not in free and gpu.label == free[0]
-        return f"   {self.device_key}: select it" if offered else ""
 
     def _holders(self, gpu: GpuSample) -> list[str]:
         """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""
@@ -288,14 +289,10 @@ class MemoryView:
             Content.assemble(FREE, f" free {_gib(use.free)}"),
         ]
         left = Content("   ").join(parts if use.mine is not None or self.live else parts[1:])
-        right = self._peak_text(use, width - left.cell_length - 2)
-        gap = max(2, width - left.cell_length - right.cell_length)
-        return Content.assemble(left, " " * gap, right)
-
-    def _peak_text(self, use: Use, room: int) -> Content:
-        """Where the peak will be, in the longest words that fit."""
         if use.expected is None or not use.total or use.peak is None:
-            return Content()
+            return left
+
+        # where the peak will be, in the longest words that fit
         spare = use.total - use.expected
         fits = f"{_gib(spare)} to spare" if spare >= 0 else f"{_gib(-spare)} too much"
         name = "next run" if use.is_next else use.label
@@ -309,27 +306,11 @@ class MemoryView:
             texts = [f"{_gib(above)} above the {name} of {_gib(use.peak)}", f"above {name} {_gib(use.peak)}"]
             texts.append(f"above {_gib(use.peak)}")
             style = OTHERS[1]
-        text = next((text for text in texts if len(text) + 2 <= room), texts[-1])
-        return Content.assemble(PEAK, " ", (text, style))
-
-    def _marks(self) -> Content:
-        """What the characters of the bars mean."""
-        marks = [(MINE, "this run"), (OTHERS, "others"), (FREE, "free")][0 if self.live else 1 :]
-        if self.expected:
-            marks.append((PEAK, f"{self.expected.label if self.live else 'next run'} {_gib(self.expected.bytes)}"))
-        parts = [Content.assemble(mark, (f" {name}", MUTED)) for mark, name in marks]
-        return Content.assemble("   ", Content("   ").join(parts))
-
-    def _history(self, width: int, rows: int) -> Iterator[Content]:
-        """The last minutes with a scale; beside it processes and parts."""
-        listed = max(LISTED_COLUMNS, width * 2 // 5)
-        details = (
-            list(self._processes_and_parts(listed, rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
-        )
-        chart = list(self._chart(width - listed - 3 if details else width, rows))
-        room = max((line.cell_length for line in chart), default=0)
-        for line, other in zip_longest(chart, details, fillvalue=Content()):
-            yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if details else line
+        room = width - left.cell_length - 4
+        text = next((text for text in texts if len(text) <= room), texts[-1])
+        right = Content.assemble(PEAK, " ", (text, style))
+        gap = max(2, width - left.cell_length - right.cell_length)
+        return Content.assemble(left, " " * gap, right)
 
     def _chart(self, width: int, rows: int) -> Iterator[Content]:
         gpu = self.ours

@@ -33,29 +33,24 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has neither a
 
 
 class PresetList(SelectList):
-    """Highlights the selected preset."""
+    """`▸2 LoRA · demo`: the presets with their keys; highlights the selected one."""
 
     letter: ClassVar[str] = "p"
 
     def fill(self, cursor: str = "") -> None:
         pane, keys = cast(SelectionPane, self.parent), app_keys(self)
         selected, width = pane.selection.name, self.scrollable_content_region.width or 80  # before the first layout
-        rows = [
-            (entry.name, preset_text(entry, keys.of_preset(entry.slot), width, entry.name == selected))
-            for entry in pane.listed
-        ]
+        rows = []
+        for entry in pane.listed:
+            mark = MARK if entry.name == selected else " "
+            if entry.preset is None:
+                rows.append((entry.name, Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")))
+                continue
+            head = f"{mark}{keys.of_preset(entry.slot) or ' '} "
+            title = visible(str(entry.preset.values.get("title") or entry.name))
+            text = head + without_middle(title, width - len(head))
+            rows.append((entry.name, Content.styled(text, "bold" if entry.name == selected else "")))
         self.show(rows, selected)
-
-
-def preset_text(entry: PresetEntry, key: str, width: int, selected: bool = False) -> Content:
-    """`▸2 LoRA · demo`, or that the preset is invalid. key: the key that selects it, '' if it has none."""
-    mark = MARK if selected else " "
-    if entry.preset is None:
-        return Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")
-    values = entry.preset.values
-    head = f"{mark}{key or ' '} "
-    title = without_middle(visible(str(values.get("title") or entry.name)), width - len(head))
-    return Content.styled(head + title, "bold" if selected else "")
 
 
 NARROW = 28
@@ -65,7 +60,9 @@ DETAILED = 9
 
 
 class MethodList(SelectList):
-    """One row per method, or three if the list is high enough."""
+    """`▸LoRA   5.94 GiB fits` per method; where the list is high enough also what is trained and when to use it, or why
+    it is above another one.
+    """
 
     letter: ClassVar[str] = "m"
 
@@ -73,35 +70,25 @@ class MethodList(SelectList):
         pane = cast(SelectionPane, self.parent)
         if pane.effective is None or not pane.estimates:
             return
-        from tui.preview.method_estimate import list_label
+        from tui.preview.method_estimate import STYLES, list_label
 
         if self.border_subtitle != (label := list_label(pane.estimates)):  # setting it redraws the complete pane
             self.border_subtitle = label
         selected, width = pane.effective.config.method, self.content_size.width
-        detailed = self.content_size.height >= DETAILED
-        rows = [
-            (one.method, method_text(one, one.above(pane.estimates), one.method == selected, width, detailed))
-            for one in pane.estimates
-        ]
+        rows = []
+        for predicted in pane.estimates:
+            name = f"{MARK if predicted.method == selected else ' '}{method_title(predicted.method):<5}"
+            fit = "no fit" if predicted.fit == "does not fit" and width < NARROW else predicted.fit
+            lines = [Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))]
+            if predicted.estimate is None:
+                lines = [Content.assemble((f"{name} ", "bold"), _unknown(predicted))]
+            if self.content_size.height >= DETAILED:
+                spec = method_spec(predicted.method)
+                trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
+                texts = f"  {trained}{spec.trains_summary}", f"  {predicted.above(pane.estimates) or spec.use_summary}"
+                lines += [Content.styled(text, "$foreground-muted") for text in texts]
+            rows.append((predicted.method, Content("\n").join(lines)))
         self.show(rows, selected)
-
-
-def method_text(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Content:
-    """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it, or why it is `above` another one."""
-    from tui.preview.method_estimate import STYLES
-
-    name = f"{MARK if selected else ' '}{method_title(predicted.method):<5}"
-    if predicted.estimate is None:
-        lines = [Content.assemble((f"{name} ", "bold"), _unknown(predicted))]
-    else:
-        fit = "no fit" if predicted.fit == "does not fit" and width < NARROW else predicted.fit
-        lines = [Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))]
-    if detailed:
-        spec = method_spec(predicted.method)
-        trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
-        texts = (f"  {trained}{spec.trains_summary}", f"  {above or spec.use_summary}")
-        lines += [Content.styled(text, "$foreground-muted") for text in texts]
-    return Content("\n").join(lines)
 
 
 def _unknown(predicted: MethodEstimate) -> Content:
@@ -134,45 +121,33 @@ class NextRun(Rows):
         width, height = self.content_size
         if pane.effective is None or not width:
             return
-        if height < self.BARS:
-            self.show([_strip(pane, width)])
+        config = pane.effective.config
+        model, data = last_part(config.model.id), last_part(config.data.id)
+        if height >= self.BARS:  # preset, data, and the settings that are changed most; then the methods
+            steps = f"steps {config.train.steps:,}" if config.train.steps else f"epochs {config.train.epochs:g}"
+            settings = f"{steps} · lr {rate(config.train.learning_rate)} · batch {config.train.batch}"
+            rank = f" · rank {config.adapter.rank}" if reads(config.method, "adapter.rank") else ""
+            text = f"{pane.preset_title}   model {model}   data {data}   {settings}{rank}"
+            head = Content(visible(text)).truncate(width, ellipsis=True)
+            self.show([head, *(_method_bar(predicted, pane, width) for predicted in pane.estimates)])
             return
-        self.show([_what(pane, width), *(_method_bar(predicted, pane, width) for predicted in pane.estimates)])
+        # `next  [LoRA] QLoRA Full · Qwen3-8B · tickets · 43.5 GiB fits          preset 9`
+        left = Content.styled("next ", "$foreground-muted")
+        for name in method_names():
+            title, selected = method_title(name), name == config.method
+            left = Content.assemble(left, " ", (f"[{title}]" if selected else title, _chosen(selected)))
+        left = Content.assemble(left, visible(f" · {model} · {data}"))
+        if (predicted := pane.estimate) and predicted.peak:
+            from tui.preview.method_estimate import STYLES
+
+            left = Content.assemble(left, f" · {size(predicted.peak)} ", (predicted.fit, STYLES[predicted.fit]))
+        gap = width - left.cell_length - cell_len(pane.preset_title)
+        right = Content.assemble(" " * gap, (pane.preset_title, "$foreground-muted")) if gap > 1 else Content()
+        self.show([left + right])
 
     def redraw(self) -> None:
         if self.pane is not None:
             self.show_selection(self.pane)
-
-
-def _strip(pane: SelectionPane, width: int) -> Content:
-    """`next  ⟨LoRA⟩ QLoRA Full · Qwen3-8B · tickets · 43.5 GiB fits          preset 9`."""
-    assert pane.effective is not None
-    config = pane.effective.config
-    parts: list[Content] = [Content.styled("next ", "$foreground-muted")]
-    for name in method_names():
-        selected = name == config.method
-        parts.append(Content.styled(f"[{method_title(name)}]" if selected else method_title(name), _chosen(selected)))
-    left = Content(" ").join(parts)
-    left = Content.assemble(left, visible(f" · {last_part(config.model.id)} · {last_part(config.data.id)}"))
-    if (predicted := pane.estimate) and predicted.peak:
-        from tui.preview.method_estimate import STYLES
-
-        left = Content.assemble(left, f" · {size(predicted.peak)} ", (predicted.fit, STYLES[predicted.fit]))
-    right = pane.preset_title
-    gap = width - left.cell_length - cell_len(right)
-    return Content.assemble(left, " " * gap, (right, "$foreground-muted")) if gap > 1 else left
-
-
-def _what(pane: SelectionPane, width: int) -> Content:
-    """Preset, data, and the settings that are changed most."""
-    assert pane.effective is not None
-    config = pane.effective.config
-    steps = f"steps {config.train.steps:,}" if config.train.steps else f"epochs {config.train.epochs:g}"
-    settings = f"{steps} · lr {rate(config.train.learning_rate)} · batch {config.train.batch}"
-    rank = f" · rank {config.adapter.rank}" if reads(config.method, "adapter.rank") else ""
-    data = f"data {last_part(config.data.id)}"
-    text = f"{pane.preset_title}   model {last_part(config.model.id)}   {data}   {settings}{rank}"
-    return Content(visible(text)).truncate(width, ellipsis=True)
 
 
 def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int) -> Content:
@@ -264,7 +239,11 @@ class SelectionPane(Horizontal):
             self.post_message(SelectionChanged())
             return
         self.changed = changes(self.effective, effective, same_preset=selection.preset == self.selection.preset)
-        self.previous = _title(self.selection, self.effective) if self.effective else ""
+        self.previous = ""
+        if self.effective:  # what was selected: a preset by its title, unless something was changed on top of it
+            before = self.selection
+            unchanged = before == Selection(before.preset)
+            self.previous = self.effective.config.title or before.name if unchanged else "the previous selection"
         self.selection, self.effective = selection, effective
         self.list_presets()
         self.list_methods()
@@ -375,9 +354,3 @@ class SelectionPane(Horizontal):
             case _:
                 self.select(self.selection.with_preset(selected))
         self.post_message(ItemPicked())
-
-
-def _title(selection: Selection, effective: EffectiveConfig) -> str:
-    """What a selection is called: its preset's title, unless something was changed on top of the preset."""
-    unchanged = selection == Selection(selection.preset)
-    return effective.config.title or selection.name if unchanged else "the previous selection"

@@ -1,22 +1,77 @@
-"""The status line: phase, step, loss, speed and time left of a run; or how it ended and what to do next."""
+"""The lines at the top of the bench: the watched run, its status, and what the selection changed."""
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual.content import Content
 
+from engine.config.method_specs import method_title
 from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
-from tui.charts.bars import StyledText, bar
-from tui.format import number
-from tui.keymap import CommandKeys
+from engine.runs.home import tilde
+from engine.runs.run.folder import current_directory, short_name
+from tui.charts.chart import StyledText, bar
+from tui.commands import CommandKeys
+from tui.format import last_part, number
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from engine.config.preset import EffectiveConfig
+    from engine.config.schema import Config
     from engine.runs.ladder.ladder_state import Ladder
+    from engine.runs.run.run_dir import RunDir
     from tui.live.run_state import RunState
+
+
+def head_line(left: Content, waiting: int, others: int, width: int) -> Content:
+    """The watched run at the left, truncated if needed; host, queue and time at the right.
+
+    `waiting` runs are in the queues, `others` other runs are running.
+    """
+    right = [visible(socket.gethostname(), 24)]
+    right += [f"queue {waiting}"] if waiting else []
+    right += [f"+{others} active"] if others else []
+    right.append(time.strftime("%H:%M"))
+    end = "  ".join(right) + " "
+    left = left.truncate(max(9, width - len(end) - 1), ellipsis=True)
+    return Content.assemble(left, " " * max(1, width - left.cell_length - len(end)), (end, "$foreground-muted"))
+
+
+def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: bool) -> Content:
+    """`▶ qlora-51b3  Qwen3-8B QLoRA on mails.csv`, and where it was started if that is another directory."""
+    mark, style = ("…" if waiting else "▶", "$text-success") if live else ("■", "$foreground-muted")
+    what = ""
+    if config is not None:
+        what = f"  {last_part(config.model.id)} {method_title(config.method)} on {last_part(config.data.id)}"
+    directory = run.started_in()
+    elsewhere = f" · {tilde(directory)}" if directory not in ("", current_directory()) else ""
+    return Content.assemble((f" {mark} {visible(short_name(run.name))}", f"bold {style}"), visible(what + elsewhere))
+
+
+def selection_line(
+    effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
+) -> Content:
+    """What the selection changed, else what its preset is about."""
+    if effective is None:
+        return Content(f" no valid preset: press {keys.of('bench.presets')} to list them with their errors")
+    if not before or not changed:
+        return Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
+    # as many as fit, and the number of the others with the key that shows them
+    head, shown, key = visible(f" changes from {before}: "), list[str](), keys.of("bench.config")
+    for place, change in enumerate(map(visible, changed)):
+        others = len(changed) - place - 1
+        tail = f", {others} more ({key})" if others else ""
+        if cell_len(", ".join([*shown, change]) + tail) > width - cell_len(head) - 1:
+            shown.append(f"{others + 1} more ({key})")
+            break
+        shown.append(change)
+    return Content.assemble((head, "$foreground-muted"), ", ".join(shown))
+
 
 MIN_BAR = 8
 SILENT_EXIT = "no error message: the worker was killed, or the machine ran out of memory"
@@ -83,7 +138,7 @@ class LadderProgress:
 
 def ladder_progress(ladder: Ladder, run: str, state: RunState | None) -> LadderProgress:
     """How far all runs of a ladder are; `run` is the name of the active one."""
-    from tui.live.time_left import ladder_left
+    from tui.live.run_state import ladder_left
 
     names = [entry.run for entry in ladder.entries]
     place = names.index(run) + 1 if run in names else 0
@@ -98,7 +153,13 @@ def _running(state: RunState, width: int, ladder: LadderProgress | None = None) 
 
     The bar is that of all of a ladder's runs; else of the phase. It fills the line; what does not fit is dropped.
     """
-    share, position = _position(state)
+    step, progress = state.step, state.progress
+    share, position = None, visible(state.note, 60)  # share of the phase that is done, and the step or row
+    if progress is not None and progress.total:
+        share = min(1.0, progress.done / progress.total)
+        position = f"{visible(progress.text, 40)} {progress.done:,}/{progress.total:,}"
+    elif step is not None and state.phase == "training":
+        share, position = step.step / max(1, step.steps), f"{step.step:,}/{step.steps:,}"
     head = (state.phase or "starting").upper()
     left = str(known) if (known := state.left()) is not None and known.seconds >= 0.5 else ""
     if ladder:
@@ -108,24 +169,12 @@ def _running(state: RunState, width: int, ladder: LadderProgress | None = None) 
     if share is None:
         return [*parts, *((f"  {text}", "") for text in (position, left) if text)]
     tail: list[StyledText] = [(f" {position}", ""), (f"  {share:.0%}", "")]
-    tail += [("  loss not finite", "$text-error")] if state.step is not None and state.step.loss is None else []
+    tail += [("  loss not finite", "$text-error")] if step is not None and step.loss is None else []
     tail += [(f"   {left}", "bold")] if left else []
     while len(tail) > 2 and width - len(head) - sum(len(text) for text, _ in tail) < MIN_BAR:
         tail.pop()
     room = width - len(head) - 1 - sum(len(text) for text, _ in tail)
     return [*parts, (" ", ""), *bar(share, room), *tail]
-
-
-def _position(state: RunState) -> tuple[float | None, str]:
-    """Share of the phase that is done, and the step or row."""
-    step, progress = state.step, state.progress
-    if progress is not None and progress.total:
-        return min(1.0, progress.done / progress.total), (
-            f"{visible(progress.text, 40)} {progress.done:,}/{progress.total:,}"
-        )
-    if step is not None and state.phase == "training":
-        return step.step / max(1, step.steps), f"{step.step:,}/{step.steps:,}"
-    return None, visible(state.note, 60)
 
 
 def _score(state: RunState) -> str:

@@ -109,7 +109,9 @@ class Table(Vertical):
             self.names = list(names)
         self.rows = list(rows)
         room = self.size.width or self.app.size.width  # before the first layout: the first frame has the rows
-        widths = fitted(self._needed_widths(), self.columns, room - 1)
+        cells = [self.names, *([text for text, _ in row.cells] for row in self.rows)]
+        needed = [max(cell_len(visible(row[number])) for row in cells) for number in range(len(self.columns))]
+        widths = fitted(needed, self.columns, room - 1)
         kept = dict(zip(before, texts, strict=True)) if widths == self.widths else {}
         self.widths = widths
         self.query_one("#names", Static).update(line([(name, "") for name in self.names], widths, self.columns))
@@ -122,10 +124,6 @@ class Table(Vertical):
     def focus(self, scroll_visible: bool = True) -> Table:
         self.lines.focus(scroll_visible)
         return self
-
-    def _needed_widths(self) -> list[int]:
-        cells = [self.names, *([text for text, _ in row.cells] for row in self.rows)]
-        return [max(cell_len(visible(row[number])) for row in cells) for number in range(len(self.columns))]
 
     @on(events.Click, "#names")
     def _clicked(self, event: events.Click) -> None:

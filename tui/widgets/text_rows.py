@@ -16,7 +16,7 @@ from textual.visual import Visual
 from textual.widget import Widget
 
 from engine.config.text import visible
-from tui.commands import all_commands, moves
+from tui.commands import DEFAULT_KEYS, moves
 
 EMPTY = Content("")
 WHEEL_LINES = 3
@@ -135,40 +135,31 @@ class KeyLine(Rows):
             self.app.simulate_key(key)
 
     def redraw(self) -> None:
+        """Show the keys of the screen in front that would do something now, as many as fit."""
+        screen, always = self.screen, self.always
+        useful = getattr(screen, "is_useful", lambda command: True)
+        shown: dict[str, tuple[Binding, str]] = {}
+        """Of each action the first of its keys, with its name."""
+        active = screen.active_bindings.values() if screen is self.app.screen else ()
+        for binding in in_order([key.binding for key in active if key.binding.show and key.enabled]):
+            group, _, command = (binding.id or "").partition(".")
+            if group in EVERYWHERE or useful(command):
+                shown.setdefault(binding.action, (binding, self.app.get_key_display(binding)))
+        widths = {action: len(f"{key} {binding.description}{GAP}") for action, (binding, key) in shown.items()}
+        needed = (widths[action] for action, (binding, _) in shown.items() if binding.id in always)
+        space = self.content_size.width + len(GAP) - sum(needed)
+
         parts: list[tuple[str, str]] = []
         self._places, end = [], 0
-        for binding, shown in self._fitting() if self.screen is self.app.screen else ():
-            parts += [(shown, "bold $text-primary"), (f" {binding.description}{GAP}", "")]
-            end += len(shown) + 1 + len(binding.description) + len(GAP)
+        for action, (binding, key) in shown.items():
+            if binding.id not in always:
+                space -= widths[action]
+                if space < 0:
+                    continue
+            parts += [(key, "bold $text-primary"), (f" {binding.description}{GAP}", "")]
+            end += widths[action]
             self._places.append((end, binding.key))
         self.show([Content.assemble(*parts).rstrip()])
-
-    def _fitting(self) -> list[tuple[Binding, str]]:
-        """The bindings that fit, each with the name of its key."""
-        active = in_order(
-            [
-                bound_key.binding
-                for bound_key in self.screen.active_bindings.values()
-                if bound_key.binding.show and bound_key.enabled
-            ]
-        )
-        useful = getattr(self.screen, "is_useful", lambda command: True)
-        active = [
-            binding
-            for binding in active
-            if group_of(binding) in EVERYWHERE or useful((binding.id or "").partition(".")[2])
-        ]
-        first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
-        named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
-        widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
-        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in self.always)
-        fitting = []
-        for pair in named:
-            if pair[0].id not in self.always:
-                space -= widths[pair]
-            if pair[0].id in self.always or space >= 0:
-                fitting.append(pair)
-        return fitting
 
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if self.is_attached and screen is self.screen:
@@ -185,7 +176,7 @@ def group_of(binding: Binding) -> str:
 
 def in_order(active: Sequence[Binding]) -> list[Binding]:
     """Sorted as in the command table, the keys of all screens last: Textual appends a user's key behind all others."""
-    places = {command.id: number for number, command in enumerate(all_commands())}
+    places = {id: number for number, id in enumerate(DEFAULT_KEYS)}
     groups = [group_of(binding) for binding in active]
 
     def place(binding: Binding) -> tuple[bool, int, int]:

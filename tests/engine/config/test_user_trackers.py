@@ -26,7 +26,7 @@ def test_runs_and_rungs_have_the_users_trackers(settings: Path) -> None:
     assert (found.config.track.to, found.config.track.project) == (["tensorboard"], "mails")
     assert found.origins["track.to"] == "config.toml" and found.origins["track.online"] == "default"
     assert all(rung.config.track.to == ["tensorboard"] for rung in make_plan("demo", ["lora"], {}).rungs)
-    assert read_settings([], ["nord"]).errors == []
+    assert read_settings(["nord"]).errors == []
 
 
 def test_the_command_line_and_a_preset_take_precedence(settings: Path, tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.charts.chart import AXIS, DASHES, ChartStyle, Curve, draw, line_sample
-from tui.charts.series import Series
+from tui.charts.chart import AXIS, DASHES, ChartStyle, Curve, Series, draw, line_sample
 from tui.format import number
-from tui.widgets.run_details import sparkline
+from tui.widgets.run_panes import sparkline
 
 
 def series(*values: float | None) -> Series:

@@ -15,7 +15,7 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from tui.cli.following import LadderView
 from tui.cli.progress import ProgressDisplay, ProgressLine
-from tui.live.time_left import RunTimer, TimeLeft, ladder_left
+from tui.live.run_state import RunTimer, TimeLeft, ladder_left
 
 
 def at(second: float, event: events.Event) -> events.Event:

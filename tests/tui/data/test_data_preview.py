@@ -13,7 +13,7 @@ from hostile import MARK, STRINGS
 from engine.config.files import is_hub_id
 from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
-from tui.charts.bars import Histogram, draw
+from tui.charts.chart import Histogram, draw_histogram
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, entries, line, list_datasets, read_folder, resolve_typed_path
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
@@ -201,13 +201,13 @@ def test_one_very_long_row_does_not_compress_the_others_into_one_column() -> Non
 
 def test_every_bin_is_drawn_and_columns_beyond_max_length_have_another_style() -> None:
     lengths = Histogram(10, [0, 4, 0, 1, 2, 8], 15, 60, 0, 11, 3)
-    rows = draw(lengths, 30, 40, 4)
+    rows = draw_histogram(lengths, 30, 40, 4)
     bottom = rows[3]
     assert [style for _, style in bottom] == ["kept", "cut"]
     assert "".join(text for text, _ in bottom) == " █ ▄██"
     assert ["".join(text for text, _ in row) for row in rows[:3]] == ["     █", "     █", " █   █"]
     assert "11 rows (73.3%) truncated" in rows[-1][0][0] and "▲" in rows[-1][0][0]
-    whole = draw(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4)[-1][0][0]
+    whole = draw_histogram(Histogram(10, [3], 3, 9, 0, 0, 0), 64, 40, 4)[-1][0][0]
     assert "no row" in whole and "truncated" in whole
 
 

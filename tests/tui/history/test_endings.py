@@ -13,8 +13,8 @@ from engine.runs.ladder.ladder_dir import ladder_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.result import Interval, Score
 from engine.runs.run.run_dir import RunDir
+from tui.commands import CommandKeys
 from tui.history.endings import MAX_SENTENCES, ended_since, last_visit, remember_visit, run_ending
-from tui.keymap import CommandKeys
 
 
 def ended(runs: Path, status: str, moment: float, reason: str = "") -> RunDir:

@@ -12,11 +12,12 @@ from hostile import STRINGS
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, fitted, line
-from tui.header import STEPS, head_line, run_text, selection_line, welcome
+from tui.commands import CommandKeys
 from tui.history.run_list import RunSummary
-from tui.keymap import CommandKeys
 from tui.screens.runs import FIELDS, TABLE, row, undated
 from tui.selection import Selection, changes
+from tui.widgets.run_panes import STEPS, welcome
+from tui.widgets.status_line import head_line, run_text, selection_line
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
 RUN = RunSummary(

@@ -10,7 +10,7 @@ from made_runs import step
 
 from engine.runs.run import events
 from tui.live import opening
-from tui.live.opening import EventLoader
+from tui.live.run_state import EventLoader
 
 STEPS = 30_000
 

@@ -10,8 +10,7 @@ from engine.runs.run import events
 from tui.live.curves import lowest_loss
 from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
-from tui.live.run_state import RunState
-from tui.live.time_left import TimeLeft
+from tui.live.run_state import RunState, TimeLeft
 
 
 def test_time_left_is_seconds_per_step_times_remaining_steps() -> None:

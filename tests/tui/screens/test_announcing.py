@@ -56,7 +56,7 @@ def test_the_users_command_gets_the_end_of_the_watched_run_which_is_not_said_twi
 def test_the_setting_is_read_and_checked(value: str, problem: str, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"notify = {value}\n")
-    settings = read_settings([], ["auto"], file)
+    settings = read_settings(["auto"], file)
     assert settings.notify == ("bell" if not problem else "")
     assert [problem in error for error in settings.errors] == [True] * bool(problem)
 

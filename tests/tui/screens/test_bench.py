@@ -14,8 +14,7 @@ from textual.widgets import OptionList
 
 from engine.runs.run import run_dir
 from tui.app import Workbench
-from tui.commands import TABLES, all_commands
-from tui.keymap import RESERVED_KEYS
+from tui.commands import DEFAULT_KEYS, RESERVED_KEYS, TABLES
 from tui.screens.bench_actions import BenchScreen
 from tui.screens.charts import ChartsScreen
 from tui.screens.configuration import ConfigurationScreen
@@ -32,8 +31,7 @@ from tui.screens.runs import RunsScreen
 from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
-from tui.widgets.loss_pane import LossPane
-from tui.widgets.run_details import RunsPane
+from tui.widgets.run_panes import LossPane, RunsPane
 from tui.widgets.table import Table
 
 
@@ -71,7 +69,7 @@ def test_no_key_belongs_to_the_terminal_or_to_two_commands() -> None:
         assert not set(keys) & set(RESERVED_KEYS)
         twice = {key for key in keys if keys.count(key) > 1}
         assert twice <= ({"q"} if group != "app" else set()), group  # q is back on all screens but the bench
-    assert len({command.id for command in all_commands()}) == len(list(all_commands()))
+    assert len(DEFAULT_KEYS) == sum(map(len, TABLES.values()))
 
 
 def test_number_keys_select_presets_and_show_what_changed(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_shown_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tui.widgets.run_details.IDLE_SECONDS", 1e9)  # the list learns of it without that pause
+    monkeypatch.setattr("tui.widgets.run_panes.IDLE_SECONDS", 1e9)  # the list learns of it without that pause
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"train.steps": 60})

@@ -16,7 +16,7 @@ from tui.app import Workbench
 from tui.screens.configuration import ConfigurationScreen
 from tui.screens.dialogs import NameScreen
 from tui.screens.launching import LaunchScreen
-from tui.widgets.inputs import ValueInput
+from tui.screens.table_screen import ValueInput
 
 
 def part(app: Workbench, name: str) -> str:

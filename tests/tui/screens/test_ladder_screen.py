@@ -24,7 +24,7 @@ from tui.history.ladder_view import headline, progress_lines, summary_view
 from tui.screens.dialogs import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
-from tui.terminal.drivers import plain
+from tui.terminal import plain
 
 Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 

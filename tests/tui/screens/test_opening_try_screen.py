@@ -30,7 +30,7 @@ def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path, monkeypatch: pytes
         await pilot.press("t")
         await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
         assert isinstance(app.screen, TryScreen)
-        assert app.screen.request.runs == [str(app.runs / name) for name in names]
+        assert app.screen.opening.runs == [str(app.runs / name) for name in names]
         await wait_for(pilot, lambda: app.screen.state.ready)  # type: ignore[attr-defined]
         await pilot.press("escape", "escape", "escape")
         await wait_for(pilot, lambda: app.screen is app.bench)
@@ -38,7 +38,7 @@ def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path, monkeypatch: pytes
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
         await pilot.press("space", "space", "t")
         await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
-        assert isinstance(app.screen, TryScreen) and len(app.screen.request.runs) == 2
+        assert isinstance(app.screen, TryScreen) and len(app.screen.opening.runs) == 2
         await pilot.press("escape", "escape")
 
     play(tmp_path / "runs", story)

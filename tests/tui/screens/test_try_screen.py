@@ -24,9 +24,8 @@ from engine.data.detection import preview
 from engine.runs.chat_client import OpenSession, Sampling
 from tui.app import Workbench
 from tui.live.chat import KINDS, memory_text, sampling_text
-from tui.screens.trying import TryScreen
+from tui.screens.trying import AnswerColumn, TryScreen
 from tui.settings import Settings
-from tui.widgets.answers import AnswerColumn
 
 
 class OneScreen(App[None]):

@@ -22,8 +22,8 @@ from tui.live.machine import GpuSample, MachineSample, MachineSampled
 from tui.live.run_state import ExpectedPeak
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
-from tui.widgets.loss_pane import LossPane
 from tui.widgets.memory_pane import MemoryPane, MemoryView
+from tui.widgets.run_panes import LossPane
 
 GIB = 1 << 30
 

@@ -16,7 +16,7 @@ from screen import Terminal
 from textual.events import Key
 from textual.message import Message
 
-from tui.terminal.drivers import POLL_SECONDS, CellStyle, DiffDriver, FrameDiff, parsed_style, style_change
+from tui.terminal import POLL_SECONDS, CellStyle, DiffDriver, FrameDiff, parsed_style, style_change
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")

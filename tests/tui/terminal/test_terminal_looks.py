@@ -9,12 +9,10 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 
-from tui.commands import all_commands
-from tui.keymap import key_conflicts
-from tui.settings import Settings, read_settings
+from tui.commands import key_conflicts
+from tui.settings import Settings, is_light, needs_ascii, read_settings, remember, remembered, suited_theme, theme_file
 from tui.start import bench_options
-from tui.terminal.drivers import AsciiFilter, plain
-from tui.terminal.themes import is_light, needs_ascii, remember, remembered, suited_theme, theme_file
+from tui.terminal import AsciiFilter, plain
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_a_chosen_theme_is_remembered_until_the_setting_changes(tmp_path: Path) 
 def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('theme = "nrod"\nascii = "yes"\ncolour = 1\n[keys]\n"bench.strat" = "f"\n"bench.stop" = "X"\n')
-    found = read_settings([command.id for command in all_commands()], ["nord"], path)
+    found = read_settings(["nord"], path)
     assert found.theme == Settings().theme and found.keys == {"bench.stop": "X"}
     assert len(found.errors) == 4
     suggested = (("unknown_theme", "nord"), ("unknown_command", "bench.start"))
@@ -82,7 +80,7 @@ def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path
     codes = ["unknown_key", "invalid_value", "unknown_theme", "unknown_command"]
     assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in found.errors) == sorted(codes)
     path.write_text("not toml at all [")
-    assert len(read_settings([], [], path).errors) == 1
+    assert len(read_settings([], path).errors) == 1
 
 
 def test_conflicting_keys_are_reported() -> None:

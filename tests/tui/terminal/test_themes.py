@@ -6,7 +6,7 @@ import pytest
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
-from tui.terminal.themes import CURSOR, MIN_CONTRAST, TEXT_COLORS, contrast, legible
+from tui.settings import CURSOR, MIN_CONTRAST, TEXT_COLORS, contrast, legible
 
 
 def test_contrast_of_known_pairs() -> None:

@@ -10,7 +10,7 @@ from made_runs import step
 
 from engine.runs.run import events
 from engine.runs.run.event_log import last_line
-from tui.keymap import CommandKeys
+from tui.commands import CommandKeys
 from tui.live.run_state import RunState
 from tui.widgets.status_line import SILENT_EXIT, LadderProgress, status
 

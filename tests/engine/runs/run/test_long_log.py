@@ -17,7 +17,7 @@ from engine.runs.run.event_log import MAX_LINE, Follower, stream
 from engine.runs.run.run_dir import RunDir
 from tui.cli.following import follow
 from tui.cli.run import refusal
-from tui.live.opening import EventLoader
+from tui.live.run_state import EventLoader
 
 EVENTS = 40_000
 BYTES_PER_EVENT = 48

@@ -1,4 +1,7 @@
-"""What reaches the terminal: only cells that changed, no control characters, and in ASCII mode only ASCII."""
+"""What reaches the terminal: only cells that changed, no control characters, and in ASCII mode only ASCII.
+
+Its modes are restored also where the event loop does not end.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ import os
 import re
 import select
 import shutil
+import sys
+import termios
+import threading
+import time
 import unicodedata
 from codecs import getincrementaldecoder
 from functools import lru_cache
@@ -34,15 +41,12 @@ class ControlCharacterFilter(LineFilter):
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [segment if segment.control else escaped_segment(segment) for segment in segments]
-
-
-def escaped_segment(segment: Segment) -> Segment:
-    """The segment with control characters escaped; unchanged if it has no control characters."""
-    shown = visible(segment.text)
-    if shown == segment.text:
-        return segment
-    return Segment(set_cell_size(shown, cell_len(segment.text)), segment.style)
+        return [
+            segment
+            if segment.control or (shown := visible(segment.text)) == segment.text
+            else Segment(set_cell_size(shown, cell_len(segment.text)), segment.style)
+            for segment in segments
+        ]
 
 
 @lru_cache(4096)
@@ -123,9 +127,6 @@ class FrameDiff:
         if not data or sum(map(len, (token.group() for token in tokens))) != len(data) or "H" not in data:
             self.invalidate()
             return data
-        return self._frame(tokens)
-
-    def _frame(self, tokens: list[re.Match[str]]) -> str:
         pen, style, x, y, cursor = Pen(), PLAIN, 0, 0, ""
         for token in tokens:
             parameters, row, column, _, text = token.groups()
@@ -331,3 +332,59 @@ class DiffDriver(LinuxDriver):
     def write(self, data: str) -> None:
         if sent := self._frame_diff.reduced(data):
             super().write(sent)
+
+
+BLOCKED_SECONDS = 3.0
+"""Time for the event loop to end the app. A terminal that is gone or accepts no output would block it forever."""
+BUSY_SECONDS = 30.0
+"""The same while the terminal accepts output: the loop is only slow, on a busy machine."""
+RESET = (
+    "\x1b[?2004l\x1b[?2048l"  # bracketed paste, reports of the window's size
+    "\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l\x1b[?1004l"  # the mouse, the focus
+    "\x1b[?7h\x1b[<u"  # line wrap, the keyboard protocol (before the alternate screen is left)
+    "\x1b[?1049l\x1b[?25h\x1b[0m\r\n"  # the alternate screen, the cursor, the style
+)
+"""Undoes every mode that Textual's driver sets (`LinuxDriver.start_application_mode`)."""
+
+
+class ForcedExit:
+    """Create before the terminal changes its mode: this object keeps the attributes to restore."""
+
+    def __init__(self) -> None:
+        self._attributes: list[Any] | None = None
+        with contextlib.suppress(termios.error, OSError, ValueError):  # not a terminal: nothing to restore
+            self._attributes = termios.tcgetattr(sys.__stdin__.fileno()) if sys.__stdin__ else None
+
+    def schedule(self, status: int) -> None:
+        """End the process with `status` unless it ends by itself in time. Can be called in a signal handler."""
+        threading.Thread(target=self._wait, args=(status,), daemon=True, name="forced-exit").start()
+
+    def _wait(self, status: int) -> None:
+        since = time.monotonic()
+        time.sleep(BLOCKED_SECONDS)
+        while time.monotonic() < since + BUSY_SECONDS and _accepts_output():
+            time.sleep(0.1)
+        if _accepts_output():
+            with contextlib.suppress(termios.error, OSError, ValueError):  # the terminal is gone
+                if self._attributes is not None and sys.__stdin__:
+                    termios.tcsetattr(sys.__stdin__.fileno(), termios.TCSANOW, self._attributes)
+                if sys.__stderr__:  # noqa: TID251 - where Textual writes
+                    os.write(sys.__stderr__.fileno(), RESET.encode("ascii"))  # noqa: TID251 - as above
+        os._exit(status)
+
+
+def hung_up() -> bool:
+    """Whether the terminal on stdin has hung up. One that is not the controlling terminal sends no signal then."""
+    if sys.__stdin__ is None or sys.__stdin__.closed:
+        return True
+    poll = select.poll()
+    poll.register(sys.__stdin__.fileno(), 0)  # POLLHUP and POLLERR are reported without being requested
+    return bool(poll.poll(0))
+
+
+def _accepts_output() -> bool:
+    if hung_up() or sys.__stderr__ is None:  # noqa: TID251 - where Textual writes
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return bool(select.select([], [sys.__stderr__.fileno()], [], 0.2)[1])  # noqa: TID251 - as above
+    return False

@@ -1,1 +1,0 @@
-"""The terminal: its capabilities, colors, ASCII mode, and sending only the cells that change."""

@@ -29,7 +29,6 @@ class BackgroundThread(threading.Thread):
         self.start()
 
     def cancel(self) -> None:
-        """Call back no longer."""
         self._cancelled = True
 
     def work(self) -> None:
@@ -46,13 +45,10 @@ class BackgroundThread(threading.Thread):
             self.call(self._failed, f"{self.what} failed: {error_text(error)}")
 
     def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call back from this thread."""
         self._node.call_later(lambda: None if self._cancelled else callback(*arguments))
 
 
 class RequestProgress(NamedTuple):
-    """Progress of a request."""
-
     text: str
     counted: tuple[str, int, int | None] | None = None
     """(activity, done, total) where rows are counted, or the bytes of a download."""
@@ -81,14 +77,15 @@ class BackgroundRequest(BackgroundThread):
         self._cancel_token.cancel()
 
     def work(self) -> None:
-        answer = SERVER.ask(self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer)
+        def show(text: str, counted: tuple[str, int, int | None] | None = None) -> None:
+            self.call(self._progressed, RequestProgress(text, counted))
+
+        answer = SERVER.ask(
+            self.question,
+            self.arguments,
+            show,
+            self._cancel_token,
+            lambda text, done, total: show(f"{text} {rows_done(done, total)}", (text, done, total)),
+            lambda text, done, total: show(f"{text}: {bytes_done(done, total)}", (text, done, total)),
+        )
         self.call(self._answered, answer, "")
-
-    def _tell(self, text: str) -> None:
-        self.call(self._progressed, RequestProgress(text))
-
-    def _count(self, text: str, done: int, total: int | None) -> None:
-        self.call(self._progressed, RequestProgress(f"{text} {rows_done(done, total)}", (text, done, total)))
-
-    def _transfer(self, text: str, done: int, total: int | None) -> None:
-        self.call(self._progressed, RequestProgress(f"{text}: {bytes_done(done, total)}", (text, done, total)))

@@ -15,8 +15,6 @@ from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
 
 class Command(NamedTuple):
-    """A command with its default keys."""
-
     id: str
     """Name in `config.toml` (`bench.start`); independent of the key."""
     keys: str

@@ -80,7 +80,11 @@ def usage_lines(report: DataReport) -> Iterator[ReportLine]:
     """Columns, rows and overlap; `warning_lines` has the warnings."""
     yield from column_lines(report.columns)
     yield from row_lines(report.data_usage)
-    yield from overlap_lines(report.overlap)
+    for number, (pair, overlap) in enumerate(report.overlap.items()):  # and the first rows in common
+        style = "warning" if overlap.prompt or overlap.near else ""
+        yield ReportLine("" if number else "overlap", overlap_in_short(pair, overlap), style)
+        if overlap.prompt and (some := places(overlap.where, " and ")):
+            yield ReportLine("", f"same prompt: {some.strip(' ()')}", style)
 
 
 def column_lines(columns: Sequence[ColumnUse]) -> Iterator[ReportLine]:
@@ -112,15 +116,6 @@ def places(where: Sequence[Any], between: str = " = ") -> str:
     shown = [between.join(map(str, place)) if isinstance(place, list) else str(place) for place in where[:MAX_PLACES]]
     more = ", …" if len(where) > MAX_PLACES else ""
     return f"({', '.join(shown)}{more}) " if shown else ""
-
-
-def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[ReportLine]:
-    """One line per pair of splits, and the first rows in common."""
-    for number, (pair, overlap_of_pair) in enumerate(overlap.items()):
-        style = "warning" if overlap_of_pair.prompt or overlap_of_pair.near else ""
-        yield ReportLine("" if number else "overlap", overlap_in_short(pair, overlap_of_pair), style)
-        if overlap_of_pair.prompt and (some := places(overlap_of_pair.where, " and ")):
-            yield ReportLine("", f"same prompt: {some.strip(' ()')}", style)
 
 
 def overlap_in_short(pair: str, split_overlap: SplitOverlap) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, cast
@@ -12,7 +12,6 @@ from textual.command import CommandInput, DiscoveryHit, Hit, Hits, Provider, Sea
 from textual.command import CommandPalette as TextualPalette
 from textual.content import Content
 from textual.screen import Screen
-from textual.style import Style
 
 from engine.config.text import visible
 from engine.runs.home import tilde
@@ -82,7 +81,7 @@ class PaletteProvider(Provider):
 
     async def startup(self) -> None:
         self.bench = cast(BenchScreen, self.app.screen_stack[0])
-        entries = [*commands(self.screen), *(entry for list_of in LISTS for entry in list_of(self.bench))]
+        entries = [*commands(self.screen), *listed_entries(self.bench)]
         self.entries = [(visible(entry.text, 120), entry) for entry in entries]
 
     async def search(self, query: str) -> Hits:
@@ -90,8 +89,11 @@ class PaletteProvider(Provider):
         for text, entry in self.entries:
             score, offsets = matcher.fuzzy_search.match(query, text)
             if score:
-                shown = _shown(marked(text, offsets, self.match_style), entry)
-                yield Hit(score, shown, partial(self._select, entry), text=text)
+                content = Content(text)
+                for offset in offsets:  # the matching characters
+                    if not text[offset].isspace():
+                        content = content.stylize(self.match_style or "bold", offset, offset + 1)
+                yield Hit(score, _shown(content, entry), partial(self._select, entry), text=text)
 
     async def discover(self) -> Hits:
         for text, entry in self.entries:
@@ -116,55 +118,26 @@ def commands(screen: Screen[Any]) -> Iterator[PaletteEntry]:
                 yield PaletteEntry(text, command.help, partial(run, command.action, screen), on_bench=False)
 
 
-def presets(bench: BenchScreen) -> Iterator[PaletteEntry]:
-    """Every valid preset, as the bench lists them."""
+def listed_entries(bench: BenchScreen) -> Iterator[PaletteEntry]:
+    """Every valid preset, the latest runs and ladders, and the datasets, as the bench lists them."""
     pane = bench.selection_pane
-
-    def select(name: str) -> None:
-        pane.select(pane.selection.with_preset(name))
-
     pane.select_initial()
-    for listed in pane.listed:
-        if listed.preset:
-            values = listed.preset.values
-            title, about = values.get("title", ""), values.get("about", "")
-            yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(select, listed.name))
-
-
-def runs(bench: BenchScreen) -> Iterator[PaletteEntry]:
-    """The latest runs."""
-    latest = sorted(bench.read_all(run_dir.iterate(bench.runs)), key=lambda run: run.name, reverse=True)
-    for index, run in enumerate(latest[:MAX_RUNS]):
+    for preset in pane.listed:
+        if preset.preset:
+            title, about = (preset.preset.values.get(key, "") for key in ("title", "about"))
+            select = partial(bench.select_preset, preset.name)
+            yield PaletteEntry(f"preset {preset.name}  {title}", about, select)
+    runs = sorted(bench.read_all(run_dir.iterate(bench.runs)), key=lambda run: run.name, reverse=True)
+    for index, run in enumerate(runs[:MAX_RUNS]):
         watch, is_listed = partial(bench.watch_run, run), index < LISTED_RUNS
         yield PaletteEntry(f"run {run.name}", "Show this run on the bench", watch, run, is_listed)
-
-
-def ladders(bench: BenchScreen) -> Iterator[PaletteEntry]:
-    """The latest ladders."""
-    latest = sorted(bench.read_all(ladder_dir.iterate(bench.runs)), key=lambda ladder: ladder.name, reverse=True)
-    for index, ladder in enumerate(latest[:MAX_RUNS]):
+    ladders = sorted(bench.read_all(ladder_dir.iterate(bench.runs)), key=lambda ladder: ladder.name, reverse=True)
+    for index, ladder in enumerate(ladders[:MAX_RUNS]):
         show, is_listed = partial(bench.action_ladder, index), index < LISTED_RUNS
         yield PaletteEntry(f"ladder {ladder.name}", "Show this ladder", show, ladder, is_listed)
-
-
-def data(bench: BenchScreen) -> Iterator[PaletteEntry]:
-    """The datasets of the data list."""
-    pane = bench.selection_pane
     for dataset in list_datasets(pane.effective.config.data.id if pane.effective else EMBEDDED[0]):
-        select = partial(pane.select_data, dataset.id)
-        yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", select)
-
-
-LISTS = (presets, runs, ladders, data)
-
-
-def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:
-    """The text with its matching characters highlighted."""
-    content = Content(text)
-    for offset in offsets:
-        if not text[offset].isspace():
-            content = content.stylize(style or "bold", offset, offset + 1)
-    return content
+        train = partial(pane.select_data, dataset.id)
+        yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", train)
 
 
 def _shown(text: Content, entry: PaletteEntry) -> Content:

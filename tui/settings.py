@@ -38,8 +38,6 @@ def needs_ascii(environ: Mapping[str, str] | None = None, encoding: str | None =
 
 @dataclass(kw_only=True)
 class Settings:
-    """All settings with their defaults."""
-
     theme: str = AUTO
     """Any Textual theme; `ansi` themes use the terminal's own colors, `auto` picks one that suits the terminal."""
     ascii: bool = field(default_factory=needs_ascii)
@@ -176,13 +174,12 @@ def legible(variables: dict[str, str], dark: bool) -> dict[str, str]:
         return {**variables, **dict.fromkeys(("primary", "text-primary"), "ansi_bright_blue")} if dark else variables
     behind = Color.parse(variables["background"]).blend(Color.parse(variables["primary"]), CURSOR)
     towards = BLACK if behind.brightness > 0.5 else WHITE
-    return {**variables, **{name: _readable(Color.parse(variables[name]), behind, towards).hex for name in TEXT_COLORS}}
-
-
-def _readable(text: Color, behind: Color, towards: Color) -> Color:
-    while contrast(text, behind) < MIN_CONTRAST and text != towards:
-        text = text.blend(towards, 0.1) if contrast(text, towards) > 1.1 else towards
-    return text
+    colors = {name: Color.parse(variables[name]) for name in TEXT_COLORS}
+    for name, color in colors.items():
+        while contrast(color, behind) < MIN_CONTRAST and color != towards:
+            color = color.blend(towards, 0.1) if contrast(color, towards) > 1.1 else towards
+        colors[name] = color
+    return {**variables, **{name: color.hex for name, color in colors.items()}}
 
 
 def contrast(one: Color, other: Color) -> float:

@@ -16,7 +16,6 @@ from tui.output import streams
 
 
 def main() -> None:
-    """The console script."""
     options = bench_options(sys.argv[1:])
     if options is None or not streams.is_terminal():
         handle_errors(_run_subcommand)

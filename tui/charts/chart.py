@@ -40,7 +40,6 @@ class Bucket:
         return self.total / self.count
 
     def take(self, x: float, y: float) -> None:
-        """Add a point."""
         self.last = x
         if y < self.low:
             self.low = y
@@ -211,21 +210,16 @@ class Canvas:
     def text(self, row: int, ascii_only: bool) -> list[tuple[str, int]]:
         """A row as runs of (text, owner); owner -1 means empty."""
         groups = groupby(zip(self.cells[row], self.owners[row], strict=True), key=lambda cell: cell[1])
-        return [
-            ("".join(self._character(bits, ascii_only, self.letters.get(owner, "")) for bits, _ in run), owner)
-            for owner, run in groups
-        ]
-
-    @staticmethod
-    def _character(bits: int, ascii_only: bool, letter: str) -> str:
-        if not bits:
-            return " "
-        if ascii_only and letter:
-            return letter
-        if not ascii_only:
-            return chr(BLANK + bits)
-        high, low = bits & 0x1B, bits & 0xE4  # rows 1 and 2; rows 3 and 4
-        return ASCII[(2 if high else 0) + (1 if low else 0)]
+        texts: list[tuple[str, int]] = []
+        for owner, run in groups:
+            letter, text = self.letters.get(owner, ""), ""
+            for bits, _ in run:
+                if not bits or not ascii_only:
+                    text += chr(BLANK + bits) if bits else " "
+                else:  # dots in the upper half: rows 1 and 2; in the lower half: rows 3 and 4
+                    text += letter or ASCII[(2 if bits & 0x1B else 0) + (1 if bits & 0xE4 else 0)]
+            texts.append((text, owner))
+        return texts
 
 
 AXIS = 7
@@ -254,8 +248,6 @@ class Curve:
 
 @dataclass(frozen=True)
 class ChartStyle:
-    """Options of a chart."""
-
     log: bool = False
     smooth: float = 0.0
     """Weight of the exponential moving average, 0 to 1; 0 disables smoothing."""

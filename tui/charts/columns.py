@@ -25,8 +25,6 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row with its key."""
-
     key: str
     cells: tuple[Cell, ...]
 

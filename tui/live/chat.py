@@ -38,8 +38,6 @@ from tui.background import BackgroundThread
 if TYPE_CHECKING:  # they import Textual, which is not needed to print answers
     from textual.message_pump import MessagePump
 
-    from tui.commands import CommandKeys
-
 
 LIMITS = {"temperature": (0.0, 10.0), "top_p": (0.01, 1.0), "seed": (0, 2**63 - 1), "max_new_tokens": (1, 32768)}
 """Setting -> lowest and highest value."""
@@ -175,7 +173,6 @@ class ChatState:
         return self._request()
 
     def clear(self) -> None:
-        """Start new conversations."""
         self.item, self._tools = -1, None
         for state in self.columns.values():
             state.turns = []
@@ -195,7 +192,6 @@ class ChatState:
 
     @property
     def replayed(self) -> ReplayItem | None:
-        """The test item that is replayed."""
         return self.items.items[self.item] if self.items and self.item >= 0 else None
 
     def conversations(self) -> dict[str, list[dict[str, Any]]]:
@@ -283,30 +279,3 @@ def default_sampling(sampling: Sampling, columns: Sequence[ChatColumn]) -> Sampl
         return sampling
     most = max((column.max_new_tokens for column in columns), default=128)
     return msgspec.structs.replace(sampling, max_new_tokens=most)
-
-
-def item_line(state: ChatState) -> str:
-    """`item 3 of 48, test.jsonl line 12: all runs failed; target:`; '' if no test item is replayed."""
-    item, items = state.replayed, state.items
-    if item is None or items is None:
-        return ""
-    listed = len(items.items)
-    among = f"{listed:,}" if listed == items.total else f"the first {listed:,} of {items.total:,}"
-    return f"item {state.item + 1} of {among}, {item.where}: {KINDS[item.kind]}; target:"
-
-
-def state_line(state: ChatState, error: str, keys: CommandKeys) -> tuple[str, str]:
-    """(what the session is doing and what the user can do about it, style)."""
-    if error:
-        return f"{error}; press {keys.of('try.back')} to return", "$text-error"
-    if state.waiting:
-        cpu = "" if state.waiting.device == CPU_TITLE else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
-        now = f" Press {keys.of('try.now')} to start immediately."
-        return f"waiting in the device queue: {state.waiting.note}.{cpu}{now}", "$text-warning"
-    if state.ready is None:
-        return f"{state.loading} …", ""
-    if state.answering:
-        return f"{state.columns[state.answering].column.title} is answering; {keys.of('try.back')} stops", ""
-    if state.pending:
-        return f"answering; {keys.of('try.back')} stops", ""
-    return f"ready on {state.ready.device}", ""

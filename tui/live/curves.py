@@ -68,12 +68,12 @@ def _labeled(label: str, text: str, width: int, style: str) -> Content:
     return Content.assemble((name, "$foreground-muted"), shown.truncate(max(10, width - len(name)), ellipsis=True))
 
 
-def lowest_loss(state: RunState) -> list[tuple[str, str]]:
-    """`  lowest 0.9715 at step 8`, or `kept` once training has ended; nothing before the first validation."""
+def lowest_loss(state: RunState) -> str:
+    """`lowest 0.9715 at step 8`, or `kept` once training has ended; '' before the first validation."""
     kept = state.selected or state.lowest
     if kept is None or kept.loss is None:
-        return []
-    return [(f"  {'kept' if state.selected else 'lowest'} {number(kept.loss)} at step {kept.step}", COLORS["best"])]
+        return ""
+    return f"{'kept' if state.selected else 'lowest'} {number(kept.loss)} at step {kept.step}"
 
 
 def loss_curves(state: RunState) -> list[Curve]:
@@ -89,59 +89,48 @@ def _colored(row: ChartRow) -> Content:
     return Content.assemble(*((text, COLORS.get(style, style)) for text, style in row))
 
 
-@dataclass(frozen=True)
-class CurveView:
-    """The loss of a run."""
+def loss_end(state: RunState) -> float | None:
+    """Where the x axis of the loss ends: slightly beyond a growing curve."""
+    span = state.loss.span()
+    if state.step is None or state.end is not None or span is None:
+        return None
+    return reach(span[1], state.step.steps)
 
-    state: RunState
 
-    def until(self) -> float | None:
-        """Where the x axis ends: slightly beyond a growing curve."""
-        state, span = self.state, self.state.loss.span()
-        if state.step is None or state.end is not None or span is None:
-            return None
-        return reach(span[1], state.step.steps)
+def loss_rows(state: RunState, width: int, height: int, options: ChartStyle) -> list[Content]:
+    """What is special about the curve and the chart, or a status line while there is no point yet."""
+    if not state.loss.buckets:
+        text = f"{state.phase or 'starting'}: no step yet"
+        if state.end is not None:
+            text = "ended before the first step"
+        if state.step is not None:
+            text = f"no finite loss in {state.loss.absent:,} steps"
+        return [Content.styled(text, "$foreground-muted")]
+    legend = Content()
+    if state.loss.absent:
+        legend += Content.styled(f"  {state.loss.absent:,} not finite", "$text-error")
+    if state.sampled:
+        legend += Content.styled("  sampled; reading all events", "$text-warning")
+    rows = height - bool(legend.cell_length)
+    lines = [_colored(row) for row in draw(loss_curves(state), width, rows, options, loss_end(state))]
+    return [legend, *lines] if legend.cell_length else lines
 
-    def steps_per_column(self, width: int) -> float | None:
-        """Steps per column while the curve grows; None for a finished one."""
-        span, until = self.state.loss.span(), self.until()
-        return (until - span[0]) / max(1, width) if span and until else None
 
-    def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
-        """What is special about the curve and the chart, or a status line while there is no point yet."""
-        state = self.state
-        if not state.loss.buckets:
-            text = f"{state.phase or 'starting'}: no step yet"
-            if state.end is not None:
-                text = "ended before the first step"
-            if state.step is not None:
-                text = f"no finite loss in {state.loss.absent:,} steps"
-            return [Content.styled(text, "$foreground-muted")]
-        legend = Content()
-        if state.loss.absent:
-            legend += Content.styled(f"  {state.loss.absent:,} not finite", "$text-error")
-        if state.sampled:
-            legend += Content.styled("  sampled; reading all events", "$text-warning")
-        rows = height - bool(legend.cell_length)
-        lines = [_colored(row) for row in draw(loss_curves(state), width, rows, options, self.until())]
-        return [legend, *lines] if legend.cell_length else lines
+def loss_values(state: RunState) -> str:
+    """`0.412  validation 0.455 @400  lowest 0.4511 at step 300`."""
+    latest, validation = state.loss.latest, state.validation
+    parts = [number(latest)] if latest is not None else []
+    if validation.latest is not None:
+        parts += [f"validation {number(validation.latest)} @{validation.buckets[-1].last:.0f}", lowest_loss(state)]
+    return "  ".join(filter(None, parts))
 
-    def values(self) -> str:
-        """`0.412  validation 0.455 @400`, for the pane's frame."""
-        latest, validation = self.state.loss.latest, self.state.validation
-        parts = [number(latest)] if latest is not None else []
-        if validation.latest is not None:
-            parts.append(f"validation {number(validation.latest)} @{validation.buckets[-1].last:.0f}")
-            parts += ["".join(text for text, _ in lowest_loss(self.state)).strip()]
-        return "  ".join(part for part in parts if part)
 
-    def figures(self) -> str:
-        """`lr 1.6e-4  grad 0.31  3,912 tokens/s`, for the pane's frame."""
-        state = self.state
-        figures = [f"lr {rate(state.rate.latest)}"] if state.rate.latest is not None else []
-        figures += [f"grad {number(state.grad_norm.latest)}"] if state.grad_norm.latest is not None else []
-        figures += [f"{state.speed.latest:,.0f} tokens/s"] if state.speed.latest is not None else []
-        return "  ".join(figures)
+def rate_values(state: RunState) -> str:
+    """`lr 1.6e-4  grad 0.31  3,912 tokens/s`."""
+    values = [f"lr {rate(state.rate.latest)}"] if state.rate.latest is not None else []
+    values += [f"grad {number(state.grad_norm.latest)}"] if state.grad_norm.latest is not None else []
+    values += [f"{state.speed.latest:,.0f} tokens/s"] if state.speed.latest is not None else []
+    return "  ".join(values)
 
 
 MAX_EARLIER = len(DASHES) - 1
@@ -233,7 +222,8 @@ class ChartGrid:
             value = series.latest if self.cursor is None else series.at(self.cursor)
             if value is not None:
                 parts.append(Content.styled(f"validation {number(value)}", COLORS["eval"]))
-            parts.extend(Content.styled(text.strip(), color) for text, color in lowest_loss(self.state))
+            if lowest := lowest_loss(self.state):
+                parts.append(Content.styled(lowest, COLORS["best"]))
         return Content("  ").join(parts)
 
 

@@ -20,22 +20,14 @@ def lines(event: events.Event, overhead: int = 0) -> list[str]:
 
     `overhead`: bytes that are added to peaks of memory, so that they are those of the whole process.
     """
-    text = _text(event, overhead)
-    more = _data(event) if isinstance(event, events.DataPrepared) else []
-    if isinstance(event, events.ModelLoaded) and event.account:
-        more = [f"weights: {summarize_model(event.account)}"]
-        more += [f"weights, {part}: {use}" for part, use in account_lines(event.account)]
-    return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in [*([text] if text else []), *more]]
-
-
-def _data(event: events.DataPrepared) -> list[str]:
-    """Column roles, metric and overlaps of the data."""
-    report = DataReport.of(event)
-    texts = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
-    texts += [f"metric: {metric_text(event.metric, event.metric_reason)}"] if event.metric else []
-    return texts + [
-        f"overlap: {overlap_in_short(pair, split_overlap)}" for pair, split_overlap in report.overlap.items()
-    ]
+    match event:
+        case events.DataPrepared():
+            texts = _data(event)
+        case events.ModelLoaded():
+            texts = _model(event)
+        case _:
+            texts = [text] if (text := _text(event, overhead)) else []
+    return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in texts]
 
 
 def _text(event: events.Event, overhead: int) -> str | None:
@@ -44,10 +36,6 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return "resumed"
         case events.Phase(name="waiting", note=note):
             return f"waiting in the queue: {note}" if note else "waiting in the queue"
-        case events.DataPrepared():
-            return _rows_and_tokens(event)
-        case events.ModelLoaded():
-            return _model(event)
         case events.Plan(measured=int(measured)):
             took = f" ({duration(event.probe_seconds)})" if event.probe_seconds is not None else ""
             return f"memory probe: {size(measured + overhead)} peak at micro-batch {event.micro_batch}{took}"
@@ -60,7 +48,9 @@ def _text(event: events.Event, overhead: int) -> str | None:
         case events.Eval(split="validation", when="after"):
             return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
         case events.Selected():
-            return _selected(event)
+            loss = f", validation loss {four_digits(event.loss)}" if event.loss is not None else ""
+            early = f"; stopped early after step {event.steps}: no lower loss since" if event.early else ""
+            return f"kept: weights of step {event.step}{loss}{early}"
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
@@ -70,7 +60,10 @@ def _text(event: events.Event, overhead: int) -> str | None:
             value = with_bounds(score, event.is_share)
             return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
         case events.Checkpoint():
-            return f"checkpoint: {event.path}, {size(event.bytes)} ({_writing(event)})"
+            took, waited = event.seconds, event.seconds if event.blocked is None else event.blocked
+            differs = not math.isclose(waited, took, rel_tol=0.05, abs_tol=0.1)
+            waiting = f", training waited {duration(waited)}" if differs else ""
+            return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(took)}{waiting})"
         case events.Warning():
             return f"warning: {event.text} [{event.code}]"
         case events.Load(training=load) if load.disturbance():
@@ -82,31 +75,32 @@ def _text(event: events.Event, overhead: int) -> str | None:
     return None
 
 
-def _rows_and_tokens(event: events.DataPrepared) -> str:
-    usage = DataReport.of(event).data_usage
-    rows = (
-        f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
-        if usage is None
-        else summarize_rows(usage)
-    )
+def _data(event: events.DataPrepared) -> list[str]:
+    """Rows and tokens, column roles, metric and overlaps of the data."""
+    report = DataReport.of(event)
+    rows = f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
+    if report.data_usage is not None:
+        rows = summarize_rows(report.data_usage)
     why = "" if event.columns else f"{event.format_reason}; "
-    return f"data: {rows}; {why}{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
+    tokens = f"{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"
+    texts = [f"data: {rows}; {why}{tokens}"]
+    texts += [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
+    texts += [f"metric: {metric_text(event.metric, event.metric_reason)}"] if event.metric else []
+    return texts + [f"overlap: {overlap_in_short(pair, overlap)}" for pair, overlap in report.overlap.items()]
 
 
-def _model(event: events.ModelLoaded) -> str:
+def _model(event: events.ModelLoaded) -> list[str]:
+    """The model, and how its weights are used."""
     trainable = f"{count(event.trainable)} trainable ({share_percent(event.trainable / max(1, event.parameters))})"
     start = f", starting from {event.from_run}" if event.from_run else ""
-    return (
+    texts = [
         f"model: {event.id}{start} ({event.architecture}, {event.dtype}), {count(event.parameters)} parameters, "
         f"{trainable}, optimizer {event.optimizer}, attention {event.attention}, on {event.device}"
-    )
-
-
-def _answers(event: events.Eval) -> str:
-    """The share of answers that end, and of those without the metric's format, where they are known."""
-    ended, errors = event.ended, event.format_errors
-    text = f", {percent(ended.mean)} of answers end" if ended else ""
-    return text + (f", {percent(errors.mean)} format errors" if errors else "")
+    ]
+    if event.account:
+        texts.append(f"weights: {summarize_model(event.account)}")
+        texts += [f"weights, {part}: {use}" for part, use in account_lines(event.account)]
+    return texts
 
 
 def _plan(event: events.Plan, overhead: int) -> str:
@@ -121,21 +115,6 @@ def _plan(event: events.Plan, overhead: int) -> str:
     return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{predicted}"
 
 
-def _selected(event: events.Selected) -> str:
-    """Which weights are kept."""
-    loss = f", validation loss {four_digits(event.loss)}" if event.loss is not None else ""
-    early = f"; stopped early after step {event.steps}: no lower loss since" if event.early else ""
-    return f"kept: weights of step {event.step}{loss}{early}"
-
-
-def _writing(event: events.Checkpoint) -> str:
-    """How long it took, and how long training waited if that differs."""
-    text = duration(event.seconds)
-    if event.blocked is None or math.isclose(event.blocked, event.seconds, rel_tol=0.05, abs_tol=0.1):
-        return text
-    return f"{text}, training waited {duration(event.blocked)}"
-
-
 def _test_score(event: events.Eval) -> str:
     """Scores with their 95% confidence intervals."""
     if metric_spec(event.metric).is_loss:
@@ -144,8 +123,10 @@ def _test_score(event: events.Eval) -> str:
     else:
         scores = {event.metric: share(event.score, event.low, event.high)}
     metric = "".join(f", {name} {value}" for name, value in scores.items())
+    metric += f", {percent(event.ended.mean)} of answers end" if event.ended else ""
+    metric += f", {percent(event.format_errors.mean)} format errors" if event.format_errors else ""
     return (
         f"{event.when} training, {event.rows} test items (95% CI): loss {four_digits(event.loss)} "
         f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
-        f"perplexity {four_digits(event.perplexity)}{metric}{_answers(event)} ({duration(event.seconds)})"
+        f"perplexity {four_digits(event.perplexity)}{metric} ({duration(event.seconds)})"
     )

@@ -74,8 +74,6 @@ class GpuSample:
 
 @dataclass(frozen=True)
 class MachineSample:
-    """One sample of the machine."""
-
     gpus: tuple[GpuSample, ...]
     why: str
     """Why no GPU is visible, '' where one is."""
@@ -162,7 +160,6 @@ class MachineSampler:
         psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def look(self, worker: WatchedProcess) -> MachineSample:
-        """Take a sample."""
         memory = psutil.virtual_memory()
         why = "" if self.gpus else self.nvml.why or "no GPU found"
         rss = None

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from engine.config.files import open_regular
 from engine.config.quantities import duration
 from engine.memory.formula.estimate import CONTEXT
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run import events
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import Event, decode
@@ -99,8 +99,13 @@ class RunTimer:
             pace = (self._step_at - began) / done if done > 0 else self._step.seconds
             seconds = max(0.0, pace * (self._step.steps - self._step.step) - (self._now - self._step_at))
             return TimeLeft(seconds, "training") if self._baseline is None else TimeLeft(seconds + self._baseline)
-        if (rows := self._rows_left()) is not None:
-            return TimeLeft(rows, "" if self._phase == "evaluation" else self._phase)
+        progress, (began, first_row), (latest, row) = self._progress, self._first_rows, self._last_rows
+        if progress and self._phase in ("baseline", "evaluation") and progress.text != ANSWERS:
+            progress = None  # the answers are the longest part of an evaluation
+        if progress is not None and progress.total is not None and row > first_row:
+            rate = (latest - began) / (row - first_row)
+            seconds = max(0.0, rate * (progress.total - row) - (self._now - latest))
+            return TimeLeft(seconds, "" if self._phase == "evaluation" else self._phase)
         if self._phase == "evaluation" and self._baseline is not None:
             return TimeLeft(max(0.0, self._baseline - (self._now - self._phase_began)))
         return None
@@ -108,18 +113,6 @@ class RunTimer:
     def _enter(self, phase: str) -> None:
         self._phase, self._phase_began = phase, self._now
         self._work, self._progress = "", None
-
-    def _rows_left(self) -> float | None:
-        """Seconds for the rows left; in an evaluation only for the answers, its longest part."""
-        progress = self._progress
-        if progress is None or progress.total is None:
-            return None
-        if self._phase in ("baseline", "evaluation") and progress.text != ANSWERS:
-            return None
-        (began, first), (latest, done) = self._first_rows, self._last_rows
-        if done <= first:
-            return None
-        return max(0.0, (latest - began) / (done - first) * (progress.total - done) - (self._now - latest))
 
 
 @dataclass
@@ -248,7 +241,6 @@ class ExpectedPeak(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its name in the interface."""
         return "memory probe" if self.is_probed else "predicted peak"
 
 
@@ -267,7 +259,14 @@ def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None
         if entry.status == "live" and entry.run == run and left is not None and not left.phase:
             runs.append((left.seconds, left.seconds))
             continue
-        bounds = _run_seconds(ladder, entry)
+        like = [
+            other.seconds
+            for other in ladder.entries
+            if (other.rung, other.kind, other.status) == (entry.rung, entry.kind, "finished")
+            and other.seconds is not None
+        ]
+        estimated = ((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung)
+        bounds = (min(like), max(like)) if like else next(estimated, None)  # by its timing probe
         if bounds is None:
             return ""
         passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
@@ -281,19 +280,6 @@ def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None
     else:
         between = f"{rounded(low)} to {rounded(high)}"
     return f"ladder {between} left" if high >= 0.5 else ""
-
-
-def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:
-    """Seconds of a run: the range over the finished runs of its rung, else the estimate of its timing probe."""
-    like = [
-        finished.seconds
-        for finished in ladder.entries
-        if (finished.rung, finished.kind, finished.status) == (entry.rung, entry.kind, "finished")
-        and finished.seconds is not None
-    ]
-    if like:
-        return min(like), max(like)
-    return next(((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung), None)
 
 
 MAX_UNSAMPLED = 8 << 20
@@ -323,14 +309,22 @@ class EventLoader:
 
     def first(self) -> RunState:
         """The state of the run; where the file is huge, a state made of samples, with `sampled` set."""
-        state = RunState(self.name)
-        if _size(self.path) > MAX_UNSAMPLED:
-            state.sampled = True
-            self.follower.offset = _sample(self.path, state)
-            self._portions = self._reader.portions()
+        state, size = RunState(self.name), 0
+        with contextlib.suppress(FileNotFoundError):
+            size = self.path.lstat().st_size
+        if size <= MAX_UNSAMPLED:
+            for portion in self.follower.portions():
+                state.feed(portion)
             return state
-        for portion in self.follower.portions():
-            state.feed(portion)
+        state.sampled = True
+        step = (size - HEAD - TAIL) / WINDOWS
+        with open_regular(self.path) as file:
+            state.feed(_events(file, 0, HEAD)[0])
+            for number in range(WINDOWS):
+                state.feed(_events(file, HEAD + int(number * step), WINDOW)[0])
+            last, self.follower.offset = _events(file, size - TAIL, TAIL)
+            state.feed(last)
+        self._portions = self._reader.portions()
         return state
 
     def advance(self) -> RunState | None:
@@ -349,19 +343,6 @@ class EventLoader:
         return self._exact
 
 
-def _sample(path: Path, state: RunState) -> int:
-    """Feed the state with head, windows and tail; returns the offset of the first byte that was not read."""
-    size = _size(path)
-    step = (size - HEAD - TAIL) / WINDOWS
-    with open_regular(path) as file:
-        state.feed(_events(file, 0, HEAD)[0])
-        for number in range(WINDOWS):
-            state.feed(_events(file, HEAD + int(number * step), WINDOW)[0])
-        last, end = _events(file, size - TAIL, TAIL)
-        state.feed(last)
-    return end
-
-
 def _events(file: BinaryIO, start: int, length: int) -> tuple[list[Event], int]:
     """The complete events in a section of the file, and the offset after the last; partial lines are ignored."""
     file.seek(start)
@@ -369,9 +350,3 @@ def _events(file: BinaryIO, start: int, length: int) -> tuple[list[Event], int]:
     start_of_line = block.find(b"\n") + 1 if start else 0
     end = block.rfind(b"\n") + 1
     return [event for line in block[start_of_line:end].splitlines() if (event := decode(line))], start + end
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.lstat().st_size
-    return 0

@@ -60,8 +60,6 @@ class NewEvents(Message):
 
 @dataclass
 class NewOutput(Message):
-    """New raw output of the worker."""
-
     run: RunDir
     piece: OutputChunk
 
@@ -80,8 +78,6 @@ class Liveness(Message):
 
 @dataclass
 class RunReadError(Message):
-    """A file of the run cannot be read."""
-
     run: RunDir
     text: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 from rich.cells import cell_len, set_cell_size
@@ -46,12 +46,9 @@ class EscapingConsole(Console):
         raise BrokenPipeError
 
 
-def _environment() -> Mapping[str, str]:
-    """Without a width of 0, at which Rich prints nothing."""
-    return {name: value for name, value in os.environ.items() if name != "COLUMNS" or value.strip("0 ")}
-
-
-console = EscapingConsole(highlight=False, markup=False, emoji=False, soft_wrap=False, _environ=_environment())
+# without a width of 0, at which Rich prints nothing
+_environment = {name: value for name, value in os.environ.items() if name != "COLUMNS" or value.strip("0 ")}
+console = EscapingConsole(highlight=False, markup=False, emoji=False, soft_wrap=False, _environ=_environment)
 
 
 def say(text: str, style: str = "") -> None:

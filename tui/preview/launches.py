@@ -95,11 +95,6 @@ class RunLaunch:
         return self.effective.config
 
     @property
-    def configs(self) -> list[Config]:
-        """The configurations of all runs; the data of the first one is checked."""
-        return [self.config]
-
-    @property
     def command(self) -> str:
         """The equivalent command line."""
         return run_command(self.selection, self.runs)
@@ -252,10 +247,6 @@ class LadderLaunch:
     @property
     def config(self) -> Config:
         return self.plan.rungs[0].config
-
-    @property
-    def configs(self) -> list[Config]:
-        return [rung.config for rung in self.plan.rungs]
 
     @property
     def command(self) -> str:

@@ -110,7 +110,6 @@ class BenchView(BaseScreen[None]):
 
     @cached_property
     def checks(self) -> DataCheckCache:
-        """Data checks of earlier launches."""
         from tui.preview.launch_context import DataCheckCache
 
         def predict_again() -> None:  # the longest row of checked data is known
@@ -173,7 +172,6 @@ class BenchView(BaseScreen[None]):
             self.query_one(DataList).suggest()
 
     def redraw(self) -> None:
-        """Show the present state in all panes and the status line."""
         if is_covered(self):
             return
         self._update_panes()
@@ -257,7 +255,6 @@ class BenchView(BaseScreen[None]):
         return True
 
     def selected_run(self) -> RunDir | None:
-        """The watched run."""
         return self.follower.run
 
     def run_to_resume(self) -> RunDir | None:
@@ -283,7 +280,7 @@ class BenchView(BaseScreen[None]):
             follower.paused,
             follower.deleted,
             self.live_runs.has_device(follower.run),
-            follower.ladder_progress() if follower.live else None,
+            follower.running_ladder,
         )
         self.set_text("status", text)
         self.query_one(KeyLine).redraw()

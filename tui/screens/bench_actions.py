@@ -35,9 +35,12 @@ class BenchScreen(BenchView, RunActions[None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
     resume_command = "bench.resume"
 
+    def select_preset(self, name: str) -> None:
+        self.selection_pane.select(self.selection_pane.selection.with_preset(name))
+
     def take_preset(self, name: str) -> None:
         """Select a preset; the focus goes to the log, so that enter starts a run also where a list had it."""
-        self.selection_pane.select(self.selection_pane.selection.with_preset(name))
+        self.select_preset(name)
         self.log_pane.focus()
 
     def select(self, selection: Selection | None) -> None:
@@ -133,7 +136,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
         def closed(name: str | None) -> None:
             if name:
-                pane.select(pane.selection.with_preset(name))
+                self.select_preset(name)
             else:
                 pane.reload()
 
@@ -168,11 +171,12 @@ class BenchScreen(BenchView, RunActions[None]):
         self.app.push_screen(ProcessesScreen({turn.pid: turn.run.name for turn in self.live_runs.turns}))
 
     def action_runs(self) -> None:
-        from tui.preview.launches import selection_from_run
         from tui.screens.runs import ContinueFrom, RunsScreen
 
         def closed(run: RunDir | ContinueFrom | None) -> None:
             if isinstance(run, ContinueFrom):
+                from tui.preview.launches import selection_from_run
+
                 with self.errors_told():  # what the next run will do
                     self.select(selection_from_run(self.selection_pane.selection, run.run))
                     self.action_start()
@@ -286,8 +290,7 @@ class BenchScreen(BenchView, RunActions[None]):
                     selection = selection.with_setting(f"data.{key}", value)
                 pane.select(selection)
 
-        columns = [column["name"] for column in preview.columns]
-        self.app.push_screen(SuggestionScreen(data, columns, preview.suggested, preview.examples), answered)
+        self.app.push_screen(SuggestionScreen(data, preview), answered)
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
@@ -321,7 +324,6 @@ class BenchScreen(BenchView, RunActions[None]):
             self.app.push_screen(InspectorScreen(effective), answered)
 
     def action_add_data(self) -> None:
-        """Open the file picker in the working directory."""
         from tui.screens.picker import PickerScreen
 
         try:

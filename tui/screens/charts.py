@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -180,24 +181,20 @@ class ChartsScreen(BaseScreen[None]):
 
 def candidates(runs: Path, name: str) -> list[RunDir]:
     """Runs with at least one step: those on the same data as the named run first, each group latest first."""
-    known = sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
-    data = _data(RunDir(runs / name)) if name else None
-    others = [run for run in known if run.name != name]
-    same_data = [run for run in others if data is not None and _data(run) == data]
-    rest = (run for run in others if run not in same_data)
-    return list(islice((run for run in (*same_data, *rest) if _has_steps(run)), MAX_CANDIDATES))
 
+    def data(run: RunDir) -> str | None:
+        with contextlib.suppress(UserError):
+            return run_dir.read_frozen(run).config.data.id
+        return None
 
-def _has_steps(run: RunDir) -> bool:
-    try:
-        with open_regular(run.events_file) as file:
+    def has_steps(run: RunDir) -> bool:
+        with contextlib.suppress(OSError), open_regular(run.events_file) as file:
             return b'{"type":"step"' in file.read(HEAD)
-    except OSError:
         return False
 
-
-def _data(run: RunDir) -> str | None:
-    try:
-        return run_dir.read_frozen(run).config.data.id
-    except UserError:
-        return None
+    known = sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
+    own = data(RunDir(runs / name)) if name else None
+    others = [run for run in known if run.name != name]
+    same_data = [run for run in others if own is not None and data(run) == own]
+    rest = (run for run in others if run not in same_data)
+    return list(islice((run for run in (*same_data, *rest) if has_steps(run)), MAX_CANDIDATES))

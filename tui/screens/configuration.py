@@ -25,8 +25,8 @@ from tui.commands import bindings
 from tui.format import setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, run_command, with_text
-from tui.preview.method_table import LaunchTimes, PredictedCost, Training, effects, effects_text
-from tui.screens.launching import DataChecking
+from tui.preview.method_table import PredictedCost, Training, effects, effects_text
+from tui.screens.launching import LaunchForecast
 from tui.screens.presets import save_selection
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import Selection
@@ -53,8 +53,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         super().__init__()
         self.selection, self.runs, self.context = selection, runs, context
         self.effective: EffectiveConfig = selection.effective()
-        self.checking = DataChecking(checks, self, self._show_effect)
-        self.times = LaunchTimes(runs)
+        self.forecast = LaunchForecast(checks, self, self._show_effect, runs)
 
     def below(self) -> Iterator[Widget]:
         yield Static(id="effect")
@@ -64,19 +63,14 @@ class ConfigurationScreen(TableScreen[Selection]):
         self._show_new()
 
     def on_unmount(self) -> None:
-        self.checking.leave()
+        self.forecast.leave()
 
     def _show_new(self) -> None:
         """Show another configuration: its values, and what it costs."""
         config = self.effective.config
         data_is_here = Path(config.data.id).exists() or config.data.id == type(config.data)().id  # or embedded
-        self.checking.begin([config], start=data_is_here and not find_model(config.model).fetch)
-
-        def read_times() -> None:  # in a thread: the results of earlier runs may be many
-            if self.times.read([Training(self.selection.name, config)], self.context()):
-                self.app.call_from_thread(self._show_effect)
-
-        self.run_worker(read_times, thread=True, exclusive=True, group="times")
+        start = data_is_here and not find_model(config.model).fetch
+        self.forecast.begin([Training(self.selection.name, config)], self.context, start)
         self.fill()
 
     def fill(self, cursor: str = "") -> None:
@@ -122,7 +116,7 @@ class ConfigurationScreen(TableScreen[Selection]):
             self.set_text("effect", effects_text(self._effects(self.effective)))
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
-        return effects(effective.config, self.context().budget, self.checking.report, self.times)
+        return effects(effective.config, self.context().budget, self.forecast.report, self.forecast.times)
 
     @on(OptionList.OptionSelected)
     def action_edit(self) -> None:

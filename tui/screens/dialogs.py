@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,6 +18,9 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import MOVING, TABLES, TITLES, CommandKeys, displayed_key, moves
 from tui.screens.base import BaseScreen, Dialog
+
+if TYPE_CHECKING:  # only to show a preview: help does not need it
+    from tui.data.preview import Preview
 
 
 class ConfirmScreen(Dialog[bool]):
@@ -59,31 +62,27 @@ class SuggestionScreen(ConfirmScreen):
     SuggestionScreen #box { width: 90%; max-width: 110; max-height: 95%; padding: 0 1; }
     """
 
-    def __init__(
-        self,
-        data: str,
-        columns: Sequence[str],
-        settings: Mapping[str, object],
-        examples: Sequence[Sequence[tuple[str, str]]],
-    ) -> None:
+    def __init__(self, data: str, preview: Preview) -> None:
         super().__init__("which columns are trained on?")
-        self.data, self.columns, self.settings, self.examples = data, columns, settings, examples
+        self.data, self.preview = data, preview
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:  # an id: the styles of the base, which Textual reads later, have no precedence
             box.border_title = self.question
+            columns = visible(", ".join(column["name"] for column in self.preview.columns))
             lines = [
                 Content.assemble(("data     ", "$foreground-muted"), visible(self.data)),
-                Content.assemble(("columns  ", "$foreground-muted"), visible(", ".join(self.columns))),
+                Content.assemble(("columns  ", "$foreground-muted"), columns),
             ]
-            settings = [(key, value) for key, value in self.settings.items() if not isinstance(value, Mapping)]
-            for key, value in self.settings.items():
+            suggested = self.preview.suggested
+            settings = [(key, value) for key, value in suggested.items() if not isinstance(value, Mapping)]
+            for key, value in suggested.items():
                 if isinstance(value, Mapping):
                     settings += [(f"{key}.{name}", column) for name, column in value.items()]
             for key, value in settings:
                 used = (visible(f"data.{key} = {value}"), "bold")
                 lines.append(Content.assemble(("use      ", "$foreground-muted"), used))
-            for number, example in enumerate(self.examples, 1):
+            for number, example in enumerate(self.preview.examples, 1):
                 lines.append(Content.styled(f"row {number} as it would be trained", "$foreground-muted"))
                 for role, text in example:
                     shown = visible(" ".join(text.split()), 200)
@@ -103,7 +102,7 @@ class NameScreen(Dialog[str | None]):
 
     def __init__(self, question: str, proposal: str, check: Callable[[str], object]) -> None:
         super().__init__()
-        self.question, self.proposal, self.check = question, proposal, check
+        self.question, self.proposal, self.check, self.problem = question, proposal, check, ""
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -115,22 +114,19 @@ class NameScreen(Dialog[str | None]):
 
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:
-        problem = self._problem(event.value)
-        text = Content.styled(visible(problem), "$text-error") if problem else Content("enter save   escape cancel")
-        self.set_text("problem", text)
+        self.problem = ""
+        try:
+            self.check(event.value)
+        except UserError as error:
+            self.problem = error.line
+        text = Content.styled(visible(self.problem), "$text-error")
+        self.set_text("problem", text if self.problem else "enter save   escape cancel")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if not self._problem(event.value):
+        if not self.problem:
             self.dismiss(event.value)
-
-    def _problem(self, name: str) -> str:
-        try:
-            self.check(name)
-        except UserError as error:
-            return error.line
-        return ""
 
 
 class TextScreen(BaseScreen[None]):

@@ -127,7 +127,6 @@ class ExportScreen(Dialog[None]):
             self._show_check(Path(answer["folder"]), msgspec.convert(answer["fidelity"], Fidelity))
 
     def _show_check(self, folder: Path, check: Fidelity) -> None:
-        """The figures of a check."""
         lines = [
             Content.assemble((f"{visible(name)}: ", ""), (visible(value), STYLES[check.outcome] if not number else ""))
             for number, (name, value) in enumerate(fidelity_facts(check))
@@ -153,7 +152,6 @@ class ExportScreen(Dialog[None]):
 
 
 def _existing(folder: Path) -> Fidelity | None:
-    """The check of an artifact that exists."""
     try:
         return read_fidelity(folder)
     except UserError:

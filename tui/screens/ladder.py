@@ -42,12 +42,12 @@ from tui.background import BackgroundRequest
 from tui.charts.chart import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
-from tui.live.curves import CurveView
+from tui.live.curves import loss_rows, loss_values, rate_values
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import NameScreen, confirm
 from tui.settings import app_keys, app_settings
-from tui.widgets.status_line import ladder_progress, status
+from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine
 
 POLL_SECONDS = 0.5
@@ -166,13 +166,11 @@ class LadderScreen(BaseScreen[None]):
             run.feed(portion)
         if self.follower and run.counted and run.end is None:
             width = self.size.width - 4
-            ladder = ladder_progress(self.ladder, run.name, run) if self.ladder else None
-            line = status(run, True, None, width, ladder=ladder)
+            line = status(run, True, None, width, ladder=self.ladder)
             if run.loss.buckets:
-                view = CurveView(run)
-                title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
-                rows = max(CURVE_ROWS, self.size.height - OTHER_ROWS)
-                curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=app_settings(self).ascii))])
+                title = Content.assemble(("loss  ", "bold"), f"{loss_values(run)}  {rate_values(run)}")
+                rows, style = max(CURVE_ROWS, self.size.height - OTHER_ROWS), ChartStyle(ascii=app_settings(self).ascii)
+                curve = _joined([title, *loss_rows(run, width, rows, style)])
         self._show("left", line)
         self._show("current", curve)
 
@@ -216,7 +214,6 @@ class LadderScreen(BaseScreen[None]):
         self.query_one(KeyLine).redraw()
 
     def is_useful(self, command: str) -> bool:
-        """Whether a command of this screen would do something now; its key is shown only then."""
         state, active = self.ladder, self._active
         match command:
             case "stop":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -13,7 +14,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.message_pump import MessagePump
 from textual.widgets import OptionList, Static
 
 from engine.config.errors import UserError
@@ -22,10 +22,10 @@ from engine.config.text import amount, visible
 from tui.background import BackgroundRequest, RequestProgress
 from tui.commands import bindings, moves
 from tui.data_report import check_arguments
-from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck
+from tui.preview.launch_context import DataCheck, DataCheckCache, LaunchContext, WeightsCheck
 from tui.preview.launches import Launch, LaunchOption
-from tui.preview.method_table import LaunchTimes
-from tui.screens.base import Dialog
+from tui.preview.method_table import LaunchTimes, Training
+from tui.screens.base import BaseScreen, Dialog
 from tui.screens.table_screen import ValueInput
 from tui.settings import app_keys
 from tui.widgets.table import Lines
@@ -35,14 +35,16 @@ NAME_WIDTH = 10
 """Columns of a fact's name."""
 
 
-class DataChecking:
-    """The data check of a configuration for a screen: from the cache of earlier checks, else in the background.
-
-    `changed` is called in the event loop of `node` when there is news.
+class LaunchForecast:
+    """What is known before a launch: its data check, from the cache of earlier checks or in the background, and the
+    times of earlier runs. `changed` is called in the event loop of `node` when there is news.
     """
 
-    def __init__(self, checks: DataCheckCache, node: MessagePump, changed: Callable[[], object]) -> None:
+    def __init__(
+        self, checks: DataCheckCache, node: BaseScreen[Any], changed: Callable[[], object], runs: Path
+    ) -> None:
         self._checks, self._node, self._changed = checks, node, changed
+        self.times = LaunchTimes(runs)
         self._key = self._details_key = b""
         """Of the data check, and of what shared prefixes save, among `checks`."""
         self.report = DataCheck()
@@ -51,16 +53,23 @@ class DataChecking:
         self.details_request: BackgroundRequest | None = None
         """Follows the check, whose result it takes from the engine's cache."""
 
-    def begin(self, configs: Sequence[Config], start: bool = True) -> None:
-        """Check the data of these configurations, which is the same for all, and their use of the weights; with
-        `start=False` only take the report of an earlier check.
+    def begin(self, trainings: Sequence[Training], context: Callable[[], LaunchContext], start: bool = True) -> None:
+        """Check the data of these runs, which is the same for all, and their use of the weights; with `start=False`
+        only take the report of an earlier check.
         """
+
+        def read_times() -> None:  # in a thread: the results of earlier runs may be many
+            if self.times.read(trainings, context()):
+                self._node.app.call_from_thread(self._changed)
+
+        self._node.run_worker(read_times, thread=True, exclusive=True, group="times")
+        configs = [training.config for training in trainings]
         arguments = check_arguments(configs[0])
         names = ("method", "train", "adapter", "quantization")
         settings = [{name: msgspec.to_builtins(getattr(config, name)) for name in names} for config in configs]
         key, details_key = self._checks.key(arguments), self._checks.key({**arguments, "runs": settings})
         same = key == self._key and self.request is not None and self.report.running
-        self._key, self._details_key, self._configs = key, details_key, list(configs)
+        self._key, self._details_key, self._configs = key, details_key, configs
         if same:
             return  # the check in progress answers for this configuration too
         self.leave()
@@ -71,7 +80,6 @@ class DataChecking:
             self.request = BackgroundRequest(self._node, "data.check", arguments, self._checked, self._progressed)
 
     def leave(self) -> None:
-        """Cancel the requests."""
         for request in (self.request, self.details_request):
             if request:
                 request.cancel()
@@ -139,8 +147,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def __init__(self, launch: Launch, checks: DataCheckCache) -> None:
         super().__init__()
         self.launch = launch
-        self.checking = DataChecking(checks, self, self.update_preview)
-        self.times = LaunchTimes(launch.runs)
+        self.forecast = LaunchForecast(checks, self, self.update_preview, launch.runs)
         self.preview = launch.preview(self.report)
         self.edited: LaunchOption | None = None
         """The option that is being edited."""
@@ -154,7 +161,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
 
     @property
     def report(self) -> DataCheck:
-        return self.checking.report
+        return self.forecast.report
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
@@ -176,17 +183,11 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.watch(body, "size", self._show_current, init=False)  # texts are wrapped to its width
 
     def on_unmount(self) -> None:
-        self.checking.leave()
+        self.forecast.leave()
 
     def _check_data(self) -> None:
         self.preview = self.launch.preview(self.report)
-        self.checking.begin(self.launch.configs, start=not self.preview.blocked)
-
-        def read_times() -> None:  # in a thread: the results of earlier runs may be many
-            if self.times.read(self.launch.trainings(), self.launch.context()):
-                self.app.call_from_thread(self._show_current)
-
-        self.run_worker(read_times, thread=True, exclusive=True, group="times")
+        self.forecast.begin(self.launch.trainings(), self.launch.context, start=not self.preview.blocked)
         self.update_preview()
 
     def on_resize(self) -> None:
@@ -208,7 +209,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
             self._show()
 
     def update_preview(self) -> None:
-        """Make the preview again and show it."""
         self.preview = self.shown.preview(self.report)
         self._show()
 
@@ -235,7 +235,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         facts = [self._fact(fact.name, fact.text, fact.style) for fact in preview.facts]
         facts.append(self._fact("command", self.shown.command, ""))
         self.set_text("facts", Content("\n").join(facts))
-        self.set_text("time", self._fact("time", self.times.text(self.shown.trainings(), self.report), "bold"))
+        self.set_text("time", self._fact("time", self.forecast.times.text(self.shown.trainings(), self.report), "bold"))
         self._show_keys()
 
     def _max_lines(self) -> int:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows neither
     from tui.live.run_state import ExpectedPeak, RunState
     from tui.live.watcher import Watcher
     from tui.preview.launch_context import LaunchContext
-    from tui.widgets.status_line import LadderProgress
 
 
 NEW_SECONDS = 5.0
@@ -107,13 +106,7 @@ class RunFollower:
 
     @property
     def run(self) -> RunDir | None:
-        """The watched run."""
         return self._watcher.watched if self._watcher else None
-
-    @property
-    def live_run(self) -> RunDir | None:
-        """The watched run while its worker is running."""
-        return self.run if self.live else None
 
     def watch(self, run: RunDir) -> None:
         """Follow this run from its first event."""
@@ -126,17 +119,13 @@ class RunFollower:
         self._watcher.start()
 
     def leave(self) -> None:
-        """Stop following; the run is not affected."""
         if self._watcher:
             self._watcher.leave()
 
-    def ladder_progress(self) -> LadderProgress | None:
-        """How far the ladder is while it is running."""
-        from tui.widgets.status_line import ladder_progress
-
-        if self.ladder is None or self.run is None or self.ladder.status != "running":
-            return None
-        return ladder_progress(self.ladder, self.run.name, self.state)
+    @property
+    def running_ladder(self) -> Ladder | None:
+        """The ladder of the watched run while both are running."""
+        return self.ladder if self.live and self.ladder and self.ladder.status == "running" else None
 
     @property
     def paused(self) -> bool:
@@ -198,10 +187,10 @@ class MachineContext:
 
         A run's own prediction, and then its memory probe, replace the formula's as soon as its log has them.
         """
-        state = self._follower.state
-        measured = state.expected_peak() if self._follower.live_run and state is not None else None
+        run, state = self._follower.run if self._follower.live else None, self._follower.state
+        measured = state.expected_peak() if run and state is not None else None
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
-        question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
+        question = (run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:  # by the formula, with its parts
             from tui.preview.method_estimate import predicted_peak
 

@@ -80,7 +80,6 @@ class ModelsScreen(TableScreen[Selection | None]):
 
     @property
     def row(self) -> ModelRow | None:
-        """The model under the cursor."""
         return self.rows.get(self.key)
 
     def is_useful_here(self, command: str) -> bool:

@@ -109,7 +109,6 @@ class PickerScreen(BaseScreen[str | None]):
             self._fill()
 
     def _fill(self) -> None:
-        """List what was read and matches the filter."""
         if self._reading is not None:
             return
         _, word = resolve_typed_path(self.typed, self.folder)

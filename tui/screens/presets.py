@@ -22,7 +22,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
-from tui.commands import CommandKeys, bindings
+from tui.commands import bindings
 from tui.format import last_part
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import NameScreen, confirm
@@ -61,10 +61,17 @@ class PresetsScreen(TableScreen[str | None]):
         self.fill(self.selection.name)
 
     def fill(self, cursor: str = "") -> None:
-        """List the presets as their files are now, the cursor on `cursor`."""
         self.listed = {listed.name: listed for listed in self._read()}
-        keys = app_keys(self)
-        self.table.show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
+        rows, keys = list[TableRow](), app_keys(self)
+        for listed in self.listed.values():
+            origin = "yours" if preset_library.is_own(listed) else "built-in"
+            cells, style = ["!", listed.name, "invalid", origin, "", "", "see below"], "$text-error"
+            if listed.preset is not None:
+                method, model, data, title = listed.shown
+                key, style = keys.of_preset(listed.slot), ""
+                cells = [key, listed.name, method, origin, last_part(model), last_part(data), title]
+            rows.append(TableRow(listed.name, tuple((text, style) for text in cells)))
+        self.table.show_rows(rows, cursor=cursor)
         self.describe()
 
     def is_useful_here(self, command: str) -> bool:
@@ -72,10 +79,22 @@ class PresetsScreen(TableScreen[str | None]):
         return command != "delete" or (listed is not None and preset_library.is_own(listed))
 
     def describe(self) -> None:
-        """Show what the preset under the cursor is for and would change, or why it is invalid."""
         listed = self._selected()
-        if listed is not None:
-            self.set_text("detail", detail(listed, self.selection, self.effective))
+        if listed is None:
+            return
+        error = listed.error
+        if listed.preset is not None:
+            try:
+                changed = changes(self.effective, self.selection.with_preset(listed.name).effective())
+            except UserError as refused:
+                error = refused.line
+            else:
+                about = visible(str(listed.preset.values.get("about", "")))
+                text = ", ".join(map(visible, changed)) if changed else "nothing"
+                what = ("\nselecting it changes: ", "$foreground-muted")
+                self.set_text("detail", Content.assemble(about, what, text))
+                return
+        self.set_text("detail", Content.styled(visible(error), "$text-error"))
 
     def _selected(self) -> PresetEntry | None:
         return self.listed.get(self.key)
@@ -169,30 +188,6 @@ def ask_for_preset(
     taken = {listed.name for listed in preset_library.list_presets()}
     free = next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
     screen.app.push_screen(NameScreen(question, free, preset_library.check_name), answered)
-
-
-def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:
-    """A row of the table, red for an invalid preset."""
-    origin = "yours" if preset_library.is_own(listed) else "built-in"
-    cells, style = ["!", listed.name, "invalid", origin, "", "", "see below"], "$text-error"
-    if listed.preset is not None:
-        method, model, data, title = listed.shown
-        cells = [keys.of_preset(listed.slot), listed.name, method, origin, last_part(model), last_part(data), title]
-        style = ""
-    return TableRow(listed.name, tuple((text, style) for text in cells))
-
-
-def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig | None) -> Content:
-    """What a preset is for, and what selecting it would change."""
-    if listed.preset is None:
-        return Content.styled(visible(listed.error), "$text-error")
-    about = Content(visible(str(listed.preset.values.get("about", ""))))
-    try:
-        changed = changes(effective, selection.with_preset(listed.name).effective())
-    except UserError as error:
-        return Content.styled(visible(error.line), "$text-error")
-    text = ", ".join(map(visible, changed)) if changed else "nothing"
-    return Content.assemble(about, "\n", ("selecting it changes: ", "$foreground-muted"), text)
 
 
 EDITORS = ("nano", "vim", "vi")

@@ -170,13 +170,12 @@ class DevicesScreen(Dialog[str]):
         """Device, memory in use, load, the run of ftbench that has it, other processes."""
         sample = self.machine.sample
         gpus = sample.gpus_of(device) if sample and device != "cpu" else []
-        mark = MARK if device == self.selected else " "
-        gpu = gpus[0] if len(gpus) == 1 else None
-        if gpu is None:
+        mark, style = (MARK, "bold") if device == self.selected else (" ", "")
+        if len(gpus) != 1:
             what = DEVICE_TEXTS.get(device, device)
-            return TableRow(
-                device, ((f"{mark}{device}", ""), ("", ""), ("", ""), ("", ""), (what, "$foreground-muted"))
-            )
+            cells = [(f"{mark}{device}", ""), ("", ""), ("", ""), ("", ""), (what, "$foreground-muted")]
+            return TableRow(device, tuple(cells))
+        (gpu,) = gpus
         ours = [entry for entry in self.entries if queue_of(entry.device) in gpu.queues and not entry.place]
         known = {entry.pid for entry in ours}
         others = [
@@ -186,17 +185,14 @@ class DevicesScreen(Dialog[str]):
         ]
         runs = ", ".join(short_name(entry.run) for entry in ours)
         free = "free" if gpu.total and not ours and not others else ""
-        load = "–" if gpu.load is None else f"{gpu.load}%"
-        return TableRow(
-            device,
-            (
-                (f"{mark}{gpu.label if device == gpu.uuid else device}", "bold" if device == self.selected else ""),
-                (f"{size(gpu.used)} of {size(gpu.total)}" if gpu.total else "", ""),
-                (load, ""),
-                (runs or free, "$text-success"),
-                (", ".join(others) if gpu.total else visible(gpu.name), "$text-warning"),
-            ),
-        )
+        cells = [
+            (f"{mark}{gpu.label if device == gpu.uuid else device}", style),
+            (f"{size(gpu.used)} of {size(gpu.total)}" if gpu.total else "", ""),
+            ("–" if gpu.load is None else f"{gpu.load}%", ""),
+            (runs or free, "$text-success"),
+            (", ".join(others) if gpu.total else visible(gpu.name), "$text-warning"),
+        ]
+        return TableRow(device, tuple(cells))
 
     @on(OptionList.OptionSelected)
     def action_select(self) -> None:

@@ -105,7 +105,7 @@ class RatingScreen(BaseScreen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        question, left, right = self.texts()
+        question, left, right = self.query(RatedText)
         question.border_title, left.border_title, right.border_title = "question", "left", "right"
         left.together, right.together = right, left
         self._summarize()
@@ -114,22 +114,13 @@ class RatingScreen(BaseScreen[None]):
     def on_unmount(self) -> None:
         self.session.own.close()
 
-    def texts(self) -> tuple[RatedText, RatedText, RatedText]:
-        """Question, left and right answer."""
-        return (
-            self.query_one("#question", RatedText),
-            self.query_one("#left-answer", RatedText),
-            self.query_one("#right-answer", RatedText),
-        )
-
     def _next(self) -> None:
         """Show the next pair, from the start of its texts."""
         self.pair, self.note = self.session.current, ""
-        question, left, right = self.texts()
-        pair = self.pair
+        question, left, right = self.query(RatedText)
         for part in (question, left, right):
-            part.display = pair is not None
-        if pair is not None:
+            part.display = self.pair is not None
+        if (pair := self.pair) is not None:
             question.show(pair.question)
             left.show(pair.left)
             right.show(pair.right)

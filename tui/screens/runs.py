@@ -71,7 +71,6 @@ TABLE = (Column("", 1), *(field.column for field in FIELDS))
 
 
 def row(line: RunSummary, marked: bool) -> TableRow:
-    """A run as a row of the table."""
     style = STYLES.get(line.state, "bold $primary")
     cells = [(field.text(line), style if field.column.name == "state" else "") for field in FIELDS]
     return TableRow(line.name, (("*" if marked else "", "bold $accent"), *cells))

@@ -34,8 +34,8 @@ class ValueInput(Input):
         super().__init__(id=id, compact=True)
         self.cursor_blink = False  # each change is sent over SSH
         self._hidden = hidden
-        self._entered: Callable[[str], object] = _ignore
-        self._typed: Callable[[str], object] = _ignore
+        self._entered: Callable[[str], object] = lambda text: None
+        self._typed: Callable[[str], object] | None = None
         self._escape: str | None = None
 
     def ask(
@@ -51,7 +51,7 @@ class ValueInput(Input):
         `entered` returns False for a text that is not accepted. `typed` is called with every change. `escape`: what
         that key enters; None for nothing.
         """
-        self._entered, self._typed, self._escape = entered, typed or _ignore, escape
+        self._entered, self._typed, self._escape = entered, typed, escape
         with self.prevent(Input.Changed):
             self.value = text
         self.placeholder, self.display = placeholder, True
@@ -71,7 +71,7 @@ class ValueInput(Input):
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:
         event.stop()
-        if self.display:  # else it is late
+        if self.display and self._typed:  # a hidden one is late
             self._typed(event.value)
 
     @on(Input.Submitted)
@@ -85,10 +85,6 @@ class ValueInput(Input):
     @on(Input.Blurred)
     def _blurred(self, event: Input.Blurred) -> None:
         event.stop()
-
-
-def _ignore(text: str) -> None:
-    """The default of callbacks."""
 
 
 R = TypeVar("R")
@@ -143,11 +139,9 @@ class TableScreen(BaseScreen[R]):
         raise NotImplementedError
 
     def leave(self) -> None:
-        """Close the screen without a choice."""
         self.dismiss()
 
     def show_detail(self, text: str) -> None:
-        """Lines of text, shown literally."""
         self.set_text("detail", literal(text))
 
     @on(OptionList.OptionHighlighted)

@@ -141,12 +141,34 @@ class TryScreen(BaseScreen[None]):
         title = f"try · {models} · {chat.sampling_text(state.sampling)}{hidden}" if state.ready else "try"
         self.set_text("title", title)
         self.set_text("memory", chat.memory_text(state.memory) if state.memory else "")
-        text, style = chat.state_line(state, self.error, app_keys(self))
-        self.set_text("state", Content.styled(visible(text), style))
+        self._draw_state()
         self.query_one("#item").display = (item := state.replayed) is not None
-        if item is not None:
+        if item is not None and (items := state.items) is not None:
+            listed = len(items.items)
+            among = f"{listed:,}" if listed == items.total else f"the first {listed:,} of {items.total:,}"
+            about = f"item {state.item + 1} of {among}, {item.where}: {chat.KINDS[item.kind]}; target:"
             target = Content.styled(visible(item.target, 400), "$text-success")
-            self.set_text("item", Content("\n").join([Content(visible(chat.item_line(state))), target]))
+            self.set_text("item", Content("\n").join([Content(visible(about)), target]))
+
+    def _draw_state(self) -> None:
+        """What the session is doing, and what the user can do about it."""
+        state, keys, style = self.state, app_keys(self), ""
+        if self.error:
+            text, style = f"{self.error}; press {keys.of('try.back')} to return", "$text-error"
+        elif state.waiting:
+            on_cpu = state.waiting.device == chat.CPU_TITLE
+            cpu = "" if on_cpu else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
+            text = f"waiting in the device queue: {state.waiting.note}.{cpu}"
+            text, style = f"{text} Press {keys.of('try.now')} to start immediately.", "$text-warning"
+        elif state.ready is None:
+            text = f"{state.loading} …"
+        elif state.answering:
+            text = f"{state.columns[state.answering].column.title} is answering; {keys.of('try.back')} stops"
+        elif state.pending:
+            text = f"answering; {keys.of('try.back')} stops"
+        else:
+            text = f"ready on {state.ready.device}"
+        self.set_text("state", Content.styled(visible(text), style))
 
     # Input line
 

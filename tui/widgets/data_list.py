@@ -118,7 +118,6 @@ class DataList(SelectList, inherit_bindings=False):
 
     @property
     def current(self) -> DataSet | None:
-        """The dataset under the cursor."""
         return self.sets[self.highlighted] if self.highlighted is not None and self.sets else None
 
     def _count(self) -> None:

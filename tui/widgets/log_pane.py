@@ -54,7 +54,6 @@ class LogPane(ScrolledRows):
         self._drawn: object = None
 
     def begin(self, run_name: str) -> None:
-        """Show another run's log, from its start."""
         self.run_name, self.views, self.unfinished = run_name, {"events": LogLines(), "output": LogLines()}, ""
         self.view, self.top, self.match = "events", None, None
 
@@ -64,7 +63,6 @@ class LogPane(ScrolledRows):
         self.redraw()
 
     def add_output(self, piece: OutputChunk) -> None:
-        """Add new output of the worker."""
         if piece.skipped:
             self.views["output"].skip(piece.skipped)
         for text in piece.lines:
@@ -123,7 +121,6 @@ class LogPane(ScrolledRows):
         self._find_next(older=False)
 
     def action_output(self) -> None:
-        """Switch between events and output."""
         self.show_view("events" if self.view == "output" else "output")
 
     def show_view(self, view: str) -> None:

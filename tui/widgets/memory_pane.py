@@ -132,7 +132,6 @@ class MemoryPane(ScrolledRows):
             self.redraw()
 
     def feed(self, sample: MachineSample) -> None:
-        """Add a sample to the traces and show it."""
         self.sample = sample
         shares = [(gpu.label, gpu.used, gpu.total) for gpu in sample.gpus]
         for label, used, total in shares or [("", sample.memory_used, sample.memory_total)]:
@@ -372,7 +371,6 @@ def _whole(value: int | None) -> str:
 
 
 def _work(gpu: GpuSample) -> str:
-    """Load, power, temperature."""
     load = "–" if gpu.load is None else f"{gpu.load}%"
     power = "–" if gpu.power is None else f"{gpu.power:.0f} W"
     heat = "–" if gpu.temperature is None else f"{gpu.temperature} °C"

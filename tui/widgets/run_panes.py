@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.content import Content
 
-from engine.config.quantities import rate
 from engine.config.text import visible
 from tui.commands import CommandKeys
 from tui.format import last_part, number
@@ -24,7 +23,6 @@ from tui.widgets.text_rows import Rows
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.charts.chart import Series
     from tui.history.run_list import RunSummary
-    from tui.live.curves import CurveView
     from tui.live.run_state import RunState
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -59,7 +57,7 @@ class LossPane(Rows, can_focus=True):
         self.redraw()
 
     def redraw(self) -> None:
-        width, height = self.content_size.width, self.content_size.height
+        width, height = self.content_size
         if not width or not height:
             return
         if self.state is None:
@@ -69,27 +67,23 @@ class LossPane(Rows, can_focus=True):
                 self.show(welcome(app_keys(self), width, height, self.resumable))
             return
         from tui.charts.chart import ChartStyle
-        from tui.live.curves import CurveView
+        from tui.live.curves import loss_end, loss_rows, loss_values, rate_values
 
-        losses = CurveView(self.state)
+        state, now = self.state, time.monotonic()
         siblings = self.parent.query("FiguresPane") if self.parent else ()  # None while the bench is closed
-        beside = any(pane.display and pane.size.width for pane in siblings)  # it has them
-        self.set_titles("loss", losses.values(), "" if beside else losses.figures())
-        if self._is_due(losses):
-            self.show(losses.rows(width, height, ChartStyle(ascii=app_settings(self).ascii)))
+        beside = any(pane.display and pane.size.width for pane in siblings)  # it has the other values
+        self.set_titles("loss", loss_values(state), "" if beside else rate_values(state))
 
-    def _is_due(self, losses: CurveView) -> bool:
-        """Whether to redraw: another run or size, another column, or MAX_SECONDS have passed."""
-        state, now = losses.state, time.monotonic()
+        # again for another run or size, another column, or after MAX_SECONDS
         step = float(state.step.step) if state.step else 0.0
         view = (id(state), state.end, state.phase, state.sampled, len(state.validation.buckets))
-        drawn = (view, self.content_size)
-        if drawn == self._drawn and (column := losses.steps_per_column(self.content_size.width)):
-            waited = now - self._drawn_at
-            if waited < MIN_SECONDS or (step - self._drawn_step < column and waited < MAX_SECONDS):
-                return False
+        drawn, span, end = (view, self.content_size), state.loss.span(), loss_end(state)
+        if drawn == self._drawn and span and end:
+            steps_per_column, waited = (end - span[0]) / width, now - self._drawn_at
+            if waited < MIN_SECONDS or (step - self._drawn_step < steps_per_column and waited < MAX_SECONDS):
+                return
         self._drawn, self._drawn_step, self._drawn_at = drawn, step, now
-        return True
+        self.show(loss_rows(state, width, height, ChartStyle(ascii=app_settings(self).ascii)))
 
 
 class FiguresPane(Rows):
@@ -108,21 +102,14 @@ class FiguresPane(Rows):
         if run is None or not self.content_size.width:
             self.show([])
             return
-        from tui.live.curves import sample_lines
+        from tui.live.curves import METRICS, sample_lines
 
-        width, height = self.content_size
-        series = (
-            ("loss", run.loss, number),
-            ("validation", run.validation, number),
-            ("learning rate", run.rate, rate),
-            ("gradient norm", run.grad_norm, number),
-            ("tokens/s", run.speed, lambda value: f"{value:,.0f}"),
-        )
-        lines = []
-        for name, values, form in series:
-            if values.latest is not None:
-                text = f"{form(values.latest):>9}  "
-                spark = (sparkline(values, SPARK_WIDTH), "$text-primary")
+        (width, height), lines = self.content_size, list[Content]()
+        metrics = [(metric.name, metric.series(run), metric.shown) for metric in METRICS if metric.name != "memory"]
+        metrics.insert(1, ("validation", run.validation, number))
+        for name, series, shown in metrics:
+            if series.latest is not None:
+                text, spark = f"{shown(series.latest):>9}  ", (sparkline(series, SPARK_WIDTH), "$text-primary")
                 lines.append(Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), text, spark))
         answers = sample_lines(run.samples, None, width, height - len(lines) - 1)
         self.show([*lines, Content(""), *answers] if run.samples else lines)

@@ -116,7 +116,6 @@ class NextRun(Rows):
     pane: SelectionPane | None = None
 
     def show_selection(self, pane: SelectionPane) -> None:
-        """Draw what is selected."""
         self.pane = pane
         width, height = self.content_size
         if pane.effective is None or not width:
@@ -331,7 +330,6 @@ class SelectionPane(Horizontal):
             self.query_one(MethodList).fill()
 
     def list_presets(self) -> None:
-        """List the presets as their files are now."""
         self.listed = self.presets()
         self.query_one(PresetList).fill()
 

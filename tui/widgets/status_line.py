@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -86,36 +85,39 @@ def status(
     paused: bool = False,
     deleted: bool = False,
     has_device: bool = False,
-    ladder: LadderProgress | None = None,
+    ladder: Ladder | None = None,
 ) -> Content:
     """One line for a running run; for an ended one, what happened in at most two lines and the keys that help now.
 
     `last_output`: the last line printed by a worker that exited without an `end` event, None for every other run.
     `keys`: the default ones if None. `deleted`: the run's directory was deleted. `has_device`: it is first in the
-    device queue, which its events tell only with the next phase.
+    device queue, which its events tell only with the next phase. `ladder`: the running one that the run belongs to.
     """
     keys = keys or CommandKeys()
     if state is None:
         text = f"ready: {keys.presets} preset, {keys.of('bench.start')} start, {keys.of('bench.runs')} runs, "
         return Content.styled(f"{text}{keys.of('app.help')} all keys", "$foreground-muted")
+    outcome, reason, style, todo, end = "", "", "$text-error", "", state.end
     if deleted:
+        outcome, reason = "run deleted", "its directory no longer exists"
         todo = f"{keys.of('bench.start')} start another   {keys.of('bench.runs')} runs"
-        return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
-    if last_output is not None:
+    elif last_output is not None:
         phase = f" in phase {state.phase}" if state.phase else ""
-        reason = f"last log line: {last_output}" if last_output else SILENT_EXIT
-        return _ended(
-            "died", f"worker exited unexpectedly{phase}; {reason}", "$text-error", _next(state, "died", keys), width
-        )
-    if state.end is not None and state.end.status == "stopped" and paused:
+        why = f"last log line: {last_output}" if last_output else SILENT_EXIT
+        outcome, reason, todo = "died", f"worker exited unexpectedly{phase}; {why}", _next(state, "died", keys)
+    elif end is not None and end.status == "stopped" and paused:
         where = f"checkpoint at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
-        return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", keys), width)
-    if state.end is not None:
-        todo = _next(state, state.end.status, keys)
-        if state.end.status == "finished":
-            return _ended("finished", _score(state), "$text-success", todo, width)
-        style = "$text-warning" if state.end.status == "stopped" else "$text-error"
-        return _ended(state.end.status.replace("_", " "), state.end.reason, style, todo, width)
+        outcome, reason, style = "paused", f"{where}; uses no GPU", "$text-warning"
+        todo = _next(state, "stopped", keys)
+    elif end is not None:
+        outcome, reason, todo = end.status.replace("_", " "), end.reason, _next(state, end.status, keys)
+        if end.status == "finished":
+            reason, style = _score(state), "$text-success"
+        elif end.status == "stopped":
+            style = "$text-warning"
+    if outcome:
+        text = f": {visible(reason, max(20, 2 * width - len(outcome) - 8))}" if reason else ""
+        return Content.assemble((outcome, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
     if state.phase == "waiting" and has_device:
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
@@ -124,31 +126,7 @@ def status(
     return Content.assemble(*_running(state, width - len(suffix), ladder), (suffix, "$foreground-muted"))
 
 
-@dataclass(frozen=True)
-class LadderProgress:
-    """How far the ladder of the watched run is."""
-
-    text: str
-    """`ladder 2/6 lora`."""
-    done: int
-    total: int
-    left: str
-    """`12:30 left`, '' while it is not known."""
-
-
-def ladder_progress(ladder: Ladder, run: str, state: RunState | None) -> LadderProgress:
-    """How far all runs of a ladder are; `run` is the name of the active one."""
-    from tui.live.run_state import ladder_left
-
-    names = [entry.run for entry in ladder.entries]
-    place = names.index(run) + 1 if run in names else 0
-    done = sum(entry.is_done for entry in ladder.entries)
-    left = ladder_left(ladder, time.time(), run, state.left() if state else None).removeprefix("ladder ")
-    rung = ladder.entries[place - 1].rung if place else ""
-    return LadderProgress(f"ladder {place or done + 1}/{len(names)} {rung}".rstrip(), done, len(names), left)
-
-
-def _running(state: RunState, width: int, ladder: LadderProgress | None = None) -> list[StyledText]:
+def _running(state: RunState, width: int, ladder: Ladder | None) -> list[StyledText]:
     """Phase, bar, position, and the time left of the whole: of the run, or of its ladder.
 
     The bar is that of all of a ladder's runs; else of the phase. It fills the line; what does not fit is dropped.
@@ -163,8 +141,15 @@ def _running(state: RunState, width: int, ladder: LadderProgress | None = None) 
     head = (state.phase or "starting").upper()
     left = str(known) if (known := state.left()) is not None and known.seconds >= 0.5 else ""
     if ladder:
-        head, left = f"{ladder.text} · {head}", ladder.left
-        share = (ladder.done + (share or 0.0)) / max(1, ladder.total)
+        from tui.live.run_state import ladder_left
+
+        names, done = [entry.run for entry in ladder.entries], sum(entry.is_done for entry in ladder.entries)
+        place, rung = done + 1, ""
+        if state.name in names:
+            place, rung = names.index(state.name) + 1, ladder.entries[names.index(state.name)].rung
+        head = f"{f'ladder {place}/{len(names)} {rung}'.rstrip()} · {head}"
+        left = ladder_left(ladder, time.time(), state.name, state.left()).removeprefix("ladder ")
+        share = (done + (share or 0.0)) / max(1, len(names))
     parts: list[StyledText] = [(head, "bold")]
     if share is None:
         return [*parts, *((f"  {text}", "") for text in (position, left) if text)]
@@ -202,9 +187,3 @@ def _next(state: RunState, how: str, keys: CommandKeys) -> str:
     resume = f"resume from step {state.checkpoint.step}" if state.checkpoint else "restart from the first step"
     output = "" if how == "stopped" else f"   {keys.of('bench.output')} worker output"
     return f"{keys.of('bench.resume')} {resume}{output}   {start} start another"
-
-
-def _ended(outcome: str, reason: str, style: str, todo: str, width: int) -> Content:
-    """The outcome and its reason, cut to two lines, then a line with what to do."""
-    text = f": {visible(reason, max(20, 2 * width - len(outcome) - 8))}" if reason else ""
-    return Content.assemble((outcome, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))

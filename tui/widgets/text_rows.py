@@ -141,7 +141,16 @@ class KeyLine(Rows):
         shown: dict[str, tuple[Binding, str]] = {}
         """Of each action the first of its keys, with its name."""
         active = screen.active_bindings.values() if screen is self.app.screen else ()
-        for binding in in_order([key.binding for key in active if key.binding.show and key.enabled]):
+        bound = [key.binding for key in active if key.binding.show and key.enabled]
+        places = {id: number for number, id in enumerate(DEFAULT_KEYS)}
+        groups = [(binding.id or "").partition(".")[0] for binding in bound]
+
+        def place(binding: Binding) -> tuple[bool, int, int]:
+            """As in the table of commands, the keys of all screens last: Textual appends a user's key to all others."""
+            group = (binding.id or "").partition(".")[0]
+            return group in EVERYWHERE, groups.index(group), places.get(binding.id or "", 0)
+
+        for binding in sorted(bound, key=place):
             group, _, command = (binding.id or "").partition(".")
             if group in EVERYWHERE or useful(command):
                 shown.setdefault(binding.action, (binding, self.app.get_key_display(binding)))
@@ -168,19 +177,3 @@ class KeyLine(Rows):
 
 EVERYWHERE = ("preset", "app")
 """Groups of the commands of all screens."""
-
-
-def group_of(binding: Binding) -> str:
-    return (binding.id or "").partition(".")[0]
-
-
-def in_order(active: Sequence[Binding]) -> list[Binding]:
-    """Sorted as in the command table, the keys of all screens last: Textual appends a user's key behind all others."""
-    places = {id: number for number, id in enumerate(DEFAULT_KEYS)}
-    groups = [group_of(binding) for binding in active]
-
-    def place(binding: Binding) -> tuple[bool, int, int]:
-        group = group_of(binding)
-        return group in EVERYWHERE, groups.index(group), places.get(binding.id or "", 0)
-
-    return sorted(active, key=place)

@@ -78,13 +78,13 @@ def test_the_expected_peak_is_the_predicted_one_until_the_memory_probe() -> None
 
 def test_the_lowest_validation_is_marked_until_the_kept_weights_are_known() -> None:
     state = RunState()
-    assert not state.best().buckets and lowest_loss(state) == []
+    assert not state.best().buckets and lowest_loss(state) == ""
     losses = [(2, 3.0), (4, 1.5), (6, None), (8, 2.0)]
     state.feed(events.Eval(when="during", split="validation", step=at, rows=4, loss=loss) for at, loss in losses)
-    ((text, _),) = lowest_loss(state)
+    text = lowest_loss(state)
     assert "1.5" in text and "step 4" in text and state.best().span() == (4, 4)
     state.feed([events.Selected(step=4, loss=1.5, steps=8, early=True)])
-    ((text, _),) = lowest_loss(state)
+    text = lowest_loss(state)
     assert "kept" in text
     told = lines(events.Selected(step=4, loss=1.5, steps=8, early=True), 0)[0]
     assert "stopped early" in told and figures(told) == ["00:00:00", "4", "1.5", "8"]

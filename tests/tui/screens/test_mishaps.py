@@ -18,6 +18,7 @@ from engine.runs import start
 from engine.runs.queue import locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
+from tui.data.preview import Preview
 from tui.screens.base import Dialog
 from tui.screens.dialogs import JumpScreen, SuggestionScreen, TextScreen
 from tui.screens.exporting import ExportScreen
@@ -275,7 +276,7 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
         opened_last = (
             ExportScreen([]),
             JumpScreen({"d": "data"}),
-            SuggestionScreen("a.csv", ["a"], {}, []),
+            SuggestionScreen("a.csv", Preview(columns=[{"name": "a"}])),
             DevicesScreen(["auto"], "auto", app.bench.machine),
         )
         for screen in opened_last:

@@ -31,7 +31,7 @@ from engine.runs.preference.ratings import (
 )
 from tui.app import Workbench
 from tui.screens.ladder import LadderScreen
-from tui.screens.rating import RatingScreen
+from tui.screens.rating import RatedText, RatingScreen
 
 NAMES = ("qlora", "lora", "full", "base")
 
@@ -95,7 +95,7 @@ def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -
         assert "5 of 12 rated" in text
         body = text[: text.rindex("\n", 0, -1)].lower()
         assert not any(f" {name} " in body for name in NAMES)
-        for part in screen.texts():
+        for part in screen.query(RatedText):
             assert part.size.height >= 1
         await pilot.press("escape")
         await wait_for(pilot, lambda: isinstance(app.screen, LadderScreen))
@@ -130,7 +130,7 @@ def test_long_answers_scroll_together_and_hostile_ones_are_text(ladder: LadderDi
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await opened(pilot, app)
-        _, left, right = screen.texts()
+        _, left, right = screen.query(RatedText)
         await wait_for(pilot, lambda: left.max_scroll_y or right.max_scroll_y, 60)
         long, short = (left, right) if left.max_scroll_y > right.max_scroll_y else (right, left)
         short.focus()  # the keys scroll the longer one
@@ -157,7 +157,7 @@ def test_two_long_answers_have_the_same_place(ladder: LadderDir) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await opened(pilot, app)
-        _, left, right = screen.texts()
+        _, left, right = screen.query(RatedText)
         await wait_for(pilot, lambda: left.max_scroll_y and right.max_scroll_y, 60)
         for keys in (("pagedown",), ("ctrl+d", "down"), ("end",), ("ctrl+u",)):
             await pilot.press(*keys)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from made_runs import step
 
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from engine.runs.run.event_log import last_line
 from tui.commands import CommandKeys
 from tui.live.run_state import RunState
-from tui.widgets.status_line import SILENT_EXIT, LadderProgress, status
+from tui.widgets.status_line import SILENT_EXIT, status
 
 
 def state(*given: events.Event) -> RunState:
@@ -129,6 +130,14 @@ def test_a_long_phase_shows_how_many_rows_are_done() -> None:
 
 def test_the_bar_of_a_ladder_counts_all_its_runs() -> None:
     training = state(events.Phase(name="training"), step(50, 0.5))
-    shown = status(training, True, None, 80, ladder=LadderProgress("ladder 2/6 lora", 1, 6, "12:30 left")).plain
+    training.name = "run"
+    ladder = Ladder(name="l", preset="demo", command="", created=0.0)
+    runs = [("full", "finished", ""), ("lora", "live", "run"), *[("lora", "planned", "")] * 4]
+    ladder.entries = [
+        LadderEntry(rung=rung, kind="run", seed=1, learning_rate=1e-3, run=run, status=status)
+        for rung, status, run in runs
+    ]
+    ladder.estimates = [RungDuration(rung="lora", low=150, high=150, step_seconds=1, steps_measured=3)]
+    shown = status(training, True, None, 80, ladder=ladder).plain
     assert shown.startswith("ladder 2/6 lora · TRAINING ") and shown.endswith("50/100  25%   12:30 left")
     assert len(shown) == 80

@@ -1,4 +1,4 @@
-"""Format values for the screen and the CLI: axis labels, scores, settings and moments.
+"""Format values for the screen and the CLI: axis labels, scores, settings and moments; the columns and rows of tables.
 
 Sizes, durations, counts and shares: `engine.config.quantities`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from rich.cells import cell_len
 
@@ -69,3 +70,22 @@ def moment(seconds: float, form: str) -> str:
         return time.strftime(form, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return ABSENT
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `least` is its minimum width when truncated, 0 means it may be dropped, the last one first."""
+
+    name: str
+    least: int = 0
+    right: bool = False
+
+
+Cell = tuple[str, str]
+"""(text, style); control characters in the text are made visible."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    key: str
+    cells: tuple[Cell, ...]

@@ -22,8 +22,8 @@ from tui.widgets.run_panes import welcome
 from tui.widgets.table import Table
 
 SOURCES = Path(tui.__file__).parent
-NO_SCREEN = ("cli", "output", "terminal")
-"""Packages without sentences of the workbench."""
+NO_SCREEN = ("cli", "output", "terminal.py")
+"""Packages and modules without sentences of the workbench."""
 LITERAL = (
     "enter apply   escape cancel   empty: default",  # keys of an input line
     "enter save   escape cancel",

@@ -14,7 +14,7 @@ from engine.config.quantities import ABSENT
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from engine.runs.run import events
-from tui.charts.chart import bar
+from tui.charts import bar
 from tui.live.run_state import RunTimer, TimeLeft
 from tui.output.console import console
 

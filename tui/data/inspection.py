@@ -11,7 +11,7 @@ from textual.content import Content
 
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
-from tui.charts.chart import Histogram, draw_histogram
+from tui.charts import Histogram, draw_histogram
 from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")

@@ -17,7 +17,7 @@ from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import loss, score, score_bounds
-from tui.charts.chart import DASHES, ChartStyle, Curve, Series, draw, line_sample
+from tui.charts import DASHES, ChartStyle, Curve, Series, draw, line_sample
 from tui.format import setting
 from tui.history.run_list import describe
 from tui.live.run_state import EventLoader, RunState

@@ -14,7 +14,7 @@ from engine.config.quantities import rate, size
 from engine.config.text import visible
 from engine.runs.run.events import Sample
 from engine.runs.run.folder import short_name
-from tui.charts.chart import AXIS, DASHES, ChartRow, ChartStyle, Curve, Series, draw, line_sample, reach
+from tui.charts import AXIS, DASHES, ChartRow, ChartStyle, Curve, Series, draw, line_sample, reach
 from tui.format import number
 from tui.live.run_state import RunState
 

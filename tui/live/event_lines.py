@@ -60,10 +60,10 @@ def _text(event: events.Event, overhead: int) -> str | None:
             value = with_bounds(score, event.is_share)
             return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
         case events.Checkpoint():
-            took, waited = event.seconds, event.seconds if event.blocked is None else event.blocked
-            differs = not math.isclose(waited, took, rel_tol=0.05, abs_tol=0.1)
+            waited = event.seconds if event.blocked is None else event.blocked
+            differs = not math.isclose(waited, event.seconds, rel_tol=0.05, abs_tol=0.1)
             waiting = f", training waited {duration(waited)}" if differs else ""
-            return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(took)}{waiting})"
+            return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(event.seconds)}{waiting})"
         case events.Warning():
             return f"warning: {event.text} [{event.code}]"
         case events.Load(training=load) if load.disturbance():

@@ -17,7 +17,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run import events
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import Event, decode
-from tui.charts.chart import Series
+from tui.charts import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
 

@@ -20,9 +20,8 @@ from engine.config.text import amount, visible
 from engine.memory.formula import history
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.run.run_dir import RunDir
-from tui.charts.columns import Column, TableRow
 from tui.commands import CommandKeys
-from tui.format import moment
+from tui.format import Column, TableRow, moment
 from tui.live.run_state import EventLoader
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, method_estimate, method_estimates

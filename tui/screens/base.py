@@ -1,4 +1,4 @@
-"""The base classes of full screens, dialogs, and screens with keys that act on a run."""
+"""The base classes of full screens, dialogs, and screens with keys that act on a run; the dialog that asks before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-from textual.binding import BindingType
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
@@ -79,6 +81,16 @@ class BaseScreen(Screen[R]):
         self._read_errors = {**self._read_errors, what: text}
         return items
 
+    def confirm(self, question: str, action: Callable[[], object]) -> None:
+        """Ask, and act if the answer is yes; an error becomes a notification."""
+
+        def answered(yes: bool | None) -> None:
+            with self.errors_told():
+                if yes:
+                    action()
+
+        self.app.push_screen(ConfirmScreen(question), answered)
+
     @contextmanager
     def errors_told(self, severity: Literal["warning", "error"] = "error") -> Iterator[None]:
         """A context in which a UserError or RunFailed ends the block and becomes a notification."""
@@ -97,6 +109,27 @@ class Dialog(ModalScreen[R], BaseScreen[R]):
     Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
     Dialog Static { height: auto; }
     """
+
+
+class ConfirmScreen(Dialog[bool]):
+    """Closes with True on enter, with False on escape or q."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "dismiss(True)", "yes"),
+        Binding("escape,q", "dismiss(False)", "no"),
+    ]
+    CSS = """
+    ConfirmScreen > Vertical { width: 76; max-width: 95%; padding: 1 2; }
+    """
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self.question = question
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static(Content(visible(self.question)))
+            yield Static(Content.styled("enter yes   escape no", "$foreground-muted"))
 
 
 class RunActions(BaseScreen[R]):
@@ -119,11 +152,10 @@ class RunActions(BaseScreen[R]):
     def action_stop(self) -> None:
         """Stop after asking; the run may end meanwhile."""
         from engine.runs import start
-        from tui.screens.dialogs import confirm
 
         if run := self._active_run():
             question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
-            confirm(self, question, lambda: self._signal(start.stop, run))
+            self.confirm(question, lambda: self._signal(start.stop, run))
 
     def action_pause(self) -> None:
         """Pause without asking: nothing is lost."""

@@ -270,17 +270,18 @@ class BenchView(BaseScreen[None]):
     def _show_status(self) -> None:
         if not self.query("#status"):
             return
-        follower, keys = self.follower, app_keys(self)
+        follower, run, ladder = self.follower, self.follower.run, self.follower.ladder
+        first = [turn.run for turn in self.live_runs.turns if not turn.place]  # in the queues of their devices
         text = status(
             follower.state,
             follower.live,
             follower.last_output,
             self.size.width - 2,
-            keys,
-            follower.paused,
-            follower.deleted,
-            self.live_runs.has_device(follower.run),
-            follower.running_ladder,
+            app_keys(self),
+            paused=run is not None and run.paused_file.exists(),
+            deleted=follower.deleted,
+            has_device=run is not None and run.path in first,
+            ladder=ladder if follower.live and ladder and ladder.status == "running" else None,
         )
         self.set_text("status", text)
         self.query_one(KeyLine).redraw()

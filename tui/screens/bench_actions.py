@@ -118,8 +118,13 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
+        from engine.runs.queue.device_queue import is_timing_probe, runs_of
+        from engine.runs.run.run_dir import RunDir
+
         self.refresh_live_runs()
-        runs, watched = [*self.live_runs.live(), *self.live_runs.probes()], self.follower.run
+        probes = [turn.run for turn in self.live_runs.turns if is_timing_probe(turn.run)]
+        runs = [*self.live_runs.live(), *(RunDir(run) for run in probes if runs_of(run) == self.runs)]
+        watched = self.follower.run
         if not runs:
             self.tell(f"No active runs in this folder. {running_elsewhere(self.runs)}".rstrip(), severity="warning")
             return
@@ -294,8 +299,6 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
-        from tui.screens.dialogs import confirm
-
         if (dataset := self.query_one(DataList).current) is None:
             return
         data = dataset.id
@@ -305,7 +308,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
         what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
         question = f"{what}sets in the local Hub cache can be read. Continue?"
-        confirm(self, question, lambda: self._open_inspector(data))
+        self.confirm(question, lambda: self._open_inspector(data))
 
     def _open_inspector(self, data: str) -> None:
         from tui.data.datasets import NOT_TEXT, is_utf8

@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import open_regular
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from tui.charts.chart import AXIS, ChartStyle
+from tui.charts import AXIS, ChartStyle
 from tui.commands import bindings
 from tui.live.curves import MAX_EARLIER, METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.run_state import HEAD, EventLoader, RunState

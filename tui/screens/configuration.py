@@ -20,9 +20,8 @@ from engine.config.preset import EffectiveConfig
 from engine.config.schema import DESCRIPTIVE_KEYS
 from engine.config.settings import flatten, setting_specs, setting_text
 from engine.config.text import amount, visible
-from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
-from tui.format import setting
+from tui.format import Column, TableRow, setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, run_command, with_text
 from tui.preview.method_table import PredictedCost, Training, effects, effects_text

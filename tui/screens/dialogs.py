@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -17,42 +17,10 @@ from textual.widgets import Input, Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import MOVING, TABLES, TITLES, CommandKeys, displayed_key, moves
-from tui.screens.base import BaseScreen, Dialog
+from tui.screens.base import BaseScreen, ConfirmScreen, Dialog
 
 if TYPE_CHECKING:  # only to show a preview: help does not need it
     from tui.data.preview import Preview
-
-
-class ConfirmScreen(Dialog[bool]):
-    """Closes with True on enter, with False on escape or q."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "dismiss(True)", "yes"),
-        Binding("escape,q", "dismiss(False)", "no"),
-    ]
-    CSS = """
-    ConfirmScreen > Vertical { width: 76; max-width: 95%; padding: 1 2; }
-    """
-
-    def __init__(self, question: str) -> None:
-        super().__init__()
-        self.question = question
-
-    def compose(self) -> ComposeResult:
-        with Vertical():
-            yield Static(Content(visible(self.question)))
-            yield Static(Content.styled("enter yes   escape no", "$foreground-muted"))
-
-
-def confirm(screen: BaseScreen[Any], question: str, action: Callable[[], object]) -> None:
-    """Ask, and act if the answer is yes; an error becomes a notification."""
-
-    def answered(yes: bool | None) -> None:
-        with screen.errors_told():
-            if yes:
-                action()
-
-    screen.app.push_screen(ConfirmScreen(question), answered)
 
 
 class SuggestionScreen(ConfirmScreen):

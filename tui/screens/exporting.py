@@ -49,9 +49,7 @@ class ExportableRun(NamedTuple):
 class ExportScreen(Dialog[None]):
     """Escape returns; while an export is running, it cancels it and leaves nothing behind."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "back", "back"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "back", "back")]
     CSS = """
     ExportScreen > Vertical { width: 76; max-width: 100%; max-height: 100%; }
     ExportScreen OptionList { height: auto; max-height: 14; }

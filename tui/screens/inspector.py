@@ -17,7 +17,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from tui.background import BackgroundRequest, RequestProgress
-from tui.charts.chart import bar
+from tui.charts import bar
 from tui.commands import bindings
 from tui.data.inspection import (
     SPLITS,

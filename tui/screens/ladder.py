@@ -39,13 +39,13 @@ from engine.runs.run.folder import current_directory
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
 from tui.background import BackgroundRequest
-from tui.charts.chart import ChartStyle
+from tui.charts import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.live.curves import loss_rows, loss_values, rate_values
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import NameScreen, confirm
+from tui.screens.dialogs import NameScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine
@@ -245,7 +245,7 @@ class LadderScreen(BaseScreen[None]):
                 start.stop(folder)
             self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
 
-        confirm(self, f"Stop {folder.name}? Its run finishes its step and saves a checkpoint.", stop)
+        self.confirm(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint.", stop)
 
     def action_resume(self) -> None:
         if (folder := self._chosen("resume")) is None:
@@ -302,7 +302,7 @@ class LadderScreen(BaseScreen[None]):
                     if (pid := running.pid()) is not None:
                         os.kill(pid, signal.SIGTERM)
 
-            confirm(self, f"Stop the judge {running.name}? Its verdicts are kept.", stop)
+            self.confirm(f"Stop the judge {running.name}? Its verdicts are kept.", stop)
             return
 
         def named(judge: str | None) -> None:
@@ -331,7 +331,7 @@ class LadderScreen(BaseScreen[None]):
             judge = create_judge(folder, plan)
             start.start_process("engine.judge", judge.path, judge.log_file)
 
-        confirm(self, "Start the " + "; ".join(lines) + "?", start_judge)
+        self.confirm("Start the " + "; ".join(lines) + "?", start_judge)
 
     def action_report(self) -> None:
         folder = self.current()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 from engine.hardware.cpu import usable_cpus
-from engine.runs.queue.device_queue import is_timing_probe, runs_of
 from tui.screens.base import BaseScreen
 from tui.widgets.selection_pane import SelectionPane
 
@@ -67,24 +66,6 @@ class LiveRuns:
         ours = (turn for turn in self.turns if turn.run.parent == self._folder)
         return [*(RunDir(turn.run) for turn in sorted(ours, key=lambda turn: turn.place)), *self.unqueued]
 
-    def probes(self) -> list[RunDir]:
-        """Live timing probes of this folder's ladders, in no particular order."""
-        from engine.runs.run.run_dir import RunDir
-
-        probes = (turn.run for turn in self.turns if is_timing_probe(turn.run))
-        return [RunDir(run) for run in probes if runs_of(run) == self._folder]
-
-    def has_device(self, run: RunDir | None) -> bool:
-        """Whether this run is first in the queue of its device."""
-        return run is not None and any(turn.run == run.path and not turn.place for turn in self.turns)
-
-    def own_processes(self, watched: WatchedProcess) -> set[int]:
-        """Process ids of our runs, as the driver counts them; in a container only that of the watched run is known."""
-        from engine.hardware.nvml import pids_are_local
-
-        known = {turn.pid for turn in self.turns} if pids_are_local() else set()
-        return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
-
 
 class RunFollower:
     """The watched run and what is known of it; `post` takes the watcher's messages and is called from its thread."""
@@ -122,15 +103,6 @@ class RunFollower:
         if self._watcher:
             self._watcher.leave()
 
-    @property
-    def running_ladder(self) -> Ladder | None:
-        """The ladder of the watched run while both are running."""
-        return self.ladder if self.live and self.ladder and self.ladder.status == "running" else None
-
-    @property
-    def paused(self) -> bool:
-        return self.run is not None and self.run.paused_file.exists()
-
     def process(self) -> WatchedProcess:
         """The watched run's process; called from the sampler's thread."""
         from engine.hardware.nvml import pids_are_local
@@ -162,8 +134,16 @@ class MachineContext:
         from tui.preview.method_estimate import memory_budget
 
         self.sample, self._device = sample, selection_pane.device
-        own = self._live_runs.own_processes(self._follower.process())
+        own = self._own_processes()
         return memory_budget(sample, own, True, selection_pane.device)
+
+    def _own_processes(self) -> set[int]:
+        """Process ids of our runs, as the driver counts them; in a container only that of the watched run is known."""
+        from engine.hardware.nvml import pids_are_local
+
+        watched = self._follower.process().gpu_pid
+        known = {turn.pid for turn in self._live_runs.turns} if pids_are_local() else set()
+        return known | ({watched} if watched is not None else set())
 
     @property
     def next_gpu(self) -> str | None:
@@ -208,7 +188,7 @@ class MachineContext:
 
         if self.sample is None:
             return LaunchContext(self._runs)
-        own = self._live_runs.own_processes(self._follower.process())
+        own = self._own_processes()
         gpu, gpus = self.sample.gpu_of(self._device), self.sample.gpus_of(self._device)
         names = {name for device in gpus for name in device.queues} or {CPU}
         return LaunchContext(

@@ -19,7 +19,7 @@ from engine.config.model_files import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, RequestProgress
-from tui.charts.chart import bar
+from tui.charts import bar
 from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row

@@ -21,11 +21,10 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
 from engine.config.text import visible
-from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
-from tui.format import last_part
+from tui.format import Column, TableRow, last_part
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import NameScreen, confirm
+from tui.screens.dialogs import NameScreen
 from tui.screens.table_screen import TableScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
@@ -162,7 +161,7 @@ class PresetsScreen(TableScreen[str | None]):
 
         shows = (preset_library.shipped_folder() / listed.path.name).exists()
         again = " The built-in preset of this name is listed again." if shows else ""
-        confirm(self, f"Delete your preset {listed.path}? This cannot be undone.{again}", delete)
+        self.confirm(f"Delete your preset {listed.path}? This cannot be undone.{again}", delete)
 
 
 def save_selection(

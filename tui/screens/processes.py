@@ -19,8 +19,8 @@ from engine.config.text import visible
 from engine.hardware.devices import queue_of
 from engine.runs.queue.device_queue import QueueEntry, queue_entries
 from engine.runs.run.folder import short_name
-from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
+from tui.format import Column, TableRow
 from tui.history.queue_table import queue_lines
 from tui.live.machine import ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen, Dialog

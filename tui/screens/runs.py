@@ -19,13 +19,12 @@ from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import repeat_run
-from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
-from tui.format import last_part, moment
+from tui.format import Column, TableRow, last_part, moment
 from tui.history.comparison import compare, read
 from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe, model, score
 from tui.screens.base import RunActions
-from tui.screens.dialogs import TextScreen, confirm
+from tui.screens.dialogs import TextScreen
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.table import Table
@@ -279,7 +278,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
             self.marked.discard(run.name)
             self.read(neighbor)
 
-        confirm(self, f"Delete {run.name} with its model and checkpoints? This cannot be undone.", delete)
+        self.confirm(f"Delete {run.name} with its model and checkpoints? This cannot be undone.", delete)
 
     def action_sort(self) -> None:
         self._sort_by((self.sort_column + 1) % len(FIELDS))

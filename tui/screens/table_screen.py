@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Static
 
-from tui.charts.columns import Column
+from tui.format import Column
 from tui.screens.base import BaseScreen
 from tui.widgets.table import Table
 from tui.widgets.text_rows import KeyLine, literal

@@ -13,7 +13,7 @@ from textual.content import Content
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
-from tui.charts.chart import BLOCKS
+from tui.charts import BLOCKS
 from tui.selection import MARK
 from tui.settings import app_keys
 from tui.widgets.pane import BenchState

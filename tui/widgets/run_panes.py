@@ -21,7 +21,7 @@ from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from tui.charts.chart import Series
+    from tui.charts import Series
     from tui.history.run_list import RunSummary
     from tui.live.run_state import RunState
 
@@ -66,7 +66,7 @@ class LossPane(Rows, can_focus=True):
                 self._drawn = (self.content_size, self.resumable)
                 self.show(welcome(app_keys(self), width, height, self.resumable))
             return
-        from tui.charts.chart import ChartStyle
+        from tui.charts import ChartStyle
         from tui.live.curves import loss_end, loss_rows, loss_values, rate_values
 
         state, now = self.state, time.monotonic()
@@ -121,7 +121,7 @@ def sparkline(series: Series, width: int) -> str:
     A block stands for the same steps until the row is full, and its scale has rounded ends: as the series grows, only
     the last block changes, and nothing else is sent to the terminal.
     """
-    from tui.charts.chart import steady
+    from tui.charts import steady
 
     buckets = series.buckets
     if len(buckets) < 2:

@@ -15,7 +15,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.run.folder import current_directory, short_name
-from tui.charts.chart import StyledText, bar
+from tui.charts import StyledText, bar
 from tui.commands import CommandKeys
 from tui.format import last_part, number
 

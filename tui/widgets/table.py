@@ -21,8 +21,8 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.charts.columns import Column, TableRow, fitted, line
 from tui.commands import moves
+from tui.format import Cell, Column, TableRow
 
 
 class Lines(OptionList, inherit_bindings=False):
@@ -133,3 +133,34 @@ class Table(Vertical):
             if event.x < left:
                 self.post_message(self.NameClicked(number))
                 return
+
+
+def fitted(natural: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
+    """Widths that fit with one space between: drops optional columns first, then truncates the widest."""
+    widths = list(natural)
+    for number in reversed(range(len(columns))):
+        if _taken(widths) <= room:
+            return widths
+        if not columns[number].least:
+            widths[number] = 0
+    while _taken(widths) > room:
+        cuttable = [number for number, width in enumerate(widths) if width > columns[number].least]
+        if not cuttable:
+            break
+        widths[max(cuttable, key=lambda number: widths[number] - columns[number].least)] -= 1
+    return widths
+
+
+def _taken(widths: Sequence[int]) -> int:
+    return sum(width + 1 for width in widths if width) - 1
+
+
+def line(cells: Sequence[Cell], widths: Sequence[int], columns: Sequence[Column]) -> Content:
+    """One row; longer cells end in an ellipsis."""
+    parts: list[Content] = []
+    for (text, style), width, column in zip(cells, widths, columns, strict=True):
+        if width:
+            cell = Content.styled(visible(text), style).truncate(width, ellipsis=True)
+            filling = " " * (width - cell.cell_length)
+            parts.append(Content.assemble(filling, cell) if column.right else Content.assemble(cell, filling))
+    return Content(" ").join(parts)

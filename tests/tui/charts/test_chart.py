@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.charts.chart import AXIS, DASHES, ChartStyle, Curve, Series, draw, line_sample
+from tui.charts import AXIS, DASHES, ChartStyle, Curve, Series, draw, line_sample
 from tui.format import number
 from tui.widgets.run_panes import sparkline
 

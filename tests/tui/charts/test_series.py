@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tui.charts.chart import Series
+from tui.charts import Series
 
 
 def test_a_million_points_keep_few_buckets_and_every_spike() -> None:

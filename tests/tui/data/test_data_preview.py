@@ -13,7 +13,7 @@ from hostile import MARK, STRINGS
 from engine.config.files import is_hub_id
 from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
-from tui.charts.chart import Histogram, draw_histogram
+from tui.charts import Histogram, draw_histogram
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, entries, line, list_datasets, read_folder, resolve_typed_path
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text

@@ -11,13 +11,14 @@ from hostile import STRINGS
 
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir
-from tui.charts.columns import Column, fitted, line
 from tui.commands import CommandKeys
+from tui.format import Column
 from tui.history.run_list import RunSummary
 from tui.screens.runs import FIELDS, TABLE, row, undated
 from tui.selection import Selection, changes
 from tui.widgets.run_panes import STEPS, welcome
 from tui.widgets.status_line import head_line, run_text, selection_line
+from tui.widgets.table import fitted, line
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
 RUN = RunSummary(

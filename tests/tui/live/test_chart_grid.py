@@ -5,7 +5,7 @@ from __future__ import annotations
 from made_runs import step
 
 from engine.runs.run import events
-from tui.charts.chart import Series
+from tui.charts import Series
 from tui.live.curves import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.run_state import MAX_SAMPLES, RunState
 

@@ -9,7 +9,7 @@ import pytest
 from made_runs import step
 
 from engine.runs.run import events
-from tui.live import opening
+from tui.live import run_state
 from tui.live.run_state import EventLoader
 
 STEPS = 30_000
@@ -29,7 +29,7 @@ def write(path: Path, first: int, last: int) -> None:
 def huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as huge."""
     for name, value in (("MAX_UNSAMPLED", 1 << 20), ("HEAD", 64 << 10), ("TAIL", 64 << 10), ("WINDOWS", 50)):
-        monkeypatch.setattr(opening, name, value)
+        monkeypatch.setattr(run_state, name, value)
     path = tmp_path / "events.jsonl"
     write(path, 1, STEPS)
     return path

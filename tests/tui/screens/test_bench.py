@@ -15,10 +15,11 @@ from textual.widgets import OptionList
 from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.commands import DEFAULT_KEYS, RESERVED_KEYS, TABLES
+from tui.screens.base import ConfirmScreen
 from tui.screens.bench_actions import BenchScreen
 from tui.screens.charts import ChartsScreen
 from tui.screens.configuration import ConfigurationScreen
-from tui.screens.dialogs import ConfirmScreen, TextScreen
+from tui.screens.dialogs import TextScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen

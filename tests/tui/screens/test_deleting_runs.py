@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.config.files import used_folder
 from tui.app import Workbench
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.base import ConfirmScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
 

@@ -21,7 +21,7 @@ from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
 from tui.history.ladder_view import headline, progress_lines, summary_view
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.base import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
 from tui.terminal import plain

@@ -14,7 +14,7 @@ from textual.widgets import OptionList
 
 from tui.app import Workbench
 from tui.data import recent
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.base import ConfirmScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.picker import PathInput, PickerScreen
 

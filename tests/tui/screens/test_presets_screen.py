@@ -15,7 +15,8 @@ from textual.widgets import Input, Static
 
 from engine.config import preset_library
 from tui.app import Workbench
-from tui.screens.dialogs import ConfirmScreen, NameScreen
+from tui.screens.base import ConfirmScreen
+from tui.screens.dialogs import NameScreen
 from tui.screens.presets import PresetsScreen
 from tui.widgets.table import Table
 

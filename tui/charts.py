@@ -269,7 +269,7 @@ def draw(
     """
     if columns < MIN_SIZE[0] or rows < MIN_SIZE[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
-    wide, high_rows = columns - AXIS, rows - 1
+    wide = columns - AXIS
     shown = [curve for curve in curves if curve.series.buckets]
     smoothed = [
         curve.series.smoothed(style.smooth) if style.smooth and not curve.marks else curve.series for curve in shown
@@ -286,7 +286,7 @@ def draw(
     if until is not None:
         span = span[0] if first is None else first, max(span[1], until)
         low, high = steady((low, high), style.log and low > 0)
-    canvas = Canvas(wide, high_rows)
+    canvas = Canvas(wide, rows - 1)
     canvas.letters = {place: curve.letter or ASCII_SERIES[curve.place] for place, curve in enumerate(shown)}
     scale = Scale((low, high), canvas.height, style.log and low > 0)
     for place, (curve, series) in enumerate(zip(shown, smoothed, strict=True)):

@@ -399,7 +399,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Histogram(Struct, frozen=True):
-    """As counted by `engine.data.lengths`: bin n counts rows of n·width+1 to (n+1)·width tokens before truncation."""
+    """As counted by `engine.data.check`: bin n counts rows of n·width+1 to (n+1)·width tokens before truncation."""
 
     width: int
     counts: list[int]

@@ -58,8 +58,18 @@ class Keys(NamedTuple):
 
 
 def keys_of(example: Example) -> Keys:
-    """A row's keys. They do not depend on white space, Unicode composition and ids of tool calls."""
-    prompt, answer = prompt_text(example), _answer_text(example)
+    """A row's keys. They do not depend on white space, Unicode composition and ids of tool calls.
+
+    The prompt is the system message, tools and all messages before the last answer; '' if they have no text.
+    """
+    answer = _answer_text(example)
+    if example.messages is None:
+        prompt = normalized(example.prompt or "")
+    else:
+        turns = [_turn_text(turn) for turn in example.messages[:-1]]
+        tools = _as_json(example.tools) if example.tools else ""
+        has_text = any(text for _, text in turns)
+        prompt = "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools]) if has_text else ""
     group = _digest(example.group) if example.group else bytes(DIGEST_BYTES)
     return Keys(_digest(prompt or "\x1d" + answer), _digest(answer), group)
 
@@ -79,17 +89,6 @@ def earlier_prompts(example: Example) -> list[bytes]:
         before.update(_encoded(f"{role}\x1f{text}\x1e"))
         has_text |= bool(text)
     return [prompts[number] for number in answers]
-
-
-def prompt_text(example: Example) -> str:
-    """System message, tools and all messages before the last answer, normalized; '' if they have no text."""
-    if example.messages is None:
-        return normalized(example.prompt or "")
-    turns = [_turn_text(turn) for turn in example.messages[:-1]]
-    if not any(text for _, text in turns):
-        return ""
-    tools = _as_json(example.tools) if example.tools else ""
-    return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
 
 
 def prompt_words(example: Example) -> str:

@@ -73,10 +73,39 @@ def in_order(batches: Callable[[], Iterator[Item]], work: Callable[[Item], Done]
     if _child is not None:
         yield from map(work, batches())
         return
+    context, parent = multiprocessing.get_context("fork"), os.getpid()
     children: list[_Child] = []
+
+    def run(number: int, end: Connection, others: list[Connection]) -> None:
+        global _child
+        # A process with an open read end of a pipe would block its writer after the parent has exited.
+        for other in others:
+            other.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        _child = _TemplateLimits(lambda name: end.send(("template", name)))
+        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+            try:
+                for batch in islice(batches(), number, None, processes):
+                    end.send(("done", work(batch)))
+                    if os.getppid() != parent:
+                        return
+                end.send(("end",))
+            except UserError as error:
+                end.send(("user error", ErrorParts.of(error)))
+            except Exception:  # noqa: BLE001 - reported in the parent process
+                end.send(("error", traceback.format_exc()))
+
     try:
         for number in range(processes):
-            children.append(_start(batches, work, number, processes, [child.end for child in children]))
+            ours, theirs = context.Pipe(duplex=False)
+            ends = [*(child.end for child in children), ours]
+            process = context.Process(target=run, args=(number, theirs, ends), daemon=True, name=f"prepare-{number}")
+            process.start()
+            theirs.close()
+            children.append(_Child(process, ours))
         turn = 0
         while (message := children[turn % processes].receive())[0] != "end":
             kind, content = message
@@ -116,45 +145,6 @@ class _Child:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise RunFailed(f"a data preparation process exited unexpectedly ({how})", "data.process_died") from error
         return message
-
-
-def _start(
-    batches: Callable[[], Iterator[Item]],
-    work: Callable[[Item], Done],
-    number: int,
-    processes: int,
-    others: list[Connection],
-) -> _Child:
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    parent = os.getpid()
-
-    def run() -> None:
-        global _child
-        # A process with an open read end of a pipe would block its writer after the parent has exited.
-        for end in (*others, ours):
-            end.close()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        _child = _TemplateLimits(lambda name: theirs.send(("template", name)))
-        with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-            try:
-                for batch in islice(batches(), number, None, processes):
-                    theirs.send(("done", work(batch)))
-                    if os.getppid() != parent:
-                        return
-                theirs.send(("end",))
-            except UserError as error:
-                theirs.send(("user error", ErrorParts.of(error)))
-            except Exception:  # noqa: BLE001 - reported in the parent process
-                theirs.send(("error", traceback.format_exc()))
-
-    process = context.Process(target=run, daemon=True, name=f"prepare-{number}")
-    process.start()
-    theirs.close()
-    return _Child(process, ours)
 
 
 class _TemplateLimits:

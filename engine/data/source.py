@@ -19,9 +19,8 @@ from engine.config.schema import Data
 from engine.config.text import amount, escaped
 from engine.data.columns import Summary, did_you_mean, summarize
 from engine.data.readers.arrow_files import arrow_files, arrow_rows, is_disk_set, load_disk_set, load_hub, read_parquet
-from engine.data.readers.csv_files import read_csv
 from engine.data.readers.json_files import array_keys, read_json, read_lines, read_member
-from engine.data.readers.text_files import no_rows, read_text, unreadable
+from engine.data.readers.text_files import no_rows, read_csv, read_text, unreadable
 from engine.data.rows import SPLITS, RawRow, ReadingNotes
 
 _WORDS = {

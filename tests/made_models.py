@@ -15,7 +15,7 @@ from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.data.detection import examples_of
 from engine.data.prepare import prepare
-from engine.evaluation.automatic_metric import decide_metric
+from engine.evaluation.preflight import decide_metric
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer

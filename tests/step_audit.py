@@ -37,8 +37,8 @@ from engine.config.model_config import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
+from engine.memory.dry_run.dry_run import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
-from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import Machine, compute_dtype, kernels_of
@@ -307,7 +307,7 @@ DECODED_ROWS, NEW_TOKENS = 8, 32
 def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], micro_batch: int) -> MethodAudit:
     """Audit `config` on a GPU with bf16, for an optimizer step of `rows` in micro-batches of `micro_batch` rows.
 
-    Of many identical decoder layers a few run (`layer_extrapolation`): the bounds hold per layer.
+    Of many identical decoder layers a few run (`dry_run`): the bounds hold per layer.
     `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built.
     """
     bare = bare_model(config, model_config, GPU)

@@ -132,7 +132,7 @@ RECOMPUTING = (OFF, ActivationCheckpointing(4), ActivationCheckpointing(2), EVER
 def resolve_checkpointing(setting: CheckpointingSetting, device: Literal["cpu", "cuda"]) -> ActivationCheckpointing:
     """The meaning of the setting on a device.
 
-    `auto` is off on a CPU; for a GPU the plan chooses (`engine.memory.formula.automatic`), and an estimate made before
+    `auto` is off on a CPU; for a GPU the plan chooses (`engine.memory.formula.fit`), and an estimate made before
     that counts every layer. A CPU has no other memory to offload to.
     """
     if setting == "auto":

@@ -67,7 +67,7 @@ OPEN = replace(LOSS, name="open", title="held-out loss", scoring=f"{_SCORING}:op
 _SECONDARY_TITLES = {"chrf": "chrF"}
 """Titles of scores that are no metric by themselves."""
 AUTO = MetricSpec(name="auto", title="automatic", scoring="decided:later")
-"""Decided from the training answers by `engine.evaluation.automatic_metric`; until then it may need answers."""
+"""Decided from the training answers by `engine.evaluation.preflight`; until then it may need answers."""
 BUILT_IN = (
     MetricSpec(name="exact_match", title="exact match", scoring=f"{_SCORING}:exact_match"),
     MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number", format_check=f"{_SCORING}:has_number"),

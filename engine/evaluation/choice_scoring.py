@@ -18,16 +18,17 @@ from engine.config.device_defaults import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.forward import (
     Forward,
+    Prefill,
+    PrefillResult,
     cache_unsupported_reason,
     grouped_query_attention,
     halved,
+    shared_prompts,
     within_memory,
     without_gradients,
 )
 from engine.evaluation.generate import Warn
-from engine.evaluation.kv_cache import Prefill, PrefillResult, shared_prompts
-from engine.evaluation.metrics import Choices
-from engine.evaluation.predictions import RowLoss
+from engine.evaluation.metrics import Choices, RowLoss
 from engine.evaluation.preflight import check_prompts
 
 SLACK = 1e-4
@@ -55,29 +56,24 @@ class Chooser:
     ) -> list[str]:
         """The text of the most likely choice for each row, in order; the first of equally likely choices."""
         check_prompts(rows)
-        unsupported = cache_unsupported_reason(model)
-        if unsupported:
+        if unsupported := cache_unsupported_reason(model):
             self.warn("evaluation.slow_choice", f"{unsupported}: scoring every choice with its full prompt, slower")
-        chosen = (self._one_by_one if unsupported else self._together)(model, rows, progress)
-        return [self.choices.texts[chosen[number]] for number in range(len(rows))]
-
-    def _together(self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None]) -> dict[int, int]:
-        """Row -> choice; reads each prompt once."""
+            return self._one_by_one(model, rows, progress)
         forward = Forward(model)
         prefill = Prefill(forward, [row.prompt for row in rows], self.pad, self.device)
         order = sorted(range(len(rows)), key=lambda number: -len(rows[number].prompt))
-        done: dict[int, int] = {}
-        while len(done) < len(order):
-            batch = order[len(done) : len(done) + self.batch]
+        chosen: dict[int, int] = {}
+        while len(chosen) < len(order):
+            batch = order[len(chosen) : len(chosen) + self.batch]
             prompts = [rows[number].prompt for number in batch]
             with grouped_query_attention(model):
                 best = within_memory(lambda: self._search(forward, prefill, prompts))  # noqa: B023
             if best is None:
                 self.batch = halved(self.batch, "a single prompt with its choices does not fit in memory")
                 continue
-            done.update(zip(batch, best, strict=True))
-            progress(len(done))
-        return done
+            chosen.update(zip(batch, best, strict=True))
+            progress(len(chosen))
+        return [self.choices.texts[chosen[number]] for number in range(len(rows))]
 
     @without_gradients
     def _search(self, forward: Forward, prefill: Prefill, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -121,18 +117,16 @@ class Chooser:
             scores[:, 1:] = log_likelihoods(logits, padded[:, 1:])
         return scores.cpu().numpy()
 
-    def _one_by_one(
-        self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None]
-    ) -> dict[int, int]:
-        """Row -> choice; scores every choice with its full prompt."""
-        chosen = {}
-        for number, row in enumerate(rows):
+    def _one_by_one(self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None]) -> list[str]:
+        """Scores every choice with its full prompt."""
+        chosen: list[str] = []
+        for row in rows:
             complete = [
                 Row(row.prompt + tokens, [IGNORE_INDEX] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
                 for tokens, text in zip(self.choices.tokens, self.choices.texts, strict=True)
             ]
-            chosen[number] = int(np.argmin([loss.nll for loss in self.whole(model, complete)]))
-            progress(number + 1)
+            chosen.append(self.choices.texts[np.argmin([loss.nll for loss in self.whole(model, complete)])])
+            progress(len(chosen))
         return chosen
 
 

@@ -19,8 +19,7 @@ from itertools import islice
 import torch
 
 from engine.config.device_defaults import MAX_DRAFT_TOKENS, MAX_TOKENS, REFILL_FRACTION, rows_without_padding
-from engine.evaluation.forward import Forward, without_gradients
-from engine.evaluation.kv_cache import Prefill, RunningCache
+from engine.evaluation.forward import Forward, Prefill, RunningCache, without_gradients
 
 OVERHEAD = 60
 """Fixed cost of a forward pass in tokens. Measured: 35 to 80 (embedded model and SmolLM2-135M, float32 and bf16)."""
@@ -74,9 +73,16 @@ class NgramDrafts:
         context = list(before[-max(ORDERS) :])
         tokens: list[int] = []
         chances: list[float] = []
-        chance = 1.0
+        chance, quote_probability = 1.0, self.prompt_hits / self.prompt_guesses
         while len(tokens) < min(maximum, MAX_DRAFT_TOKENS):
-            token, probability = self._next(row, context)
+            known = (self.followers.get(tuple(context[-order:])) for order in ORDERS)
+            followers = next((counts for counts in known if counts is not None), None)
+            token, probability = -1, 0.0
+            if followers is not None:
+                token, probability = followers.best, followers.best_count / (followers.total + 1)
+            quote = self._quote(row, context)
+            if quote is not None and quote_probability > probability:
+                token, probability = quote, quote_probability
             chance *= probability
             if chance < MIN_PROBABILITY:
                 break
@@ -84,20 +90,6 @@ class NgramDrafts:
             chances.append(chance)
             context = [*context[1:], token]
         return tokens, chances
-
-    def _next(self, row: int, context: list[int]) -> tuple[int, float]:
-        """The most likely next token and its estimated probability."""
-        token, probability = -1, 0.0
-        for order in ORDERS:
-            followers = self.followers.get(tuple(context[-order:]))
-            if followers is not None:
-                token, probability = followers.best, followers.best_count / (followers.total + 1)
-                break
-        quote = self._quote(row, context)
-        quote_probability = self.prompt_hits / self.prompt_guesses
-        if quote is not None and quote_probability > probability:
-            return quote, quote_probability
-        return token, probability
 
     def _quote(self, row: int, before: Sequence[int]) -> int | None:
         """The token that follows the last two tokens, or the last one, in the row's prompt."""
@@ -197,7 +189,8 @@ class Decoder:
             if self.waiting and (not self.running or free >= min(-(-batch // REFILL_FRACTION), len(self.waiting))):
                 self._admit(free, batch)
             else:
-                self._step()
+                assert self.cache is not None
+                self._step(self.cache)
             progress(len(self.done))
         return self.done
 
@@ -221,34 +214,18 @@ class Decoder:
             self.running += [group[place] for place in unfinished]
         del self.waiting[-len(group) :]
 
-    def _step(self) -> None:
+    def _step(self, cache: RunningCache) -> None:
         """Generate one token for every running row, plus the draft tokens that the model confirms."""
-        cache = self.cache
-        assert cache is not None
-        guesses = self._guesses(cache.computed)
-        ahead = max(map(len, guesses))
-        mask = cache.room(1 + ahead)
-        ids, positions = self._columns(guesses, ahead, cache)
-        predicted = self.forward(ids, mask, positions, cache.cache)[: len(guesses)].argmax(-1).tolist()
-        accepted = [_accepted(guess, tokens) for guess, tokens in zip(guesses, predicted, strict=True)]
-        cache.advance([1 + count for count in accepted])
-        for place in reversed(range(len(predicted))):
-            if self._take(self.running[place], predicted[place][: 1 + accepted[place]]):
-                self.running[place] = self.running[-1]
-                self.running.pop()
-                cache.drop(place)
-
-    def _guesses(self, computed: int) -> list[list[int]]:
-        """Draft tokens of each running row, as many as are worth verifying."""
         drafts = [
             self.drafts.guess(answer.row, answer.recent, self.max_new_tokens - len(answer.tokens) - 1)
             for answer in self.running
         ]
-        ahead = draft_length([chances for _, chances in drafts], computed)
-        return [tokens[:ahead] for tokens, _ in drafts]
+        worth = draft_length([chances for _, chances in drafts], cache.computed)
+        guesses = [tokens[:worth] for tokens, _ in drafts]
+        ahead = max(map(len, guesses))
+        mask = cache.room(1 + ahead)
 
-    def _columns(self, guesses: list[list[int]], ahead: int, cache: RunningCache) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids and positions, (rows computed, 1 + ahead): each row's latest token, its draft tokens, and padding."""
+        # (rows computed, 1 + ahead): each row's latest token, its draft tokens, and padding.
         ids, positions = [], []
         for answer, guess, length in zip(self.running, guesses, cache.lengths, strict=True):
             latest = answer.tokens[-1]
@@ -256,8 +233,20 @@ class Decoder:
             # Pad with a valid position: the next position may exceed the model's maximum.
             positions.append([length + min(column, len(guess)) for column in range(1 + ahead)])
         padding = cache.computed - len(ids)
-        ids, positions = ids + ids[:1] * padding, positions + positions[:1] * padding
-        return torch.tensor(ids, device=self.device), torch.tensor(positions, device=self.device)
+        inputs, places = (torch.tensor(rows + rows[:1] * padding, device=self.device) for rows in (ids, positions))
+        predicted = self.forward(inputs, mask, places, cache.cache)[: len(guesses)].argmax(-1).tolist()
+
+        # Of each row the leading draft tokens that the model predicts too; `tokens[i]` follows i draft tokens.
+        accepted = [
+            next((place for place, token in enumerate(guess) if token != tokens[place]), len(guess))
+            for guess, tokens in zip(guesses, predicted, strict=True)
+        ]
+        cache.advance([1 + count for count in accepted])
+        for place in reversed(range(len(predicted))):
+            if self._take(self.running[place], predicted[place][: 1 + accepted[place]]):
+                self.running[place] = self.running[-1]
+                self.running.pop()
+                cache.drop(place)
 
     def _take(self, answer: GeneratedAnswer, tokens: list[int]) -> bool:
         """Append tokens to the answer up to its end; returns whether the answer is complete."""
@@ -270,8 +259,3 @@ class Decoder:
                 self.drafts.finish(answer.row)
                 return True
         return False
-
-
-def _accepted(guess: list[int], predicted: list[int]) -> int:
-    """Number of leading draft tokens that the model predicts too; `predicted[i]` follows i draft tokens."""
-    return next((place for place, token in enumerate(guess) if token != predicted[place]), len(guess))

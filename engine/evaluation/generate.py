@@ -15,8 +15,8 @@ a batch that does not fit would end as missing answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,8 +87,15 @@ class Generator:
         prompts = [row.prompt for row in rows]
         if DECODER[self.device] == "ftbench" and (unsupported := cache_unsupported_reason(model)):
             self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
-        by_generate = is_answered_by_generate(model, self.device)
-        answers = (self._by_library if by_generate else self._by_queue)(model, prompts, progress)
+        if is_answered_by_generate(model, self.device):
+            return self._by_library(model, prompts, progress)
+        decoder = Decoder(
+            Forward(model), prompts, self.ends, self.max_new_tokens, self.tokenizer.pad_token_id, self.device
+        )
+        with grouped_query_attention(model):
+            while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
+                decoder.suspend()
+                self.batch = halved(self.batch, TOO_LARGE)
         return [answers[number] for number in range(len(rows))]
 
     def _warn_once(self, code: str, text: str) -> None:
@@ -100,24 +107,10 @@ class Generator:
         """The same by transformers' `generate` for each prompt alone, without padding, to compare with."""
         return [self._generate(model, [row.prompt], lambda done: None)[0] for row in rows]
 
-    def _by_queue(
-        self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
-    ) -> dict[int, list[int]]:
-        """Row -> tokens of its answer, by continuous batching."""
-        pad = self.tokenizer.pad_token_id
-        decoder = Decoder(Forward(model), prompts, self.ends, self.max_new_tokens, pad, self.device)
-        with grouped_query_attention(model):
-            while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
-                decoder.suspend()
-                self.batch = halved(self.batch, TOO_LARGE)
-        return answers
-
     def _by_library(
         self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
-    ) -> dict[int, list[int]]:
-        """Row -> tokens of its answer, by transformers' `generate`; the longest prompts are first, because they need
-        most memory.
-        """
+    ) -> list[list[int]]:
+        """By transformers' `generate`; the longest prompts are first, because they need most memory."""
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
         alone = text_type(unwrap_peft(model).config.to_dict()) in ANSWERED_ALONE
         if alone:
@@ -141,7 +134,7 @@ class Generator:
                     continue
                 answers.update(zip(batch, tokens, strict=True))
                 finished(0)
-        return answers
+        return [answers[number] for number in range(len(prompts))]
 
     @without_gradients
     def _generate(
@@ -150,30 +143,36 @@ class Generator:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
         columns = prefill_columns(len(prompts), ids.shape[1], self.device)
         in_parts = columns < ids.shape[1] and reads_prompts_in_parts(model)
-        with _as_configured(unwrap_peft(model)):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=self._settings(columns if in_parts else None),
-                stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
-                synced_gpus=sharding.in_use(),
-            )
-        return [self._ended(tokens) for tokens in out[:, ids.shape[1] :].tolist()]
-
-    def _settings(self, prefill_chunk_size: int | None) -> GenerationConfig:
-        return GenerationConfig(
+        settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self.ends),
-            prefill_chunk_size=prefill_chunk_size,
+            prefill_chunk_size=columns if in_parts else None,
             disable_compile=True,
         )
-
-    def _ended(self, tokens: list[int]) -> list[int]:
-        end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
-        return tokens[:end]
+        # `generate` takes what its caller leaves unset from the model's generation config. On a GPU it would replace
+        # `grouped_mm` of a mixture of experts by `batched_mm` while it decodes, which copies the weights of every
+        # expert of every row (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256
+        # rows of Qwen3-30B-A3B.
+        inner: Any = unwrap_peft(model)
+        own = inner.generation_config
+        inner.generation_config, inner._optimize_model_for_decode = GenerationConfig(), nullcontext
+        try:
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
+                synced_gpus=sharding.in_use(),
+            )
+        finally:
+            inner.generation_config = own
+            del inner._optimize_model_for_decode
+        answers = out[:, ids.shape[1] :].tolist()
+        ends = [next((place for place, token in enumerate(of) if token in self.ends), len(of)) for of in answers]
+        return [answer[:end] for answer, end in zip(answers, ends, strict=True)]
 
 
 class _FinishedRows(StoppingCriteria):
@@ -189,24 +188,6 @@ class _FinishedRows(StoppingCriteria):
         self.finished = ended if self.finished is None else self.finished | ended
         self.report(int(self.finished.sum()))
         return torch.zeros_like(ended)
-
-
-@contextmanager
-def _as_configured(model: Any) -> Iterator[None]:
-    """Context in which `generate` applies no settings but those of its caller.
-
-    It takes those that its caller leaves unset from the model's generation config. On a GPU it would replace
-    `grouped_mm` of a mixture of experts by `batched_mm` while it decodes, which copies the weights of every expert of
-    every row (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256 rows of
-    Qwen3-30B-A3B.
-    """
-    before = model.generation_config
-    model.generation_config, model._optimize_model_for_decode = GenerationConfig(), nullcontext
-    try:
-        yield
-    finally:
-        model.generation_config = before
-        del model._optimize_model_for_decode
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, rows: Sequence[Row]) -> frozenset[int]:

@@ -166,18 +166,13 @@ def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None) -
     mean = float((value * weight).sum() / weight.sum())
     if len(value) < 2:
         return Interval(mean=mean, low=None, high=None, rows=1)
-    low, high = np.quantile(_resampled_means(value, weight, mean), [0.025, 0.975])
-    return Interval(mean=mean, low=float(low), high=float(high), rows=len(value))
-
-
-def _resampled_means(value: np.ndarray, weight: np.ndarray, mean: float) -> np.ndarray:
-    """The weighted mean of each resample, and `mean` for those without weight."""
-    product, means = value * weight, []
+    product, means = value * weight, []  # of each resample, and `mean` for those without weight
     for chosen in _resamples(len(value)):
         total = weight[chosen].sum(axis=1)
         means.append(np.full(len(total), mean))
         np.divide(product[chosen].sum(axis=1), total, out=means[-1], where=total > 0)
-    return np.concatenate(means)
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Interval(mean=mean, low=float(low), high=float(high), rows=len(value))
 
 
 def _resamples(items: int) -> Iterator[np.ndarray]:

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,13 +80,6 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "?").split()[0] if letter > "\x7f" else "LATIN"
 
 
-class _Words:
-    """Tokenizer with rouge-score's interface."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
-
-
 @cache
 def _chrf_scorer() -> Any:
     from sacrebleu.metrics.chrf import CHRF  # takes 0.15 s to import, and only this metric needs it
@@ -97,7 +91,7 @@ def _chrf_scorer() -> Any:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # takes 0.2 s to import, and only this metric needs it
 
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+    return RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
 
 
 Scores = dict[str, float]
@@ -307,3 +301,19 @@ class Choices:
             equal &= (column[:, None] == column) & (column != -1)
             common += equal
         return common
+
+
+class RowLoss(NamedTuple):
+    """Loss of one row."""
+
+    nll: float
+    """Weighted sum of the negative log-likelihood over the tokens in the loss, in nats."""
+    tokens: float
+    """Tokens in the loss."""
+    weight: float
+    """Sum of their weights; equals `tokens` if the row has no weights."""
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """sum(weight * nll) / sum(weight) over the tokens in the loss, in nats/token, as in training."""
+    return sum(loss.nll for loss in losses) / (sum(loss.weight for loss in losses) or 1)

@@ -1,23 +1,191 @@
-"""Refuse prepared rows before the model is loaded; the same checks for runs, ladders and the data check."""
+"""What prepared rows say before the model is loaded: which metric fits them, and what cannot be trained on or scored.
+
+`evaluation.metric = "auto"` is decided by the training answers alone, so the choice depends on no model and on no test
+row. The first rule that holds decides; its thresholds are measured on public datasets of known kind
+(tests/bench/RESULTS.md, "Automatic metric"). Runs, ladders and the data check ask the same functions. Imports no torch.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Any, NamedTuple
 
+import numpy as np
 from msgspec.structs import replace
 
 from engine.config.errors import Notice, UserError
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import AUTO, metric_spec
+from engine.config.quantities import share_percent
 from engine.config.schema import Config, Evaluation, Model
-from engine.data.chat_template import REASONING_TAGS
+from engine.config.text import amount
+from engine.data.chat_template import REASONING_TAGS, without_reasoning
 from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
-from engine.data.prepared import Preparation, Prepared, lengths_of
+from engine.data.prepared import Preparation, Prepared, TokenizedRows, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.automatic_metric import decide_metric
-from engine.evaluation.metrics import Choices, best_score, is_formatted
+from engine.data.store import CALLS
+from engine.evaluation.metrics import (
+    ANSWER_MARKER,
+    NUMBER,
+    Choices,
+    best_score,
+    final_number,
+    is_formatted,
+    is_object,
+)
 from engine.methods.model_source import config_of, maximum_positions
+
+SAMPLE = 2000
+"""Training rows that are read at most, evenly spread: 0.1 s for answers of 300 words."""
+CALLS_SHARE = 0.05
+"""Share of rows that train a tool call from which calls are what matters; the other rows say that none is expected."""
+FORMAT_SHARE = 0.95
+"""Share of answers in a format from which it is the format of the answers."""
+ROWS_PER_LABEL, MAX_LABELS, MAX_NUMERIC_LABELS = 5, 400, 12
+"""Answers are labels with at least so many rows per distinct answer, and at most so many distinct answers; numbers are
+labels, such as ratings, if there are fewer."""
+LABEL_WORDS, SHORT_WORDS, SHORT_TAIL_WORDS = 12, 5, 12
+"""Words at most: of 90% of labels, of half of the answers that can be matched exactly, and of 90% of these."""
+UNMATCHABLE_WORDS = 20
+"""From this median on, a right answer is hardly ever equal to the reference."""
+_UNSPACED = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+"""A word; in scripts without spaces between words, a letter."""
+_COUNTED = 2000
+"""Characters of an answer in which words are counted; the rest is estimated."""
+
+
+class MetricChoice(NamedTuple):
+    """The metric of a run, and why it is used."""
+
+    metric: str
+    reason: str
+    """One clause, such as `98.2% of 1,004 training answers are JSON objects`; '' if the user set the metric."""
+
+
+@dataclass(frozen=True)
+class AnswerProfile:
+    """What the training answers look like."""
+
+    answers: int
+    """How many were read."""
+    words: int = 0
+    """Words of an answer, median."""
+    many_words: int = 0
+    """Words that 10% of the answers exceed."""
+    distinct: int = 0
+    """Distinct answers among those that were read."""
+    objects: float = 0.0
+    """Share that are JSON objects."""
+    numbers: float = 0.0
+    """Share that are a number, or have one after a marker such as `####`."""
+    calls: float = 0.0
+    """Share of rows that train a tool call."""
+    prompts: float = 1.0
+    """Share of rows with a prompt."""
+
+    @classmethod
+    def of(cls, rows: TokenizedRows, tags: Sequence[str] = REASONING_TAGS) -> AnswerProfile:
+        """The profile of at most SAMPLE rows, evenly spread."""
+        if not len(rows):
+            return cls(0)
+        chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)))
+        answers = [without_reasoning(text, tags).strip() for text in chosen.targets()]
+        lengths = sorted(map(_words, answers))
+        count = len(answers)
+        return cls(
+            answers=count,
+            words=median_low(lengths),
+            many_words=lengths[int(0.9 * (count - 1))],
+            distinct=len(set(answers)),
+            objects=sum(map(is_object, answers)) / count,
+            numbers=sum(map(_is_number, answers)) / count,
+            calls=float(((chosen.column("flags") & CALLS) > 0).mean()),
+            prompts=float((chosen.column("prompt_size") > 1).mean()),
+        )
+
+    @property
+    def are_labels(self) -> bool:
+        """Whether the answers are a few short texts that recur."""
+        limit = MAX_NUMERIC_LABELS if self.numbers >= FORMAT_SHARE else MAX_LABELS
+        few = 2 <= self.distinct <= min(limit, self.answers / ROWS_PER_LABEL)
+        return few and self.many_words <= LABEL_WORDS
+
+    def choose(self) -> MetricChoice:
+        """The metric that fits, with the reason."""
+        count = amount(self.answers, "training answer")
+        if self.prompts < 0.5:
+            return MetricChoice("loss", f"{share_percent(1 - self.prompts)} of the training rows have no prompt")
+        if self.calls >= CALLS_SHARE:
+            return MetricChoice("tool_calls", f"{share_percent(self.calls)} of the training rows have tool calls")
+        if self.objects >= FORMAT_SHARE:
+            return MetricChoice("json", f"{share_percent(self.objects)} of {count} are JSON objects")
+        if self.are_labels:
+            return MetricChoice("choice", f"{count} are {self.distinct:,} distinct short texts")
+        if self.numbers >= FORMAT_SHARE:
+            return MetricChoice("number", f"{share_percent(self.numbers)} of {count} are or end in a number")
+        length = f"of {count} the median has {amount(self.words, 'word')}, and 10% have more than {self.many_words:,}"
+        is_short = self.words <= SHORT_WORDS and self.many_words <= SHORT_TAIL_WORDS  # it can equal its reference
+        return MetricChoice("exact_match" if is_short else "open", length)
+
+
+def decide_metric(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricChoice, list[Notice]]:
+    """The metric of a run, and a warning if the user set one that cannot work on the training answers."""
+    profile = AnswerProfile.of(train, evaluation.reasoning_tags)
+    if evaluation.metric != AUTO.name:
+        notice = unfit_warning(evaluation.metric, profile)
+        return MetricChoice(evaluation.metric, ""), [notice] if notice else []
+    chosen = profile.choose()
+    if chosen.metric == "choice" and evaluation.generated_only:
+        return MetricChoice("exact_match", f"{chosen.reason}, and served models generate theirs"), []
+    if chosen.metric == "choice" and evaluation.when != "never":
+        try:
+            Choices.of(train)
+        except UserError as error:  # labels that max_length truncates, or a long tail of rare ones
+            chosen = MetricChoice("exact_match", f"{chosen.reason}, but {error.problem}")
+    return chosen, []
+
+
+def unfit_warning(metric: str, profile: AnswerProfile) -> Notice | None:
+    """The warning about a metric that would score every model 0, or all alike."""
+    chosen = profile.choose()
+    if not profile.answers or metric == chosen.metric:
+        return None
+    why = ""
+    if metric in ("exact_match", "contains") and profile.objects >= FORMAT_SHARE:
+        why = (
+            f"{share_percent(profile.objects)} of the training answers are JSON objects, whose keys may be in any order"
+        )
+    elif metric in ("exact_match", "contains") and profile.words >= UNMATCHABLE_WORDS:
+        does = "contains" if metric == "contains" else "equals"
+        why = f"the median training answer has {profile.words:,} words: a right answer hardly ever {does} the reference"
+    elif metric_spec(metric).picks_from_choices and not profile.are_labels:
+        answers = amount(profile.answers, "training answer")
+        why = f"{profile.distinct:,} of {answers} are distinct, and a model can choose only among them"
+    elif metric == "tool_calls" and not profile.calls:
+        why = "no training row has a tool call"
+    elif metric == "json" and not profile.objects:
+        why = "no training answer is a JSON object"
+    if not why:
+        return None
+    fits = f"--set evaluation.metric={chosen.metric} fits these answers"
+    return Notice("evaluation.unfit_metric", f"the metric {metric} says little here: {why}; {fits}")
+
+
+def _words(text: str) -> int:
+    return round(len(_WORD.findall(text[:_COUNTED])) * max(len(text), _COUNTED) / _COUNTED)
+
+
+def _is_number(text: str) -> bool:
+    """Whether an answer is a number with at most signs (`$`, `%`) around it, or names its number after a marker."""
+    if final_number(text) is None:
+        return False
+    if ANSWER_MARKER.search(text):
+        return True
+    return len(NUMBER.findall(text)) == 1 and not any(map(str.isalnum, NUMBER.sub("", text)))
 
 
 def refuse_rows(config: Config, rows: Prepared) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,17 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.data.chat_template import REASONING_TAGS
+from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.forward import halved, within_memory, without_gradients
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, group_sums, score_interval
-from engine.evaluation.metrics import Choices, best_score, is_formatted
-from engine.evaluation.predictions import RowLoss
+from engine.evaluation.metrics import Choices, RowLoss, best_score, is_formatted
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
-from engine.runs.run.predictions import ScoredItem
+from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lines, write_predictions
 from engine.runs.run.result import Interval, Score
 from engine.training.batches import (
     Packing,
@@ -86,14 +88,15 @@ class Scorer:
 
         Raises OutOfMemory if a single prompt does not fit.
         """
-        self.shrink(lambda batch: within_memory(lambda: self._run_largest(model, items, batch)) is not None)
 
-    def _run_largest(self, model: torch.nn.Module, items: Sequence[EvaluationItem], batch: int) -> bool:
-        tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
-        answers = longest_answers([item.row.prompt for item in items], batch, tokens, self.chooser is not None)
-        if answers is not None:
-            run_worst_case(model, answers, self.pad, self.device)
-        return True
+        def run_largest(batch: int) -> bool:
+            tokens = max(map(len, self.chooser.choices.tokens)) if self.chooser else self.generator.max_new_tokens
+            answers = longest_answers([item.row.prompt for item in items], batch, tokens, self.chooser is not None)
+            if answers is not None:
+                run_worst_case(model, answers, self.pad, self.device)
+            return True
+
+        self.shrink(lambda batch: within_memory(lambda: run_largest(batch)) is not None)
 
     def shrink(self, fits: Callable[[int], bool]) -> None:
         """Halve the evaluation batch size until it fits. Raises OutOfMemory if a single prompt does not fit."""
@@ -112,6 +115,17 @@ class Scorer:
         losses = item_losses(model, items, self.packing, self.pad, self.device, self.progress)
         if not metric_spec(self.metric).needs_answers:
             return [ScoredItem.of(loss) for loss in losses]
+        rows = [item.row for item in items]
+
+        def count(done: int) -> None:
+            self.progress("test answers", done, len(items))
+
+        answers: list[tuple[str, bool | None]]  # and whether they ended
+        if self.chooser:
+            answers = [(output, None) for output in self.chooser.answers(model, rows, count)]
+        else:
+            tokens = self.generator.answer_tokens(model, rows, count)
+            answers = list(zip(self.generator.texts(tokens), map(self.generator.has_ended, tokens), strict=True))
         return [
             ScoredItem.of(
                 loss,
@@ -120,20 +134,8 @@ class Scorer:
                 ended,
                 is_formatted(self.metric, output, self.tags),
             )
-            for loss, (output, ended), item in zip(losses, self._answers(model, items), items, strict=True)
+            for loss, (output, ended), item in zip(losses, answers, items, strict=True)
         ]
-
-    def _answers(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[tuple[str, bool | None]]:
-        """The answer to each item, and whether it ended."""
-        rows = [item.row for item in items]
-
-        def count(done: int) -> None:
-            self.progress("test answers", done, len(items))
-
-        if self.chooser:
-            return [(output, None) for output in self.chooser.answers(model, rows, count)]
-        tokens = self.generator.answer_tokens(model, rows, count)
-        return list(zip(self.generator.texts(tokens), map(self.generator.has_ended, tokens), strict=True))
 
 
 def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: Sequence[str] = ()) -> Score:
@@ -181,11 +183,12 @@ def item_losses(
     """The loss of every item, in order: the mean over its references."""
     rows = all_rows(items)
     losses = iter(row_losses(model, rows, packing, pad, device, lambda done: progress("loss", done, len(rows))))
-    return [_mean([next(losses) for _ in item.rows]) for item in items]
-
-
-def _mean(losses: Sequence[RowLoss]) -> RowLoss:
-    return losses[0] if len(losses) == 1 else RowLoss(*(sum(part) / len(losses) for part in zip(*losses, strict=True)))
+    means: list[RowLoss] = []
+    for item in items:
+        own = [next(losses) for _ in item.rows]
+        mean = (sum(part) / len(own) for part in zip(*own, strict=True))
+        means.append(RowLoss(*mean) if len(own) > 1 else own[0])
+    return means
 
 
 @without_gradients
@@ -207,10 +210,27 @@ def row_losses(
     answers_only = supports_logits_to_keep(model)
     by_row: dict[int, RowLoss] = {}
     todo = list(held_out_batches(rows, packing, device, vocabulary_of(model), answers_only))
+
+    def losses_of(group: Sequence[Row]) -> list[RowLoss]:
+        batch = collate(group, packing, pad, device)
+        nll = answer_nll(model, batch, answers_only)  # (K,)
+        terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # of tokens in the loss by row
+        if any(row.weights is not None for row in group):
+            weights = [
+                weight
+                for row in group
+                for weight, target in zip(target_weights(row), targets_of(row), strict=True)
+                if target != IGNORE_INDEX
+            ]
+            terms *= torch.tensor(weights, device=terms.device)
+        counts = [answer_tokens(row) for row in group]
+        sums = torch.stack([part.sum() for part in terms.split(counts)]).tolist()
+        return [RowLoss(nll, count, loss_weight(row)) for nll, count, row in zip(sums, counts, group, strict=True)]
+
     try:
         while todo:
             group = todo.pop(0)
-            losses = within_memory(lambda: _batch_losses(model, group, packing, pad, device, answers_only))  # noqa: B023
+            losses = within_memory(partial(losses_of, group))
             if losses is None:
                 if len(group) == 1:
                     raise OutOfMemory("a single row does not fit in memory for the held-out loss")
@@ -230,24 +250,44 @@ def vocabulary_of(model: torch.nn.Module) -> int:
     return vocabulary
 
 
-def _batch_losses(
-    model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str, answers_only: bool
-) -> list[RowLoss]:
-    batch = collate(rows, packing, pad, device)
-    nll = answer_nll(model, batch, answers_only)  # (K,)
-    terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # of the tokens in the loss by row
-    if any(row.weights is not None for row in rows):
-        terms *= torch.tensor([weight for row in rows for weight in _answer_weights(row)], device=terms.device)
-    counts = [answer_tokens(row) for row in rows]
-    sums = torch.stack([part.sum() for part in terms.split(counts)]).tolist()
-    return [RowLoss(nll, count, loss_weight(row)) for nll, count, row in zip(sums, counts, rows, strict=True)]
-
-
-def _answer_weights(row: Row) -> list[float]:
-    """The loss weights of a row's tokens in the loss."""
-    return [
-        weight for weight, target in zip(target_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
+def write_items(
+    path: Path,
+    items: Sequence[EvaluationItem],
+    prompts: Sequence[str],
+    base: Sequence[ScoredItem] | None,
+    tuned: Sequence[ScoredItem] | None,
+) -> None:
+    """Write one line per test item, atomically."""
+    first = similar_texts(tuple(prompts))
+    alone = {number for number, count in Counter(first).items() if count == 1}
+    lines = [
+        PredictionLine(
+            item=number,
+            where=item.row.where,
+            prompt=prompts[number],
+            target=item.target,
+            references=list(item.references) if len(item.references) > 1 else [],
+            group=item.group or "",
+            similar=None if first[number] in alone else first[number],
+            base=base[number] if base else None,
+            tuned=tuned[number] if tuned else None,
+        )
+        for number, item in enumerate(items)
     ]
+    write_predictions(path, lines)
+
+
+def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str]) -> list[ScoredItem] | None:
+    """Read the base model's answers of an earlier worker of this run; None if they are missing, damaged or of other
+    items.
+    """
+    lines = recorded_lines(path)
+    same = len(lines) == len(items) and all(
+        line.prompt == prompt and tuple(line.targets) == item.references
+        for line, prompt, item in zip(lines, prompts, items, strict=True)
+    )
+    scored = [line.base for line in lines if line.base is not None]
+    return scored if same and len(scored) == len(lines) else None
 
 
 def timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float]:
@@ -279,17 +319,14 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
         raise UserError(
             problem, f"evaluation.forgetting_text = {setting!r}", hint, code="data.general_unreadable"
         ) from error
-    rows = [row for passage in text.split("\n\n") if (row := _row(passage.strip(), path.name, tokenizer))]
+    rows = []
+    for passage in map(str.strip, text.split("\n\n")):
+        ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
+        if len(ids) >= 2:
+            labels = [IGNORE_INDEX, *ids[1:]]
+            rows.append(Row(ids, labels, ids[:1], passage, path.name, False, (), len(ids), len(ids) - 1))
     if not rows:
         problem, hint = "no passage of at least 2 tokens", "add text; blank lines separate passages"
         raise UserError(problem, str(path), hint, code="data.general_empty")
     name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
-
-
-def _row(passage: str, name: str, tokenizer: Any) -> Row | None:
-    ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
-    if len(ids) < 2:
-        return None
-    labels = [IGNORE_INDEX, *ids[1:]]
-    return Row(ids, labels, ids[:1], passage, name, False, (), len(ids), len(ids) - 1)

@@ -81,7 +81,8 @@ def find_calls(text: str) -> list[Call]:
     for number, (start, stop, calls) in enumerate(spans):
         before = text[spans[number - 1][1] if number else 0 : start].rstrip()
         after = text[stop : spans[number + 1][0] if number + 1 < len(spans) else len(text)].lstrip()
-        marks = _mark_at_end(before), _mark_at_start(after)
+        last, first = next(reversed(list(_MARK.finditer(before))), None), _MARK.match(after)
+        marks = last[0] if last and last.end() == len(before) else "", first[0] if first else ""
         calls_found += [Call(name, arguments, marks) for name, arguments in calls]
     return calls_found
 
@@ -153,16 +154,6 @@ def _python_calls(text: str) -> list[_Span]:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [(start, stop, calls)] if isinstance(tree, ast.List) and len(calls) == len(tree.elts) and calls else []
-
-
-def _mark_at_end(text: str) -> str:
-    last = next(reversed(list(_MARK.finditer(text))), None)
-    return last[0] if last and last.end() == len(text) else ""
-
-
-def _mark_at_start(text: str) -> str:
-    first = _MARK.match(text)
-    return first[0] if first else ""
 
 
 def _all_matched(actual: Sequence[Call], expected: Sequence[Call]) -> bool:

@@ -27,14 +27,16 @@ from engine.evaluation.choice_scoring import log_likelihoods
 from engine.evaluation.forward import (
     CACHE_ARGUMENTS,
     Forward,
+    Prefill,
+    RunningCache,
     cache_unsupported_reason,
     grouped_query_attention,
     is_answered_by_generate,
     left_padded,
     reads_prompts_in_parts,
+    shared_prompts,
     without_gradients,
 )
-from engine.evaluation.kv_cache import Prefill, RunningCache, shared_prompts
 from engine.methods.adapters import unwrap_peft
 from engine.training.loss import supports_logits_to_keep
 
@@ -69,16 +71,15 @@ def run_worst_case(
     with grouped_query_attention(model):
         if cache_unsupported_reason(model) or (not answers.choosing and is_answered_by_generate(model, planned)):
             _by_generate(model, answers, pad, device, planned, begin)
-        elif answers.choosing:
-            _choose(Forward(model), answers, pad, device, begin)
-        else:
-            _decode(Forward(model), answers, pad, device, begin)
+            return
+        forward = Forward(model)
+        prefill = Prefill(forward, answers.prompts, pad, device)
+        (_choose if answers.choosing else _decode)(forward, prefill, answers, device, begin)
 
 
-def _decode(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
+def _decode(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, device: str, begin: Begin) -> None:
     """Fill all places, extend every answer to its maximum length, then prefill further prompts at the same time."""
     prompts = answers.prompts
-    prefill = Prefill(forward, prompts, pad, device)
     longest, waiting = len(prompts[0]), list(prompts)
     count = rows_without_padding(min(len(prompts), max(1, MAX_TOKENS[device] // longest)), device)
     cache: RunningCache | None = None
@@ -93,22 +94,19 @@ def _decode(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, 
     assert cache is not None
     begin("the last token")
     cache.grow_for_measurement(longest + answers.tokens - 1)
-    _step(forward, cache, min(MAX_DRAFT_TOKENS, answers.tokens - 1), device)
+    tokens = 1 + min(MAX_DRAFT_TOKENS, answers.tokens - 1)
+    mask = cache.room(tokens)
+    ids = torch.zeros((cache.computed, tokens), dtype=torch.long, device=device)  # they do not affect memory
+    forward(ids, mask, torch.zeros_like(ids), cache.cache).argmax(-1)
+    del mask, ids
     begin("further prompts")
     prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
 
 
-def _step(forward: Forward, cache: RunningCache, guessed: int, device: str) -> None:
-    """One decoding step with draft tokens; token ids and positions do not affect memory."""
-    mask = cache.room(1 + guessed)
-    ids = torch.zeros((cache.computed, 1 + guessed), dtype=torch.long, device=device)
-    forward(ids, mask, torch.zeros_like(ids), cache.cache).argmax(-1)
-
-
-def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
+def _choose(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, device: str, begin: Begin) -> None:
     """Prefill a batch of prompts and score as many of the longest choices as are scored at a time."""
     begin("prompts")
-    read = Prefill(forward, answers.prompts, pad, device)(answers.prompts)
+    read = prefill(answers.prompts)
     first = read.logits.float().log_softmax(-1)
     begin("choices")
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))

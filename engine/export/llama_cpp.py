@@ -32,8 +32,7 @@ from engine.data.chat_template import ChatTemplate, render_in_child
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
-from engine.evaluation.metrics import Choices, best_score
-from engine.evaluation.predictions import RowLoss
+from engine.evaluation.metrics import Choices, RowLoss, best_score
 from engine.export.export_source import ScoredRows
 from engine.export.gguf_tools import LIBRARY, require_tools
 from engine.runs.run.predictions import ScoredItem

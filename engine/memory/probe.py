@@ -23,7 +23,7 @@ import torch
 
 from engine.config.device_defaults import ActivationCheckpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
-from engine.memory.formula.automatic import ENOUGH_TOKENS
+from engine.memory.formula.fit import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import is_out_of_memory
 from engine.training.batches import loss_weight
@@ -77,32 +77,44 @@ class Probe:
         started = time.monotonic()
         with preserved_random_state():
             try:
-                training, evaluation = self._measured()
+                limit = self._least(available_memory(self.meters))
+                while self.fits and not self.fits(self.trainer.micro_batch, limit):
+                    predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
+                    if not self.automatic:  # the size was configured
+                        hint = "--set train.micro_batch=auto or a smaller number"
+                        self.warn("memory.over_budget", f"{predicted}; {hint}")
+                        break
+                    self.trainer.halve([self.batches.step], predicted)
+                step = self.meters.peak_of(self._step)
+                passes = -self._least(-self._passes())
+                while passes > limit and self._make_headroom(passes, limit):
+                    passes = -self._least(-self._passes())
+                self._drop_gradients()
+                evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
             finally:
-                self._forget()
-        return ProbeResult(training, evaluation, time.monotonic() - started, self.enabled)
-
-    def _measured(self) -> tuple[int, int | None]:
-        limit = self._least(available_memory(self.meters))
-        if self.fits is not None:
-            self._reduce_until_predicted_to_fit(self.fits, limit)
-        step = self.meters.peak_of(self._step)
-        passes = -self._least(-self._passes())
-        while passes > limit and self._make_headroom(passes, limit):
-            passes = -self._least(-self._passes())
-        self._drop_gradients()
-        evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
-        return max(passes, step), evaluation
+                self._drop_gradients()
+                self.optimizer.state.clear()
+                free_memory()
+        return ProbeResult(max(passes, step), evaluation, time.monotonic() - started, self.enabled)
 
     def _make_headroom(self, peak: int, limit: int) -> bool:
-        """Recompute more activations or use fewer rows; False if neither is possible."""
+        """Recompute more activations or use fewer rows; False if neither is possible.
+
+        Fewer rows are as many as leave headroom by linear interpolation between no rows and the measured rows.
+        """
         if self._has_enough_rows() and self._recompute_more("less would leave no headroom"):
             return True
-        if self.automatic and (fewer := self._least(self._fewer(peak, limit))):
-            self.trainer.micro_batch = fewer
-            text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
-            self.warn("memory.micro_batch_reduced", text)
-            return True
+        if self.automatic:
+            rows = max(map(len, self.batches.groups(self.trainer.micro_batch)))
+            free_memory()
+            empty = self.meters.memory_in_use()
+            fitting = max(1, math.floor((limit - empty) / max(1, peak - empty) * rows))
+            fewer = 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, fitting))
+            if fewer := self._least(fewer):
+                self.trainer.micro_batch = fewer
+                text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
+                self.warn("memory.micro_batch_reduced", text)
+                return True
         return self._recompute_more("less would leave no headroom")
 
     def _has_enough_rows(self) -> bool:
@@ -121,20 +133,20 @@ class Probe:
         self.warn("memory.checkpointing_enabled", text)
         return True
 
-    def _reduce_until_predicted_to_fit(self, fits: Callable[[int, int], bool], limit: int) -> None:
-        """Halve the micro-batch size until it is predicted to fit; only warn if the size was configured."""
-        while not fits(self.trainer.micro_batch, limit):
-            predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
-            if not self.automatic:
-                self.warn("memory.over_budget", f"{predicted}; --set train.micro_batch=auto or a smaller number")
-                return
-            self.trainer.halve([self.batches.step], predicted)
-
     def _passes(self) -> int:
         """Peak of the two largest micro-batches, which are made smaller or recompute activations until they fit."""
+
+        def run_both() -> None:
+            """The second one with the gradients of the first, as in the middle of a step."""
+            self._drop_gradients()
+            self.trainer.model.train()
+            total_weight = sum(map(loss_weight, self.batches.step))
+            for group in self.batches.groups(self.trainer.micro_batch)[:2]:
+                self.trainer.forward_backward(self.trainer.model, group, total_weight)
+
         while True:
             try:
-                return self.meters.peak_of(self._two_passes)
+                return self.meters.peak_of(run_both)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -145,24 +157,6 @@ class Probe:
             free_memory()
             if not (self._has_enough_rows() and self._recompute_more(cause)):
                 self.trainer.halve([self.batches.step], cause)
-
-    def _two_passes(self) -> None:
-        """Run the two largest micro-batches and keep their gradients, as in the middle of a step."""
-        self._drop_gradients()
-        self.trainer.model.train()
-        total_weight = sum(map(loss_weight, self.batches.step))
-        for group in self.batches.groups(self.trainer.micro_batch)[:2]:
-            self.trainer.forward_backward(self.trainer.model, group, total_weight)
-
-    def _fewer(self, peak: int, limit: int) -> int:
-        """A micro-batch size that leaves headroom, by linear interpolation between no rows and the measured rows; 0 if
-        the size is already 1.
-        """
-        rows = max(map(len, self.batches.groups(self.trainer.micro_batch)))
-        free_memory()
-        empty = self.meters.memory_in_use()
-        fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
-        return 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, max(1, fits)))
 
     def _least(self, value: int) -> int:
         """The least value of all ranks, if they divide a model: they must then do the same."""
@@ -177,26 +171,18 @@ class Probe:
             if allocate := getattr(self.optimizer, "allocate_step", None):
                 allocate()
         else:
-            self._step_at_no_rate()
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            try:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = 0.0
+                self.optimizer.step()
+            finally:
+                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate
         self._drop_gradients()
-
-    def _step_at_no_rate(self) -> None:
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.0
-        try:
-            self.optimizer.step()
-        finally:
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
 
     def _drop_gradients(self) -> None:
         self.trainer.model.zero_grad(set_to_none=True)
-
-    def _forget(self) -> None:
-        self._drop_gradients()
-        self.optimizer.state.clear()
-        free_memory()
 
 
 def available_memory(meters: Meters) -> int:

@@ -31,7 +31,7 @@ def make_optimizer(
     warn: Warn,
 ) -> tuple[torch.optim.Optimizer, str]:
     """The optimizer of the trainable parameters, and the name of what is actually used. `auto` is not paged: the plan
-    decides that (`engine.memory.formula.automatic`).
+    decides that (`engine.memory.formula.fit`).
 
     Vectors (norms, biases) have no weight decay, as in GPT-2 and nanoGPT. bf16 parameters get an optimizer that keeps
     what rounding would lose (see `compensated`).

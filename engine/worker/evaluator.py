@@ -30,8 +30,7 @@ from engine.data.prepared import Prepared
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.generate import Generator, end_tokens
-from engine.evaluation.metrics import Choices
-from engine.evaluation.predictions import mean_loss, read_items, write_items
+from engine.evaluation.metrics import Choices, mean_loss
 from engine.evaluation.preflight import unscorable_warning
 from engine.evaluation.score import (
     Progress,
@@ -39,9 +38,11 @@ from engine.evaluation.score import (
     general_rows,
     item_losses,
     no_progress,
+    read_items,
     row_losses,
     summarize,
     timed,
+    write_items,
 )
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events

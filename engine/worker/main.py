@@ -23,8 +23,7 @@ from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows, items_fingerprint
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
-from engine.evaluation.automatic_metric import MetricChoice, decide_metric
-from engine.evaluation.preflight import refuse_rows
+from engine.evaluation.preflight import MetricChoice, decide_metric, refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method

@@ -28,15 +28,14 @@ from engine.data.items import items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.automatic_metric import decide_metric
 from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
-from engine.evaluation.preflight import refuse_rows
+from engine.evaluation.preflight import decide_metric, refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.formula.automatic import resolve_answers
 from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.fit import resolve_answers
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer

@@ -211,9 +211,9 @@ def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     if query.budget.source != "listed":
         select_device(query.configs[0].hardware.device).apply()
     import_libraries()
-    from engine.memory.dry_run.plan import plan
+    from engine.memory.dry_run.plan import plan_methods
 
-    return msgspec.to_builtins(plan(query, progress))
+    return msgspec.to_builtins(plan_methods(query, progress))
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
-from engine.evaluation.automatic_metric import AnswerProfile
+from engine.evaluation.preflight import AnswerProfile
 from engine.methods.model_source import load_tokenizer
 
 ROWS = 1000

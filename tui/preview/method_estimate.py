@@ -21,9 +21,8 @@ from engine.config.preset_library import PresetEntry, user_folder, without_metho
 from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
-from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape, error_of, rows_per_device
-from engine.memory.formula.fit import FitQuery, classify_fit
+from engine.memory.formula.fit import FitQuery, classify_fit, resolve_automatic
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir

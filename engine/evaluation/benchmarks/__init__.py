@@ -5,8 +5,7 @@ MIT, BSD, Apache and PSF licenses: 318 MB on disk, 200 MB of them SciPy and scik
 It is imported only by workers whose configuration has benchmarks: 0.5 CPU seconds after torch and transformers, and 5
 more to read the 14,683 names of its tasks, which a task file does not need (two busy cores).
 
-- `harness`: imports the library without its logs, telemetry and unsafe templates; a model with made-up answers.
 - `task_file`: reads a task file without running code from it.
-- `tasks`: loads tasks and their items, and refuses what cannot be scored by item.
+- `tasks`: imports the library without its logs, telemetry and unsafe templates, and loads tasks and their items.
 - `scoring`: the interface of the library to a model that is in memory already, and the scores of one benchmark.
 """

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,8 +44,14 @@ class LoadedModel(HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         self.cache_hook.begin(len(requests))
-        with _without_generation_config(self.model):
+        inner = unwrap_peft(self.model)
+        own = inner.generation_config
+        tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        inner.generation_config = GenerationConfig(**tokens)  # no temperature or penalty of the model's own
+        try:
             return super().generate_until(requests, disable_tqdm=True)
+        finally:
+            inner.generation_config = own
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
         """Reduces the batch size so that the logits of the longest requests keep within LOGITS_BYTES."""
@@ -72,20 +76,6 @@ class _Progress:
         self.progress(self.done, self.total)
 
 
-@contextmanager
-def _without_generation_config(model: torch.nn.Module) -> Iterator[None]:
-    """Context in which `generate` takes no temperature or penalty from the model's own generation config."""
-    inner = unwrap_peft(model)
-    original = inner.generation_config
-    inner.generation_config = GenerationConfig(
-        bos_token_id=original.bos_token_id, eos_token_id=original.eos_token_id, pad_token_id=original.pad_token_id
-    )
-    try:
-        yield
-    finally:
-        inner.generation_config = original
-
-
 def score_benchmark(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, batch: int, progress: Progress
 ) -> BenchmarkScores:
@@ -95,10 +85,19 @@ def score_benchmark(
     """
     begin = time.monotonic()
     was_training = model.training
+
+    def score() -> list[float]:
+        torch.manual_seed(SEED)
+        return benchmark.item_scores(LoadedModel(model, tokenizer, batch, progress), benchmark.limit)
+
     try:
-        values = _within_memory(lambda size: _scores(model, tokenizer, benchmark, size, progress), batch)
+        while (values := within_memory(score)) is None:
+            batch = halved(batch, "a single request of a benchmark does not fit in memory")
     finally:
         model.train(was_training)
+    if not all(map(math.isfinite, values)):
+        text = f"benchmark {benchmark.name}: the {benchmark.metric} of an item is not finite"
+        raise RunFailed(text, "benchmark.not_finite")
     is_share = are_shares(benchmark.metric, values)
     return BenchmarkScores(
         benchmark=benchmark.name,
@@ -110,21 +109,3 @@ def score_benchmark(
         items=values,
         seconds=time.monotonic() - begin,
     )
-
-
-def _within_memory(score: Callable[[int], list[float]], batch: int) -> list[float]:
-    """The scores with the largest batch size that fits in memory: `batch`, half of it, and so on."""
-    while (values := within_memory(partial(score, batch))) is None:
-        batch = halved(batch, "a single request of a benchmark does not fit in memory")
-    return values
-
-
-def _scores(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, batch: int, progress: Progress
-) -> list[float]:
-    torch.manual_seed(SEED)
-    values = benchmark.item_scores(LoadedModel(model, tokenizer, batch, progress), benchmark.limit)
-    if not all(map(math.isfinite, values)):
-        text = f"benchmark {benchmark.name}: the {benchmark.metric} of an item is not finite"
-        raise RunFailed(text, "benchmark.not_finite")
-    return values

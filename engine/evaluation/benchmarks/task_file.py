@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ GENERATION_KEYS = frozenset(
     }
 )
 """Of `generation_kwargs`: transformers runs code for some others, such as custom_generate."""
+TABLES = ("dataset_kwargs", "generation_kwargs", "fewshot_config", "metadata")
+LISTS = ("metric_list", "filter_list")
 BUILDERS = ("json", "csv", "parquet", "text", "arrow")
 """Values of `dataset_path` for local files; datasets has others, some of which read pickled objects."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}", re.ASCII)
@@ -68,15 +70,49 @@ def read_task_file(path: Path) -> dict[str, Any]:
     Raises UserError if the file cannot be read, is invalid, or contains what could run code.
     """
     config = _read(path, [])
-    _check_keys(config, path)
+    for key in config:
+        if key in CODE_KEYS:
+            raise _code(f"the key {key}", path)
+        if key in ("group", "task_list") or isinstance(config.get("task"), list):
+            raise _invalid("a group of tasks", path, "give the task file of each task", "benchmark.group")
+        if key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise _invalid(f"unknown key {_shown(key)}{hint}", path, "remove it")
     name = config.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         hint = "use letters, digits, '_', '-' and '.', at most 80 characters"
         raise _invalid(f"invalid task name {_shown(name)}", path, hint)
-    _check_types(config, path)
-    _check_data(config, path)
-    _check_generation(config, path)
-    _check_metrics(config, path)
+    for kind, noun, keys in ((dict, "table", TABLES), (list, "list", LISTS)):
+        for key in keys:
+            if config.get(key) is not None and not isinstance(config[key], kind):
+                raise _invalid(f"{key} is not a {noun}", path, "fix the value")
+
+    # Only data files and datasets of the Hub, without code.
+    source, options = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
+    if "trust_remote_code" in options:
+        raise _code("trust_remote_code", path)
+    if unknown := sorted(options.keys() - DATA_KEYS):
+        hint = f"use {', '.join(sorted(DATA_KEYS))}"
+        raise _invalid(f"unsupported key {_shown(unknown[0])} of dataset_kwargs", path, hint)
+    if source not in BUILDERS and not (isinstance(source, str) and _HUB_ID.fullmatch(source)):
+        hint = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a dataset on the Hub"
+        raise _invalid(f"unsupported dataset_path {_shown(source)}", path, hint)
+    if source in BUILDERS:
+        if "data_files" not in options:
+            raise _invalid("dataset_kwargs.data_files is missing", path, "set it to the files of each split")
+        base = path.parent / str(options.pop("data_dir", "."))
+        options["data_files"] = _absolute(options["data_files"], base, path)
+        config["dataset_kwargs"] = options
+
+    if unknown := sorted((config.get("generation_kwargs") or {}).keys() - GENERATION_KEYS, key=str):
+        hint = f"use {', '.join(sorted(GENERATION_KEYS))}"
+        raise _invalid(f"unsupported key {_shown(unknown[0])} of generation_kwargs", path, hint)
+    for metric in config.get("metric_list") or []:
+        if not isinstance(metric, dict) or not isinstance(metric.get("metric"), str):
+            raise _invalid("an entry of metric_list has no metric", path, "write - metric: acc")
+        if metric.get("hf_evaluate"):
+            raise _code(f"the metric {_shown(metric['metric'])} of the library evaluate", path)
     return config
 
 
@@ -103,48 +139,6 @@ def _read(path: Path, including: list[Path]) -> dict[str, Any]:
     return merged | config
 
 
-def _check_keys(config: Mapping[str, Any], path: Path) -> None:
-    for key in config:
-        if key in CODE_KEYS:
-            raise _code(f"the key {key}", path)
-        if key in ("group", "task_list") or isinstance(config.get("task"), list):
-            raise _invalid("a group of tasks", path, "give the task file of each task", "benchmark.group")
-        if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise _invalid(f"unknown key {_shown(key)}{hint}", path, "remove it")
-
-
-def _check_types(config: Mapping[str, Any], path: Path) -> None:
-    tables, lists = (
-        ("dataset_kwargs", "generation_kwargs", "fewshot_config", "metadata"),
-        ("metric_list", "filter_list"),
-    )
-    for kind, noun, keys in ((dict, "table", tables), (list, "list", lists)):
-        for key in keys:
-            if config.get(key) is not None and not isinstance(config[key], kind):
-                raise _invalid(f"{key} is not a {noun}", path, "fix the value")
-
-
-def _check_data(config: dict[str, Any], path: Path) -> None:
-    """Only data files and datasets of the Hub, without code; makes paths absolute."""
-    source, options = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
-    if "trust_remote_code" in options:
-        raise _code("trust_remote_code", path)
-    if unknown := sorted(options.keys() - DATA_KEYS):
-        hint = f"use {', '.join(sorted(DATA_KEYS))}"
-        raise _invalid(f"unsupported key {_shown(unknown[0])} of dataset_kwargs", path, hint)
-    if source not in BUILDERS and not (isinstance(source, str) and _HUB_ID.fullmatch(source)):
-        hint = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a dataset on the Hub"
-        raise _invalid(f"unsupported dataset_path {_shown(source)}", path, hint)
-    if source in BUILDERS:
-        if "data_files" not in options:
-            raise _invalid("dataset_kwargs.data_files is missing", path, "set it to the files of each split")
-        base = path.parent / str(options.pop("data_dir", "."))
-        options["data_files"] = _absolute(options["data_files"], base, path)
-        config["dataset_kwargs"] = options
-
-
 def _absolute(files: Any, base: Path, path: Path) -> Any:
     """A file name, a list of them, or one of these by split, as absolute names of existing files."""
     if isinstance(files, dict):
@@ -157,20 +151,6 @@ def _absolute(files: Any, base: Path, path: Path) -> Any:
             raise UserError(problem, str(path), hint, code="benchmark.data_not_found")
         absolute.append(str(file))
     return absolute
-
-
-def _check_generation(config: Mapping[str, Any], path: Path) -> None:
-    if unknown := sorted((config.get("generation_kwargs") or {}).keys() - GENERATION_KEYS, key=str):
-        hint = f"use {', '.join(sorted(GENERATION_KEYS))}"
-        raise _invalid(f"unsupported key {_shown(unknown[0])} of generation_kwargs", path, hint)
-
-
-def _check_metrics(config: Mapping[str, Any], path: Path) -> None:
-    for metric in config.get("metric_list") or []:
-        if not isinstance(metric, dict) or not isinstance(metric.get("metric"), str):
-            raise _invalid("an entry of metric_list has no metric", path, "write - metric: acc")
-        if metric.get("hf_evaluate"):
-            raise _code(f"the metric {_shown(metric['metric'])} of the library evaluate", path)
 
 
 def _names(value: Any, key: str, path: Path) -> Iterator[str]:

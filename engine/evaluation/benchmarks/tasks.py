@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
+import logging
+import os
 import re
 import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 import psutil
+from jinja2 import StrictUndefined
 from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedEnvironment
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.preset import check_benchmarks, is_task_file
 from engine.config.schema import Evaluation
 from engine.config.text import visible
 from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.arrow_files import hub_error, hub_or_cache
-from engine.evaluation.benchmarks.harness import RemoteCode, fixed_answers, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.run.result import file_stem
 
@@ -42,6 +48,56 @@ NO_DATA = {
     "data.hub_not_found": "the Hub has no such dataset, or it is private",
 }
 """Code of `engine.data.readers.arrow_files` -> why a benchmark has no data."""
+
+
+class RemoteCode(RunFailed):
+    """A task needs code that would be downloaded."""
+
+
+@cache
+def import_harness() -> ModuleType:
+    """The package `lm_eval`, quiet and without telemetry and remote code. The caller made sure that it is installed."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the imports, which read it
+    import datasets
+    import evaluate
+    import lm_eval.api.task
+    import lm_eval.utils
+    import tqdm
+
+    def refuse_metric(name: str, *arguments: object, **options: object) -> NoReturn:
+        """In the place of `evaluate.load`, which downloads a metric as Python code and runs it."""
+        text = f"the metric {visible(str(name), 80)} of the library evaluate is remote code"
+        raise RemoteCode(text, "benchmark.code")
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    evaluate.load = refuse_metric
+    lm_eval.api.task.tqdm = functools.partial(tqdm.tqdm, disable=True)
+    # The library itself renders templates of task files without a sandbox: they could reach Python's internals and run
+    # any code.
+    sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    sandbox.filters["regex_replace"] = lm_eval.utils.env.filters["regex_replace"]
+    lm_eval.utils.env = sandbox
+    return lm_eval
+
+
+def fixed_answers() -> Any:
+    """A model of the library that answers every request in the same way: errors of a task are found before a model is
+    loaded.
+    """
+    from lm_eval.api.model import LM  # an extra
+
+    class FixedAnswers(LM):
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return [(-1.0, False)] * len(requests)
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return [-1.0] * len(requests)
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return [""] * len(requests)
+
+    return FixedAnswers()
 
 
 @dataclass(frozen=True)
@@ -149,6 +205,12 @@ def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> B
         raise _invalid(error, location) from error
     if not items:
         raise UserError("the task has no items", location, "use another task", code="benchmark.no_items")
+    # Data files count by their content, wherever they are.
+    settings = {key: value for key, value in (config or {}).items() if key != "dataset_kwargs"}
+    facts = [version("lm_eval"), task.task_name, settings]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for item in items:
+        digest.update(hashlib.sha256(item.encode()).digest())
     benchmark = Benchmark(
         name=task.task_name,
         task=task,
@@ -157,7 +219,7 @@ def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> B
         higher_is_better=bool(task.higher_is_better().get(metric, True)),
         items=len(items),
         limit=limit,
-        fingerprint=_fingerprint(task.task_name, config, items),
+        fingerprint=digest.hexdigest(),
     )
     _rehearse(benchmark, min(len(items), REHEARSED_ITEMS), location)
     return benchmark
@@ -245,15 +307,6 @@ def _metric(task: Any, where: str) -> str:
     names = ", ".join(map(str, aggregations)) or "none"
     problem = f"the task has no metric that is a mean over items (metrics: {visible(names, 100)})"
     raise UserError(problem, where, "use a task with acc, acc_norm or exact_match", code="benchmark.no_item_scores")
-
-
-def _fingerprint(name: str, config: dict[str, Any] | None, items: list[str]) -> str:
-    """Data files count by their content, wherever they are."""
-    settings = {key: value for key, value in (config or {}).items() if key != "dataset_kwargs"}
-    digest = hashlib.sha256(json.dumps([harness_version(), name, settings], sort_keys=True, default=str).encode())
-    for item in items:
-        digest.update(hashlib.sha256(item.encode()).digest())
-    return digest.hexdigest()
 
 
 def _invalid(error: Exception, where: str) -> UserError:

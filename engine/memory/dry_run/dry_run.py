@@ -1,17 +1,23 @@
 """Predict the peak memory of training, held-out loss and generation from shapes: needs no weights and no GPU.
 
 The real model class, adapters, batches, loss, optimizer and gradient clipping run on fake tensors, which have a shape,
-a dtype and a storage size but no values, while `memory_tracker` counts live tensors. Only a few of many identical
-decoder layers run (`layer_extrapolation`). Batches are padded to a multiple of 64 as on the CPU, also for a GPU: up to
-63 tokens more than there.
+a dtype and a storage size but no values, while `memory_tracker` counts live tensors. Batches are padded to a multiple
+of 64 as on the CPU, also for a GPU: up to 63 tokens more than there.
+
+Only a few of many identical decoder layers run, in two shallow models from which the deep one is extrapolated. At any
+point of a step (the loss, the last layer's backward pass, the optimizer step …) the live bytes are affine in the number
+of layers: each adds its weights, optimizer state and saved activations. The peak over all points is not, because
+another point may have the peak in a deeper model; so each point is extrapolated separately. The first and last layers
+are tracked separately from those between them: through identical layers memory rises or falls by the same amount per
+layer, so its peak is at one of the ends.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
@@ -25,32 +31,23 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
+from engine.config.device_defaults import OFF, ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.config.model_config import mixing_reason
-from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
+from engine.evaluation.worst_case import run_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
-from engine.memory.dry_run.layer_extrapolation import (
-    DEEPER_PERIODS,
-    SHALLOW_PERIODS,
-    DryRunPeaks,
-    LayerPattern,
-    blocks_of,
-    extrapolate,
-    layer_pattern,
-    shallow,
-    tracking_layers,
-)
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatches, synthetic_batches
-from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape, with_pool
+from engine.memory.formula.estimate import PARTS, Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
-from engine.methods.weights import adapter_parameters, weights_of
+from engine.methods.weights import adapter_parameters, text_part, unwrap_peft, weights_of
 from engine.training import loss as loss_module
 from engine.training import varlen_attention
 from engine.training.batches import MicroBatch
@@ -68,6 +65,35 @@ E4B 66,000, as its layers do not repeat. Layers that mix tokens in a loop, as li
 LAYER_PASSES = 6
 """Forward passes that a layer takes in all: training with recomputation and backward pass, held-out loss, prompts."""
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
+"""Number of periods of the two shallow models."""
+FIRST, BETWEEN, LAST = "first blocks", "blocks between", "last blocks"
+NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number"}
+"""Attributes with a layer's index, ignored when layers are compared."""
+TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
+"""Prefixes of the names of stages."""
+
+
+class TooSlowError(Exception):
+    """A dry run would take more than MAX_OPERATIONS."""
+
+
+@dataclass(frozen=True)
+class DryRunPeaks:
+    """Result of a dry run of one depth, in bytes."""
+
+    static: int
+    moments: dict[str, dict[str, int]]
+    parameters: int
+    trainable: int
+
+    def peak(self, stage: str, device: Device) -> PeakMemory:
+        """The highest peak of the moments of a stage; of 0 bytes if there is none."""
+        moments = (parts for name, parts in self.moments.items() if name.startswith(stage))
+        highest = max(moments, key=lambda parts: sum(parts.values()), default={})
+        parts = {part: highest[part] for part in PARTS if highest.get(part)}
+        tensors = PeakMemory(total=sum(parts.values()), parts=parts)
+        return with_pool(tensors, device) if parts else tensors
 
 
 def dry_run(
@@ -89,113 +115,30 @@ def dry_run(
     segments = not unsupported_reason(model, rows.length, machine, compute_dtype(config, machine))
     mixed = bool(mixing_reason(model_config.to_dict()))
     batches = batches or synthetic_batches(config, machine, rows, vocabulary, segments, mixed)
-    setting = config.train.micro_batch
-    work = batches.work(config, rows.count if setting == "auto" else setting, machine.device)
+    micro_batch = config.train.micro_batch
+    work = batches.work(config, rows.count if micro_batch == "auto" else micro_batch, machine.device)
     if work.packing.segments:
         varlen_attention.enable(model)
-    pattern = layer_pattern(model, _checkpointing(config, machine))
+    checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, machine.device)
+    pattern = layer_pattern(model, checkpointing)
+
+    def peaks_of(bare: Any) -> DryRunPeaks:
+        return _run(trainable(bare, without, machine), pattern, checkpointing, work, without, machine, vocabulary)
+
     try:
-        peaks = _peaks(model, pattern, work, without, machine, vocabulary)
+        peaks = None
+        if pattern is not None:
+            few, more = (peaks_of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
+            peaks = _extrapolated(few, more, pattern.periods)
+        peaks = peaks or peaks_of(model)
     except DATA_DEPENDENT as error:
         problem = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         raise UserError(problem, config.model.id, NO_DRY_RUN_HINT, code=NO_DRY_RUN) from error
     except TooSlowError as error:
         problem = f"no dry run: {type(model).__name__} would take more than {MAX_OPERATIONS:,} small operations"
         raise UserError(problem, config.model.id, NO_DRY_RUN_HINT, code=NO_DRY_RUN) from error
-    return with_copy(_estimate(peaks, config, machine, rows, work), config)
-
-
-class TooSlowError(Exception):
-    """A dry run would take more than MAX_OPERATIONS."""
-
-
-@contextmanager
-def _limited(model: torch.nn.Module, pattern: LayerPattern | None, tracker: MemoryTracker) -> Iterator[None]:
-    """Context that raises TooSlowError once the operations of some layers show that all of them take too many."""
-    blocks = blocks_of(model)
-    if blocks is None:
-        yield
-        return
-    both = (SHALLOW_PERIODS, DEEPER_PERIODS)
-    count = len(blocks) if pattern is None else sum(map(pattern.with_periods, both))
-    before: list[int] = []
-    """Operations before each layer that ran."""
-
-    def entered(block: torch.nn.Module, inputs: Any) -> None:
-        before.append(tracker.operations)
-        done = len(before) - 1
-        if 0 < done < len(blocks):
-            expected = (before[-1] - before[0]) * count * LAYER_PASSES // done
-            if expected > MAX_OPERATIONS:
-                raise TooSlowError
-
-    handles = [block.register_forward_pre_hook(entered) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _peaks(
-    model: Any,
-    pattern: LayerPattern | None,
-    work: StepTensors,
-    config: schema.Config,
-    machine: Machine,
-    vocabulary: int,
-) -> DryRunPeaks:
-    """Peaks of the complete model, extrapolated from two shallow models if its layers are identical."""
-
-    def peaks_of(bare: Any) -> DryRunPeaks:
-        return _run(trainable(bare, config, machine), pattern, work, config, machine, vocabulary)
-
-    if pattern is not None:
-        few, more = (peaks_of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
-        peaks = extrapolate(few, more, pattern.periods)
-        if peaks is not None:
-            return peaks
-    return peaks_of(model)
-
-
-def _run(
-    model: torch.nn.Module,
-    pattern: LayerPattern | None,
-    work: StepTensors,
-    config: schema.Config,
-    machine: Machine,
-    vocabulary: int,
-) -> DryRunPeaks:
-    """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
-    checkpoint_layers(model, _checkpointing(config, machine))
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    parameters = sum(weight.shape.numel() for weight in weights_of(model))
-    if uses_autocast(config.method, config.train.precision):
-        enable_autocast(model)
-    tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
-    work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
-    with (
-        _limited(model, pattern, tracker),
-        tracking_layers(model, pattern, tracker),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        tracker,
-        kernels_of(machine.device),
-    ):
-        allocate_weights(model, tracker)
-        optimizer = create_optimizer(model, config, machine, tracker)
-        static = tracker.total
-        training_step(model, optimizer, work.batches, config, tracker)
-        held_out_loss(model, work.held_out, tracker)
-        if work.answers:
-            generate(model, work.answers, tracker)
-    return DryRunPeaks(static, tracker.moments, parameters, trained)
-
-
-def _estimate(
-    seen: DryRunPeaks, config: schema.Config, machine: Machine, rows: StepShape, work: StepTensors
-) -> MemoryEstimate:
-    held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
-    return MemoryEstimate(
+    held_out, answering = peaks.peak(HELD_OUT, machine.device), peaks.peak(ANSWERING, machine.device)
+    estimate = MemoryEstimate(
         tier="dry run",
         devices=config.train.devices,
         method=config.method,
@@ -203,57 +146,82 @@ def _estimate(
         rows=rows,
         micro_batch=work.micro_batch,
         packing=work.packing.mode,
-        gradient_checkpointing=_checkpointing(config, machine).setting,
-        static=seen.static,
-        training=_peak(seen, machine, TRAINING),
+        gradient_checkpointing=checkpointing.setting,
+        static=peaks.static,
+        training=peaks.peak(TRAINING, machine.device),
         evaluation=max(held_out, answering, key=lambda peak: peak.total),
         held_out=held_out,
         answering=answering if answering.total else None,
-        parameters=seen.parameters,
-        trainable=seen.trainable,
+        parameters=peaks.parameters,
+        trainable=peaks.trainable,
         paged=machine.paging and config.optimizer.name.startswith("paged"),
     )
+    return with_copy(estimate, config)
 
 
-def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
-    bytes_by_part = seen.peak(stage)
-    parts = {part: bytes_by_part[part] for part in PARTS if bytes_by_part.get(part)}
-    return (
-        with_pool(PeakMemory(total=sum(parts.values()), parts=parts), machine.device) if parts else PeakMemory(total=0)
-    )
+def _run(
+    model: torch.nn.Module,
+    pattern: LayerPattern | None,
+    checkpointing: ActivationCheckpointing,
+    work: StepTensors,
+    config: schema.Config,
+    machine: Machine,
+    vocabulary: int,
+) -> DryRunPeaks:
+    """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
+    # transformers' offloading copies from the GPU, but fake tensors are on the CPU, where a copy is no saving.
+    enable_checkpointing(model, checkpointing._replace(offload=False))
+    for module in model.modules() if checkpointing.offload else ():
+        if hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = partial(_offloading, use_reentrant=False)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    parameters = sum(weight.shape.numel() for weight in weights_of(model))
+    if uses_autocast(config.method, config.train.precision):
+        enable_autocast(model)
+    tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
+    work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
+    with (
+        _tracked_layers(model, pattern, tracker),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        tracker,
+        kernels_of(machine.device),
+    ):
+        with tracker.attributing("weights"):
+            allocate(model)
+        adapters = adapter_parameters(model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                if id(parameter) in adapters:
+                    tracker.attribute(parameter, "adapters")
+                parameter.register_post_accumulate_grad_hook(
+                    lambda parameter: tracker.attribute(parameter.grad, "gradients")
+                )
 
+        # The run's optimizer after a first step, which creates its state.
+        optimizer = make_unpaged(model.parameters(), config, machine)
+        _give_gradients(model, tracker)
+        with tracker.attributing("optimizer"):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        static = tracker.total
+        _training_step(model, optimizer, work.batches, config, tracker)
 
-def _checkpointing(config: schema.Config, machine: Machine) -> ActivationCheckpointing:
-    return resolve_checkpointing(config.train.gradient_checkpointing, machine.device)
+        # The held-out loss of one batch as in `evaluation.score`.
+        model.eval()
+        tracker.stage = HELD_OUT
+        tracker.begin("embedding")
+        with torch.inference_mode(), _few_portions():
+            answer_nll(model, work.held_out, supports_logits_to_keep(model))
+        tracker.end()
+        if work.answers:  # tensors are on the CPU, decoder and prefill batches are those of the planned device
 
+            def begin(moment: str) -> None:
+                tracker.stage = f"{ANSWERING}, {moment}"
+                tracker.begin("cache")
 
-TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
-"""Prefixes of the names of stages."""
-
-
-def allocate_weights(model: torch.nn.Module, tracker: MemoryTracker) -> None:
-    """Allocate the weights, and attribute trained parameters and gradients to their parts."""
-    with tracker.attributing("weights"):
-        allocate(model)
-    adapters = adapter_parameters(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        if id(parameter) in adapters:
-            tracker.attribute(parameter, "adapters")
-    for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(lambda parameter: tracker.attribute(parameter.grad, "gradients"))
-
-
-def create_optimizer(
-    model: torch.nn.Module, config: schema.Config, machine: Machine, tracker: MemoryTracker
-) -> torch.optim.Optimizer:
-    """The run's optimizer after a first step, which creates its state."""
-    optimizer = make_unpaged(model.parameters(), config, machine)
-    _give_gradients(model, tracker)
-    with tracker.attributing("optimizer"):
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return optimizer
+            run_worst_case(model, work.answers, 0, "cpu", planned=tracker.device, begin=begin)
+            tracker.end()
+    return DryRunPeaks(static, tracker.moments, parameters, trained)
 
 
 def _give_gradients(model: torch.nn.Module, tracker: MemoryTracker) -> None:
@@ -264,7 +232,7 @@ def _give_gradients(model: torch.nn.Module, tracker: MemoryTracker) -> None:
                 parameter.grad = torch.empty_like(parameter)
 
 
-def training_step(
+def _training_step(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: list[MicroBatch],
@@ -309,28 +277,6 @@ def _few_portions() -> Iterator[None]:
         yield
 
 
-@torch.inference_mode()
-def held_out_loss(model: torch.nn.Module, batch: MicroBatch, tracker: MemoryTracker) -> None:
-    """The held-out loss of one batch as in `evaluation.score`, with only the first three of its equal logit chunks."""
-    model.eval()
-    tracker.stage = HELD_OUT
-    tracker.begin("embedding")
-    with _few_portions():
-        answer_nll(model, batch, supports_logits_to_keep(model))
-    tracker.end()
-
-
-def generate(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: MemoryTracker) -> None:
-    """Generation at its peak; tensors are on the CPU, decoder and prefill batches are those of the planned device."""
-
-    def begin(moment: str) -> None:
-        tracker.stage = f"{ANSWERING}, {moment}"
-        tracker.begin("cache")
-
-    run_worst_case(model, answers, 0, "cpu", planned=tracker.device, begin=begin)
-    tracker.end()
-
-
 def enable_autocast(model: torch.nn.Module) -> None:
     """Mixed precision as accelerate sets it up: bf16 autocast over float32 weights, with float32 outputs."""
     model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
@@ -344,26 +290,169 @@ class _OnHost(NamedTuple):
     dtype: torch.dtype
 
 
-def checkpoint_layers(model: Any, checkpointing: ActivationCheckpointing) -> None:
-    """Let layers recompute their activations as in training; offloaded tensors need no memory until the backward pass.
-
-    transformers' offloading copies from the GPU, but fake tensors are on the CPU, where a copy is no saving.
-    """
-    enable_checkpointing(model, checkpointing._replace(offload=False))
-    if checkpointing.offload:
-        for module in model.modules():
-            if hasattr(module, "_gradient_checkpointing_func"):
-                module._gradient_checkpointing_func = partial(_offloading, use_reentrant=False)
-
-
 def _offloading(function: Any, *args: Any, **kwargs: Any) -> Any:
-    with torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host):
+    """Activation checkpointing whose inputs need no memory until the backward pass."""
+
+    def to_host(tensor: torch.Tensor) -> _OnHost:
+        return _OnHost(tensor.size(), tensor.stride(), tensor.dtype)
+
+    def from_host(shape: _OnHost) -> torch.Tensor:
+        return torch.empty_strided(shape.size, shape.stride, dtype=shape.dtype)
+
+    with torch.autograd.graph.saved_tensors_hooks(to_host, from_host):
         return checkpoint(function, *args, **kwargs)
 
 
-def _to_host(tensor: torch.Tensor) -> _OnHost:
-    return _OnHost(tensor.size(), tensor.stride(), tensor.dtype)
+@dataclass(frozen=True)
+class LayerPattern:
+    """How kinds of decoder layers repeat: some initial layers, then periods, then the start of a further period."""
+
+    blocks: int
+    first: int
+    period: int
+
+    @property
+    def periods(self) -> int:
+        """Number of complete periods."""
+        return (self.blocks - self.first) // self.period
+
+    def with_periods(self, periods: int) -> int:
+        """Number of layers of a model with this many periods."""
+        return self.blocks - (self.periods - periods) * self.period
+
+    @property
+    def begins(self) -> int:
+        """Number of layers at the start that contain every kind."""
+        return self.first + self.period
+
+    @property
+    def ends(self) -> int:
+        """Number of layers at the end that contain every kind."""
+        return self.period + (self.blocks - self.first) % self.period
 
 
-def _from_host(shape: _OnHost) -> torch.Tensor:
-    return torch.empty_strided(shape.size, shape.stride, dtype=shape.dtype)
+def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
+    """The list of decoder layers of the part that text uses; None if there is not exactly one."""
+    lists = [
+        module
+        for module in text_part(unwrap_peft(model)).modules()
+        if isinstance(module, torch.nn.ModuleList)
+        and len(module) > 1
+        and all(isinstance(block, GradientCheckpointingLayer) for block in module)
+    ]
+    return lists[0] if len(lists) == 1 else None
+
+
+def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing = OFF) -> LayerPattern | None:
+    """The pattern with the fewest layers to run; None if running all layers takes no longer.
+
+    Layers that recompute their activations are another kind than those that do not.
+    """
+    blocks = blocks_of(model)
+    if blocks is None:
+        return None
+    known: dict[Any, int] = {}
+    keys = ((_kind(block), checkpointing.recomputes(number)) for number, block in enumerate(blocks))
+    kinds = [known.setdefault(key, len(known)) for key in keys]
+    patterns = [
+        LayerPattern(len(kinds), first, period)
+        for period in range(1, len(kinds) // (DEEPER_PERIODS + 1) + 1)
+        for first in range(len(kinds) - period * (DEEPER_PERIODS + 1) + 1)
+        if kinds[first + period :] == kinds[first:-period]
+    ]
+    best = min(patterns, key=lambda pattern: pattern.with_periods(DEEPER_PERIODS), default=None)
+    worth = best is not None and best.with_periods(SHALLOW_PERIODS) + best.with_periods(DEEPER_PERIODS) < best.blocks
+    return best if worth else None
+
+
+def _kind(block: torch.nn.Module) -> Any:
+    """Identity of a layer's kind: classes, shapes, and all plain attributes except the layer's index."""
+    return tuple(
+        (
+            name,
+            type(module),
+            tuple((key, value.shape, value.dtype) for key, value in module._parameters.items() if value is not None),
+            tuple((key, value.shape, value.dtype) for key, value in module._buffers.items() if value is not None),
+            tuple(
+                (key, value)
+                for key, value in vars(module).items()
+                if key not in NUMBERS and isinstance(value, (int, float, str, type(None)))
+            ),
+        )
+        for name, module in block.named_modules()
+    )
+
+
+def shallow(model: PreTrainedModel, pattern: LayerPattern, periods: int) -> PreTrainedModel:
+    """A copy with this many periods; `model` is on the meta device, where copies need no memory."""
+    cut = copy.deepcopy(model)
+    blocks = blocks_of(cut)
+    assert blocks is not None
+    count = pattern.with_periods(periods)
+    blocks._modules = dict(list(blocks._modules.items())[:count])
+    config = cut.config.get_text_config()  # KV caches are created from it
+    config.num_hidden_layers = count
+    if isinstance(kinds := getattr(config, "layer_types", None), list):
+        config.layer_types = kinds[:count]
+    return cut
+
+
+@contextmanager
+def _tracked_layers(model: torch.nn.Module, pattern: LayerPattern | None, tracker: MemoryTracker) -> Iterator[None]:
+    """Context in which forward and backward passes mark where the first, middle and last layers start.
+
+    Raises TooSlowError once the operations of some layers show that all of them take too many.
+    """
+    blocks = blocks_of(model)
+    if blocks is None:
+        yield
+        return
+    count = computed = len(blocks)
+    forward: dict[int, str] = {}
+    backward: dict[int, str] = {}
+    if pattern is not None:
+        computed = pattern.with_periods(SHALLOW_PERIODS) + pattern.with_periods(DEEPER_PERIODS)
+        forward = {0: FIRST, pattern.begins: BETWEEN, count - pattern.ends: LAST}
+        backward = {count - 1: LAST, count - pattern.ends - 1: BETWEEN, pattern.begins - 1: FIRST}
+    operations: list[int] = []
+    """Before each layer that ran."""
+
+    def entered(number: int, block: torch.nn.Module, inputs: Any) -> None:
+        operations.append(tracker.operations)
+        done = len(operations) - 1
+        if 0 < done < count and (operations[-1] - operations[0]) * computed * LAYER_PASSES // done > MAX_OPERATIONS:
+            raise TooSlowError
+        if not tracker.in_backward and number in forward:
+            tracker.begin(f"forward, {forward[number]}")
+
+    def left(number: int, block: torch.nn.Module, inputs: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not tracker.in_backward and number in backward and hidden.requires_grad:
+            hidden.register_hook(lambda gradient: tracker.begin(f"backward, {backward[number]}"))
+
+    with ExitStack() as hooks:
+        for number, block in enumerate(blocks):
+            hooks.callback(block.register_forward_pre_hook(partial(entered, number)).remove)
+            hooks.callback(block.register_forward_hook(partial(left, number)).remove)
+        yield
+
+
+def _extrapolated(few: DryRunPeaks, more: DryRunPeaks, periods: int) -> DryRunPeaks | None:
+    """Extrapolate to a model with this many periods; None if the two dry runs do not have the same stages."""
+    names = [name for name in more.moments if not name.endswith(BETWEEN)]
+    if few.moments.keys() != set(names):
+        return None
+
+    def at(two: int, three: int) -> int:
+        return three + (periods - DEEPER_PERIODS) * (three - two) // (DEEPER_PERIODS - SHALLOW_PERIODS)
+
+    def parts(name: str) -> dict[str, int]:
+        two, three = few.moments[name], more.moments[name]
+        return {part: at(two.get(part, 0), three.get(part, 0)) for part in {**two, **three}}
+
+    return DryRunPeaks(
+        at(few.static, more.static),
+        {name: parts(name) for name in names},
+        at(few.parameters, more.parameters),
+        at(few.trainable, more.trainable),
+    )

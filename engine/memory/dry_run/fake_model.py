@@ -90,9 +90,7 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
     options = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
     try:
         with torch.device("meta"), no_init_weights():
-            model = auto_class(model_config).from_config(
-                copy.deepcopy(model_config), dtype=dtype, trust_remote_code=False, **options
-            )
+            model = auto_class(model_config).from_config(model_config, dtype=dtype, trust_remote_code=False, **options)
             model.tie_weights()
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
         problem = f"transformers cannot build a causal LM from this configuration: {' '.join(str(error).split())[:200]}"
@@ -103,33 +101,24 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
 
 def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
     """Quantize, freeze and add adapters as the method does."""
-    if method_spec(config.method).quantizes_base:
-        _quantize(model, config, machine)
-    if not method_spec(config.method).trains_weights:
+    spec, dtype = method_spec(config.method), dtype_of(config, machine)
+    if spec.quantizes_base:  # what loading quantizes, as tensors without values
+        quantizer = FourBitQuantizer(quantization(config, machine), on_cpu=machine.device == "cpu", pre_quantized=False)
+        quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+        kind, double = config.quantization.type, config.quantization.double
+        for name in quantizer.experts:
+            path, _, key = name.rpartition(".")
+            parameters = model.get_submodule(path)._parameters
+            quantizer.states[name] = _quant_state(parameters[key].shape, kind, double, dtype, "meta")
+            parameters[key] = _packed(parameters[key], "meta")
+        quantizer.postprocess_model(model)
+        model.hf_quantizer = quantizer  # as `from_pretrained` does; the Trainer reads it
+    if not spec.trains_weights:
         model.requires_grad_(False)
         find_targets(model, config.adapter)  # refuses PiSSA for experts, which the next line hides
     config = with_settings(config, {"adapter.init": "default"})  # PiSSA reads weights, and needs the same memory
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)
-
-
-def _quantize(model: PreTrainedModel, config: schema.Config, machine: Machine) -> None:
-    """Quantize what loading quantizes, as tensors without values."""
-    quantizer = FourBitQuantizer(quantization(config, machine), on_cpu=machine.device == "cpu", pre_quantized=False)
-    quantizer.preprocess_model(model=model, dtype=dtype_of(config, machine), device_map=None)
-    for name in quantizer.experts:
-        path, _, key = name.rpartition(".")
-        module = model.get_submodule(path)
-        quantizer.states[name] = _quant_state(
-            module._parameters[key].shape,
-            config.quantization.type,
-            config.quantization.double,
-            dtype_of(config, machine),
-            "meta",
-        )
-        module._parameters[key] = _packed(module._parameters[key], "meta")
-    quantizer.postprocess_model(model)
-    model.hf_quantizer = quantizer  # as `from_pretrained` does; the Trainer reads it
 
 
 def allocate(model: torch.nn.Module) -> None:
@@ -139,32 +128,23 @@ def allocate(model: torch.nn.Module) -> None:
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
-            if id(parameter) not in replaced:
-                four_bit = isinstance(module, Linear4bit) and name == "weight"
-                replaced[id(parameter)] = _four_bit(module, parameter) if four_bit else _like(parameter)
-            module._parameters[name] = replaced[id(parameter)]
+            new = replaced.get(id(parameter))
+            if new is None and isinstance(module, Linear4bit) and name == "weight":
+                module.support_avx512bf16_for_cpu = False
+                kind, double = parameter.quant_type, parameter.compress_statistics
+                new = _packed(parameter, "cpu")
+                new.quant_state = _quant_state(parameter.shape, kind, double, module.compute_dtype, "cpu")
+                module.quant_state = new.quant_state
+            elif new is None:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                new = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            module._parameters[name] = replaced[id(parameter)] = new
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
         if isinstance(module, Bnb4bitParametrization):
             state = module.quant_state
             module.quant_state = _quant_state(state.shape, state.quant_type, state.nested, state.dtype, "cpu")
-
-
-def _like(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
-    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-    return torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
-
-
-def _four_bit(layer: Linear4bit, parameter: Any) -> torch.nn.Parameter:
-    """The 4-bit weight of a linear layer."""
-    layer.support_avx512bf16_for_cpu = False
-    weight = _packed(parameter, "cpu")
-    state = _quant_state(
-        parameter.shape, parameter.quant_type, parameter.compress_statistics, layer.compute_dtype, "cpu"
-    )
-    weight.quant_state = layer.quant_state = state
-    return weight
 
 
 def _packed(parameter: torch.nn.Parameter, device: str) -> torch.nn.Parameter:

@@ -1,7 +1,8 @@
 """Count the bytes of all live tensors by purpose while a model runs on fake tensors.
 
 A TorchDispatchMode sees every operation. Storages are counted when they first appear and subtracted when they are
-freed, in blocks of the allocator. `kernel_scratch` adds what kernels allocate internally.
+freed, in blocks of the allocator. Scratch memory is added: bytes that a kernel allocates while it runs and that are not
+part of its result, taken from the kernels' sources; `tests/bench/planner.py` compares the total with a real allocator.
 
 torch's MemTracker (torch.distributed._tools, 2.13) does not replace it: it registers gradient hooks on every parameter
 of a module, which fails for frozen parameters, and it counts neither kernel scratch memory nor the CPU's 64-byte
@@ -10,20 +11,25 @@ blocks. torch.cuda's memory snapshots need a GPU and real weights.
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import bitsandbytes  # noqa: F401 - registers torch.ops.bitsandbytes
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from engine.memory.dry_run.kernel_scratch import kernel_scratch, no_scratch
+from engine.hardware.cpu import sums_bf16_in_float32
 from engine.memory.formula.estimate import Device
 
 BLOCK = {"cuda": 512, "cpu": 64}
 """Bytes: c10's CUDA caching allocator rounds up to 512 (kMinBlockSize); the CPU allocator aligns to 64 (gAlignment)."""
+
+INTEGRAL = (torch.int64, torch.int32, torch.bool)
+"""Without uint8, which contains packed weights."""
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -92,12 +98,6 @@ class MemoryTracker(TorchDispatchMode):
         self.now[part] = self.now.get(part, 0) + size
         self.total += size
 
-    def _reach(self, more: int = 0, part: str = "activations") -> None:
-        if self.total + more > self._peak_total:
-            self._peak_total = self.total + more
-            self.peak = dict(self.now)
-            self.peak[part] = self.peak.get(part, 0) + more
-
     def _appear(self, tensor: torch.Tensor) -> None:
         if tensor.device.type == "meta":
             return
@@ -138,17 +138,22 @@ class MemoryTracker(TorchDispatchMode):
             if not invented:
                 args, kwargs = with_real_indices(func, args, kwargs)
                 result = func(*args, **kwargs)
-                if not given and is_integral(result):
+                is_integral = isinstance(result, torch.Tensor) and result.dtype in INTEGRAL
+                if not given and is_integral:
                     result = on_real_tensors(func, args, kwargs)
         for tensor in _tensors((result,)):
             self._appear(tensor)
-        inside = self.scratch.get(func, no_scratch)(args)
-        if self.in_backward and func is torch.ops.aten.add.Tensor and not inside:
+        inside = self.scratch[func](args) if func in self.scratch else 0
+        if self.in_backward and func is aten.add.Tensor and not inside:
             # Autograd adds a gradient to another in place if nothing else has it, but not to a subclass of Tensor such
             # as a fake one (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace): what is still live at the
             # next operation counts there.
             return result
-        self._reach(inside, self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part)
+        if self.total + inside > self._peak_total:
+            part = self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part
+            self._peak_total = self.total + inside
+            self.peak = dict(self.now)
+            self.peak[part] = self.peak.get(part, 0) + inside
         return result
 
 
@@ -170,11 +175,6 @@ def on_real_tensors(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on real tensors: ids, positions and masks stay real, because code reads their values."""
     with _disable_current_modes():
         return func(*args, **kwargs)
-
-
-def is_integral(result: Any) -> bool:
-    """Whether a new tensor contains integers or booleans. uint8 does not count: it contains packed weights."""
-    return isinstance(result, torch.Tensor) and result.dtype in (torch.int64, torch.int32, torch.bool)
 
 
 def substituted(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[bool, Any]:
@@ -214,3 +214,135 @@ def with_real_indices(func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         with _disable_current_modes():
             indices += index.nonzero(as_tuple=True)
     return (args[0], indices, *args[2:]), kwargs
+
+
+Sizes = Callable[[Sequence[Any]], int]
+"""Scratch bytes of a kernel, from its arguments."""
+_ALIGNMENT = 128
+"""Bytes that oneDNN adds to a scratch block to align it."""
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _as_first(args: Sequence[Any]) -> int:
+    """logsumexp exponentiates a copy of its input (aten/src/ATen/native/ReduceOps.cpp, logsumexp_out_impl)."""
+    return _bytes(args[0])
+
+
+def _dequantized(args: Sequence[Any]) -> int:
+    """gemm_4bit dequantizes the weight to the input's dtype, and its scales twice to float32 if they are quantized
+    (bitsandbytes/backends/default/ops.py, _gemm_4bit_default_impl). bitsandbytes' fused CUDA kernel for few rows does
+    not; the plan uses the larger of the two.
+    """
+    inputs, _packed, shape, _absmax, blocksize = args[:5]
+    return math.prod(shape) * inputs.element_size() + math.prod(shape) // blocksize * 4
+
+
+def _update_8bit(args: Sequence[Any]) -> int:
+    """On the CPU a parameter's state, weight and gradient are converted to float32 (bitsandbytes/backends/cpu/ops.py,
+    _optimizer_update_8bit_blockwise_cpu): both states, the scaled gradient, the weight unless it is float32, the
+    denominator and the square root before it; only the last is freed before the end.
+    """
+    weight = args[2]
+    return weight.numel() * 4 * (5 + (weight.dtype != torch.float32))
+
+
+def _update_32bit(args: Sequence[Any]) -> int:
+    """For float32 state (_optimizer_update_32bit_cpu): scaled gradient, weight, update and denominator."""
+    weight = args[2]
+    return weight.numel() * 4 * (4 + (weight.dtype != torch.float32))
+
+
+def _promoted(args: Sequence[Any]) -> int:
+    """If operands differ in dtype, the CPU first converts one (aten/src/ATen/TensorIterator.cpp, compute_types); CUDA
+    kernels convert while reading.
+    """
+    if not all(isinstance(operand, torch.Tensor) for operand in args[:2]):
+        return 0
+    common = torch.result_type(args[0], args[1])
+    return sum(t.numel() * common.itemsize for t in args[:2] if t.ndim and t.dtype != common)
+
+
+def _unshared(args: Sequence[Any]) -> int:
+    """oneDNN's batched bf16 product (aten/src/ATen/native/mkldnn/Matmul.cpp) copies a matrix that the batch shares for
+    each element of the batch.
+    """
+    return sum(_bytes(t) for t in args[:2] if t.dtype == torch.bfloat16 and len(t) > 1 and t.stride(0) == 0)
+
+
+def _product(out: int, inner: int, dtype: torch.dtype) -> int:
+    """Without bf16 instructions oneDNN adds a product of `inner` terms up in a float32 matrix of the result's size
+    (oneDNN, cpu/matmul/gemm_bf16_matmul.cpp, book_acc_scratchpad). torch uses oneDNN for products of more than 16³
+    multiplications (aten/src/ATen/native/mkldnn/Matmul.cpp, checksize).
+    """
+    return out * 4 + _ALIGNMENT if dtype == torch.bfloat16 and out * inner > 16**3 else 0
+
+
+def _mm(args: Sequence[Any]) -> int:
+    left, right = args[:2]
+    return _product(left.shape[0] * right.shape[1], left.shape[1], left.dtype)
+
+
+def _addmm(args: Sequence[Any]) -> int:
+    return _mm(args[1:])
+
+
+def _bmm(args: Sequence[Any]) -> int:
+    """The products of a batch are computed one after the other."""
+    left, right = args[:2]
+    count, inner = len(left), left.shape[2]
+    out = left.shape[1] * right.shape[2]
+    return _unshared(args) + (_product(out, inner, left.dtype) if count * out * inner > 16**3 else 0)
+
+
+def _gemm_4bit(args: Sequence[Any]) -> int:
+    inputs, _packed, shape = args[:3]
+    inner = inputs.shape[-1]
+    return _dequantized(args) + _product(inputs.numel() // inner * shape[0], inner, inputs.dtype)
+
+
+def _grouped_mm(args: Sequence[Any]) -> int:
+    """A product per expert, one after the other, of tokens with a weight or, backward, of tokens with tokens; experts
+    have the same number of tokens (`substituted`).
+    """
+    left, right, offsets = args[:3]
+    rows, inner = left.shape[-2:]
+    if right.ndim == 3:
+        return _product(rows // len(offsets) * right.shape[-1], inner, left.dtype)
+    return _product(rows * right.shape[-1], inner // len(offsets), left.dtype)
+
+
+_ARITHMETIC = [getattr(aten, name).Tensor for name in ("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_")]
+_EVERYWHERE: dict[Any, Sizes] = {
+    aten.logsumexp.default: _as_first,
+    torch.ops.bitsandbytes.gemm_4bit.default: _dequantized,
+}
+_ON_CPU: dict[Any, Sizes] = {
+    **dict.fromkeys(_ARITHMETIC, _promoted),
+    torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _update_8bit,
+    torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
+}
+"""In addition on a CPU; CUDA optimizer kernels work in place."""
+_WITH_BF16: dict[Any, Sizes] = {aten.bmm.default: _unshared}
+"""In addition on a CPU with bf16 instructions."""
+_WITHOUT_BF16: dict[Any, Sizes] = {
+    aten.mm.default: _mm,
+    aten.addmm.default: _addmm,
+    aten.bmm.default: _bmm,
+    aten._grouped_mm.default: _grouped_mm,
+    torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit,
+}
+"""In addition on a CPU that adds bf16 products up in float32 (`sums_bf16_in_float32`)."""
+
+
+def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
+    """Operation -> function that computes its scratch bytes from its arguments.
+
+    `bf16`: whether the device has bf16 instructions.
+    """
+    if device != "cpu":
+        return _EVERYWHERE
+    onednn = _WITH_BF16 if bf16 else _WITHOUT_BF16 if sums_bf16_in_float32() else {}
+    return {**_EVERYWHERE, **_ON_CPU, **onednn}

@@ -13,7 +13,7 @@ from engine.config import schema
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import expanded
-from engine.config.method_specs import QLORA
+from engine.config.method_specs import QLORA, method_spec
 from engine.config.model_config import mixing_reason
 from engine.config.settings import with_settings
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
@@ -23,9 +23,15 @@ from engine.data.source import EMBEDDED
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account, segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer, settle_optimizer
 from engine.memory.formula.estimate import CONTEXT, MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
+from engine.memory.formula.fit import (
+    FitQuery,
+    FormulaCorrection,
+    classify_fit,
+    resolve_automatic,
+    resolve_optimizer,
+    settle_optimizer,
+)
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
     MemoryPlan,
@@ -34,7 +40,6 @@ from engine.memory.formula.method_plan import (
     RowsFrom,
     TrainingWork,
     family_notes,
-    left_out_notes,
     packing_notes,
     plan_method,
     planned_rows,
@@ -45,14 +50,15 @@ from engine.memory.formula.weights_and_state import shard_count
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, config_at, config_of, load_tokenizer
 from engine.runs.run.result import Predicted
+from engine.runs.run.usage import left_out_warning
 from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PlannedModel:
-    """The model and machine of a plan, common to all methods."""
+class PlannedSubject:
+    """The model, machine and rows of a plan, common to all methods."""
 
     model_config: Any
     """transformers' configuration of the model."""
@@ -61,21 +67,18 @@ class PlannedModel:
     positions: int | None
     machine: Machine
     budget: MemoryBudget
-    shape_only: bool = False
-    """Whether the model is not on this machine and not downloadable: its shape comes from the catalog."""
-
-
-@dataclass(frozen=True)
-class PlannedRows:
-    """The rows to plan for and their origin."""
-
     rows: StepShape
-    origin: RowsFrom
-    why: str = ""
-    data: DataWorkload | None = None
+    data: DataWorkload | None
+    """Of which the rows are, if it was read."""
+
+    def query(self, config: schema.Config) -> FitQuery:
+        """Whether a configuration fits, with the packing that the worker would choose for the data's rows."""
+        if self.data is not None:
+            config = with_packing(config, self.machine, self.data.packing)
+        return FitQuery(config, self.config_json, self.rows, self.budget)
 
 
-def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
+def plan_methods(question: PlanQuery, progress: Progress) -> MemoryPlan:
     """Plan each method by formula and dry run, for the rows of the dataset if they can be read.
 
     Raises UserError if the model's configuration is unreadable or not a decoder's, for invalid data, and as
@@ -84,39 +87,51 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     machine, notes = machine_for(question.budget)
     model = question.configs[0].model
     progress(f"reading the configuration of {model.id}")
-    model_config, note = model_config_of(model)
+    model_config, shape_note = model_config_of(model)
     config_json = model_config.to_dict()
-    subject = PlannedModel(
-        model_config, config_json, positions_of(config_json), machine, question.budget, shape_only=bool(note)
-    )
+    positions = positions_of(config_json)
     question, refused = trainable_with(question, config_json)
-    chosen = _choose_rows(question, subject, progress)
+    first = question.configs[0]
+    rows, why = planned_rows(first, positions, question.length), ""
+    data: DataWorkload | None = None
+    origin: RowsFrom = "asked" if question.length else "max_length"
+    if shape_note and not question.length:
+        why = "the model's tokenizer is not on this machine"
+    elif not question.length:
+        progress(f"reading {first.data.id}")
+        read = read_rows(first, model_config, machine, question.data_given)
+        if isinstance(read, str):
+            why = read
+        else:
+            rows, origin, data = read.worst_case(first, first.train.batch).rows(), "data", read
+    subject = PlannedSubject(model_config, config_json, positions, machine, question.budget, rows, data)
+
     methods: list[MethodPlan] = []
     scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
-        qlora = (
-            (_proposed_qlora(question.qlora, chosen, subject), scale)
-            if question.qlora and config.method != QLORA.name
-            else None
-        )
-        method_plan = _method_plan(_with_chosen_packing(config, chosen), chosen, subject, qlora)
-        scale = FormulaCorrection.of(method_plan.formula, method_plan.dry_run) if config.method == QLORA.name else scale
+        qlora = None  # as it would run on this machine, to propose it where another method does not fit
+        if question.qlora and config.method != QLORA.name:
+            qlora = resolve_automatic(subject.query(question.qlora)).config, scale
+        method_plan = _method_plan(subject.query(config), subject, qlora)
+        if config.method == QLORA.name:
+            scale = FormulaCorrection.of(method_plan.formula, method_plan.dry_run)
         methods.append(method_plan)
+    accounts = ((plan.account, method_spec(plan.method)) for plan in methods if plan.account)
     return MemoryPlan(
         budget=question.budget,
-        rows=chosen.rows,
-        rows_from=chosen.origin,
-        why=chosen.why,
-        work=chosen.data.whole if chosen.data else None,
+        rows=rows,
+        rows_from=origin,
+        why=why,
+        work=data.whole if data else None,
         methods=methods,
         refused=refused,
         notes=[
             *notes,
-            *filter(None, [note]),
+            *filter(None, [shape_note]),
             *family_notes(config_json, question.budget),
-            *packing_notes(question.configs[0], config_json, chosen.data.not_shared if chosen.data else ""),
-            *left_out_notes(methods),
+            *packing_notes(first, config_json, data.not_shared if data else ""),
+            *filter(None, (left_out_warning(account, spec) for account, spec in accounts)),
         ],
     )
 
@@ -131,47 +146,18 @@ def machine_for(budget: MemoryBudget) -> tuple[Machine, list[str]]:
     return here, []
 
 
-def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress) -> PlannedRows:
-    config = question.configs[0]
-    planned = planned_rows(config, subject.positions, question.length)
-    if question.length:
-        return PlannedRows(planned, "asked")
-    if subject.shape_only:
-        return PlannedRows(planned, "max_length", why="the model's tokenizer is not on this machine")
-    progress(f"reading {config.data.id}")
-    read = read_rows(config, subject.model_config, subject.machine, question.data_given)
-    if isinstance(read, str):
-        return PlannedRows(planned, "max_length", why=read)
-    return PlannedRows(read.worst_case(config, config.train.batch).rows(), "data", data=read)
-
-
-def _proposed_qlora(config: schema.Config, chosen: PlannedRows, subject: PlannedModel) -> schema.Config:
-    """QLoRA as it would run on this machine, to propose it where another method does not fit."""
-    query = FitQuery(_with_chosen_packing(config, chosen), subject.config_json, chosen.rows, subject.budget)
-    return resolve_automatic(query).config
-
-
-def _with_chosen_packing(config: schema.Config, chosen: PlannedRows) -> schema.Config:
-    """The configuration with the packing that the worker would choose for the data's rows, if they are known."""
-    return config if chosen.data is None else with_packing(config, chosen.data.machine, chosen.data.packing)
-
-
 def _method_plan(
-    config: schema.Config,
-    chosen: PlannedRows,
-    subject: PlannedModel,
-    qlora: tuple[schema.Config, FormulaCorrection] | None,
+    query: FitQuery, subject: PlannedSubject, qlora: tuple[schema.Config, FormulaCorrection] | None
 ) -> MethodPlan:
-    query = FitQuery(config, subject.config_json, chosen.rows, subject.budget)
-    asked = resolve_automatic(query)
-    exact, why = _dry_run(asked, chosen, subject)
+    config, asked = query.config, resolve_automatic(query)
+    exact, why = _dry_run(asked, subject)
     if exact and classify_fit(exact.peak, subject.budget, exact.tier) != "fits":
         # What `auto` chose by the formula does not fit by the dry run: choose again by the corrected formula.
         scale = FormulaCorrection.of(asked.formula_estimate(), exact)
         less = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
         if less.config != asked.config:
             asked = less
-            exact, why = _dry_run(asked, chosen, subject)
+            exact, why = _dry_run(asked, subject)
     if exact and config.optimizer.name == "auto":
         asked, (exact,) = settle_optimizer(asked, [exact])  # as the run does
     method_plan = plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
@@ -179,14 +165,14 @@ def _method_plan(
     return method_plan
 
 
-def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
+def _dry_run(asked: FitQuery, subject: PlannedSubject) -> tuple[MemoryEstimate | None, str]:
     """(the dry run, or None and the reason); with the data's own batches if they are known."""
     if shard_count(asked.config) > 1:
         return None, "a dry run has the whole model, and its weights are sharded across devices"
     micro_batch, batches = asked.config.train.micro_batch, None
     assert isinstance(micro_batch, int)  # `auto` is resolved
-    if chosen.data and not uses_flash_attention(asked.config, subject.machine):  # whose packed rows it cannot use
-        batches = chosen.data.worst_case(asked.config, micro_batch)
+    if subject.data and not uses_flash_attention(asked.config, subject.machine):  # whose packed rows it cannot use
+        batches = subject.data.worst_case(asked.config, micro_batch)
     try:
         return dry_run(asked.config, subject.model_config, subject.machine, asked.rows, batches), ""
     except UserError as error:
@@ -280,10 +266,13 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
 
     Raises UserError if the user named data that cannot be trained on.
     """
-    if (why := _costly(config.data)) or (why := _no_tokenizer(config.model)):
+    if why := _costly(config.data):
         return why
+    folder = _model_folder(config.model)
+    if folder and not any((Path(folder.source) / name).exists() for name in TOKENIZER_FILES):
+        return "the model folder has no tokenizer"
     try:
-        tokenizer = load_tokenizer(config.model, _model_folder(config.model))
+        tokenizer = load_tokenizer(config.model, folder)
         prepared = prepare(config.data, config.train.max_length, tokenizer)
     except UserError as error:
         if given:
@@ -321,12 +310,6 @@ def _costly(data: schema.Data) -> str:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return f"data of {size >> 20:,} MiB is too large to be read for a plan" if size > MAX_BYTES else ""
-
-
-def _no_tokenizer(model: schema.Model) -> str:
-    folder = _model_folder(model)
-    missing = folder and not any((Path(folder.source) / name).exists() for name in TOKENIZER_FILES)
-    return "the model folder has no tokenizer" if missing else ""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,17 +101,6 @@ def longest_step(
     rows: Sequence[Row], sampler: BatchSampler, start: int, micro_batch: int, packing: Packing, ranks: int = 1
 ) -> list[Row]:
     """Rows of the step, from `start` on, with the largest micro-batch; with several ranks those of one rank."""
-
-    def largest(part: list[Row]) -> int:
-        groups = micro_batches(part, micro_batch, packing)
-        return max((relative_memory(group, packing) for group in groups), default=0)
-
-    steps = ([rows[number] for number in sampler.indices(step)] for step in _candidates(rows, sampler, start))
-    return max((part for step in steps for part in rank_parts(step, ranks, packing)), key=largest)
-
-
-def _candidates(rows: Sequence[Row], sampler: BatchSampler, start: int) -> Iterator[int]:
-    """Steps that may have the largest micro-batch."""
     sizes = torch.from_numpy(np.stack([lengths_of(rows), answer_tokens_of(rows)], axis=1))
     padding = -len(rows) % sampler.batch
     epochs: list[torch.Tensor] = []
@@ -123,7 +111,14 @@ def _candidates(rows: Sequence[Row], sampler: BatchSampler, start: int) -> Itera
     begins = start // sampler.per_epoch * sampler.per_epoch
     scores = torch.cat(epochs, dim=1)[:, start - begins : sampler.steps - begins]  # (3, steps to come)
     best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1).indices
-    yield from sorted(set((best.flatten() + start).tolist()))
+    numbers = sorted(set((best.flatten() + start).tolist()))
+    candidates = ([rows[number] for number in sampler.indices(step)] for step in numbers)
+
+    def largest(part: list[Row]) -> int:
+        groups = micro_batches(part, micro_batch, packing)
+        return max((relative_memory(group, packing) for group in groups), default=0)
+
+    return max((part for candidate in candidates for part in rank_parts(candidate, ranks, packing)), key=largest)
 
 
 def longest_held_out(
@@ -160,10 +155,11 @@ def synthetic_batches(
 
     With FlashAttention packed rows become a padded batch: without mask and padding it has the same number of tokens.
     """
-    ids = _synthetic_ids(rows, vocabulary)
     labels = [-100] * (rows.length - rows.answer) + [1] * rows.answer
-    step = [Row(next(ids), labels, [1], "", "", False) for _ in range(rows.count)]
-    many = [Row(next(ids), labels, [1], "", "", False) for _ in range(SYNTHETIC_ROWS)]
+    common, own = [0] * rows.shared, rows.length - rows.shared
+    ids = (common + [1 + number % (vocabulary - 1)] * own for number in range(rows.count + SYNTHETIC_ROWS))
+    made = [Row(tokens, labels, [1], "", "", False) for tokens in ids]
+    step, many = made[: rows.count], made[rows.count :]
     varlen = uses_flash_attention(config, machine)
     packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments, mixed)
     packing = replace(packing, mode="padded") if varlen else packing
@@ -180,9 +176,3 @@ def synthetic_batches(
         choice=rows.answer,
         pad=0,
     )
-
-
-def _synthetic_ids(rows: StepShape, vocabulary: int) -> Iterator[list[int]]:
-    """Token ids of rows that have `rows.shared` tokens in common."""
-    for number in itertools.count():
-        yield [0] * rows.shared + [1 + number % (vocabulary - 1)] * (rows.length - rows.shared)

@@ -1,4 +1,7 @@
-"""Memory in the formula that depends on the rows: activations, temporaries, the loss and generation. In bytes.
+"""Memory in the formula that depends on the rows: micro-batches, activations, temporaries, the loss and generation.
+
+Shapes of micro-batches are the arithmetic of `engine.training.batches` without torch (a test compares the two).
+The rest is in bytes.
 
 Derived from transformers' Llama (models/llama/modeling_llama.py) and PEFT's layers (tuners/lora/layer.py, bnb.py) in
 eager mode, with the method of Korthikanti et al. 2022 (arXiv:2205.05198). T tokens of a micro-batch, d hidden size, f
@@ -17,7 +20,7 @@ Special cases:
 - DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
 - Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
   are float32.
-- With AVX-512 but no bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
+- With AVX-512 but no bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.memory_tracker`).
 
 Generation follows `engine.evaluation.worst_case` without torch; a test compares the two.
 """
@@ -25,30 +28,121 @@ Generation follows `engine.evaluation.worst_case` without torch; a test compares
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from engine.config import schema
 from engine.config.device_defaults import (
     CHUNK_ELEMENTS,
     CHUNK_MULTIPLE,
     DECODER,
+    HELD_OUT_LOGITS,
+    HELD_OUT_ROWS,
+    HELD_OUT_TOKENS,
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,
+    MAX_MASKED_TOKENS,
     MAX_TOKENS,
+    PACKED_MEAN_LENGTH,
     REFILL_FRACTION,
+    SHAPE_MULTIPLE,
     SPARE_CACHE_COLUMNS,
+    PackingMode,
     answers_together,
     padded_rows,
     prefill_columns,
     rows_without_padding,
 )
 from engine.config.metric_specs import metric_spec
+from engine.config.model_config import segment_kernel_missing
 from engine.memory.formula.architecture import Architecture
-from engine.memory.formula.estimate import StepShape
-from engine.memory.formula.packing import MicroBatchShape
+from engine.memory.formula.estimate import Device, StepShape
 from engine.memory.formula.weights_and_state import BF16, FLOAT32, PredictedRun, adapted, adapts_experts
 
 COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
+
+
+@dataclass(frozen=True)
+class MicroBatchShape:
+    """The largest micro-batch of a step."""
+
+    packing: PackingMode
+    rows: int
+    tokens: int
+    """Tokens including padding."""
+    filled: int
+    """Positions at which the LM head runs."""
+    several: bool
+    """Whether a step has several micro-batches, so that gradients and activations coexist."""
+    segments: bool = False
+    """Whether packed rows are separated by segments instead of a mask."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether attention has a mask of T x T."""
+        return self.packing != "padded" and self.rows > 1 and not self.segments
+
+
+def uses_segments(run: PredictedRun) -> bool:
+    """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
+    shape, attention = run.shape, run.config.model.attention
+    sizes = shape.head_dim, shape.value_dim or shape.head_dim
+    if run.device == "cuda" and segment_kernel_missing(run.bf16, run.size, sizes):
+        return False
+    if shape.attention_dropout or attention not in ("auto", "sdpa"):
+        return False
+    windows = shape.windowed and not shape.windows_by_segments
+    return shape.separation == "segments" or not (windows or shape.separation == "mixed")
+
+
+def needs_segments(shape: Architecture) -> bool:
+    """Whether packed rows influence each other without segments."""
+    return shape.separation in ("segments", "mixed")
+
+
+def largest_micro_batch_shape(
+    rows: StepShape,
+    micro_batch: int,
+    setting: str,
+    device: Device,
+    segments: bool = False,
+    mixed: bool = False,
+    most_tokens: int | None = None,
+) -> MicroBatchShape:
+    """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`.
+
+    `segments`, `mixed`: whether packed rows are separated by segments, and whether they influence each other otherwise.
+    """
+    packing: PackingMode = "padded"
+    if setting == "shared_prefix":
+        packing = "shared_prefix" if segments else "packed"
+    elif setting == "packed" or (setting == "auto" and (segments or rows.length <= PACKED_MEAN_LENGTH)):
+        packing = "packed"
+    if mixed and not segments:
+        packing = "padded"
+    limit = (MAX_MASKED_TOKENS if packing == "packed" and not segments else MAX_TOKENS)[device]
+    shared = rows.shared if packing == "shared_prefix" else 0
+    fitting = (min(limit, most_tokens or limit) - shared) // max(1, rows.length - shared)
+    count, multiple = max(1, min(rows.count, micro_batch, fitting)), SHAPE_MULTIPLE[device]
+
+    def rounded_up(tokens: int) -> int:
+        return math.ceil(tokens / multiple) * multiple
+
+    if packing == "padded":
+        tokens, filled = count * rounded_up(rows.length), count * rounded_up(rows.answer)
+    else:
+        tokens, filled = rounded_up(count * rows.length - shared * (count - 1)), rounded_up(count * rows.answer)
+    return MicroBatchShape(packing, count, tokens, filled, rows.count > count, segments)
+
+
+def held_out_shape(
+    rows: StepShape, setting: str, device: Device, vocabulary: int, segments: bool = False, mixed: bool = False
+) -> MicroBatchShape:
+    """The largest batch of `held_out_batches` for many of these rows."""
+    many, by_logits = replace(rows, count=HELD_OUT_ROWS), max(1, HELD_OUT_LOGITS // vocabulary) // max(1, rows.answer)
+    return largest_micro_batch_shape(many, by_logits, setting, device, segments, mixed, HELD_OUT_TOKENS[device])
 
 
 def _mlp(kind: Architecture) -> int:
@@ -69,6 +163,7 @@ def saved_activations(kind: Architecture, run: PredictedRun, batch: MicroBatchSh
       Dropout saves a copy per layer and its mask. DoRA computes in float32, with a copy of the input per layer.
     """
     size = run.size
+    layers, adapter = adapted(kind, run.config), run.config.adapter
     norms = FLOAT32 * kind.normed
     attention = size * (2 * kind.query + 2 * (kind.query if batch.masked else kind.key)) + FLOAT32 * kind.heads
     mlp = size * _mlp(kind) * (3 if kind.gated or kind.experts else 2)
@@ -76,29 +171,17 @@ def saved_activations(kind: Architecture, run: PredictedRun, batch: MicroBatchSh
         norms += (FLOAT32 if kind.float32_norms else size) * kind.normed
         inputs = size * (2 * kind.hidden + _mlp(kind))
     else:
-        inputs = _adapter_inputs(kind, run)
+        every, each = sum(linear.inputs for linear in layers), FLOAT32 if adapter.dora else size
+        shared = sum({linear.read: linear.inputs for linear in layers if linear.read != "attention"}.values())
+        inputs = each * (every if adapter.dora and size != FLOAT32 else shared)
+        inputs += (each + 1) * every * bool(adapter.dropout) + each * adapter.rank * len(layers)
     if kind.experts:
         inputs += size * kind.experts_used * 2 * kind.hidden  # tokens sorted by expert, and their outputs
     layer_input = size * 2 * kind.layer_embedding  # the gate of a layer's own embedding, before and after activation
     per_token = norms + attention + mlp + inputs + layer_input + FLOAT32 * kind.mixer_saved
-    return batch.tokens * per_token + _expert_copies(kind, run) + _saved_in_special_cases(kind, run, batch)
+    saved = batch.tokens * per_token + _expert_copies(kind, run)
 
-
-def _adapter_inputs(kind: Architecture, run: PredictedRun) -> int:
-    layers, adapter = adapted(kind, run.config), run.config.adapter
-    size = FLOAT32 if adapter.dora else run.size
-    if adapter.dora and run.size != FLOAT32:
-        inputs = size * sum(linear.inputs for linear in layers)
-    else:
-        inputs = size * sum({linear.read: linear.inputs for linear in layers if linear.read != "attention"}.values())
-    if adapter.dropout:
-        inputs += (size + 1) * sum(linear.inputs for linear in layers)
-    return inputs + size * adapter.rank * len(layers)
-
-
-def _saved_in_special_cases(kind: Architecture, run: PredictedRun, batch: MicroBatchShape) -> int:
-    """Additional bytes that a layer saves for its backward pass; negative if it saves less."""
-    saved, size = 0, run.size
+    # The special cases of the module's docstring; without a gate the MLP may save less.
     if is_eager(kind, run.config) or (kind.attention_dropout and run.device == "cpu"):
         bytes_per_element = 3 * FLOAT32 if kind.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
         bytes_per_element = size if kind.sinks else bytes_per_element
@@ -109,7 +192,7 @@ def _saved_in_special_cases(kind: Architecture, run: PredictedRun, batch: MicroB
     if not kind.gated and not kind.experts:
         saved += batch.tokens * kind.intermediate * size * (2 if kind.activation in COMPOSED_GELU else -1)
     if _has_dora(run):
-        saved += batch.tokens * sum(linear.outputs for linear in adapted(kind, run.config)) * (size + FLOAT32)
+        saved += batch.tokens * sum(linear.outputs for linear in layers) * (size + FLOAT32)
     if run.autocast:
         weights = sum(linear.weights for linear in kind.linears)
         saved += weights * BF16 + batch.tokens * (2 * kind.hidden * BF16 + (kind.query + kind.key) * 2 * FLOAT32)
@@ -256,8 +339,13 @@ def generation_moments(run: PredictedRun, rows: StepShape) -> list[tuple[int, Mi
     shape, device, evaluation = run.shape, run.device, run.config.evaluation
     batch, length = answers_together(evaluation.batch, device), rows.prompted
     if metric_spec(evaluation.metric).picks_from_choices:
+        # The keys and values of prompts are copied for the choices of one layer at a time.
         kept = _kv_cache(run, batch, length)
-        return [(kept, _pass(batch, length)), _choices(run, batch, rows, kept)]
+        choices = max(1, min(MAX_CHOICES_PER_PROMPT * batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
+        copied = 2 * 2 * shape.key * choices * (length + rows.answer) * run.size
+        scores = 2 * batch * shape.vocabulary * 4
+        logits = choices * rows.answer * shape.vocabulary * (run.size + run.accumulator) + scores
+        return [(kept, _pass(batch, length)), (kept + max(copied, logits), _pass(choices, rows.answer))]
     if DECODER[device] == "generate" or shape.windowed:
         return _by_generate(run, rows)
     read = _pass(rows_without_padding(min(batch, max(1, MAX_TOKENS[device] // length)), device), length)
@@ -303,13 +391,3 @@ def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBat
         (whole + appended + tokens, _pass(batch, 1)),
         (whole + logits + tokens, _pass(0, 0)),
     ]
-
-
-def _choices(run: PredictedRun, batch: int, rows: StepShape, kept: int) -> tuple[int, MicroBatchShape]:
-    """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
-    shape = run.shape
-    choices = max(1, min(MAX_CHOICES_PER_PROMPT * batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
-    copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * run.size
-    scores = 2 * batch * shape.vocabulary * 4
-    logits = choices * rows.answer * shape.vocabulary * (run.size + run.accumulator) + scores
-    return kept + max(copied, logits), _pass(choices, rows.answer)

@@ -253,11 +253,47 @@ def _read(content: str, where: str) -> Architecture:
     if (kind := str(text.get("model_type"))) in NO_FORMULA:
         problem, hint = f"no memory formula for models of type {kind}", "start a run, which needs none"
         raise UserError(problem, where, hint, code="model.no_formula")
-    hidden = _required(text, where, "hidden_size", "n_embd", "d_model", "dim")
-    blocks = _blocks(text, where)
-    model = _uniform(text, where, hidden, len(blocks))
+    hidden, blocks = _required(text, where, "hidden_size", "n_embd", "d_model", "dim"), _blocks(text, where)
+    heads = _size(text, *HEADS, otherwise=1) if text.get("state_size") else _required(text, where, *HEADS)
+    intermediate = _size(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden)
+    if text.get("block_auto_adjust_ff_dim"):  # LFM2
+        given = text.get("block_ff_dim") or intermediate
+        whole = int((text.get("block_ffn_dim_multiplier") or 1) * int(2 * given / 3))
+        multiple = text.get("block_multiple_of") or 1
+        intermediate = -(-whole // multiple) * multiple
+    key, value = head_sizes(text)
     towers = (model_config.get(name) for name in ("vision_config", "audio_config"))
-    model = replace(model, tower=sum(_tower(section, hidden) for section in towers))
+
+    # As if all decoder layers were equal, with attention and a dense MLP; then each layer with what it has instead.
+    model = Architecture(
+        layers=len(blocks),
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=_size(text, "num_key_value_heads", otherwise=heads),
+        head_dim=_size(text, "head_dim", otherwise=max(1, hidden // heads)),
+        vocabulary=_required(text, where, "vocab_size"),
+        positions=_size(text, "n_positions") if kind == "gpt2" else 0,
+        tied=bool(text.get("tie_word_embeddings", text.get("tie_embedding", kind in TIED))),
+        gated=kind not in UNGATED,
+        fused_qkv=kind in QKV,
+        activation=str(next(filter(None, map(text.get, ACTIVATION)), "gelu_new" if kind == "gpt2" else "")),
+        value_dim=value if key != value else 0,
+        attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
+        norms=(4 if kind in FOUR_NORMS else 2) + (kind in GEMMA4 and bool(text.get("hidden_size_per_layer_input"))),
+        head_norms=kind in HEAD_NORMS,
+        float32_norms=kind in FLOAT32_NORMS,
+        fused_attention=kind not in WITHOUT_SDPA,
+        sinks=kind in SINKS,
+        windowed=_windowed(text),
+        windows_by_segments=kind in WINDOWS_BY_SEGMENTS,
+        separation=row_separation(text),
+        fused_gate=kind in FUSED_GATE,
+        query_gate=kind in QUERY_GATE,
+        layer_embedding=_size(text, "hidden_size_per_layer_input"),
+        layer_vocabulary=_size(text, "vocab_size_per_layer_input"),
+        tower=sum(_tower(section, hidden) for section in towers),
+    )
     layers = [_layer(model, text, number, block, blocks) for number, block in enumerate(blocks)]
     kinds = tuple(replace(kind, layers=count) for kind, count in Counter(layers).items())
     if len(kinds) == 1:
@@ -288,51 +324,10 @@ def _blocks(text: Mapping[str, Any], where: str) -> list[str]:
     return ["mamba" if is_mamba else "full_attention"] * count
 
 
-def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> Architecture:
-    """The architecture as if all decoder layers were equal, with attention and a dense MLP."""
-    kind = text.get("model_type", "")
-    heads = _size(text, *HEADS, otherwise=1) if text.get("state_size") else _required(text, where, *HEADS)
-    intermediate = _size(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden)
-    if text.get("block_auto_adjust_ff_dim"):  # LFM2
-        given = text.get("block_ff_dim") or intermediate
-        whole = int((text.get("block_ffn_dim_multiplier") or 1) * int(2 * given / 3))
-        multiple = text.get("block_multiple_of") or 1
-        intermediate = -(-whole // multiple) * multiple
-    key, value = head_sizes(text)
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=_size(text, "num_key_value_heads", otherwise=heads),
-        head_dim=_size(text, "head_dim", otherwise=max(1, hidden // heads)),
-        vocabulary=_required(text, where, "vocab_size"),
-        positions=_size(text, "n_positions") if kind == "gpt2" else 0,
-        tied=bool(text.get("tie_word_embeddings", text.get("tie_embedding", kind in TIED))),
-        gated=kind not in UNGATED,
-        fused_qkv=kind in QKV,
-        activation=_activation(text, kind),
-        value_dim=value if key != value else 0,
-        attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
-        norms=(4 if kind in FOUR_NORMS else 2) + (kind in GEMMA4 and bool(text.get("hidden_size_per_layer_input"))),
-        head_norms=kind in HEAD_NORMS,
-        float32_norms=kind in FLOAT32_NORMS,
-        fused_attention=kind not in WITHOUT_SDPA,
-        sinks=kind in SINKS,
-        windowed=_windowed(text),
-        windows_by_segments=text.get("model_type") in WINDOWS_BY_SEGMENTS,
-        separation=row_separation(text),
-        fused_gate=kind in FUSED_GATE,
-        query_gate=kind in QUERY_GATE,
-        layer_embedding=_size(text, "hidden_size_per_layer_input"),
-        layer_vocabulary=_size(text, "vocab_size_per_layer_input"),
-    )
-
-
 def _layer(
     model: Architecture, text: Mapping[str, Any], number: int, block: str, blocks: Sequence[str]
 ) -> Architecture:
-    """One decoder layer of the model, as an architecture of one layer."""
+    """One decoder layer of the model, as an architecture of one layer: what mixes tokens, and its MLP."""
     layer = replace(model, layers=1)
     alone = any(kind in ("mlp", "moe") for kind in blocks)  # Nemotron-H: a mixer or an MLP, with one norm
     if alone:
@@ -345,44 +340,8 @@ def _layer(
         layer = _attention(layer, text, number, block)
     if alone and block not in ("mlp", "moe"):
         return replace(layer, intermediate=0)
-    return _mlp(layer, text, number, block)
 
-
-def _attention(layer: Architecture, text: Mapping[str, Any], number: int, block: str) -> Architecture:
-    """A layer with softmax attention, with what differs in its kind."""
-    kind = text.get("model_type", "")
-    shared = _size(text, "num_kv_shared_layers")
-    reuses = number >= _size(text, *LAYERS, otherwise=number + 1 + shared) - shared if shared else False
-    if reuses:
-        wide = 2 if text.get("use_double_wide_mlp") else 1
-        layer = replace(layer, own_keys=False, intermediate=wide * layer.intermediate)
-    own = (text.get("per_layer_config") or {}).get(number) or (text.get("per_layer_config") or {}).get(str(number), {})
-    if kind in GEMMA4 and block == "full_attention":
-        merged = {"head_dim": text.get("global_head_dim") or PER_LAYER_HEAD, **own}
-        alike = bool(text.get("attention_k_eq_v", "unified" in kind))
-        if alike and (few := text.get("num_global_key_value_heads")):
-            merged.setdefault("num_key_value_heads", few)
-        layer = replace(
-            layer,
-            head_dim=merged["head_dim"],
-            kv_heads=merged.get("num_key_value_heads") or layer.kv_heads,
-            own_values=not alike,
-        )
-    if text.get("kv_lora_rank"):
-        layer = _latent_attention(layer, text)
-    if text.get("mamba_d_ssm"):  # Falcon-H1: attention and a state space in every layer
-        state = _other_mixer(layer, text)
-        return replace(
-            layer,
-            mixer=(*layer.attention(), *state.mixer),
-            mixer_saved=state.mixer_saved,
-            mixer_weights=state.mixer_weights,
-        )
-    return layer
-
-
-def _mlp(layer: Architecture, text: Mapping[str, Any], number: int, block: str) -> Architecture:
-    """The layer with its MLP: dense, or experts with or without a dense MLP that all tokens pass."""
+    # A dense MLP, or experts with or without a dense MLP that all tokens pass.
     experts = _size(text, *EXPERTS)
     dense_size = _size(text, "shared_expert_intermediate_size", "shared_intermediate_size")
     dense_size = dense_size or _size(text, "moe_shared_expert_intermediate_size")
@@ -416,22 +375,48 @@ def _is_sparse(text: Mapping[str, Any], number: int, block: str) -> bool:
     return number >= dense and number not in (text.get("mlp_only_layers") or []) and (number + 1) % every == 0
 
 
-def _latent_attention(layer: Architecture, text: Mapping[str, Any]) -> Architecture:
-    """Attention with compressed keys and values (DeepSeek's MLA)."""
-    latent, low = _size(text, "kv_lora_rank"), _size(text, "q_lora_rank")
-    rotary = _size(text, "qk_rope_head_dim")
-    plain = _size(text, "qk_nope_head_dim", otherwise=layer.head_dim)
-    value = layer.heads * _size(text, "v_head_dim", otherwise=plain)
-    query = layer.heads * (plain + rotary)
-    queries = [Linear("q_proj", layer.hidden, query, "block")]
-    if low:
-        queries = [Linear("q_a_proj", layer.hidden, low, "block"), Linear("q_b_proj", low, query, "query")]
-    others = (
-        Linear("kv_a_proj_with_mqa", layer.hidden, latent + rotary, "block"),
-        Linear("kv_b_proj", latent, layer.heads * plain + value, "latent"),
-        Linear("o_proj", value, layer.hidden, "attention"),
-    )
-    return replace(layer, kv_heads=layer.heads, head_dim=plain + rotary, mixer=(*queries, *others))
+def _attention(layer: Architecture, text: Mapping[str, Any], number: int, block: str) -> Architecture:
+    """A layer with softmax attention, with what differs in its kind."""
+    kind = text.get("model_type", "")
+    shared = _size(text, "num_kv_shared_layers")
+    reuses = number >= _size(text, *LAYERS, otherwise=number + 1 + shared) - shared if shared else False
+    if reuses:
+        wide = 2 if text.get("use_double_wide_mlp") else 1
+        layer = replace(layer, own_keys=False, intermediate=wide * layer.intermediate)
+    own = (text.get("per_layer_config") or {}).get(number) or (text.get("per_layer_config") or {}).get(str(number), {})
+    if kind in GEMMA4 and block == "full_attention":
+        merged = {"head_dim": text.get("global_head_dim") or PER_LAYER_HEAD, **own}
+        alike = bool(text.get("attention_k_eq_v", "unified" in kind))
+        if alike and (few := text.get("num_global_key_value_heads")):
+            merged.setdefault("num_key_value_heads", few)
+        layer = replace(
+            layer,
+            head_dim=merged["head_dim"],
+            kv_heads=merged.get("num_key_value_heads") or layer.kv_heads,
+            own_values=not alike,
+        )
+    if latent := _size(text, "kv_lora_rank"):  # compressed keys and values (DeepSeek's MLA)
+        low, rotary = _size(text, "q_lora_rank"), _size(text, "qk_rope_head_dim")
+        plain = _size(text, "qk_nope_head_dim", otherwise=layer.head_dim)
+        value, query = layer.heads * _size(text, "v_head_dim", otherwise=plain), layer.heads * (plain + rotary)
+        queries = [Linear("q_proj", layer.hidden, query, "block")]
+        if low:
+            queries = [Linear("q_a_proj", layer.hidden, low, "block"), Linear("q_b_proj", low, query, "query")]
+        others = (
+            Linear("kv_a_proj_with_mqa", layer.hidden, latent + rotary, "block"),
+            Linear("kv_b_proj", latent, layer.heads * plain + value, "latent"),
+            Linear("o_proj", value, layer.hidden, "attention"),
+        )
+        layer = replace(layer, kv_heads=layer.heads, head_dim=plain + rotary, mixer=(*queries, *others))
+    if text.get("mamba_d_ssm"):  # Falcon-H1: attention and a state space in every layer
+        state = _other_mixer(layer, text)
+        return replace(
+            layer,
+            mixer=(*layer.attention(), *state.mixer),
+            mixer_saved=state.mixer_saved,
+            mixer_weights=state.mixer_weights,
+        )
+    return layer
 
 
 def _other_mixer(layer: Architecture, text: Mapping[str, Any]) -> Architecture:
@@ -535,11 +520,6 @@ def _windowed(text: Mapping[str, Any]) -> bool:
     if any(text.get(name) for name in ("linear_num_value_heads", "conv_L_cache", "mamba_d_state", "state_size")):
         return True
     return bool(text.get("sliding_window")) and text.get("use_sliding_window") is not False
-
-
-def _activation(text: Mapping[str, Any], kind: str) -> str:
-    named = next((text[name] for name in ACTIVATION if text.get(name)), None)
-    return str(named or ("gelu_new" if kind == "gpt2" else ""))
 
 
 def _count(value: Any) -> int:

@@ -1,11 +1,26 @@
-"""Whether a method fits on a device, the largest sizes that fit, and setting changes that make it fit.
+"""Whether a method fits on a device, the largest sizes that fit, what `auto` means, and changes that make it fit.
 
 Searches need hundreds of estimates, so they use the formula, scaled to agree with the dry run at the one point where a
 dry run was made. Imports no torch.
+
+`auto` of micro-batch size, activation checkpointing and optimizer are the fastest settings that fit. A layer that
+recomputes its activations runs its forward pass twice, which adds about a third to the FLOPs of a step. A smaller
+micro-batch costs less as long as the weights are read for enough tokens: with ENOUGH_TOKENS a bf16 product does 2,048
+FLOPs per byte of weights, seven times what an H100 needs to be limited by its FLOPs (989 TFLOPS over 3.35 TB/s: 295
+FLOPs per byte; NVIDIA, H100 datasheet). So the micro-batch size is reduced to that many tokens first, and layers
+recompute only if it still does not fit. Offloading waits for the bus between GPU and host, and comes last.
+
+With several devices each has the whole model (DDP) if that fits, else a part of its weights (FSDP).
+
+8-bit optimizer state is in torch's pool if the run fits with headroom. Otherwise it is paged: then it is in managed
+memory outside the pool, and moves to the host instead of ending the run if memory runs out. On a CPU the optimizer is
+torch's fused AdamW with 32-bit state, which is 50 times as fast as bitsandbytes' 8-bit one there
+(`config.automatic_optimizer`).
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +33,21 @@ from engine.config.device_defaults import (
     HELD_OUT_ROWS,
     MAX_MASKED_TOKENS,
     MAX_TOKENS,
+    OFFLOADED,
     PACKED_MEAN_LENGTH,
+    RECOMPUTING,
+    ActivationCheckpointing,
     answers_together,
+    automatic_optimizer,
+    resolve_checkpointing,
 )
-from engine.config.method_specs import QLORA
+from engine.config.method_specs import QLORA, method_spec
 from engine.config.schema import Config
 from engine.config.settings import with_settings
-from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, Tier, error_of, with_pool
+from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape, Tier, error_of, with_pool
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.weights_and_state import shard_count
 
 Fit = Literal["fits", "tight", "does not fit"]
 MAX_LENGTH = 1_000_000
@@ -179,10 +200,15 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     """
     limit = min(positions or MAX_LENGTH, MAX_LENGTH)
 
+    device = query.budget.device
+
     def fits(length: int) -> bool:
         return query.with_length(length).fits_without_headroom()
 
-    places = [place for place in _places(query, limit) if place > 1]
+    # Lengths after which a micro-batch has fewer rows or another packing, and the limit.
+    most_tokens, rows = (MAX_MASKED_TOKENS[device], MAX_TOKENS[device]), range(1, HELD_OUT_ROWS + 1)
+    lengths = {limit, PACKED_MEAN_LENGTH, *(tokens // count for tokens in most_tokens for count in rows)}
+    places = sorted(place for place in lengths if 1 < place <= limit)
     good = next((number for number, place in enumerate(places) if not fits(place)), len(places))
     if good == len(places):
         return LargestFit(value=limit, limited_by="nothing")
@@ -193,19 +219,90 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     return LargestFit(value=most, limited_by="memory")
 
 
-def _places(query: FitQuery, limit: int) -> list[int]:
-    """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
-    device: Device = query.budget.device
-    places = {limit, PACKED_MEAN_LENGTH}
-    for tokens in (MAX_MASKED_TOKENS[device], MAX_TOKENS[device]):
-        places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}
-    return sorted(place for place in places if place <= limit)
-
-
 def _last(values: range, good: Callable[[int], bool]) -> int:
     """The last of increasing values for which `good` is true, given that it is true for all before it; 0 if none."""
     first_bad = bisect_left(values, True, key=lambda value: not good(value))
     return values[first_bad - 1] if first_bad else 0
+
+
+ENOUGH_TOKENS = 2048
+"""Tokens of a micro-batch above which more tokens hardly use a GPU better."""
+
+
+def resolve_automatic(query: FitQuery) -> FitQuery:
+    """Replace `auto` by the fastest settings that fit with headroom, else without it, else by the smallest."""
+    train = query.config.train
+    if train.devices > 1 and train.parallelism == "auto":
+        whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
+        if whole.fits_without_headroom():
+            return whole
+        return resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
+    if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
+        query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
+    return resolve_answers(resolve_optimizer(_resolve_activations(query)))
+
+
+def resolve_answers(query: FitQuery) -> FitQuery:
+    """Replace `auto` of the rows that are generated at a time: the most that are predicted to fit."""
+    if query.config.evaluation.batch != "auto":
+        return query
+    return query.with_settings({"evaluation.batch": max(1, largest_evaluation_batch(query).value)})
+
+
+def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
+    """Replace `auto` of the optimizer. `fits`: whether the query fits with headroom; None: by the formula."""
+    if query.config.optimizer.name != "auto":
+        return query
+    device = query.budget.device
+    paged = device == "cuda" and not (query.fits() if fits is None else fits)
+    return query.with_settings({"optimizer.name": automatic_optimizer(device, paged)})
+
+
+def settle_optimizer(query: FitQuery, estimates: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
+    """Decide again whether an automatic optimizer on a GPU is paged, by the last and best estimate; sizes are the same.
+
+    Without an estimate it is paged.
+    """
+    fits = bool(estimates) and classify_fit(estimates[-1].peak, query.budget, estimates[-1].tier) == "fits"
+    query = resolve_optimizer(query.with_settings({"optimizer.name": "auto"}), fits)
+    paged = query.config.optimizer.name == automatic_optimizer("cuda", paged=True)
+    return query, [msgspec.structs.replace(estimate, paged=paged) for estimate in estimates]
+
+
+def _resolve_activations(query: FitQuery) -> FitQuery:
+    """Replace `auto` of micro-batch size and activation checkpointing."""
+    train, device = query.config.train, query.budget.device
+    if train.micro_batch != "auto" and train.gradient_checkpointing != "auto":
+        return query
+    choices: tuple[ActivationCheckpointing, ...] = (resolve_checkpointing(train.gradient_checkpointing, device),)
+    if train.gradient_checkpointing == "auto" and device == "cuda":
+        choices = (*RECOMPUTING, OFFLOADED)
+    recomputing = [choice for choice in choices if not choice.offload]
+    # (checkpointing, the least rows of a micro-batch, whether with the required headroom), the fastest first. Without
+    # the required headroom, what needs less memory comes before what is faster.
+    attempts = [
+        *((choice, enough_rows(query), True) for choice in recomputing),
+        *((choice, 1, True) for choice in choices),
+        *((choice, 1, False) for choice in (*recomputing[-1:], choices[-1])),
+    ]
+    for checkpointing, least, with_headroom in attempts:
+        candidate = query.with_settings({"train.gradient_checkpointing": checkpointing.setting})
+        if train.micro_batch != "auto":
+            if candidate.fits() if with_headroom else candidate.fits_without_headroom():
+                return candidate
+            continue
+        largest = largest_micro_batch(candidate, with_headroom)
+        if largest.limited_by != "memory":  # use the batch size: micro-batches of shorter rows can have more rows
+            return candidate.with_micro_batch(train.batch)
+        if largest.value >= least:
+            return candidate.with_micro_batch(largest.value)
+    smallest = query.with_settings({"train.gradient_checkpointing": choices[-1].setting})
+    return smallest.with_micro_batch(1) if train.micro_batch == "auto" else smallest
+
+
+def enough_rows(query: FitQuery) -> int:
+    """Rows of a micro-batch with ENOUGH_TOKENS, at most those of a step."""
+    return min(query.rows.count, math.ceil(ENOUGH_TOKENS / query.rows.length))
 
 
 Settings = dict[str, Any]
@@ -235,7 +332,9 @@ def changes(
     """
     if query.fits_without_headroom():
         return []
-    by_qlora = _by_qlora(query, *qlora) if qlora else None
+    by_qlora = replace(query, config=qlora[0], scale=qlora[1]) if qlora else None
+    if by_qlora and by_qlora.config.train.micro_batch == "auto":
+        by_qlora = by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
     alone = [*_alone(query, positions), _named(_change(by_qlora, {})) if by_qlora else None]
     together = [_fewest(query, positions)]
     if by_qlora and not any(alone):
@@ -297,14 +396,6 @@ def _shorter(query: FitQuery, settings: Settings, positions: int | None) -> Reme
         return None
     shorter = _change(changed.with_length(longest), {})
     return shorter and msgspec.structs.replace(shorter, settings={**settings, "train.max_length": longest})
-
-
-def _by_qlora(query: FitQuery, config: Config, scale: FormulaCorrection) -> FitQuery:
-    """The query with QLoRA, with the same micro-batch size unless it has one of its own."""
-    by_qlora = replace(query, config=config, scale=scale)
-    if config.train.micro_batch == "auto":
-        return by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
-    return by_qlora
 
 
 def _change(query: FitQuery, settings: Settings) -> Remedy | None:

@@ -19,28 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import schema
-from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
+from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import Notice, UserError
 from engine.config.quantities import size
 from engine.config.settings import with_settings
 from engine.memory.formula.activations import (
+    MicroBatchShape,
     cast_head,
     generates_answers,
     generation_moments,
+    held_out_shape,
+    largest_micro_batch_shape,
     loss_bytes,
     mask_bytes,
+    needs_segments,
     running_layer,
     saved_activations,
+    uses_segments,
 )
 from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool
-from engine.memory.formula.packing import (
-    MicroBatchShape,
-    held_out_shape,
-    largest_micro_batch_shape,
-    needs_segments,
-    uses_segments,
-)
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
     PredictedRun,
@@ -68,21 +66,51 @@ def formula(
     of a decoder.
     """
     run = PredictedRun(read_architecture(model_config, config.model.id), config, device, bf16)
-    setting, packing = config.train.micro_batch, config.train.packing
-    most = rows.count if setting == "auto" else setting
-    segments, mixed = uses_segments(run), needs_segments(run.shape)
+    shape, packing, micro_batch = run.shape, config.train.packing, config.train.micro_batch
+    segments, mixed = uses_segments(run), needs_segments(shape)
+    most = rows.count if micro_batch == "auto" else micro_batch
     batch = largest_micro_batch_shape(rows, most, packing, device, segments, mixed)
-    held_out_batch = held_out_shape(rows, packing, device, run.shape.vocabulary, segments, mixed)
+    held_out_batch = held_out_shape(rows, packing, device, shape.vocabulary, segments, mixed)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
-    static = {
-        "weights": weights_of_rank(run),
-        "adapters": count_adapter_parameters(run.shape, config) * FLOAT32,
-        "optimizer": state_of_rank(run),
-    }
-    moments = _moments(run, batch, checkpointing, static["optimizer"])
-    step = max(moments, key=lambda moment: sum({**static, **moment}.values()))
-    held_out = _peak({**static, **_held_out(run, held_out_batch)}, device)
-    answering = _peak({**static, "activations": _answering(run, rows)}, device) if generates_answers(config) else None
+    adapters, state = count_adapter_parameters(shape, config) * FLOAT32, state_of_rank(run)
+    static = {"weights": weights_of_rank(run), "adapters": adapters, "optimizer": state}
+
+    def peak(**moment: int) -> PeakMemory:
+        parts = {part: size for part, size in {**static, **moment}.items() if size}
+        return with_pool(PeakMemory(total=sum(parts.values()), parts=parts), device)
+
+    def running(batch: MicroBatchShape, training: bool = False) -> int:
+        """Temporary bytes of the running layer that needs most."""
+        return max(running_layer(kind, run, batch, training) for kind in shape.groups())
+
+    # Activations until the loss. Of offloaded inputs only that of the running layer is on the GPU.
+    blocks = [saved_activations(kind, run, batch) for kind in shape.groups()]
+    all_blocks = sum(kind.layers * block for kind, block in zip(shape.groups(), blocks, strict=True))
+    recomputing = checkpointing.layers(shape.layers)
+    inputs = batch.tokens * shape.hidden * run.size
+    kept = inputs if checkpointing.offload else recomputing * inputs
+    kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, run.size) + cast_head(run)
+    # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
+    # Where layers differ, the one that needs most is near the end of the model.
+    backward = running(batch, training=True) + (max(blocks) if checkpointing.recomputes(shape.layers - 1) else 0)
+    gradients = gradients_of_rank(run)
+    earlier = gradients if batch.several else 0
+    logits = loss_bytes(run, batch, trained_head=run.method.trains_weights)
+    training = max(
+        peak(gradients=earlier, activations=kept, logits=logits),
+        peak(gradients=max(earlier, head_gradient(run)), activations=kept + backward),
+        peak(gradients=gradients, optimizer=state + update_bytes(run)),
+        key=lambda peak: peak.total,
+    )
+
+    # A held-out batch: its logits, or the forward pass of a layer if that is more.
+    logits = loss_bytes(run, held_out_batch)
+    forward = running(held_out_batch) + mask_bytes(held_out_batch, run.size)
+    held_out = peak(logits=logits) if logits > forward else peak(activations=forward)
+    answering: PeakMemory | None = None
+    if generates_answers(config):  # KV caches, logits, and the forward pass of a layer
+        generation = max(kept + running(batch) for kept, batch in generation_moments(run, rows))
+        answering = peak(activations=generation + cast_head(run))
     estimate = MemoryEstimate(
         tier="formula",
         method=config.method,
@@ -92,66 +120,17 @@ def formula(
         packing=batch.packing,
         gradient_checkpointing=checkpointing.setting,
         static=sum(static.values()),
-        training=_peak({**static, **step}, device),
+        training=training,
         evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
         held_out=held_out,
         answering=answering,
-        parameters=base_parameters(run.shape),
+        parameters=base_parameters(shape),
         trainable=run.trainable,
         devices=config.train.devices,
         sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
     return with_copy(estimate, config)
-
-
-def _moments(
-    run: PredictedRun, batch: MicroBatchShape, checkpointing: ActivationCheckpointing, state: int
-) -> list[dict[str, int]]:
-    """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
-    shape = run.shape
-    blocks = [saved_activations(kind, run, batch) for kind in shape.groups()]
-    all_blocks = sum(kind.layers * block for kind, block in zip(shape.groups(), blocks, strict=True))
-    recomputing = checkpointing.layers(shape.layers)
-    inputs = batch.tokens * shape.hidden * run.size
-    # Of offloaded inputs only that of the running layer is on the GPU.
-    kept = inputs if checkpointing.offload else recomputing * inputs
-    kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, run.size) + cast_head(run)
-    # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
-    # Where layers differ, the one that needs most is near the end of the model.
-    recomputed = max(blocks) if checkpointing.recomputes(shape.layers - 1) else 0
-    trained = gradients_of_rank(run)
-    before = trained if batch.several else 0
-    logits = loss_bytes(run, batch, trained_head=run.method.trains_weights)
-    running = _running(run, batch, training=True) + recomputed
-    return [
-        {"gradients": before, "activations": kept, "logits": logits},
-        {"gradients": max(before, head_gradient(run)), "activations": kept + running},
-        {"gradients": trained, "optimizer": state + update_bytes(run)},
-    ]
-
-
-def _held_out(run: PredictedRun, batch: MicroBatchShape) -> dict[str, int]:
-    """A held-out batch: its logits, or the forward pass of a layer if that is more."""
-    logits = loss_bytes(run, batch)
-    forward = _running(run, batch, training=False) + mask_bytes(batch, run.size)
-    return {"logits": logits} if logits > forward else {"activations": forward}
-
-
-def _answering(run: PredictedRun, rows: StepShape) -> int:
-    """The peak of generation: KV caches, logits, and the forward pass of a layer."""
-    moments = generation_moments(run, rows)
-    return max(kept + _running(run, batch, training=False) for kept, batch in moments) + cast_head(run)
-
-
-def _running(run: PredictedRun, batch: MicroBatchShape, training: bool) -> int:
-    """Temporary bytes of a running layer, the one that needs most."""
-    return max(running_layer(kind, run, batch, training) for kind in run.shape.groups())
-
-
-def _peak(parts: dict[str, int], device: Device) -> PeakMemory:
-    present = {part: size for part, size in parts.items() if size}
-    return with_pool(PeakMemory(total=sum(present.values()), parts=present), device)
 
 
 LOW_BYTES = 2 << 30

@@ -88,8 +88,14 @@ def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> Memory
     budgets = [_gpu_budget(candidate.gpu) for candidate in selected if candidate.gpu is not None]
     if budgets:
         return slot_budget(min(budgets, key=lambda budget: budget.total), selected[0].slots)
-    was_selected = str(device).partition(":")[0] == CPU
-    return slot_budget(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0].slots)
+    note = "the CPU was selected" if str(device).partition(":")[0] == CPU else nvml.why
+    if not note:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None
+        note = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "no GPU detected"
+    total, used = system_memory()
+    cores = f"{os.cpu_count()} CPU cores"
+    memory = MemoryBudget(name=cores, device="cpu", source="system", total=total, used=used, bf16=has_bf16(), note=note)
+    return slot_budget(memory, selected[0].slots)
 
 
 def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
@@ -122,42 +128,26 @@ def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:
     )
 
 
-def _system_budget(why: str) -> MemoryBudget:
-    total, used = system_memory()
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None and not why
-    return MemoryBudget(
-        name=f"{os.cpu_count()} CPU cores",
-        device="cpu",
-        source="system",
-        total=total,
-        used=used,
-        bf16=has_bf16(),
-        note="CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else why or "no GPU detected",
-    )
-
-
 def system_memory(cgroup: Path = CGROUP) -> tuple[int, int]:
     """(total bytes, bytes used now), of the system or of the container's cgroup if its limit is lower."""
     memory = psutil.virtual_memory()
     limit = _number_in(cgroup / "memory.max")
     if limit is None or limit >= memory.total:
         return memory.total, memory.total - memory.available
-    used = (_number_in(cgroup / "memory.current") or 0) - _reclaimable(cgroup / "memory.stat")
+    # The kernel frees the page cache on demand.
+    lines = _text_of(cgroup / "memory.stat").splitlines()
+    cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+    used = (_number_in(cgroup / "memory.current") or 0) - cached
     return limit, max(used, limit - memory.available, 0)
 
 
 def _number_in(file: Path) -> int | None:
-    try:
-        text = file.read_text().strip()
-    except OSError:
-        return None
+    text = _text_of(file).strip()
     return int(text) if text.isdigit() else None
 
 
-def _reclaimable(file: Path) -> int:
-    """Bytes of the page cache, which the kernel frees on demand."""
+def _text_of(file: Path) -> str:
     try:
-        lines = file.read_text().splitlines()
+        return file.read_text()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+        return ""

@@ -10,7 +10,7 @@ finished runs of the model on the device replace the bound (`history`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from msgspec import Struct, field
 from engine.config import gpu_prices
 from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import UserError
-from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import QLORA, method_spec, method_title
 from engine.config.model_config import (
     check_method,
@@ -33,7 +32,6 @@ from engine.config.model_config import (
 )
 from engine.config.schema import Config
 from engine.memory.formula.architecture import Architecture, read_architecture
-from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
 from engine.memory.formula.fit import (
     Fit,
@@ -47,6 +45,7 @@ from engine.memory.formula.fit import (
     largest_micro_batch,
     longest_rows,
     required_headroom,
+    resolve_automatic,
 )
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -58,7 +57,7 @@ from engine.memory.formula.weights_and_state import (
     gradient_bytes,
     optimizer_state_bytes,
 )
-from engine.runs.run.usage import ModelAccount, left_out_warning
+from engine.runs.run.usage import ModelAccount
 
 RowsFrom = Literal["data", "max_length", "asked"]
 
@@ -266,12 +265,6 @@ def family_notes(model_config: Mapping[str, Any], budget: MemoryBudget) -> list[
     return [note for note in notes if note]
 
 
-def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
-    """Warnings about weights that a method leaves out though its name says otherwise."""
-    warnings = (left_out_warning(plan.account, method_spec(plan.method)) for plan in plans if plan.account)
-    return [text for text in warnings if text]
-
-
 def plan_method(
     query: FitQuery,
     automatic: bool,
@@ -287,6 +280,12 @@ def plan_method(
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
     best = dry_run or estimate
     fit = classify_fit(best.peak, query.budget, best.tier)
+    micro_batch, listed_gpu = largest_micro_batch(scaled), ""
+    if micro_batch.limited_by == "token_limit":  # with the data's rows it can have more than of only the longest rows
+        micro_batch = msgspec.structs.replace(micro_batch, value=max(micro_batch.value, best.micro_batch))
+    if fit == "does not fit" and query.budget.device == "cuda":
+        gpu = gpu_prices.cheapest_gpu(best.peak, gpu_prices.list_gpus())
+        listed_gpu = gpu.name if gpu else ""
     return MethodPlan(
         method=query.config.method,
         automatic=automatic,
@@ -296,12 +295,12 @@ def plan_method(
         no_dry_run=no_dry_run,
         fit=fit,
         margin=required_headroom(best.peak, query.budget, best.tier),
-        micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
+        micro_batch=micro_batch,
         evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=changes(scaled, qlora, positions),
-        listed_gpu=_cheapest_gpu(best) if fit == "does not fit" and query.budget.device == "cuda" else "",
+        listed_gpu=listed_gpu,
     )
 
 
@@ -344,15 +343,21 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     proposed = (resolved(question.qlora).config, FormulaCorrection()) if question.qlora else None
     plans = []
     for config in question.configs:
-        query = resolved(config)
         qlora = proposed if config.method != QLORA.name else None
-        plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
-    chosen: RowsFrom = "asked" if question.length else "max_length"
+        plans.append(plan_method(resolved(config), config.train.micro_batch == "auto", None, positions, qlora))
     architecture = model_config.get("model_type") or "this architecture"
-    note = f"not checked: whether transformers supports {architecture}, and the data"
-    packing = packing_notes(question.configs[0], model_config)
-    notes = [note, *packing, *family_notes(model_config, question.budget)]
-    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, refused=refused, notes=notes)
+    return MemoryPlan(
+        budget=question.budget,
+        rows=rows,
+        rows_from="asked" if question.length else "max_length",
+        methods=plans,
+        refused=refused,
+        notes=[
+            f"not checked: whether transformers supports {architecture}, and the data",
+            *packing_notes(question.configs[0], model_config),
+            *family_notes(model_config, question.budget),
+        ],
+    )
 
 
 def positions_of(model_config: Mapping[str, Any]) -> int | None:
@@ -363,18 +368,6 @@ def positions_of(model_config: Mapping[str, Any]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             return value
     return None
-
-
-def _at_least(largest: LargestFit, planned: int) -> LargestFit:
-    """A micro-batch of the data's rows can have more rows than one of only the longest rows."""
-    if largest.limited_by != "token_limit":
-        return largest
-    return LargestFit(value=max(largest.value, planned), limited_by=largest.limited_by)
-
-
-def _cheapest_gpu(estimate: MemoryEstimate) -> str:
-    gpu = gpu_prices.cheapest_gpu(estimate.peak, gpu_prices.list_gpus())
-    return gpu.name if gpu else ""
 
 
 TERA, GIGA = 10**12, 10**9
@@ -398,7 +391,10 @@ def least_seconds(
 
     `estimate`: of the planned micro-batch size and checkpointing.
     """
-    gpu = _listed(budget)
+    if budget.device != "cuda" or "MIG" in budget.name.split():  # a part of a GPU (MIG) has only a part of its peaks
+        return None
+    gpus = gpu_prices.list_gpus()
+    gpu = next((gpu for gpu in gpus if gpu.name == budget.name), None) or gpu_prices.find_gpu(budget.name, gpus)
     if gpu is None or not gpu.bf16_tflops or not gpu.memory_bandwidth:
         return None
     shape = read_architecture(model_config, config.model.id)
@@ -419,8 +415,11 @@ def training_cost(
     recomputed = checkpointing.layers(shape.layers) / shape.layers
     tokens = work.tokens / work.token_ratio
     seen = work.steps * config.train.batch / max(1, work.rows)  # epochs
-    passes = 2 + trains + recomputed
-    per_token = decoder_weights(shape) * passes
+    decoder = 0.0  # weights by which a token is multiplied: of experts only those it is routed to
+    for kind in shape.groups():
+        experts = kind.expert_weights * kind.experts_used / kind.experts if kind.experts else 0
+        decoder += kind.layers * (sum(linear.weights for linear in kind.linears) + experts)
+    per_token = round(decoder) * (2 + trains + recomputed)
     if not trains:
         per_token += count_adapter_parameters(shape, config) * (3 + recomputed)
     head = shape.vocabulary * shape.hidden * (2 + trains)
@@ -431,20 +430,3 @@ def training_cost(
         weight_bytes=micro_batches * decoder_bytes(run) * (2 + recomputed),
         update_bytes=work.steps * (2 * optimizer_state_bytes(run) + gradient_bytes(run)),
     )
-
-
-def decoder_weights(shape: Architecture) -> int:
-    """Weights of the decoder layers by which a token is multiplied; of experts only those it is routed to."""
-    total = 0.0
-    for kind in shape.groups():
-        experts = kind.expert_weights * kind.experts_used / kind.experts if kind.experts else 0
-        total += kind.layers * (sum(linear.weights for linear in kind.linears) + experts)
-    return round(total)
-
-
-def _listed(budget: MemoryBudget) -> Gpu | None:
-    """The GPU of the list; a part of a GPU (MIG) has only a part of its peaks."""
-    if budget.device != "cuda" or "MIG" in budget.name.split():
-        return None
-    gpus = gpu_prices.list_gpus()
-    return next((gpu for gpu in gpus if gpu.name == budget.name), None) or gpu_prices.find_gpu(budget.name, gpus)

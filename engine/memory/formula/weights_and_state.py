@@ -79,7 +79,7 @@ class PredictedRun:
     @property
     def copies_shared_matrices(self) -> bool:
         """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
-        (`dry_run.kernel_scratch`).
+        (`dry_run.memory_tracker`).
         """
         return self.device == "cpu" and self.size == BF16 and (self.bf16 or sums_bf16_in_float32())
 
@@ -111,12 +111,6 @@ def trained_parameters(shape: Architecture) -> int:
     return shape.embeddings + shape.hidden + sum(layers)
 
 
-def _four_bit_weights(kind: Architecture) -> int:
-    """Weights of one decoder layer that QLoRA stores in 4 bits: linear layers and experts, without routers."""
-    linear = sum(linear.weights for linear in kind.linears if not linear.read_directly)
-    return linear + kind.expert_weights - kind.experts * kind.hidden
-
-
 def weight_bytes(run: PredictedRun) -> int:
     """Bytes of all parameters; for QLoRA linear layers and experts have 4 bits per weight and scales.
 
@@ -124,10 +118,12 @@ def weight_bytes(run: PredictedRun) -> int:
     float32 per 256 scales: 4.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3). Embeddings, LM head, norms and
     routers are not quantized (`methods.weights`).
     """
-    parameters = base_parameters(run.shape)
+    parameters, four_bit = base_parameters(run.shape), 0
     if not run.method.quantizes_base:
         return parameters * run.weight_size
-    four_bit = sum(kind.layers * _four_bit_weights(kind) for kind in run.shape.groups())
+    for kind in run.shape.groups():
+        linear = sum(linear.weights for linear in kind.linears if not linear.read_directly)
+        four_bit += kind.layers * (linear + kind.expert_weights - kind.experts * kind.hidden)  # without routers
     scales = four_bit / 64 * (1 + FLOAT32 / 256 if run.config.quantization.double else FLOAT32)
     return round((parameters - four_bit) * run.weight_size + four_bit / 2 + scales)
 
@@ -149,14 +145,15 @@ def adapted(shape: Architecture, config: Config) -> list[Linear]:
 
 
 def count_adapter_parameters(shape: Architecture, config: Config) -> int:
-    """rank × (in + out) per adapted linear layer, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
-    rank, dora = config.adapter.rank, config.adapter.dora
-    total = 0
+    """rank × (in + out) per adapted linear layer and expert, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
+    rank, dora, total = config.adapter.rank, config.adapter.dora, 0
     for kind in shape.groups():
-        per_linear = (
-            rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(kind, config)
-        )
-        total += kind.layers * (sum(per_linear) + _expert_adapters(kind, config))
+        layers, hidden, width = adapted(kind, config), kind.hidden, kind.expert_intermediate
+        each = sum(rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in layers)
+        # Gate and up of an expert are one matrix.
+        per_rank = {"gate_up_proj": hidden + (2 if kind.gated else 1) * width, "down_proj": width + hidden}
+        each += kind.experts * rank * sum(per_rank[name] for name in _adapted_experts(config))
+        total += kind.layers * each
     return total
 
 
@@ -176,15 +173,6 @@ def _adapted_experts(config: Config) -> set[str]:
     return projections | ({"gate_up_proj"} if {"gate_proj", "up_proj"} <= set(targets) else set())
 
 
-def _expert_adapters(shape: Architecture, config: Config) -> int:
-    """Adapter parameters of the experts of one layer: gate and up are one matrix."""
-    if not adapts_experts(shape, config):
-        return 0
-    rank, hidden, width = config.adapter.rank, shape.hidden, shape.expert_intermediate
-    per_rank = {"gate_up_proj": hidden + (2 if shape.gated else 1) * width, "down_proj": width + hidden}
-    return shape.experts * rank * sum(per_rank[name] for name in _adapted_experts(config))
-
-
 def gradient_bytes(run: PredictedRun) -> int:
     """Gradients of all trained parameters in their dtype; adapters are float32."""
     return run.trainable * (run.weight_size if run.method.trains_weights else FLOAT32)
@@ -201,7 +189,7 @@ def optimizer_state_bytes(run: PredictedRun) -> int:
 
 
 def update_bytes(run: PredictedRun) -> int:
-    """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
+    """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.memory_tracker`).
 
     Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,
     then weight and random numbers. 8-bit on the CPU: five float32 copies.

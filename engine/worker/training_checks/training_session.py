@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from engine.config.device_defaults import resolve_checkpointing
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
-from engine.evaluation.predictions import mean_loss
+from engine.evaluation.metrics import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step

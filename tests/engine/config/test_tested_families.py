@@ -97,7 +97,7 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
 
     configs = [resolve(Preset("test", {}), name).config for name in method_names()]
     with pytest.raises(UserError) as refused:
-        plan_module.plan(PlanQuery(configs=configs[:1], budget=budget, length=64), lambda *told: None)
+        plan_module.plan_methods(PlanQuery(configs=configs[:1], budget=budget, length=64), lambda *told: None)
     assert refused.value.code == "model.family_fails"
     compared = PlanQuery(configs=configs, qlora=configs[0], budget=budget, length=64)
     whole = quick_plan(compared, shape.to_dict())
@@ -108,7 +108,7 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     estimates = method_estimates(Selection("smollm2-lora"), ModelFiles(table=shape.to_dict()), budget)
     assert [estimate.fit == "refused" for estimate in estimates] == [True, False, False]
     monkeypatch.setattr(plan_module, "_method_plan", lambda config, *given: full)
-    dry = plan_module.plan(compared, lambda *told: None)
+    dry = plan_module.plan_methods(compared, lambda *told: None)
     assert (len(dry.methods), dry.refused) == (2, whole.refused)
     lines = [line.plain for line in PlanView(80, colored=False).bars(whole, configs[0], "test")]
     assert [line.split()[2] for line in lines if line.startswith("QLoRA")] == ["refused"]

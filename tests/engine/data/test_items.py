@@ -25,9 +25,8 @@ from engine.data.items import (
 )
 from engine.data.prepare import prepare
 from engine.data.rows import Example, Row
-from engine.evaluation.metrics import Choices, best_score, scoring_function
-from engine.evaluation.predictions import mean_loss, read_items, write_items
-from engine.evaluation.score import Scorer, item_losses, row_losses, summarize
+from engine.evaluation.metrics import Choices, best_score, mean_loss, scoring_function
+from engine.evaluation.score import Scorer, item_losses, read_items, row_losses, summarize, write_items
 from engine.methods.model_source import load_tokenizer
 from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import Packing

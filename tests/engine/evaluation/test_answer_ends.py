@@ -12,8 +12,7 @@ from engine.data.items import EvaluationItem
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
-from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.score import summarize
+from engine.evaluation.score import read_items, summarize, write_items
 from engine.ladder.report.tables import quality
 from engine.ladder.sentences import unended_answers
 from engine.runs.run.predictions import ScoredItem, recorded_items

@@ -16,8 +16,7 @@ from engine.config.errors import UserError
 from engine.data.items import evaluation_items
 from engine.data.rows import Row
 from engine.evaluation.choice_scoring import Bounds, Chooser
-from engine.evaluation.metrics import Choices
-from engine.evaluation.predictions import RowLoss
+from engine.evaluation.metrics import Choices, RowLoss
 from engine.evaluation.score import row_losses
 from engine.training.batches import Packing
 from engine.training.guards import OutOfMemory

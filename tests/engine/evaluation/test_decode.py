@@ -27,8 +27,7 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.config.device_defaults import DECODER
-from engine.evaluation.forward import GROUPED_SDPA, grouped_query_attention, sdpa_by_group
-from engine.evaluation.kv_cache import PrefillResult, RunningCache
+from engine.evaluation.forward import GROUPED_SDPA, PrefillResult, RunningCache, grouped_query_attention, sdpa_by_group
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])

@@ -20,8 +20,8 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
-from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide_metric
-from engine.evaluation.predictions import write_items
+from engine.evaluation.preflight import AnswerProfile, MetricChoice, decide_metric
+from engine.evaluation.score import write_items
 from engine.ladder import served as served_module
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import LadderResults, collect, read_finished

@@ -18,9 +18,8 @@ from engine.config.device_defaults import (
     describe_checkpointing,
     resolve_checkpointing,
 )
-from engine.memory.formula.automatic import enough_rows, resolve_automatic
 from engine.memory.formula.estimate import StepShape
-from engine.memory.formula.fit import FitQuery, largest_micro_batch
+from engine.memory.formula.fit import FitQuery, enough_rows, largest_micro_batch, resolve_automatic
 
 ORDER = (*RECOMPUTING, OFFLOADED)
 

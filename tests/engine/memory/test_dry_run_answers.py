@@ -16,7 +16,7 @@ from engine.config.device_defaults import DECODER, MAX_TOKENS
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
-from engine.memory.dry_run import kernel_scratch
+from engine.memory.dry_run import memory_tracker
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula import weights_and_state
 from engine.memory.formula.formula import formula
@@ -81,7 +81,7 @@ def test_the_formula_gives_the_evaluation_peaks_of_the_dry_run(
     method: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU all prompts of a batch are read at once, and their caches are copied to that of the batch."""
-    for module in (kernel_scratch, weights_and_state):  # on any machine
+    for module in (memory_tracker, weights_and_state):  # on any machine
         monkeypatch.setattr(module, "sums_bf16_in_float32", lambda: True)
     one = case("Qwen2, small", method, False, 128, 2)
     shape, train = SHAPES[one.shape], msgspec.structs.replace(one.config.train, precision="bf16")

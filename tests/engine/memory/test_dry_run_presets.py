@@ -13,7 +13,7 @@ from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.config.settings import with_settings
-from engine.memory.dry_run.plan import plan
+from engine.memory.dry_run.plan import plan_methods
 from engine.memory.formula.method_plan import MethodPlan, PlanQuery
 
 
@@ -22,7 +22,7 @@ def planned(config: Config, model: str, size: int, folder: Path) -> MethodPlan:
     (folder / "config.json").write_text(json.dumps(CATALOG[model].shape))
     config = with_settings(config, {"model.id": str(folder)})
     query = PlanQuery(configs=[config], budget=smallest_of(size), length=config.train.max_length)
-    (found,) = plan(query, lambda text: None).methods
+    (found,) = plan_methods(query, lambda text: None).methods
     return found
 
 

@@ -14,7 +14,7 @@ from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.data.rows import Row
-from engine.memory.formula import packing
+from engine.memory.formula import activations
 from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import PARTS, StepShape
 from engine.memory.formula.formula import formula
@@ -96,7 +96,9 @@ def test_micro_batches_are_those_of_the_trainer(device: Any, wanted: str) -> Non
         row = Row([1] * length, [-100] * (length - 7) + [1] * 7, [1], "", "", False)
         real = batches.choose_packing([row] * count, wanted, device, varlen=False)
         largest = next(batches.micro_batches([row] * count, most, real))
-        ours = packing.largest_micro_batch_shape(StepShape(count=count, length=length, answer=7), most, wanted, device)
+        ours = activations.largest_micro_batch_shape(
+            StepShape(count=count, length=length, answer=7), most, wanted, device
+        )
         assert (ours.packing, ours.rows, ours.several) == (real.mode, len(largest), count > len(largest))
 
 
@@ -111,7 +113,7 @@ def test_with_segments_too_and_with_as_many_tokens(
     real = batches.choose_packing(rows, wanted, "cpu", varlen=True, segments=True)
     largest = next(batches.micro_batches(rows, most, real))
     shape = StepShape(count=count, length=length, answer=7, shared=shared)
-    ours = packing.largest_micro_batch_shape(shape, most, wanted, "cpu", segments=True)
+    ours = activations.largest_micro_batch_shape(shape, most, wanted, "cpu", segments=True)
     assert (ours.packing, ours.rows, ours.masked) == (real.mode, len(largest), False)
     assert ours.tokens == collate(largest, real, 0, "cpu").tokens
 
@@ -124,7 +126,7 @@ def test_held_out_batches_are_those_of_the_worker(device: Any, wanted: str) -> N
         real = batches.choose_packing([row], wanted, device, varlen=False)
         largest = next(batches.held_out_batches([row] * 64, real, device, vocabulary, answers_only=True))
         rows = StepShape(count=64, length=length, answer=answer)
-        assert packing.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
+        assert activations.held_out_shape(rows, wanted, device, vocabulary).rows == len(largest)
 
 
 def test_a_held_out_batch_on_a_gpu_has_less_than_a_gibibyte_of_logits() -> None:

@@ -8,8 +8,8 @@ from deep_models import CPU, GPU, SAMPLE, SHAPES, SIZES, Case, all_layers, plann
 
 from engine.config.device_defaults import OFFLOADED, RECOMPUTING, ActivationCheckpointing, resolve_checkpointing
 from engine.config.preset import Preset, resolve
+from engine.memory.dry_run.dry_run import LayerPattern, layer_pattern
 from engine.memory.dry_run.fake_model import bare_model
-from engine.memory.dry_run.layer_extrapolation import LayerPattern, layer_pattern
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: "-".join(map(str, case)))

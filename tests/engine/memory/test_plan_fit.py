@@ -13,7 +13,6 @@ from places import BENCH
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import (
     CONTEXT,
     GAPS,
@@ -34,6 +33,7 @@ from engine.memory.formula.fit import (
     largest_micro_batch,
     longest_rows,
     required_headroom,
+    resolve_automatic,
     with_settings,
 )
 from engine.memory.formula.memory_budget import PROCESS, MemoryBudget

@@ -40,7 +40,7 @@ def asked(question: PlanQuery) -> MemoryPlan:
 
 def planned(question: PlanQuery) -> MemoryPlan:
     """The plan, in this process."""
-    return plan.plan(question, lambda text: None)
+    return plan.plan_methods(question, lambda text: None)
 
 
 def test_a_configuration_is_enough(tmp_path: Path) -> None:

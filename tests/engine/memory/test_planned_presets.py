@@ -16,9 +16,8 @@ from engine.config.model_files import find_model
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import GPU_LIST, resolve_preset, shipped_folder
 from engine.config.schema import Config
-from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate
-from engine.memory.formula.fit import Fit, FitQuery, classify_fit
+from engine.memory.formula.fit import Fit, FitQuery, classify_fit, resolve_automatic
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import planned_rows, positions_of
 

@@ -15,7 +15,7 @@ from test_loss import ROWS, SHAPES, Forgetful, ours
 from engine.config import schema
 from engine.config.device_defaults import OFF
 from engine.data.rows import Row
-from engine.evaluation.predictions import mean_loss
+from engine.evaluation.metrics import mean_loss
 from engine.evaluation.score import row_losses, summarize
 from engine.methods.model_source import load_tokenizer
 from engine.runs.run.predictions import ScoredItem

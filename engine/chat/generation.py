@@ -35,19 +35,13 @@ class ReusableCache:
         cache, known = self.cache, len(self.tokens)
         self.cache, self.tokens = None, []  # an answer that fails leaves no cache of unknown content
         if cache is not None and kept < known:
-            kept = kept if _crop(cache, kept) else 0
+            if any(type(layer) is not DynamicLayer for layer in cache.layers):
+                kept = 0  # caches of sliding windows or states cannot be cropped
+            for layer in cache.layers if kept else ():  # not `crop`: its arguments depend on transformers' version
+                layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
         if cache is None or not kept:
             return forward.new_cache(), 0
         return cache, kept
-
-
-def _crop(cache: Any, length: int) -> bool:
-    """Drop all columns from `length` on; False for caches of sliding windows or states, which cannot be cropped."""
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
-        return False
-    for layer in cache.layers:  # not `crop`, which takes other arguments in other versions of transformers
-        layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
-    return True
 
 
 class TokenSampler:

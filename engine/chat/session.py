@@ -65,8 +65,33 @@ class ChatSession:
         if not items:
             name, hint = self.runs[0].directory.name, "enter a prompt instead"
             raise UserError("no recorded answers to test items", name, hint, "chat.no_items")
+        # Read the items' rows again.
+        run, wanted = self.runs[0], {item.line.where for item in items[:limit]}
+        responder, data = self.models.responders[run.key], run.config.data
+        examples: dict[str, Example] = {}
+        for example in examples_of(data):
+            for part in (*earlier_answers(example), example):
+                if part.where in wanted:
+                    examples.setdefault(part.where, part)
+            if len(examples) == len(wanted):
+                break
+        encoded = responder.encoder.rows(list(examples.values()))
+        rows = {where: row for where, row in zip(examples, encoded, strict=True) if isinstance(row, Row)}
+        replayed = []
+        for item in items[:limit]:
+            line, row = item.line, rows.get(item.line.where)
+            if row is None or responder.tokenizer.decode(row.prompt) != line.prompt:
+                problem = "the test rows differ from those of the run"
+                hint = "restore the data and tokenizer of the run, or enter prompts instead"
+                raise UserError(problem, f"{data.id}: {line.where}", hint, "chat.items_changed")
+            asked = prompt_of(examples[line.where])
+            replayed.append(
+                ReplayItem(
+                    where=line.where, kind=item.kind, conversation=asked, target=line.target, recorded=item.recorded
+                )
+            )
         return ReplayItems(
-            items=_with_conversations(self.runs[0], items[:limit], self.models),
+            items=replayed,
             total=len(items),
             disagree=sum(item.kind == "disagree" for item in items),
             failures=sum(item.kind == "failure" for item in items),
@@ -209,35 +234,3 @@ def _score(item: ScoredItem, metric: MetricSpec) -> float:
     if metric.is_loss or item.scores is None:
         return item.nll / item.loss_weight if item.loss_weight else 0.0
     return item.scores.get(metric.name, 0.0)
-
-
-def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: LoadedModels) -> list[ReplayItem]:
-    """Read the items' rows again. Raises UserError if one is missing or renders to another prompt."""
-    responder = models.responders[run.key]
-    wanted = {item.line.where for item in items}
-    examples: dict[str, Example] = {}
-    for example in examples_of(run.config.data):
-        for part in (*earlier_answers(example), example):
-            if part.where in wanted:
-                examples.setdefault(part.where, part)
-        if len(examples) == len(wanted):
-            break
-    encoded = responder.encoder.rows(list(examples.values()))
-    rows = {where: row for where, row in zip(examples, encoded, strict=True) if isinstance(row, Row)}
-    replayed = []
-    for item in items:
-        line, row = item.line, rows.get(item.line.where)
-        if row is None or responder.tokenizer.decode(row.prompt) != line.prompt:
-            problem = "the test rows differ from those of the run"
-            hint = "restore the data and tokenizer of the run, or enter prompts instead"
-            raise UserError(problem, f"{run.config.data.id}: {line.where}", hint, "chat.items_changed")
-        replayed.append(
-            ReplayItem(
-                where=line.where,
-                kind=item.kind,
-                conversation=prompt_of(examples[line.where]),
-                target=line.target,
-                recorded=item.recorded,
-            )
-        )
-    return replayed

@@ -127,7 +127,13 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
     config = base.config.get_text_config()
     counts = (getattr(config, name, None) for name in EXPERT_COUNTS)
     experts = next((number for number in counts if isinstance(number, int) and number), None)
-    adapted = set(_adapted(base))
+    adapted: set[int] = set()  # ids of the parameters that have an adapter
+    for module in modules.values():
+        if isinstance(module, BaseTunerLayer):
+            layer = module.get_base_layer()
+            name = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
+            is_parametrized = name in getattr(layer, "parametrizations", {})
+            adapted.add(id(layer.parametrizations[name].original if is_parametrized else layer._parameters.get(name)))
     seen = set(adapter_parameters(base))
     for path, module in modules.items():
         for key, parameter in module._parameters.items():
@@ -205,18 +211,6 @@ def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAcco
 
 def _weight(layer: Any) -> Any:
     return getattr(getattr(layer, "base_layer", layer), "weight", None)
-
-
-def _adapted(base: torch.nn.Module) -> Iterator[int]:
-    """Ids of the parameters that have an adapter."""
-    for module in base.modules():
-        if isinstance(module, BaseTunerLayer):
-            layer = module.get_base_layer()
-            name = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
-            if name in getattr(layer, "parametrizations", {}):
-                yield id(layer.parametrizations[name].original)
-            else:
-                yield id(layer._parameters.get(name))
 
 
 def _computes_otherwise(layer: torch.nn.Module) -> bool:

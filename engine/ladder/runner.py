@@ -39,12 +39,7 @@ from engine.runs.trackers import start_trackers
 _IDENTITY = re.compile(rb'^identity = "([0-9a-f]{64})"$', re.MULTILINE)
 
 
-def identity(
-    config: Config,
-    fingerprints: dict[str, str],
-    versions: dict[str, str],
-    machine: dict[str, Any],
-) -> str:
+def identity(config: Config, fingerprints: dict[str, str], versions: dict[str, str], machine: dict[str, Any]) -> str:
     """The hash by which a ladder finds runs to reuse: of everything that affects a run's numbers.
 
     SHA-256 of settings, data, model, library versions and machine.
@@ -199,8 +194,9 @@ class LadderRunner:
         """Submit all runs that have to be started as one job array."""
         new: list[tuple[LadderEntry, RunDir]] = []
         for (_, entry), config in runs:
-            if created := self.create_unless_exists(entry, config):
-                new.append((entry, created))
+            run, is_new = self._find_or_create(entry, config)
+            if is_new:
+                new.append((entry, run))
         if not new:
             return
         try:
@@ -252,11 +248,6 @@ class LadderRunner:
             entry.disturbed = disturbance(run, config.cost.max_other_load) if entry.kind == "run" else ""
         self.save()
         return result if result and result.status == "finished" else None
-
-    def create_unless_exists(self, entry: LadderEntry, config: Config) -> RunDir | None:
-        """Create the entry's run without starting it; None if there is one to reuse or to resume."""
-        run, is_new = self._find_or_create(entry, config)
-        return run if is_new else None
 
     def exclude(self, entry: LadderEntry) -> None:
         """Run no further entries of this one's rung, because this one failed."""

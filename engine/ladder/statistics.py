@@ -299,11 +299,7 @@ class ItemScores:
 
 
 def item_scores(
-    values: Floats,
-    weights: Floats | None,
-    groups: Sequence[str],
-    seeds: tuple[int, ...] = (),
-    untrained: bool = False,
+    values: Floats, weights: Floats | None, groups: Sequence[str], seeds: tuple[int, ...] = (), untrained: bool = False
 ) -> ItemScores:
     """The scores or summed losses of test items, (S, n), with groups of dependent items as the units of the statistics.
 

@@ -24,14 +24,7 @@ from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
 from engine.ladder.report.figures import Styles, report_figures, rung_styles, summary_figure
-from engine.ladder.report.material import (
-    PredictionSource,
-    Samples,
-    Trace,
-    collect_samples,
-    trace,
-    value,
-)
+from engine.ladder.report.material import PredictionSource, Samples, Trace, collect_samples, trace, value
 from engine.ladder.report.record import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.ladder_dir import LadderDir

@@ -460,13 +460,7 @@ def served_models(ladder: Ladder) -> ReportTable | None:
         ReportColumn("training time", lambda row: UNKNOWN),
         ReportColumn("memory", lambda row: UNKNOWN),
     ]
-    return report_table(
-        "Served models",
-        "rung",
-        used,
-        lambda row: rung_line(row[0], row[1].endpoint),
-        columns,
-    )
+    return report_table("Served models", "rung", used, lambda row: rung_line(row[0], row[1].endpoint), columns)
 
 
 def artifacts(ladder: Ladder) -> ReportTable | None:
@@ -498,11 +492,7 @@ def artifacts(ladder: Ladder) -> ReportTable | None:
         ),
     ]
     return report_table(
-        "Artifacts",
-        "artifact",
-        rows,
-        lambda row: _line(row, f"exported from {rung_title(row.source)}"),
-        columns,
+        "Artifacts", "artifact", rows, lambda row: _line(row, f"exported from {rung_title(row.source)}"), columns
     )
 
 

@@ -55,12 +55,14 @@ def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     return run
 
 
-def test_every_run_has_the_metric_that_the_ladder_decided(tmp_path: Path, plan: LadderPlan) -> None:
+def test_every_run_has_the_metric_that_the_ladder_decided(
+    tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = ladder_dir.create(tmp_path, plan)
     runner, planned, config = runner_of(folder, plan), entry(), plan.rungs[0].config
     assert config.evaluation.metric == "auto"
-    run = runner.create_unless_exists(planned, config)
-    assert run and run_dir.read_frozen(run).config.evaluation.metric == "json"
+    run = started(runner, planned, plan, monkeypatch)
+    assert run_dir.read_frozen(run).config.evaluation.metric == "json"
     assert runner.identity(config) == runner.identity(with_settings(config, {"evaluation.metric": "json"}))
 
 

@@ -143,11 +143,17 @@ def _by_generate(
         return ids, mask, positions, out
 
     begin("prompts")
-    earlier = None  # inputs and logits of a part exist until the next one is computed
+    seen, earlier = 0, None  # inputs and output of a part exist until the next one is computed
     columns = prefill_columns(rows, longest, planned) if reads_prompts_in_parts(model) else longest
-    for start in range(0, longest, columns):
+    starts = range(0, longest, columns)
+    for start in (*starts[:1], *starts[1:][-2:]):  # those between need less than the last two: their caches are shorter
+        if earlier is not None and start > seen:
+            for layer in options[cache_name].layers:
+                _append(layer, start - seen)
+            earlier = (earlier[0], mask[:, :start].clone(), *earlier[2:])
         end = min(longest, start + columns)
         earlier = compute(ids[:, start:end].clone(), mask[:, :end].clone(), positions[:, start:end].clone())
+        seen = end
     del earlier
     if answers.tokens == 1 or cache_name not in options:
         return

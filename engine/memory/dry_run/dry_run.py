@@ -179,7 +179,8 @@ def _run(
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
     tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
-    work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
+    # segments keep index tensors that the first run creates: every run has to count them; half a million token ids stay
+    work = copy.deepcopy(work, {id(work.answers): work.answers})
     with (
         _tracked_layers(model, pattern, tracker),
         FakeTensorMode(allow_non_fake_inputs=True),

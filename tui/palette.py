@@ -20,7 +20,8 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.commands import TABLES
-from tui.data.datasets import EMBEDDED, list_datasets
+from tui.data.datasets import list_datasets
+from tui.data.recent import EMBEDDED
 from tui.screens.bench_actions import BenchScreen
 from tui.settings import app_keys
 

@@ -32,7 +32,7 @@ from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
 from engine.runs.trackers import start_tracker
 from engine.training import checkpoints
-from tui.cli.clean import clean
+from tui.cli.disk import clean
 
 DOCUMENTS = Path("documents")
 STATE = (
@@ -92,7 +92,7 @@ def entries(home: Path) -> list[str]:
 def remove_everything(home: Path) -> None:
     """`ftbench clean` of each kind, and of all of them, for everything of any age."""
     for kind in (*([kind] for kind in KINDS), list(KINDS)):
-        clean(home, list(kind), [], 0.0, yes=True, json=True)
+        clean(list(kind), older_than=0.0, yes=True, runs=home, json=True)
 
 
 def runs_of(home: Path) -> list[RunDir]:

@@ -15,7 +15,7 @@ TEXTUAL = ("tui", "textual", "rich", "typer")
 @pytest.mark.parametrize(
     "code",
     [
-        "import tui.cli.main, tui.cli.following, tui.history.tables, tui.cli.run, tui.cli.runs, tui.cli.demo, "
+        "import tui.cli.main, tui.cli.following, tui.history.tables, tui.cli.run, tui.cli.runs, tui.cli.ladder, "
         "tui.cli.doctor, tui.cli.data, tui.cli.presets, tui.cli.pull",
         "import engine.config.preset_library, engine.runs.start, engine.runs.rpc_client, engine.runs.run.event_log",
         "import engine.__main__",

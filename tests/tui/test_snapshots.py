@@ -41,7 +41,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 import engine.runs.run.folder
-import tui.preview.disk
+import tui.preview.method_estimate
 import tui.screens
 from engine.config import preset_library
 from engine.runs.queue import locks
@@ -204,7 +204,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LOGNAME", "mike")
     monkeypatch.setattr(Screen, "_compositor_refresh", forget_changes)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
-    monkeypatch.setattr(tui.preview.disk, "shutil", SimpleNamespace(disk_usage=lambda path: disk))
+    monkeypatch.setattr(tui.preview.method_estimate, "shutil", SimpleNamespace(disk_usage=lambda path: disk))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
     turn.close()

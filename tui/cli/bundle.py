@@ -27,9 +27,7 @@ from engine.config.home import config_file
 from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run import run_dir
-from engine.runs.run.run_dir import RunDir
 from tui.cli.doctor import check_everything
 from tui.output.console import print_json, say
 
@@ -56,76 +54,68 @@ data: read the files before you send them.
 """
 
 
-def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
+def write_bundle(runs: Path, out: Path | None, as_json: bool) -> None:
     """Write the archive and print its path and content. Raises UserError where the file exists or cannot be written."""
     path = out or Path(f"ftbench-support-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     if os.path.lexists(path):
         raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
+    hint = "choose another file with --out"
     if not os.access(path.parent, os.W_OK | os.X_OK):  # known before the checks take their seconds
-        hint = "choose another file with --out"
         raise UserError("cannot write to the folder", str(path.parent), hint, code="bundle.not_writable")
     redact = Redactor(secrets_of_this_machine())
-    files = {name: _clean(text, redact) for name, text in _files(runs)}
+    home = os.path.expanduser("~")  # noqa: PTH111 - as in `tilde`
+    files = {}
+    for name, text in _files(runs):
+        files[name] = redact(text.replace(f"{home}/", f"{tilde(home)}/") if len(home) > 1 else text)
     about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "runs": RUNS, "count": redact.count}
     files["README.txt"] = README.format(**about)
     if any(redact.leaks(text) for text in files.values()):  # cannot happen; never write it if it does
         raise RunFailed("a secret was found in the bundle; nothing was written", "bundle.leak")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in sorted(files.items()):
+            content = text.encode("utf-8", "surrogateescape")
+            entry = tarfile.TarInfo(f"ftbench-support/{name}")
+            entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+            archive.addfile(entry, io.BytesIO(content))
     try:
-        write_atomically(path, _archive(files))
+        write_atomically(path, buffer.getvalue())
     except OSError as error:
-        hint = "choose another file with --out"
         raise UserError(f"cannot write: {error.strerror}", str(path), hint, code="bundle.not_writable") from error
     if as_json:
         print_json({"bundle": str(path.absolute()), "files": sorted(files), "redacted": redact.count})
-        return 0
+        return
     say(f"{path}: {len(files)} files, {path.stat().st_size / 1024:,.0f} KiB; {redact.count} secrets redacted")
     say("It contains no data rows, prompts or answers. Read it before you send it: warnings can quote values.")
-    return 0
 
 
 def _files(runs: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each file, before redaction."""
     yield "doctor.json", json.dumps(msgspec.to_builtins(check_everything(runs)), indent=1)
-    yield "system.json", json.dumps(_system(), indent=1)
-    yield "config.toml", _text(config_file())
-    for run in sorted(run_dir.iterate(runs), key=lambda run: run.name)[-RUNS:]:
-        yield from _of_run(run)
-    for ladder in sorted(ladder_dir.iterate(runs), key=lambda entry: entry.name)[-LADDERS:]:
-        yield from _of_ladder(ladder)
-
-
-def _system() -> dict[str, Any]:
-    """Python, operating system, versions of all packages, and environment variables without secret names."""
-    packages = sorted(
-        {f"{distribution.metadata['Name']} {distribution.version}" for distribution in metadata.distributions()},
-        key=str.lower,
-    )
-    shown = {
-        name: "[redacted]" if SECRET_NAME.search(name) else value
-        for name, value in sorted(os.environ.items())
-        if name.startswith(VARIABLES)
-    }
-    return {
+    packages = {f"{distribution.metadata['Name']} {distribution.version}" for distribution in metadata.distributions()}
+    system = {
         "ftbench": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "environment": shown,
-        "packages": packages,
+        "environment": {
+            name: "[redacted]" if SECRET_NAME.search(name) else value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(VARIABLES)
+        },
+        "packages": sorted(packages, key=str.lower),
     }
-
-
-def _of_run(run: RunDir) -> Iterator[tuple[str, str]]:
-    folder = f"runs/{run.name}"
-    for file in (run.config_file, run.result_file, run.log_file, *sorted(run.path.glob("tracking/*.log"))):
-        yield f"{folder}/{file.relative_to(run.path)}", _text(file)
-    yield f"{folder}/events.jsonl", "\n".join(_without_content(line) for line in _text(run.events_file).splitlines())
-
-
-def _of_ladder(ladder: LadderDir) -> Iterator[tuple[str, str]]:
-    folder = f"ladders/{ladder.name}"
-    yield f"{folder}/ladder.toml", _text(ladder.plan_file)
-    yield f"{folder}/ladder.json", _without_content(_text(ladder.state_file))
-    yield f"{folder}/engine.log", _text(ladder.log_file)
+    yield "system.json", json.dumps(system, indent=1)
+    yield "config.toml", _text(config_file())
+    for run in sorted(run_dir.iterate(runs), key=lambda run: run.name)[-RUNS:]:
+        for file in (run.config_file, run.result_file, run.log_file, *sorted(run.path.glob("tracking/*.log"))):
+            yield f"runs/{run.name}/{file.relative_to(run.path)}", _text(file)
+        lines = _text(run.events_file).splitlines()
+        yield f"runs/{run.name}/events.jsonl", "\n".join(map(_without_content, lines))
+    for ladder in sorted(ladder_dir.iterate(runs), key=lambda entry: entry.name)[-LADDERS:]:
+        folder = f"ladders/{ladder.name}"
+        yield f"{folder}/ladder.toml", _text(ladder.plan_file)
+        yield f"{folder}/ladder.json", _without_content(_text(ladder.state_file))
+        yield f"{folder}/engine.log", _text(ladder.log_file)
 
 
 def _without_content(text: str) -> str:
@@ -142,12 +132,10 @@ def _stripped(value: Any) -> Any:
         return [_stripped(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {key: "[data]" if key in CONTENT and not _is_plain(item) else _stripped(item) for key, item in value.items()}
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a number or null, which is no text of the data."""
-    return value is None or isinstance(value, bool | int | float)
+    return {
+        key: "[data]" if key in CONTENT and not isinstance(item, bool | int | float | None) else _stripped(item)
+        for key, item in value.items()
+    }
 
 
 def _text(path: Path) -> str:
@@ -156,19 +144,3 @@ def _text(path: Path) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_FILE))
         return file.read().decode("utf-8", "replace")
     return ""
-
-
-def _clean(text: str, redact: Redactor) -> str:
-    home = os.path.expanduser("~")  # noqa: PTH111 - as in `tilde`
-    return redact(text.replace(f"{home}/", f"{tilde(home)}/") if len(home) > 1 else text)
-
-
-def _archive(files: dict[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, text in sorted(files.items()):
-            content = text.encode("utf-8", "surrogateescape")
-            entry = tarfile.TarInfo(f"ftbench-support/{name}")
-            entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()

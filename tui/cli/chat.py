@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import typer
 
 from engine.config.errors import Notice, UserError
 from engine.config.text import visible
@@ -18,7 +18,6 @@ from engine.runs.chat_client import (
     ChatClient,
     ListItems,
     LoadingProgress,
-    Message,
     OpenSession,
     QueueWait,
     Ready,
@@ -28,10 +27,13 @@ from engine.runs.chat_client import (
     RequestRefused,
     Sampling,
 )
+from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, finished_result
-from tui.cli.data import shown_progress
+from tui.cli import options
 from tui.cli.errors import show_notices
+from tui.cli.lookup import run_or_ladder
+from tui.cli.progress import shown_progress
 from tui.live.chat import (
     KINDS,
     ChatState,
@@ -52,80 +54,86 @@ DEFECTS = ("chat.base_changed", "chat.adapter_inactive", "chat.full_is_base")
 """Notices of a failed verification: the exit status is 1."""
 
 
-@dataclass(frozen=True)
-class TryOptions:
-    """The options of `ftbench try`."""
+def try_runs(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs or ladders: name, part of it, path, or 'last'.")
+    ],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and print it (default: stdin).")] = None,
+    items: Annotated[
+        int,
+        typer.Option("--items", min=0, metavar="N", help="Replay N test items, those with different answers first."),
+    ] = 0,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System prompt (default: that of the training rows).")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, max=10, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.01, max=1, help="Nucleus sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Tokens per answer (default: as evaluated).")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Let the base model answer too.")] = True,
+    device: options.Device = None,
+    now: options.Now = False,
+    runs: options.Runs = None,
+    ascii_only: options.Ascii = False,
+    json: options.Json = False,
+) -> int:
+    """Open the screen on a terminal with nothing to print, else print the answers.
 
-    prompt: str | None
-    items: int
-    system: str | None
-    sampling: Sampling
-    """With `max_new_tokens` 0 for that of the runs' evaluations."""
-    base: bool
-    device: str
-    now: bool
-    json: bool
-
-    @property
-    def interactive(self) -> bool:
-        """Whether the screen opens: on a terminal, with nothing to print."""
-        return not self.json and self.prompt is None and not self.items and streams.is_terminal()
-
-
-def runs_of(folders: list[RunDir | LadderDir]) -> list[RunDir]:
-    """The runs to try, each once; of a ladder one finished run per rung. Raises UserError for an unfinished run."""
-    runs: dict[RunDir, None] = {}
-    for folder in folders:
-        runs |= dict.fromkeys(folder.finished_runs() if isinstance(folder, LadderDir) else [folder])
-    for run in runs:
+    Returns 1 if a model failed its verification. Raises UserError for an unfinished run, and without a prompt.
+    """
+    chosen: dict[RunDir, None] = {}  # each once; of a ladder one finished run per rung
+    for folder in [run_or_ladder(runs, name) for name in names]:
+        chosen |= dict.fromkeys(folder.finished_runs() if isinstance(folder, LadderDir) else [folder])
+    for run in chosen:
         finished_result(run, NOT_FINISHED)
-    return list(runs)
+    where = device or "auto"
+    session = OpenSession(runs=[str(run.path) for run in chosen], base=base, wait=not now, device=where)
+    # With 0 tokens: that of the runs' evaluations.
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
 
+    if not json and prompt is None and not items and streams.is_terminal():
+        from tui.cli.bench import open_bench
 
-def request(runs: list[RunDir], options: TryOptions) -> OpenSession:
-    """The first request of the session."""
-    return OpenSession(
-        runs=[str(run.path) for run in runs], base=options.base, wait=not options.now, device=options.device
-    )
+        def screen() -> TryScreen:
+            from tui.screens.trying import TryScreen  # Textual is not needed to print answers
 
+            return TryScreen(session, sampling, system, where == CPU)
 
-def screen(runs: list[RunDir], options: TryOptions) -> TryScreen:
-    """The screen that these options describe."""
-    from tui.screens.trying import TryScreen  # Textual is not needed to print answers
+        return open_bench(runs_home(runs), ascii_only, True, opened=screen)
 
-    return TryScreen(request(runs, options), options.sampling, options.system, options.device == CPU)
-
-
-def prompt_of(options: TryOptions) -> str | None:
-    """The prompt of the command line, else of stdin; None for test items only. Raises UserError without one."""
-    if options.prompt is not None or options.items:
-        return options.prompt
-    text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
-    if not text:
-        hint = "use --prompt or --items, pipe a prompt to stdin, or start it on a terminal"
-        raise UserError("no prompt", "ftbench try", hint, "chat.no_prompt")
-    return text
-
-
-def answer_once(runs: list[RunDir], options: TryOptions) -> int:
-    """Print the answers. Returns 1 if a model failed its verification."""
-    prompt = prompt_of(options)
-    with shown_progress(options.json) as (progress, _):
-        answers = PrintedAnswers(ChatClient(request(runs, options), options.device == CPU), options, prompt, progress)
+    if prompt is None and not items:
+        prompt = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
+        if not prompt:
+            hint = "use --prompt or --items, pipe a prompt to stdin, or start it on a terminal"
+            raise UserError("no prompt", "ftbench try", hint, "chat.no_prompt")
+    with shown_progress(json) as (progress, _):
+        answers = PrintedAnswers(ChatClient(session, where == CPU), sampling, system, prompt, items, json, progress)
         answers.run()
-    if options.json:
+    if json:
         print_json(answers.as_json())
-    return 1 if any(notice.code in DEFECTS for notice in answers.notices) else 0
+    return int(any(notice.code in DEFECTS for notice in answers.notices))
 
 
 class PrintedAnswers:
     """Sends the requests of one command and prints each answer when it is complete."""
 
     def __init__(
-        self, client: ChatClient, options: TryOptions, prompt: str | None, progress: Callable[[str], None]
+        self,
+        client: ChatClient,
+        sampling: Sampling,
+        system: str | None,
+        prompt: str | None,
+        items: int,
+        json: bool,
+        progress: Callable[[str], None],
     ) -> None:
-        self._client, self._options, self._prompt, self._progress = client, options, prompt, progress
-        self._state = ChatState(system=options.system)
+        self._client, self._sampling, self._progress = client, sampling, progress
+        self._prompt, self._items, self._json = prompt, items, json
+        self._state = ChatState(system=system)
         self._next_item = 0
         self._told_waiting = False
         self._printed: list[dict[str, Any]] = []
@@ -139,34 +147,40 @@ class PrintedAnswers:
         """Answer everything. Raises UserError for a refused request, RunFailed as `ChatClient.messages`."""
         for message in self._client.messages():
             self._state.apply(message)
-            self._handle(message)
-
-    def _handle(self, message: Message) -> None:
-        match message:
-            case QueueWait():
-                self._show_waiting(message)
-            case LoadingProgress(text):
-                self._progress(text)
-            case Ready():
-                self._show_ready(message)
-                self._continue()
-            case ReplayItems():
-                if not self._options.json:
-                    say(items_line(message))
-                self._continue()
-            case AnswerFinished():
-                self._show_answer(message)
-            case RequestFinished():
-                self._continue()
-            case RequestRefused():
-                self._client.close()
-                raise message.error()
+            match message:
+                case QueueWait():
+                    if not self._told_waiting:  # once: who uses the device, and how not to wait
+                        cpu = "" if message.device == THE_CPU.title else "--device cpu answers on the CPU (slow), "
+                        text = f"waiting in the device queue: {message.note}; {cpu}--now starts immediately"
+                        show_notices([Notice("chat.waiting", text)], self._json)
+                    self._told_waiting = True
+                    self._progress(f"waiting: {message.note}")
+                case LoadingProgress(text):
+                    self._progress(text)
+                case Ready():
+                    show_notices(message.notices, self._json)
+                    self._state.sampling = default_sampling(self._sampling, message.columns)
+                    if not self._json:
+                        say(f"memory: {memory_text(message.memory)}")
+                        say(f"sampling: {sampling_text(self._state.sampling)}")
+                    self._continue()
+                case ReplayItems():
+                    if not self._json:
+                        say(items_line(message))
+                    self._continue()
+                case AnswerFinished():
+                    self._show_answer(message)
+                case RequestFinished():
+                    self._continue()
+                case RequestRefused():
+                    self._client.close()
+                    raise message.error()
 
     def _continue(self) -> None:
         """Send the next request: the items first, then the prompt; close the session after the last one."""
         state, items = self._state, self._state.items
-        if self._options.items and items is None:
-            self._client.send(ListItems(limit=self._options.items))
+        if self._items and items is None:
+            self._client.send(ListItems(limit=self._items))
         elif items is not None and self._next_item < len(items.items):
             self._next_item += 1
             self._client.send(state.replay(self._next_item - 1))
@@ -180,28 +194,12 @@ class PrintedAnswers:
             self._client.close()
         self._progress("answering")
 
-    def _show_waiting(self, waiting: QueueWait) -> None:
-        """Say once who uses the device and how not to wait; a progress bar shows changes."""
-        if not self._told_waiting:
-            cpu = "" if waiting.device == THE_CPU.title else "--device cpu answers on the CPU (slow), "
-            text = f"waiting in the device queue: {waiting.note}; {cpu}--now starts immediately"
-            show_notices([Notice("chat.waiting", text)], self._options.json)
-        self._told_waiting = True
-        self._progress(f"waiting: {waiting.note}")
-
-    def _show_ready(self, ready: Ready) -> None:
-        show_notices(ready.notices, self._options.json)
-        self._state.sampling = default_sampling(self._options.sampling, ready.columns)
-        if not self._options.json:
-            say(f"memory: {memory_text(ready.memory)}")
-            say(f"sampling: {sampling_text(self._state.sampling)}")
-
     def _show_item(self, item: ReplayItem) -> None:
         recorded = {key: msgspec.to_builtins(answer) for key, answer in item.recorded.items()}
         self._printed.append(
             {"item": item.where, "kind": item.kind, "target": item.target, "recorded": recorded, "answers": {}}
         )
-        if self._options.json:
+        if self._json:
             return
         say("")
         say(f"item {self._next_item}: {item.where} ({KINDS[item.kind]})", "bold")
@@ -214,7 +212,7 @@ class PrintedAnswers:
         rate = {"tokens_per_second": answer.tokens_per_second}
         kept = {key: value for key, value in plain.items() if key not in ("type", "number", "column")}
         self._printed[-1]["answers"][answer.column] = kept | rate
-        if self._options.json:
+        if self._json:
             return
         title = self._state.columns[answer.column].column.title
         replayed = self._state.replayed

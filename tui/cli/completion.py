@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import typer
 from typer.core import TyperOption
 
 from engine.config.catalog import CATALOG
@@ -28,14 +28,16 @@ from engine.runs.home import runs_home
 from engine.runs.ladder import ladder_dir
 from engine.runs.run import run_dir
 from engine.runs.run.exports import ExportKind, WeightType, artifact_words
-from tui.cli.arguments import global_options
+from tui.cli import options
+from tui.cli.main import Subcommand
 from tui.cli.schema import FILES
-from tui.data.datasets import EMBEDDED
-from tui.data.recent import read_recent
+from tui.data.recent import EMBEDDED, read_recent
 from tui.output import streams
 
 SHELLS = ("bash", "zsh")
 Values = Iterable[str]
+Source = Callable[[Path | None], Values]
+"""The values of an option or argument, for the runs home of the command line."""
 
 
 def run_names(home: Path | None) -> Values:
@@ -84,11 +86,11 @@ def _choices(annotation: Any) -> list[str]:
     return [choice for argument in get_args(annotation) for choice in _choices(argument)]
 
 
-def _fixed(*values: str) -> Callable[[Path | None], Values]:
+def _fixed(*values: str) -> Source:
     return lambda home: values
 
 
-OPTIONS: dict[str, Callable[[Path | None], Values]] = {
+OPTIONS: dict[str, Source] = {
     "--set": settings,
     "--method": lambda home: method_names(),
     "--rung": lambda home: method_names(),
@@ -113,7 +115,7 @@ OPTIONS_OF = {
     ("presets new", "--from"): preset_names,
 }
 """The same where an option has another meaning in one subcommand."""
-ARGUMENTS: dict[str, Callable[[Path | None], Values]] = {
+ARGUMENTS: dict[str, Source] = {
     "RUN": all_names,
     "RUN...": all_names,
     "LADDER": ladder_names,
@@ -126,14 +128,6 @@ ARGUMENTS: dict[str, Callable[[Path | None], Values]] = {
 """Metavar of an argument -> its values."""
 ARGUMENTS_OF = {"pull": lambda home: ["gguf", *CATALOG]}
 """The same for the argument of one subcommand."""
-
-
-def _read(source: Callable[[Path | None], Values] | None, home: Path | None) -> Values:
-    """The values of an option or argument; none where it takes a file, a number or text, or they cannot be read."""
-    try:
-        return [] if source is None else source(home)
-    except (OSError, UserError):  # no message while a line is typed; the command itself reports it
-        return []
 
 
 WORD_BREAKS = re.compile(r".*[=:]")
@@ -175,10 +169,15 @@ fi
 }
 
 
-def completion(shell: str, line: str | None, root: Any) -> None:
-    """Print the script, or with a `line` (up to the cursor) one word per line. Raises UserError for another shell.
+def completion(
+    context: typer.Context,
+    shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash or zsh.")],
+    line: Annotated[str | None, typer.Option("--line", hidden=True)] = None,
+    json: options.Json = False,
+) -> None:
+    """Print the script; with a `line`, which the script gives (up to the cursor), one word per line.
 
-    `root`: the command `ftbench`.
+    Raises UserError for another shell.
     """
     if shell not in SHELLS:
         hint = f"use {' or '.join(SHELLS)}"
@@ -187,9 +186,11 @@ def completion(shell: str, line: str | None, root: Any) -> None:
         streams.write(SCRIPTS[shell])
         return
     words = split(line)
-    for word in dict.fromkeys(candidates(words, root)):
-        if word.isprintable():
-            streams.write(f"{_as_typed(word, words[-1]) if shell == 'bash' else word}\n")
+    broken = WORD_BREAKS.match(words[-1])
+    for word in filter(str.isprintable, dict.fromkeys(candidates(words, context.find_root().command))):
+        if shell == "bash":  # it inserts what follows the last word break
+            word = shlex.quote(word.removeprefix(broken.group()) if broken else word).replace("''", "")
+        streams.write(f"{word}\n")
 
 
 def split(line: str) -> list[str]:
@@ -203,92 +204,62 @@ def split(line: str) -> list[str]:
     return [""]
 
 
-def _as_typed(word: str, typed: str) -> str:
-    """The part that bash inserts: after the last word break, quoted."""
-    broken = WORD_BREAKS.match(typed)
-    return shlex.quote(word.removeprefix(broken.group()) if broken else word).replace("''", "")
-
-
-@dataclass
-class Position:
-    """What a command line has named so far."""
-
-    command: Any
-    path: list[str] = field(default_factory=list)
-    arguments: int = 0
-    """Arguments given."""
-    expects: TyperOption | None = None
-    """The option whose value comes next."""
-    home: Path | None = None
-    """Value of --runs."""
-
-    @property
-    def subcommand(self) -> str:
-        return " ".join(self.path)
-
-    def options(self) -> list[TyperOption]:
-        own = [
-            parameter
-            for parameter in self.command.params
-            if isinstance(parameter, TyperOption) and not parameter.hidden
-        ]
-        return [*own, *(global_options(self.command) if not self.path else [])]
-
-    def option(self, name: str) -> TyperOption | None:
-        return next((option for option in self.options() if name in (*option.opts, *option.secondary_opts)), None)
-
-    def take(self, word: str) -> None:
-        """Account for a complete word."""
-        if self.expects is not None:
-            if self.expects.name == "runs":
-                self.home = Path(word)
-            self.expects = None
-        elif word.startswith("-"):
-            option = self.option(word)
-            self.expects = option if option is not None and not option.is_flag else None
-        elif word in (commands := getattr(self.command, "commands", {})):
-            self.command, self.path = commands[word], [*self.path, word]
-        else:
-            self.arguments += 1
-
-
 def candidates(words: list[str], root: Any) -> Iterator[str]:
-    """The words that can stand in place of the last one of a command line."""
-    position = Position(root)
+    """The words that can stand in place of the last one of a command line. `root`: the command `ftbench`."""
+    command, path, home = root, "", None
+    expects: TyperOption | None = None
+    arguments = 0
     for word in words[1:-1]:
-        position.take(word)
+        subcommands = getattr(command, "commands", {})
+        if expects is not None:  # the value of an option
+            home = Path(word) if expects.name == "runs" else home
+            expects = None
+        elif word.startswith("-"):
+            option = _options(command).get(word)
+            expects = option if option is not None and not option.is_flag else None
+        elif word in subcommands:
+            command, path = subcommands[word], f"{path} {word}".strip()
+            if isinstance(command, Subcommand):
+                command.load()
+        else:
+            arguments += 1
+
     typed = words[-1]
-    return (word for word in _offered(position, typed) if word.startswith(typed))
-
-
-def _offered(position: Position, typed: str) -> Iterator[str]:
-    name, equals, _ = typed.partition("=")
-    if position.expects is not None:
-        yield from _values(position, position.expects.opts[0], typed)
-    elif typed.startswith("--") and equals and (option := position.option(name)):
-        yield from (f"{name}={value}" for value in _values(position, option.opts[0], typed[len(name) + 1 :]))
+    name, equals, value = typed.partition("=")
+    offered: Values
+    if expects is not None:
+        offered = _values(path, expects.opts[0], typed, home)
+    elif typed.startswith("--") and equals and (option := _options(command).get(name)):
+        offered = (f"{name}={each}" for each in _values(path, option.opts[0], value, home))
     elif typed.startswith("-"):
-        for offered in position.options():
-            yield from (*offered.opts, *offered.secondary_opts)
-        yield "--help"
-    elif commands := getattr(position.command, "commands", {}):
-        yield from (name for name, subcommand in commands.items() if not subcommand.hidden)
+        offered = [*_options(command), "--help"]
+    elif subcommands := getattr(command, "commands", {}):
+        offered = subcommands
     else:
-        yield from _read(ARGUMENTS_OF.get(position.subcommand) or ARGUMENTS.get(_metavar(position)), position.home)
+        metavars = [(param.metavar, param.nargs) for param in command.params if not isinstance(param, TyperOption)]
+        metavars = metavars[arguments:] or [last for last in metavars[-1:] if last[1] != 1]  # one may be repeated
+        source = ARGUMENTS_OF.get(path) or (ARGUMENTS.get(metavars[0][0] or "") if metavars else None)
+        offered = _read(source, home)
+    return (word for word in offered if word.startswith(typed))
 
 
-def _values(position: Position, option: str, typed: str) -> Iterator[str]:
+def _options(command: Any) -> dict[str, TyperOption]:
+    """The options in the help of a command, by each of their words."""
+    shown = [param for param in command.params if isinstance(param, TyperOption) and not param.hidden]
+    return {word: option for option in shown for word in (*option.opts, *option.secondary_opts)}
+
+
+def _values(path: str, option: str, typed: str, home: Path | None) -> Iterator[str]:
     """Values of an option; the values of a setting only once its key is typed, those of a list after each comma."""
     before = typed[: typed.rfind(",") + 1] if option == "--ship" else ""
-    source = OPTIONS_OF.get((position.subcommand, option)) or OPTIONS.get(option)
-    for value in _read(source, position.home):
+    for value in _read(OPTIONS_OF.get((path, option)) or OPTIONS.get(option), home):
         if option != "--set" or ("=" in typed) == (not value.endswith("=")):
             yield before + value
 
 
-def _metavar(position: Position) -> str:
-    """Metavar of the next argument, '' if there is none; the last one may be repeated."""
-    arguments = [parameter for parameter in position.command.params if not isinstance(parameter, TyperOption)]
-    if not arguments or (position.arguments >= len(arguments) and arguments[-1].nargs == 1):
-        return ""
-    return str(arguments[min(position.arguments, len(arguments) - 1)].metavar or "")
+def _read(source: Source | None, home: Path | None) -> Values:
+    """The values of an option or argument; none where it takes a file, a number or text, or they cannot be read."""
+    try:
+        return [] if source is None else source(home)
+    except (OSError, UserError):  # no message while a line is typed; the command itself reports it
+        return []

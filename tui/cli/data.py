@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
+import typer
 from rich.text import Text
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
-from engine.config.settings import Flat
 from engine.config.text import amount, visible
-from engine.runs.rpc_client import Counted, ask, rows_done
+from engine.runs.rpc_client import ask
 from engine.runs.run.usage import SPLITS
-from tui.cli.progress import progress_display
+from tui.cli import options
+from tui.cli.progress import shown_progress
 from tui.data_report import (
     DataReport,
     ReportLine,
@@ -33,38 +33,69 @@ NAME_WIDTH = 12
 STYLES = {"good": "green", "warning": "yellow", "error": "red"}
 
 
-def check(preset: str, overrides: Flat, json: bool) -> int:
+def check(
+    data: options.DataName,
+    model: options.Model = None,
+    preset: options.Preset = "demo-lora",
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> int:
     """Print the report. Returns 0 where a run would start, 2 where it would be refused."""
     with shown_progress(json) as (progress, counted):
-        report = ask("data.check", arguments(preset, overrides), progress, counted=counted)
+        question = _question(data, model, preset, settings)
+        report = ask("data.check", question, progress, counted=counted)
     if json:
         print_json(report)
     else:
+        width = max(20, console.width - NAME_WIDTH) if console.is_terminal else 1_000_000
         for line in report_lines(report):
-            _print(line)
+            for number, text in enumerate(line.wrapped(width)):  # with a hanging indent
+                say(f"{'' if number else line.name:<{NAME_WIDTH}}{text}", STYLES.get(line.style, ""))
     return 2 if report["refused"] else 0
 
 
-def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int:
+def show(
+    data: options.DataName,
+    model: options.Model = None,
+    preset: options.Preset = "demo-lora",
+    settings: options.Set = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="Number of rows.")] = 3,
+    split: Annotated[str, typer.Option("--split", help="Split: train, validation or test.")] = "train",
+    json: options.Json = False,
+) -> None:
     """Print rows token by token; tokens in the loss are green and underlined, in a pipe enclosed in brackets.
 
     Raises UserError where no row of the split can be shown.
     """
     with shown_progress(json) as (progress, counted):
-        question = arguments(preset, overrides)
+        question = _question(data, model, preset, settings)
         samples = ask("data.show", {**question, "rows": rows, "split": split}, progress, counted=counted)
         if not samples:
             raise _nothing_to_show(ask("data.check", question), question["data"]["id"], split)
     if json:
         print_json(samples)
-        return 0
+        return
     for sample in samples:
         head = f"── {sample['where']} · {amount(len(sample['tokens']), 'token')}, {sample['loss_tokens']:,} in the loss"
         console.print(Text(visible(head), style="bold"), soft_wrap=True)
-        console.print(_tokens(sample["tokens"]), soft_wrap=True)
+        line, inside = Text(), False
+        for token in [*sample["tokens"], {"text": "", "trained": False, "special": False}]:
+            if not console.is_terminal and token["trained"] != inside:
+                line.append("[" if token["trained"] else "]")
+                inside = token["trained"]
+            style = "green underline" if token["trained"] else "dim" if token["special"] else ""
+            for number, part in enumerate(token["text"].split("\n")):
+                if number:
+                    line.append("⏎\n", style="dim")  # a symbol, and it breaks the line
+                line.append(visible(part), style=style)
+        console.print(line, soft_wrap=True)
         for note in sample["notes"]:
             say(f"   note: {note}", "yellow")
-    return 0
+
+
+def _question(data: str, model: str | None, preset: str, settings: list[str] | None) -> dict[str, Any]:
+    given = options.overrides(settings, model=model, data=data)
+    return check_arguments(resolve_preset(preset, None, given).config)
 
 
 def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
@@ -82,41 +113,6 @@ def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError
     return UserError(problem, data, "`ftbench data check` shows the report", "data.all_rows_refused")
 
 
-def _tokens(tokens: list[dict[str, Any]]) -> Text:
-    """The row's text; a line feed is shown as a symbol and also breaks the line."""
-    line, inside = Text(), False
-    for token in [*tokens, {"text": "", "trained": False, "special": False}]:
-        if not console.is_terminal and token["trained"] != inside:
-            line.append("[" if token["trained"] else "]")
-            inside = token["trained"]
-        style = "green underline" if token["trained"] else "dim" if token["special"] else ""
-        for number, part in enumerate(token["text"].split("\n")):
-            if number:
-                line.append("⏎\n", style="dim")
-            line.append(visible(part), style=style)
-    return line
-
-
-def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
-    return check_arguments(resolve_preset(preset, None, overrides).config)
-
-
-@contextmanager
-def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
-    """Yield (progress, counted) callbacks that update a progress line; without a terminal they do nothing."""
-    with progress_display(quiet) as display:
-
-        def progress(text: str) -> None:
-            if display:
-                display.line.show_work(visible(text, 60))
-
-        def counted(text: str, done: int, total: int | None) -> None:
-            if display:
-                display.line.show_work(visible(text, 30), done, total, rows_done(done, total))
-
-        yield progress, counted
-
-
 def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """The report of a data check: facts, then warnings, then whether a run would start."""
     known = DataReport.of(report)
@@ -127,28 +123,15 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     yield from usage_lines(known)
     yield from (ReportLine("" if number else "split", text) for number, text in enumerate(report["split"]))
     yield from metric_lines(report)
-    yield from length_lines(report)
-    yield from repeat_lines(report)
-    yield ReportLine("fingerprint", report["fingerprint"])
-    yield from warning_lines(known.warnings)
-    yield result_line(report)
-
-
-def length_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
-    """Tokens of every split: total, in the loss, percentiles per row, and answers truncated by max_length."""
     for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
         lengths = report["lengths"][name]
         tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
         length = lengths["tokens"]
         spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
         cut = f"; max_length {report['max_length']:,} truncates {share_percent(lengths['answers_cut'])} of the answers"
-        yield ReportLine(
-            "" if number else "tokens", f"{name}: {tokens}; {spread}{cut if lengths['answers_cut'] else ''}"
-        )
-
-
-def _print(line: ReportLine) -> None:
-    """Print name and text, wrapped with a hanging indent on a terminal."""
-    width = max(20, console.width - NAME_WIDTH) if console.is_terminal else 1_000_000
-    for number, text in enumerate(line.wrapped(width)):
-        say(f"{'' if number else line.name:<{NAME_WIDTH}}{text}", STYLES.get(line.style, ""))
+        text = f"{name}: {tokens}; {spread}{cut if lengths['answers_cut'] else ''}"
+        yield ReportLine("" if number else "tokens", text)
+    yield from repeat_lines(report)
+    yield ReportLine("fingerprint", report["fingerprint"])
+    yield from warning_lines(known.warnings)
+    yield result_line(report)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import psutil
+import typer
 
 from engine.config.catalog import CATALOG, CatalogEntry
 from engine.config.errors import RunFailed, UserError
@@ -22,10 +25,11 @@ from engine.config.schema import Model
 from engine.config.text import amount
 from engine.hardware.box import BoxCheck, box_checks
 from engine.hardware.nvml import Nvml
-from engine.memory.formula.memory_budget import local_budget, system_memory
-from engine.runs.cleaning import Leftover, find_leftovers, remove_leftover
-from engine.runs.home import home_warnings
+from engine.memory.formula.memory_budget import MemoryBudget, local_budget, system_memory
+from engine.runs.cleaning import find_leftovers, remove_leftover
+from engine.runs.home import home_warnings, runs_home
 from engine.runs.rpc_client import ask
+from tui.cli import options
 from tui.output.console import console, print_json, say
 from tui.preview.method_estimate import method_estimate
 
@@ -33,9 +37,45 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "dat
 MIN_FREE_DISK = 10 << 30
 
 
-def doctor(runs: Path, json: bool) -> int:
+def doctor(
+    runs: options.Runs = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by killed processes.")] = False,
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="With --bundle: the archive (default: in this directory)."),
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train each method for a few steps; check speed, memory, loss and decoding."),
+    ] = False,
+    device: options.Device = None,
+    json: options.Json = False,
+) -> int:
     """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
-    results = check_everything(runs)
+    wanted = {"--repair": repair, "--bundle": bundle, "--train": train}
+    if len(given := [name for name, is_given in wanted.items() if is_given]) > 1:
+        problem = " with ".join(given)
+        raise UserError(problem, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
+    if out is not None and not bundle:
+        raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
+    if device is not None and not train:
+        raise UserError("--device without --train", "ftbench doctor", "add --train", "cli.conflicting_values")
+    if train:
+        from tui.cli.training_check import training_check
+
+        return training_check(device, json)
+    folder = runs_home(runs)
+    if bundle:
+        from tui.cli.bundle import write_bundle
+
+        write_bundle(folder, out, json)
+        return 0
+    if repair:
+        return remove_leftovers(folder, json)
+    results = check_everything(folder)
     if json:
         print_json(msgspec.to_builtins(results))
     else:
@@ -44,20 +84,19 @@ def doctor(runs: Path, json: bool) -> int:
             mark, style = marks[result.state]
             console.print(mark, style=style, end=" ")
             say(f"{result.subject:<14}{result.text}")
-    return 1 if any(result.state == "bad" for result in results) else 0
+    return int(any(result.state == "bad" for result in results))
 
 
-def check_everything(runs: Path) -> list[BoxCheck]:
-    """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
-    engine, verdicts = _engine()
-    nvml = Nvml()
-    results = [_system(), *_libraries(), *box_checks(nvml), *engine, *_nvml(nvml), _disk(runs), *_file_system(runs)]
-    return [*results, *_session(), *_leftovers(runs), *_largest_models(nvml), *verdicts]
-
-
-def repair(runs: Path, json: bool) -> int:
+def remove_leftovers(runs: Path, json: bool) -> int:
     """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
-    done = [_removed(leftover) for leftover in find_leftovers(runs)]
+    done: list[dict[str, Any]] = []
+    for leftover in find_leftovers(runs):
+        try:
+            state, error = ("removed", "") if remove_leftover(leftover) else ("kept", "in use by a process")
+        except (OSError, UserError) as wrong:
+            state, error = "failed", str(wrong)
+        about = {"kind": leftover.kind, "path": str(leftover.path), "why": leftover.why, "bytes": leftover.bytes}
+        done.append({"state": state, **about, "error": error})
     failed = int(any(item["state"] == "failed" for item in done))
     if json:
         print_json(done)
@@ -70,51 +109,65 @@ def repair(runs: Path, json: bool) -> int:
     return failed
 
 
-def _removed(leftover: Leftover) -> dict[str, Any]:
-    """What was done with a leftover file or directory."""
-    try:
-        state, error = ("removed", "") if remove_leftover(leftover) else ("kept", "in use by a process")
-    except (OSError, UserError) as wrong:
-        state, error = "failed", str(wrong)
-    about = {"kind": leftover.kind, "path": str(leftover.path), "why": leftover.why, "bytes": leftover.bytes}
-    return {"state": state, **about, "error": error}
+def check_everything(runs: Path) -> list[BoxCheck]:
+    """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
+    engine, verdicts = _engine()
+    nvml = Nvml()
+    if nvml.why:
+        what = "GPU memory, power and energy are unknown; process memory is shown"
+        readable = BoxCheck("note", "NVML", f"{nvml.why}: {what}")
+    else:
+        readable = BoxCheck("ok", "NVML", f"driver {nvml.driver()}, {amount(len(nvml.gpus()), 'GPU')}")
+    largest = _largest_models(local_budget(nvml))
+    return [*_machine(), *box_checks(nvml), *engine, readable, *_runs_home(runs), largest, *verdicts]
 
 
-def _leftovers(runs: Path) -> list[BoxCheck]:
-    """What `repair` would remove."""
-    try:
-        items = find_leftovers(runs)
-    except UserError as error:
-        return [BoxCheck("bad", "leftovers", error.line)]
-    if not items:
-        return [BoxCheck("ok", "leftovers", "none")]
-    bytes_ = size(sum(leftover.bytes for leftover in items))
-    what = f"{amount(len(items), 'item')}, {bytes_}, left by killed processes; `ftbench doctor --repair` removes them"
-    notes = [
-        BoxCheck("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}") for item in items
-    ]
-    return [BoxCheck("note", "leftovers", what), *notes]
-
-
-def _system() -> BoxCheck:
+def _machine() -> Iterator[BoxCheck]:
     memory = psutil.virtual_memory()
     text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
     limit, used = system_memory()
     container = f", of which this container may use {size(limit)}" if limit < memory.total else ""
-    return BoxCheck("ok", "machine", text + f"{size(memory.total)} RAM{container} ({size(limit - used)} free)")
-
-
-def _libraries() -> list[BoxCheck]:
+    yield BoxCheck("ok", "machine", text + f"{size(memory.total)} RAM{container} ({size(limit - used)} free)")
     installed, missing = [], []
     for name in LIBRARIES:
         try:
             installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    results = [BoxCheck("ok", "libraries", ", ".join(installed))]
+    yield BoxCheck("ok", "libraries", ", ".join(installed))
     if missing:
-        results.append(BoxCheck("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
-    return results
+        yield BoxCheck("bad", "libraries", f"missing: {', '.join(missing)}; install with pip")
+
+
+def _runs_home(runs: Path) -> Iterator[BoxCheck]:
+    """Its disk, a network file system, whose locks cannot be trusted, logout, and what `--repair` would remove."""
+    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        yield BoxCheck("bad", "runs", f"{there} is not writable; choose another directory with --runs")
+    else:
+        free = shutil.disk_usage(there).free
+        low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
+        yield BoxCheck("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
+    for notice in home_warnings(runs):
+        yield BoxCheck("note", "runs", notice.text)
+    with contextlib.suppress(OSError):  # systemd-logind kills a user's processes at logout, detached ones included
+        lines = Path("/etc/systemd/logind.conf").read_text().splitlines()
+        if any(line.strip().lower() == "killuserprocesses=yes" for line in lines):
+            text = "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it"
+            yield BoxCheck("note", "logout", text)
+    try:
+        leftovers = find_leftovers(runs)
+    except UserError as error:
+        yield BoxCheck("bad", "leftovers", error.line)
+        return
+    if not leftovers:
+        yield BoxCheck("ok", "leftovers", "none")
+        return
+    taken = size(sum(leftover.bytes for leftover in leftovers))
+    how = "`ftbench doctor --repair` removes them"
+    yield BoxCheck("note", "leftovers", f"{amount(len(leftovers), 'item')}, {taken}, left by killed processes; {how}")
+    for item in leftovers:
+        yield BoxCheck("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}")
 
 
 def _engine() -> tuple[list[BoxCheck], list[BoxCheck]]:
@@ -138,29 +191,17 @@ def _engine() -> tuple[list[BoxCheck], list[BoxCheck]]:
             results.append(BoxCheck("note", "arithmetic", "the GPU has no native bf16: float32 is used"))
     results.append(BoxCheck("ok", "attention", facts["attention"]))
     results.append(BoxCheck("ok" if facts["quantized"] else "bad", "4-bit", facts["quantized"] or facts["why_not"]))
-    where = "the CPU" if facts["device"] == "cpu" else facts["name"]
-    return results, [_verdict(method, where) for method in facts["methods"]]
+    step = f"a training step on {'the CPU' if facts['device'] == 'cpu' else facts['name']}"
+    return results, [
+        BoxCheck("ok", method["title"], f"ready: {step} works, with {method['optimizer']}")
+        if method["ready"]
+        else BoxCheck("bad", method["title"], f"not ready: {step} fails: {method['why']}")
+        for method in facts["methods"]
+    ]
 
 
-def _verdict(method: dict[str, Any], where: str) -> BoxCheck:
-    """`QLoRA  ready: a training step on the CPU works, with adamw_8bit`."""
-    if not method["ready"]:
-        return BoxCheck("bad", method["title"], f"not ready: a training step on {where} fails: {method['why']}")
-    return BoxCheck("ok", method["title"], f"ready: a training step on {where} works, with {method['optimizer']}")
-
-
-def _nvml(nvml: Nvml) -> list[BoxCheck]:
-    """Whether GPU memory, power and energy can be read."""
-    if nvml.why:
-        what = "GPU memory, power and energy are unknown; process memory is shown"
-        return [BoxCheck("note", "NVML", f"{nvml.why}: {what}")]
-    count = len(nvml.gpus())
-    return [BoxCheck("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
-
-
-def _largest_models(nvml: Nvml) -> list[BoxCheck]:
+def _largest_models(budget: MemoryBudget) -> BoxCheck:
     """The largest model of the catalog that each method can train here, with rows of 2,048 tokens, by the formula."""
-    budget = local_budget(nvml)
     largest: dict[str, CatalogEntry] = {}
     for entry in sorted(CATALOG.values(), key=lambda entry: entry.parameters):
         files = find_model(Model(id=entry.name))
@@ -172,32 +213,4 @@ def _largest_models(nvml: Nvml) -> list[BoxCheck]:
     parts = [f"{method_title(method)} {entry.name}" for method, entry in largest.items()]
     memory = f"{size(budget.free)} free of {size(budget.total)} ({budget.name})"
     text = f"{', '.join(parts) or 'no model of the catalog'}: catalog, rows of 2,048 tokens, {memory}"
-    return [BoxCheck("ok" if parts else "note", "fits", text)]
-
-
-def _disk(runs: Path) -> BoxCheck:
-    there = next(folder for folder in (runs, *runs.parents) if folder.exists())
-    if not os.access(there, os.W_OK):
-        return BoxCheck("bad", "runs", f"{there} is not writable; choose another directory with --runs")
-    free = shutil.disk_usage(there).free
-    low = "; a full checkpoint of an 8B model takes about 50 GB" if free < MIN_FREE_DISK else ""
-    return BoxCheck("note" if low else "ok", "runs", f"{runs}, {size(free)} free{low}")
-
-
-def _file_system(runs: Path) -> list[BoxCheck]:
-    """A network file system, whose locks cannot be trusted."""
-    return [BoxCheck("note", "runs", notice.text) for notice in home_warnings(runs)]
-
-
-def _session() -> list[BoxCheck]:
-    """Whether systemd-logind kills a user's processes at logout, detached ones included."""
-    conf = Path("/etc/systemd/logind.conf")
-    try:
-        kills = any(line.strip().lower() == "killuserprocesses=yes" for line in conf.read_text().splitlines())
-    except OSError:
-        return []
-    if not kills:
-        return []
-    return [
-        BoxCheck("note", "logout", "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it")
-    ]
+    return BoxCheck("ok" if parts else "note", "fits", text)

@@ -23,7 +23,10 @@ NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def handle_errors(work: Callable[[], object]) -> None:
-    """Run `work` with stdout and stderr protected; exit with the error's exit code where it raises one."""
+    """Run `work` with stdout and stderr protected; exit with the error's exit code where it raises one.
+
+    Raises an error of the operating system that names no file again.
+    """
     streams.install()
     try:
         try:
@@ -40,7 +43,19 @@ def handle_errors(work: Callable[[], object]) -> None:
         streams.discard()
         sys.exit(0)
     except OSError as error:
-        _exit_for_system(error)
+        reason, file = str(error.strerror), error.filename
+        if isinstance(error, IrregularFile):
+            _exit_for(UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular"), 2)
+        if error.errno in INVALID_NAME:
+            _exit_for(UserError(reason, str(file), "check the name", "name.invalid"), 2)
+        if error.errno == errno.ENOSPC:
+            streams.discard()
+            where = str(file or "the output")
+            _exit_for(UserError(f"cannot write: {reason}", where, "free some space", "disk.full"), 1)
+        if file is None and error.errno not in NO_RESOURCES:  # it may be a bug
+            raise
+        parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
+        _exit(parts, f"{parts.location}: {reason}", 1)
 
 
 def show_notices(notices: Iterable[Notice], json: bool) -> None:
@@ -50,36 +65,15 @@ def show_notices(notices: Iterable[Notice], json: bool) -> None:
         streams.write_error(streams.json_text(as_json) if json else f"warning: {notice.text} [{notice.code}]")
 
 
-def _exit_for_system(error: OSError) -> None:
-    """Exit for an error of the operating system. Raises it again where it names no file, since it may be a bug."""
-    reason, file = str(error.strerror), error.filename
-    if isinstance(error, IrregularFile):
-        _exit_for(UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular"), 2)
-    if error.errno in INVALID_NAME:
-        _exit_for(UserError(reason, str(file), "check the name", "name.invalid"), 2)
-    if error.errno == errno.ENOSPC:
-        streams.discard()
-        _exit_for(UserError(f"cannot write: {reason}", str(file or "the output"), "free some space", "disk.full"), 1)
-    if file is None and error.errno not in NO_RESOURCES:
-        raise error
-    parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
-    _exit(parts, f"{parts.location}: {reason}", 1)
-
-
 def _exit_for(error: UserError, exit_code: int) -> None:
     parts = ErrorParts.of(error)
     _exit(msgspec.structs.replace(parts, code=parts.code or "cli.error"), error.line, exit_code)
 
 
 def _exit(parts: ErrorParts, line: str, exit_code: int) -> None:
-    text = (
-        streams.json_text({"error": msgspec.structs.asdict(parts)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
-    )
-    streams.write_error(text)
-    sys.exit(exit_code)
-
-
-def _wants_json(arguments: list[str]) -> bool:
-    """Whether `--json` is among the options: read here, because the parser may have refused the command line."""
+    # Read here, because the parser may have refused the command line; after `--`, `--json` is an argument.
+    arguments = sys.argv[1:]
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in options
+    as_json = {"error": msgspec.structs.asdict(parts)}
+    streams.write_error(streams.json_text(as_json) if "--json" in options else f"ftbench: {line}")
+    sys.exit(exit_code)

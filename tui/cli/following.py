@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar, cast
 
 from engine.config.errors import RunFailed
@@ -16,7 +15,7 @@ from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
 from engine.runs import score_format, start
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry, is_base
+from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, is_base
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.sweep import Sweep, cell_text
 from engine.runs.run import events
@@ -40,35 +39,57 @@ class Detached(Exception):
 
 
 def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
-    """Show the run until it ends; returns its end.
+    """Show the run until it ends, its events as lines above the progress line; returns its end.
 
     Raises Detached where the user chose to detach, and RunFailed where the worker exited without an end.
     """
     follower = Follower(run.events_file, offset)
     end: events.End | None = None
+    refused = False
+    shown_job: JobState | None = None
     with progress_display(quiet) as display:
-        view = RunView(display, quiet)
+
+        def show(event: events.Event) -> None:
+            nonlocal refused
+            if isinstance(event, events.Error):
+                refused = event.user
+            if quiet or (refused and isinstance(event, events.End)):  # the command prints this error on stderr
+                return
+            for text in lines(event):
+                say(text, "yellow" if isinstance(event, events.Warning) else "")
+            if display is not None:
+                display.line.add(event)
 
         def poll() -> tuple[events.End | None, bool]:
-            nonlocal end
+            nonlocal end, shown_job
             news = False
             for fresh in follower.portions(thin=True):  # a long log is shown in portions
                 for event in fresh:
-                    view.show(event)
+                    show(event)
                     end = event if isinstance(event, events.End) else None  # one before others: it was resumed
                 news = True
             job = run.job_state()
             if job is not None and job.is_active:  # at its time limit the run stops, and its job is queued again
-                view.show_job(job)
+                if job != shown_job and not quiet:
+                    say(job.text)
+                shown_job = job
                 return None, True
             if news or run.is_active() or end:
                 return end, True
             if record := run.read_end():  # it could not log its end because the disk was full
                 end = events.End(status=record.status, reason=record.reason, t=record.t)
-                view.show(end)
+                show(end)
             return end, False
 
-        return wait_for_end(run, display, poll, partial(run_exited_message, run))
+        def exited_message() -> str:
+            what = "worker exited unexpectedly"
+            if not exit_message(run.log_file).startswith(CUDA_ERROR):
+                what += " (killed, or the machine ran out of memory)"
+            if (job := run.job()) is not None:
+                what = queue.final_state(job).text
+            return f"{what}{last_log_line(run)}; `ftbench resume {run.argument}` resumes from the latest checkpoint"
+
+        return wait_for_end(run, display, poll, exited_message)
 
 
 def wait_for_end(
@@ -96,64 +117,23 @@ def wait_for_end(
             ask_to_leave(folder, display)
 
 
-def run_exited_message(run: RunDir) -> str:
-    """Error message for a worker that exited without an end."""
-    what = "worker exited unexpectedly"
-    if not exit_message(run.log_file).startswith(CUDA_ERROR):
-        what += " (killed, or the machine ran out of memory)"
-    if (job := run.job()) is not None:
-        what = queue.final_state(job).text
-    return f"{what}{last_log_line(run)}; `ftbench resume {run.argument}` resumes from the latest checkpoint"
-
-
 def last_log_line(folder: RunDir | LadderDir | SweepDir) -> str:
     """`. Its log ends: …`, '' where the process printed nothing."""
     last = exit_message(folder.log_file)
     return f". Its log ends: {visible(last, 400)}" if last else ""
 
 
-class RunView:
-    """Prints events as lines above the progress line."""
-
-    def __init__(self, display: ProgressDisplay | None, quiet: bool) -> None:
-        self.display, self.quiet = display, quiet
-        self.refused = False
-        self.job: JobState | None = None
-        """The state of its Slurm job that was shown last."""
-
-    def show_job(self, job: JobState) -> None:
-        """Show the state of a Slurm job, once until it changes."""
-        if job != self.job and not self.quiet:
-            say(job.text)
-        self.job = job
-
-    def show(self, event: events.Event) -> None:
-        if self.quiet:
-            return
-        if isinstance(event, events.Error):
-            self.refused = event.user
-        if self.refused and isinstance(event, events.End):
-            return  # the command prints this error on stderr
-        for text in lines(event):
-            say(text, "yellow" if isinstance(event, events.Warning) else "")
-        if self.display is not None:
-            self.display.line.add(event)
-
-
 def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | None) -> None:
     """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
     if display is not None:
         display.live.stop()
-    choice = ""
+    choice = "d"
     if sys.stdin.isatty():
         try:
             console.print("\n[d]etach (runs continue), [s]top with a checkpoint, else keep following: ", end="")
             choice = input().strip().lower()[:1]
         except (KeyboardInterrupt, EOFError):
             console.print()
-            choice = "d"
-    else:
-        choice = "d"
     if choice == "d":
         raise Detached
     if choice == "s":
@@ -229,7 +209,20 @@ class LadderView:
                 _line(f"warning: {text}", "yellow")
         self.printed_warnings = len(ladder.warnings)
         for entry in ladder.entries:
-            self._print_entry(entry)
+            key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
+            if entry.status in WITHOUT_OUTCOME or key in self.printed:
+                continue
+            self.printed.add(key)
+            finished = entry.status == "finished"
+            run, trial = f"seed {entry.seed}", f"trial at {rate(entry.learning_rate)}"
+            what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
+            took = f" in {duration(entry.seconds)}" if entry.seconds is not None and finished else ""
+            loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
+            reused = ", reused from an earlier run" if entry.reused else ""
+            reason = f": {entry.reason}" if entry.reason and not finished else ""
+            disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
+            outcome = f"{entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}"
+            _line(f"{entry.rung} {what} {outcome}")
         for row in ladder.rows:
             self._print_score(row, ladder)
         if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
@@ -237,21 +230,6 @@ class LadderView:
             for text in time_estimates(ladder):
                 _line(text)
         self._update_line(ladder)
-
-    def _print_entry(self, entry: LadderEntry) -> None:
-        key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in WITHOUT_OUTCOME or key in self.printed:
-            return
-        self.printed.add(key)
-        reused = ", reused from an earlier run" if entry.reused else ""
-        loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
-        reason = f": {entry.reason}" if entry.reason and entry.status != "finished" else ""
-        took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
-        trial = f"trial at {rate(entry.learning_rate)}"
-        run = f"seed {entry.seed}"
-        what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
-        disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
-        _line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
     def _print_score(self, row: RungResult, ladder: Ladder) -> None:
         """Print the score of the base model, and of a rung whose last seed is done."""
@@ -273,6 +251,7 @@ class LadderView:
         if self.display is None:
             return
         line = self.display.line
+        place = f"{sum(entry.is_done for entry in ladder.entries) + 1}/{len(ladder.entries)}"  # among all runs
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
         if live is None:
             self.run = ""
@@ -280,22 +259,17 @@ class LadderView:
             line.ladder_left = ladder_left(ladder, time.time())
             return
         if live.kind == "export":
-            line.show_stage(f"{self._place(ladder)} {live.rung}", shortened(live.progress))
+            line.show_stage(f"{place} {live.rung}", shortened(live.progress))
             return
         if live.run != self.run or self.follower is None:
             self.run = live.run
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
             probe = f" {TIMING_PROBE}" if live.kind == "probe" else ""
-            line.start(f"{self._place(ladder)} {live.rung}{probe}")
+            line.start(f"{place} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
             for event in portion:
                 line.add(event)
         line.ladder_left = ladder_left(ladder, time.time(), live.run, line.left)
-
-    def _place(self, ladder: Ladder) -> str:
-        """Position of the active run among all runs: `2/6`."""
-        done = sum(entry.is_done for entry in ladder.entries)
-        return f"{done + 1}/{len(ladder.entries)}"
 
 
 def _line(text: str, style: str = "") -> None:
@@ -315,31 +289,22 @@ class SweepView:
     def show(self, sweep: Sweep) -> None:
         if self.ladder.quiet:
             return
-        for text in _sweep_estimate(sweep) if sweep.stage == "running" and not self.estimated else ():
-            _line(text)
-        self.estimated = self.estimated or sweep.stage == "running"
+        if sweep.stage == "running" and not self.estimated:
+            self.estimated = True
+            if sweep.low is not None and sweep.high is not None:  # with timing probes
+                remaining = max(0.0, sweep.low - sweep.spent), max(0.0, sweep.high - sweep.spent)
+                runs = f"{amount(len(sweep.cells), 'ladder')}, {amount(sweep.runs, 'run')}"
+                _line(f"total: about {between(*remaining)} for {runs} (equal runs count once)")
         for cell in sweep.cells:
             if cell.status not in ("planned", self.printed.get(cell.ladder)):
                 reason = f": {cell.reason}" if cell.reason else ""
                 _line(f"{cell_text(cell.values)} {cell.status}{reason}")
                 self.printed[cell.ladder] = cell.status
             if cell.status == "live":
-                self._show_ladder(cell.ladder)
-
-    def _show_ladder(self, name: str) -> None:
-        if self.ladder.folder.name != name:
-            self.ladder = LadderView(self.folder.ladder(name), self.ladder.display, self.ladder.quiet)
-        if state := self.ladder.folder.state():
-            self.ladder.show(state)
-
-
-def _sweep_estimate(sweep: Sweep) -> list[str]:
-    """The estimate for the whole sweep; none without timing probes."""
-    if sweep.low is None or sweep.high is None:
-        return []
-    remaining = max(0.0, sweep.low - sweep.spent), max(0.0, sweep.high - sweep.spent)
-    runs = f"{amount(len(sweep.cells), 'ladder')}, {amount(sweep.runs, 'run')}"
-    return [f"total: about {between(*remaining)} for {runs} (equal runs count once)"]
+                if self.ladder.folder.name != cell.ladder:
+                    self.ladder = LadderView(self.folder.ladder(cell.ladder), self.ladder.display, self.ladder.quiet)
+                if state := self.ladder.folder.state():
+                    self.ladder.show(state)
 
 
 def time_estimates(ladder: Ladder) -> Iterator[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from typing import Annotated
 
 import msgspec
+import typer
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
@@ -17,37 +19,47 @@ from engine.runs.run import run_dir
 from engine.runs.run.result import MIN_ITEMS
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
+from tui.cli import options
+from tui.cli.lookup import run_or_ladder
 from tui.output.console import print_json, say
 
 BASE, START = "base", "start"
 
 
 def gate(
-    subject: RunDir | LadderDir, against: str, rung: str | None, metric: str | None, least: float, json: bool
+    name: options.Run = "last",
+    against: Annotated[
+        str, typer.Option("--against", metavar="NAME", help="base, start (of --from), another run, or another rung.")
+    ] = "base",
+    min_gain: Annotated[
+        float, typer.Option("--min-gain", help="Required lower bound of the gain, in points or the metric's unit.")
+    ] = 0.0,
+    rung: Annotated[str | None, typer.Option("--rung", metavar="RUNG", help="Rung of the ladder.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Metric (default: the run's).")] = None,
+    runs: options.Runs = None,
+    json: options.Json = False,
 ) -> int:
-    """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1.
-
-    `least`: the required gain, in points of a share, else in the metric's unit.
-    """
-    if not math.isfinite(least):
-        raise UserError(f"invalid --min-gain {least}", hint="give a number", code="gate.invalid_gain")
+    """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
+    subject = run_or_ladder(runs, name)
+    if not math.isfinite(min_gain):
+        raise UserError(f"invalid --min-gain {min_gain}", hint="give a number", code="gate.invalid_gain")
     if isinstance(subject, LadderDir):
         gain = _of_ladder(subject, against, rung, metric)
     else:
         gain = _of_run(subject, against, rung, metric)
     spec = metric_spec(gain.metric)
-    passed = gain.clears(least / spec.scale)
+    passed = gain.clears(min_gain / spec.scale)
     if json:
-        print_json({"passed": passed, "min_gain": least / spec.scale, **msgspec.to_builtins(gain)})
-        return 0 if passed else 1
+        print_json({"passed": passed, "min_gain": min_gain / spec.scale, **msgspec.to_builtins(gain)})
+        return int(not passed)
     text = difference_with_bounds(gain.gain, spec.is_share)
-    wanted = f"{least:g} {'points' if spec.is_share else spec.unit}"
+    wanted = f"{min_gain:g} {'points' if spec.is_share else spec.unit}"
     bound = f"lower bound {'at least' if passed else 'below'} {wanted}"
     if gain.gain.low is None:
         bound = f"no interval: at least {MIN_ITEMS} test items are needed"
     say(f"{visible(gain.candidate)} against {visible(gain.reference)}, {spec.title}: gain {text}; {bound}")
     say("passed" if passed else "not passed", "green" if passed else "red")
-    return 0 if passed else 1
+    return int(not passed)
 
 
 def _of_run(run: RunDir, against: str, rung: str | None, metric: str | None) -> Gain:

@@ -9,31 +9,33 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import typer
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, remove_tree
 from engine.config.text import visible
 from engine.runs import start
 from engine.runs.endpoint import is_endpoint, parse_price
+from engine.runs.home import runs_home
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
 from engine.runs.preference.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
-from engine.runs.preference.ratings import RatingSession, import_page, render_page
+from engine.runs.preference.ratings import RatingSession, import_page, login, open_session, render_page
 from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line
 from engine.runs.run.run_dir import RunDir
-from tui.cli.data import shown_progress
+from tui.cli import options
 from tui.cli.errors import show_notices
-from tui.cli.lookup import home, run_or_ladder
-from tui.cli.progress import progress_display
+from tui.cli.lookup import is_name_of_one, run_or_ladder
+from tui.cli.progress import progress_display, shown_progress
 from tui.history.tables import show_win_rates
+from tui.output import streams
 from tui.output.console import print_json, say
 
 if TYPE_CHECKING:
@@ -44,60 +46,88 @@ STOP_SECONDS = 600.0
 """Time for the judge's process to end after it was asked to."""
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """The options of `ftbench judge`."""
+def compared(runs: Path | None, names: Sequence[str]) -> tuple[LadderDir | RunDir, list[str]]:
+    """What is compared: the directory that has the results, and the runs' directories (none for a ladder).
 
-    judge: str
-    rubric: Path | None
-    pairs: Sequence[str]
-    items: int | None
-    concurrency: int
-    answer_tokens: int
-    max_tokens: int | None
-    price: str | None
-    max_cost: float | None
-    timeout: float
-    device: str | None
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What is compared: a ladder, or several runs."""
-
-    subject: LadderDir | RunDir
-    """Its directory has the results."""
-    runs: list[str]
-    """Directories of the runs; empty for a ladder's."""
-
-
-def compared(runs: Path | None, names: Sequence[str], json: bool) -> Compared:
-    """The ladder or runs of a command line; one name is that of a ladder, if one has it, and `last` the latest ladder.
-
-    Raises UserError for a ladder among other names, and for a missing one.
+    One name is that of a ladder, if one has it, and `last` the latest ladder. Raises UserError for a ladder among other
+    names, and for a missing one.
     """
-    if len(names) == 1 and any(
-        names[0] in ladder.name or names[0] == "last" for ladder in ladder_dir.iterate(home(runs))
-    ):
-        return Compared(ladder_dir.find(home(runs, json=json), names[0]), [])
-    subjects = [run_or_ladder(runs, name, json) for name in names]
+    folder = runs_home(runs)
+    if len(names) == 1 and is_name_of_one(ladder_dir.iterate(folder), names[0]):
+        return ladder_dir.find(folder, names[0]), []
+    subjects = [run_or_ladder(runs, name) for name in names]
     if len(subjects) == 1 and isinstance(subjects[0], LadderDir):
-        return Compared(subjects[0], [])
+        return subjects[0], []
     directories = [folder for folder in subjects if isinstance(folder, RunDir)]
     if len(directories) < len(subjects):
         raise UserError("a ladder is compared alone", hint="name one ladder, or several runs", code="judge.mixed")
-    return Compared(directories[0], list(dict.fromkeys(str(run.path) for run in directories)))
+    return directories[0], list(dict.fromkeys(str(run.path) for run in directories))
 
 
-def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -> int:
+def judge(
+    names: options.Compared,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--judge",
+            metavar="MODEL",
+            help="Model of a server, as http://localhost:8000/v1#NAME; or on this machine: name, folder or Hub id.",
+        ),
+    ],
+    rubric: Annotated[
+        Path | None, typer.Option("--rubric", metavar="FILE", help="What makes an answer better (default: built in).")
+    ] = None,
+    pairs: options.Pairs = None,
+    items: Annotated[
+        int | None, typer.Option("--items", min=1, metavar="N", help="Compare at most N test items (default: all).")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests at a time.")] = 8,
+    answer_tokens: Annotated[
+        int, typer.Option("--answer-tokens", min=8, help="Maximum tokens of a verdict with its reasons.")
+    ] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Stop at this number of tokens in total.")
+    ] = None,
+    price: options.Price = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Stop at this cost, by --price.")] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds of one attempt of a request.")] = 120,
+    device: options.Device = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
+) -> int:
     """Start a judge and follow it. Raises UserError for invalid input, RunFailed if it cannot be started."""
-    prepared = prepare(compared, options, json)
+    subject, directories = compared(runs, names)
+    judge_model, token_price = named_judge(model, "--judge"), parse_price(price, "--price")
+    if is_endpoint(judge_model) and device is not None:
+        do = "remove it: the server decides where its model runs"
+        raise UserError("--device with a served judge", hint=do, code="judge.device_of_served")
+    if max_cost is not None and token_price is None:
+        raise UserError("--max-cost without --price", hint="add --price IN,OUT", code="judge.cost_without_price")
+    plan = JudgePlan(
+        judge=judge_model,
+        device=device or "auto",
+        rubric=_rubric(rubric),
+        runs=directories,
+        pairs=[_pair(word) for word in pairs or []],
+        items=items,
+        concurrency=concurrency,
+        answer_tokens=answer_tokens,
+        token_limit=max_tokens,
+        cost_limit=max_cost,
+        price=token_price,
+        timeout=timeout,
+        command=shlex.join(["ftbench", *sys.argv[1:]]),
+    )
+    with shown_progress(json) as (progress, _):  # the plan with its pairs, and what it takes at most
+        request = {"path": str(subject.path), "plan": msgspec.to_builtins(plan)}
+        prepared: dict[str, Any] = ask("judge.plan", request, progress)
     plan = msgspec.convert(prepared["plan"], JudgePlan)
     if not json:
         tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
         for line in expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens):
             say(line)
-    folder = create_judge(compared.subject, plan)
+    folder = create_judge(subject, plan)
     process = start.start_process("engine.judge", folder.path, folder.log_file)
     if detach:
         if json:
@@ -108,42 +138,19 @@ def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -
     try:
         state = follow(folder, process, json)
     except KeyboardInterrupt:
-        state = stop(folder, process)
+        process.terminate()  # its verdicts are kept
+        process.wait(STOP_SECONDS)
+        state = ended(folder, process)
     if json:
         print_json(msgspec.to_builtins(state))
     else:
-        show(state)
+        if state.status != "finished":
+            say(f"{state.status}: {state.reason}; the same command continues it")
+        show_win_rates(state.rates)
+        for sentence in state.sentences:
+            say(sentence)
+        say(progress_text(state))
     return 0 if state.status in ("finished", "stopped") else 1
-
-
-def prepare(compared: Compared, options: JudgeOptions, json: bool) -> dict[str, Any]:
-    """The plan with its pairs, and what it takes at most. Raises UserError for invalid input."""
-    judge = named_judge(options.judge, "--judge")
-    price = parse_price(options.price, "--price")
-    if is_endpoint(judge) and options.device is not None:
-        do = "remove it: the server decides where its model runs"
-        raise UserError("--device with a served judge", hint=do, code="judge.device_of_served")
-    if options.max_cost is not None and price is None:
-        raise UserError("--max-cost without --price", hint="add --price IN,OUT", code="judge.cost_without_price")
-    plan = JudgePlan(
-        judge=judge,
-        device=options.device or "auto",
-        rubric=_rubric(options.rubric),
-        runs=compared.runs,
-        pairs=[_pair(word) for word in options.pairs],
-        items=options.items,
-        concurrency=options.concurrency,
-        answer_tokens=options.answer_tokens,
-        token_limit=options.max_tokens,
-        cost_limit=options.max_cost,
-        price=price,
-        timeout=options.timeout,
-        command=shlex.join(["ftbench", *sys.argv[1:]]),
-    )
-    with shown_progress(json) as (progress, _):
-        request = {"path": str(compared.subject.path), "plan": msgspec.to_builtins(plan)}
-        reply: dict[str, Any] = ask("judge.plan", request, progress)
-    return reply
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -182,13 +189,6 @@ def follow(folder: JudgeDir, process: start.StartedProcess, json: bool) -> Judgm
     return ended(folder, process)
 
 
-def stop(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
-    """Ask the process to stop, and wait. Its verdicts are kept."""
-    process.terminate()
-    process.wait(STOP_SECONDS)
-    return ended(folder, process)
-
-
 def ended(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
     """The state after the process has ended. Raises UserError if it was refused, RunFailed if it died."""
     state = folder.state()
@@ -202,45 +202,57 @@ def ended(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
     return state
 
 
-def show(state: Judgment) -> None:
-    """Print win rates, what the judge was measured by, and the sentences of the verdict."""
-    if state.status != "finished":
-        say(f"{state.status}: {state.reason}; the same command continues it")
-    show_win_rates(state.rates)
-    for sentence in state.sentences:
+def rate(
+    names: options.Compared,
+    rater: Annotated[
+        str | None, typer.Option("--rater", metavar="NAME", help="Who rates (default: your login).")
+    ] = None,
+    pairs: options.Pairs = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write a page to rate in a browser elsewhere.")
+    ] = None,
+    imported: Annotated[
+        list[Path] | None, typer.Option("--import", metavar="FILE", help="Add the ratings of a page; repeatable.")
+    ] = None,
+    runs: options.Runs = None,
+    ascii_only: options.Ascii = False,
+    json: options.Json = False,
+) -> int:
+    """Rate on a screen, write a page to rate elsewhere, or add the ratings of pages; print the result of all."""
+    subject, directories = compared(runs, names)
+    session = open_session(subject, directories, rater or login(), pairs or [])
+    if page is not None:
+        _write_page(session, page, json)
+        return 0
+    status = 0
+    if json or imported or not streams.is_terminal():
+        session.own.close()
+        for file in imported or []:
+            name, count = import_page(session.folder, file, session.pairs)
+            if not json:
+                say(f"{visible(str(file))}: {count} ratings of {name}")
+    else:
+        from tui.cli.bench import open_bench
+
+        def screen() -> RatingScreen:
+            from tui.screens.rating import RatingScreen  # Textual is not needed for pages
+
+            return RatingScreen(session)
+
+        status = open_bench(runs_home(runs), ascii_only, True, opened=screen)
+    with shown_progress(json) as (progress, _):  # this writes the ladder's report again
+        reply = ask("rating.summary", {"path": str(subject.path), "report": True}, progress)
+    ratings = msgspec.convert(reply, RatingSummary)
+    if json:
+        print_json(msgspec.to_builtins(ratings))
+        return status
+    show_win_rates([pair.win_rate for pair in ratings.pairs])
+    for sentence in ratings.sentences or ["no ratings yet"]:
         say(sentence)
-    say(progress_text(state))
-
-
-def rate_on_screen(compared: Compared, session: RatingSession, runs: Path, ascii_only: bool) -> int:
-    """Open the screen, then print the result. Returns the exit status."""
-    from tui.cli.bench import open_bench
-
-    def screen() -> RatingScreen:
-        from tui.screens.rating import RatingScreen  # Textual is not needed for pages
-
-        return RatingScreen(session)
-
-    status = open_bench(runs, ascii_only, True, opened=screen)
-    _show_ratings(_rating_summary(compared, quiet=False))
     return status
 
 
-def import_ratings(compared: Compared, session: RatingSession, files: Sequence[Path], json: bool) -> None:
-    """Add the ratings of pages, and print the result of all."""
-    session.own.close()
-    for file in files:
-        rater, count = import_page(session.folder, file, session.pairs)
-        if not json:
-            say(f"{visible(str(file))}: {count} ratings of {rater}")
-    ratings = _rating_summary(compared, json)
-    if json:
-        print_json(msgspec.to_builtins(ratings))
-    else:
-        _show_ratings(ratings)
-
-
-def write_page(session: RatingSession, page: Path, json: bool) -> None:
+def _write_page(session: RatingSession, page: Path, json: bool) -> None:
     """Write the page of all pairs. Raises UserError if it exists, RunFailed if it cannot be written."""
     session.own.close()
     if page.exists():
@@ -254,17 +266,3 @@ def write_page(session: RatingSession, page: Path, json: bool) -> None:
         print_json({"page": str(page), "pairs": len(session.pairs)})
     else:
         say(f"page: {page} ({len(session.pairs)} pairs); its ratings come back with --import FILE")
-
-
-def _rating_summary(compared: Compared, quiet: bool) -> RatingSummary:
-    """Summarize all ratings, and write the ladder's report again."""
-    with shown_progress(quiet) as (progress, _):
-        reply = ask("rating.summary", {"path": str(compared.subject.path), "report": True}, progress)
-    return msgspec.convert(reply, RatingSummary)
-
-
-def _show_ratings(ratings: RatingSummary) -> None:
-    """Print win rates and the sentences of the verdict."""
-    show_win_rates([pair.win_rate for pair in ratings.pairs])
-    for sentence in ratings.sentences or ["no ratings yet"]:
-        say(sentence)

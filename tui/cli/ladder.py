@@ -1,4 +1,4 @@
-"""`ladder`: run every method on the same data and report the verdict; `report`: write the report again.
+"""`ladder` and `demo`: run every method on the same data and report the verdict; `report`: write the report again.
 
 With `--vary` a sweep: a ladder for each value of one or two settings.
 """
@@ -6,41 +6,197 @@ With `--vary` a sweep: a ladder for each value of one or two settings.
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
+import typer
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
+from engine.config.metric_specs import DEFAULT_MARGIN, POINT
+from engine.config.preset_library import resolve_preset
 from engine.config.quantities import percent
-from engine.config.schema import Config
 from engine.config.settings import Flat
+from engine.hardware.cpu import usable_cpus
+from engine.hardware.devices import CPU, select_device
+from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows
+from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows, make_plan
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan
-from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, describe_sweep, value_text
+from engine.runs.ladder.sweep import Sweep, describe_sweep, make_cells, parse_axes, parse_budget, value_text
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
 from engine.runs.score_format import percent_bounds, summary_lines, tradeoff_lines
-from engine.runs.start import resume_ladder, start_ladder, start_sweep
+from engine.runs.start import start_ladder, start_sweep
+from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, follow_comparison
+from tui.cli.lookup import home_for_launch, ladder_or_sweep, show_origin
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
-Cells = Sequence[tuple[dict[str, Any], LadderPlan]]
 CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
 """Whether the rule of thumb holds -> in words."""
 FIRST_ROUNDS, MIN_FORECAST = 2, 5
 """Seeds from which, and at least up to which, hours and power are forecast."""
+DEMO = "demo"
+"""Preset of the demo."""
+DEMO_SEEDS = 3
+DEMO_SLOTS = 4
+"""Runs at a time on a CPU with more cores: the embedded model gains little from a second thread."""
+QUICK: Flat = {"train.epochs": 1.0, "evaluation.rows": 150}
+"""One seed, half the training steps, half the test rows: enough to try ftbench, too little for conclusions."""
+
+
+def demo(
+    runs: options.Runs = None,
+    seeds: options.DemoSeeds = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
+    fresh: options.Fresh = False,
+    device: options.Devices = None,
+    share: options.Share = None,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
+) -> int:
+    """Run the demo ladder. Returns 0 when it finished or was stopped. Raises UserError for --quick with --seeds."""
+    job = {"executor": executor, "partition": partition, "time": time, "gres": gres}
+    where = options.overrides(None, share, device=device, **job)
+    folder = home_for_launch(runs, json)
+    if quick and seeds is not None:
+        hint = "keep one of them: --quick runs one seed"
+        raise UserError("--quick and --seeds given together", hint=hint, code="cli.conflicting_values")
+    seeds = 1 if quick else seeds or DEMO_SEEDS
+    given = [word for option, key in options.OPTION_KEYS.items() if key in where for word in (option, str(where[key]))]
+    if resolve_preset(DEMO, None, {}).config.hardware.device == "auto":
+        where = suited_devices(where)
+    plan = make_plan(
+        DEMO,
+        [],
+        {**QUICK, **where} if quick else where,
+        seeds=seeds,
+        probe=not quick,
+        fresh=fresh,
+        command=shlex.join(["ftbench", "demo", *(["--quick"] if quick else ["--seeds", str(seeds)]), *given]),
+    )
+    return start(plan, folder, detach, json)
+
+
+def suited_devices(where: Flat) -> Flat:
+    """`where` with slots of the CPU, unless it names a device or a job, or the machine has a GPU or a single core."""
+    cpus = len(usable_cpus())
+    if "hardware.device" in where or where.get("executor.name", "local") != "local" or cpus == 1:
+        return where
+    if select_device().lock != CPU:
+        return where
+    return {**where, "hardware.device": f"{CPU}:{min(cpus, DEMO_SLOTS)}"}
+
+
+def ladder(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    rungs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rung",
+            metavar="RUNG",
+            help="Method, NAME=METHOD,KEY=VALUE or http://HOST/v1#MODEL; repeatable (default: all methods).",
+        ),
+    ] = None,
+    seeds: options.Seeds = 1,
+    learning_rates: Annotated[
+        int,
+        typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
+    ] = 1,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Run further seeds only for rungs with an open question; 2 seeds first."),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option("--max-seeds", min=2, max=20, help="With --until-decided: seeds at most (default: 8).")
+    ] = None,
+    margin: options.Margin = DEFAULT_MARGIN / POINT,
+    ship: Annotated[
+        list[str] | None,
+        typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
+    ] = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    settings: options.Set = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run a timing probe of every rung first.")] = True,
+    base_shots: options.Shots = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--price", metavar="[NAME=]IN,OUT", help="Price of served rungs per million tokens, of prompts and answers."
+        ),
+    ] = None,
+    vary: options.Vary = None,
+    budget: options.Budget = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the expected hours and power by number of seeds; start nothing.")
+    ] = False,
+    fresh: options.Fresh = False,
+    retime: options.Retime = False,
+    device: options.Devices = None,
+    share: options.Share = None,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    json: options.Json = False,
+) -> int:
+    """Start a ladder or sweep and follow it. Returns 0 when it finished or was stopped."""
+    job = {"executor": executor, "partition": partition, "time": time, "gres": gres}
+    given = options.overrides(settings, share, model=model, data=data, device=device, **job)
+    words = rung_words(rungs)
+    artifacts = ",".join(ship).split(",") if ship else []
+    refuse_missing_tools(artifacts)
+    make = partial(
+        make_plan,
+        preset,
+        words,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        probe=probe,
+        fresh=fresh,
+        command=shlex.join(["ftbench", *sys.argv[1:]]),
+        ship=artifacts,
+        margin=margin * POINT,
+        max_seeds=_seed_limit(until_decided, max_seeds, vary),
+        retime=retime,
+        base_shots=_shot_numbers(base_shots),
+        prices=price or [],
+    )
+    if not vary:
+        if budget is not None:
+            raise UserError("--budget without --vary", hint="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
+        plan = make(given)
+        if dry_run:
+            return show_forecast(plan, runs_home(runs), json)
+        return start(plan, home_for_launch(runs, json), detach, json)
+    if dry_run:
+        hint = "remove --vary to forecast one of its ladders"
+        raise UserError("--dry-run forecasts one ladder", "--vary", hint, code="sweep.dry_run")
+    axes, limit = parse_axes(vary, given), parse_budget(budget)
+    cells = make_cells(axes, given, make)
+    folder, plans = home_for_launch(runs, json), [plan for _, plan in cells]
+    begin = partial(start_sweep, folder, axes, cells, limit, plans[0].command)
+    return _start(begin, plans, describe_sweep(axes, cells), folder, detach, json)
 
 
 def refuse_missing_tools(ship: Sequence[str]) -> None:
@@ -50,7 +206,7 @@ def refuse_missing_tools(ship: Sequence[str]) -> None:
             ask("export.tools", {})
 
 
-def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None) -> int | None:
+def _seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None) -> int | None:
     """Most seeds of a ladder that runs until its questions are decided; None for one with a fixed number.
 
     Raises UserError for options that cannot be combined.
@@ -70,7 +226,14 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
 
     Raises UserError if the metric has to be decided from data that a run would refuse.
     """
-    prediction = forecast(plan, runs, lambda: _automatic_metric(plan.rungs[0].config))
+
+    def automatic_metric() -> str:
+        report = ask("data.check", check_arguments(plan.rungs[0].config))
+        if report["refused"]:
+            raise UserError(report["refused"], code=report["refusal_code"])
+        return str(report["metric"])
+
+    prediction = forecast(plan, runs, automatic_metric)
     counts = range(FIRST_ROUNDS if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
     if json:
         rows = [
@@ -82,15 +245,8 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
             }
             for count in counts
         ]
-        print_json(
-            {
-                "source": prediction.source,
-                "metric": prediction.metric,
-                "items": prediction.items,
-                "seed_std": prediction.seed_std,
-                "seeds": rows,
-            }
-        )
+        facts = {name: getattr(prediction, name) for name in ("source", "metric", "items", "seed_std")}
+        print_json({**facts, "seeds": rows})
         return 0
     say(describe_plan(plan))
     columns = ["seeds", "runs", "hours", *prediction.differences]
@@ -100,24 +256,9 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
     return 0
 
 
-def _automatic_metric(config: Config) -> str:
-    """The metric that a run decides from its training answers. Raises UserError for data that a run would refuse."""
-    report = ask("data.check", check_arguments(config))
-    if report["refused"]:
-        raise UserError(report["refused"], code=report["refusal_code"])
-    return str(report["metric"])
-
-
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     """Start a ladder and follow it; its warnings are printed before it starts."""
     return _start(partial(start_ladder, runs, plan), [plan], describe_plan(plan), runs, detach, json)
-
-
-def start_cells(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, detach: bool, json: bool) -> int:
-    """Start a sweep and follow it."""
-    plans = [plan for _, plan in cells]
-    begin = partial(start_sweep, runs, axes, cells, budget, plans[0].command)
-    return _start(begin, plans, describe_sweep(axes, cells), runs, detach, json)
 
 
 def _start(
@@ -157,31 +298,31 @@ def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = ()
     return 0 if state.status in ("finished", "stopped") else 1
 
 
-def resume(folder: LadderDir | SweepDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
-    """Resume a ladder or sweep; finished runs are not repeated. `settings`: as of `resume_ladder`."""
-    begin = partial(resume_ladder, folder, settings)
-    return follow_started([folder], begin, partial(watch, folder, json), detach, json)
-
-
-def report(folder: LadderDir | SweepDir, json: bool, markdown: bool) -> int:
+def report(
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder or sweep name, part of it, path, or 'last'.")],
+    runs: options.Runs = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
+    json: options.Json = False,
+) -> None:
     """Write the report from the files; print its path, its Markdown, or the state as JSON.
 
     Raises UserError for a ladder or sweep without a state.
     """
+    folder = ladder_or_sweep(runs, name)
+    show_origin(folder, quiet=json or markdown)
     state = folder.state()
     if state is None:
         hint = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", hint=hint, code=f"{folder.KIND}.not_started")
     if json:
         print_json(msgspec.to_builtins(_rated(folder, state)))
-        return 0
+        return
     ask(f"{folder.KIND}.report", {"path": str(folder.path)})
     if markdown:
         streams.write(read_regular(folder.markdown).decode())
     else:
         say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")
-    return 0
 
 
 def _rated(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> Ladder | Sweep:
@@ -195,55 +336,40 @@ def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
         say(f"{state.status}: {state.reason}")
     state = _rated(folder, state)
     if isinstance(state, Ladder):
-        _show_ladder(state)
+        if (summary := state.summary) is not None:
+            say(summary.headline, "bold")
+            for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
+                say(line)
+        for sentence in state.verdict:
+            say(f"{sentence.topic}: {sentence.text}")
+        show_benchmarks(state)
+        if state.work and state.work.data_usage:
+            say(f"columns: {summarize_columns(state.work.columns)}")
+            say(f"rows: {summarize_rows(state.work.data_usage)}")
     else:
-        _show_sweep(state)
+        if state.headline:
+            say(state.headline, "bold")
+        keys = [axis.key for axis in state.axes]
+        rows = []
+        for point in state.points:
+            values, share = state.cells[point.cell].values, point.share_of_gain
+            settings = [value_text(values[key]) for key in keys]
+            gained = percent(share.mean) if share else "–"
+            bounds = percent_bounds(share).strip("[]").replace(", ", "–") if share else ""
+            cost = f"{point.cost.mean:.2f}" if point.cost else "–"
+            rows.append([*settings, point.rung, gained, bounds, cost, CHECKS[point.rule]])
+        if rows:
+            columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
+            table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
+        for line in state.sentences:
+            say(f"- {line}")
     if folder.page.exists():
         say(f"report: {folder.page}")
     if isinstance(state, Sweep) and state.headline:
         say(state.headline, "bold")  # again: the table above it may be long
 
 
-def _show_ladder(state: Ladder) -> None:
-    """Print headline, table, figure and sentences."""
-    if (summary := state.summary) is not None:
-        say(summary.headline, "bold")
-        for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
-            say(line)
-    for sentence in state.verdict:
-        say(f"{sentence.topic}: {sentence.text}")
-    show_benchmarks(state)
-    if state.work and state.work.data_usage:
-        say(f"columns: {summarize_columns(state.work.columns)}")
-        say(f"rows: {summarize_rows(state.work.data_usage)}")
-
-
-def _show_sweep(state: Sweep) -> None:
-    """Print the headline, a line per rung and ladder, and the sentences."""
-    if state.headline:
-        say(state.headline, "bold")
-    keys = [axis.key for axis in state.axes]
-    columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
-    rows = [_sweep_row(state, point, keys) for point in state.points]
-    if rows:
-        table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
-    for sentence in state.sentences:
-        say(f"- {sentence}")
-
-
-def _sweep_row(state: Sweep, point: SweepPoint, keys: Sequence[str]) -> list[str]:
-    values, share = state.cells[point.cell].values, point.share_of_gain
-    return [
-        *(value_text(values[key]) for key in keys),
-        point.rung,
-        percent(share.mean) if share else "–",
-        percent_bounds(share).strip("[]").replace(", ", "–") if share else "",
-        f"{point.cost.mean:.2f}" if point.cost else "–",
-        CHECKS[point.rule],
-    ]
-
-
-def shot_numbers(given: str | None) -> list[int]:
+def _shot_numbers(given: str | None) -> list[int]:
     """The numbers of `--base-shots 0,4`. Raises UserError for a word that is not a number."""
     words = [word.strip() for word in (given or "").split(",") if word.strip()]
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:

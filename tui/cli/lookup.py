@@ -15,43 +15,44 @@ from tui.cli.errors import show_notices
 from tui.output.console import say
 
 
-def run_ladder_or_sweep(runs: Path | None, name: str, json: bool) -> RunDir | LadderDir | SweepDir:
+def run_ladder_or_sweep(runs: Path | None, name: str) -> RunDir | LadderDir | SweepDir:
     """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
-    folder = home(runs, json=json)
+    folder = runs_home(runs)
     others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
-    return ladder_dir.find_sweep(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name, json)
+    return ladder_dir.find_sweep(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name)
 
 
-def ladder_or_sweep(runs: Path | None, name: str, json: bool) -> LadderDir | SweepDir:
+def ladder_or_sweep(runs: Path | None, name: str) -> LadderDir | SweepDir:
     """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
-    folder = home(runs, json=json)
+    folder = runs_home(runs)
     find = ladder_dir.find_sweep if _is_sweep(folder, name, ladder_dir.iterate(folder)) else ladder_dir.find
     return find(folder, name)
 
 
 def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
     """Whether a sweep is meant: by its path, or by a name that none of `others` has; `last` is none."""
-    by_name = name != "last" and not _named(others, name) and _named(ladder_dir.iterate_sweeps(folder), name)
+    sweeps = ladder_dir.iterate_sweeps(folder)
+    by_name = name != "last" and not is_name_of_one(others, name) and is_name_of_one(sweeps, name)
     return by_name or has_file(Path(name), "sweep.toml")
 
 
-def run_or_ladder(runs: Path | None, name: str, json: bool) -> RunDir | LadderDir:
+def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
-    folder = home(runs, json=json)
-    by_name = not _named(run_dir.iterate(folder), name) and _named(ladder_dir.iterate(folder), name)
+    folder = runs_home(runs)
+    by_name = not is_name_of_one(run_dir.iterate(folder), name) and is_name_of_one(ladder_dir.iterate(folder), name)
     find = ladder_dir.find if by_name or has_file(Path(name), "ladder.toml") else run_dir.find
     return find(folder, name)
 
 
-def _named(folders: Iterable[Folder], name: str) -> bool:
+def is_name_of_one(folders: Iterable[Folder], name: str) -> bool:
+    """Whether the name is a part of one's name; `last` names one of any."""
     return any(name in folder.name or name == "last" for folder in folders)
 
 
-def home(given: Path | None, launch: bool = False, json: bool = False) -> Path:
-    """The runs home of a command; prints warnings about it before a `launch`."""
+def home_for_launch(given: Path | None, json: bool) -> Path:
+    """The runs home of a command that starts something, after warnings about it."""
     folder = runs_home(given)
-    if launch:
-        show_notices(home_warnings(folder), json)
+    show_notices(home_warnings(folder), json)
     return folder
 
 

@@ -1,125 +1,189 @@
-"""The `ftbench` command and its subcommands.
+"""The `ftbench` command: its subcommands, how a command line is parsed, and what `ftbench` alone does.
 
-Modules of subcommands are imported inside their functions, so that `ftbench --help` and each subcommand start fast.
+Typer accepts an option in one command only and keeps the last of several values. Here every subcommand also accepts
+the options of `ftbench` itself, and two different values of one option are an error.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
 from engine.config.home import keep_hub_cache_in_home
 from engine.runs.home import runs_home
-from engine.runs.run import run_dir
-from engine.runs.run.run_dir import RunDir
 from tui.cli import options
-from tui.cli.arguments import App
-from tui.cli.comparing import comparing_app
-from tui.cli.data_and_presets import data_app, plan_app, presets_app
-from tui.cli.lookup import home, run_ladder_or_sweep, show_origin
-from tui.cli.shipping import shipping_app
-from tui.cli.upkeep import upkeep_app
 from tui.output import streams
 
+Table = dict[str, tuple[str, Any]]
+"""Name of a subcommand -> its help and, in `tui.cli`, the module and function that declares its options and does its
+work; for a group of subcommands their table.
+"""
+SUBCOMMANDS: Table = {
+    "run": ("Train and evaluate one run. Ctrl+C asks: detach or stop.", "run:run"),
+    "attach": ("Replay and follow a run, ladder or sweep.", "attach:attach"),
+    "stop": ("Stop a run, ladder or sweep, with a checkpoint.", "attach:stop"),
+    "resume": ("Resume a run, ladder or sweep.", "attach:resume"),
+    "runs": ("List runs and ladders.", "runs:runs"),
+    "data": (
+        "Check and preview data before training.",
+        {
+            "check": ("Check a dataset: how each column and row is used, and warnings.", "data:check"),
+            "show": ("Show rows token by token, with the tokens in the loss marked.", "data:show"),
+        },
+    ),
+    "presets": (
+        "List, show and create presets.",
+        {
+            "list": ("List presets; invalid ones with their error.", "presets:show_list"),
+            "show": ("Show the effective configuration and each value's origin.", "presets:show"),
+            "new": ("Create your own preset from an existing one.", "presets:new"),
+            "import": (
+                "Create a preset from another tool's configuration; says what was taken, changed and left out.",
+                "presets:import_file",
+            ),
+        },
+    ),
+    "plan": ("Predict memory, time and cost of each method.", "plan:plan"),
+    "demo": ("Run the default ladder on the embedded model and data.", "ladder:demo"),
+    "ladder": ("Compare methods on the same model and data: quality and cost.", "ladder:ladder"),
+    "judge": ("Let a model compare the answers of rungs, in both orders.", "judge:judge"),
+    "rate": ("Compare the answers of two rungs without their names.", "judge:rate"),
+    "report": ("Write the report of a ladder or sweep; print its path.", "ladder:report"),
+    "export": ("Export a run, or a ladder's recommended one, and check it.", "export:export"),
+    "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),
+    "try": ("Answer prompts with base and tuned models, side by side.", "chat:try_runs"),
+    "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),
+    "track": ("Log a run, or a ladder's runs, to experiment trackers.", "track:track"),
+    "completion": ("Print the completion script of bash or zsh.", "completion:completion"),
+    "schema": ("Print the JSON Schema of events, results, ladders or plans.", "schema:schema"),
+    "doctor": ("Check machine, libraries, disk, and a step of each method.", "doctor:doctor"),
+    "clean": ("Show what takes disk space, and remove what is named.", "disk:clean"),
+    "queue": ("Show who uses each device and who waits, since when.", "monitor:queue"),
+    "monitor": ("Show GPUs, memory and the queue, as they change.", "monitor:monitor"),
+    "home": ("Show where runs and caches are, or move them to another disk.", "disk:home"),
+}
 MAX_LISTED = 8
 """Commands of a group that an error lists."""
+_GIVEN = "ftbench.global_options"
+"""Key of the global options given so far in a context's `meta`, which nested contexts share."""
 
-app = App(
+
+class _Strict:
+    """Mixin for commands and groups, placed before typer's class."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The command's parameters and, hidden from its help, the global options that it does not use."""
+        own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        names = {parameter.name for parameter in own}
+        root = ctx.find_root().command
+        if not hasattr(root, "hidden_options"):
+            root.hidden_options = [copy.copy(option) for option in global_options(root)]
+            for option in root.hidden_options:
+                option.hidden, option.expose_value = True, False
+        return own + [option for option in root.hidden_options if option.name not in names]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse with the global options given to the outer commands.
+
+        Raises UserError for a blank value, and for two different values of an option that takes one.
+        """
+        if not args and getattr(self, "no_args_is_help", False):
+            return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+        args = [*ctx.meta.get(_GIVEN, []), *args]
+        everywhere = {option.name for option in global_options(ctx.find_root().command)}
+        words: list[str] = []
+        for parameter, values in self._given(ctx, args):
+            is_argument = isinstance(parameter, TyperArgument)
+            name = (parameter.metavar or parameter.name).upper() if is_argument else parameter.opts[0]
+            if any(isinstance(value, str) and not value.strip() for value in values):
+                hint = "give a value or omit the option"
+                raise UserError(f"empty value for {name}", hint=hint, code="cli.empty_value")
+            if not is_argument and not parameter.multiple and len(set(values)) > 1:
+                if parameter.is_flag:
+                    problem = f"{' and '.join([*parameter.opts, *parameter.secondary_opts])} given together"
+                else:
+                    problem = f"different values for {name}: {' and '.join(dict.fromkeys(map(str, values)))}"
+                raise UserError(problem, hint="keep one of them", code="cli.conflicting_values")
+            if parameter.name in everywhere and parameter.is_flag:
+                words.append(name if values[0] else parameter.secondary_opts[0])
+            elif parameter.name in everywhere:
+                words += [name, str(values[0])]
+        ctx.meta[_GIVEN] = words
+        return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+
+    def _given(self, ctx: Any, args: list[str]) -> list[tuple[Any, list[Any]]]:
+        """Every parameter on the command line with all its values, as text, in order."""
+        parameters = self.get_params(ctx)
+        parser = self.make_parser(ctx)  # type: ignore[attr-defined]
+        for parameter in parameters:
+            if isinstance(parameter, TyperOption) and not parameter.multiple:
+                every = copy.copy(parameter)
+                every.multiple = True
+                every.add_to_parser(parser, ctx)  # replaces the parameter that keeps only the last value
+        values, _, _ = parser.parse_args(args=list(args))
+        given = [(param, values[param.name]) for param in parameters if values.get(param.name) is not None]
+        return [(param, list(value) if isinstance(value, list | tuple) else [value]) for param, value in given]
+
+
+class Subcommand(_Strict, TyperCommand):
+    """A subcommand. Its module is imported when its options are needed: the help of `ftbench` lists it without."""
+
+    def __init__(self, name: str, help: str, place: str) -> None:
+        super().__init__(name, help=help, rich_markup_mode=None)
+        self.place = place
+
+    def load(self) -> None:
+        """Read options and function from the module."""
+        if self.callback is None:
+            module, _, function = self.place.partition(":")
+            app = typer.Typer(add_completion=False)
+            app.command()(getattr(import_module(f"tui.cli.{module}"), function))
+            command = get_command(app)
+            self.params, self.callback = command.params, command.callback
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        self.load()
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: Any) -> None:
+        """Do the work. What its function returns is the exit status; None is success."""
+        raise typer.Exit(super().invoke(ctx) or 0)
+
+
+class Group(_Strict, TyperGroup):
+    """`ftbench`, or a group of its subcommands (`ftbench data`)."""
+
+    def __init__(self, table: Table = SUBCOMMANDS, **settings: Any) -> None:
+        settings["commands"] = {
+            name: Group(work, name=name, help=about, no_args_is_help=True, rich_markup_mode=None)
+            if isinstance(work, dict)
+            else Subcommand(name, about, work)
+            for name, (about, work) in table.items()
+        }
+        super().__init__(**settings)
+
+
+def global_options(root: Any) -> list[TyperOption]:
+    """The options of `ftbench` itself."""
+    return [parameter for parameter in root.params if isinstance(parameter, TyperOption)]
+
+
+app = typer.Typer(
     name="ftbench",
+    cls=Group,
     help="Measure quality and cost of QLoRA, LoRA and full fine-tuning on your model, your data and your GPU.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(data_app, name="data")
-app.add_typer(presets_app, name="presets")
-app.add_typer(plan_app)
-app.add_typer(comparing_app)
-app.add_typer(shipping_app)
-app.add_typer(upkeep_app)
-
-
-@app.command()
-def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
-    method: options.Method = None,
-    model: options.Model = None,
-    data: options.Data = None,
-    device: options.Device = None,
-    share: options.Share = None,
-    settings: options.Set = None,
-    start: options.From = None,
-    runs: options.Runs = None,
-    detach: options.Detach = False,
-    now: options.Now = False,
-    executor: options.Executor = None,
-    partition: options.Partition = None,
-    time: options.Time = None,
-    gres: options.Gres = None,
-    json: options.Json = False,
-) -> None:
-    """Train and evaluate one run. Ctrl+C asks: detach or stop."""
-    from tui.cli import run as verb
-
-    folder = home(runs, launch=True, json=json)
-    from_run = None if start is None else str(run_dir.find(folder, start).path)
-    where = options.shared_device(device, share)
-    job = {"executor": executor, "partition": partition, "time": time, "gres": gres, "from": from_run}
-    given = options.overrides(settings, model=model, data=data, method=method, device=where, **job)
-    raise typer.Exit(verb.run(preset, options.chosen_method(method), given, folder, now, detach, json))
-
-
-@app.command()
-def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
-    """Replay and follow a run, ladder or sweep."""
-    from tui.cli import ladder, run
-
-    folder = run_ladder_or_sweep(runs, name, json)
-    show_origin(folder, quiet=json)
-    raise typer.Exit(run.attach(folder, json) if isinstance(folder, RunDir) else ladder.watch(folder, json))
-
-
-@app.command()
-def stop(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
-    """Stop a run, ladder or sweep, with a checkpoint."""
-    from tui.cli import run as verb
-
-    folder = run_ladder_or_sweep(runs, name, json)
-    show_origin(folder, quiet=json)
-    raise typer.Exit(verb.stop(folder, json))
-
-
-@app.command()
-def resume(
-    name: options.RunOrSweep = "last",
-    runs: options.Runs = None,
-    settings: options.DeviceSettings = None,
-    detach: options.Detach = False,
-    json: options.Json = False,
-) -> None:
-    """Resume a run, ladder or sweep."""
-    from tui.cli import ladder, run
-
-    folder = run_ladder_or_sweep(runs, name, json)
-    changed = options.overrides(settings)
-    show_origin(folder, quiet=json)
-    if isinstance(folder, RunDir):
-        raise typer.Exit(run.resume(folder, detach, json, changed))
-    raise typer.Exit(ladder.resume(folder, detach, json, changed))
-
-
-@app.command("runs")
-def list_runs(runs: options.Runs = None, json: options.Json = False) -> None:
-    """List runs and ladders."""
-    from tui.cli import runs as verb
-
-    verb.show(home(runs, json=json), json)
 
 
 @app.callback(invoke_without_command=True)

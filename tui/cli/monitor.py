@@ -12,6 +12,8 @@ from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import visible
 from engine.runs.queue.device_queue import others_on_gpus, queue_entries
+from tui.cli import options
+from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells, queue_lines
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
@@ -25,8 +27,24 @@ MAX_WIDTH = 100
 QUEUE_LINES = 6
 
 
-def monitor(json: bool) -> int:
-    """Show the machine every second until Ctrl+C, in a pipe or with --json once; returns the exit status."""
+def queue(json: options.Json = False) -> None:
+    """Print the queue of every device, then the processes on GPUs that are not in it."""
+    entries = queue_entries()
+    others: list[dict[str, Any]] = list(others_on_gpus(entries))
+    if json:
+        print_json({"queue": [asdict(entry) for entry in entries], "others": others})
+        return
+    if entries:
+        table("", COLUMNS, [cells(entry, time.time()) for entry in entries], right=(4, 5))
+    else:
+        say(EMPTY_QUEUE)
+    for other in others:
+        used = f", {size(other['bytes'])}" if other["bytes"] else ""
+        say(f"GPU {other['gpu']} is also used by process {other['pid']} ({other['name']}){used}", "yellow")
+
+
+def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> None:
+    """Show the machine every second until Ctrl+C, in a pipe or with --json once."""
     from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which they import, is slow to import
 
     sampler = MachineSampler()
@@ -43,11 +61,10 @@ def monitor(json: bool) -> int:
 
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
             while True:
-                shown = [*lines(sample), *queue(), "", "Ctrl+C to leave"]
+                shown = [*lines(sample), "", *queue_now(), "", "Ctrl+C to leave"]
                 live.update(Text("\n".join(shown), no_wrap=True, overflow="ellipsis"), refresh=True)
                 time.sleep(SECONDS)
                 sample = sampler.look(WatchedProcess())
-    return 0
 
 
 def lines(sample: MachineSample) -> Iterator[str]:
@@ -59,35 +76,10 @@ def lines(sample: MachineSample) -> Iterator[str]:
             yield text
 
 
-def queue() -> Iterator[str]:
+def queue_now() -> list[str]:
     """Which run uses each device and who waits, or why that is unknown."""
-    from tui.history.queue_table import queue_lines
-
     try:
         text = queue_lines(queue_entries(), time.time(), QUEUE_LINES).plain
     except (UserError, OSError) as error:
         text = visible(f"cannot read the device queue: {error}", 400)
-    yield from ["", *text.split("\n")]
-
-
-def show_queue(json: bool) -> None:
-    """Print the queue of every device, then the processes on GPUs that are not in it."""
-    from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells
-
-    entries = queue_entries()
-    others = list(others_on_gpus(entries))
-    if json:
-        print_json({"queue": [asdict(entry) for entry in entries], "others": others})
-        return
-    if entries:
-        table("", COLUMNS, [cells(entry, time.time()) for entry in entries], right=(4, 5))
-    else:
-        say(EMPTY_QUEUE)
-    for other in others:
-        say(_described(other), "yellow")
-
-
-def _described(other: dict[str, Any]) -> str:
-    """`GPU 0 is also used by process 17 (python3 of alice), 12.3 GiB`."""
-    used = f", {size(other['bytes'])}" if other["bytes"] else ""
-    return f"GPU {other['gpu']} is also used by process {other['pid']} ({other['name']}){used}"
+    return text.split("\n")

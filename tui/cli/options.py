@@ -116,6 +116,12 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder: name, pa
 RunOrSweep = Annotated[
     str, typer.Argument(metavar="RUN", help="Run, ladder or sweep: name, part of it, path, or 'last'.")
 ]
+Margin = Annotated[
+    float,
+    typer.Option(
+        "--margin", min=0, help="Accepted decrease in quality: percentage points; for a loss, hundredths of nats/token."
+    ),
+]
 
 
 def chosen_method(name: str | None) -> str | None:
@@ -138,21 +144,18 @@ OPTION_KEYS = {
 """Option -> the preset key that it sets."""
 
 
-def shared_device(device: str | None, share: int | None) -> str | None:
-    """The value of --devices with --share: `0,1:2`. Raises UserError where --devices has a number of slots itself."""
-    if share is None:
-        return device
-    if device is not None and ":" in device:
-        problem, hint = f"--devices {device} and --share {share} given together", "keep one of them"
-        raise UserError(problem, hint=hint, code="cli.conflicting_values")
-    return f"{device or 'auto'}:{share}"
-
-
-def overrides(settings: list[str] | None, **options: Any) -> Flat:
+def overrides(settings: list[str] | None, share: int | None = None, **options: Any) -> Flat:
     """Return the command line as preset keys; `options` are those of OPTION_KEYS, None where not given.
 
-    Raises UserError where an option and --set give a key different values.
+    With a `share`, the device has this number of slots: `0,1:2`. Raises UserError where --devices has a number itself,
+    and where an option and --set give a key different values.
     """
+    if share is not None:
+        device = options.get("device")
+        if device is not None and ":" in device:
+            problem, hint = f"--devices {device} and --share {share} given together", "keep one of them"
+            raise UserError(problem, hint=hint, code="cli.conflicting_values")
+        options["device"] = f"{device or 'auto'}:{share}"
     values = parse_overrides(settings or [])
     for option, key in OPTION_KEYS.items():
         value = options.get(option.removeprefix("--").replace("-", "_"))
@@ -164,13 +167,3 @@ def overrides(settings: list[str] | None, **options: Any) -> Flat:
         if key != "method":  # the method is a separate argument, because it decides which settings are read
             values[key] = value
     return values
-
-
-Margin = Annotated[
-    float,
-    typer.Option(
-        "--margin",
-        min=0,
-        help="Accepted decrease in quality: percentage points; for a loss, hundredths of nats/token.",
-    ),
-]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -13,8 +13,8 @@ from engine.config.quantities import ABSENT, count, duration, relative_error, si
 from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.memory.formula.estimate import PARTS as ESTIMATED
-from engine.memory.formula.estimate import PeakMemory, Tier, error_of
-from engine.memory.formula.fit import LargestFit, Remedy
+from engine.memory.formula.estimate import PeakMemory, error_of
+from engine.memory.formula.fit import LargestFit
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
@@ -22,10 +22,7 @@ from engine.runs.run.usage import PARTS, describe_sharing, exceptions
 from tui.format import last_part, setting
 
 
-@dataclass(frozen=True)
-class MemoryComponent:
-    """One component of memory."""
-
+class MemoryComponent(NamedTuple):
     letter: str
     label: str
     style: str
@@ -50,30 +47,27 @@ COMPONENTS = {
 def memory_bar(parts: Mapping[str, int], total: int, width: int, colored: bool) -> Text:
     """`width` cells for `total` bytes; an arrow in the last cell marks a peak above the total.
 
-    Cells are rounded cumulatively, so that their sum is right; components smaller than a cell may have none.
+    Cells are rounded cumulatively, so that their sum is right; components smaller than a cell may have none, and the
+    largest has one where all would have none.
     """
+    drawn: dict[str, int] = {}
+    before = 0
+    for name in COMPONENTS:
+        before += parts.get(name, 0)
+        columns = min(width, round(before / max(1, total) * width)) - sum(drawn.values())
+        if columns > 0:
+            drawn[name] = columns
+    if not drawn and before:
+        drawn = {max(parts, key=lambda name: parts[name]): 1}
     text = Text()
-    for name, columns in _cells(parts, total, width):
+    for name, columns in drawn.items():
         part = COMPONENTS[name]
         text.append(part.letter + " " * (columns - 1), part.style) if colored else text.append(part.letter * columns)
-    if sum(parts.values()) > total:
+    if before > total:
         text.right_crop(max(0, text.cell_len - width + 1))
         text.append("▶", style="bold red" if colored else "")
     text.append("·" * (width - text.cell_len), style="dim" if colored else "")
     return text.append("│")
-
-
-def _cells(parts: Mapping[str, int], total: int, width: int) -> Iterator[tuple[str, int]]:
-    """(component, cells) with at least one cell; the largest component has one where all would have none."""
-    before, drawn = 0, 0
-    for name in COMPONENTS:
-        before += parts.get(name, 0)
-        end = min(width, round(before / max(1, total) * width))
-        if end > drawn:
-            yield name, end - drawn
-        drawn = max(drawn, end)
-    if not drawn and before:
-        yield max(parts, key=lambda name: parts[name]), 1
 
 
 def legend(names: Mapping[str, int], width: int, colored: bool) -> Iterator[Text]:
@@ -92,45 +86,54 @@ def legend(names: Mapping[str, int], width: int, colored: bool) -> Iterator[Text
 
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}
-
-
-def heading(config: Config, preset: str) -> str:
-    """Preset, model, data and batch size."""
-    return f"{preset}: {last_part(config.model.id)} on {last_part(config.data.id)}, batch size {config.train.batch}"
-
-
-def about_rows(plan: MemoryPlan, config: Config) -> str:
-    """The length of the rows, and where it comes from."""
-    rows = plan.rows
-    text = f"rows of {rows.length:,} tokens, {rows.answer:,} in the loss: "
-    if plan.rows_from == "data" and plan.work:
-        steps = f"the largest of {plan.work.steps:,} steps over {plan.work.rows:,} rows"
-        shared = describe_sharing(plan.work.shared_prefix, plan.work.shared_rows, plan.work.token_ratio)
-        sharing = f"; {shared}" if shared else ""
-        return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} in the loss: {steps}{sharing}"
-    if plan.rows_from == "asked":
-        return f"{text}set by --length"
-    limit = "train.max_length" if rows.length == config.train.max_length else "the model's position limit"
-    return f"{text}{limit}{f'; {plan.why}' if plan.why else ''}"
-
-
-def about_budget(budget: MemoryBudget) -> str:
-    """The memory budget, and how much of it is free."""
-    kind = {
-        "listed": "from the GPU list, not measured",
-        "gpu": "this machine's GPU",
-        "shared": "this machine's GPU, shared system memory",
-        "system": "this machine's memory, no GPU",
-    }[budget.source]
-    used = f"; {size(budget.used)} in use by others, {size(budget.free)} free" if budget.used else ""
-    who = f" ({', '.join(budget.holders[:4])})" if budget.holders else ""
-    return f"{budget.name}, {size(budget.total)}: {kind}{used}{who}"
+BUDGETS = {
+    "listed": "from the GPU list, not measured",
+    "gpu": "this machine's GPU",
+    "shared": "this machine's GPU, shared system memory",
+    "system": "this machine's memory, no GPU",
+}
+"""Source of a budget -> in words."""
+STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red", "refused": "red"}
+LEFT = 31
+"""Columns before a bar: method, peak, whether it fits."""
+LABEL, CELL = 20, 19
+COSTS = 20
+"""Columns before a change's settings."""
+EFFECTS = {
+    "evaluation.batch": "same answers, smaller evaluation batch",
+    "method": "another method: 4-bit base, trains adapters only",
+    "train.micro_batch": "same training, more gradient accumulation",
+    "train.gradient_checkpointing": "same training, recomputes activations in the backward pass",
+    "optimizer.name": "8-bit optimizer state",
+    "train.max_length": "truncates longer rows (they have up to {length:,} tokens)",
+}
+"""Setting of a change -> its effect."""
+ONE_RUN = "one finished run; the range covers the middle 80% of its steps"
+BOUND = "≥: lower bound by the GPU's peak FLOP/s and memory bandwidth; real runs take longer"
+BOLD_ROWS = ("training peak", "headroom")
 
 
 def peak(method_plan: MethodPlan) -> PeakMemory:
     """The higher of the peaks in training and evaluation, which must fit."""
     best = method_plan.best
     return best.training if best.training.total == best.peak else best.evaluation
+
+
+def shortfall(method_plan: MethodPlan, budget: MemoryBudget) -> int:
+    """Bytes by which the plan exceeds the budget; negative where memory is left."""
+    return peak(method_plan).total + budget.process_overhead - budget.free
+
+
+def about_rows(plan: MemoryPlan, config: Config) -> str:
+    """The length of the rows, and where it comes from."""
+    rows, work = plan.rows, plan.work
+    if plan.rows_from == "data" and work:
+        shared = describe_sharing(work.shared_prefix, work.shared_rows, work.token_ratio)
+        steps = f"the largest of {work.steps:,} steps over {work.rows:,} rows{f'; {shared}' if shared else ''}"
+        return f"rows of up to {rows.length:,} tokens, up to {rows.answer:,} in the loss: {steps}"
+    limit = "train.max_length" if rows.length == config.train.max_length else "the model's position limit"
+    source = "set by --length" if plan.rows_from == "asked" else f"{limit}{f'; {plan.why}' if plan.why else ''}"
+    return f"rows of {rows.length:,} tokens, {rows.answer:,} in the loss: {source}"
 
 
 def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[tuple[str, list[str]]]:
@@ -153,13 +156,26 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
         yield "evaluation batch", [_largest(method_plan.evaluation_batch) for method_plan in plans]
     yield "longest row", [_longest(method_plan.longest) for method_plan in plans]
     yield "  micro-batch 1", [_longest(method_plan.longest_alone) for method_plan in plans]
-    yield "checkpointing", [_checkpointing(method_plan) for method_plan in plans]
+    checkpointing = (method_plan.best.gradient_checkpointing for method_plan in plans)
+    yield "checkpointing", ["offloaded" if how == "offload" else describe_checkpointing(how) for how in checkpointing]
     yield "optimizer", [method_plan.optimizer for method_plan in plans]
     yield "trainable", [count(method_plan.best.trainable) for method_plan in plans]
-    yield "training time", [_time(times[method_plan.method]) for method_plan in plans]
-    if any(times[method_plan.method].seconds is not None for method_plan in plans):
-        yield "  range", [_range(times[method_plan.method]) for method_plan in plans]
-        yield "cost", [_cost(times[method_plan.method]) for method_plan in plans]
+
+    durations, ranges, costs = [], [], []
+    for time in (times[method_plan.method] for method_plan in plans):
+        if time.seconds is not None:
+            durations.append(duration(time.seconds))
+            ranges.append(f"{duration(time.low)}–{duration(time.high)}")
+            cost = f"{time.cost_low or 0.0:.2f}–{time.cost_high or 0.0:.2f} {time.currency}"
+            costs.append("unknown" if time.cost is None else cost)
+        else:
+            durations.append(f"≥ {duration(time.at_least)}" if time.at_least is not None else "unknown")
+            ranges.append("")
+            costs.append("")
+    yield "training time", durations
+    if any(ranges):
+        yield "  range", ranges
+        yield "cost", costs
 
 
 def weight_rows(plans: Sequence[MethodPlan]) -> Iterator[tuple[str, list[str]]]:
@@ -175,19 +191,6 @@ def weight_rows(plans: Sequence[MethodPlan]) -> Iterator[tuple[str, list[str]]]:
             yield f"{title} {count(whole)}", [account.use_of(part) if account else "–" for account in accounts]
         elif part == "head" and known.tied:
             yield title, ["with embeddings"] * len(plans)
-
-
-def _grouped(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(text, `QLoRA, LoRA`): each text once, with the titles of the methods that it is about."""
-    methods: dict[str, list[str]] = {}
-    for method, text in texts:
-        methods.setdefault(text, []).append(method_title(method))
-    return [(text, ", ".join(titles)) for text, titles in methods.items()]
-
-
-def _checkpointing(method_plan: MethodPlan) -> str:
-    setting = method_plan.best.gradient_checkpointing
-    return "offloaded" if setting == "offload" else describe_checkpointing(setting)
 
 
 def _largest(most: LargestFit) -> str:
@@ -206,42 +209,18 @@ def _longest(most: LargestFit) -> str:
     return f"{most.value // 64 * 64 if most.value > 512 else most.value:,}"
 
 
-def _time(time: TimeEstimate) -> str:
-    if time.seconds is not None:
-        return duration(time.seconds)
-    return f"≥ {duration(time.at_least)}" if time.at_least is not None else "unknown"
-
-
-def _range(time: TimeEstimate) -> str:
-    return f"{duration(time.low)}–{duration(time.high)}" if time.seconds is not None else ""
-
-
-def _cost(time: TimeEstimate) -> str:
-    if time.cost is None:
-        return "unknown" if time.seconds is not None else ""
-    return f"{time.cost_low or 0.0:.2f}–{time.cost_high or 0.0:.2f} {time.currency}"
-
-
-def change_words(change: Remedy, method_plan: MethodPlan) -> list[tuple[str, str]]:
-    """(setting, its effect) for each setting of a change."""
-    costs = {
-        "evaluation.batch": "same answers, smaller evaluation batch",
-        "method": "another method: 4-bit base, trains adapters only",
-        "train.micro_batch": "same training, more gradient accumulation",
-        "train.gradient_checkpointing": "same training, recomputes activations in the backward pass",
-        "optimizer.name": "8-bit optimizer state",
-        "train.max_length": f"truncates longer rows (they have up to {method_plan.best.rows.length:,} tokens)",
-    }
-    return [
-        (f"--method {value}" if key == "method" else f"--set {key}={setting(value)}", costs[key])
-        for key, value in change.settings.items()
-    ]
+def _grouped(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(text, `QLoRA, LoRA`): each text once, with the titles of the methods that it is about."""
+    methods: dict[str, list[str]] = {}
+    for method, text in texts:
+        methods.setdefault(text, []).append(method_title(method))
+    return [(text, ", ".join(titles)) for text, titles in methods.items()]
 
 
 def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
     """What each estimate is, its measured error, and what `tight` means. `here` is the accuracy on this machine."""
     device = plan.budget.device
-    tiers: list[Tier] = list(dict.fromkeys(method_plan.best.tier for method_plan in plan.methods))
+    tiers = dict.fromkeys(method_plan.best.tier for method_plan in plan.methods)
     for tier in tiers:
         yield f"Peaks: {TIERS[tier]}. Measured error: {error_of(tier, device).line}."
     if "dry run" in tiers:
@@ -255,30 +234,13 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
         yield "Evaluation uses a smaller batch where it does not fit, so only training decides what fits."
     yield f"tight: less headroom than required (largest measured underestimate + {overhead})."
     for method_plan in plan.methods:
-        state = method_plan.best.pageable
-        if 0 < shortfall(method_plan, plan.budget) <= state:
-            title = method_title(method_plan.method)
-            yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
-        if method_plan.best.host_copy and device == "cuda":
-            copy = size(method_plan.best.host_copy)
-            title = method_title(method_plan.method)
+        title, best = method_title(method_plan.method), method_plan.best
+        if 0 < shortfall(method_plan, plan.budget) <= best.pageable:
+            paged = size(best.pageable)
+            yield f"{title}: up to {paged} of paged optimizer state can move to host memory, which is slow."
+        if best.host_copy and device == "cuda":
+            copy = size(best.host_copy)
             yield f"{title}: {copy} of host memory for checkpoints, which are written while training continues."
-
-
-def shortfall(method_plan: MethodPlan, budget: MemoryBudget) -> int:
-    """Bytes by which the plan exceeds the budget; negative where memory is left."""
-    return peak(method_plan).total + budget.process_overhead - budget.free
-
-
-STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red", "refused": "red"}
-LEFT = 31
-"""Columns before a bar: method, peak, whether it fits."""
-LABEL, CELL = 20, 19
-COSTS = 20
-"""Columns before a change's settings."""
-ONE_RUN = "one finished run; the range covers the middle 80% of its steps"
-BOUND = "≥: lower bound by the GPU's peak FLOP/s and memory bandwidth; real runs take longer"
-BOLD_ROWS = ("training peak", "headroom")
 
 
 class PlanView:
@@ -299,7 +261,6 @@ class PlanView:
         yield from self.bars(plan, config, preset)
         yield Text()
         yield from self.table(plan, times)
-        yield from self.weights(plan)
         yield from self.unknown(times)
         for method_plan in plan.methods:
             yield from self.changes(method_plan, plan.budget)
@@ -309,19 +270,23 @@ class PlanView:
 
     def bars(self, plan: MemoryPlan, config: Config, preset: str) -> Iterator[Text]:
         """Preset, rows and budget, then one bar per method, and why others are refused."""
-        yield self.text(heading(config, preset), "bold")
+        subject = f"{last_part(config.model.id)} on {last_part(config.data.id)}, batch size {config.train.batch}"
+        yield self.text(f"{preset}: {subject}", "bold")
         yield self.text(about_rows(plan, config))
-        yield self.text(about_budget(plan.budget))
+        budget = plan.budget
+        used = f"; {size(budget.used)} in use by others, {size(budget.free)} free" if budget.used else ""
+        who = f" ({', '.join(budget.holders[:4])})" if budget.holders else ""
+        yield self.text(f"{budget.name}, {size(budget.total)}: {BUDGETS[budget.source]}{used}{who}")
         yield Text()
         present: dict[str, int] = {}
         for method_plan in plan.methods:
             own = peak(method_plan).parts
-            parts = {"others": plan.budget.used, "process": plan.budget.process_overhead, **own}
+            parts = {"others": budget.used, "process": budget.process_overhead, **own}
             present |= {name: used for name, used in parts.items() if used}
             line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
             line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
             bars = max(10, min(self.width - LEFT - 1, 100))
-            yield line + memory_bar(parts, plan.budget.total, bars, self.colored)
+            yield line + memory_bar(parts, budget.total, bars, self.colored)
         for refused in plan.refused:
             line = Text(f"{method_title(refused.method):<7}{ABSENT:>9}  ")
             yield line.append("refused", style=STYLES["refused"])
@@ -332,17 +297,12 @@ class PlanView:
         yield from legend(present, self.width, self.colored)
 
     def table(self, plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
-        """The table, one column per method."""
+        """The table, one column per method; then why a method leaves parts of the model as they are."""
         names = [method_title(method_plan.method) for method_plan in plan.methods]
         yield self.text(f"{'':<{LABEL}}" + "".join(f"{name:>{CELL}}" for name in names), "bold")
-        for label, cells in table_rows(plan, times):
+        for label, cells in [*table_rows(plan, times), *weight_rows(plan.methods)]:
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
             yield self.text(text.rstrip(), "bold" if label in BOLD_ROWS else "")
-
-    def weights(self, plan: MemoryPlan) -> Iterator[Text]:
-        """How each method uses the parts of the model, and why it leaves some as they are."""
-        for label, cells in weight_rows(plan.methods):
-            yield self.text((f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip())
         uses = ((one.method, line) for one in plan.methods if one.account for line in exceptions(one.account))
         for line, methods in _grouped(uses):
             yield self.text(f"{methods}: {line}", "dim")
@@ -377,12 +337,13 @@ class PlanView:
         for change in changes:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.fit:<7}", style=STYLES[change.fit])
-            for words, costs in change_words(change, method_plan):
-                line.append(visible(words))
-                if line.cell_len + 2 + len(costs) > self.width:
+            for key, value in change.settings.items():
+                effect = EFFECTS[key].format(length=method_plan.best.rows.length)
+                line.append(visible(f"--method {value}" if key == "method" else f"--set {key}={setting(value)}"))
+                if line.cell_len + 2 + len(effect) > self.width:
                     yield line
                     line = Text(" " * (COSTS + 2))
-                yield line + self.text(f"  {costs}" if line.plain.strip() else costs, "dim")
+                yield line + self.text(f"  {effect}" if line.plain.strip() else effect, "dim")
                 line = Text(" " * COSTS)
         if method_plan.listed_gpu:
             yield self.text(

@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import tomli_w
+import typer
 
 from engine.config import preset_import, preset_library
 from engine.config.method_specs import reads
-from engine.config.settings import Flat, flatten, setting_text
+from engine.config.settings import flatten, setting_text
+from tui.cli import options
 from tui.output.console import print_json, say, table
 
+IMPORT_TITLES = {
+    "taken": "taken",
+    "default": "defaults of the other tool, which the file leaves unset",
+    "changed": "changed",
+    "left out": "left out",
+}
 
-def show_list(json: bool) -> None:
+
+def show_list(json: options.Json = False) -> None:
     """Print name, key, method, model, data and title of each preset; an invalid one with its error."""
     listed = preset_library.list_presets()
     if json:
-        print_json(
-            [
-                {
-                    "name": entry.name,
-                    "path": str(entry.path),
-                    "error": entry.error,
-                    **(
-                        {key: entry.preset.values.get(key) for key in ("slot", "method", "title")}
-                        if entry.preset
-                        else {}
-                    ),
-                }
-                for entry in listed
-            ]
-        )
+        shown = []
+        for entry in listed:
+            values = entry.preset.values if entry.preset else None
+            about = {key: values.get(key) for key in ("slot", "method", "title")} if values is not None else {}
+            shown.append({"name": entry.name, "path": str(entry.path), "error": entry.error, **about})
+        print_json(shown)
         return
-    table("", ("name", "slot", "method", "model", "data", "title"), [_cells(entry) for entry in listed])
+    cells = [
+        [entry.name, str(entry.preset.values.get("slot", "")), *entry.shown]
+        if entry.preset
+        else [entry.name, "", "invalid", "", "", "see below"]
+        for entry in listed
+    ]
+    table("", ("name", "slot", "method", "model", "data", "title"), cells)
     for entry in listed:
         if entry.error:
             say(f"invalid preset: {entry.error}", "red")
 
 
-def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    method: options.Method = None,
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> None:
     """Print every value with its origin, as TOML that is valid in a preset file."""
-    effective = preset_library.resolve_preset(name, method, overrides)
+    chosen, given = options.chosen_method(method), options.overrides(settings, method=method)
+    effective = preset_library.resolve_preset(name, chosen, given)
     values = flatten(effective.config)
     if json:
-        shown: dict[str, Any] = {key: {"value": values[key], "origin": effective.origins[key]} for key in values}
+        origins: dict[str, Any] = {key: {"value": values[key], "origin": effective.origins[key]} for key in values}
         notices = [msgspec.to_builtins(notice) for notice in effective.notices]
-        print_json({**shown, **({"notices": notices} if notices else {})})
+        print_json({**origins, **({"notices": notices} if notices else {})})
         return
     for notice in effective.notices:
         say(f"# {notice.text} [{notice.code}]", "yellow")
@@ -61,21 +73,37 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
             section = head
             say("")
             say(f"[{section}]")
-        say(f"{_assignment(last, value):<44} # {effective.origins[key]}")
+        if value is None:
+            assignment = f"# {last} is not set"
+        elif isinstance(value, dict | list | tuple):  # on one line, as `--set` takes it; tomli_w takes one per item
+            assignment = f"{last} = {setting_text(list(value) if isinstance(value, tuple) else value)}"
+        else:
+            assignment = tomli_w.dumps({last: value}).strip()
+        say(f"{assignment:<44} # {effective.origins[key]}")
 
 
-def new(name: str, base: str, overrides: Flat, json: bool) -> None:
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new preset.")],
+    base: Annotated[str, typer.Option("--from", help="Preset to copy.")] = "demo-lora",
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> None:
     """Write `NAME.toml` into the user's preset folder: the base preset with the changes of the command line."""
-    path = preset_library.create_from_preset(name, base, overrides)
+    path = preset_library.create_from_preset(name, base, options.overrides(settings))
     if json:
         print_json({"name": name, "path": str(path)})
     else:
         say(f"{path}")
 
 
-def import_file(file: Path, name: str | None, overrides: Flat, json: bool) -> None:
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration of axolotl, LLaMA-Factory, TRL or PEFT.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the preset; unset: that of the file.")] = None,
+    settings: options.Set = None,
+    json: options.Json = False,
+) -> None:
     """Write a preset with what another tool's file sets, and print the outcome of each of its keys."""
-    imported = preset_import.import_preset(file, overrides)
+    imported = preset_import.import_preset(file, options.overrides(settings))
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:64]
     path = preset_library.create_from_values(name, f"{name}, from {imported.tool}", imported.values)
     if json:
@@ -98,26 +126,3 @@ def import_file(file: Path, name: str | None, overrides: Flat, json: bool) -> No
     say(f"preset: {path}")
     data = "" if "data.id" in imported.values else " --data FILE"
     say(f"next: ftbench plan {name}{data}; ftbench run {name}{data}")
-
-
-IMPORT_TITLES = {
-    "taken": "taken",
-    "default": "defaults of the other tool, which the file leaves unset",
-    "changed": "changed",
-    "left out": "left out",
-}
-
-
-def _assignment(key: str, value: Any) -> str:
-    """On one line, as `--set` takes it; tomli_w writes one item of a list per line."""
-    if value is None:
-        return f"# {key} is not set"
-    if isinstance(value, dict | list | tuple):
-        return f"{key} = {setting_text(list(value) if isinstance(value, tuple) else value)}"
-    return tomli_w.dumps({key: value}).strip()
-
-
-def _cells(entry: preset_library.PresetEntry) -> list[str]:
-    if entry.preset is None:
-        return [entry.name, "", "invalid", "", "", "see below"]
-    return [entry.name, str(entry.preset.values.get("slot", "")), *entry.shown]

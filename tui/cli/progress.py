@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from engine.config.quantities import ABSENT
 from engine.config.text import visible
-from engine.runs.rpc_client import rows_done
+from engine.runs.rpc_client import Counted, rows_done
 from engine.runs.run import events
 from tui.charts import bar
 from tui.live.run_state import RunTimer, TimeLeft
@@ -126,3 +126,19 @@ def progress_display(quiet: bool) -> Iterator[ProgressDisplay | None]:
 
     with Live(get_renderable=shown, console=console, refresh_per_second=4, transient=True) as live:
         yield ProgressDisplay(line, live)
+
+
+@contextlib.contextmanager
+def shown_progress(quiet: bool) -> Iterator[tuple[Callable[[str], None], Counted]]:
+    """Yield (progress, counted) callbacks that update a progress line; without a terminal they do nothing."""
+    with progress_display(quiet) as display:
+
+        def progress(text: str) -> None:
+            if display:
+                display.line.show_work(visible(text, 60))
+
+        def counted(text: str, done: int, total: int | None) -> None:
+            if display:
+                display.line.show_work(visible(text, 30), done, total, rows_done(done, total))
+
+        yield progress, counted

@@ -1,4 +1,4 @@
-"""`run`, `attach`, `stop`, `resume`: one run, from launch to result."""
+"""`run`: one run, from launch to result. How a run, ladder or sweep is started and left, for all that start one."""
 
 from __future__ import annotations
 
@@ -8,30 +8,73 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 
-from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree
 from engine.config.preset_library import preset_name, resolve_preset
 from engine.config.schema import Config
-from engine.config.settings import Flat
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
-from engine.runs import start
 from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.run import run_dir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
+from engine.runs.run.run_dir import RunDir
+from engine.runs.start import start_run
 from engine.runs.trackers import tracker_problems
+from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
+from tui.cli.lookup import home_for_launch
 from tui.history.tables import benchmark_lines, show_results
 from tui.output.console import print_json, say
-from tui.preview.disk import disk_space
+from tui.preview.method_estimate import disk_space
+
+
+def run(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    method: options.Method = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    device: options.Device = None,
+    share: options.Share = None,
+    settings: options.Set = None,
+    start: options.From = None,
+    runs: options.Runs = None,
+    detach: options.Detach = False,
+    now: options.Now = False,
+    executor: options.Executor = None,
+    partition: options.Partition = None,
+    time: options.Time = None,
+    gres: options.Gres = None,
+    json: options.Json = False,
+) -> int:
+    """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
+    folder = home_for_launch(runs, json)
+    from_run = None if start is None else str(run_dir.find(folder, start).path)
+    job = {"executor": executor, "partition": partition, "time": time, "gres": gres, "from": from_run}
+    given = options.overrides(settings, share, model=model, data=data, method=method, device=device, **job)
+    chosen = resolve_preset(preset, options.chosen_method(method), given)
+    if detach:  # else the worker's warnings are shown as it writes them
+        show_notices(chosen.notices, json)
+    check_disk([chosen.config], folder, json)
+    created: list[RunDir] = []
+
+    def announce(run: RunDir) -> None:
+        created.append(run)
+        if not json:
+            with contextlib.suppress(BrokenPipeError):  # raised again by the next line, once the run has started
+                say(f"run {run.name}")
+
+    command = shlex.join(["ftbench", *sys.argv[1:]])
+    begin = partial(start_run, folder, preset_name(preset), chosen, wait=not now, command=command, created=announce)
+    return follow_started(created, begin, lambda: watch(created[0], json=json, fresh=True), detach, json)
 
 
 def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
@@ -72,25 +115,6 @@ def follow_started(
     return print_detached(folders[-1], json) if detach else watch()
 
 
-def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
-    """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
-    chosen = resolve_preset(preset, method, overrides)
-    if detach:  # else the worker's warnings are shown as it writes them
-        show_notices(chosen.notices, json)
-    check_disk([chosen.config], runs, json)
-    created: list[RunDir] = []
-
-    def announce(folder: RunDir) -> None:
-        created.append(folder)
-        if not json:
-            with contextlib.suppress(BrokenPipeError):  # raised again by the next line, once the run has started
-                say(f"run {folder.name}")
-
-    command = shlex.join(["ftbench", *sys.argv[1:]])
-    begin = partial(start.start_run, runs, preset_name(preset), chosen, wait=not now, command=command, created=announce)
-    return follow_started(created, begin, lambda: watch(created[0], json=json, fresh=True), detach, json)
-
-
 def print_detached(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
     """Print how to return to what continues in the background."""
     if json:
@@ -125,7 +149,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
         if result.from_run:
             say(f"before: the score of {result.from_run}, from which this run started")
         say(f"{run.path}")
-    return exit_status(end)
+    return 0 if end.status in ("finished", "stopped") else 1
 
 
 def outcome(run: RunDir, result: Result | None, end: End) -> dict[str, Any]:
@@ -134,49 +158,6 @@ def outcome(run: RunDir, result: Result | None, end: End) -> dict[str, Any]:
     texts = {event.text: event.code for event in stream(run.events_file, Warning) if isinstance(event, Warning)}
     notices = [{"code": code, "text": text} for text, code in texts.items()]
     return {**(msgspec.to_builtins(result) if result else ended), "notices": notices}
-
-
-def exit_status(end: End) -> int:
-    """0 for a run that finished or was stopped by the user, else 1."""
-    return 0 if end.status in ("finished", "stopped") else 1
-
-
-def attach(run: RunDir, json: bool) -> int:
-    """Replay a run from its first event and follow it while it is running."""
-    if run.state() not in ACTIVE and last_event(run.events_file) is None:
-        problem = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
-        resumes = "" if run.state() == "finished" else f"`ftbench resume {run.argument}` resumes from its checkpoint, "
-        hint = f"{resumes}`ftbench runs` shows its result"
-        raise UserError(problem, str(run.path), hint, code="run.events_missing")
-    return watch(run, json=json)
-
-
-def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float = 600.0) -> int:
-    """Request a stop and wait until the worker has saved its checkpoint and exited."""
-    try:
-        start.stop(run)
-    except ProcessLookupError as error:
-        problem = f"{run.name} is not running: process {run.pid()} has ended"
-        raise UserError(problem, hint="`ftbench runs` lists the running ones", code="run.not_running") from error
-    if not json:
-        say(f"stopping {run.name} after the current step …")
-    if not run.wait_for_exit(seconds):
-        text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
-        raise RunFailed(text, "run.stop_timeout")
-    ended = settled_result(run) if isinstance(run, RunDir) else run.state()
-    status, reason = (ended.status, ended.reason) if ended else ("stopped", "")
-    if json:
-        print_json({run.KIND: run.name, "path": str(run.path), "status": status, "reason": reason})
-    else:
-        say(f"{status}: {reason}" if reason else status)
-    return 0
-
-
-def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
-    """Resume from the latest complete checkpoint, in the same directory. `settings`: as of `start.resume_run`."""
-    size = run.events_size()
-    begin = partial(start.resume_run, run, settings)
-    return follow_started([run], begin, lambda: watch(run, offset=size, json=json), detach, json)
 
 
 def settled_result(run: RunDir) -> Result | None:

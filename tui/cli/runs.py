@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from engine.config.errors import UserError
-from engine.runs.home import tilde
+from engine.runs.home import runs_home, tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.queue import device_queue
 from engine.runs.run import run_dir
 from engine.runs.run.folder import running_elsewhere
+from tui.cli import options
 from tui.history.run_list import COLUMNS, cells, describe
 from tui.output.console import print_json, say, table
 
@@ -22,34 +22,33 @@ LADDER_COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
 SWEEP_COLUMNS = ("sweep", "state", "settings", "ladders done", "started in")
 
 
-def show(runs: Path, json: bool) -> None:
-    """List the runs as a table and the ladders as another; as JSON in one list with a `kind` each."""
+def runs(runs: options.Runs = None, json: options.Json = False) -> None:
+    """List runs, ladders and sweeps as tables; as JSON runs and ladders in one list with a `kind` each."""
+    home = runs_home(runs)
     places = {turn.run: turn.place for turn in device_queue.queue_places() if turn.place}
-    lines = [describe(run, places) for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)]
+    lines = [describe(run, places) for run in sorted(run_dir.iterate(home), key=lambda run: run.name, reverse=True)]
+    folders = sorted(ladder_dir.iterate(home), key=lambda ladder: ladder.name, reverse=True)
+    ladders = [describe_ladder(folder) for folder in folders]
     if json:
-        listed = [{"kind": "run", "path": str(runs / line.name), **asdict(line)} for line in lines]
-        print_json([*listed, *({"kind": "ladder", **asdict(line)} for line in _ladders(runs))])
+        listed = [{"kind": "run", "path": str(home / line.name), **asdict(line)} for line in lines]
+        print_json([*listed, *({"kind": "ladder", **asdict(ladder)} for ladder in ladders)])
         return
     if lines:
         table("", COLUMNS, [cells(line) for line in lines], right=(5,))
     else:
-        say(f"no runs in {tilde(runs)}; start with `ftbench demo`")
-    _show_ladders(runs)
-    _show_sweeps(runs)
-    if elsewhere := running_elsewhere(runs):
-        say(f"{elsewhere} Pass --runs to list the runs there.")
-
-
-def _show_ladders(runs: Path) -> None:
-    if ladders := _ladders(runs):
+        say(f"no runs in {tilde(home)}; start with `ftbench demo`")
+    if ladders:
+        rows = []
+        for ladder in ladders:
+            done = f"{ladder.runs_done}/{ladder.runs_planned}" if ladder.rungs else ""
+            rows.append([ladder.name, ladder.state, ", ".join(ladder.rungs), done, tilde(ladder.started_in)])
         say("")
-        table("", LADDER_COLUMNS, [_ladder_cells(ladder) for ladder in ladders], right=(3,))
-
-
-def _ladders(runs: Path) -> list[ListedLadder]:
-    """The ladders of the runs home, the latest first."""
-    folders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
-    return [describe_ladder(folder) for folder in folders]
+        table("", LADDER_COLUMNS, rows, right=(3,))
+    if sweeps := sorted(ladder_dir.iterate_sweeps(home), key=lambda sweep: sweep.name, reverse=True):
+        say("")
+        table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))
+    if elsewhere := running_elsewhere(home):
+        say(f"{elsewhere} Pass --runs to list the runs there.")
 
 
 @dataclass
@@ -114,18 +113,6 @@ def describe_ladder(folder: LadderDir) -> ListedLadder:
         {row.name: msgspec.to_builtins(row.score) for row in state.rows},
         str(folder.page) if folder.page.exists() else "",
     )
-
-
-def _ladder_cells(line: ListedLadder) -> list[str]:
-    done = f"{line.runs_done}/{line.runs_planned}" if line.rungs else ""
-    return [line.name, line.state, ", ".join(line.rungs), done, tilde(line.started_in)]
-
-
-def _show_sweeps(runs: Path) -> None:
-    sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name, reverse=True)
-    if sweeps:
-        say("")
-        table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))
 
 
 def _sweep_cells(sweep: SweepDir) -> list[str]:

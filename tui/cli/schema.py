@@ -9,9 +9,10 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import typer
 
 from engine.config.errors import UserError
 from engine.memory.formula.method_plan import PlanReport
@@ -19,6 +20,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.run.events import AnyEvent
 from engine.runs.run.result import SCHEMA_VERSION, Result
+from tui.cli import options
 from tui.output.console import print_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -33,7 +35,10 @@ FILES: dict[str, tuple[Any, str]] = {
 """Name of a schema -> type and title."""
 
 
-def show(name: str) -> None:
+def schema(
+    name: Annotated[str, typer.Argument(metavar="FILE", help="events, result, ladder or plan.")],
+    json: options.Json = False,
+) -> None:
     """Print the schema of this name. Raises UserError for an unknown one."""
     print_json(json_schema(name))
 
@@ -44,8 +49,14 @@ def json_schema(name: str) -> dict[str, Any]:
         raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join(FILES)}", code="schema.unknown")
     kind, title = FILES[name]
     schema = msgspec.json.schema(kind)
-    for struct in _structs(kind):
-        _describe(schema["$defs"][struct.__name__], struct)
+    for struct in _structs(kind):  # with the docstrings of the type and its fields
+        definition = schema["$defs"][struct.__name__]
+        if struct.__doc__:
+            definition["description"] = " ".join(inspect.cleandoc(struct.__doc__).split())
+        for base in reversed(struct.__mro__):
+            for field, meaning in _field_docs(base) if base.__module__.startswith("engine.") else ():
+                if field in definition.get("properties", {}):
+                    definition["properties"][field]["description"] = meaning
     return {"$schema": DIALECT, "title": f"ftbench {title}, version {SCHEMA_VERSION}", **_null_last(schema)}
 
 
@@ -78,17 +89,6 @@ def _structs(kind: Any) -> list[type]:
             if (inner := getattr(info, name, None)) is not None:
                 todo.append(inner)
     return list(structs)
-
-
-def _describe(schema: dict[str, Any], kind: type) -> None:
-    """Add the docstrings of the fields to the schema of a struct."""
-    if kind.__doc__:
-        schema["description"] = " ".join(inspect.cleandoc(kind.__doc__).split())
-    for base in reversed(kind.__mro__):
-        if base.__module__.startswith("engine."):
-            for name, meaning in _field_docs(base):
-                if name in schema.get("properties", {}):
-                    schema["properties"][name]["description"] = meaning
 
 
 def _field_docs(kind: type) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
+
+import typer
 
 from engine.config.errors import UserError
 from engine.config.schema import TrackerName
@@ -12,22 +14,47 @@ from engine.config.text import amount
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.trackers import TrackerFiles, check_trackers, start_tracker
+from tui.cli import options
+from tui.cli.lookup import run_or_ladder, show_origin
 from tui.output.console import print_json, say
 
 POLL_SECONDS = 0.05
 
 
-def track(subject: RunDir | LadderDir, to: Sequence[str], project: str | None, online: bool | None, json: bool) -> int:
+def track(
+    name: options.Run = "last",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="TRACKER", help="trackio, tensorboard or wandb; repeatable (default: track.to)."),
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Project (default: track.project).")] = None,
+    online: Annotated[
+        bool | None, typer.Option("--online/--offline", help="Let the tracker use the network (default: track.online).")
+    ] = None,
+    runs: options.Runs = None,
+    json: options.Json = False,
+) -> int:
     """Log each run to each tracker; a live run is followed in the background. Returns 1 if a tracker failed.
 
-    [] and None mean as the run is configured. Raises UserError where no tracker is named, or one is not installed.
+    None means as the run is configured. Raises UserError where no tracker is named, or one is not installed.
     """
-    pairs = [(run, name) for run in _runs(subject) for name in _trackers(run, to)]
+    subject = run_or_ladder(runs, name)
+    show_origin(subject, quiet=json)
+    pairs = [(run, tracker) for run in _runs(subject) for tracker in _trackers(run, to or [])]
     logged = []
-    for run, name in pairs:
-        logged.append(_log(run, name, project, online))
-        if not json:
-            _show(run, logged[-1])
+    for run, tracker in pairs:
+        logged.append(log := _log(run, tracker, project, online))
+        if json:
+            continue
+        if log["error"]:
+            say(f"{tracker}: {run.name}: {log['error']}", "red")
+            continue
+        what = f"{amount(log['rows'], 'row')} logged"
+        if log["follows"]:
+            what = "logging until the run ends, in the background"
+        elif log["rows_before"]:
+            what += f", after {log['rows_before']:,} before"
+        say(f"{tracker}: {run.name}: {what}; `{log['view']}`")
     if json:
         print_json(logged)
     return int(any(log["error"] for log in logged))
@@ -76,15 +103,3 @@ def _log(run: RunDir, name: TrackerName, given: str | None, online: bool | None)
         "error": f"exited with status {process.returncode}; see {files.log_file}" if failed else state.error,
         "view": files.view_command(project),
     }
-
-
-def _show(run: RunDir, log: dict[str, Any]) -> None:
-    if log["error"]:
-        say(f"{log['tracker']}: {run.name}: {log['error']}", "red")
-        return
-    what = f"{amount(log['rows'], 'row')} logged"
-    if log["follows"]:
-        what = "logging until the run ends, in the background"
-    elif log["rows_before"]:
-        what += f", after {log['rows_before']:,} before"
-    say(f"{log['tracker']}: {run.name}: {what}; `{log['view']}`")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.text import Text
@@ -21,7 +20,7 @@ from engine.hardware.devices import CPU, SelectedDevice, select_device
 from engine.runs.queue import locks
 from engine.runs.rpc_client import ask
 from engine.runs.training_report import MODELS, PAGING, CheckState, TrainingCheck, TrainingReport, broken_report
-from tui.cli.data import shown_progress
+from tui.cli.progress import shown_progress
 from tui.output.console import console, print_json, say
 
 NAME = "ftbench doctor --train"
@@ -40,69 +39,49 @@ def training_check(device: str | None, json: bool) -> int:
 
     Raises UserError if there is no such device, if a run uses the GPU, or if torch cannot use it.
     """
-    all_reports: list[TrainingReport] = []
-    with _using(select_device(device or "auto")) as notes:
+    chosen = device or "auto"
+    reports: list[TrainingReport] = []
+    with _using(select_device(chosen)) as notes:
         for text in [] if json else notes:
             say(text, "yellow")
         with temporary_folder(SCRATCH_PREFIX) as scratch, shown_progress(json) as (progress, _):
-            for reports in _reports(device or "auto", scratch, progress):
-                all_reports += reports
-                for report in [] if json else reports:
+            for method in method_names():  # each in a new process: after a CUDA error a process cannot use the GPU
+                question = {"method": method, "device": chosen, "scratch": str(scratch)}
+                try:
+                    trained = msgspec.convert(ask("doctor.train", question, progress), list[TrainingReport])
+                except RunFailed as error:
+                    models = MODELS.items()
+                    trained = [broken_report(method, model, title, chosen, str(error)) for model, title in models]
+                reports += trained
+                for report in [] if json else trained:
                     _show(report)
-            for number, checked in _with_paging(all_reports, device or "auto", progress):
-                all_reports[number] = checked
+            for number, report in enumerate(reports):
+                if not report.leaves_paging:
+                    continue
+                try:
+                    answer = ask("doctor.paging", {"method": report.method, "device": chosen}, progress)
+                    check = msgspec.convert(answer, TrainingCheck)
+                except RunFailed as error:
+                    check = TrainingCheck(name=PAGING, state="failed", text=str(error))
+                reports[number] = msgspec.structs.replace(report, checks=[*report.checks, check])
                 if not json:
-                    say(f"{method_title(checked.method)}, {checked.model}", "bold")
-                    _show_check(checked.checks[-1])
-    failed = any(report.failed for report in all_reports)
+                    say(f"{method_title(report.method)}, {report.model}", "bold")
+                    _show_check(check)
+
+    checks = [check.state for report in reports for check in report.checks]
+    numbers = {state: checks.count(state) for state in MARKS}
     if json:
-        print_json(as_json(all_reports, notes))
+        ok = not numbers["failed"]
+        print_json({"ok": ok, "checks": numbers, "notes": notes, "reports": msgspec.to_builtins(reports)})
     else:
-        _show_verdict(all_reports)
-    return int(failed)
-
-
-def as_json(reports: Sequence[TrainingReport], notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The reports, the number of checks by state, and whether all of them are ok or skipped."""
-    numbers = _numbers(reports)
-    return {
-        "ok": not numbers["failed"],
-        "checks": numbers,
-        "notes": list(notes),
-        "reports": msgspec.to_builtins(reports),
-    }
-
-
-def _numbers(reports: Sequence[TrainingReport]) -> dict[str, int]:
-    """State -> number of checks."""
-    states = [check.state for report in reports for check in report.checks]
-    return {state: states.count(state) for state in MARKS}
-
-
-def _reports(device: str, scratch: Path, progress: Callable[[str], None]) -> Iterator[list[TrainingReport]]:
-    """The reports of each method, each from a new process: after a CUDA error a process cannot use the GPU."""
-    for method in method_names():
-        try:
-            answer = ask("doctor.train", {"method": method, "device": device, "scratch": str(scratch)}, progress)
-        except RunFailed as error:
-            yield [broken_report(method, choice, title, device, str(error)) for choice, title in MODELS.items()]
-            continue
-        yield msgspec.convert(answer, list[TrainingReport])
-
-
-def _with_paging(
-    reports: Sequence[TrainingReport], device: str, progress: Callable[[str], None]
-) -> Iterator[tuple[int, TrainingReport]]:
-    """(index, report) of each method whose paging is left, with that check, each from a process of its own."""
-    for number, report in enumerate(list(reports)):
-        if not report.leaves_paging:
-            continue
-        try:
-            answer = ask("doctor.paging", {"method": report.method, "device": device}, progress)
-            check = msgspec.convert(answer, TrainingCheck)
-        except RunFailed as error:
-            check = TrainingCheck(name=PAGING, state="failed", text=str(error))
-        yield number, msgspec.structs.replace(report, checks=[*report.checks, check])
+        say(f"{numbers['ok']} checks ok, {numbers['failed']} failed, {numbers['skipped']} skipped", "bold")
+        for report in reports:
+            for check in report.failed:
+                say(f"failed: {check.name} of {method_title(report.method)}, {report.model}", "red")
+        why = "Report the failed checks" if numbers["failed"] else "If a number looks wrong, report it"
+        for line in _wrapped(f"{why}: {REPORT}."):
+            say(line)
+    return int(any(report.failed for report in reports))
 
 
 @contextmanager
@@ -127,17 +106,7 @@ def _using(device: SelectedDevice) -> Iterator[list[str]]:
 
 
 def _show(report: TrainingReport) -> None:
-    for line in _wrapped(_heading(report)):
-        say(line, "bold")
-    for check in report.checks:
-        _show_check(check)
-    for note in report.notes:
-        _show_line("·", "yellow", "note", note)
-    say("")
-
-
-def _heading(report: TrainingReport) -> str:
-    """`QLoRA, embedded model: 3.54M parameters, bfloat16, adamw_8bit, packed, micro-batch 8`."""
+    """`QLoRA, embedded model: 3.54M parameters, bfloat16, adamw_8bit, packed, micro-batch 8`, its checks and notes."""
     facts = []
     if report.parameters is not None:
         facts.append(f"{count(report.parameters)} parameters")
@@ -146,7 +115,14 @@ def _heading(report: TrainingReport) -> str:
         facts.append(f"micro-batch {report.micro_batch}")
     if report.gradient_checkpointing not in ("", "off"):
         facts.append(f"activation checkpointing {report.gradient_checkpointing}")
-    return f"{method_title(report.method)}, {report.model}" + (f": {', '.join(facts)}" if facts else "")
+    heading = f"{method_title(report.method)}, {report.model}" + (f": {', '.join(facts)}" if facts else "")
+    for line in _wrapped(heading):
+        say(line, "bold")
+    for check in report.checks:
+        _show_check(check)
+    for note in report.notes:
+        _show_line("·", "yellow", "note", note)
+    say("")
 
 
 def _show_check(check: TrainingCheck) -> None:
@@ -168,15 +144,3 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
     """Lines that fit on the terminal after `indent` columns; one line in a pipe."""
     room = max(20, console.width - indent) if console.is_terminal else 1 << 20
     return textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-
-
-def _show_verdict(reports: list[TrainingReport]) -> None:
-    """The number of checks by state, the failed ones by name, and what to report."""
-    checks = _numbers(reports)
-    say(f"{checks['ok']} checks ok, {checks['failed']} failed, {checks['skipped']} skipped", "bold")
-    for report in reports:
-        for check in report.failed:
-            say(f"failed: {check.name} of {method_title(report.method)}, {report.model}", "red")
-    why = "Report the failed checks" if checks["failed"] else "If a number looks wrong, report it"
-    for line in _wrapped(f"{why}: {REPORT}."):
-        say(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,10 @@ from engine.config.quantities import count, size
 from engine.config.text import visible
 from engine.runs.run.usage import ColumnUse, summarize_columns
 from tui.data.preview import Preview
-from tui.data.recent import read_recent
+from tui.data.recent import EMBEDDED, read_recent
 from tui.format import without_middle
 from tui.selection import MARK
 
-EMBEDDED = ("tickets",)
-"""Datasets shipped with ftbench."""
 MAX_FILES = 200
 """Maximum number of files listed of the working directory."""
 MAX_ENTRIES = 500
@@ -56,33 +53,30 @@ def is_utf8(data: str) -> bool:
 
 
 def list_datasets(chosen: str) -> list[DataSet]:
-    """Embedded datasets, the working directory and its files, recent datasets; `chosen` is always included."""
-    sets = [DataSet(name, name) for name in EMBEDDED] + _in_working_directory()
+    """Embedded datasets, the working directory and its files, recent datasets; `chosen` is always included.
+
+    .txt files are not listed, since most are no data; they can be selected by path or in the file picker.
+    """
+    sets = [DataSet(name, name) for name in EMBEDDED]
+    with contextlib.suppress(OSError):  # missing or unreadable: list nothing
+        folder = str(Path.cwd())
+        with os.scandir(folder) as found:
+            names = sorted(
+                entry.name
+                for entry in found
+                if is_data_file(entry.name)
+                and not entry.name.lower().endswith((".txt", ".txt.gz"))
+                and not is_folder(entry)
+            )
+        if len(names) > 1:  # together they are one dataset as well
+            sets.append(DataSet(folder, "./"))
+        sets += [DataSet(str(Path(folder, name)), name) for name in names[:MAX_FILES]]
     ids = {dataset.id for dataset in sets}
     for recent in read_recent():
         if recent not in ids:  # a missing one is found by its preview, since a stalled network disk would block here
             sets.append(DataSet(recent, _label(recent), recent=True))
             ids.add(recent)
     return sets if chosen in ids else [DataSet(chosen, _label(chosen)), *sets]
-
-
-def _in_working_directory() -> list[DataSet]:
-    """The data files of the working directory, and the directory itself as one set if there are several.
-
-    .txt files are not listed, since most are no data; they can be selected by path or in the file picker.
-    """
-    names: list[str] = []
-    folder = ""
-    with contextlib.suppress(OSError):  # missing or unreadable: list nothing
-        folder = str(Path.cwd())
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if _is_listed(entry.name) and not is_folder(entry))
-    files = [DataSet(str(Path(folder, name)), name) for name in names[:MAX_FILES]]
-    return [DataSet(folder, "./"), *files] if len(files) > 1 else files
-
-
-def _is_listed(name: str) -> bool:
-    return is_data_file(name) and not name.lower().endswith((".txt", ".txt.gz"))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -214,7 +208,13 @@ def resolve_typed_path(text: str, here: Path) -> tuple[Path, str]:
 
 def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
     """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
-    paths = [*_found(view, word, hidden or word.startswith("."))]
+    lines = [FolderEntry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
+    lines += [FolderEntry("file", name, str(view.path / name), size(count)) for name, count in view.files]
+    if not hidden and not word.startswith("."):
+        lines = [line for line in lines if not line.name.startswith(".")]
+    lower = word.lower()
+    paths = [line for line in lines if line.name.lower().startswith(lower)]
+    paths += [line for line in lines if line not in paths and lower in line.name.lower()]
     if DataSet(typed, typed).on_the_hub:
         paths.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
     if word or view.error:
@@ -224,14 +224,3 @@ def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Folde
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
         top.insert(0, FolderEntry("select", "./", str(view.path), f"this folder as one dataset: {names}"))
     return [*top, *paths][:MAX_ENTRIES]
-
-
-def _found(view: FolderView, word: str, hidden: bool) -> Iterator[FolderEntry]:
-    """Folders, then files; names that start with the word before names that contain it."""
-    lines = [FolderEntry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
-    lines += [FolderEntry("file", name, str(view.path / name), size(count)) for name, count in view.files]
-    lines = [line for line in lines if hidden or not line.name.startswith(".")]
-    lower = word.lower()
-    begin = [line for line in lines if line.name.lower().startswith(lower)]
-    yield from begin
-    yield from (line for line in lines if line not in begin and lower in line.name.lower())

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,21 +193,17 @@ def signature(data: str) -> tuple[int, list[Any]]:
     status = Path(data).stat()
     if not stat.S_ISDIR(status.st_mode):
         return status.st_size, [data, status.st_mtime_ns, status.st_size]
-    files = sorted(_files(data))
-    return sum(bytes_ for _, _, bytes_ in files), [data, files]
-
-
-def _files(folder: str) -> Iterator[tuple[str, int, int]]:
-    """(path, modification time, bytes) of the data files that the engine reads."""
+    files: list[tuple[str, int, int]] = []  # path, modification time, bytes of those that the engine reads
     entries = 0
-    for root, folders, names in os.walk(folder):
-        deep = Path(root).relative_to(folder).parts
+    for root, folders, names in os.walk(data):
+        deep = Path(root).relative_to(data).parts
         folders[:] = [name for name in folders if not name.startswith(".") and len(deep) < _DEPTH]
         entries += len(folders) + len(names)
         if entries > _ENTRIES:
-            return
+            break
         for name in names:
             if not name.startswith(".") and (is_data_file(name) or name.endswith(".arrow")):
                 with contextlib.suppress(OSError):
                     status = Path(root, name).stat()
-                    yield escaped(str(Path(root, name))), status.st_mtime_ns, status.st_size
+                    files.append((escaped(str(Path(root, name))), status.st_mtime_ns, status.st_size))
+    return sum(bytes_ for _, _, bytes_ in files), [data, sorted(files)]

@@ -9,6 +9,8 @@ import platformdirs
 
 from engine.config.files import read_small, write_atomically
 
+EMBEDDED = ("tickets",)
+"""Datasets shipped with ftbench."""
 MAX_RECENT = 20
 DATA, MODELS = "recent.json", "recent-models.json"
 """Names of the files."""

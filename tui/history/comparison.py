@@ -51,26 +51,24 @@ class ComparedRun:
 
 def read(runs: Sequence[RunDir]) -> list[ComparedRun]:
     """Read curves, results and configurations of the runs."""
-    return [_read(run, COLORS[number % len(COLORS)]) for number, run in enumerate(runs)]
-
-
-def _read(run: RunDir, color: str) -> ComparedRun:
-    error, result, settings, state = "", None, None, RunState(run.name)
-    try:
-        state = EventLoader(run.events_file).first()  # a huge log as samples: reading several completely would be slow
-    except OSError as caught:
-        error = f"cannot read {run.events_file}: {caught.strerror}"
-    try:
-        frozen = run_dir.read_frozen(run)
-        settings = flatten(frozen.config)
-    except UserError as caught:
-        error = error or caught.line
-    try:
-        result = run.result()
-    except UserError as caught:
-        error = error or caught.line
-    shown = describe(run).state
-    return ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, error)
+    compared = []
+    for number, run in enumerate(runs):
+        error, result, settings, state = "", None, None, RunState(run.name)
+        try:
+            state = EventLoader(run.events_file).first()  # a huge log as samples: reading several whole would be slow
+        except OSError as caught:
+            error = f"cannot read {run.events_file}: {caught.strerror}"
+        try:
+            settings = flatten(run_dir.read_frozen(run).config)
+        except UserError as caught:
+            error = error or caught.line
+        try:
+            result = run.result()
+        except UserError as caught:
+            error = error or caught.line
+        shown, color = describe(run).state, COLORS[number % len(COLORS)]
+        compared.append(ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, error))
+    return compared
 
 
 def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -> Content:
@@ -95,7 +93,12 @@ def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterato
 
 def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
     """One column per run, scores and costs, then the settings that differ; several blocks where it is too wide."""
-    keys = _differing(runs)
+    known = [run.settings for run in runs if run.settings is not None]
+    keys = [
+        key
+        for key in (known[0] if known else ())
+        if key not in DESCRIPTIVE_KEYS and any(flat.get(key) != known[0][key] for flat in known)
+    ]
     figures = {run.name: _figures(run) for run in runs}
     label = min(LONGEST_LABEL, max(map(len, [*keys, *figures[runs[0].name]]))) + 2
     room = max(1, (width - label) // CELL)
@@ -105,7 +108,7 @@ def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
         yield Content.assemble((" " * label, ""), *heads)
         for name in figures[runs[0].name]:
             yield _line(name, [figures[run.name][name] for run in block], block, label)
-        if any(run.settings is not None for run in runs):
+        if known:
             yield Content.styled("settings that differ" if keys else "the configurations are identical", "bold")
         for key in keys:
             yield from _setting_lines(key, block, label)
@@ -125,15 +128,6 @@ def _setting_lines(key: str, block: Sequence[ComparedRun], label: int) -> Iterat
     yield Content.styled(key, "$foreground-muted")
     for run, value in zip(block, values, strict=True):
         yield Content.assemble((f"  {visible(short_name(run.name), label - 3):<{label - 2}}", run.color), value)
-
-
-def _differing(runs: Sequence[ComparedRun]) -> list[str]:
-    """The settings in which the runs differ."""
-    known = [run.settings for run in runs if run.settings is not None]
-    if not known:
-        return []
-    first = known[0]
-    return [key for key in first if key not in DESCRIPTIVE_KEYS and any(flat.get(key) != first[key] for flat in known)]
 
 
 def _figures(run: ComparedRun) -> dict[str, str]:

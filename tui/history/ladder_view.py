@@ -12,7 +12,13 @@ from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import ARTIFACT_SEPARATOR, TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.score_format import difference_with_bounds, summary_lines, tradeoff_lines, with_bounds
 
-MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
+MARKS = {
+    "planned": ("·", "$foreground-muted"),
+    "live": ("▸", "bold $text-warning"),
+    "finished": ("✓", "$text-success"),
+    "skipped": ("–", "$foreground-muted"),
+}
+FAILED = ("✗", "$text-error")
 KIND_LABELS = {"probe": TIMING_PROBE, "trial": "trial", "run": "seeds"}
 """Kinds of runs in the order of a line, and the text before their marks."""
 LABEL = 12
@@ -30,7 +36,7 @@ def progress_lines(ladder: Ladder) -> Iterator[Content]:
             some = [entry for entry in mine if _label(entry) == kind]
             if some:
                 parts.append((f"{KIND_LABELS.get(kind, kind)} ", "$foreground-muted"))
-                parts += [(MARKS.get(e.status, "✗"), _color(e)) for e in some]
+                parts += [MARKS.get(entry.status, FAILED) for entry in some]
                 parts.append(("  ", ""))
         live = next((entry for entry in mine if entry.status == "live"), None)
         wrong = next((entry for entry in mine if entry.reason and entry.status not in ("finished", "live")), None)
@@ -104,8 +110,3 @@ def headline(ladder: Ladder) -> str:
 
 def _done(entries: Sequence[LadderEntry]) -> str:
     return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
-
-
-def _color(entry: LadderEntry) -> str:
-    colors = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
-    return colors.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")

@@ -21,7 +21,7 @@ from engine.runs.run.events import decode
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import phase_seconds
-from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
+from engine.runs.run.run_dir import RunDir, continued_run_name
 from tui.format import last_part
 
 TAIL_BYTES = 65536
@@ -78,7 +78,25 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         frozen = run_dir.read_frozen(run)
     except UserError as error:
         return RunSummary(run.name, "damaged", reason=error.line, started_in=run.started_in())
-    return _of_log(run, state, frozen, places)
+    if state == "live":
+        place = (places or {}).get(run.path)
+        state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
+    config = frozen.config
+    end = None if run.is_active() else run.unwritten_end()
+    died = run.job() if state == "died" else None
+    return RunSummary(
+        run.name,
+        state,
+        config.model.id,
+        config.data.id,
+        metric=config.evaluation.metric,
+        seconds=_worked_seconds(run) if run.is_active() else None,
+        method=config.method,
+        created=frozen.created,
+        reason=end.reason if end else queue.final_state(died).text if died else "",
+        started_in=frozen.started_in,
+        from_run=continued_run_name(config),
+    )
 
 
 class ResumableRun(NamedTuple):
@@ -121,30 +139,6 @@ def _of_result(run: RunDir, state: str, result: Result) -> RunSummary:
         result.reason,
         run.started_in(),
         result.from_run,
-    )
-
-
-def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, int] | None) -> RunSummary:
-    """A run without a result."""
-    if state == "live":
-        place = (places or {}).get(run.path)
-        state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
-    config = frozen.config
-    seconds = _worked_seconds(run) if run.is_active() else None
-    end = None if run.is_active() else run.unwritten_end()
-    job = run.job() if state == "died" else None
-    return RunSummary(
-        run.name,
-        state,
-        config.model.id,
-        config.data.id,
-        metric=config.evaluation.metric,
-        seconds=seconds,
-        method=config.method,
-        created=frozen.created,
-        reason=end.reason if end else queue.final_state(job).text if job else "",
-        started_in=frozen.started_in,
-        from_run=continued_run_name(config),
     )
 
 

@@ -13,6 +13,8 @@ from engine.runs.score_format import difference_with_bounds, loss, percent_bound
 from tui.output.console import table
 
 COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
+BENCHMARK_COLUMNS = 24
+"""Columns of the name of a benchmark or metric."""
 
 
 def show_results(title: str, results: Sequence[Result]) -> None:
@@ -21,7 +23,23 @@ def show_results(title: str, results: Sequence[Result]) -> None:
     `training` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on
     a GPU, and the worker's resident set on the CPU.
     """
-    table(title, COLUMNS, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
+    rows = []
+    for result in results:
+        before, after, peak = result.before, result.after, result.peak
+        rows.append(
+            [
+                result.method,
+                score(before.score.mean if before else None, result.metric),
+                score(after.score.mean, result.metric) if after else result.status,
+                score_bounds(after.score if after else None, result.metric) or ABSENT,
+                loss(after.loss.mean if after else None),
+                duration(result.training_seconds or None),
+                size(peak.reserved or peak.rss_training or peak.rss),
+                f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
+                size(result.artifact_bytes),
+            ]
+        )
+    table(title, COLUMNS, rows, right=(1, 2, 4, 5, 6, 7, 8))
 
 
 def benchmark_lines(result: Result) -> list[str]:
@@ -33,25 +51,6 @@ def benchmark_lines(result: Result) -> list[str]:
         for name, benchmark in result.benchmarks.items()
         if benchmark.before or benchmark.after
     ]
-
-
-def _row(result: Result) -> list[str]:
-    before, after, peak = result.before, result.after, result.peak
-    return [
-        result.method,
-        score(before.score.mean if before else None, result.metric),
-        score(after.score.mean, result.metric) if after else result.status,
-        score_bounds(after.score if after else None, result.metric) or ABSENT,
-        loss(after.loss.mean if after else None),
-        duration(result.training_seconds or None),
-        size(peak.reserved or peak.rss_training or peak.rss),
-        f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
-        size(result.artifact_bytes),
-    ]
-
-
-BENCHMARK_COLUMNS = 24
-"""Columns of the name of a benchmark or metric."""
 
 
 def show_benchmarks(ladder: Ladder) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.config.device_defaults import automatic_optimizer, describe_checkpointing
 from engine.config.errors import Notice, UserError
@@ -36,9 +37,8 @@ from engine.runs.run.usage import (
     summarize_rows,
 )
 from tui.data_report import DataReport, overlap_in_short, warning_lines
-from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.method_estimate import STYLES, MethodEstimate, method_estimate, resolved_query
+from tui.preview.method_estimate import STYLES, MethodEstimate, disk_space, method_estimate, resolved_query
 from tui.preview.method_table import training_steps
 
 
@@ -52,42 +52,6 @@ class LaunchProblem:
     """Whether the run would fail."""
     code: str = ""
     """Stable dotted name, as in errors and warnings."""
-
-
-def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]:
-    """A model that is missing or has to be downloaded, and a run to start from that does not match."""
-    try:
-        find_continued_run(config)
-    except UserError as error:
-        yield LaunchProblem(error.problem, error.hint, blocking=True, code=error.code)
-    if files.wrong:
-        hint = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", hint, blocking=True, code="model.unusable")
-    elif files.fetch:
-        text = f"model {config.model.id} will be downloaded first"
-        yield LaunchProblem(text, "requires network access", code="model.download")
-
-
-def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
-    """Errors and warnings of the data check, each warning with its code."""
-    if report.error:
-        yield LaunchProblem(report.error, blocking=True, code="data.check_failed")
-    if report.answer is None:
-        return
-    if report.answer["refused"]:
-        yield LaunchProblem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
-    warnings = DataReport.of(report.answer).warnings
-    for notice, line in zip(warnings, warning_lines(warnings), strict=True):
-        yield LaunchProblem(line.text, code=notice.code)
-
-
-def weight_problems(configs: Sequence[Config], report: DataCheck) -> Iterator[LaunchProblem]:
-    """Settings that the model refuses, and weights that a method leaves out."""
-    for config, weights in zip(configs, report.weights, strict=False):
-        if weights.refused:
-            yield LaunchProblem(weights.refused, blocking=True, code="model.refused")
-        if weights.account and (text := left_out_warning(weights.account, method_spec(config.method))):
-            yield LaunchProblem(text, code=LEFT_OUT)
 
 
 def adapter_problems(
@@ -108,57 +72,30 @@ def adapter_problems(
 def memory_problems(
     predictions: Sequence[MethodEstimate], files: ModelFiles, context: LaunchContext
 ) -> Iterator[LaunchProblem]:
-    """Methods that fit tightly or not at all, by the formula."""
+    """Methods that fit tightly or not at all, by the formula, with settings and methods that need less memory."""
+    budget = context.budget
     for predicted in predictions:
-        if predicted.estimate is None or context.budget is None or predicted.fit not in ("tight", "does not fit"):
+        if predicted.estimate is None or budget is None or predicted.fit not in ("tight", "does not fit"):
             continue
-        title = method_title(predicted.method)
-        what = f"{title} {'is a tight fit' if predicted.fit == 'tight' else 'does not fit'} (estimated): "
-        used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
-        what += f"{size(predicted.peak)} of {size(context.budget.total)}{used}"
-        code = "memory.tight" if predicted.fit == "tight" else "memory.does_not_fit"
-        yield LaunchProblem(what, _remedies(predicted, files, context.budget), code=code)
+        used = f", {size(budget.used)} of it in use by others" if budget.used else ""
+        figures = f"{size(predicted.peak)} of {size(budget.total)}{used}"
+        title, smaller = method_title(predicted.method), smaller_methods(predicted.method)
+        hint = f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
+        if predicted.fit == "tight":
+            yield LaunchProblem(f"{title} is a tight fit (estimated): {figures}", hint, code="memory.tight")
+            continue
+        if predicted.config is not None and files.table is not None:
+            query = resolved_query(predicted.config, files.table, predicted.estimate.rows, budget)
+            ways = [
+                " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items())
+                + f" ({size(way.peak)})"
+                for way in changes(query)
+            ]
+            hint = ", or ".join([*ways, smaller])
+        yield LaunchProblem(f"{title} does not fit (estimated): {figures}", hint, code="memory.does_not_fit")
 
 
-def _remedies(predicted: MethodEstimate, files: ModelFiles, budget: MemoryBudget) -> str:
-    """Settings that make it fit by the formula, and methods that need less memory."""
-    smaller = smaller_methods(predicted.method)
-    if predicted.fit == "tight" or predicted.estimate is None or predicted.config is None or files.table is None:
-        return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(resolved_query(predicted.config, files.table, predicted.estimate.rows, budget))
-    words = [
-        " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
-        for way in ways
-    ]
-    return ", or ".join([*words, smaller])
-
-
-def disk_problems(needed: int | None, free: int, runs: Path) -> Iterator[LaunchProblem]:
-    """A runs directory that is not writable, or too little disk space."""
-    existing = nearest_existing(runs)
-    if not os.access(existing, os.W_OK):
-        yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
-    for notice in home_warnings(runs):
-        yield LaunchProblem(notice.text, code=notice.code)
-    if error := small_disk_error(needed, free, runs):
-        yield LaunchProblem(f"{error.problem}: {error.location}", error.hint, True, error.code)
-    elif low := low_disk_notice(needed, free, runs):
-        yield LaunchProblem(low.text, code=low.code)
-
-
-def foreign_problems(context: LaunchContext) -> Iterator[LaunchProblem]:
-    """GPU processes that are not ftbench runs."""
-    for other in context.foreign:
-        used = f" ({size(other.bytes)})" if other.bytes else ""
-        yield LaunchProblem(
-            f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it",
-            "stop it, or measure later",
-            code="gpu.in_use",
-        )
-
-
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """One line of the preview: `memory  784 MiB of 23.5 GiB`."""
 
     name: str
@@ -186,13 +123,18 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     config, files = chosen.config, find_model(chosen.config.model)
     predicted = method_estimate(config, files, context.budget, report.longest)
     space = disk_space([config], context.runs, context.budget)
+    train = config.train
+    optimizer: str = config.optimizer.name
+    if optimizer == "auto" and predicted.estimate:
+        optimizer = automatic_optimizer(predicted.estimate.device, predicted.estimate.paged)
+    schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
     facts = [
         *_what(config, files, predicted),
         *_weights(report),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, predicted.estimate, report)),
         *_packing(config, files, report),
-        Fact("optimizer", _optimizer(config, predicted.estimate)),
+        Fact("optimizer", f"{optimizer}, learning rate {rate(train.learning_rate)}, {schedule}"),
         Fact("eval", _evaluation(config, report)),
         *_memory(predicted, context.budget, report.longest),
         _disk(*space, context.runs),
@@ -240,14 +182,51 @@ def _problems(
     """Everything wrong with runs of these titles and predictions, which train on the same data."""
     known = list(predictions.values())
     configs = [predicted.config for predicted in known if predicted.config]
-    yield from model_problems(configs[0], files)
-    yield from data_problems(configs[0], report)
-    yield from weight_problems(configs, report)
+    config = configs[0]
+    try:
+        find_continued_run(config)
+    except UserError as error:
+        yield LaunchProblem(error.problem, error.hint, blocking=True, code=error.code)
+    if files.wrong:
+        hint = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
+        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", hint, blocking=True, code="model.unusable")
+    elif files.fetch:
+        text = f"model {config.model.id} will be downloaded first"
+        yield LaunchProblem(text, "requires network access", code="model.download")
+
+    if report.error:
+        yield LaunchProblem(report.error, blocking=True, code="data.check_failed")
+    if report.answer is not None:
+        if report.answer["refused"]:
+            yield LaunchProblem(f"cannot train: {report.answer['refused']}", blocking=True, code="data.refused")
+        warnings = DataReport.of(report.answer).warnings
+        for notice, line in zip(warnings, warning_lines(warnings), strict=True):
+            yield LaunchProblem(line.text, code=notice.code)
+
+    for trained, weights in zip(configs, report.weights, strict=False):
+        if weights.refused:
+            yield LaunchProblem(weights.refused, blocking=True, code="model.refused")
+        if weights.account and (text := left_out_warning(weights.account, method_spec(trained.method))):
+            yield LaunchProblem(text, code=LEFT_OUT)
     yield from memory_problems(known, files, context)
     yield from adapter_problems(known, list(predictions), report)
-    yield from disk_problems(*space, context.runs)
-    yield from foreign_problems(context)
-    yield from (LaunchProblem(notice.text, code=notice.code) for notice in notices)
+
+    existing, (needed, free) = nearest_existing(context.runs), space
+    if not os.access(existing, os.W_OK):
+        yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
+    for notice in home_warnings(context.runs):
+        yield LaunchProblem(notice.text, code=notice.code)
+    if too_small := small_disk_error(needed, free, context.runs):
+        yield LaunchProblem(f"{too_small.problem}: {too_small.location}", too_small.hint, True, too_small.code)
+    elif low := low_disk_notice(needed, free, context.runs):
+        yield LaunchProblem(low.text, code=low.code)
+
+    for other in context.foreign:
+        used = f" ({size(other.bytes)})" if other.bytes else ""
+        text = f"process {other.pid} {other.name}{used} is using the GPU: measured time and memory will include it"
+        yield LaunchProblem(text, "stop it, or measure later", code="gpu.in_use")
+    for notice in notices:
+        yield LaunchProblem(notice.text, code=notice.code)
 
 
 def _what(config: Config, files: ModelFiles, predicted: MethodEstimate | None) -> Iterator[Fact]:
@@ -324,15 +303,6 @@ def _packing(config: Config, files: ModelFiles, report: DataCheck) -> Iterator[F
         return
     for note in packing_notes(config, files.table) if files.table else ():
         yield Fact("packing", note)
-
-
-def _optimizer(config: Config, estimate: MemoryEstimate | None) -> str:
-    train = config.train
-    name: str = config.optimizer.name
-    if name == "auto" and estimate:
-        name = automatic_optimizer(estimate.device, estimate.paged)
-    schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
-    return f"{name}, learning rate {rate(train.learning_rate)}, {schedule}"
 
 
 def _evaluation(config: Config, report: DataCheck) -> str:

@@ -1,4 +1,4 @@
-"""Estimate the memory of each method on this machine, by the formula, in milliseconds.
+"""Estimate the memory of each method on this machine, and the disk space of runs, by the formula, in milliseconds.
 
 An estimate assumes rows as long as the longest row of checked data, else as long as the configuration allows, with
 every token in the loss: an upper bound.
@@ -7,9 +7,11 @@ every token in the loss: an upper bound.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config.errors import UserError
@@ -23,7 +25,9 @@ from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape, error_of, rows_per_device
 from engine.memory.formula.fit import FitQuery, classify_fit, resolve_automatic
+from engine.memory.formula.formula import needed_space
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
+from engine.runs.home import nearest_existing
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.live.run_state import ExpectedPeak
@@ -79,35 +83,36 @@ def memory_budget(
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
-    return slot_budget(_whole_budget(sample, own, steady, device), slots_of(device))
 
+    def counted(used: int, total: int) -> int:
+        part = max(1, total // STEPS_OF_MEMORY)
+        return round(used / part) * part if steady else used
 
-def _whole_budget(sample: MachineSample, own: Collection[int], steady: bool, device: int | str) -> MemoryBudget:
     gpu = sample.gpu_of(device)
     if gpu is None or not gpu.total:
-        used = max(0, sample.memory_used - (sample.worker_rss or 0))
-        total = sample.memory_total
-        return MemoryBudget(
+        whole = MemoryBudget(
             name="system memory",
             recorded_name=f"{os.cpu_count()} CPU cores",
             device="cpu",
             source="system",
-            total=total,
-            used=_steady(used, total) if steady else used,
+            total=sample.memory_total,
+            used=counted(max(0, sample.memory_used - (sample.worker_rss or 0)), sample.memory_total),
             bf16=has_bf16(),
         )
-    used_by_others = sum(other.bytes or 0 for other in foreign_processes(gpu, own))
-    if gpu.shared:
-        used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
-    return MemoryBudget(
-        name=f"GPU {gpu.label}, {gpu.name}",
-        recorded_name=gpu.name,
-        device="cuda",
-        source="shared" if gpu.shared else "gpu",
-        total=gpu.total,
-        used=_steady(used_by_others, gpu.total) if steady else used_by_others,
-        bf16=gpu.bf16,
-    )
+    else:
+        used_by_others = sum(other.bytes or 0 for other in foreign_processes(gpu, own))
+        if gpu.shared:
+            used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
+        whole = MemoryBudget(
+            name=f"GPU {gpu.label}, {gpu.name}",
+            recorded_name=gpu.name,
+            device="cuda",
+            source="shared" if gpu.shared else "gpu",
+            total=gpu.total,
+            used=counted(used_by_others, gpu.total),
+            bf16=gpu.bf16,
+        )
+    return slot_budget(whole, slots_of(device))
 
 
 def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess]:
@@ -244,6 +249,10 @@ def list_label(predictions: Sequence[MethodEstimate]) -> str:
     return f"±{error_of('formula', estimate.device).worst:.0%}, {estimate.rows.length}-token rows"
 
 
-def _steady(used: int, total: int) -> int:
-    part = max(1, total // STEPS_OF_MEMORY)
-    return round(used / part) * part
+def disk_space(configs: Sequence[Config], runs: Path, budget: MemoryBudget | None) -> tuple[int | None, int]:
+    """(needed, free) bytes of the runs directory; needed by the formula, None if the estimate of a run is not known."""
+    free = shutil.disk_usage(nearest_existing(runs)).free
+    if budget is None:
+        return None, free
+    needs = [needed_space(config, find_model(config.model).table, budget.device, budget.bf16) for config in configs]
+    return None if None in needs else sum(filter(None, needs)), free

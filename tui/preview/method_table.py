@@ -164,10 +164,8 @@ def _wait(context: LaunchContext) -> str:
 
 
 NETWORK = "requires network"
-
-
 MARKS = {"does not fit": "!", "tight": "?"}
-"""Behind the predicted memory in the table of models."""
+"""Behind the predicted memory in the table of models: not everyone sees the color."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,9 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
     """One line: the selected model is marked, memory has the color of its fit, and a mark where it does not fit."""
     model = row.model
     name = f"{MARK if selected else ' '}{model.label}"
-    memory = [(_marked_memory(predicted), STYLES[predicted.fit]) for predicted in row.estimates]
+    memory = [
+        (f"{size(one.peak)} {MARKS.get(one.fit, ' ')}" if one.peak else "–  ", STYLES[one.fit]) for one in row.estimates
+    ]
     where = NETWORK if model.requires_network else model.origin
     date = moment(model.modified, "%Y-%m-%d") if model.modified else ""
     return TableRow(
@@ -209,11 +209,6 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
             (date, "$foreground-muted"),
         ),
     )
-
-
-def _marked_memory(predicted: MethodEstimate) -> str:
-    """`84.4 GiB !`, with `?` where it may not fit: not everyone sees the color."""
-    return f"{size(predicted.peak)} {MARKS.get(predicted.fit, ' ')}" if predicted.peak else "–  "
 
 
 def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:

@@ -302,8 +302,8 @@ class SelectionPane(Horizontal):
 
     def select_data(self, data: str) -> None:
         """Train on this dataset, also with other presets."""
-        from tui.data.datasets import EMBEDDED, NOT_TEXT, is_utf8
-        from tui.data.recent import remember
+        from tui.data.datasets import NOT_TEXT, is_utf8
+        from tui.data.recent import EMBEDDED, remember
 
         if not is_utf8(data):
             tell(self, NOT_TEXT, severity="error")

@@ -38,7 +38,7 @@ def test_a_stopped_run_is_counted_as_done_nowhere(tmp_path: Path, capsys: pytest
     count = len(ladder.entries)
     ladder.status = "stopped"
     folder.write_state(ladder)
-    runs.show(tmp_path, json=False)
+    runs.runs(tmp_path)
     assert f"{count - 1}/{count}" in capsys.readouterr().out
     ladder.status = "running"
     assert f"{count - 1}/{count}" in headline(ladder)

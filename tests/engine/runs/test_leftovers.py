@@ -245,7 +245,7 @@ def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
         delete(path)
 
     monkeypatch.setattr(cleaning, "remove_tree", refuse)
-    assert doctor.repair(runs, json=True) == 1
+    assert doctor.remove_leftovers(runs, json=True) == 1
     said = json.loads(capsys.readouterr().out)
     assert {one["state"] for one in said} == {"removed", "failed"}
     (failed,) = (one for one in said if one["state"] == "failed")

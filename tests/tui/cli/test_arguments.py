@@ -16,8 +16,7 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.config.schema import SECTIONS
 from engine.config.settings import parse_overrides
-from tui.cli.arguments import global_options
-from tui.cli.main import app
+from tui.cli.main import Subcommand, app, global_options
 from tui.cli.options import OPTION_KEYS, overrides
 from tui.start import bench_options
 
@@ -26,13 +25,22 @@ EAGER = {"version", "help"}
 """Options that print something and exit."""
 
 
+def inner(command: Any, *words: str) -> Any:
+    """The subcommand of these words, with its options."""
+    for word in words:
+        command = command.commands[word]
+    if isinstance(command, Subcommand):
+        command.load()
+    return command
+
+
 def leaves(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every subcommand by its words."""
     if not isinstance(command, TyperGroup):
         yield path
         return
-    for name, inner in command.commands.items():
-        yield from leaves(inner, (*path, name))
+    for name in command.commands:
+        yield from leaves(inner(command, name), (*path, name))
 
 
 def forms(option: TyperOption) -> Iterator[tuple[list[str], Any, list[str]]]:
@@ -64,15 +72,12 @@ def parsed(words: list[str]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(command, TyperGroup):
             return context.params, context.meta["ftbench.global_options"]
         name, rest = context._protected_args[0], context.args
-        command = command.commands[name]
+        command = inner(command, name)
 
 
 def required(words: tuple[str, ...]) -> list[str]:
     """Values for the arguments and options that the subcommand needs."""
-    command = ROOT
-    for word in words:
-        command = command.commands[word]
-    needed = [parameter for parameter in command.params if parameter.required]
+    needed = [parameter for parameter in inner(ROOT, *words).params if parameter.required]
     options = [parameter.opts[0] for parameter in needed if parameter.param_type_name == "option"]
     return [*("x" for _ in range(len(needed) - len(options))), *(word for name in options for word in (name, "x"))]
 
@@ -113,10 +118,7 @@ def test_a_global_option_with_two_values_is_refused_wherever_they_are(words: tup
 def test_every_option_with_one_value_refuses_a_second_one_and_a_blank_one() -> None:
     tried = 0
     for words in COMMANDS:
-        command = ROOT
-        for word in words:
-            command = command.commands[word]
-        for option in command.params:
+        for option in inner(ROOT, *words).params:
             if isinstance(option, TyperOption) and not option.is_flag:
                 rest, name = [*words, *required(words)], option.opts[0]
                 if not option.multiple:
@@ -178,10 +180,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
         "try --max-new-tokens": "of these answers, not of an evaluation",
     }
     for words in COMMANDS:
-        command = ROOT
-        for word in words:
-            command = command.commands[word]
-        for option in command.params:
+        for option in inner(ROOT, *words).params:
             name = option.opts[0].removeprefix("--").replace("-", "_")
             same = {key for key in keys if name in (key, key.rpartition(".")[2], key.removesuffix(".id"))}
             if isinstance(option, TyperOption) and same and f"{words[0]} {option.opts[0]}" not in apart:

@@ -167,10 +167,10 @@ def test_json_shows_the_notices_of_a_preset_with_their_codes(
 ) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
-    presets.show(str(mine), "full", {}, json=True)
+    presets.show(str(mine), "full", json=True)
     found = json.loads(capsys.readouterr().out)
     assert "preset.other_method_rate" in [notice["code"] for notice in found["notices"]]
-    presets.show("demo-lora", None, {}, json=True)
+    presets.show("demo-lora", json=True)
     assert "notices" not in json.loads(capsys.readouterr().out)
 
 
@@ -194,6 +194,6 @@ def test_every_failure_has_a_code() -> None:
 
 
 def test_a_list_of_a_preset_is_shown_on_one_line_as_set_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
-    presets.show("demo-lora", None, {"adapter.target_modules": ["q_proj", "v_proj"]}, json=False)
+    presets.show("demo-lora", settings=['adapter.target_modules=["q_proj", "v_proj"]'])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("target_modules")]
     assert tomllib.loads(line) == {"target_modules": ["q_proj", "v_proj"]}

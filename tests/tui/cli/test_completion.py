@@ -25,6 +25,9 @@ def offered(line: str) -> list[str]:
     return list(candidates(split(line), get_command(app)))
 
 
+CONTEXT = get_command(app).make_context("ftbench", [])
+
+
 def test_every_subcommand_and_its_options_are_offered() -> None:
     top = {name.split()[0] for name in subcommands()}
     assert set(offered("ftbench ")) == top
@@ -80,9 +83,9 @@ def test_a_line_is_split_as_the_shell_does(line: str, words: list[str]) -> None:
 
 
 def test_bash_inserts_what_follows_the_last_equals_sign(capsys: pytest.CaptureFixture[str]) -> None:
-    completion("bash", "ftbench run demo-lora --set train.packing=p", get_command(app))
+    completion(CONTEXT, "bash", "ftbench run demo-lora --set train.packing=p")
     assert capsys.readouterr().out.split() == ["packed", "padded"]
-    completion("zsh", "ftbench run demo-lora --set train.packing=p", get_command(app))
+    completion(CONTEXT, "zsh", "ftbench run demo-lora --set train.packing=p")
     assert capsys.readouterr().out.split() == ["train.packing=packed", "train.packing=padded"]
 
 
@@ -90,13 +93,13 @@ def test_names_are_data_for_the_shell(tmp_path: Path, capsys: pytest.CaptureFixt
     for name in ("$(touch x)", "a;b", "new\nline", "\x1b[2J"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.toml").write_text("")
-    completion("bash", f"ftbench attach --runs {tmp_path} ", get_command(app))
+    completion(CONTEXT, "bash", f"ftbench attach --runs {tmp_path} ")
     assert capsys.readouterr().out.splitlines() == ["last", "'a;b'", "'$(touch x)'"]
 
 
 def test_another_shell_is_refused() -> None:
     with pytest.raises(UserError) as refused:
-        completion("tcsh", None, get_command(app))
+        completion(CONTEXT, "tcsh")
     assert refused.value.code == "cli.unknown_shell" and "tcsh" in refused.value.problem
     assert all(shell in refused.value.hint for shell in SHELL_ARGUMENTS)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from engine.config.preset import Preset, resolve
 from engine.runs.run import run_dir
-from tui.cli import run
+from tui.cli import attach
 from tui.cli.main import app
 
 
@@ -52,7 +52,7 @@ def test_the_outcome_of_a_stop_is_reported(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads(done.stdout) == {
         "run": stopped.name, "path": str(stopped.path), "status": "stopped", "reason": ""
     }  # fmt: skip
-    assert run.stop(stopped) == 0
+    attach.stop(stopped.name, tmp_path)
 
 
 @pytest.mark.parametrize("name", subcommands())

@@ -24,9 +24,8 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan, RungDuration
 from engine.runs.run import events, folder, run_dir
-from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
-from tui.cli import following, ladder, run
+from tui.cli import attach, following, ladder, run
 from tui.cli.following import Detached, LadderView, follow_comparison, time_estimates
 from tui.cli.gate import gate
 from tui.cli.main import app
@@ -64,7 +63,7 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
 
     monkeypatch.setattr(start, "start_process", die)
     with pytest.raises(RunFailed, match=why) as failed:
-        ladder.resume(made, detach=True, json=False)
+        attach.resume(str(made.path), detach=True)
     assert failed.value.code == "ladder.exited_at_start"
 
 
@@ -87,7 +86,7 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
 def test_the_margin_is_given_in_points(words: list[str], margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[LadderPlan] = []
     monkeypatch.setattr(ladder, "start", lambda plan, *_: plans.append(plan) or 0)
-    monkeypatch.setattr("tui.cli.main.home", lambda *_, **__: Path())
+    monkeypatch.setattr(ladder, "home_for_launch", lambda *_: Path())
     assert CliRunner().invoke(app, ["ladder", "demo", *words]).exit_code == 0
     assert [plan.margin for plan in plans] == [margin]
 
@@ -114,12 +113,12 @@ def test_detaching_before_the_start_tells_that_it_continues(
     assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
     (made,) = ladder_dir.iterate(tmp_path)
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
-    assert ladder.resume(made, detach=False, json=False) == 0
+    assert attach.resume(str(made.path)) == 0
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
 
     monkeypatch.setattr(start, "start_worker", lambda run: None)
     monkeypatch.setattr(start, "wait_for_hello", interrupted)
-    assert run.run("demo-lora", None, {}, tmp_path / "runs", now=True, detach=False, json=True) == 0
+    assert run.run("demo-lora", runs=tmp_path / "runs", now=True, json=True) == 0
     (begun,) = run_dir.iterate(tmp_path / "runs")
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
 
@@ -171,7 +170,7 @@ def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path)
     state.status = "running"
     folder.write_state(state)
     with pytest.raises(UserError) as refused:
-        gate(folder, "base", "lora", None, 0.0, json=False)
+        gate(str(folder.path), rung="lora")
     assert refused.value.code == "gate.not_finished" and "died" in refused.value.problem
     assert f"ftbench resume {folder.name}" in refused.value.hint
 
@@ -186,7 +185,7 @@ def test_a_gate_of_a_ladders_run_names_the_gate_of_its_rung(tmp_path: Path, monk
 
     monkeypatch.setattr("tui.cli.gate.ask", refuse)
     with pytest.raises(UserError) as refused:
-        gate(RunDir(tmp_path / entry.run), "base", None, None, 0.0, json=False)
+        gate(str(tmp_path / entry.run))
     assert refused.value.code == "gate.run_of_ladder"
     assert f"ftbench gate {folder.name} --rung lora" in refused.value.hint
 

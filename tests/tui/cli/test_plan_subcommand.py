@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +137,8 @@ def test_a_model_folder_without_a_configuration_is_one_line_without_waiting_for_
     if text:
         (tmp_path / "config.json").write_text(text)
     monkeypatch.setattr(command, "ask", pytest.fail)
-    options = command.PlanOptions("demo-lora", None, {"model.id": str(tmp_path)}, "L4", None, False, tmp_path, False)
     with pytest.raises(UserError, match=says) as refused:
-        command.plan(options)
+        command.plan("demo-lora", model=str(tmp_path), gpu="L4", runs=tmp_path)
     assert (refused.value.code, refused.value.location) == ("plan.no_model_config", str(tmp_path))
 
 
@@ -158,8 +156,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
         made_run(runs, "lora", speed, "NVIDIA A100-SXM4-80GB")
     made_run(runs, "lora", 9e9, "NVIDIA H100 80GB HBM3")  # speed on another GPU is not used
     made_run(runs, "full", 9e9, "NVIDIA A100-SXM4-80GB")
-    options = command.PlanOptions("demo-lora", "lora", {}, "A100", 64, True, runs, False)
-    query = command.make_query(options)
+    query = command.make_query("demo-lora", "lora", {}, "A100", 64)
     plan = quick_plan(query, command.model_table(query.configs[0]))
     plan.work = TrainingWork(rows=1, steps=1, tokens=3_600_000)
     time = command.estimated_times(plan, query.configs, list(history.results(runs)))["lora"]
@@ -208,11 +205,10 @@ def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_key_is_applied_to_the_methods_that_read_it() -> None:
-    options = command.PlanOptions("demo-lora", None, {"adapter.rank": 8}, "L4", None, True, Path(), False)
-    query = command.make_query(options)
+    query = command.make_query("demo-lora", None, {"adapter.rank": 8}, "L4", None)
     assert [config.adapter.rank for config in query.configs] == [8, 8, 16]
     with pytest.raises(UserError) as caught:
-        command.make_query(replace(options, method="lora", overrides={"quantization.double": False}))
+        command.make_query("demo-lora", "lora", {"quantization.double": False}, "L4", None)
     assert caught.value.code == "plan.unread_key"
 
 

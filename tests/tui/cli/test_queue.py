@@ -20,7 +20,7 @@ from engine.hardware.nvml import process_name, process_user
 from engine.runs.queue import device_queue, locks
 from engine.runs.queue.device_queue import QueueEntry, queue_entries
 from engine.runs.run import run_dir
-from tui.cli.monitor import show_queue
+from tui.cli.monitor import queue
 from tui.history import queue_table
 from tui.screens.live_runs import LiveRuns
 
@@ -110,7 +110,7 @@ def test_processes_of_other_users_are_named(
         assert process_name(other.pid) == "sleep of nobody" and process_user(other.pid) == "nobody"
         (found,) = device_queue.others_on_gpus(queue_entries())  # process 17 is the run in the queue
         assert (found["gpu"], found["pid"], found["user"], found["bytes"]) == (1, other.pid, "nobody", 3 << 30)
-        show_queue(json=False)
+        queue()
         (line,) = (line for line in capsys.readouterr().out.splitlines() if f" {other.pid} " in line)
         assert line.startswith("GPU 1 ") and "(sleep of nobody)" in line and "3.00 GiB" in line
     finally:

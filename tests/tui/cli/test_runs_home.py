@@ -41,12 +41,12 @@ def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
     with monkeypatch.context() as there:
         there.chdir(project)
         run, (ladder, _) = finished(tmp_path / "runs"), made_ladder(tmp_path / "runs", seeds=(0,))
-    runs.show(tmp_path / "runs", json=False)
+    runs.runs(tmp_path / "runs")
     shown = capsys.readouterr().out.splitlines()
     for name in (run.name, ladder.name):
         (line,) = [line for line in shown if line.startswith(name)]
         assert line.endswith("~/project")
-    runs.show(tmp_path / "runs", json=True)
+    runs.runs(tmp_path / "runs", json=True)
     assert {one["started_in"] for one in json.loads(capsys.readouterr().out)} == {str(project)}
     for found in (run, ladder):
         lookup.show_origin(found)
@@ -62,7 +62,7 @@ def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.C
     device = locks.acquire(locks.device_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
     assert device is not None
     try:
-        runs.show(tmp_path / "runs", json=False)
+        runs.runs(tmp_path / "runs")
     finally:
         os.close(device)
     empty, elsewhere = capsys.readouterr().out.splitlines()
@@ -75,10 +75,10 @@ def test_a_network_file_system_is_warned_of_on_stderr(
 ) -> None:
     (tmp_path / "mounts").write_text("27 1 0:40 / / rw - nfs4 server:/ rw\n")
     monkeypatch.setattr(home, "MOUNTS", tmp_path / "mounts")
-    assert lookup.home(tmp_path / "runs", launch=True) == tmp_path / "runs"
+    assert lookup.home_for_launch(tmp_path / "runs", json=False) == tmp_path / "runs"
     printed = capsys.readouterr()
     assert "nfs4" in printed.err and "[runs.network_filesystem]" in printed.err and printed.out == ""
-    lookup.home(tmp_path / "runs")  # nothing is started
+    runs.runs(tmp_path / "runs")  # nothing is started
     assert capsys.readouterr().err == ""
 
 

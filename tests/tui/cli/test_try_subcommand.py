@@ -18,7 +18,7 @@ from made_models import made_model, record_answers
 from message_parts import figures
 from screen import Terminal
 
-from engine.runs.chat_client import Sampling
+from engine.runs.chat_client import ChatClient, OpenSession, Sampling
 from engine.runs.run.run_dir import RunDir
 from tui.cli import chat
 from tui.live.chat import KINDS
@@ -92,10 +92,12 @@ def test_control_characters_of_answers_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(tmp_path, monkeypatch)
-    options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, "auto", now=False, json=False)
+    client = ChatClient(OpenSession(runs=[str(tmp_path)]), False)
     (tmp_path / "busy").touch()
     threading.Timer(3.0, (tmp_path / "busy").unlink).start()
-    assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter
+    answers = chat.PrintedAnswers(client, Sampling(max_new_tokens=0), None, "hello", 2, False, lambda text: None)
+    answers.run()
+    assert {notice.code for notice in answers.notices} & set(chat.DEFECTS)  # the server reports an inactive adapter
     shown, warned = capfd.readouterr()
     assert warned.count("[chat.waiting]") == 1 and "lora-3f2a (process 17)" in warned and "--device cpu" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown

@@ -23,7 +23,7 @@ def test_ladders_are_listed_with_their_progress(tmp_path: Path, capsys: pytest.C
     ladder.status, ladder.stage = "running", "training"
     next(entry for entry in ladder.entries if entry.kind == "run").status = "planned"
     folder.write_state(ladder)
-    runs.show(tmp_path, json=False)
+    runs.runs(tmp_path)
     shown = capsys.readouterr().out
     (line,) = [line for line in shown.splitlines() if line.startswith(folder.name)]
     died = ["died", "qlora,", "lora,", "full", "8/9"]  # no process holds its lock
@@ -33,7 +33,7 @@ def test_ladders_are_listed_with_their_progress(tmp_path: Path, capsys: pytest.C
 def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = made_ladder(tmp_path)
     folder.state_file.write_text("{")
-    runs.show(tmp_path, json=False)
+    runs.runs(tmp_path)
     assert f"{folder.name} damaged" in " ".join(capsys.readouterr().out.split())
 
 

@@ -18,10 +18,9 @@ from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.usage import ModelAccount, WeightGroup
 from tui.live.machine import OtherProcess
-from tui.preview.disk import disk_space
 from tui.preview.launch_context import DataCheck, LaunchContext, WeightsCheck
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
-from tui.preview.method_estimate import method_estimate
+from tui.preview.method_estimate import disk_space, method_estimate
 from tui.selection import Selection
 
 GIB = 1 << 30

@@ -109,7 +109,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr("engine.executors.local.start", refuse)
     monkeypatch.setattr("typer.testing._get_command", lambda app: COMMAND)
-    monkeypatch.setattr("tui.cli.bundle.check_everything", lambda runs: [])  # of the machine: it takes a second
+    monkeypatch.setattr("tui.cli.doctor.check_everything", lambda runs: [])  # of the machine: it takes a second
     monkeypatch.setattr("engine.runs.rpc_client.start_server", refuse)
     return tmp_path / "runs"
 

@@ -13,7 +13,7 @@ import os
 import platform
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import open_regular, write_atomically
 from engine.config.home import config_file
 from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
+from engine.hardware.box import BoxCheck
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.run import run_dir
-from tui.cli.doctor import check_everything
 from tui.output.console import print_json, say
 
 RUNS, LADDERS = 3, 1
@@ -54,8 +54,11 @@ data: read the files before you send them.
 """
 
 
-def write_bundle(runs: Path, out: Path | None, as_json: bool) -> None:
-    """Write the archive and print its path and content. Raises UserError where the file exists or cannot be written."""
+def write_bundle(runs: Path, check: Callable[[Path], list[BoxCheck]], out: Path | None, as_json: bool) -> None:
+    """Write the archive, with what `check` finds on this machine, and print its path and content.
+
+    Raises UserError where the file exists or cannot be written.
+    """
     path = out or Path(f"ftbench-support-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     if os.path.lexists(path):
         raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
@@ -65,7 +68,7 @@ def write_bundle(runs: Path, out: Path | None, as_json: bool) -> None:
     redact = Redactor(secrets_of_this_machine())
     home = os.path.expanduser("~")  # noqa: PTH111 - as in `tilde`
     files = {}
-    for name, text in _files(runs):
+    for name, text in _files(runs, check):
         files[name] = redact(text.replace(f"{home}/", f"{tilde(home)}/") if len(home) > 1 else text)
     about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "runs": RUNS, "count": redact.count}
     files["README.txt"] = README.format(**about)
@@ -89,9 +92,9 @@ def write_bundle(runs: Path, out: Path | None, as_json: bool) -> None:
     say("It contains no data rows, prompts or answers. Read it before you send it: warnings can quote values.")
 
 
-def _files(runs: Path) -> Iterator[tuple[str, str]]:
+def _files(runs: Path, check: Callable[[Path], list[BoxCheck]]) -> Iterator[tuple[str, str]]:
     """Name and text of each file, before redaction."""
-    yield "doctor.json", json.dumps(msgspec.to_builtins(check_everything(runs)), indent=1)
+    yield "doctor.json", json.dumps(msgspec.to_builtins(check(runs)), indent=1)
     packages = {f"{distribution.metadata['Name']} {distribution.version}" for distribution in metadata.distributions()}
     system = {
         "ftbench": __version__,

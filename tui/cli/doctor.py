@@ -71,7 +71,7 @@ def doctor(
     if bundle:
         from tui.cli.bundle import write_bundle
 
-        write_bundle(folder, out, json)
+        write_bundle(folder, check_everything, out, json)
         return 0
     if repair:
         return remove_leftovers(folder, json)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.config.redaction import Redactor, secrets_of_this_machine
 from engine.config.text import REDACTED
-from tui.cli import bundle, doctor
+from tui.cli import doctor
 from tui.cli.main import app
 
 FACTS: dict[str, Any] = {
@@ -127,7 +127,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_bundle_has_no_secret_and_no_data(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = doctor.BoxCheck("ok", "GPU", f"token {SECRETS['HF_TOKEN']}")
-    monkeypatch.setattr(bundle, "check_everything", lambda runs: [leaking])
+    monkeypatch.setattr(doctor, "check_everything", lambda runs: [leaking])
     archive = tmp_path / "support.tar.gz"
     done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(archive), "--runs", str(planted), "--json"])
     assert done.exit_code == 0, done.output
@@ -155,7 +155,7 @@ def test_a_bundle_has_no_secret_and_no_data(planted: Path, tmp_path: Path, monke
 
 
 def test_a_bundle_replaces_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "check_everything", lambda runs: [])
+    monkeypatch.setattr(doctor, "check_everything", lambda runs: [])
     (tmp_path / "mine").write_text("mine")
     monkeypatch.setattr("sys.argv", ["ftbench"])
     done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(tmp_path / "mine")])
@@ -166,7 +166,7 @@ def test_a_bundle_replaces_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_bundle_in_a_missing_folder_is_refused_before_the_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "check_everything", lambda runs: pytest.fail("checked"))
+    monkeypatch.setattr(doctor, "check_everything", lambda runs: pytest.fail("checked"))
     done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(tmp_path / "none" / "x")])
     assert isinstance(done.exception, UserError) and done.exception.code == "bundle.not_writable"
 

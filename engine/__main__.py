@@ -11,8 +11,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from engine import __version__
@@ -24,7 +22,7 @@ from engine.hardware.devices import SelectedDevice, devices_for, still_exists
 from engine.runs.queue import locks
 from engine.runs.queue.device_queue import wait_for_devices
 from engine.runs.run.event_log import EventLog
-from engine.runs.run.events import End, Error, Hello, Phase
+from engine.runs.run.events import End, Error, Hello, Phase, Status
 from engine.runs.run.run_dir import (
     FrozenRun,
     RunDir,
@@ -74,68 +72,62 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     stopping = StopRequest()
     stopping.listen()
     last = last_event(run.events_file)
-    finished = isinstance(last, End) and last.status == "finished"
-    if finished and _has_result(run):
-        return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
+    has_model = isinstance(last, End) and last.status == "finished" and run.model.is_dir()
+    if has_model:
+        with contextlib.suppress(UserError):  # a damaged result is written again
+            if (result := run.written_result()) is not None and result.status == "finished":
+                return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
     resumed = run.events_file.exists()
     run.reserve_end()
-    run.result_file.unlink(missing_ok=True)  # of an earlier worker
+    run.result_file.unlink(missing_ok=True)
     run.paused_file.unlink(missing_ok=True)
     log = EventLog(run.events_file)
     hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
     hello.config = values_that_are_set(frozen.config)
     log.write(hello)
-    if finished and run.model.is_dir():
-        write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
-        return 0
+
+    def ended(status: Status, reason: str, exit_status: int) -> int:
+        write_end(run, frozen, log, End(status=status, reason=reason))
+        return exit_status
+
+    if has_model:
+        return ended("finished", "", 0)  # only its result was missing
     queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
     try:
         refuse_inputs(frozen.config)
         initial_files = data_files_state(frozen.config.data)
-        devices = _devices(run, frozen, log, stopping, queued_since)
+        devices = _free_devices(run, frozen, log, stopping, queued_since)
         check_files_unchanged_since(initial_files, frozen.config.data)
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
-        write_end(run, frozen, log, End(status="failed", reason=error.line))
-        return 2
+        return ended("failed", error.line, 2)
     if not run.path.exists():  # deleted while waiting
         return 0
     if devices is None:
         reason = f"stopped while waiting in the device queue; run `ftbench resume {run.argument}` to start it"
-        write_end(run, frozen, log, End(status="stopped", reason=reason))
-        return 0
+        return ended("stopped", reason, 0)
 
-    run_worker: Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]
-    try:  # torch takes seconds and memory to import: only once the devices are free
+    # Importing torch takes seconds and memory: only once the devices are free.
+    try:
         if len(devices) > 1:
             from engine.worker.rank_launcher import run_ranks
-
-            run_worker = partial(run_ranks, devices=devices)
         else:
             devices[0].apply()
             from engine.methods.library_imports import import_libraries
 
             import_libraries()
-            from engine.worker.main import execute_run
-
-            run_worker = execute_run
+            from engine.worker.main import execute
+            from engine.worker.run_log import write_outcome
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {error_text(error)}"
         log.write(Error(text=reason, code="run.import_failed"))
-        write_end(run, frozen, log, End(status="failed", reason=reason))
-        return 1
-    return run_worker(run, frozen, log, stopping)
+        return ended("failed", reason, 1)
+    if len(devices) > 1:
+        return run_ranks(run, frozen, log, stopping, devices)
+    return write_outcome(run, frozen, log, execute(run, frozen, log, stopping))
 
 
-def _has_result(run: RunDir) -> bool:
-    """Whether the model of a finished run and its result are complete."""
-    with contextlib.suppress(UserError):  # a damaged result is written again
-        result = run.written_result()
-        return result is not None and result.status == "finished" and run.model.is_dir()
-    return False
-
-
-def _devices(
+def _free_devices(
     run: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, queued_since: float
 ) -> list[SelectedDevice] | None:
     """The devices of the run, once they are free; None if it was stopped or deleted before. Raises UserError."""

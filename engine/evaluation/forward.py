@@ -35,8 +35,9 @@ from transformers.masking_utils import sdpa_mask
 from engine.config.device_defaults import DECODER, SPARE_CACHE_COLUMNS, padded_rows
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import is_out_of_memory
-from engine.training import sharding, varlen_attention
+from engine.training import varlen_attention
 from engine.training.guards import OutOfMemory, free_memory
+from engine.training.ranks import weights_are_sharded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +49,7 @@ def without_gradients(function: F) -> F:
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:
-        with torch.no_grad() if sharding.in_use() else torch.inference_mode():
+        with torch.no_grad() if weights_are_sharded() else torch.inference_mode():
             return function(*arguments, **options)
 
     return run  # type: ignore[return-value]
@@ -150,7 +151,7 @@ def within_memory(work: Callable[[], T]) -> T | None:
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or sharding.in_use():
+        if not is_out_of_memory(error) or weights_are_sharded():
             raise
     free_memory()
     return None

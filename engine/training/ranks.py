@@ -4,6 +4,11 @@ Small values are exchanged in host memory (gloo), so that no rank waits for its 
 The Trainer and accelerate are not told of the other ranks: accelerate wraps the model in DistributedDataParallel, which
 sums gradients within the last backward pass. There a rank that is out of memory would leave the others waiting forever,
 and ranks with other numbers of micro-batches need empty ones. Here all ranks first agree that the step fitted.
+
+Ranks can shard the model (FSDP2, `torch.distributed.fsdp.fully_shard`): each keeps a part of every weight. A decoder
+layer gets the other parts before it computes, and drops them afterwards. Adapters are added to a sharded base and are
+whole on every rank: they are small. Of full fine-tuning each rank also has only its part of the gradients and of the
+optimizer state, which the optimizer sees as ordinary tensors (`LocalShards`).
 """
 
 from __future__ import annotations
@@ -14,13 +19,19 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from engine.methods.adapters import unwrap_peft
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -35,6 +46,9 @@ SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
 """Of Linux, which Python's `socket` does not have: socket(7), linux/bpf_common.h (BPF_RET | BPF_K)."""
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 """Network interface over which the ranks of one machine connect to each other."""
+QUANTIZATION_MARKS = {"compress_statistics", "quant_type"}
+"""Attributes of bitsandbytes' 4-bit weights that a sharded weight does not have."""
+_weights_are_sharded = False
 
 
 class Ranks:
@@ -111,7 +125,15 @@ class Ranks:
         """Replace tensors by their sums over all ranks, which are the same to the bit on each."""
         if self.size == 1:
             return
-        for bucket in _buckets(tensors):
+        buckets: list[list[torch.Tensor]] = []  # of one data type, up to BUCKET_BYTES or a single larger tensor
+        size, dtype = 0, None
+        for tensor in tensors:
+            if not buckets or tensor.dtype != dtype or size + tensor.nbytes > BUCKET_BYTES:
+                buckets.append([])
+                size, dtype = 0, tensor.dtype
+            buckets[-1].append(tensor)
+            size += tensor.nbytes
+        for bucket in buckets:
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.all_reduce(flat)
             for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
@@ -151,7 +173,11 @@ def join(device: str, folder: Path) -> Ranks:
     ranks = Ranks(rank, size, dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
     ranks.barrier()
     for descriptor in _listening_sockets() - others:
-        _drop_everything(descriptor)
+        # The kernel keeps 0 bytes of each packet to the socket, so that no connection to it is made any more.
+        instruction = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(instruction))  # struct sock_fprog, of one instruction
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
     return ranks
 
 
@@ -163,22 +189,99 @@ def _listening_sockets() -> set[int]:
     return {connection.fd for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
-def _drop_everything(descriptor: int) -> None:
-    """Have the kernel drop all packets to a listening socket, so that no connection to it is made any more."""
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))  # keep 0 bytes of a packet
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))  # struct sock_fprog, of one instruction
-    with socket.socket(fileno=os.dup(descriptor)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+def shard(model: torch.nn.Module, device: str, ranks: int) -> None:
+    """Divide the weights of a model among all ranks; those on another device are moved, one layer at a time.
+
+    Gradients are added up in float32. Every rank must have the same weights.
+    """
+    global _weights_are_sharded
+    _weights_are_sharded = True
+    mesh = init_device_mesh(device, (ranks,))
+    marked = [(module, vars(module.weight)) for module in model.modules() if hasattr(module, "quant_state")]
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for module, marks in marked:  # PEFT reads them where it adds adapters to 4-bit layers
+        for name in QUANTIZATION_MARKS & marks.keys():
+            setattr(module.weight, name, marks[name])
 
 
-def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Tensors of one data type in groups of up to BUCKET_BYTES, or single larger ones."""
-    buckets: list[list[torch.Tensor]] = []
-    size, dtype = 0, None
-    for tensor in tensors:
-        if not buckets or tensor.dtype != dtype or size + tensor.nbytes > BUCKET_BYTES:
-            buckets.append([])
-            size, dtype = 0, tensor.dtype
-        buckets[-1].append(tensor)
-        size += tensor.nbytes
-    return buckets
+def reshard(model: torch.nn.Module) -> None:
+    """Drop what the model gathered and keeps after a forward pass: embeddings and LM head. On all ranks, or the next
+    forward pass gathers them on some.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a sharded model with whole weights in host memory, tied ones once; all ranks call it."""
+    whole: dict[int, torch.Tensor] = {}
+    state = model.state_dict(keep_vars=True)
+    for tensor in state.values():
+        if id(tensor) not in whole:
+            detached = tensor.detach()
+            whole[id(tensor)] = (detached.full_tensor() if isinstance(detached, DTensor) else detached).cpu()
+    return {name: whole[id(tensor)] for name, tensor in state.items()}
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether `shard` sharded its weights."""
+    return isinstance(unwrap_peft(model), FSDPModule)
+
+
+def class_name(model: torch.nn.Module) -> str:
+    """The name of its class in transformers: FSDP2 makes another class of it."""
+    return type(model).__name__.removeprefix("FSDP" if isinstance(model, FSDPModule) else "")
+
+
+def weights_are_sharded() -> bool:
+    """Whether this process has sharded a model: ranks then must compute the same batches at the same time."""
+    return _weights_are_sharded
+
+
+class LocalShards:
+    """The parts of a sharded model's trained weights on this rank, as parameters for an optimizer.
+
+    They share their memory with the model. An optimizer of bitsandbytes knows no DTensors. Those of a model that is not
+    sharded are its parameters.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        reshard(model)
+        self.pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                local = parameter
+                if isinstance(parameter, DTensor):
+                    local = torch.nn.Parameter(parameter.to_local().detach())
+                    if hasattr(parameter, "rate_factor"):
+                        local.rate_factor = parameter.rate_factor
+                self.pairs.append((parameter, local))
+
+    def __iter__(self) -> Iterator[torch.nn.Parameter]:
+        return (local for _, local in self.pairs)
+
+    def named(self, model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter, torch.nn.Parameter]]:
+        """(name in the model, parameter, its part on this rank); of tied parameters the first name."""
+        reshard(model)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return ((names[id(parameter)], parameter, local) for parameter, local in self.pairs)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let each step of the optimizer use the gradients of the model."""
+        parts = [(parameter, local) for parameter, local in self.pairs if local is not parameter]
+
+        def set_gradients(*_: object) -> None:
+            for parameter, local in parts:
+                local.grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else None
+
+        def drop_gradients(*_: object) -> None:
+            for _, local in parts:
+                local.grad = None
+
+        optimizer.register_step_pre_hook(set_gradients)
+        optimizer.register_step_post_hook(drop_gradients)

@@ -24,9 +24,9 @@ import torch
 
 from engine.data.rows import Row
 from engine.methods.adapters import unwrap_peft
-from engine.training import sharding
 from engine.training.batches import MicroBatch, Packing, collate
 from engine.training.loss import answer_hidden, answer_logits, supports_logits_to_keep
+from engine.training.ranks import weights_are_sharded
 from engine.training.segments import arrange, common_prefix_length
 
 CHECKED_ROWS = 4
@@ -123,7 +123,7 @@ class _Check:
 
     def run(self) -> RowIndependence:
         # A backward pass frees the gathered weights of sharded layers, which the next one would read.
-        gradient = 0.0 if sharding.in_use() else self._gradient()
+        gradient = 0.0 if weights_are_sharded() else self._gradient()
         if gradient != 0:
             return RowIndependence(gradient)
         self.model.eval()

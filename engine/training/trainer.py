@@ -1,4 +1,4 @@
-"""A subclass of transformers' Trainer with ftbench's batches and loss, and the callback that controls it.
+"""A subclass of transformers' Trainer with ftbench's batches and loss.
 
 A training item is the list of all rows of one optimizer step. They are split into micro-batches inside the step, so
 that after an out-of-memory error the same step is repeated with half the micro-batch size and the same result.
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from engine.config import schema
 from engine.config.device_defaults import ActivationCheckpointing
@@ -34,14 +34,12 @@ from engine.training.batches import (
     rank_parts,
 )
 from engine.training.batches import answer_tokens as answer_tokens_of
-from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
-from engine.training.checkpointed_trainer import CheckpointedTrainer
-from engine.training.checkpoints import LAST_WEIGHTS, WeightSelection, validation_losses
+from engine.training.checkpointed_trainer import CheckpointedTrainer, CheckpointWriter, HostCopy
+from engine.training.checkpoints import LAST_WEIGHTS, WeightSelection
 from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
-from engine.training.ranks import SINGLE_RANK, Ranks
-from engine.training.sharding import LocalShards
+from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks
 
 
 def checkpointing_arguments(checkpointing: ActivationCheckpointing) -> dict[str, Any]:
@@ -186,7 +184,14 @@ class AnswerTrainer(CheckpointedTrainer):
             model.zero_grad(set_to_none=True)
             free_memory()
             self.halve(parts, next(filter(None, self.ranks.all_gather(cause))))
-        self._add_up(model, loss)
+        if self.ranks.size > 1:
+            # A rank without rows, or with none for an expert, has no gradients. Those of sharded weights are sums.
+            gradients = []
+            for weight in model.parameters():
+                if weight.requires_grad and not isinstance(weight, DTensor):
+                    weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                    gradients.append(weight.grad)
+            self.ranks.all_reduce([loss, *gradients])
         self.step_loss = loss
         facts.answer_tokens = sum(map(answer_tokens_of, rows))
         facts.tokens = sum(len(row.input_ids) for row in rows)
@@ -224,16 +229,16 @@ class AnswerTrainer(CheckpointedTrainer):
             return self.collator.take(None, group)
         step, micro_batch = self.state.global_step, self.micro_batch
         batch = self.collator.take((step, number, micro_batch), group)
+
+        def first_of_next_step() -> list[Row]:
+            parts = rank_parts(self.train_dataset[step + 1], self.ranks.size, self.packing)
+            return next(self._groups(parts, 1.0))[0]
+
         if number + 1 < len(groups):
             self.collator.expect((step, number + 1, micro_batch), lambda: groups[number + 1][0])
         elif step + 1 < self.state.max_steps:
-            self.collator.expect((step + 1, 0, micro_batch), lambda: self._first_group(step + 1))
+            self.collator.expect((step + 1, 0, micro_batch), first_of_next_step)
         return batch
-
-    def _first_group(self, step: int) -> list[Row]:
-        """The rows of this rank's first micro-batch of a step."""
-        parts = rank_parts(self.train_dataset[step], self.ranks.size, self.packing)
-        return next(self._groups(parts, 1.0))[0]
 
     def _groups(self, parts: Sequence[Sequence[Row]], total_weight: float) -> Iterator[tuple[list[Row], float]]:
         """The micro-batches of this rank, and what their loss is divided by.
@@ -247,17 +252,6 @@ class AnswerTrainer(CheckpointedTrainer):
             shortest = min((row for rows in parts for row in rows), key=lambda row: len(row.input_ids))
             for _ in range(max(map(len, groups)) - len(own)):
                 yield [shortest], math.inf
-
-    def _add_up(self, model: torch.nn.Module, loss: torch.Tensor) -> None:
-        """Sum gradients and loss over all ranks; a rank without rows, or with none for an expert, has no gradients."""
-        if self.ranks.size == 1:
-            return
-        # Those of a sharded model's weights are added up already.
-        trained = [weight for weight in model.parameters() if weight.requires_grad and not isinstance(weight, DTensor)]
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.ranks.all_reduce([loss, *(parameter.grad for parameter in trained if parameter.grad is not None)])
 
     def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
         """Forward and backward of one micro-batch, accumulating gradients. Returns its share of the step's loss.
@@ -336,54 +330,3 @@ def training_arguments(
     # _wrap_model), which splits every argument across GPUs, including logits_to_keep.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-
-class Callback(TrainerCallback):
-    """Logs steps and controls evaluation, saving and stopping."""
-
-    def __init__(
-        self,
-        trainer: AnswerTrainer,
-        on_step: Callable[[int, StepFacts, float], None],
-        should_stop: Callable[[], bool],
-        evaluate: Callable[[int], float],
-        evaluate_every: int,
-        due: checkpoints.SaveTimer,
-    ) -> None:
-        """`evaluate`: measures and logs the validation loss; `evaluate_every`: 0 to never call it."""
-        self.trainer, self.on_step, self.should_stop = trainer, on_step, should_stop
-        self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
-        self.stopped = False
-        self.rate = 0.0
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
-        return control
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        facts = self.trainer.hooks.facts
-        facts.seconds = time.monotonic() - self.trainer.step_started
-        step = state.global_step
-        self.on_step(step, facts, self.rate)
-        self.trainer.writer.report()
-        last, ranks = step >= state.max_steps, self.trainer.ranks
-        is_best, early = self._evaluate(step, last, state)
-        stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.take_if_due(step))
-        last |= early
-        self.stopped = stop > 0 and not last
-        control.should_save = self.stopped or last or is_best or save > 0
-        control.should_training_stop = control.should_training_stop or self.stopped or early
-        return control
-
-    def _evaluate(self, step: int, last: bool, state: Any) -> tuple[bool, bool]:
-        """Evaluate if it is time to: (whether these weights are the best, whether training stops early).
-
-        Before a checkpoint of the same step is saved, which has the loss, and also if a stop was requested.
-        """
-        selection = self.trainer.selection
-        due = self.evaluate_every and (step % self.evaluate_every == 0 or (last and selection.best))
-        if not due:
-            return False, False
-        state.log_history.append({"eval_loss": self.evaluate(step), "step": step})
-        losses = validation_losses(state.log_history)
-        return selection.best_step(losses) == step, selection.ends(losses)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import msgspec
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.config import schema
 from engine.config.device_defaults import answers_together
 from engine.config.files import write_atomically
 from engine.config.metric_specs import metric_spec
@@ -47,7 +46,7 @@ from engine.evaluation.score import (
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
 from engine.runs.run.predictions import ScoredItem
-from engine.runs.run.result import MIN_ENDED, BenchmarkScores, Score, read_scores, write_scores
+from engine.runs.run.result import MIN_ENDED, Score, read_scores, write_scores
 from engine.runs.run.result_builder import score_of
 from engine.runs.run.run_dir import RunDir
 from engine.training.batches import Packing, answer_tokens
@@ -83,7 +82,7 @@ class Evaluator:
     validation: list[EvaluationItem] = field(init=False)
     prompts: list[str] = field(init=False)
     """The text of each test item's prompt."""
-    benchmarks: BenchmarkScorer = field(init=False)
+    benchmarks: list[Benchmark] = field(init=False)
     choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)
     text: str = ""
@@ -91,8 +90,9 @@ class Evaluator:
     base_general: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Raises UserError if a benchmark cannot be loaded."""
         config = self.config
-        self.benchmarks = BenchmarkScorer(config.evaluation, self.tokenizer, self.run_dir, self.ranks, self.log)
+        self.benchmarks = load_benchmarks(config.evaluation)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
         self.validation = sampled_by_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
@@ -144,7 +144,7 @@ class Evaluator:
         """
         file, ranks = self.run_dir.predictions_file, self.ranks
         self.base_general = self._general_losses(base)
-        self.benchmarks.score(base, "before")
+        self._score_benchmarks(base, "before")
         if not self.scores_test:
             return
         self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
@@ -157,24 +157,18 @@ class Evaluator:
             score = self._summary(self.base_items, logged.seconds if logged else 0.0)
             if logged is None or score_of(logged) != score:  # else the log contains it already
                 self._log_score("before", self.base_items, score.seconds)
-        for shots in self.config.evaluation.base_shots:
-            self._score_few_shot(base, shots)
-
-    def _score_few_shot(self, base: torch.nn.Module, shots: int) -> None:
-        """Score the base model with examples in the prompts, or keep the predictions of an earlier worker."""
-        file = self.run_dir.few_shot_file(shots)
-        known = self.ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
-        if known is not None:
-            return
-        limit = maximum_positions(base.config)
         bos, new_tokens = self.tokenizer.bos_token_id, self.config.evaluation.max_new_tokens
-        items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
-        scored = self._items(base, items)
-        if self.ranks.is_first:
-            examples = few_shot_rows(self.test, self.rows.train, shots, new_tokens, limit)
-            places = msgspec.json.encode([row.where for row in examples])
-            write_atomically(self.run_dir.few_shot_examples_file(shots), places)
-            write_items(file, self.test, self.prompts, scored, None)
+        for shots in self.config.evaluation.base_shots:  # examples in the prompts
+            limit, few_shot_file = maximum_positions(base.config), self.run_dir.few_shot_file(shots)
+            if ranks.broadcast(partial(read_items, few_shot_file, self.test, self.prompts)) is not None:
+                continue
+            items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
+            scored = self._items(base, items)
+            if ranks.is_first:
+                examples = few_shot_rows(self.test, self.rows.train, shots, new_tokens, limit)
+                places = msgspec.json.encode([row.where for row in examples])
+                write_atomically(self.run_dir.few_shot_examples_file(shots), places)
+                write_items(few_shot_file, self.test, self.prompts, scored, None)
 
     def score_after_training(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then test items, general text and benchmarks."""
@@ -192,7 +186,7 @@ class Evaluator:
             tokens = [answer_tokens(row) for row in self.general]
             self.log.write(events.GeneralLoss(text=self.text, tokens=tokens, before=self.base_general, after=after))
         if self.config.evaluation.when != "never":
-            self.benchmarks.score(model, "after")
+            self._score_benchmarks(model, "after")
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
         """Mean negative log-likelihood per answer token, in nats.
@@ -244,82 +238,61 @@ class Evaluator:
 
     def _log_score(self, when: Literal["before", "after"], scored: Sequence[ScoredItem], seconds: float) -> None:
         """Log the score on the test items and the first SAMPLES answers."""
-        evaluation = self.config.evaluation
         score = self._summary(scored, seconds)
-        self.log.write(score_event(when, score, len(self.test), self.log.step if when == "after" else 0))
+        self.log.write(
+            events.Eval(
+                when=when,
+                split="test",
+                step=self.log.step if when == "after" else 0,
+                rows=len(self.test),
+                loss=score.loss.mean,
+                loss_low=score.loss.low,
+                loss_high=score.loss.high,
+                perplexity=score.perplexity,
+                metric=score.metric,
+                score=score.score.mean,
+                low=score.score.low,
+                high=score.score.high,
+                extra=score.extra,
+                seconds=score.seconds,
+                ended=score.ended,
+                format_errors=score.format_errors,
+            )
+        )
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
-            text = unended_text(score.ended.mean, evaluation.max_new_tokens)
-            self.log.warn("evaluation.unended_answers", text)
+            share, limit = percent(score.ended.mean), self.config.evaluation.max_new_tokens
+            text = f"only {share} of the answers ended with an end token; the others were truncated at {limit} tokens"
+            advice = "use a larger `--set evaluation.max_new_tokens=N`, or check that the end token is in the loss"
+            self.log.warn("evaluation.unended_answers", f"{text}; {advice}")
         for answer, item, prompt in list(zip(scored, self.test, self.prompts, strict=True))[:SAMPLES]:
             value = (answer.scores or {}).get(score.metric)
             self.log.write(sample_event(when, item, prompt, answer.output, value))
 
-
-@dataclass
-class BenchmarkScorer:
-    """Scores a model on the configured benchmarks; writes the scores of each benchmark before it starts the next."""
-
-    settings: schema.Evaluation
-    tokenizer: PreTrainedTokenizerBase
-    run_dir: RunDir
-    ranks: Ranks
-    log: RunLog
-    benchmarks: list[Benchmark] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Raises UserError if a benchmark cannot be loaded."""
-        self.benchmarks = load_benchmarks(self.settings)
-
-    def score(self, model: torch.nn.Module, when: Literal["before", "after"]) -> None:
-        """Score a model, except where an earlier worker of this run did and this one has not trained further."""
+    def _score_benchmarks(self, model: torch.nn.Module, when: Literal["before", "after"]) -> None:
+        """Score a model, except where an earlier worker of this run did and this one has not trained further. The
+        scores of each benchmark are written before the next one starts.
+        """
         ranks = self.ranks
         if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
             return
         for benchmark in self.benchmarks:
             self.log.check_stop()
-            path = self.run_dir.benchmark_file(benchmark.name, when)
-            scores = self._known(path, benchmark) if when == "before" or not self.log.has_trained else None
+            name, path, scores = benchmark.name, self.run_dir.benchmark_file(benchmark.name, when), None
+            if when == "before" or not self.log.has_trained:
+                read = partial(read_scores, path, benchmark.fingerprint)
+                scores = read() if ranks.splits_evaluation else ranks.broadcast(read)
             if scores is None:
                 from engine.evaluation.benchmarks.scoring import score_benchmark  # imports the library
 
-                def progress(done: int, total: int, name: str = benchmark.name) -> None:
+                def progress(done: int, total: int, name: str = name) -> None:
                     self.log.progress(f"benchmark {name}", done, total)
 
-                batch = answers_together(self.settings.batch, "cpu")  # the worker has decided for its device
+                batch = answers_together(self.config.evaluation.batch, "cpu")  # the worker has decided for its device
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)
-            facts = {name: value for name, value in msgspec.structs.asdict(scores).items() if name != "items"}
+            facts = {key: value for key, value in msgspec.structs.asdict(scores).items() if key != "items"}
             self.log.write(events.BenchmarkScored(when=when, **facts))
-
-    def _known(self, path: Path, benchmark: Benchmark) -> BenchmarkScores | None:
-        """The scores that an earlier worker wrote."""
-        ranks = self.ranks
-        if ranks.splits_evaluation:
-            return read_scores(path, benchmark.fingerprint)
-        return ranks.broadcast(lambda: read_scores(path, benchmark.fingerprint))
-
-
-def score_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
-    """The event of a score of `rows` test items."""
-    return events.Eval(
-        when=when,
-        split="test",
-        step=step,
-        rows=rows,
-        loss=score.loss.mean,
-        loss_low=score.loss.low,
-        loss_high=score.loss.high,
-        perplexity=score.perplexity,
-        metric=score.metric,
-        score=score.score.mean,
-        low=score.score.low,
-        high=score.score.high,
-        extra=score.extra,
-        seconds=score.seconds,
-        ended=score.ended,
-        format_errors=score.format_errors,
-    )
 
 
 def sample_event(
@@ -335,9 +308,3 @@ def sample_event(
     return events.Sample(
         when=when, step=step, prompt=prompt, target=item.target, output=output, score=score, references=references
     )
-
-
-def unended_text(ended: float | None, limit: int) -> str:
-    """The warning about answers that are truncated at `limit` tokens; `ended`: share of those that end."""
-    what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
-    return f"{what}; use a larger `--set evaluation.max_new_tokens=N`, or check that the end token is in the loss"

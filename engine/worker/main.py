@@ -1,33 +1,40 @@
 """A whole run: data, model, score of the base, training, score of the trained model, saving.
 
-`_execute_phases` reads from top to bottom. What each call needs is passed to it; events go through the `RunLog`. Every
-run ends with an `end` event and a result, also after an error: `outcome_of_error` maps errors to outcomes.
+`run_phases` is the run from top to bottom, `train` its training phase, and `StepCallback` what happens after each step.
+What each call needs is passed to it; events go through the `RunLog`, which also says what an error means for the run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import TrainerCallback, set_seed
 
+from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
+from engine.config.errors import UserError
 from engine.config.files import folder_bytes
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.config.text import amount
-from engine.data.items import EvaluationItem, all_rows, items_fingerprint
+from engine.data.items import EvaluationItem, all_rows, items_fingerprint, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.evaluation.preflight import MetricChoice, decide_metric, refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
+from engine.memory.dry_run.plan import RunEstimates
+from engine.memory.formula.weights_and_state import copies_checkpoints
+from engine.memory.probe import available_for_copy, available_memory
 from engine.methods import method
-from engine.methods.adapters import changes_base_weights, save, save_initial_adapter
+from engine.methods.adapters import changes_base_weights, save, save_initial_adapter, unwrap_peft
 from engine.methods.machine import (
     Machine,
     compute_deterministically,
@@ -37,17 +44,31 @@ from engine.methods.machine import (
     versions,
 )
 from engine.methods.model_source import config_of, load_tokenizer
+from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.methods.provenance import fingerprint
+from engine.methods.weights import account_of
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
-from engine.runs.run.run_dir import FrozenRun, RunDir
-from engine.runs.run.usage import SplitOverlap
-from engine.runs.stopping import StopRequest
+from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
+from engine.runs.run.usage import LEFT_OUT, SplitOverlap, left_out_warning
+from engine.runs.stopping import StopRequest, StopRequested
 from engine.training import checkpoints
-from engine.training.compilation import refuse_compilation
+from engine.training.batches import BatchSampler, Sharing
+from engine.training.checkpointed_trainer import HostCopy
+from engine.training.checkpoints import (
+    LAST_WEIGHTS,
+    SavedCheckpoint,
+    WeightSelection,
+    losses_of_checkpoint,
+    problem_with,
+    unloadable,
+    validation_losses,
+)
+from engine.training.compilation import refuse_compilation, remove_compiled, uncompiled
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
-from engine.training.ranks import SINGLE_RANK, Ranks
-from engine.training.sharding import whole_weights
+from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, class_name, whole_weights
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 from engine.worker.checks import (
     check_moved_model,
     check_rows_unchanged_since_check,
@@ -55,24 +76,20 @@ from engine.worker.checks import (
     refuse_model,
     refuse_small_disk,
 )
-from engine.worker.evaluator import Evaluator
+from engine.worker.evaluator import Evaluator, sample_event
 from engine.worker.model_loading import (
     add_continued_adapter,
     copy_initial_weights,
     decide_sharding,
     limit_memory,
     load_model,
+    refuse_small_slot,
 )
-from engine.worker.outcome import RunOutcome, outcome_of_error, write_outcome
-from engine.worker.planning import decide_packing, with_answer_batch
-from engine.worker.run_log import EarlierWorkers, RunLog, earlier_workers
-from engine.worker.training_phase import train
+from engine.worker.planning import compile_by_training, decide_packing, estimate_training, probe, with_answer_batch
+from engine.worker.run_log import DiskWatch, EarlierWorkers, RunLog, RunOutcome, earlier_workers, outcome_of_error
 
-
-def execute_run(run_dir: RunDir, frozen: FrozenRun, event_log: EventLog, stopping: StopRequest) -> int:
-    """Execute the run as a single rank, write its end, and return the exit status of the process."""
-    outcome = execute(run_dir, frozen, event_log, stopping, SINGLE_RANK)
-    return write_outcome(run_dir, frozen, event_log, outcome)
+ROWS_DURING_TRAINING = 128
+"""Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
 
 
 def execute(
@@ -80,7 +97,7 @@ def execute(
     frozen: FrozenRun,
     event_log: EventLog,
     stopping: StopRequest,
-    ranks: Ranks,
+    ranks: Ranks = SINGLE_RANK,
     others: Sequence[NvmlGpu] = (),
 ) -> RunOutcome:
     """Execute the run as a single rank or as one of several. The end of the run is not written.
@@ -94,23 +111,26 @@ def execute(
     log = RunLog(event_log, stopping, ranks, meters)
     try:
         meters.start()
-        _execute_phases(run_dir, frozen, machine, ranks, meters, log)
+        run_phases(run_dir, frozen, machine, ranks, meters, log)
         outcome = RunOutcome("finished")
     except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
         outcome = outcome_of_error(error, config, run_dir, machine.device, log.last_checkpoint)
     finally:
         meters.stop()
     with contextlib.suppress(OSError):  # a full disk, which `write_outcome` handles
-        if outcome.is_failure and (outcome.is_expected or ranks.size == 1) and not outcome.needs_restart:
+        if (
+            outcome.status not in ("finished", "stopped")
+            and (outcome.is_expected or ranks.size == 1)
+            and not outcome.needs_restart
+        ):
             log.write(events.Error(text=outcome.reason, user=outcome.user, code=outcome.code))
         if ranks.size == 1:
             meters.sample()
     return outcome
 
 
-def _execute_phases(
-    run_dir: RunDir, frozen: FrozenRun, machine: Machine, ranks: Ranks, meters: Meters, log: RunLog
-) -> None:
+def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, ranks: Ranks, meters: Meters, log: RunLog) -> None:
+    """The run from top to bottom. Raises what ends it, StopRequested between phases and in those that take long."""
     config = frozen.config
     if machine.device == "cuda" and config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
@@ -118,15 +138,21 @@ def _execute_phases(
         compute_deterministically(machine)
     earlier = ranks.broadcast(lambda: earlier_workers(run_dir))
     log.last_checkpoint = earlier.checkpoint  # for a stop before training resumes from it
-    _describe_start(frozen, earlier, machine, ranks, meters, log)
+    _log_start(frozen, earlier, machine, ranks, meters, log)
     refuse_unused_gpu(config, machine)
     if config.train.compile:
         refuse_compilation(machine.device)
 
     log.phase("data")
     tokenizer = load_tokenizer(config.model)
-    rows = _prepare_rows(frozen, tokenizer, earlier, ranks, log)
-    metric = _decide_metric(config, rows, earlier, log)
+    rows = ranks.first_before_others(lambda: prepare(config.data, config.train.max_length, tokenizer, log.progress))
+    check_rows_unchanged_since_check(rows, frozen.data_fingerprint)
+    check_rows_unchanged_since_start(rows, earlier.data)
+    metric, notices = decide_metric(config.evaluation, rows.train)
+    for notice in notices:
+        log.warn(notice.code, notice.text)
+    if earlier.data is not None and earlier.data.metric:  # a resumed run keeps that of its first start
+        metric = MetricChoice(earlier.data.metric, earlier.data.metric_reason)
     config = with_settings(config, {"evaluation.metric": metric.metric})
     refuse_rows(config, rows)
     model_config = config_of(config.model)
@@ -168,10 +194,224 @@ def _execute_phases(
     evaluator.score_after_training(model)
 
     log.phase("saving")
-    _save_model(config, run_dir, model, tokenizer, initial, ranks, log)
+    whole = whole_weights(model) if ranks.shards_model and method_spec(config.method).trains_weights else None
+    if ranks.is_first:
+        with checkpoints.folder_atomically(run_dir.path / ".model.tmp", run_dir.model) as folder:
+            save(model, folder, initial, whole)
+            tokenizer.save_pretrained(folder)
+        log.write(events.ModelSaved(path=run_dir.model.name, bytes=folder_bytes(run_dir.model, "*.safetensors")))
 
 
-def _describe_start(
+def train(
+    config: Config,
+    model: torch.nn.Module,
+    evaluator: Evaluator,
+    sharing: Sharing,
+    earlier: EarlierWorkers,
+    run_dir: RunDir,
+    machine: Machine,
+    ranks: Ranks,
+    meters: Meters,
+    log: RunLog,
+) -> None:
+    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request.
+
+    `sharing`: what sharing prefixes saves. The rows are the evaluator's, so that both losses are computed alike.
+    """
+    settings = config.train
+    sampler = BatchSampler.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
+    selection = WeightSelection.of(settings)
+    resume = ranks.broadcast(lambda: _resume_point(run_dir, selection, log))
+    losses = losses_of_checkpoint(resume.folder) if resume else []
+    log.step = resume.step if resume else 0
+
+    estimates, batches = estimate_training(
+        config, model, evaluator, sampler, resume, earlier, machine, ranks, meters, log.warn
+    )
+    if machine.device == "cuda" and meters.slots > 1:
+        refuse_small_slot(estimates, available_memory(meters), config.hardware.device)
+    shards = LocalShards(model)
+    optimizer, optimizer_name = make_optimizer(shards, estimates.config, machine, log.warn)
+    shards.attach(optimizer)
+    _log_model(config, model, optimizer_name, earlier.model, machine, meters, log)
+    checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
+    plan = log.write(_plan(config, evaluator, sampler, log.step, estimates, checkpointing, sharing, ranks))
+
+    # The rank that writes checkpoints copies them to host memory, to write them while training continues.
+    writes_copies = ranks.is_first and copies_checkpoints(config, machine.device)
+    trainer = AnswerTrainer(
+        rows=evaluator.rows.train,
+        sampler=sampler,
+        packing=evaluator.packing,
+        micro_batch=estimates.micro_batch,
+        checkpoint_folder=run_dir.checkpoints,
+        keep_checkpoints=settings.keep_checkpoints,
+        host_copy=HostCopy(available_for_copy, log.warn) if writes_copies else None,
+        tokenizer=evaluator.tokenizer,
+        hooks=Hooks(),
+        ranks=ranks,
+        shards=shards,
+        model=model,
+        selection=selection,
+        args=training_arguments(config, sampler, run_dir.path, machine.device, checkpointing),
+        optimizers=(optimizer, None),
+    )
+    callback = StepCallback(trainer, evaluator, sampler, DiskWatch(run_dir.path, log.warn), log)
+    trainer.add_callback(callback)
+
+    def prepared() -> None:
+        if settings.compile:
+            log.write(compile_by_training(trainer, batches.step))
+        if settings.probe:
+            probed = probe(config, trainer, optimizer, batches, evaluator, estimates, ranks, meters, log.warn)
+            enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
+            measured = msgspec.structs.replace(
+                plan,
+                micro_batch=trainer.micro_batch,
+                gradient_checkpointing=enabled,
+                measured=probed.training,
+                measured_evaluation=probed.evaluation,
+                probe_seconds=round(probed.seconds, 3),
+            )
+            log.write(measured)
+        meters.training_begins()
+
+    trainer.hooks.prepared = prepared
+    if resume and (resume.step >= sampler.steps or selection.ends(losses)):
+        trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
+    else:
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+        losses = validation_losses(trainer.state.log_history)
+    meters.training_ends(paged_bytes(optimizer) or None)
+    trainer.end_autocast()
+    if settings.compile:
+        remove_compiled(trainer.model)
+    if callback.stopped:
+        raise StopRequested
+
+    if selection != LAST_WEIGHTS:
+        step = trainer.load_best(losses)
+        if selection.best and step is None:
+            text = "no validation loss is finite: the weights of the last step are kept"
+            log.warn("train.no_finite_validation", text)
+        kept, early = log.step if step is None else step, log.step < sampler.steps
+        log.write(events.Selected(step=kept, loss=dict(losses).get(kept), steps=log.step, early=early))
+
+
+def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> SavedCheckpoint | None:
+    """The latest complete checkpoint, None for a new run; warns of each incomplete one, which is skipped.
+
+    One without the checkpoint of the best weights so far is incomplete.
+    """
+
+    def unusable(folder: Path) -> str | None:
+        if problem := unloadable(folder):
+            return problem
+        step = selection.best_step(losses_of_checkpoint(folder))
+        best = folder if step is None else folder.with_name(f"{checkpoints.PREFIX}{step}")
+        problem = None if best == folder else problem_with(best) or unloadable(best)
+        return f"{best.name}, which has the best weights until then: {problem}" if problem else None
+
+    if not run_dir.checkpoints.exists():
+        return None
+    checkpoints.clear_unfinished(run_dir.checkpoints)
+    latest, problems = checkpoints.latest_complete(run_dir.checkpoints, unusable)
+    for problem in problems:
+        start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
+        log.warn("checkpoint.incomplete", f"{problem}; {start}")
+    log.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
+    return latest
+
+
+class StepCallback(TrainerCallback):
+    """Logs steps and checkpoints, measures the validation loss, and says when to save and when to stop."""
+
+    def __init__(
+        self, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler, disk: DiskWatch, log: RunLog
+    ) -> None:
+        """Raises UserError if the weights are selected by validation rows, and there are none."""
+        self.trainer, self.evaluator, self.sampler, self.disk, self.log = trainer, evaluator, sampler, disk, log
+        settings = evaluator.config.train
+        self.validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
+        if not self.validation and trainer.selection != LAST_WEIGHTS:
+            key = "train.select" if trainer.selection.best else "train.patience"
+            problem, hint = "no validation rows", f"give some with data.validation, or remove {key}"
+            raise UserError(problem, evaluator.config.data.id, hint, code="run.no_validation_rows")
+        self.evaluate_every = (settings.evaluate_every or max(1, sampler.steps // 4)) if self.validation else 0
+        self.due = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps)
+        self.stopped = False
+        self.rate = 0.0
+        trainer.hooks.halved, trainer.hooks.saved = self.halved, self.saved
+
+    def halved(self, micro_batch: int) -> None:
+        unchanged = f"the effective batch size stays {self.sampler.batch}"
+        text = f"out of memory: continuing with micro-batch {micro_batch}; {unchanged}"
+        self.log.warn("memory.micro_batch_reduced", text)
+        self.log.write(events.MicroBatchReduced(micro_batch=micro_batch))
+
+    def saved(self, checkpoint: SavedCheckpoint) -> None:
+        self.log.last_checkpoint = path = f"checkpoints/{checkpoint.folder.name}"
+        size, seconds, blocked = checkpoint.bytes, checkpoint.seconds, checkpoint.blocked
+        self.log.write(events.Checkpoint(step=checkpoint.step, path=path, bytes=size, seconds=seconds, blocked=blocked))
+        self.disk.saved(size)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        step, facts = state.global_step, self.trainer.hooks.facts
+        facts.seconds = time.monotonic() - self.trainer.step_started
+        self.log.step, self.log.has_trained = step, True
+        self.disk.step()
+        self.log.write(
+            events.Step(
+                step=step,
+                steps=self.sampler.steps,
+                epoch=step / self.sampler.per_epoch,
+                loss=facts.loss,
+                learning_rate=self.rate,
+                grad_norm=facts.grad_norm,
+                tokens=facts.tokens,
+                computed_tokens=facts.computed_tokens,
+                answer_tokens=facts.answer_tokens,
+                tokens_per_second=facts.tokens / max(facts.seconds, 1e-9),
+                seconds=facts.seconds,
+            )
+        )
+        self.trainer.writer.report()
+
+        # Evaluated before a checkpoint of the same step is saved, which has the loss, and also after a stop request.
+        last, ranks, selection = step >= state.max_steps, self.trainer.ranks, self.trainer.selection
+        is_best = early = False
+        if self.evaluate_every and (step % self.evaluate_every == 0 or (last and selection.best)):
+            state.log_history.append({"eval_loss": self.evaluate(step), "step": step})
+            losses = validation_losses(state.log_history)
+            is_best, early = selection.best_step(losses) == step, selection.ends(losses)
+
+        stop, save_now = ranks.sums(self.log.stopping.requested, ranks.is_first and self.due.take_if_due(step))
+        last |= early
+        self.stopped = stop > 0 and not last
+        control.should_save = self.stopped or last or is_best or save_now > 0
+        control.should_training_stop = control.should_training_stop or self.stopped or early
+        return control
+
+    def evaluate(self, step: int) -> float:
+        """Measure and log the validation loss, in nats/token, and some answers."""
+        model = self.trainer.model
+        with uncompiled(model):
+            started, rows = time.monotonic(), len(self.validation)
+            loss = self.evaluator.loss(model, self.validation)
+            seconds = time.monotonic() - started
+            self.log.write(
+                events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss, seconds=seconds)
+            )
+            for item, prompt, answer in self.evaluator.learning_answers(model):
+                self.log.write(sample_event("during", item, prompt, answer, step=step))
+        return loss
+
+
+def _log_start(
     frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, ranks: Ranks, meters: Meters, log: RunLog
 ) -> None:
     """Log where the run executes, what is missing of its earlier workers, and who else uses the GPU."""
@@ -191,27 +431,6 @@ def _describe_start(
             size = f" ({used / 2**30:.1f} GiB)" if used else ""
             text = f"process {pid} {name}{size} also uses {which}: timings and memory include its load"
             log.warn("gpu.shared", text)
-
-
-def _prepare_rows(
-    frozen: FrozenRun, tokenizer: PreTrainedTokenizerBase, earlier: EarlierWorkers, ranks: Ranks, log: RunLog
-) -> Prepared:
-    """The tokenized rows of each split. Raises UserError if they changed, or cannot be trained on."""
-    config = frozen.config
-    rows = ranks.first_before_others(lambda: prepare(config.data, config.train.max_length, tokenizer, log.progress))
-    check_rows_unchanged_since_check(rows, frozen.data_fingerprint)
-    check_rows_unchanged_since_start(rows, earlier.data)
-    return rows
-
-
-def _decide_metric(config: Config, rows: Prepared, earlier: EarlierWorkers, log: RunLog) -> MetricChoice:
-    """The metric that is set, or decided from the training answers; a resumed run keeps that of its first start."""
-    chosen, notices = decide_metric(config.evaluation, rows.train)
-    for notice in notices:
-        log.warn(notice.code, notice.text)
-    if earlier.data is not None and earlier.data.metric:
-        return MetricChoice(earlier.data.metric, earlier.data.metric_reason)
-    return chosen
 
 
 def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoice, log: RunLog) -> None:
@@ -238,20 +457,68 @@ def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoi
     )
 
 
-def _save_model(
+def _log_model(
     config: Config,
-    run_dir: RunDir,
     model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    initial: Path | None,
-    ranks: Ranks,
+    optimizer: str,
+    earlier_weights: str,
+    machine: Machine,
+    meters: Meters,
     log: RunLog,
 ) -> None:
-    """Save the trained weights or adapter; `initial`: the adapter before training, if it changed the base's weights."""
-    whole = whole_weights(model) if ranks.shards_model and method_spec(config.method).trains_weights else None
-    if not ranks.is_first:
-        return
-    with checkpoints.folder_atomically(run_dir.path / ".model.tmp", run_dir.model) as folder:
-        save(model, folder, initial, whole)
-        tokenizer.save_pretrained(folder)
-    log.write(events.ModelSaved(path=run_dir.model.name, bytes=folder_bytes(run_dir.model, "*.safetensors")))
+    """Log the model and the use of its weights. `earlier_weights`: their fingerprint before this resume, or ""."""
+    base, from_run = unwrap_peft(model), continued_run_name(config)
+    account = account_of(model, config, machine.device)
+    if warning := left_out_warning(account, method_spec(config.method)):
+        log.warn(LEFT_OUT, warning)
+    weights = fingerprint(config.model, config_of(config.model) if from_run else base.config)
+    if earlier_weights and earlier_weights != weights:
+        text = "the model changed since this run started: earlier steps used different model weights"
+        log.warn("run.model_changed", text)
+    log.write(
+        events.ModelLoaded(
+            id=config.model.id,
+            architecture=class_name(base),
+            parameters=account.parameters,
+            trainable=account.trained,
+            account=account,
+            dtype=str(base.dtype).removeprefix("torch."),
+            device=machine.name,
+            attention=str(base.config._attn_implementation),
+            optimizer=optimizer,
+            fingerprint=weights,
+            from_run=from_run,
+            resident_before=meters.before_model,
+        )
+    )
+
+
+def _plan(
+    config: Config,
+    evaluator: Evaluator,
+    sampler: BatchSampler,
+    start: int,
+    estimates: RunEstimates,
+    checkpointing: ActivationCheckpointing,
+    sharing: Sharing,
+    ranks: Ranks,
+) -> events.Plan:
+    """What the training will do, with its predicted peak memory; `start`: the step that it resumes from."""
+    plan = events.Plan(
+        steps=sampler.steps,
+        start_step=start,
+        batch=config.train.batch,
+        micro_batch=estimates.micro_batch,
+        packing=evaluator.packing.mode,
+        gradient_checkpointing=checkpointing.setting,
+        devices=ranks.size,
+        sharded=ranks.shards_model,
+        predictions=estimates.predicted(),
+    )
+    if plan.packing == "shared_prefix":
+        plan.shared_prefix, plan.shared_rows = sharing.prefix, sharing.rows
+        plan.token_ratio = round(sharing.ratio, 3)
+    if plan.predictions:
+        best = plan.predictions[-1]
+        plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
+    return plan

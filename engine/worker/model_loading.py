@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +32,7 @@ from engine.methods.model_source import fingerprint, maximum_positions
 from engine.runs.run.run_dir import RunDir, continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
 from engine.training.meters import Meters
-from engine.training.ranks import Ranks
-from engine.training.sharding import shard
+from engine.training.ranks import Ranks, shard
 from engine.worker.run_log import RunLog
 
 
@@ -58,15 +56,10 @@ def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, row
     with folder_atomically(run_dir.path / ".start.tmp", run_dir.start_model) as folder:
         for file in sorted(run.model.iterdir()):
             if file.is_file():
-                _link_or_copy(file, folder / file.name)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """A hard link takes no space; files of finished models are replaced, never changed."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
+                try:  # a hard link takes no space; files of finished models are replaced, never changed
+                    os.link(file, folder / file.name)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(file, folder / file.name)
 
 
 def load_model(config: Config, run_dir: RunDir, machine: Machine, ranks: Ranks) -> torch.nn.Module:

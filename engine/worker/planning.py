@@ -6,6 +6,7 @@ is made, then measured with the longest batch.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,10 +36,11 @@ from engine.evaluation.score import general_rows, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.estimate import StepShape
-from engine.memory.formula.fit import resolve_answers
-from engine.memory.probe import Probe, ProbeResult, available_memory
+from engine.memory.probe import Probe, ProbeResult, available_memory, preserved_random_state
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
-from engine.methods.model_source import config_of, fingerprint, load_tokenizer
+from engine.methods.model_source import config_of, load_tokenizer
+from engine.methods.provenance import fingerprint
+from engine.runs.run.events import Compiled
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training import checkpoints, varlen_attention
 from engine.training.batches import (
@@ -49,14 +51,14 @@ from engine.training.batches import (
     choose_packing,
     decide_sharing,
     has_adapter_dropout,
+    loss_weight,
 )
-from engine.training.compilation import uncompiled
+from engine.training.compilation import compile_layers, uncompiled
 from engine.training.guards import first_line
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters
-from engine.training.ranks import Ranks
+from engine.training.ranks import Ranks, class_name
 from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
-from engine.training.sharding import class_name
 from engine.training.trainer import AnswerTrainer, enable_checkpointing
 from engine.worker.checks import refuse_model
 from engine.worker.evaluator import Evaluator
@@ -195,8 +197,16 @@ def preferred_packing(
 def _obstacle(
     model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, ranks: Ranks, warn: Warn
 ) -> str:
-    """Why rows influence each other with a packing, on this or another rank, with a warning; '' if they do not."""
-    why = _dependence(model, rows, packing, pad, device)
+    """Why rows are not independent with a packing, or cannot be computed with it, on this or another rank; '' if they
+    are. Warns of it.
+    """
+    try:
+        checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
+        why = (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
+    except (RuntimeError, ValueError, IndexError) as error:  # such as a head size that a GPU's kernel does not support
+        if is_out_of_memory(error):
+            raise
+        why = f"it cannot be computed ({first_line(error)})"
     if why:
         how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
         warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
@@ -225,17 +235,6 @@ def _explain(
         warn("train.shared_prefix_off", text)
 
 
-def _dependence(model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str) -> str:
-    """Why rows are not independent with this packing, or cannot be computed with it; "" if they are."""
-    try:
-        checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
-        return (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
-    except (RuntimeError, ValueError, IndexError) as error:  # such as a head size that a GPU's kernel does not support
-        if is_out_of_memory(error):
-            raise
-        return f"it cannot be computed ({first_line(error)})"
-
-
 def estimate_training(
     config: Config,
     model: torch.nn.Module,
@@ -248,65 +247,41 @@ def estimate_training(
     meters: Meters,
     warn: Warn,
 ) -> tuple[RunEstimates, WorstCaseBatches]:
-    """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
-    micro_batch = _micro_batch(config, earlier, is_resumed=resume is not None)
-    batches = _worst_case_batches(model, evaluator, sampler, resume.step if resume else 0, micro_batch, machine, ranks)
-    limit = min(ranks.all_gather(available_memory(meters))) if machine.device == "cuda" else None
-    if ranks.shards_model:
-        config = _with_shardable_optimizer(config, warn)
-    if resume and config.optimizer.name == "auto":  # the one whose state the checkpoint has
-        name = automatic_on_resume(machine.device, earlier.optimizer)
-        config = with_settings(config, {"optimizer.name": name})
-    if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
-        config = with_settings(config, {"train.micro_batch": micro_batch})
-    config = with_packing(config, machine, evaluator.packing)
-    model_config = config_of(config.model)
-    return estimate_run(config, model_config, machine, batches, micro_batch, warn, limit), batches
-
-
-def _micro_batch(config: Config, earlier: EarlierWorkers, is_resumed: bool) -> int:
-    """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
+    """Predicted memory of the run's largest batches, with the settings that `auto` means for it; and these batches: the
+    longest training step, held-out batch and prompts.
+    """
+    # The initial micro-batch size: the setting, else the size that the resumed run ended with, else the batch size.
     setting, batch = config.train.micro_batch, config.train.batch
-    if setting != "auto":
-        return min(setting, earlier.reduced_to or setting)
-    return (earlier.micro_batch if is_resumed else earlier.reduced_to) or batch
-
-
-def _with_shardable_optimizer(config: Config, warn: Warn) -> Config:
-    """The configuration of a sharded model, with an optimizer whose state can be sharded across the ranks."""
-    config = with_settings(config, {"train.parallelism": "fsdp"})
-    if method_spec(config.method).trains_weights and config.optimizer.name != "adamw":
-        if config.optimizer.name != "auto":
-            text = (
-                f"optimizer.name = {config.optimizer.name}: 8-bit state cannot be sharded across devices: using adamw"
-            )
-            warn("optimizer.not_sharded", text)
-        config = with_settings(config, {"optimizer.name": "adamw"})
-    return config
-
-
-def _worst_case_batches(
-    model: torch.nn.Module,
-    evaluator: Evaluator,
-    sampler: BatchSampler,
-    start: int,
-    micro_batch: int,
-    machine: Machine,
-    ranks: Ranks,
-) -> WorstCaseBatches:
-    """The longest training step, held-out batch and prompts of this run."""
-    rows, packing = evaluator.rows.train, evaluator.packing
-    first = min(start, sampler.steps - 1)
-    return WorstCaseBatches(
+    if setting == "auto":
+        micro_batch = (earlier.micro_batch if resume else earlier.reduced_to) or batch
+    else:
+        micro_batch = min(setting, earlier.reduced_to or setting)
+    rows, packing, device = evaluator.rows.train, evaluator.packing, machine.device
+    first = min(resume.step if resume else 0, sampler.steps - 1)
+    vocabulary, answers_only = vocabulary_of(model), supports_logits_to_keep(model)
+    batches = WorstCaseBatches(
         packing=packing,
         step=longest_step(rows, sampler, first, micro_batch, packing, ranks.size),
-        held_out=longest_held_out(
-            evaluator.loss_rows, packing, machine.device, vocabulary_of(model), supports_logits_to_keep(model)
-        ),
+        held_out=longest_held_out(evaluator.loss_rows, packing, device, vocabulary, answers_only),
         prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
         choice=int(rows.answer_tokens.max()),
         pad=evaluator.tokenizer.pad_token_id,
     )
+    limit = min(ranks.all_gather(available_memory(meters))) if device == "cuda" else None
+
+    if ranks.shards_model:  # with an optimizer whose state can be sharded across the ranks
+        config, name = with_settings(config, {"train.parallelism": "fsdp"}), config.optimizer.name
+        if method_spec(config.method).trains_weights and name != "adamw":
+            if name != "auto":
+                text = f"optimizer.name = {name}: 8-bit state cannot be sharded across devices: using adamw"
+                warn("optimizer.not_sharded", text)
+            config = with_settings(config, {"optimizer.name": "adamw"})
+    if resume and config.optimizer.name == "auto":  # the one whose state the checkpoint has
+        config = with_settings(config, {"optimizer.name": automatic_on_resume(device, earlier.optimizer)})
+    if micro_batch != batch:  # configured, or found by the process that is resumed
+        config = with_settings(config, {"train.micro_batch": micro_batch})
+    config = with_packing(config, machine, packing)
+    return estimate_run(config, config_of(config.model), machine, batches, micro_batch, warn, limit), batches
 
 
 def probe(
@@ -330,7 +305,17 @@ def probe(
             evaluator.run_worst_case(trainer.model, batches.held_out)
 
     measured = probe_rank(config, trainer, optimizer, batches, estimates, meters, warn, evaluate)
-    return _reconcile(trainer, measured, ranks)
+    # All ranks probe the same batches, but their GPUs may differ, or others may use one of them. What fits on every
+    # rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
+    probes = ranks.all_gather((trainer.micro_batch, measured))
+    trainer.micro_batch = min(micro_batch for micro_batch, _ in probes)
+    results = [result for _, result in probes]
+    enabled = [result.checkpointing for result in results if result.checkpointing]
+    strongest = max(enabled, key=memory_saved_order, default=None)
+    if strongest is not None and strongest != measured.checkpointing:
+        enable_checkpointing(trainer.model, strongest)
+    evaluation = max((result.evaluation for result in results if result.evaluation is not None), default=None)
+    return ProbeResult(max(result.training for result in results), evaluation, measured.seconds, strongest)
 
 
 def probe_rank(
@@ -359,17 +344,14 @@ def probe_rank(
     ).run()
 
 
-def _reconcile(trainer: AnswerTrainer, measured: ProbeResult, ranks: Ranks) -> ProbeResult:
-    """What fits on every rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
-
-    All ranks probe the same batches, but their GPUs may differ, or others may use one of them.
-    """
-    probes = ranks.all_gather((trainer.micro_batch, measured))
-    trainer.micro_batch = min(micro_batch for micro_batch, _ in probes)
-    results = [result for _, result in probes]
-    enabled = [result.checkpointing for result in results if result.checkpointing]
-    strongest = max(enabled, key=memory_saved_order, default=None)
-    if strongest is not None and strongest != measured.checkpointing:
-        enable_checkpointing(trainer.model, strongest)
-    evaluation = max((result.evaluation for result in results if result.evaluation is not None), default=None)
-    return ProbeResult(max(result.training for result in results), evaluation, measured.seconds, strongest)
+def compile_by_training(trainer: AnswerTrainer, rows: Sequence[Row]) -> Compiled:
+    """Compile by computing the gradients of one or two rows, without a step. Raises UserError if the compiler fails."""
+    started = time.monotonic()
+    with preserved_random_state():
+        layers = compile_layers(trainer.model)
+        trainer.model.train()
+        # Two rows if micro-batches have more than one: torch.compile makes another graph for a dimension of size 1.
+        used = list(rows[: min(2, trainer.micro_batch)])
+        trainer.forward_backward(trainer.model, used, sum(map(loss_weight, used)))
+        trainer.model.zero_grad(set_to_none=True)
+    return Compiled(layers=layers, seconds=round(time.monotonic() - started, 3))

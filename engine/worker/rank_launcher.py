@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import psutil
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
@@ -25,13 +25,12 @@ from engine.config.files import remove_tree
 from engine.hardware.devices import SelectedDevice
 from engine.memory.formula.estimate import Device, rows_per_device
 from engine.runs.run.event_log import EventLog
-from engine.runs.run.events import End, Error, MicroBatchReduced, Warning
+from engine.runs.run.events import End, Error, MicroBatchReduced, Status, Warning
 from engine.runs.run.folder import EndRecord
 from engine.runs.run.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stopping import StopRequest
-from engine.worker.outcome import memory_advice
 from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL
-from engine.worker.run_log import earlier_workers
+from engine.worker.run_log import earlier_workers, memory_advice
 
 Failure = tuple[int, ProcessFailure]
 """Rank, and how it ended."""
@@ -69,20 +68,32 @@ def _run_once(run: RunDir, stopping: StopRequest, arguments: Sequence[str]) -> F
     folder, size = run.path / FOLDER, len(arguments) - 2
     folder.mkdir(mode=0o700, exist_ok=True)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # stop requests are handled here: it would end the ranks
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # inherited by the ranks
+    ended = threading.Event()
+
+    def pass_on() -> None:  # repeatedly: a starting rank ignores the signal
+        while not ended.wait(REPEAT_SECONDS):
+            for rank in psutil.Process().children() if stopping.requested else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rank.send_signal(STOP_SIGNAL)
+
+    thread = threading.Thread(target=pass_on, name="pass on stop requests")
+    thread.start()
     try:
-        with _passing_on(stopping):
-            ranks = start_processes(
-                "rank",
-                sys.executable,
-                args=dict.fromkeys(range(size), ("-P", "-m", "engine.worker.rank", *arguments)),
-                envs={rank: {"RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)},
-                logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # output goes to engine.log, as this process's does
-            )
-            ended = ranks.wait(period=POLL_SECONDS)
+        ranks = start_processes(
+            "rank",
+            sys.executable,
+            args=dict.fromkeys(range(size), ("-P", "-m", "engine.worker.rank", *arguments)),
+            envs={rank: {"RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)},
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # output goes to engine.log, as this process's does
+        )
+        results = ranks.wait(period=POLL_SECONDS)
     finally:
+        ended.set()
+        thread.join()
         remove_tree(folder, ignore_errors=True)
-    assert ended is not None, "without a timeout"
-    return min(ended.failures.items(), key=lambda failure: failure[1].timestamp, default=None)
+    assert results is not None, "without a timeout"
+    return min(results.failures.items(), key=lambda failure: failure[1].timestamp, default=None)
 
 
 def _reduce(run: RunDir, frozen: FrozenRun, started: float) -> bool:
@@ -99,43 +110,22 @@ def _reduce(run: RunDir, frozen: FrozenRun, started: float) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _passing_on(stopping: StopRequest) -> Iterator[None]:
-    """While the body runs, forward a stop request to all ranks, repeatedly: a starting rank ignores the signal."""
-    signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # inherited by the ranks
-    ended = threading.Event()
-
-    def pass_on() -> None:
-        while not ended.wait(REPEAT_SECONDS):
-            for rank in psutil.Process().children() if stopping.requested else ():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rank.send_signal(STOP_SIGNAL)
-
-    thread = threading.Thread(target=pass_on, name="pass on stop requests")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None, device: Device) -> EndRecord:
     """The end of a run whose rank 0 recorded none."""
+    status: Status = "failed"
     resume = f"run `ftbench resume {run.argument}` to resume"
     if failure is None:
-        return _failed(f"the ranks ended without an outcome; see {run.log_file}; {resume}")
-    rank, process = failure
-    if process.exitcode < 0:
-        name = signal.Signals(-process.exitcode).name
-        return _failed(f"rank {rank} (process {process.pid}) was ended by {name}; {resume}")
-    if process.exitcode == OUT_OF_MEMORY:
-        reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, device)}"
-        return EndRecord(status="out_of_memory", reason=reason, t=time.time())
-    message = process.message["message"] if isinstance(process.message, dict) else str(process.message)
-    text = " ".join(message.removeprefix("RankFailed: ").split())[:300]
-    return _failed(f"rank {rank} failed: {text or f'exit status {process.exitcode}'}; see {run.log_file}; {resume}")
-
-
-def _failed(reason: str) -> EndRecord:
-    return EndRecord(status="failed", reason=reason, t=time.time())
+        reason = f"the ranks ended without an outcome; see {run.log_file}; {resume}"
+    else:
+        rank, process = failure
+        if process.exitcode < 0:
+            name = signal.Signals(-process.exitcode).name
+            reason = f"rank {rank} (process {process.pid}) was ended by {name}; {resume}"
+        elif process.exitcode == OUT_OF_MEMORY:
+            status = "out_of_memory"
+            reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, device)}"
+        else:
+            message = process.message["message"] if isinstance(process.message, dict) else str(process.message)
+            text = " ".join(message.removeprefix("RankFailed: ").split())[:300] or f"exit status {process.exitcode}"
+            reason = f"rank {rank} failed: {text}; see {run.log_file}; {resume}"
+    return EndRecord(status=status, reason=reason, t=time.time())

@@ -1,23 +1,34 @@
-"""The log of a run in its worker: phases, progress and warnings, and what the log of earlier workers says."""
+"""What a worker writes about its run: phases, progress, warnings and how it ended; and what earlier workers wrote."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from engine.config.device_defaults import EVERY_LAYER, OFFLOADED, resolve_checkpointing
+from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.method_specs import method_spec
 from engine.config.quantities import size
+from engine.config.schema import Config
+from engine.memory.formula.estimate import Device
+from engine.methods.machine import is_out_of_memory
 from engine.runs.run import events
 from engine.runs.run.event_log import E, EventLog, Follower
 from engine.runs.run.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
 from engine.runs.run.result_builder import damage
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import FrozenRun, RunDir, write_end
 from engine.runs.stopping import StopRequest, StopRequested
+from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full
 from engine.training.meters import Meters
-from engine.training.ranks import Ranks
+from engine.training.ranks import Ranks, weights_are_sharded
 
 PROGRESS_SECONDS = 1.0
 
@@ -179,3 +190,80 @@ class DiskWatch:
                 f"low disk space: {size(free)} left, and the next checkpoint and the model need about {size(needed)}; "
                 "free some (`ftbench clean` shows what can be removed), or the run stops when the disk is full",
             )
+
+
+class RunOutcome(NamedTuple):
+    """The outcome of a run; `user`: the user's input caused it."""
+
+    status: events.Status
+    reason: str = ""
+    user: bool = False
+    code: str = ""
+    is_expected: bool = True
+    """False for an unexpected exception, which may be a consequence of another rank's end."""
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether the ranks of a sharded model must start again, with smaller micro-batches: one is out of memory, and
+        the others are within the same layer.
+        """
+        return self.status == "out_of_memory" and weights_are_sharded()
+
+
+def outcome_of_error(
+    error: Exception, config: Config, run_dir: RunDir, device: Device, last_checkpoint: str
+) -> RunOutcome:
+    """The outcome of a run that this error ended. Prints the traceback of an unexpected error to the run's log.
+
+    `last_checkpoint`: path of the latest complete one in the run's directory, "" if there is none.
+    """
+    resume = f"`ftbench resume {run_dir.argument}`"
+    match error:
+        case StopRequested():
+            saved = f"at {last_checkpoint}" if last_checkpoint else "without a checkpoint"
+            return RunOutcome("stopped", f"stopped on request {saved}; run {resume} to resume")
+        case UserError():
+            return RunOutcome("failed", error.line, user=True, code=error.code)
+        case Diverged():
+            latest = last_checkpoint or "none"
+            advice = "use a smaller `--set train.learning_rate=RATE` or `--set train.max_grad_norm=N`"
+            reason = f"{error}; latest good checkpoint: {latest}; {advice}"
+            return RunOutcome("diverged", reason, code="run.diverged")
+    if not isinstance(error, OutOfMemory | DiskFull):
+        traceback.print_exception(error)
+    if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+        reason = f"{first_line(error)}; {memory_advice(config, device)}"
+        return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
+    if isinstance(error, DiskFull) or is_disk_full(error):
+        text = error if isinstance(error, DiskFull) else f"disk full: {error}"
+        return RunOutcome("failed", f"{text}; free disk space, then run {resume}", code="disk.full")
+    reason = f"{error_text(error)}; see the traceback in {run_dir.log_file}"
+    if isinstance(error, RunFailed):
+        return RunOutcome("failed", reason, code=error.code)
+    return RunOutcome("failed", reason, code="run.unexpected_error", is_expected=False)
+
+
+def memory_advice(config: Config, device: Device) -> str:
+    """Settings to change for lower memory use, given the current configuration."""
+    ideas = []
+    strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
+    if resolve_checkpointing(config.train.gradient_checkpointing, device) != strongest:
+        ideas.append(f"`--set train.gradient_checkpointing={json.dumps(strongest.setting)}`")
+    ideas.append(f"shorter rows, `--set train.max_length={max(1, config.train.max_length // 2)}`")
+    ideas.append(method_spec(config.method).needs_less or "a smaller model")
+    return "try " + ", or ".join(ideas)
+
+
+def write_outcome(run_dir: RunDir, frozen: FrozenRun, log: EventLog, outcome: RunOutcome) -> int:
+    """Write the `end` event, then `result.json`; if that fails, the reason to the reserved `end.json`.
+
+    Returns the exit status of the worker.
+    """
+    try:
+        write_end(run_dir, frozen, log, events.End(status=outcome.status, reason=outcome.reason))
+    except OSError as error:
+        text = f"{outcome.reason or outcome.status}; the result could not be written: {error.strerror}"
+        written = run_dir.record_end(outcome.status, text)
+        with contextlib.suppress(OSError):  # engine.log may be on the same full disk
+            print(text if written else f"{text}; nor could end.json", file=sys.stderr, flush=True)
+    return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1

@@ -2,7 +2,7 @@
 
 Data types follow `engine.methods`.
 
-When several devices divide the weights (`engine.training.sharding`), each has 1/N of them and, in full fine-tuning, of
+When several devices divide the weights (`engine.training.ranks`), each has 1/N of them and, in full fine-tuning, of
 gradients and optimizer state. It also has the whole weights of two decoder layers, the one that computes and the next
 one, which FSDP2 gathers meanwhile, and of what is outside the layers: embeddings, norm and LM head. Of the latter also
 the whole gradient, and a float32 copy that FSDP2 adds up over the ranks (`torch.distributed.fsdp`, foreach_reduce). Not

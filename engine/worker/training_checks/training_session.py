@@ -30,9 +30,8 @@ from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
-from engine.worker.planning import preferred_packing, probe_rank
+from engine.worker.planning import compile_by_training, preferred_packing, probe_rank
 from engine.worker.training_checks.subjects import Subject
-from engine.worker.training_phase import compile_by_training
 
 WARM_UP = 2
 """Steps that are not timed: kernels are loaded, and the allocator's pool grows."""

@@ -29,8 +29,7 @@ from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
 from engine.training import ranks as training_ranks
 from engine.training.batches import BatchSampler, Packing
-from engine.training.ranks import SINGLE_RANK, Ranks
-from engine.training.sharding import LocalShards, shard
+from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, shard
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)

@@ -21,7 +21,7 @@ from command import WHOLE, Execute, events_of, ftbench
 from engine.config.preset_library import resolve_preset
 from engine.config.settings import parse_overrides
 from engine.runs.run.result import Result
-from engine.worker.outcome import memory_advice
+from engine.worker.run_log import memory_advice
 
 TRAINING_ONLY = [*WHOLE, "--set", "evaluation.when=never", "--set", "train.probe=false"]
 """For runs of which only the losses during training are compared."""

@@ -60,23 +60,20 @@ class ChatServer:
         with contextlib.ExitStack() as stack:
             for path in paths:
                 stack.enter_context(used_folder(path))
-            self._serve(request, paths)
+            devices = select_devices(request.device)
+            device = devices[0]
+            if request.wait:
+                place = paths[0] / device_queue.TRY
+                device = wait_for_device(devices, place, lambda note: self.tell(QueueWait(note, devices[0].title)))
+            device.apply()
+            self.tell(LoadingProgress("loading libraries"))
+            import_libraries()  # after the wait: it takes seconds
+            from engine.chat.session import ChatSession
 
-    def _serve(self, request: OpenSession, paths: list[Path]) -> None:
-        devices = select_devices(request.device)
-        device = devices[0]
-        if request.wait:
-            place = paths[0] / device_queue.TRY
-            device = wait_for_device(devices, place, lambda note: self.tell(QueueWait(note, devices[0].title)))
-        device.apply()
-        self.tell(LoadingProgress("loading libraries"))
-        import_libraries()  # after the wait: it takes seconds
-        from engine.chat.session import ChatSession
-
-        session = ChatSession(paths, request.base, lambda text: self.tell(LoadingProgress(text)))
-        self.tell(session.ready())
-        while True:
-            self._respond(session, self._requests.get())
+            session = ChatSession(paths, request.base, lambda text: self.tell(LoadingProgress(text)))
+            self.tell(session.ready())
+            while True:
+                self._respond(session, self._requests.get())
 
     def _respond(self, session: ChatSession, request: Request) -> None:
         try:

@@ -169,16 +169,13 @@ def account_before_loading(config: Config, model_config: Any, machine: Machine) 
 
 
 def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:
-    """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
+    """Raise UserError if checkpoints and model would not fit on the disk; those of earlier workers, which this one
+    replaces, count as free.
+    """
     from engine.memory.formula.formula import needed_space, small_disk_error
 
     needed = needed_space(config, model_config.to_dict(), machine.device, machine.bf16)
-    free = shutil.disk_usage(run.path).free + _reusable(run)
+    replaced = [file for folder in (run.checkpoints, run.model) for file in folder.rglob("*") if file.is_file()]
+    free = shutil.disk_usage(run.path).free + _bytes(replaced)
     if error := small_disk_error(needed, free, run.path):
         raise error
-
-
-def _reusable(run: RunDir) -> int:
-    """Bytes of checkpoints and model of earlier workers, which this worker replaces."""
-    folders = (run.checkpoints, run.model)
-    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

@@ -43,31 +43,16 @@ GATHER_SECONDS = 0.02
 """Time for prompts to arrive that are answered together: the judge asks again as soon as it has answers."""
 
 
-class Prompts:
-    """The requests of a judge."""
-
-    def __init__(self) -> None:
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-
-    def take(self, line: bytes) -> None:
-        """Add a request; in another thread."""
-        self._requests.put(msgspec.json.decode(line, type=Request))
-
-    def first(self) -> OpenJudge:
-        request = self._requests.get()
-        assert isinstance(request, OpenJudge), request
-        return request
-
-    def next(self, most: int) -> list[Prompt]:
-        """The next prompts, at least one: those that are there, and those that arrive within GATHER_SECONDS."""
-        requests = [self._requests.get()]
-        deadline = time.monotonic() + GATHER_SECONDS
-        while len(requests) < most and (left := deadline - time.monotonic()) > 0:
-            try:
-                requests.append(self._requests.get(timeout=left))
-            except queue.Empty:
-                break
-        return [request for request in requests if isinstance(request, Prompt)]
+def next_prompts(requests: queue.SimpleQueue[Request], most: int) -> list[Prompt]:
+    """The next prompts, at least one: those that are there, and those that arrive within GATHER_SECONDS."""
+    gathered = [requests.get()]
+    deadline = time.monotonic() + GATHER_SECONDS
+    while len(gathered) < most and (left := deadline - time.monotonic()) > 0:
+        try:
+            gathered.append(requests.get(timeout=left))
+        except queue.Empty:
+            break
+    return [request for request in gathered if isinstance(request, Prompt)]
 
 
 class JudgeModel:
@@ -106,12 +91,16 @@ class JudgeModel:
         began = time.monotonic()
         replies: list[JudgeAnswer] = []
         usable: dict[int, Row] = {}
-        for prompt, row in zip(
-            prompts, self.encoder.prompts([self._conversation(prompt) for prompt in prompts]), strict=True
-        ):
+        conversations = [  # a user's message, or for a model without chat template a text
+            Conversation(messages=[{"role": "user", "content": prompt.prompt}])
+            if self.encoder.chat
+            else Conversation(messages=[], prompt=f"{prompt.prompt}\n")
+            for prompt in prompts
+        ]
+        for prompt, row in zip(prompts, self.encoder.prompts(conversations), strict=True):
             if isinstance(row, Problem):
                 replies.append(JudgeAnswer(number=prompt.number, refused=row.what))
-            elif self._is_too_long(row):
+            elif self.positions is not None and len(row.prompt) + self.generator.max_new_tokens > self.positions:
                 refused = f"{len(row.prompt)} tokens and an answer are more than the model's {self.positions} positions"
                 replies.append(JudgeAnswer(number=prompt.number, refused=refused))
             else:
@@ -128,19 +117,11 @@ class JudgeModel:
             replies.append(JudgeAnswer(number=number, answer=answer))
         return replies
 
-    def _conversation(self, prompt: Prompt) -> Conversation:
-        """The prompt as a user's message, or for a model without chat template as text."""
-        if self.encoder.chat:
-            return Conversation(messages=[{"role": "user", "content": prompt.prompt}])
-        return Conversation(messages=[], prompt=f"{prompt.prompt}\n")
 
-    def _is_too_long(self, row: Row) -> bool:
-        return self.positions is not None and len(row.prompt) + self.generator.max_new_tokens > self.positions
-
-
-def serve(requests: Prompts, tell: Callable[[Message], None]) -> None:
+def serve(requests: queue.SimpleQueue[Request], tell: Callable[[Message], None]) -> None:
     """Load the model, then answer prompts until the judge closes stdin."""
-    opening = requests.first()
+    opening = requests.get()
+    assert isinstance(opening, OpenJudge), opening
 
     def waits(note: str) -> None:
         tell(JudgeNote(f"waiting in the device queue: {note}"))
@@ -155,7 +136,7 @@ def serve(requests: Prompts, tell: Callable[[Message], None]) -> None:
         model = JudgeModel(opening, tell)
         tell(JudgeReady(model.device))
         while True:
-            for answer in model.answers(requests.next(opening.batch)):
+            for answer in model.answers(next_prompts(requests, opening.batch)):
                 tell(answer)
     except (RuntimeError, MemoryError, OutOfMemory) as error:
         if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
@@ -166,8 +147,8 @@ def serve(requests: Prompts, tell: Callable[[Message], None]) -> None:
 
 def main() -> int:
     """Serve one judge; the last message of one that cannot continue tells why."""
-    requests = Prompts()
-    tell = Channel(int(sys.argv[1]), requests.take).send
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+    tell = Channel(int(sys.argv[1]), lambda line: requests.put(msgspec.json.decode(line, type=Request))).send
     return tell_outcome(
         lambda: serve(requests, tell),
         lambda error: tell(RequestRefused.of(error)),

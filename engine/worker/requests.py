@@ -240,22 +240,16 @@ def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     facts["attention"] = "flash_attention_2" if machine.flash_attention else "sdpa"
     if machine.device == "cuda":
         facts |= {"memory": torch.cuda.get_device_properties(0).total_memory, "cuda": torch.version.cuda}
-    facts["quantized"], facts["why_not"] = _try_quantized(machine.device)
+    try:  # one 4-bit layer
+        import bitsandbytes as bnb
+
+        layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(machine.device)
+        layer(torch.ones(1, 64, device=machine.device))
+        facts |= {"quantized": f"bitsandbytes {bnb.__version__} supports NF4 on this device", "why_not": ""}
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        facts |= {"quantized": "", "why_not": f"bitsandbytes does not work: {error}"}
     facts["methods"] = list(check_methods(machine))
     return facts
-
-
-def _try_quantized(device: str) -> tuple[str, str]:
-    """Run one 4-bit layer: returns (what works, why it does not)."""
-    try:
-        import bitsandbytes as bnb
-        import torch
-
-        layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
-        layer(torch.ones(1, 64, device=device))
-    except (ImportError, RuntimeError, OSError, AttributeError) as error:
-        return "", f"bitsandbytes does not work: {error}"
-    return f"bitsandbytes {bnb.__version__} supports NF4 on this device", ""
 
 
 def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:

@@ -18,8 +18,7 @@ from engine.hardware.nvml import Nvml
 from engine.methods.machine import this_machine
 from engine.runs.training_report import CHECKS, MODELS
 from engine.worker.training_checks.report import measured_speed
-from engine.worker.training_checks.subjects import random_subject
-from engine.worker.training_checks.training_session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession, random_subject
 from gpu.separate_process import in_own_process
 
 pytestmark = [

@@ -17,7 +17,7 @@ from places import TESTS
 
 from engine.config.preset import Preset, resolve
 from engine.methods.machine import this_machine
-from engine.worker.training_checks.subjects import (
+from engine.worker.training_checks.training_session import (
     ModelShape,
     choose_shape,
     free_disk,

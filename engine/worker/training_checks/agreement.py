@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from engine.config.device_defaults import MAX_TOKENS
 from engine.config.quantities import decimal, rate
 from engine.config.text import amount
 from engine.data.rows import IGNORE_INDEX, Row
+from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses
 from engine.runs.training_report import DECODING, PACKED_LOSS, SHARED_PREFIX, TrainingCheck
 from engine.training.batches import Packing
@@ -115,18 +117,17 @@ def check_shared_prefix(session: TrainingSession) -> TrainingCheck:
     rows = _first_rows(session)
     longest = max(rows, key=lambda row: len(row.input_ids))
     prefix = longest.input_ids[: min(PREFIX_TOKENS, len(longest.input_ids) // 2)]
-    rows = [_prefixed(row, prefix) for row in rows]
+    rows = [
+        replace(
+            row,
+            input_ids=[*prefix, *row.input_ids],
+            labels=[*[IGNORE_INDEX] * len(prefix), *row.labels],
+            prompt=[*prefix, *row.prompt],
+            weights=None if row.weights is None else [*[0.0] * len(prefix), *row.weights],
+        )
+        for row in rows
+    ]
     return _compare(session, SHARED_PREFIX, rows, replace(session.packing, mode="shared_prefix"))
-
-
-def _prefixed(row: Row, prefix: list[int]) -> Row:
-    return replace(
-        row,
-        input_ids=[*prefix, *row.input_ids],
-        labels=[*[IGNORE_INDEX] * len(prefix), *row.labels],
-        prompt=[*prefix, *row.prompt],
-        weights=None if row.weights is None else [*[0.0] * len(prefix), *row.weights],
-    )
 
 
 def _first_rows(session: TrainingSession) -> list[Row]:
@@ -143,7 +144,7 @@ def _compare(session: TrainingSession, name: str, rows: list[Row], packing: Pack
     losses = losses_agree(first, second, third, session.dtype)
     text = f"losses differ by at most {rate(losses.difference)} nats/token (limit {rate(losses.limit)})"
     holds = losses.holds
-    if trained_parameters(session.model) <= MAX_GRADIENT:
+    if sum(weight.numel() for weight in session.model.parameters() if weight.requires_grad) <= MAX_GRADIENT:
         micro_batch = session.trainer.micro_batch
         of_packed, of_padded = (_gradient(session, rows, packing, micro_batch) for packing in (packing, padded))
         with plain_attention(session.model, longest):
@@ -165,10 +166,6 @@ def plain_attention(model: Any, longest: int) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if scores <= MAX_SCORES else nullcontext()
 
 
-def trained_parameters(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def _losses(session: TrainingSession, rows: list[Row], packing: Packing) -> list[float]:
     """Loss of each row in nats/token."""
     losses = row_losses(session.model, rows, packing, session.subject.pad, session.machine.device)
@@ -187,6 +184,10 @@ def _gradient(session: TrainingSession, rows: list[Row], packing: Packing, micro
 
 
 ANSWERS = 8
+NEW_TOKENS = 24
+"""Maximum tokens of a generated answer."""
+GENERATED = 16
+"""Rows that are generated at a time."""
 TIE_STEPS = 4.0
 """Rounding steps of the largest logit by which two tokens may differ to be a tie."""
 
@@ -204,9 +205,10 @@ class Divergence:
 
 def check_decoding(session: TrainingSession) -> TrainingCheck:
     """Generate ANSWERS answers in a batch as in evaluation, and by transformers' `generate` for each prompt alone."""
-    model, rows = session.model.eval(), list(session.subject.prompts)[:ANSWERS]
-    ends = session.subject.ends(model)
-    generator = session.generator(ends)
+    model, rows, subject = session.model.eval(), list(session.subject.prompts)[:ANSWERS], session.subject
+    ends = subject.ends(model)
+    tokenizer: Any = subject.tokenizer or SimpleNamespace(pad_token_id=subject.pad)
+    generator = Generator(tokenizer, NEW_TOKENS, GENERATED, session.machine.device, ends, session.warn)
     ours = generator.answer_tokens(model, rows)
     theirs = generator.library_answer_tokens(model, rows)
     places = divergences(rows, ours, theirs, ends)

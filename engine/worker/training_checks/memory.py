@@ -84,23 +84,28 @@ def check_peak_memory(peaks: Peaks, device: str) -> TrainingCheck:
         return TrainingCheck(name=PEAK_MEMORY, state="failed", text=text)
     if planned is None:
         return TrainingCheck(name=PEAK_MEMORY, state="failed", text=f"{text}; no prediction")
-    named = (("dry run", peaks.dry_run), ("formula", peaks.formula))
-    text += "; " + ", ".join(f"{tier} {_compared(value, peaks.measured)}" for tier, value in named if value is not None)
+    compared = [  # `dry run 1.20 GiB (+3.1%)`
+        f"{tier} {size(value)} ({decimal(100 * (value / peaks.measured - 1), 1, signed=True)}%)"
+        for tier, value in (("dry run", peaks.dry_run), ("formula", peaks.formula))
+        if value is not None
+    ]
+    text += "; " + ", ".join(compared)
     under = peaks.measured - planned > MAX_UNDER * peaks.measured + SLACK[device]
     over = planned - peaks.measured > MAX_OVER * peaks.measured + SLACK[device]
     return TrainingCheck(name=PEAK_MEMORY, state="failed" if under or over else "ok", text=text)
-
-
-def _compared(planned: int, measured: int) -> str:
-    """`1.20 GiB (+3.1%)`."""
-    return f"{size(planned)} ({decimal(100 * (planned / measured - 1), 1, signed=True)}%)"
 
 
 def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
     """Repeat a step with less memory than its micro-batch needs: the trainer has to halve it, with the same loss."""
     if session.machine.device != "cuda":
         return TrainingCheck(name=OUT_OF_MEMORY, state="skipped", text=NEEDS_GPU)
-    rows = _step_rows(session)
+    rows: list[Row] = []
+    left = min(MAX_TOKENS, session.packing.tokens)
+    for row in itertools.cycle(session.subject.rows):
+        left -= len(row.input_ids)
+        if left < 0:
+            break
+        rows.append(row)
     session.model.zero_grad(set_to_none=True)
     free_memory()
     losses: list[float] = []
@@ -113,18 +118,6 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
         losses.append(session.step(rows, session.packing, len(rows)))
     session.model.zero_grad(set_to_none=True)
     return judge_out_of_memory(len(rows), halved, losses, LOSS_FLOOR[session.dtype])
-
-
-def _step_rows(session: TrainingSession) -> list[Row]:
-    """Rows of one micro-batch of up to MAX_TOKENS tokens."""
-    chosen: list[Row] = []
-    left = min(MAX_TOKENS, session.packing.tokens)
-    for row in itertools.cycle(session.subject.rows):
-        left -= len(row.input_ids)
-        if left < 0:
-            return chosen
-        chosen.append(row)
-    return chosen
 
 
 def judge_out_of_memory(micro_batch: int, halved: list[int], losses: list[float], floor: float) -> TrainingCheck:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,49 +65,75 @@ from engine.worker.training_checks.memory import (
     measured_peaks,
     paging_skipped,
 )
-from engine.worker.training_checks.subjects import embedded_config, subject_of
-from engine.worker.training_checks.training_session import TrainingSession
+from engine.worker.training_checks.training_session import (
+    WARM_UP,
+    TrainingSession,
+    embedded_config,
+    embedded_subject,
+    random_subject,
+)
 
 MAX_REASON = 300
 """Characters of a failure's reason."""
 
 
+@dataclass
 class Checks:
     """The checks of one trained session, with what they measured."""
 
-    def __init__(self, session: TrainingSession) -> None:
-        self.session = session
-        self.speed: Speed | None = None
-        self.peaks: Peaks | None = None
-        self.by_name: Mapping[str, Callable[[], TrainingCheck]] = {
-            TRAINING: self._training,
-            THROUGHPUT: self._throughput,
-            PEAK_MEMORY: self._peak_memory,
-            OUT_OF_MEMORY: lambda: check_out_of_memory(session),
-            PACKED_LOSS: lambda: check_packed_loss(session),
-            SHARED_PREFIX: lambda: check_shared_prefix(session),
-            DECODING: lambda: check_decoding(session),
-        }
+    session: TrainingSession
+    speed: Speed | None = None
+    peaks: Peaks | None = None
 
     def run(self, name: str) -> TrainingCheck:
         """The verdict of one check; an error is a failure."""
+        session, steps = self.session, self.session.steps
         try:
-            return self.by_name[name]()
+            if name == TRAINING:
+                learns = session.subject.tokenizer is not None
+                return check_training(steps.losses, session.loss_before, session.loss_after, learns)
+            if name == THROUGHPUT:
+                self.speed = measured_speed(session)
+                return check_throughput(self.speed)
+            if name == PEAK_MEMORY:
+                self.peaks = measured_peaks(session)
+                return check_peak_memory(self.peaks, session.machine.device)
+            others = {
+                OUT_OF_MEMORY: check_out_of_memory,
+                PACKED_LOSS: check_packed_loss,
+                SHARED_PREFIX: check_shared_prefix,
+                DECODING: check_decoding,
+            }
+            return others[name](session)
         except Exception as error:  # noqa: BLE001 - any failure of a library is the answer
-            return TrainingCheck(name=name, state="failed", text=reason(error))
+            return TrainingCheck(name=name, state="failed", text=error_text(error, MAX_REASON))
 
-    def _training(self) -> TrainingCheck:
-        session = self.session
-        learns = session.subject.tokenizer is not None
-        return check_training(session.steps.losses, session.loss_before, session.loss_after, learns)
-
-    def _throughput(self) -> TrainingCheck:
-        self.speed = measured_speed(self.session)
-        return check_throughput(self.speed)
-
-    def _peak_memory(self) -> TrainingCheck:
-        self.peaks = measured_peaks(self.session)
-        return check_peak_memory(self.peaks, self.session.machine.device)
+    def report(self, results: list[TrainingCheck]) -> TrainingReport:
+        """The report on these verdicts."""
+        session, speed, peaks = self.session, self.speed, self.peaks
+        best, why = session.estimates.best, session.subject.why
+        return TrainingReport(
+            method=session.config.method,
+            model=session.subject.title,
+            device=session.machine.name,
+            precision=str(session.dtype).removeprefix("torch."),
+            optimizer=session.optimizer_name,
+            parameters=best.parameters if best else None,
+            packing=session.packing.mode,
+            micro_batch=session.trainer.micro_batch,
+            gradient_checkpointing=describe_checkpointing(session.checkpointing.setting),
+            steps=len(session.steps.losses),
+            tokens_per_second=speed.tokens_per_second if speed else None,
+            seconds_per_step=speed.seconds_per_step if speed else None,
+            mfu=speed.mfu if speed else None,
+            peak_flops=speed.peak_flops if speed else None,
+            peak=peaks.measured if peaks else None,
+            peak_probe=peaks.probe if peaks else None,
+            peak_dry_run=peaks.dry_run if peaks else None,
+            peak_formula=peaks.formula if peaks else None,
+            notes=[*([f"no larger shape ({why})"] if why else []), *session.notes],
+            checks=results,
+        )
 
 
 def check_method(
@@ -118,14 +144,15 @@ def check_method(
         name, title = method_title(method), MODELS[choice]
         try:
             progress(f"{name}, {title}: loading")
-            subject = subject_of(choice, method, machine, scratch)
+            is_embedded = choice == "embedded"
+            subject = embedded_subject(method) if is_embedded else random_subject(method, machine, scratch)
             title = subject.title
             progress(f"{name}, {title}: planning")
             session = TrainingSession(subject, machine, folder)
             progress(f"{name}, {title}: {subject.steps} steps")
             session.train()
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
-            return broken_report(method, choice, title, machine.name, reason(error))
+            return broken_report(method, choice, title, machine.name, error_text(error, MAX_REASON))
         checks, results = Checks(session), []
         for check in CHECKS[choice]:
             if check == PAGING:
@@ -134,7 +161,7 @@ def check_method(
                 continue  # it runs in a process of its own
             progress(f"{name}, {title}: {check}")
             results.append(checks.run(check))
-        report = _report(checks, results)
+        report = checks.report(results)
     del session, checks
     free_memory()
     return report
@@ -145,39 +172,7 @@ def check_paging_of(method: str, machine: Machine) -> TrainingCheck:
     try:
         return judge_paging(measure_paging(embedded_config(method), machine))
     except Exception as error:  # noqa: BLE001 - any failure of a library is the answer
-        return TrainingCheck(name=PAGING, state="failed", text=reason(error))
-
-
-def reason(error: Exception) -> str:
-    """The error in one line."""
-    return error_text(error, MAX_REASON)
-
-
-def _report(checks: Checks, results: list[TrainingCheck]) -> TrainingReport:
-    session, speed, peaks = checks.session, checks.speed, checks.peaks
-    best, why = session.estimates.best, session.subject.why
-    return TrainingReport(
-        method=session.config.method,
-        model=session.subject.title,
-        device=session.machine.name,
-        precision=str(session.dtype).removeprefix("torch."),
-        optimizer=session.optimizer_name,
-        parameters=best.parameters if best else None,
-        packing=session.packing.mode,
-        micro_batch=session.trainer.micro_batch,
-        gradient_checkpointing=describe_checkpointing(session.checkpointing.setting),
-        steps=len(session.steps.losses),
-        tokens_per_second=speed.tokens_per_second if speed else None,
-        seconds_per_step=speed.seconds_per_step if speed else None,
-        mfu=speed.mfu if speed else None,
-        peak_flops=speed.peak_flops if speed else None,
-        peak=peaks.measured if peaks else None,
-        peak_probe=peaks.probe if peaks else None,
-        peak_dry_run=peaks.dry_run if peaks else None,
-        peak_formula=peaks.formula if peaks else None,
-        notes=[*([f"no larger shape ({why})"] if why else []), *session.notes],
-        checks=results,
-    )
+        return TrainingCheck(name=PAGING, state="failed", text=error_text(error, MAX_REASON))
 
 
 TERA = 1e12
@@ -218,12 +213,14 @@ class Speed:
 
 def measured_speed(session: TrainingSession) -> Speed:
     """Speed of the timed steps of a session."""
-    steps = session.steps
-    flops = required_flops(session.model, session.timed_rows(), OFF)
+    steps, rows = session.steps, session.subject.rows
+    timed = range(WARM_UP, len(steps.losses))
+    timed_rows = [rows[index] for step in timed for index in session.sampler.indices(step)]
+    flops = required_flops(session.model, timed_rows, OFF)
     peak, why, name = listed_peak(session.machine, session.dtype, list_gpus())
     return Speed(
         tokens_per_second=steps.tokens / steps.seconds,
-        seconds_per_step=steps.seconds / steps.timed,
+        seconds_per_step=steps.seconds / len(timed),
         flops_per_second=flops / steps.seconds,
         peak_flops=peak,
         why_no_peak=why,
@@ -263,7 +260,10 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: A
     """FLOPs of a step over `rows`; the forward pass of layers that recompute their activations runs twice."""
     tokens = sum(len(row.input_ids) for row in rows)
     head = unwrap_peft(model).get_output_embeddings()
-    recomputed = _inside_recomputed(model, checkpointing)
+    # The layers that recompute their activations, which transformers counts in this order too.
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))
+    recomputed = {module for layer in chosen for module in layer.modules()}
     in_decoder = 0
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -276,13 +276,6 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: A
     assert shape is not None
     in_head = 2 * sum(map(answer_tokens, rows)) * shape[0] * shape[1] * (2 + int(_trained(head)))
     return in_decoder + in_head
-
-
-def _inside_recomputed(model: torch.nn.Module, checkpointing: ActivationCheckpointing) -> set[torch.nn.Module]:
-    """The modules in layers that recompute their activations, which transformers counts in this order too."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))
-    return {module for layer in chosen for module in layer.modules()}
 
 
 def _shape(module: Any) -> tuple[int, int] | None:
@@ -303,7 +296,9 @@ TOKENS = 32
 
 
 def check_methods(machine: Machine) -> Iterator[dict[str, Any]]:
-    """For each method: title, whether it is ready, seconds of the step, optimizer, notes, and why it is not ready."""
+    """Update the trainable parameters of the embedded model once by each method. For each: title, whether it is ready,
+    seconds of the step, optimizer, notes, and why it is not ready.
+    """
     for name in method_names():
         facts: dict[str, Any] = {"method": name, "title": method_title(name), "ready": False, "why": "", "notes": []}
         try:

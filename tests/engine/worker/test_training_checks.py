@@ -31,7 +31,7 @@ from engine.training.batches import MicroBatch, Packing
 from engine.training.guards import OutOfMemory
 from engine.training.loss import summed_loss
 from engine.training.segments import Segments
-from engine.worker.training_checks import agreement, memory, subjects
+from engine.worker.training_checks import agreement, memory, training_session
 from engine.worker.training_checks.agreement import (
     check_decoding,
     check_packed_loss,
@@ -53,8 +53,7 @@ from engine.worker.training_checks.memory import (
     judge_paging,
 )
 from engine.worker.training_checks.report import Speed, check_method, check_throughput, check_training, listed_peak
-from engine.worker.training_checks.subjects import ON_CPU, embedded_subject
-from engine.worker.training_checks.training_session import TrainingSession
+from engine.worker.training_checks.training_session import ON_CPU, TrainingSession, embedded_subject
 from tui.cli import training_check
 from tui.cli.main import app
 
@@ -73,8 +72,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the checks in this process: `ftbench doctor` trains on and compares all."""
-    monkeypatch.setattr(subjects, "EMBEDDED_ROWS", 8)
-    monkeypatch.setattr(subjects, "EMBEDDED_BATCH", 4)
+    monkeypatch.setattr(training_session, "EMBEDDED_ROWS", 8)
+    monkeypatch.setattr(training_session, "EMBEDDED_BATCH", 4)
     monkeypatch.setattr(agreement, "ROWS", 4)
     monkeypatch.setattr(agreement, "ANSWERS", 2)
 

@@ -10,8 +10,8 @@ import torch
 from engine.config.preset import Preset, resolve
 from engine.methods import lora
 from engine.methods.machine import Machine, this_machine
-from engine.worker.training_checks import subjects
-from engine.worker.training_checks.subjects import choose_shape, random_rows, write_random_weights
+from engine.worker.training_checks import training_session
+from engine.worker.training_checks.training_session import choose_shape, random_rows, write_random_weights
 
 GIB = 1 << 30
 A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
@@ -38,20 +38,20 @@ def test_the_largest_shape_that_fits_is_trained(
 
 def test_weights_that_another_method_wrote_take_no_more_disk_space() -> None:
     config = resolve(Preset("doctor", {"method": "lora"})).config
-    assert choose_shape(config, A100, 79 * GIB, 1 * GIB, [subjects.ON_GPU[0]])[0] == subjects.ON_GPU[0]
+    assert choose_shape(config, A100, 79 * GIB, 1 * GIB, [training_session.ON_GPU[0]])[0] == training_session.ON_GPU[0]
 
 
 def test_random_weights_are_written_in_several_files_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subjects, "SHARD", 1 << 20)
-    architecture = subjects.ON_CPU.architecture()
+    monkeypatch.setattr(training_session, "SHARD", 1 << 20)
+    architecture = training_session.ON_CPU.architecture()
     write_random_weights(architecture, tmp_path / "weights", "cpu")
     assert len(list((tmp_path / "weights").glob("*.safetensors"))) > 3
     config = resolve(Preset("doctor", {"model.id": str(tmp_path / "weights")})).config
     model = lora.load(config, this_machine())
     stored = sum(parameter.numel() * 2 for parameter in model.parameters())
-    assert stored == subjects.weight_bytes(architecture)
+    assert stored == training_session.weight_bytes(architecture)
     weight = model.model.layers[0].mlp.up_proj.weight.float()
     assert float(weight.std()) == pytest.approx(architecture.initializer_range, rel=0.05)
     assert torch.equal(model.model.norm.weight.float(), torch.ones(256))

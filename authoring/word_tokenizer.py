@@ -19,7 +19,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""As in `engine.export.gguf_convert`, which this package may not import; a test compares the saved tokenizer."""
+"""As in `engine.export.gguf_tools`, which this package may not import; a test compares the saved tokenizer."""
 CODE = re.compile(r"\b(?:[A-Z]{1,4}[- ]?|[a-z]{1,4}-?)\d+")
 """A code in the texts for training: its letters are no word."""
 FRAGMENTS = 680

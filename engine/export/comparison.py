@@ -11,7 +11,7 @@ from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap, group_sums, paired_interval, score_interval
 from engine.runs.ladder.ladder_state import Gain
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items, recorded_lines
-from engine.runs.run.result import Interval, Result
+from engine.runs.run.result import Interval
 from engine.runs.run.run_dir import RunDir, finished_result
 
 NOT_FINISHED = "gate.not_finished"
@@ -66,18 +66,32 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
     Positive is better, also for metrics where lower is better. Raises UserError for unfinished runs, runs that were not
     scored on the same test items, and a metric that the answers were not scored with.
     """
-    result = finished_result(run, NOT_FINISHED)
+    result, file = finished_result(run, NOT_FINISHED), run.predictions_file
     name = metric or result.metric
-    tuned = recorded_items(run.predictions_file, "tuned")
-    if against is None:
-        _refuse_other_start(run, result, start)
+    tuned = recorded_items(file, "tuned")
+    if against is None:  # the scores before training are the base model's, or those of the run that it started from
+        if result.from_run and not start:
+            problem = f"the base model was not scored: the run started from {result.from_run}"
+            raise UserError(problem, run.name, "use --against start", "gate.no_base")
+        if start and not result.from_run:
+            raise UserError("the run started from the base model", run.name, "use --against base", "gate.no_start")
         named = f"its start, {result.from_run}" if start else "the base model"
-        reference = recorded_items(run.predictions_file, "base")
+        reference = recorded_items(file, "base")
     else:
-        _refuse_other_items(result, finished_result(against, NOT_FINISHED), against.name)
-        reference, named = recorded_items(against.predictions_file, "tuned"), against.name
+        named, other = against.name, finished_result(against, NOT_FINISHED)
+        if result.fingerprints.get("test") != other.fingerprints.get("test"):
+            hint = "compare runs of the same data, split and number of test rows"
+            raise UserError(f"{named} was scored on other test items", named, hint, "gate.other_items")
+        reference = recorded_items(against.predictions_file, "tuned")
+
     if not tuned or not reference:
-        _refuse_unreadable(against if tuned and against else run)
+        lacking = against if tuned and against else run
+        scored_result = lacking.result()
+        was_scored = scored_result is not None and scored_result.after is not None
+        if was_scored and not recorded_lines(lacking.predictions_file):
+            hint = "repeat the run: its scores by test item are in this file"
+            problem = "predictions.jsonl is missing or damaged"
+            raise UserError(problem, str(lacking.predictions_file), hint, "gate.no_predictions")
         problem = f"{run.name if not tuned else named} has no scores of test items"
         raise UserError(problem, run.name, "--set evaluation.when=both and give a test split", "gate.no_scores")
     known = {key for item in tuned for key in item.scores or {}} | {"loss"}
@@ -85,49 +99,15 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         problem = f"the answers were not scored with {name}"
         hint = f"use {', '.join(sorted(known))}"
         raise UserError(problem, "--metric", hint, "gate.unknown_metric")
-    _refuse_incomplete(run, result, tuned, reference, name)
-    groups = recorded_groups(run.predictions_file)
-    gain = gain_of(tuned, reference, name, groups)
+    scored = len(tuned) if result.after is None else result.after.score.rows
+    has_scores = (  # a missing score would count as 0
+        name != result.metric
+        or metric_spec(name).is_loss
+        or all(name in (item.scores or {}) for item in (*tuned, *reference))
+    )
+    if not has_scores or not len(tuned) == len(reference) == scored:
+        problem, hint = f"predictions.jsonl lacks scores of the {scored:,} test items", "repeat the run"
+        raise UserError(problem, str(file), hint, "gate.no_predictions")
+    gain = gain_of(tuned, reference, name, recorded_groups(file))
     assert gain is not None, "as many items"
     return Gain(candidate=run.name, reference=named, metric=name, gain=gain)
-
-
-def _refuse_incomplete(
-    run: RunDir, result: Result, tuned: list[ScoredItem], reference: list[ScoredItem], metric: str
-) -> None:
-    """Raise UserError if test items, or their scores, are missing; a missing score would count as 0."""
-    scored = len(tuned) if result.after is None else result.after.score.rows
-    is_complete = (
-        metric != result.metric
-        or metric_spec(metric).is_loss
-        or all(metric in (item.scores or {}) for item in (*tuned, *reference))
-    )
-    if is_complete and len(tuned) == len(reference) == scored:
-        return
-    problem, hint = f"predictions.jsonl lacks scores of the {scored:,} test items", "repeat the run"
-    raise UserError(problem, str(run.predictions_file), hint, "gate.no_predictions")
-
-
-def _refuse_unreadable(run: RunDir) -> None:
-    """Raise UserError if the run was scored, but its answers cannot be read."""
-    result = run.result()
-    if result is not None and result.after is not None and not recorded_lines(run.predictions_file):
-        hint = "repeat the run: its scores by test item are in this file"
-        problem = "predictions.jsonl is missing or damaged"
-        raise UserError(problem, str(run.predictions_file), hint, "gate.no_predictions")
-
-
-def _refuse_other_start(run: RunDir, result: Result, start: bool) -> None:
-    """The scores before training are the base model's, or those of the run that this one started from."""
-    if result.from_run and not start:
-        problem = f"the base model was not scored: the run started from {result.from_run}"
-        raise UserError(problem, run.name, "use --against start", "gate.no_base")
-    if start and not result.from_run:
-        raise UserError("the run started from the base model", run.name, "use --against base", "gate.no_start")
-
-
-def _refuse_other_items(result: Result, other: Result, name: str) -> None:
-    mine, theirs = result.fingerprints.get("test"), other.fingerprints.get("test")
-    if mine != theirs:
-        hint = "compare runs of the same data, split and number of test rows"
-        raise UserError(f"{name} was scored on other test items", name, hint, "gate.other_items")

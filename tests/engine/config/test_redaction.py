@@ -82,7 +82,7 @@ def test_every_process_that_logs_redacts_its_output() -> None:
     """All programs of the engine; others print nothing of libraries, or run another program."""
     root = Path(engine.__file__).parent
     programs = [path for path in root.rglob("*.py") if '\nif __name__ == "__main__":' in path.read_text()]
-    silent = {"slurm_job.py", "gguf_convert.py", "stopping.py"}
+    silent = {"slurm_job.py", "gguf_tools.py", "stopping.py"}
     unredacted = [path for path in programs if "    redact_output()\n" not in path.read_text()]
     assert len(programs) > 8 and {path.name for path in unredacted} <= silent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.export.checker import CheckedKind
+from engine.export.artifact_check import CheckedKind
 
 Damage = Callable[[Path, Path], None]
 

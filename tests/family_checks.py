@@ -22,7 +22,7 @@ from engine.config.method_specs import method_names, method_spec
 from engine.config.preset import Preset, resolve
 from engine.data.tokens import IGNORE_INDEX, Row
 from engine.export.artifact_check import served_class
-from engine.export.artifact_files import write_merged
+from engine.export.exporter import write_merged
 from engine.methods import method
 from engine.methods.loading import auto_class
 from engine.methods.machine import Machine, this_machine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.export import artifact_check
-from engine.export.checker import ArtifactCheck, Checker, CheckJob
+from engine.export.artifact_check import ArtifactCheck, Checker, CheckJob
 
 
 class LocalChecker(Checker):

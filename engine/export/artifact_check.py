@@ -1,7 +1,8 @@
-"""Answer a run's test rows with an artifact, in a process that loads nothing else.
+"""Check artifacts in new processes, which load nothing else: answer a run's test rows with them.
 
-The artifact is loaded as its users load it: by transformers or PEFT from its folder, with its own tokenizer, chat
-template and end tokens. For comparison, the logits of the run's own model are measured in the same way.
+`Checker` asks, through `engine.worker.rpc_server`, and `check` answers. An artifact is loaded as its users load it: by
+transformers or PEFT from its folder, with its own tokenizer, chat template and end tokens. For comparison, the logits
+of the run's own model are measured in the same way.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import peft
 import torch
+from msgspec import Struct, field
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -36,10 +40,10 @@ from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
 from engine.evaluation.score import Scorer, item_losses
 from engine.export import llama_cpp
-from engine.export.checker import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
 from engine.export.export_source import ScoredRows, rendered_by, scored_rows
 from engine.export.merged import ADAPTER_WEIGHTS, plain_model, served_class
+from engine.export.request import Progress
 from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
@@ -47,7 +51,9 @@ from engine.methods.machine import Machine, this_machine, versions
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
+from engine.runs.rpc_client import ask
 from engine.runs.run.predictions import ScoredItem
+from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir, read_frozen
 from engine.training.batches import Packing, collate, targets_of
 from engine.training.loss import answer_logits, supports_logits_to_keep
@@ -56,6 +62,96 @@ from engine.training.row_independence import ONE_ROW
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
 LOGITS, EXPERTS = "logits", "experts"
+
+
+CheckedKind = Literal["run", "adapter", "merged", "gguf"]
+"""Kind of artifact; `run` is the run's own model, of which only logits are measured."""
+
+
+class CheckJob(Struct, kw_only=True):
+    """What to check."""
+
+    run: str
+    """Run directory."""
+    kind: CheckedKind
+    artifact: str = ""
+    quantize_base: bool = True
+    """False: apply a QLoRA adapter to the base in 16 bits instead of the 4 bits of its training."""
+    copied: list[str] = field(default_factory=list)
+    """Tensors of the base that the class of the trained model does not load, and that were copied."""
+    logits: str
+    """File with the logits of the run's model: written for `run`, else compared with."""
+
+
+class ArtifactCheck(Struct, kw_only=True):
+    """What was found."""
+
+    items: list[ScoredItem] = field(default_factory=list)
+    """The artifact's answers and losses, in the order of the run's predictions."""
+    ended: float | None = None
+    seconds: float = 0.0
+    """Generation time."""
+    tokens: int = 0
+    """Generated tokens."""
+    defects: list[Notice] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
+    largest_logit_difference: float | None = None
+    logits_compared: int = 0
+    experts_changed: float | None = None
+    logit_difference_with_same_experts: float | None = None
+    logits_with_same_experts: int = 0
+    tensor_types: dict[str, int] = field(default_factory=dict)
+    vllm_names: bool | None = None
+    """Whether vLLM's mapping of the family has the names of the weights; None for families that are not listed."""
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def warn(self, code: str, text: str) -> None:
+        self.warnings.append(Notice(code, text))
+
+    def count(self, answers: list[list[int]], max_new_tokens: int) -> None:
+        """Record the number of generated tokens and the share of answers that ended."""
+        if answers:
+            self.tokens = sum(map(len, answers))
+            self.ended = sum(len(answer) < max_new_tokens for answer in answers) / len(answers)
+
+
+@dataclass
+class Checker:
+    """Checks the artifacts of one run, after the logits of the run's own model."""
+
+    run: RunDir
+    work: Path
+    """Folder for the logits."""
+    progress: Progress
+    seconds: float = 0.0
+    """Duration of all checks so far."""
+
+    def check(
+        self,
+        kind: CheckedKind,
+        artifact: Path | None = None,
+        quantize_base: bool = True,
+        copied: Sequence[str] = (),
+    ) -> ArtifactCheck:
+        """Check one artifact; the options as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
+        job = CheckJob(
+            run=str(self.run.path),
+            kind=kind,
+            artifact=str(artifact or ""),
+            quantize_base=quantize_base,
+            copied=list(copied),
+            logits=str(self.work / "logits.safetensors"),
+        )
+        started = time.monotonic()
+        answer = self.answer(job)
+        self.seconds += time.monotonic() - started
+        return answer
+
+    def answer(self, job: CheckJob) -> ArtifactCheck:
+        """The result of a check, computed in a new process."""
+        result = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
+        return msgspec.convert(result, ArtifactCheck)
 
 
 def check(job: CheckJob, progress: Any) -> ArtifactCheck:
@@ -69,10 +165,26 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     checked = ArtifactCheck(device=machine.name, versions=versions())
     progress("loading the model" if job.kind == "run" else "loading the artifact")
-    if job.kind == "gguf":
-        _check_gguf(job, frozen, scored, tokenizer, checked, progress)
+    if job.kind == "gguf":  # with llama.cpp, on the CPU
+        folder, evaluation = Path(job.artifact), frozen.config.evaluation
+        checked.device, checked.tensor_types = (
+            f"llama.cpp on {os.cpu_count()} CPU cores",
+            llama_cpp.tensor_types(folder),
+        )
+        with llama_cpp.open_gguf(folder, scored, evaluation) as gguf:
+            checked.defects += llama_cpp.defects(gguf, tokenizer, scored)
+            compare_logits(lambda row: (llama_cpp.row_logits(gguf, row), None), scored, job, checked)
+            if scored.items:
+                answered = llama_cpp.answer(gguf, tokenizer, scored, evaluation, progress)
+                checked.items, answers, checked.seconds = answered
+                checked.count(answers, evaluation.max_new_tokens)
         return checked
-    model = _run_model(run, frozen, machine) if job.kind == "run" else _artifact(job, run, frozen, machine, checked)
+    if job.kind == "run":
+        model = _run_model(run, frozen, machine)
+    elif job.kind == "adapter":
+        model = _adapted_base(job, result, frozen, machine, checked)
+    else:
+        model = _merged_model(job, machine, checked)
     model.eval()
     pad = tokenizer.pad_token_id
     compare_logits(lambda row: logits_and_experts(model, row, pad, machine.device), scored, job, checked)
@@ -94,27 +206,22 @@ def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Mod
     return multiply_in_input_dtype(adapted)
 
 
-def _artifact(
-    job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck
-) -> torch.nn.Module:
-    """Load the artifact by its own files alone."""
+def _loading_options(machine: Machine) -> dict[str, Any]:
     options: dict[str, Any] = {"device_map": {"": 0}} if machine.device == "cuda" else {}
-    options |= {"use_safetensors": True, "trust_remote_code": False}
-    if job.kind == "adapter":
-        checked.defects += _base_defects(Path(job.artifact), run)
-        return _adapted_base(job, frozen, machine, checked, options)
-    folder = Path(job.artifact)
+    return options | {"use_safetensors": True, "trust_remote_code": False}
+
+
+def _merged_model(job: CheckJob, machine: Machine, checked: ArtifactCheck) -> torch.nn.Module:
+    """Load a merged model by its own files alone."""
+    folder, options = Path(job.artifact), _loading_options(machine) | {"dtype": "auto"}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    model = _load_as(served_class(config), folder, job, checked, options | {"dtype": "auto"})
-    if (text_class := _text_class(config)) not in (None, type(model)):
-        _load_as(text_class, folder, job, checked, options | {"dtype": "auto", "device_map": "meta"}, ("missing",))
-    checked.defects += _refused_by_vllm(config, CheckpointFiles(folder).files, checked)
+    model = _load_as(served_class(config), folder, job, checked, options)
+    # What `AutoModelForCausalLM` loads, without the towers of some multimodal models; None for others.
+    text_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    if text_class not in (None, type(model)):
+        _load_as(text_class, folder, job, checked, options | {"device_map": "meta"}, ("missing",))
+    _check_names_for_vllm(config, CheckpointFiles(folder).files, checked, checked.defects)
     return model
-
-
-def _text_class(config: Any) -> Any:
-    """The class that `AutoModelForCausalLM` loads, which drops the towers of some multimodal models; None without."""
-    return AutoModelForCausalLM._model_mapping.get(type(config), None)
 
 
 def _load_as(
@@ -140,18 +247,30 @@ def _load_as(
 
 
 def _adapted_base(
-    job: CheckJob, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck, options: dict[str, Any]
+    job: CheckJob, result: Result, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck
 ) -> torch.nn.Module:
-    """The base that an adapter names, with the adapter; a defect for weights of the adapter that find no place."""
+    """The base that an adapter names, loaded as the code in its card does, or in 16 bits; with the adapter. A defect if
+    that base is not the run's model, and for weights of the adapter that find no place.
+    """
     folder = Path(job.artifact)
     named = peft.PeftConfig.from_pretrained(str(folder))
     source, revision = str(named.base_model_name_or_path), named.revision
+    base_model = Model(id=source, revision=revision)
+    expected, actual = result.fingerprints.get("model", ""), fingerprint(base_model, config_of(base_model))
+    if expected and actual != expected:
+        text = f"the adapter's base {source} is not the model of the run ({actual[:23]}, not {expected[:23]})"
+        checked.defects.append(Notice("export.other_base", text))
+
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    kind = auto_class(config)
-    options |= _base_options(job, frozen, machine, config)
+    kind, spec = auto_class(config), method_spec(frozen.config.method)
+    options = _loading_options(machine) | {"dtype": method(frozen.config.method).weight_dtype(frozen.config, machine)}
+    if in_4_bits := spec.quantizes_base and job.quantize_base:
+        unquantized = unquantized_patterns(plain_model(config), machine.device == "cpu")
+        options["quantization_config"] = quantization(frozen.config, machine, unquantized)
     base = kind.from_pretrained(source, revision=revision, **options)
-    with own_targets() if "quantization_config" in options else contextlib.nullcontext():  # of 4-bit layers
+    with own_targets() if in_4_bits else contextlib.nullcontext():  # of 4-bit layers
         model = peft.PeftModel.from_pretrained(base, str(folder))
+
     stored = load_file(folder / ADAPTER_WEIGHTS)
     loaded = peft.set_peft_model_state_dict(model, stored)
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING[named.peft_type]  # "lora_"
@@ -160,7 +279,7 @@ def _adapted_base(
             text = f"{len(keys)} {code} weights of the adapter (first: {keys[0]})"
             checked.defects.append(Notice(f"export.{code}_weights", text))
     names = [name.removeprefix("base_model.model.") for name in stored]
-    checked.warnings += _refused_by_vllm(config, names, checked)
+    _check_names_for_vllm(config, names, checked, checked.warnings)
     return model
 
 
@@ -185,61 +304,16 @@ names of the modules of its classes. Read, not run.
 """
 
 
-def names_for_vllm(architectures: Sequence[str] | None, names: Iterable[str]) -> tuple[bool | None, list[str]]:
-    """Whether vLLM's mapping of the family has all names, None for a family that is not listed; and those it lacks."""
-    accepted = VLLM_PREFIXES.get((architectures or [""])[0])
+def _check_names_for_vllm(config: Any, names: Iterable[str], checked: ArtifactCheck, notices: list[Notice]) -> None:
+    """Add a notice if vLLM's mapping of the family lacks names; nothing for a family that is not listed."""
+    accepted = VLLM_PREFIXES.get((config.architectures or [""])[0])
     if accepted is None:
-        return None, []
+        return
     refused = sorted(name for name in names if not name.startswith(accepted))
-    return not refused, refused
-
-
-def _refused_by_vllm(config: Any, names: Iterable[str], checked: ArtifactCheck) -> list[Notice]:
-    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
-    text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {next(iter(refused), '')})"
-    return [Notice("export.vllm_names", text)] if refused else []
-
-
-def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine, model_config: Any) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load the base of an adapter as the code in its card does, or in 16 bits."""
-    config = frozen.config
-    options: dict[str, Any] = {"dtype": method(config.method).weight_dtype(config, machine)}
-    if method_spec(config.method).quantizes_base and job.quantize_base:
-        unquantized = unquantized_patterns(plain_model(model_config), machine.device == "cpu")
-        options["quantization_config"] = quantization(config, machine, unquantized)
-    return options
-
-
-def _base_defects(artifact: Path, run: RunDir) -> list[Notice]:
-    """A defect if the base model that the adapter names is not the run's."""
-    named = peft.PeftConfig.from_pretrained(str(artifact))
-    model = Model(id=str(named.base_model_name_or_path), revision=named.revision)
-    result = run.result()
-    expected = result.fingerprints.get("model", "") if result else ""
-    actual = fingerprint(model, config_of(model))
-    if not expected or actual == expected:
-        return []
-    text = f"the adapter's base {model.id} is not the model of the run ({actual[:23]}, not {expected[:23]})"
-    return [Notice("export.other_base", text)]
-
-
-def _check_gguf(
-    job: CheckJob,
-    frozen: FrozenRun,
-    scored: ScoredRows,
-    tokenizer: PreTrainedTokenizerBase,
-    checked: ArtifactCheck,
-    progress: Any,
-) -> None:
-    """The same with llama.cpp, on the CPU."""
-    folder, evaluation = Path(job.artifact), frozen.config.evaluation
-    checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", llama_cpp.tensor_types(folder)
-    with llama_cpp.open_gguf(folder, scored, evaluation) as model:
-        checked.defects += llama_cpp.defects(model, tokenizer, scored)
-        compare_logits(lambda row: (llama_cpp.row_logits(model, row), None), scored, job, checked)
-        if scored.items:
-            checked.items, answers, checked.seconds = llama_cpp.answer(model, tokenizer, scored, evaluation, progress)
-            checked.count(answers, evaluation.max_new_tokens)
+    checked.vllm_names = not refused
+    if refused:
+        text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
+        notices.append(Notice("export.vllm_names", text))
 
 
 @contextlib.contextmanager
@@ -338,11 +412,22 @@ def _answer(
     answers of the training rows, or generated.
     """
     evaluation, device = frozen.config.evaluation, machine.device
-    own = _own_tokenizer(job.artifact)
+    own = AutoTokenizer.from_pretrained(job.artifact, trust_remote_code=False)
+    if own.pad_token_id is None:
+        own.pad_token = own.eos_token
+    own.padding_side = "left"
     items, defects = rendered_by(own, frozen, scored.items)
     checked.defects += defects
-    ends = _ends(job.artifact)
-    checked.defects += _lost_end_tokens(tokenizer, scored, ends)
+    try:
+        set_ends = GenerationConfig.from_pretrained(job.artifact).eos_token_id
+    except OSError:
+        set_ends = None
+    ends = frozenset(set_ends if isinstance(set_ends, list) else [] if set_ends is None else [set_ends])
+    if lost := end_tokens(tokenizer, None, scored.rows.train) - ends:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
+        text = f"the generation settings lack the end token of the training rows: {names}"
+        checked.defects.append(Notice("export.lost_end_token", text))
+
     packing = Packing("padded", MAX_TOKENS[device])
     losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
     metric = metric_spec(evaluation.metric)
@@ -370,30 +455,3 @@ def _answer(
         ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references, evaluation.reasoning_tags))
         for loss, output, item in zip(losses, outputs, items, strict=True)
     ]
-
-
-def _lost_end_tokens(tokenizer: PreTrainedTokenizerBase, scored: ScoredRows, ends: frozenset[int]) -> list[Notice]:
-    """A defect if an end token of the training rows does not end the artifact's answers."""
-    lost = end_tokens(tokenizer, None, scored.rows.train) - ends
-    if not lost:
-        return []
-    names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
-    text = f"the generation settings lack the end token of the training rows: {names}"
-    return [Notice("export.lost_end_token", text)]
-
-
-def _own_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def _ends(folder: str) -> frozenset[int]:
-    """The end tokens in the artifact's generation settings."""
-    try:
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:
-        return frozenset()
-    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import msgspec
+import torch
+from transformers import AutoTokenizer, GenerationConfig
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import (
@@ -23,19 +27,29 @@ from engine.config.files import (
     used_folder,
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.export.artifact_files import (
-    UNQUANTIZED,
-    Progress,
-    write_adapter,
-    write_common_files,
-    write_gguf,
-    write_merged,
-)
+from engine.config.model_files import read_model_config
+from engine.evaluation.generate import end_tokens
+from engine.export.artifact_check import ArtifactCheck, Checker
 from engine.export.card import write_card
-from engine.export.checker import ArtifactCheck, Checker
+from engine.export.checkpoint import PROCESSOR_FILES, CheckpointFiles, CheckpointMap, base_checkpoint, checkpoint_folder
 from engine.export.comparison import difference_of, gain_of, mean_with_interval
-from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
-from engine.export.request import ExportRequest, refuse_folder
+from engine.export.export_source import ADAPTER_FILES, ExportSource, export_source, refuse_small_export_disk
+from engine.export.gguf_tools import convert
+from engine.export.llama_cpp import FILE, modelfile, quantize
+from engine.export.merged import (
+    DTYPES,
+    AdapterWeights,
+    DequantizedWeights,
+    FullWeights,
+    Merge,
+    TrainedWeights,
+    plain_model,
+    write_weights,
+)
+from engine.export.request import ExportRequest, Progress, refuse_folder
+from engine.methods import method
+from engine.methods.machine import this_machine
+from engine.methods.model_source import config_of, locate
 from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,
@@ -53,6 +67,9 @@ from engine.runs.run.exports import (
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.runs.run.run_dir import RunDir
 from engine.training.guards import first_line
+
+UNQUANTIZED: dict[WeightType, WeightType] = {"q8_0": "bf16", "q4_k_m": "bf16"}
+"""Type of the merged weights that a quantized GGUF file is made from."""
 
 
 def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
@@ -129,18 +146,13 @@ def _folder_in_progress(run: RunDir, final: Path, overwrite: bool) -> Iterator[P
     remove_unfinished(run)
     with recorded_temporary_folder(final) as temporary:
         yield temporary
-        if is_chosen:
-            _let_others_read(temporary)
+        if is_chosen:  # a model is served by another user; weights are written with mode 0600
+            for path in [temporary, *temporary.rglob("*")]:
+                path.chmod(0o755 if path.is_dir() else 0o644)
         refuse_folder(final, overwrite)
         if (final / FIDELITY).exists():
             remove_tree(final)
         temporary.rename(final)  # an error for a file, and for a folder that is not empty
-
-
-def _let_others_read(folder: Path) -> None:
-    """Give folders mode 0755 and files 0644: a model is served by another user. Weights are written with mode 0600."""
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _write_and_check(
@@ -156,41 +168,36 @@ def _write_and_check(
         if request.kind == "adapter":
             write_common_files(run, folder)
             write_adapter(run, folder)
-            candidates, checked = _check_both_bases(run, folder, checker)
+            if run.spec.quantizes_base:  # on the 4-bit base of its training, and on the 16-bit base that servers load
+                checked = checker.check("adapter", folder)
+                on_original = checker.check("adapter", folder, quantize_base=False)
+                both: dict[MergeBase, ArtifactCheck] = {"dequantized": checked, "original": on_original}
+                candidates = _candidates(run, both, "dequantized")
         elif request.kind == "merged":
-            candidates, checked, copied = _write_merged(run, dtype, folder, checker, progress)
+            candidates, checked, copied = _write_best_merge(run, dtype, folder, checker, progress)
         elif request.kind == "gguf":
             merged = folder / ".merged"
             merged.mkdir()
-            candidates, _, _ = _write_merged(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
+            candidates, _, _ = _write_best_merge(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
             write_gguf(run, dtype, merged, folder, progress)
             remove_tree(merged)
         else:
             assert_never(request.kind)
         checked = checked or checker.check(request.kind, folder, copied=copied)
-        write_item_scores(folder / ITEM_SCORES, checked.items)
+        scores = [  # losses and scores, without prompts and answers
+            ItemScore(item=number, nll=item.nll, tokens=item.tokens, weight=item.weight, scores=item.scores or {})
+            for number, item in enumerate(checked.items)
+        ]
+        (folder / ITEM_SCORES).write_bytes(b"".join(msgspec.json.encode(score) + b"\n" for score in scores))
         fidelity = fidelity_of(run, request, dtype, folder, checked, candidates)
-        fidelity.copied = by_prefix(copied)
+        # By the module that they belong to: `mtp`, `model.visual`, `model.layers.61`.
+        modules = [re.match(r"(model\.layers\.\d+|model\.[^.]+|[^.]+)", name) for name in copied]
+        fidelity.copied = dict(Counter(module[0] for module in modules if module))
         fidelity.write_seconds = time.monotonic() - started - checker.seconds
         return fidelity
 
 
-def by_prefix(names: Sequence[str]) -> dict[str, int]:
-    """The number of tensors by the module that they belong to: `mtp`, `model.visual`, `model.layers.61`."""
-    modules = [re.match(r"(model\.layers\.\d+|model\.[^.]+|[^.]+)", name) for name in names]
-    return dict(Counter(prefixes[0] for prefixes in modules if prefixes))
-
-
-def write_item_scores(path: Path, items: Sequence[ScoredItem]) -> None:
-    """Write one line per test item: losses and scores, without prompts and answers."""
-    lines = [
-        ItemScore(item=number, nll=item.nll, tokens=item.tokens, weight=item.weight, scores=item.scores or {})
-        for number, item in enumerate(items)
-    ]
-    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-
-
-def _write_merged(
+def _write_best_merge(
     run: ExportSource, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
 ) -> tuple[list[MergeCandidate], ArtifactCheck | None, list[str]]:
     """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
@@ -217,22 +224,6 @@ def _write_merged(
     return _candidates(run, checks, best), checks[best], copied
 
 
-def _check_both_bases(
-    run: ExportSource, folder: Path, checker: Checker
-) -> tuple[list[MergeCandidate], ArtifactCheck | None]:
-    """Check a QLoRA adapter on the 4-bit base of its training, and on the 16-bit base, as servers load it.
-
-    Returns both and the first check; for other adapters ([], None).
-    """
-    if not run.spec.quantizes_base:
-        return [], None
-    checks: dict[MergeBase, ArtifactCheck] = {
-        "dequantized": checker.check("adapter", folder),
-        "original": checker.check("adapter", folder, quantize_base=False),
-    }
-    return _candidates(run, checks, "dequantized"), checks["dequantized"]
-
-
 def _candidates(run: ExportSource, checks: dict[MergeBase, ArtifactCheck], kept: MergeBase) -> list[MergeCandidate]:
     """The scores of each base, and their difference from the run's."""
     metric, predictions = run.result.metric, run.directory.predictions_file
@@ -255,19 +246,6 @@ def _rank(items: Sequence[ScoredItem], metric: MetricSpec) -> tuple[float, float
     return -value if metric.lower_is_better else value, -((loss.mean if loss else None) or 0.0)
 
 
-def _identical(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None) -> float | None:
-    """The share of answers that are the same text; None if they cannot be compared."""
-    if not items or reference is None or len(reference) != len(items):
-        return None
-    return sum(item.output == other.output for item, other in zip(items, reference, strict=True)) / len(items)
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """Relative path -> sha256 of every file of the artifact."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-
-
 def fidelity_of(
     run: ExportSource,
     request: ExportRequest,
@@ -281,6 +259,11 @@ def fidelity_of(
     groups = recorded_groups(run.directory.predictions_file)
     difference = difference_of(checked.items, reference, metric, groups)
     base = recorded_items(run.directory.predictions_file, "base")
+    identical = None  # share of answers that are the same text
+    if metric_spec(metric).needs_answers and checked.items and reference and len(reference) == len(checked.items):
+        pairs = zip(checked.items, reference, strict=True)
+        identical = sum(item.output == other.output for item, other in pairs) / len(reference)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     outcome = fidelity_outcome(difference, metric_spec(metric), request.margin, checked.defects)
     return Fidelity(
         run=run.directory.name,
@@ -300,7 +283,7 @@ def fidelity_of(
         gain=gain_of(checked.items, base, metric, groups),
         loss=mean_with_interval(checked.items, "loss", groups),
         loss_difference=difference_of(checked.items, reference, "loss", groups),
-        identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,
+        identical=identical,
         ended=checked.ended,
         largest_logit_difference=checked.largest_logit_difference,
         logits_compared=checked.logits_compared,
@@ -314,6 +297,91 @@ def fidelity_of(
         candidates=candidates,
         system_prompt=len(run.system_prompt),
         versions=checked.versions,
-        files=_hashes(folder),
+        files={path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
         created=time.time(),
     )
+
+
+def write_common_files(run: ExportSource, folder: Path) -> None:
+    """Tokenizer with chat template, and generation settings with every token that ends an answer."""
+    AutoTokenizer.from_pretrained(str(run.directory.model), trust_remote_code=False).save_pretrained(folder)
+    located = locate(run.base)
+    try:
+        settings = GenerationConfig.from_pretrained(located.source, revision=located.revision)
+    except OSError:  # the base has none
+        settings = GenerationConfig()
+    ends = set(end_tokens(run.tokenizer, None, run.scored.rows.train))
+    own = settings.eos_token_id
+    ends |= set(own if isinstance(own, list) else [] if own is None else [own])
+    settings.eos_token_id = sorted(ends) if len(ends) > 1 else next(iter(ends))
+    if settings.pad_token_id is None:
+        settings.pad_token_id = run.tokenizer.pad_token_id
+    settings.save_pretrained(folder)
+
+
+def write_adapter(run: ExportSource, folder: Path) -> None:
+    """The adapter as PEFT stores it, naming its base by id and revision, or by the absolute path of a local folder."""
+    for name in ADAPTER_FILES:
+        shutil.copyfile(run.directory.model / name, folder / name)
+    path = folder / ADAPTER_FILES[1]
+    config = json.loads(path.read_text("utf-8"))
+    located = locate(run.base)
+    config["base_model_name_or_path"], config["revision"] = located.source, located.revision
+    path.write_text(json.dumps(config, indent=2), "utf-8")
+
+
+def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> list[str]:
+    """The merged weights, and the configuration and processor files of the base.
+
+    Returns the tensors that were copied because the class of the trained model does not load them.
+    """
+    plain = plain_model(config_of(run.base))
+    checkpoint = base_checkpoint(run.base, plain)
+    if run.spec.trains_weights:
+        trained: TrainedWeights = FullWeights(CheckpointMap(plain, CheckpointFiles(run.directory.model)))
+    elif base == "dequantized":
+        progress("dequantizing the base")
+        quantized = method(run.spec.name).load(run.frozen.config, this_machine())
+        trained = AdapterWeights(plain, run.directory.model, DequantizedWeights(quantized))
+    else:
+        trained = AdapterWeights(plain, run.directory.model)
+    write_weights(Merge(checkpoint, trained, DTYPES[dtype]), folder, progress)
+    write_model_config(checkpoint_folder(locate(run.base)), plain, DTYPES[dtype], folder)
+    return checkpoint.unused
+
+
+def write_model_config(base: Path, plain: Any, dtype: torch.dtype, folder: Path) -> None:
+    """The base's config.json with the type of the written weights, and its processor files.
+
+    It is not written by transformers, which would leave out keys that it does not know, but other libraries may.
+    """
+    config = read_model_config(base)
+    config.pop("quantization_config", None)  # the weights are written dequantized
+    config.setdefault("architectures", [type(plain).__name__])
+    config.setdefault("dtype", "")
+    for part in [config, *(value for value in config.values() if isinstance(value, dict))]:
+        for key in {"dtype", "torch_dtype"} & part.keys():  # `torch_dtype` before transformers 4.56
+            part[key] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    for name in PROCESSOR_FILES:
+        if (base / name).exists():
+            shutil.copyfile(base / name, folder / name)
+
+
+def write_gguf(run: ExportSource, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
+    """Convert a merged model to GGUF, and write Ollama's Modelfile next to it."""
+    target = folder / FILE
+    outtype = UNQUANTIZED.get(dtype, dtype)
+    progress("converting to GGUF")
+    if outtype == dtype:
+        convert(merged, target, outtype)
+    else:
+        whole = folder / f".{outtype}.gguf"
+        convert(merged, whole, outtype)
+        progress(f"quantizing to {dtype}")
+        quantize(whole, target, dtype)
+        whole.unlink()
+    tokenizer = AutoTokenizer.from_pretrained(str(merged), trust_remote_code=False)
+    ends = GenerationConfig.from_pretrained(str(merged)).eos_token_id
+    text = modelfile(tokenizer, ends if isinstance(ends, list) else [ends], run.system_prompt)
+    (folder / "Modelfile").write_text(text, "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from engine.runs.run.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, 
 from engine.runs.run.folder import real_path
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir, finished_result, read_frozen
+
+Progress = Callable[..., None]
+"""Called with a description and, for countable work, the number done and the total."""
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,7 @@ def export_tools(arguments: dict[str, Any], progress: Progress) -> Any:
 def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """Check one artifact of an export (`CheckJob` -> `Checked`)."""
     import_libraries()
-    from engine.export.artifact_check import check
-    from engine.export.checker import CheckJob
+    from engine.export.artifact_check import CheckJob, check
 
     return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
 

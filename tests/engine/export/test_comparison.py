@@ -20,8 +20,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.export.artifact_check import compare_logits, logits_and_experts
-from engine.export.checker import ArtifactCheck, CheckedKind, CheckJob
+from engine.export.artifact_check import ArtifactCheck, CheckedKind, CheckJob, compare_logits, logits_and_experts
 from engine.export.comparison import difference_of, gain_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.exports import Fidelity, fidelity_outcome

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
-from engine.export.checker import Checker
+from engine.export.artifact_check import Checker
 from engine.export.comparison import gain_of_run
 from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from engine.config.errors import UserError
 from engine.config.schema import Model
-from engine.export.artifact_files import write_model_config
 from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, base_checkpoint
+from engine.export.exporter import write_model_config
 from engine.export.merged import (
     DTYPES,
     AdapterWeights,

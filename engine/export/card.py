@@ -13,7 +13,7 @@ from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
-from engine.config.schema import NOT_ON_CARD_SECTIONS, Config
+from engine.config.schema import NOT_ON_CARD_SECTIONS
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
 from engine.export.merged import plain_model, served_class
@@ -27,7 +27,6 @@ from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, values_that_are_set
 from engine.runs.score_format import base_fact, fidelity_facts
 
-LICENSE_UNKNOWN = "other"
 LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 """Names that the Hub knows."""
 
@@ -35,53 +34,46 @@ LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers",
 def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None:
     """Write `README.md`."""
     run, frozen, result = finished.directory, finished.frozen, finished.result
+    config, model, score = frozen.config, frozen.config.model.id, fidelity.score
+    on_hub = model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
+    license_name = EMBEDDED_LICENSE if model == EMBEDDED else "other"
+    scores = []
+    if score is not None and score.mean is not None:
+        scores.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="private" if "/" in config.data.id else config.data.id,
+                dataset_name=Path(config.data.id).name,
+                dataset_split="test",
+                metric_type=fidelity.metric,
+                metric_value=round(score.mean, 4),
+                metric_args={"ci_95": [score.low, score.high], "items": score.rows},
+            )
+        )
     data = ModelCardData(
-        license=_license(frozen.config.model.id).lower(),
+        license=(CATALOG[model].license if model in CATALOG else license_name).lower(),
         library_name=LIBRARIES[fidelity.kind],
         pipeline_tag="text-generation",
-        tags=["ftbench", frozen.config.method],
+        tags=["ftbench", config.method],
         model_name=run.name,
-        base_model=_hub_name(frozen.config.model.id),
-        eval_results=_eval_results(frozen, fidelity),
+        base_model=CATALOG[model].hub if model in CATALOG else on_hub,
+        eval_results=scores or None,
     )
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {visible(run.name)}", *_sections(frozen, result, fidelity)]
-    ModelCard("\n\n".join(parts)).save(folder / "README.md")
 
-
-def _license(model: str) -> str:
-    if model in CATALOG:
-        return CATALOG[model].license
-    return EMBEDDED_LICENSE if model == EMBEDDED else LICENSE_UNKNOWN
-
-
-def _hub_name(model: str) -> str | None:
-    """The base on the Hub; None for local folders."""
-    if model in CATALOG:
-        return CATALOG[model].hub
-    return model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
-
-
-def _eval_results(frozen: FrozenRun, fidelity: Fidelity) -> list[EvalResult] | None:
-    if fidelity.score is None or fidelity.score.mean is None:
-        return None
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type="private" if "/" in frozen.config.data.id else frozen.config.data.id,
-            dataset_name=Path(frozen.config.data.id).name,
-            dataset_split="test",
-            metric_type=fidelity.metric,
-            metric_value=round(fidelity.score.mean, 4),
-            metric_args={"ci_95": [fidelity.score.low, fidelity.score.high], "items": fidelity.score.rows},
-        )
-    ]
-
-
-def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str]:
-    return [
+    # The settings that others can use: of paths the names alone, and the length of the training once.
+    unused = "train.epochs" if config.train.steps else "train.steps"
+    settings = {
+        key: _without_folders(value)
+        for key, value in values_that_are_set(config).items()
+        if key != unused and not key.startswith(NOT_ON_CARD_SECTIONS)
+    }
+    checks = [f"| {name} | {value} |" for name, value in fidelity_facts(fidelity)]
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {visible(run.name)}",
         _origin(frozen, result, fidelity),
         "## Check of this artifact",
-        _check(fidelity),
+        "\n".join(["| | this artifact, loaded from disk |", "|---|---|", *checks]),
         "## Data",
         _data(frozen, result),
         "## Cost of the training",
@@ -89,16 +81,9 @@ def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str
         "## Load and serve",
         _usage(fidelity, frozen),
         "## Configuration",
-        "```json\n" + json.dumps(public_settings(frozen.config), indent=2, default=str) + "\n```",
+        "```json\n" + json.dumps(settings, indent=2, default=str) + "\n```",
     ]
-
-
-def public_settings(config: Config) -> dict[str, Any]:
-    """The settings of the run that others can use: of paths the names alone, and the length of the training once."""
-    unused = "train.epochs" if config.train.steps else "train.steps"
-    kept = values_that_are_set(config).items()
-    settings = {key: value for key, value in kept if key != unused and not key.startswith(NOT_ON_CARD_SECTIONS)}
-    return {key: _without_folders(value) for key, value in settings.items()}
+    ModelCard("\n\n".join(parts)).save(folder / "README.md")
 
 
 def _without_folders(value: Any) -> Any:
@@ -128,12 +113,6 @@ def _origin(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
         f"{kind[fidelity.kind]} {base}, trained by ftbench ({method}). Fingerprint of the base: "
         f"`{result.fingerprints.get('model', 'unknown')[:23]}`.{license_note}"
     )
-
-
-def _check(fidelity: Fidelity) -> str:
-    """The figures of the check as a table."""
-    rows = [f"| {name} | {value} |" for name, value in fidelity_facts(fidelity)]
-    return "\n".join(["| | this artifact, loaded from disk |", "|---|---|", *rows])
 
 
 def _data(frozen: FrozenRun, result: Result) -> str:
@@ -189,17 +168,10 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
             "transformers serve FOLDER    # run in ftbench's tests, with another model\n"
             "vllm serve FOLDER            # not run by ftbench"
         )
-    code += _generation_code(fidelity, frozen)
-    note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in _base_notes(fidelity))
-    commands = f"```bash\n{serve}\n```" if serve else ""
-    return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, commands]))
-
-
-def _generation_code(fidelity: Fidelity, frozen: FrozenRun) -> str:
-    """Code that answers a prompt greedily, as the check does."""
+    # A prompt is answered greedily, as the check does.
     length = frozen.config.evaluation.max_new_tokens
     system = '{"role": "system", "content": SYSTEM_PROMPT}, ' if fidelity.system_prompt else ""
-    return (
+    code += (
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n\n"
         f'messages = [{system}{{"role": "user", "content": PROMPT}}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
@@ -208,12 +180,12 @@ def _generation_code(fidelity: Fidelity, frozen: FrozenRun) -> str:
         f"answer = model.generate(**inputs, max_new_tokens={length}, do_sample=False)\n"
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
     )
-
-
-def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
-    """For a QLoRA adapter, what it scores on the base that servers load."""
-    others = fidelity.candidates if fidelity.kind == "adapter" else []
-    return [base_fact(fidelity, candidate) for candidate in others if not candidate.kept]
+    # For a QLoRA adapter, what it scores on the base that servers load.
+    others = [other for other in fidelity.candidates if fidelity.kind == "adapter" and not other.kept]
+    facts = [base_fact(fidelity, other) for other in others]
+    note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in facts)
+    commands = f"```bash\n{serve}\n```" if serve else ""
+    return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, commands]))
 
 
 def _adapter_code(frozen: FrozenRun, model_config: Any) -> str:

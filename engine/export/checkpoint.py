@@ -7,12 +7,14 @@ reversed where its parameters were trained, and every other tensor is copied. On
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -40,25 +42,19 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_p
 """What a multimodal model needs next to its tokenizer (`transformers.AutoProcessor`)."""
 
 
-class StoredTensors(Protocol):
-    """The tensors of a checkpoint by their names in it."""
-
-    @property
-    def empty(self) -> Mapping[str, torch.Tensor]:
-        """Every tensor on the meta device: shapes and data types."""
-        ...
-
-    def read(self, names: Sequence[str]) -> list[torch.Tensor]: ...
-
-
 class CheckpointFiles:
     """The tensors in the safetensors files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.empty: dict[str, torch.Tensor] = {}
+        """Every tensor on the meta device: shapes and data types."""
         self.files: dict[str, str] = {}
-        for name in _weight_files(folder):
+        if (folder / INDEX).exists():
+            names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+        else:
+            names = sorted(path.name for path in folder.glob("*.safetensors"))
+        for name in names:
             tensors = load_state_dict(folder / name, map_location="meta")
             self.empty |= tensors
             self.files |= dict.fromkeys(tensors, name)
@@ -101,7 +97,7 @@ class TensorGroup:
 class CheckpointMap:
     """Which tensors of a checkpoint make which parameters of a model, by the rules with which transformers loads it."""
 
-    def __init__(self, plain: Any, tensors: StoredTensors) -> None:
+    def __init__(self, plain: Any, tensors: CheckpointFiles | LoadedTensors) -> None:
         """plain: the model on the meta device."""
         self.plain, self.tensors = plain, tensors
         self.groups = self._groups()
@@ -183,30 +179,18 @@ class CheckpointMap:
             elif pattern is None:
                 groups.append(TensorGroup(tensors, (name,)))
             else:
-                group = TensorGroup(
-                    tensors,
-                    (name,),
-                    by_pattern[pattern],
-                    tuple(str(pattern) for _, pattern in members),
-                    tuple(self._with_prefix(apply_renamings(stored_name, renamings), name) for stored_name in tensors),
-                )
-                groups.append(self._with_all_parameters(group))
+                # The renamed tensors have the prefix of the base model if their parameter has it.
+                start = f"{prefix}." if name.startswith(f"{prefix}.") else ""
+                renamed = [apply_renamings(stored, renamings).removeprefix(f"{prefix}.") for stored in tensors]
+                patterns = tuple(str(pattern) for _, pattern in members)
+                converted_names = tuple(start + without for without in renamed)
+                group = TensorGroup(tensors, (name,), by_pattern[pattern], patterns, converted_names)
+                with contextlib.suppress(ValueError, RuntimeError, AttributeError, NotImplementedError):
+                    # Every parameter that the converter makes, found on empty tensors.
+                    made = _convert(self.plain, group, [self.tensors.empty[stored] for stored in tensors])
+                    group = dataclasses.replace(group, parameters=tuple(made))
+                groups.append(group)
         return groups
-
-    def _with_prefix(self, renamed: str, parameter: str) -> str:
-        """A renamed tensor with the prefix of the base model if its parameter has it, and without if not."""
-        prefix = f"{self.plain.base_model_prefix}."
-        without = renamed.removeprefix(prefix)
-        return prefix + without if parameter.startswith(prefix) else without
-
-    def _with_all_parameters(self, group: TensorGroup) -> TensorGroup:
-        """The group with every parameter that its converter makes, found on empty tensors."""
-        empty = [self.tensors.empty[name] for name in group.stored]
-        try:
-            converted = _convert(self.plain, group, empty)
-        except (ValueError, RuntimeError, AttributeError, NotImplementedError):
-            return group
-        return TensorGroup(group.stored, tuple(converted), group.converter, group.patterns, group.converted_names)
 
 
 def irreversible(group: TensorGroup) -> UserError:
@@ -268,10 +252,3 @@ def tied_names(plain: torch.nn.Module) -> dict[str, tuple[str, ...]]:
         if len(names) > 1
         for name in names
     }
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """The names of the safetensors files of a folder: those of its index if it has one."""
-    if (folder / INDEX).exists():
-        return sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-    return sorted(path.name for path in folder.glob("*.safetensors"))

@@ -42,7 +42,6 @@ from engine.export.merged import (
     DequantizedWeights,
     FullWeights,
     Merge,
-    TrainedWeights,
     plain_model,
     write_weights,
 )
@@ -338,7 +337,7 @@ def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: Merge
     plain = plain_model(config_of(run.base))
     checkpoint = base_checkpoint(run.base, plain)
     if run.spec.trains_weights:
-        trained: TrainedWeights = FullWeights(CheckpointMap(plain, CheckpointFiles(run.directory.model)))
+        trained: FullWeights | AdapterWeights = FullWeights(CheckpointMap(plain, CheckpointFiles(run.directory.model)))
     elif base == "dequantized":
         progress("dequantizing the base")
         quantized = method(run.spec.name).load(run.frozen.config, this_machine())

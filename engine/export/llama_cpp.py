@@ -29,7 +29,7 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Evaluation
 from engine.data.chat_template import ChatTemplate, render_in_child
-from engine.data.items import EvaluationItem, all_rows
+from engine.data.items import all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import Choices, RowLoss, best_score
@@ -181,8 +181,13 @@ def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
 
 def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Notice]:
     """What llama.cpp does differently from training: prompt tokens, chat template, end tokens."""
-    problems = []
-    different = [item.row.where for item in scored.items if not _same_tokens(model, tokenizer, item.row.prompt)]
+    problems, different = [], []
+    for item in scored.items:
+        prompt = list(item.row.prompt)
+        text = tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        again = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if again == prompt and model.tokenize(text) != prompt:  # else the tokenizer itself reads its text otherwise
+            different.append(item.row.where)
     if different:
         text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"
         problems.append(Notice("export.other_prompts", f"{text} (first: {different[0]})"))
@@ -195,13 +200,6 @@ def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredR
     return problems
 
 
-def _same_tokens(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
-    """Whether the prompt's text becomes its tokens. True also if the tokenizer itself reads that text otherwise."""
-    text = tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    again = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return bool(list(again) != list(prompt) or model.tokenize(text) == list(prompt))
-
-
 def answer(
     model: LlamaCpp,
     tokenizer: PreTrainedTokenizerBase,
@@ -210,7 +208,10 @@ def answer(
     progress: Any,
 ) -> tuple[list[ScoredItem], list[list[int]], float]:
     """(items, generated tokens of each answer, seconds of generation)."""
-    losses = [_item_loss(model, item) for item in scored.items]
+    losses = []
+    for item in scored.items:
+        of_rows = [_row_loss(model, row) for row in item.rows]
+        losses.append(RowLoss(*(sum(part) / len(of_rows) for part in zip(*of_rows, strict=True))))
     metric = metric_spec(evaluation.metric)
     if not metric.needs_answers:
         return [ScoredItem.of(loss) for loss in losses], [], 0.0
@@ -243,11 +244,6 @@ def _likeliest(model: LlamaCpp, choices: Choices, row: Row) -> str:
 
     best = max(range(len(choices.tokens)), key=lambda number: score(choices.tokens[number]))
     return choices.texts[best]
-
-
-def _item_loss(model: LlamaCpp, item: EvaluationItem) -> RowLoss:
-    losses = [_row_loss(model, row) for row in item.rows]
-    return RowLoss(*(sum(part) / len(losses) for part in zip(*losses, strict=True)))
 
 
 def _row_loss(model: LlamaCpp, row: Row) -> RowLoss:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import peft
 import torch
@@ -63,33 +63,23 @@ def plain_model(config: Any) -> Any:
     return model
 
 
-class TrainedWeights(Protocol):
-    """What a run changed: parameters by the names in the model that it trained."""
-
-    def changes(self, parameter: str) -> bool:
-        """Whether this parameter differs from the base's."""
-        ...
-
-    def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
-        """The values of all parameters of a group of the base, of which at least one was changed."""
-        ...
-
-
 class FullWeights:
-    """The weights that a full run saved."""
+    """The weights that a full run saved, by the names in the model that it trained."""
 
     def __init__(self, trained: CheckpointMap) -> None:
         self.trained = trained
 
     def changes(self, parameter: str) -> bool:
+        """Whether this parameter differs from the base's."""
         return self.trained.group_of(parameter) is not None
 
     def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+        """The values of all parameters of a group of the base, of which at least one was changed."""
         return {name: (self.trained if self.changes(name) else base).parameter(name) for name in group.parameters}
 
 
 class AdapterWeights:
-    """The weights of an adapter, merged into those of its base.
+    """The weights of an adapter, merged into those of its base; the methods as of `FullWeights`.
 
     dequantized: the 4-bit weights that the adapter was trained on, by parameter; they replace those of the checkpoint.
     """
@@ -226,7 +216,7 @@ def _merged(layer: Any, attribute: str, weight: torch.Tensor) -> torch.Tensor:
 class Merge:
     """The tensors of the base's checkpoint, with those that a run changed replaced."""
 
-    def __init__(self, base: CheckpointMap, trained: TrainedWeights, dtype: torch.dtype) -> None:
+    def __init__(self, base: CheckpointMap, trained: FullWeights | AdapterWeights, dtype: torch.dtype) -> None:
         """dtype: of the written weights. Raises UserError if a changed weight cannot be stored as in the checkpoint,
         or is not in it.
         """

@@ -24,7 +24,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256
 from engine.config.model_files import is_offline
 from engine.config.text import amount
-from engine.runs.run.exports import FIDELITY, Fidelity, read_fidelity
+from engine.runs.run.exports import FIDELITY, read_fidelity
 
 CARD = "README.md"
 WEIGHTS = (".safetensors", ".bin", ".index.json")
@@ -44,6 +44,7 @@ class PushResult:
     private: bool
     files: int
     notes: list[str] = field(default_factory=list)
+    """What others should know before they load the artifact."""
 
 
 def check_repository(repository: str, public: bool) -> str:
@@ -69,8 +70,13 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
     Raises UserError as `check_repository` does, if a file has changed since the check, and if the repository has other
     weights, which libraries could load instead; RunFailed if the upload fails. Without the commit nothing is visible.
     """
-    fidelity = read_fidelity(folder)
-    _refuse_changed(folder, fidelity)
+    fidelity, again = read_fidelity(folder), "export it again with --overwrite"
+    if not fidelity.files:
+        raise UserError("the check recorded no file hashes", str(folder / FIDELITY), again, "push.changed")
+    for file, expected in fidelity.files.items():  # what was checked is what is pushed
+        path = folder / file
+        if not path.is_file() or file_sha256(path) != expected:
+            raise UserError("changed since it was checked", str(path), again, "push.changed")
     name = check_repository(repository, public)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     names = {path.relative_to(folder).as_posix() for path in paths}
@@ -89,19 +95,12 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
         message = f"Upload {fidelity.run} ({fidelity.kind}, {fidelity.type})"
         commit = api.create_commit(name, operations, commit_message=message)
     private = not public if existing is None else bool(existing.private)
-    return PushResult(str(commit.commit_url), name, private, len(paths), _notes(folder))
-
-
-def _refuse_changed(folder: Path, fidelity: Fidelity) -> None:
-    """What was checked is what is pushed."""
-    if not fidelity.files:
-        hint = "export it again with --overwrite"
-        raise UserError("the check recorded no file hashes", str(folder / FIDELITY), hint, "push.changed")
-    for name, expected in fidelity.files.items():
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != expected:
-            problem, hint = "changed since it was checked", "export it again with --overwrite"
-            raise UserError(problem, str(path), hint, "push.changed")
+    notes, adapter = [], folder / "adapter_config.json"
+    if adapter.exists():
+        base = json.loads(adapter.read_text("utf-8"))["base_model_name_or_path"]
+        if Path(base).is_absolute():
+            notes.append(f"the adapter's base is the local folder {base}: others cannot load it")
+    return PushResult(str(commit.commit_url), name, private, len(paths), notes)
 
 
 def _found(api: HfApi, name: str) -> Any:
@@ -110,15 +109,6 @@ def _found(api: HfApi, name: str) -> Any:
         return api.model_info(name)
     except RepositoryNotFoundError:
         return None
-
-
-def _notes(folder: Path) -> list[str]:
-    """What others should know before they load the artifact."""
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        return []
-    base = json.loads(path.read_text("utf-8"))["base_model_name_or_path"]
-    return [f"the adapter's base is the local folder {base}: others cannot load it"] if Path(base).is_absolute() else []
 
 
 @contextlib.contextmanager

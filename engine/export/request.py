@@ -11,7 +11,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular
-from engine.config.method_specs import MethodSpec, method_spec
+from engine.config.method_specs import method_spec
 from engine.export.gguf_tools import require_tools
 from engine.runs.run.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
 from engine.runs.run.folder import real_path
@@ -59,39 +59,30 @@ def exportable(request: ExportRequest) -> tuple[FrozenRun, Result]:
     """
     run, result = request.run, finished_result(request.run, "export.not_finished")
     frozen = read_frozen(run).with_metric(result.metric)
-    _refuse_kind(request, method_spec(frozen.config.method))
+    spec = method_spec(frozen.config.method)
+    if request.kind == "adapter" and spec.trains_weights:
+        problem = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
+        raise UserError(problem, run.name, "use --to merged", "export.no_adapter")
+    if request.type is not None and request.type not in (types := TYPES[request.kind]):
+        hint = f"use {', '.join(types)}" if types else "omit --type"
+        raise UserError(f"invalid type {request.type} for --to {request.kind}", run.name, hint, "export.type")
+    if request.kind == "gguf":
+        require_tools()
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")
     return frozen, result
-
-
-def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
-    if request.kind == "adapter" and spec.trains_weights:
-        problem = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
-        raise UserError(problem, request.run.name, "use --to merged", "export.no_adapter")
-    if request.type is not None and request.type not in (types := TYPES[request.kind]):
-        hint = f"use {', '.join(types)}" if types else "omit --type"
-        raise UserError(f"invalid type {request.type} for --to {request.kind}", request.run.name, hint, "export.type")
-    if request.kind == "gguf":
-        require_tools()
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether a folder has the check of an export, not another file of this name."""
-    try:
-        msgspec.json.decode(read_regular(folder / FIDELITY), type=Fidelity)
-    except (OSError, msgspec.DecodeError):
-        return False
-    return True
 
 
 def refuse_folder(final: Path, overwrite: bool) -> None:
     """Raise UserError for a folder that exists, unless it is empty, or an earlier export to overwrite."""
     if final.is_dir() and not any(final.iterdir()):
         return
-    if _is_export(final):
-        if not overwrite:
-            raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")
-    elif os.path.lexists(final):
-        hint = "use --out with a new folder"
-        raise UserError("not an exported artifact: it is not replaced", str(final), hint, "export.not_an_export")
+    try:
+        msgspec.json.decode(read_regular(final / FIDELITY), type=Fidelity)  # another file could have this name
+    except (OSError, msgspec.DecodeError):
+        if os.path.lexists(final):
+            hint, code = "use --out with a new folder", "export.not_an_export"
+            raise UserError("not an exported artifact: it is not replaced", str(final), hint, code) from None
+        return
+    if not overwrite:
+        raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")

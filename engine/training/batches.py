@@ -204,16 +204,11 @@ def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int
     if packing.segments:
         # transformers builds no mask if it gets one of four dimensions; attention over segments ignores it.
         inputs |= {"segments": Segments(segments), "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool)}
-    if packing.lengths:
-        inputs |= _flash_arguments(segments)
+    if packing.lengths:  # `FlashAttentionKwargs`, with lengths as numbers of the host
+        ends = torch.tensor([0, *(segment.end for segment in segments)], dtype=torch.int32)
+        longest = max(segment.end - segment.start for segment in segments)
+        inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     return MicroBatch(inputs, *_predictions(rows, arrangement.columns))
-
-
-def _flash_arguments(rows: Sequence[Segment]) -> dict[str, Any]:
-    """`FlashAttentionKwargs` of rows that are packed one after another, with lengths as numbers of the host."""
-    ends = torch.tensor([0, *(row.end for row in rows)], dtype=torch.int32)
-    longest = max(row.end - row.start for row in rows)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def _predictions(
@@ -349,17 +344,13 @@ def sharing_of(rows: Sequence[Row], sampler: BatchSampler, micro_batch: int, pac
             tokens += sum(map(len, ids))
             computed += computed_tokens(ids)
     compared = range(len(rows)) if len(rows) <= MAX_COMPARED else sorted(sampled)
-    return Sharing(_common_prefix(rows, compared), len(compared), tokens / max(1, computed))
-
-
-def _common_prefix(rows: Sequence[Row], compared: Sequence[int]) -> int:
-    """Tokens of the prefix common to these rows; 0 if it is shorter than MIN_SHARED_TOKENS."""
     prefix = rows[compared[0]].input_ids
     for index in compared:
         prefix = prefix[: common_prefix_length(prefix, rows[index].input_ids)]
         if len(prefix) < MIN_SHARED_TOKENS:
-            return 0
-    return len(prefix)
+            prefix = []
+            break
+    return Sharing(len(prefix), len(compared), tokens / max(1, computed))
 
 
 def choose_packing(
@@ -466,7 +457,11 @@ def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, answ
     columns: set[int] = set()
     answers = 0
     for row in rows:
-        row_positions = _logit_positions(row, answers_only)
+        # Where the LM head runs, counted from the row's end because padding is on the left.
+        targets = targets_of(row)
+        row_positions = {
+            len(targets) - place for place, target in enumerate(targets) if target != IGNORE_INDEX or not answers_only
+        }
         positions = answers + len(row_positions) if packed else (len(part) + 1) * len(columns | row_positions)
         if part and positions > max_positions:
             yield part
@@ -476,9 +471,3 @@ def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, answ
         answers += len(row_positions)
     if part:
         yield part
-
-
-def _logit_positions(row: Row, answers_only: bool) -> set[int]:
-    """Positions where the LM head runs, counted from the row's end because padding is on the left."""
-    targets = targets_of(row)
-    return {len(targets) - place for place, target in enumerate(targets) if target != IGNORE_INDEX or not answers_only}

@@ -101,11 +101,21 @@ def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
     check_no_link_above(checkpoints / PREFIX)
     checkpoints.mkdir(mode=0o700, exist_ok=True)
     final = checkpoints / f"{PREFIX}{step}"
-    text = f"the checkpoint at step {step} in {checkpoints}"
-    with folder_atomically(checkpoints / f"{WRITING}{step}", final, text) as temporary:
+    named = f"the checkpoint at step {step} in {checkpoints}"
+    with folder_atomically(checkpoints / f"{WRITING}{step}", final, named) as temporary:
         saving = PendingCheckpoint(temporary)
         yield saving
-        size = _seal(temporary, step, saving.hashed)
+        files = dict(saving.hashed)
+        for name, status in sorted(_entries(temporary).items()):
+            if name not in files:
+                with (temporary / name).open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())
+                files[name] = FileFacts(status.st_size, digest)
+        text = msgspec.json.encode(Manifest(step, files))
+        write_atomically(temporary / MANIFEST, msgspec.json.format(text, indent=1))
+        sync_folder(temporary)
+        size = _size(temporary)
     saving.done = SavedCheckpoint(step, final, size, time.monotonic() - started)
 
 
@@ -283,22 +293,6 @@ class SaveTimer:
         return True
 
 
-def _seal(folder: Path, step: int, hashed: Mapping[str, FileFacts]) -> int:
-    """Flush every file that is not yet, then write the manifest. Returns the total size in bytes."""
-    files = dict(hashed)
-    for name, status in sorted(_entries(folder).items()):
-        if name in hashed:
-            continue
-        with (folder / name).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        files[name] = FileFacts(status.st_size, digest)
-    text = msgspec.json.encode(Manifest(step, files))
-    write_atomically(folder / MANIFEST, msgspec.json.format(text, indent=1))
-    sync_folder(folder)
-    return _size(folder)
-
-
 def _named(checkpoints: Path) -> list[tuple[int, Path]]:
     """All entries named like a checkpoint, with their step."""
     matches = ((NAME.fullmatch(path.name), path) for path in checkpoints.glob(f"{PREFIX}*"))
@@ -452,7 +446,17 @@ def unloadable(folder: Path) -> str | None:
     """The first file that cannot be read and why, None if all can. Pickles are opened without executing code."""
     for path in sorted(folder.iterdir()):
         try:
-            _open(path, int(folder.name.rpartition("-")[2]))
+            if path.name == TRAINER_STATE_NAME:
+                state, step = json.loads(read_regular(path)), int(folder.name.rpartition("-")[2])
+                if not isinstance(state, dict) or state.get("global_step") != step:
+                    raise ValueError(f"global_step is not {step}")
+                validation_losses(state["log_history"])
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt") as file:
+                    file.keys()
+            elif path.suffix in (".pt", ".pth"):
+                with safe_globals():
+                    torch.load(path, map_location="meta", mmap=True, weights_only=True)
         except (
             OSError,
             ValueError,
@@ -466,17 +470,3 @@ def unloadable(folder: Path) -> str | None:
         ) as error:
             return f"cannot read {path.name}: {' '.join(str(error).split())[:200] or type(error).__name__}"
     return None
-
-
-def _open(path: Path, step: int) -> None:
-    if path.name == "trainer_state.json":
-        state = json.loads(read_regular(path))
-        if not isinstance(state, dict) or state.get("global_step") != step:
-            raise ValueError(f"global_step is not {step}")
-        validation_losses(state["log_history"])
-    elif path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            file.keys()
-    elif path.suffix in (".pt", ".pth"):
-        with safe_globals():
-            torch.load(path, map_location="meta", mmap=True, weights_only=True)

@@ -182,8 +182,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             scales = nll.new_full((count,), 1 / divisor) if weights is None else weights[rows] / divisor
             total += (nll * scales).sum()
             if any(needed[:3]):
-                _logit_gradients(values, wanted, scales, slope)
-                _add_gradients(rows, values, part, cast, gradient, of_weight, of_bias)
+                # Probabilities become the gradients of the logits, in place: (p - onehot(target)) * scale * slope.
+                values[:count].scatter_add_(1, wanted[:, None], values.new_full((count, 1), -1.0))
+                values[:count] *= scales[:, None]
+                values[count:] = 0
+                if slope is not None:
+                    values *= slope
+                of_logits = values.to(dtype)
+                if gradient is not None:
+                    gradient[rows] = of_logits @ cast
+                if of_weight is not None and dtype == torch.float32:
+                    of_weight.addmm_(of_logits.T, part)
+                elif of_weight is not None and accumulates_in_float32(of_weight.device.type, dtype):
+                    torch.addmm(of_weight, of_logits.T, part, torch.float32, out=of_weight)
+                elif of_weight is not None:
+                    of_weight += of_logits.T @ part
+                if of_bias is not None:
+                    of_bias += values.sum(0)
+                del of_logits
             del values  # before the next chunk
         ctx.gradients = [
             gradient,
@@ -199,41 +215,6 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ]
         ctx.gradients = None
         return (*scaled, None, None, None, None, None)
-
-
-def _logit_gradients(
-    values: torch.Tensor, wanted: torch.Tensor, scales: torch.Tensor, slope: torch.Tensor | None
-) -> None:
-    """Turn probabilities (K, V) into the gradients of the logits, in place: (p - onehot(target)) * scale * slope."""
-    count = len(wanted)
-    values[:count].scatter_add_(1, wanted[:, None], values.new_full((count, 1), -1.0))
-    values[:count] *= scales[:, None]
-    values[count:] = 0
-    if slope is not None:
-        values *= slope
-
-
-def _add_gradients(
-    rows: slice,
-    values: torch.Tensor,
-    part: torch.Tensor,
-    cast: torch.Tensor,
-    of_hidden: torch.Tensor | None,
-    of_weight: torch.Tensor | None,
-    of_bias: torch.Tensor | None,
-) -> None:
-    """Add what a chunk contributes; `values` are the gradients of its logits in float32."""
-    of_logits = values.to(cast.dtype)
-    if of_hidden is not None:
-        of_hidden[rows] = of_logits @ cast
-    if of_weight is not None and cast.dtype == torch.float32:
-        of_weight.addmm_(of_logits.T, part)
-    elif of_weight is not None and accumulates_in_float32(of_weight.device.type, cast.dtype):
-        torch.addmm(of_weight, of_logits.T, part, torch.float32, out=of_weight)
-    elif of_weight is not None:
-        of_weight += of_logits.T @ part
-    if of_bias is not None:
-        of_bias += values.sum(0)
 
 
 @functools.cache

@@ -52,24 +52,19 @@ class LoadRecorder:
         if start is None:
             return None
         now = read_counters()
-        own = now.own - start.own
+        own, busy = now.own - start.own, _difference(start.busy, now.busy)
         return TrainingLoad(
             seconds=round(now.wall - start.wall, 3),
             cpus=now.cpus,
             cpu_seconds=round(own, 3),
-            other_cpu_seconds=_others(start, now, own),
+            # At least 0: the counters tick in hundredths of a second, each at another moment.
+            other_cpu_seconds=None if busy is None else round(max(0.0, busy - own), 3),
             pressure_seconds=_difference(start.pressure, now.pressure),
             gpu_processes=list(self._processes.values()),
             clock=round(sum(self._clocks) / len(self._clocks), 1) if self._clocks else None,
             max_clock=self.gpu.max_clock() if self.gpu else None,
             throttled=list(self._throttled),
         )
-
-
-def _others(start: CpuCounters, now: CpuCounters, own: float) -> float | None:
-    """CPU time of others, at least 0: the counters tick in hundredths of a second, each at another moment."""
-    busy = _difference(start.busy, now.busy)
-    return None if busy is None else round(max(0.0, busy - own), 3)
 
 
 def _difference(before: float | None, after: float | None) -> float | None:

@@ -87,7 +87,12 @@ def rows_are_independent(
 
     Raises errors of kernels that cannot compute the micro-batch.
     """
-    compared = _compared(rows)
+    # Every token is in the loss; the rows are shortened without losing the prefix that they share.
+    ids = [row.input_ids for row in rows if len(row.input_ids) > 1]
+    common = min((common_prefix_length(ids[0], other) for other in ids[1:]), default=0)
+    start = max(0, common - KEPT_PREFIX)
+    cut = [tokens[start : start + CHECKED_TOKENS] for tokens in ids]
+    compared = [Row(tokens, tokens, [], "", "", False) for tokens in cut if len(tokens) > 1]
     if not compared:
         return RowIndependence()
     training, devices = model.training, [torch.cuda.current_device()] if device == "cuda" else []
@@ -97,15 +102,6 @@ def rows_are_independent(
             return _Check(model, compared, packing, pad, device).run()
     finally:
         model.train(training)
-
-
-def _compared(rows: Sequence[Row]) -> list[Row]:
-    """The rows with every token in the loss, shortened without losing the prefix that they share."""
-    ids = [row.input_ids for row in rows if len(row.input_ids) > 1]
-    common = min((common_prefix_length(ids[0], other) for other in ids[1:]), default=0)
-    start = max(0, common - KEPT_PREFIX)
-    cut = [tokens[start : start + CHECKED_TOKENS] for tokens in ids]
-    return [Row(tokens, tokens, [], "", "", False) for tokens in cut if len(tokens) > 1]
 
 
 class _Check:
@@ -129,26 +125,61 @@ class _Check:
         self.model.eval()
         with torch.no_grad():
             before = self._vectors(self.batch)
-            moved = max((self._moved(before, changed) for changed in self._changes()), default=0.0)
-            alone = _largest_change(before, self._alone())
-            with _rounded_embeddings(self.model):
+            # Replace by other tokens of the micro-batch: the padding, and what the first and the middle row have for
+            # themselves.
+            ids = self.batch.model_inputs["input_ids"]
+            known, index = ids.unique(return_inverse=True)
+            other_ids = known[(index + 1) % len(known)]
+            own = self.places & (self.places.sum(0) == 1)
+            moves = []
+            for changed in (~self.places.any(0), own[0], own[len(self.rows) // 2]):
+                if changed.any():
+                    replaced = torch.where(changed.to(ids.device).view_as(ids), other_ids, ids)
+                    inputs = self.batch.model_inputs | {"input_ids": replaced}
+                    after = self._vectors(replace(self.batch, model_inputs=inputs))
+                    others = ~(self.places & changed).any(1).to(self.device)[self.owner]
+                    moves.append(_largest_change(before[others], after[others]))
+            single = [collate([row], ONE_ROW, self.pad, self.device) for row in self.rows]
+            alone = _largest_change(before, torch.cat([self._vectors(batch) for batch in single]))
+
+            def round_off(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+                """Each element up or down by one rounding error of its data type, at random."""
+                sign = torch.randint_like(output, 2) * 2 - 1
+                return output * (1 + sign * torch.finfo(output.dtype).eps)
+
+            with _embedding_hook(self.model, round_off):
                 rounding = _largest_change(before, self._vectors(self.batch))
-        return RowIndependence(0.0, moved, alone, rounding)
+        return RowIndependence(0.0, max(moves, default=0.0), alone, rounding)
 
     def _gradient(self) -> float:
-        """The largest share of a gradient outside of its rows, for every other row and for the rows between them."""
+        """The largest share of a gradient outside of its rows, for every other row and for the rows between them, so
+        that neighbors are always apart.
+        """
         self.model.train()
-        shares = [0.0]
-        with torch.enable_grad(), _without_weight_gradients(self.model), _recorded_embeddings(self.model) as recorded:
-            vectors = self._vectors(self.batch)
-            direction = torch.randn_like(vectors)
-            for rows in _halves(len(self.rows)):
-                chosen = torch.isin(self.owner, torch.tensor(rows, device=self.device))
-                total = (vectors[chosen] * direction[chosen]).sum()
-                (gradient,) = torch.autograd.grad(total, recorded, retain_graph=True)
-                flat = gradient.flatten(0, -2).float()
-                own = self.places[rows].any(0).to(flat.device)
-                shares.append(float(flat[~own].norm() / flat.norm()))
+        shares, count = [0.0], len(self.rows)
+        recorded: list[torch.Tensor] = []
+
+        def record(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            recorded.append(output.detach().requires_grad_())
+            return recorded[-1]
+
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        try:
+            for weight in trained:  # then their inputs are not kept for their gradients
+                weight.requires_grad_(False)
+            with torch.enable_grad(), _embedding_hook(self.model, record):
+                vectors = self._vectors(self.batch)
+                direction = torch.randn_like(vectors)
+                for rows in filter(None, (list(range(0, count, 2)), list(range(1, count, 2)))):
+                    chosen = torch.isin(self.owner, torch.tensor(rows, device=self.device))
+                    total = (vectors[chosen] * direction[chosen]).sum()
+                    (gradient,) = torch.autograd.grad(total, recorded, retain_graph=True)
+                    flat = gradient.flatten(0, -2).float()
+                    own = self.places[rows].any(0).to(flat.device)
+                    shares.append(float(flat[~own].norm() / flat.norm()))
+        finally:
+            for weight in trained:
+                weight.requires_grad_(True)
         return max(shares, key=lambda share: math.inf if math.isnan(share) else share)
 
     def _vectors(self, batch: MicroBatch) -> torch.Tensor:
@@ -160,26 +191,6 @@ class _Check:
             vectors, targets, _ = answer_hidden(self.model, batch, self.trims)
         vectors = vectors[: len(targets)]
         return vectors if batch.predictions is None else vectors[batch.predictions]
-
-    def _changes(self) -> Iterator[torch.Tensor]:
-        """(T,) tokens to replace: the padding, and what the first and the middle row have for themselves."""
-        own = self.places & (self.places.sum(0) == 1)
-        for tokens in (~self.places.any(0), own[0], own[len(self.rows) // 2]):
-            if tokens.any():
-                yield tokens
-
-    def _moved(self, before: torch.Tensor, changed: torch.Tensor) -> float:
-        """The largest relative change of tokens of other rows when the `changed` tokens (T,) are replaced."""
-        ids = self.batch.model_inputs["input_ids"]
-        replaced = torch.where(changed.to(ids.device).view_as(ids), _other_tokens(ids), ids)
-        inputs = self.batch.model_inputs | {"input_ids": replaced}
-        after = self._vectors(replace(self.batch, model_inputs=inputs))
-        others = ~(self.places & changed).any(1).to(self.device)[self.owner]
-        return _largest_change(before[others], after[others])
-
-    def _alone(self) -> torch.Tensor:
-        single = [collate([row], ONE_ROW, self.pad, self.device) for row in self.rows]
-        return torch.cat([self._vectors(batch) for batch in single])
 
 
 def _places(rows: Sequence[Row], packing: Packing, shape: torch.Size) -> torch.Tensor:
@@ -196,17 +207,6 @@ def _places(rows: Sequence[Row], packing: Packing, shape: torch.Size) -> torch.T
     return places.flatten(1)
 
 
-def _halves(count: int) -> list[list[int]]:
-    """Every other row and the rows between them, so that neighbors are always apart."""
-    return [half for half in (list(range(0, count, 2)), list(range(1, count, 2))) if half]
-
-
-def _other_tokens(ids: torch.Tensor) -> torch.Tensor:
-    """A different token of the micro-batch for each of its tokens."""
-    known, index = ids.unique(return_inverse=True)
-    return known[(index + 1) % len(known)]
-
-
 def _largest_change(before: torch.Tensor, after: torch.Tensor) -> float:
     """The largest distance between two vectors of a token (N, d), relative to its length."""
     if not len(before):
@@ -216,45 +216,8 @@ def _largest_change(before: torch.Tensor, after: torch.Tensor) -> float:
 
 
 @contextmanager
-def _without_weight_gradients(model: torch.nn.Module) -> Iterator[None]:
-    """Let no weight require a gradient: then their inputs are not kept for it."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trained:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in trained:
-            weight.requires_grad_(True)
-
-
-@contextmanager
-def _recorded_embeddings(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Record the token embeddings as tensors that require gradients."""
-    recorded: list[torch.Tensor] = []
-
-    def record(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        recorded.append(output.detach().requires_grad_())
-        return recorded[-1]
-
-    with _hook(model, record):
-        yield recorded
-
-
-@contextmanager
-def _rounded_embeddings(model: torch.nn.Module) -> Iterator[None]:
-    """Move each element of the token embeddings up or down by one rounding error of its data type, at random."""
-
-    def move(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        sign = torch.randint_like(output, 2) * 2 - 1
-        return output * (1 + sign * torch.finfo(output.dtype).eps)
-
-    with _hook(model, move):
-        yield
-
-
-@contextmanager
-def _hook(model: torch.nn.Module, function: Any) -> Iterator[None]:
+def _embedding_hook(model: torch.nn.Module, function: Any) -> Iterator[None]:
+    """Replace the token embeddings by what `function` returns for them."""
     inner: Any = unwrap_peft(model)
     handle = inner.get_input_embeddings().register_forward_hook(function)
     try:

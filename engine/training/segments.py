@@ -125,23 +125,20 @@ class Segments:
     def gathered_keys(self, device: torch.device) -> GatheredKeys:
         """Indices for a variable-length kernel: a segment's keys follow those of the segments that it continues."""
         if device not in self._gathered:
-            self._gathered[device] = self._gather(device)
+            columns: list[int] = []
+            ends = [0]
+            for path in self._paths():
+                columns += [column for segment in path for column in range(segment.start, segment.end)]
+                ends.append(len(columns))
+            query_ends = [0, *(segment.end for segment in self.segments)]
+            self._gathered[device] = GatheredKeys(
+                columns=copy_to(torch.tensor(columns), device) if self.shared else None,
+                query_ends=copy_to(torch.tensor(query_ends, dtype=torch.int32), device),
+                key_ends=copy_to(torch.tensor(ends, dtype=torch.int32), device),
+                longest_query=max(end - start for start, end in pairwise(query_ends)),
+                longest_key=max(end - start for start, end in pairwise(ends)),
+            )
         return self._gathered[device]
-
-    def _gather(self, device: torch.device) -> GatheredKeys:
-        columns: list[int] = []
-        ends = [0]
-        for path in self._paths():
-            columns += [column for segment in path for column in range(segment.start, segment.end)]
-            ends.append(len(columns))
-        query_ends = [0, *(segment.end for segment in self.segments)]
-        return GatheredKeys(
-            columns=copy_to(torch.tensor(columns), device) if self.shared else None,
-            query_ends=copy_to(torch.tensor(query_ends, dtype=torch.int32), device),
-            key_ends=copy_to(torch.tensor(ends, dtype=torch.int32), device),
-            longest_query=max(end - start for start, end in pairwise(query_ends)),
-            longest_key=max(end - start for start, end in pairwise(ends)),
-        )
 
 
 class SharedKeys(NamedTuple):

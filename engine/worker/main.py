@@ -187,7 +187,7 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, ranks: Rank
     initial = run_dir.initial_adapter if changes_base_weights(config) else None
     if initial is not None:
         ranks.broadcast(lambda: save_initial_adapter(model, initial))
-    train(config, model, evaluator, sharing, earlier, run_dir, machine, ranks, meters, log)
+    train(model, evaluator, sharing, earlier, machine, meters)
     free_memory()  # the trainer and its optimizer are in reference cycles
 
     log.phase("evaluation")
@@ -203,21 +203,18 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, ranks: Rank
 
 
 def train(
-    config: Config,
     model: torch.nn.Module,
     evaluator: Evaluator,
     sharing: Sharing,
     earlier: EarlierWorkers,
-    run_dir: RunDir,
     machine: Machine,
-    ranks: Ranks,
     meters: Meters,
-    log: RunLog,
 ) -> None:
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request.
 
     `sharing`: what sharing prefixes saves. The rows are the evaluator's, so that both losses are computed alike.
     """
+    config, run_dir, ranks, log = evaluator.config, evaluator.run_dir, evaluator.ranks, evaluator.log
     settings = config.train
     sampler = BatchSampler.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
     selection = WeightSelection.of(settings)
@@ -225,17 +222,15 @@ def train(
     losses = losses_of_checkpoint(resume.folder) if resume else []
     log.step = resume.step if resume else 0
 
-    estimates, batches = estimate_training(
-        config, model, evaluator, sampler, resume, earlier, machine, ranks, meters, log.warn
-    )
+    estimates, batches = estimate_training(model, evaluator, sampler, resume, earlier, machine, meters)
     if machine.device == "cuda" and meters.slots > 1:
         refuse_small_slot(estimates, available_memory(meters), config.hardware.device)
     shards = LocalShards(model)
     optimizer, optimizer_name = make_optimizer(shards, estimates.config, machine, log.warn)
     shards.attach(optimizer)
-    _log_model(config, model, optimizer_name, earlier.model, machine, meters, log)
+    _log_model(model, config, optimizer_name, earlier.model, machine, log)
     checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
-    plan = log.write(_plan(config, evaluator, sampler, log.step, estimates, checkpointing, sharing, ranks))
+    plan = log.write(_plan(evaluator, sampler, estimates, checkpointing, sharing))
 
     # The rank that writes checkpoints copies them to host memory, to write them while training continues.
     writes_copies = ranks.is_first and copies_checkpoints(config, machine.device)
@@ -256,14 +251,14 @@ def train(
         args=training_arguments(config, sampler, run_dir.path, machine.device, checkpointing),
         optimizers=(optimizer, None),
     )
-    callback = StepCallback(trainer, evaluator, sampler, DiskWatch(run_dir.path, log.warn), log)
+    callback = StepCallback(trainer, evaluator, sampler)
     trainer.add_callback(callback)
 
     def prepared() -> None:
         if settings.compile:
             log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
-            probed = probe(config, trainer, optimizer, batches, evaluator, estimates, ranks, meters, log.warn)
+            probed = probe(trainer, optimizer, batches, evaluator, estimates, meters)
             enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
             measured = msgspec.structs.replace(
                 plan,
@@ -326,11 +321,10 @@ def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> S
 class StepCallback(TrainerCallback):
     """Logs steps and checkpoints, measures the validation loss, and says when to save and when to stop."""
 
-    def __init__(
-        self, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler, disk: DiskWatch, log: RunLog
-    ) -> None:
+    def __init__(self, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler) -> None:
         """Raises UserError if the weights are selected by validation rows, and there are none."""
-        self.trainer, self.evaluator, self.sampler, self.disk, self.log = trainer, evaluator, sampler, disk, log
+        self.trainer, self.evaluator, self.sampler, self.log = trainer, evaluator, sampler, evaluator.log
+        self.disk = DiskWatch(evaluator.run_dir.path, self.log.warn)
         settings = evaluator.config.train
         self.validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
         if not self.validation and trainer.selection != LAST_WEIGHTS:
@@ -458,13 +452,7 @@ def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoi
 
 
 def _log_model(
-    config: Config,
-    model: torch.nn.Module,
-    optimizer: str,
-    earlier_weights: str,
-    machine: Machine,
-    meters: Meters,
-    log: RunLog,
+    model: torch.nn.Module, config: Config, optimizer: str, earlier_weights: str, machine: Machine, log: RunLog
 ) -> None:
     """Log the model and the use of its weights. `earlier_weights`: their fingerprint before this resume, or ""."""
     base, from_run = unwrap_peft(model), continued_run_name(config)
@@ -488,26 +476,24 @@ def _log_model(
             optimizer=optimizer,
             fingerprint=weights,
             from_run=from_run,
-            resident_before=meters.before_model,
+            resident_before=log.meters.before_model,
         )
     )
 
 
 def _plan(
-    config: Config,
     evaluator: Evaluator,
     sampler: BatchSampler,
-    start: int,
     estimates: RunEstimates,
     checkpointing: ActivationCheckpointing,
     sharing: Sharing,
-    ranks: Ranks,
 ) -> events.Plan:
-    """What the training will do, with its predicted peak memory; `start`: the step that it resumes from."""
+    """What the training will do from the step on that the log is at, with its predicted peak memory."""
+    ranks = evaluator.ranks
     plan = events.Plan(
         steps=sampler.steps,
-        start_step=start,
-        batch=config.train.batch,
+        start_step=evaluator.log.step,
+        batch=sampler.batch,
         micro_batch=estimates.micro_batch,
         packing=evaluator.packing.mode,
         gradient_checkpointing=checkpointing.setting,

@@ -42,7 +42,7 @@ from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint
 from engine.runs.run.events import Compiled
 from engine.runs.run.result import benchmark_fingerprint
-from engine.training import checkpoints, varlen_attention
+from engine.training import varlen_attention
 from engine.training.batches import (
     BatchSampler,
     Packing,
@@ -53,6 +53,7 @@ from engine.training.batches import (
     has_adapter_dropout,
     loss_weight,
 )
+from engine.training.checkpoints import SavedCheckpoint
 from engine.training.compilation import compile_layers, uncompiled
 from engine.training.guards import first_line
 from engine.training.loss import supports_logits_to_keep
@@ -236,20 +237,18 @@ def _explain(
 
 
 def estimate_training(
-    config: Config,
     model: torch.nn.Module,
     evaluator: Evaluator,
     sampler: BatchSampler,
-    resume: checkpoints.SavedCheckpoint | None,
+    resume: SavedCheckpoint | None,
     earlier: EarlierWorkers,
     machine: Machine,
-    ranks: Ranks,
     meters: Meters,
-    warn: Warn,
 ) -> tuple[RunEstimates, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it; and these batches: the
     longest training step, held-out batch and prompts.
     """
+    config, ranks, warn = evaluator.config, evaluator.ranks, evaluator.log.warn
     # The initial micro-batch size: the setting, else the size that the resumed run ended with, else the batch size.
     setting, batch = config.train.micro_batch, config.train.batch
     if setting == "auto":
@@ -285,17 +284,15 @@ def estimate_training(
 
 
 def probe(
-    config: Config,
     trainer: AnswerTrainer,
     optimizer: torch.optim.Optimizer,
     batches: WorstCaseBatches,
     evaluator: Evaluator,
     estimates: RunEstimates,
-    ranks: Ranks,
     meters: Meters,
-    warn: Warn,
 ) -> ProbeResult:
     """Measure the run on every rank; on a CPU the memory of the evaluation is only predicted."""
+    config, ranks, warn = evaluator.config, evaluator.ranks, evaluator.log.warn
     if evaluator.device == "cpu" and evaluator.scores_test:
         limit = min(ranks.all_gather(available_memory(meters)))
         evaluator.scorer.shrink(lambda batch: estimates.answering_fits(batch, limit))

@@ -111,7 +111,7 @@ def execute(
     log = RunLog(event_log, stopping, ranks, meters)
     try:
         meters.start()
-        run_phases(run_dir, frozen, machine, ranks, meters, log)
+        run_phases(run_dir, frozen, machine, log)
         outcome = RunOutcome("finished")
     except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
         outcome = outcome_of_error(error, config, run_dir, machine.device, log.last_checkpoint)
@@ -129,16 +129,16 @@ def execute(
     return outcome
 
 
-def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, ranks: Ranks, meters: Meters, log: RunLog) -> None:
+def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog) -> None:
     """The run from top to bottom. Raises what ends it, StopRequested between phases and in those that take long."""
-    config = frozen.config
+    config, ranks, meters = frozen.config, log.ranks, log.meters
     if machine.device == "cuda" and config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
     if config.train.deterministic:
         compute_deterministically(machine)
     earlier = ranks.broadcast(lambda: earlier_workers(run_dir))
     log.last_checkpoint = earlier.checkpoint  # for a stop before training resumes from it
-    _log_start(frozen, earlier, machine, ranks, meters, log)
+    _log_start(frozen, earlier, machine, log)
     refuse_unused_gpu(config, machine)
     if config.train.compile:
         refuse_compilation(machine.device)
@@ -405,9 +405,7 @@ class StepCallback(TrainerCallback):
         return loss
 
 
-def _log_start(
-    frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, ranks: Ranks, meters: Meters, log: RunLog
-) -> None:
+def _log_start(frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, log: RunLog) -> None:
     """Log where the run executes, what is missing of its earlier workers, and who else uses the GPU."""
     for problem in earlier.problems:
         log.warn("run.events_incomplete", problem)
@@ -418,9 +416,10 @@ def _log_start(
     log.write(events.Environment(versions=versions(), machine=machine_facts(machine)))
     for note in frozen.notes:
         log.warn("run.configuration", note)
-    processes = meters.gpu.others(meters.gpu_pid) if meters.gpu else []
-    for rank, others in enumerate(ranks.all_gather(processes)):
-        which = "this GPU" if ranks.size == 1 else f"the GPU of rank {rank}"
+    gpu = log.meters.gpu
+    processes = gpu.others(log.meters.gpu_pid) if gpu else []
+    for rank, others in enumerate(log.ranks.all_gather(processes)):
+        which = "this GPU" if log.ranks.size == 1 else f"the GPU of rank {rank}"
         for pid, name, used in others:
             size = f" ({used / 2**30:.1f} GiB)" if used else ""
             text = f"process {pid} {name}{size} also uses {which}: timings and memory include its load"

@@ -69,8 +69,6 @@ CheckedKind = Literal["run", "adapter", "merged", "gguf"]
 
 
 class CheckJob(Struct, kw_only=True):
-    """What to check."""
-
     run: str
     """Run directory."""
     kind: CheckedKind
@@ -84,8 +82,6 @@ class CheckJob(Struct, kw_only=True):
 
 
 class ArtifactCheck(Struct, kw_only=True):
-    """What was found."""
-
     items: list[ScoredItem] = field(default_factory=list)
     """The artifact's answers and losses, in the order of the run's predictions."""
     ended: float | None = None

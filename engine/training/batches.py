@@ -56,7 +56,6 @@ class Packing:
 
     @property
     def one_sequence(self) -> bool:
-        """Whether a micro-batch is one sequence."""
         return self.mode != "padded"
 
 
@@ -113,7 +112,6 @@ class MicroBatch:
 
 
 def collate(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> MicroBatch:
-    """The micro-batch of these rows on a device."""
     batch = collate_on_host(rows, packing, pad, device)
     return batch if device == "cpu" else batch.to(device)
 
@@ -391,7 +389,6 @@ def decide_sharing(
 
 
 def has_adapter_dropout(config: Config) -> bool:
-    """Whether adapters with dropout are trained."""
     return config.adapter.dropout > 0 and not method_spec(config.method).trains_weights
 
 

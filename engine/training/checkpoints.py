@@ -63,8 +63,6 @@ class FileFacts(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """Content of `manifest.json`."""
-
     step: int
     files: dict[str, FileFacts]
 
@@ -159,7 +157,6 @@ class WeightSelection:
 
     @classmethod
     def of(cls, train: schema.Train) -> WeightSelection:
-        """As configured."""
         return cls(train.select == "best", train.patience)
 
     def best_step(self, losses: Losses, until: float = math.inf) -> int | None:

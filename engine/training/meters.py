@@ -116,7 +116,6 @@ class Meters:
             self._thread.join()
 
     def model_begins(self) -> None:
-        """Record the resident set before the model is loaded."""
         self.before_model = resident()
 
     def memory_in_use(self) -> int:

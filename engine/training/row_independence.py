@@ -69,7 +69,6 @@ class RowIndependence:
 
     @property
     def holds(self) -> bool:
-        """Whether rows are independent."""
         return not self.reason
 
 

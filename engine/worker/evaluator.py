@@ -303,7 +303,6 @@ def sample_event(
     score: float | None = None,
     step: int | None = None,
 ) -> events.Sample:
-    """The event of one item with the model's answer."""
     references = list(item.references) if len(item.references) > 1 else []
     return events.Sample(
         when=when, step=step, prompt=prompt, target=item.target, output=output, score=score, references=references

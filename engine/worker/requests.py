@@ -116,7 +116,6 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The workload of a configuration."""
     config = msgspec.convert(arguments["config"], schema.Config)
     _use_device(config)
     import_libraries()

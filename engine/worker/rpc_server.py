@@ -44,7 +44,6 @@ class Channel:
         threading.Thread(target=self._read, daemon=True, name="requests").start()
 
     def send(self, message: Any) -> None:
-        """Send one message."""
         line = memoryview(encoded(msgspec.to_builtins(message)))
         try:
             while line:

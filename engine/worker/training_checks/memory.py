@@ -203,7 +203,6 @@ def paging_skipped(config: schema.Config, machine: Machine, optimizer_name: str,
 
 
 def judge_paging(paging: PagingResult) -> TrainingCheck:
-    """The verdict."""
     text = f"{size(paging.bytes)} of state"
     if not paging.bytes:
         return TrainingCheck(name=PAGING, state="failed", text="the optimizer's state is not paged")

@@ -109,7 +109,6 @@ class Checks:
             return TrainingCheck(name=name, state="failed", text=error_text(error, MAX_REASON))
 
     def report(self, results: list[TrainingCheck]) -> TrainingReport:
-        """The report on these verdicts."""
         session, speed, peaks = self.session, self.speed, self.peaks
         best, why = session.estimates.best, session.subject.why
         return TrainingReport(
@@ -212,7 +211,6 @@ class Speed:
 
 
 def measured_speed(session: TrainingSession) -> Speed:
-    """Speed of the timed steps of a session."""
     steps, rows = session.steps, session.subject.rows
     timed = range(WARM_UP, len(steps.losses))
     timed_rows = [rows[index] for step in timed for index in session.sampler.indices(step)]

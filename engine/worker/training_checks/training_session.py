@@ -92,7 +92,6 @@ class Subject:
 
 
 def embedded_subject(method: str) -> Subject:
-    """The embedded model and data."""
     config = embedded_config(method)
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
@@ -164,7 +163,6 @@ class ModelShape:
     """Rows of a step."""
 
     def architecture(self) -> LlamaConfig:
-        """transformers' configuration."""
         ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         return LlamaConfig(max_position_embeddings=8192, rms_norm_eps=1e-5, **self.sizes, **ids)
 

@@ -27,9 +27,9 @@ from engine.data.rows import IGNORE_INDEX, Row
 from engine.methods.machine import copy_to
 from engine.training.segments import (
     MIN_SHARED_TOKENS,
+    Arrangement,
     Segment,
     Segments,
-    arrange,
     common_prefix_length,
     computed_tokens,
     saved_tokens,
@@ -186,7 +186,7 @@ def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int
     It continues the prefixes of the last rows, so that the number of tokens that continue a prefix of all rows is that
     of a multiple too.
     """
-    arrangement = arrange([row.input_ids for row in rows], packing.mode == "shared_prefix")
+    arrangement = Arrangement([row.input_ids for row in rows], packing.mode == "shared_prefix")
     ids, positions, segments = arrangement.ids, arrangement.positions, arrangement.segments
     padding = -len(ids) % multiple
     if padding:

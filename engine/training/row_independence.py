@@ -27,7 +27,7 @@ from engine.methods.adapters import unwrap_peft
 from engine.training.batches import MicroBatch, Packing, collate
 from engine.training.loss import answer_hidden, answer_logits, supports_logits_to_keep
 from engine.training.ranks import weights_are_sharded
-from engine.training.segments import arrange, common_prefix_length
+from engine.training.segments import Arrangement, common_prefix_length
 
 CHECKED_ROWS = 4
 """Rows that are checked: neighbors, and rows with others between them."""
@@ -196,7 +196,7 @@ def _places(rows: Sequence[Row], packing: Packing, shape: torch.Size) -> torch.T
     """(rows, T): whether each token of a flattened micro-batch of this shape belongs to a row."""
     places = torch.zeros((len(rows), *shape), dtype=torch.bool)
     if packing.one_sequence:
-        arrangement = arrange([row.input_ids for row in rows], packing.mode == "shared_prefix")
+        arrangement = Arrangement([row.input_ids for row in rows], packing.mode == "shared_prefix")
         for number, parts in enumerate(arrangement.columns):
             for columns in parts:
                 places[number, 0, columns.start : columns.stop] = True

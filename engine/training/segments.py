@@ -206,18 +206,17 @@ def grouped(segments: Sequence[Segment]) -> list[SegmentGroup]:
         else:
             groups.append([segment])
             total = length
-    return [_group(members) for members in groups]
-
-
-def _group(members: Sequence[Segment]) -> SegmentGroup:
-    longest = members[-1].end - members[-1].start
-    longest += -longest % LENGTH_MULTIPLE
-    columns = [min(start + place, end - 1) for start, end, _ in members for place in range(longest)]
-    places = [
-        number * longest + place for number, (start, end, _) in enumerate(members) for place in range(end - start)
-    ]
-    padded = len(places) < len(columns)
-    return SegmentGroup(np.array(columns), np.array(places) if padded else None, len(members))
+    batches = []
+    for members in groups:
+        longest = members[-1].end - members[-1].start
+        longest += -longest % LENGTH_MULTIPLE
+        columns = [min(start + place, end - 1) for start, end, _ in members for place in range(longest)]
+        places = [
+            number * longest + place for number, (start, end, _) in enumerate(members) for place in range(end - start)
+        ]
+        padded = len(places) < len(columns)
+        batches.append(SegmentGroup(np.array(columns), np.array(places) if padded else None, len(members)))
+    return batches
 
 
 @dataclass(frozen=True)
@@ -269,34 +268,10 @@ class GatheredKeys(NamedTuple):
     longest_key: int
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """Rows laid out as one sequence."""
-
-    ids: list[int]
-    positions: list[int]
-    segments: tuple[Segment, ...]
-    columns: list[list[range]]
-    """For each row, in the order given, the columns of its tokens."""
-
-
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Number of leading tokens in which two rows agree."""
     shorter = min(len(first), len(second))
     return bisect_left(range(shorter), True, key=lambda count: first[: count + 1] != second[: count + 1])
-
-
-def arrange(rows: Sequence[list[int]], share: bool) -> Arrangement:
-    """Lay out the token ids of rows, each as a segment; with `share` common prefixes are segments of several rows."""
-    arranger = _Arranger(rows)
-    if share:
-        order = sorted(range(len(rows)), key=rows.__getitem__)
-        ordered = [rows[number] for number in order]
-        arranger.branch(order, [0, *map(common_prefix_length, ordered, ordered[1:])], 0)
-    else:
-        for number, row in enumerate(rows):
-            arranger.append([number], 0, len(row))
-    return Arrangement(arranger.ids, arranger.positions, tuple(arranger.segments), arranger.columns)
 
 
 def computed_tokens(ordered: Sequence[list[int]]) -> int:
@@ -310,32 +285,42 @@ def saved_tokens(previous: Sequence[int], row: Sequence[int]) -> int:
     return shared if shared >= MIN_SHARED_TOKENS else 0
 
 
-class _Arranger:
-    """Builds an arrangement segment by segment."""
+class Arrangement:
+    """The token ids of rows laid out as one sequence, segment by segment."""
 
-    def __init__(self, rows: Sequence[list[int]]) -> None:
+    def __init__(self, rows: Sequence[list[int]], share: bool) -> None:
+        """Each row is a segment; with `share` common prefixes are segments of several rows."""
         self.rows = rows
         self.ids: list[int] = []
         self.positions: list[int] = []
-        self.segments: list[Segment] = []
         self.columns: list[list[range]] = [[] for _ in rows]
+        """For each row, in the order given, the columns of its tokens."""
+        self._laid_out: list[Segment] = []
+        if share:
+            order = sorted(range(len(rows)), key=rows.__getitem__)
+            ordered = [rows[number] for number in order]
+            self._branch(order, [0, *map(common_prefix_length, ordered, ordered[1:])], 0)
+        else:
+            for number, row in enumerate(rows):
+                self._append([number], 0, len(row))
+        self.segments = tuple(self._laid_out)
 
-    def branch(self, order: list[int], common: list[int], depth: int) -> None:
+    def _branch(self, order: list[int], common: list[int], depth: int) -> None:
         """Lay out the tokens after `depth` of rows in lexicographic order. `common[i]`: prefix of rows i-1 and i."""
         if len(order) == 1:
-            self.append(order, depth, len(self.rows[order[0]]))
+            self._append(order, depth, len(self.rows[order[0]]))
             return
         shared = min(common[1:])
         worth = shared - depth >= MIN_SHARED_TOKENS
-        place = self.append(order, depth, shared) if worth else None
+        place = self._append(order, depth, shared) if worth else None
         reached = shared if worth else depth
         begins = [0, *(i for i in range(1, len(order)) if common[i] - reached < MIN_SHARED_TOKENS), len(order)]
         for begin, end in pairwise(begins):
-            self.branch(order[begin:end], common[begin:end], reached)
+            self._branch(order[begin:end], common[begin:end], reached)
         if place is not None:
-            self.segments[place] = self.segments[place]._replace(reach=len(self.ids))
+            self._laid_out[place] = self._laid_out[place]._replace(reach=len(self.ids))
 
-    def append(self, numbers: list[int], start: int, end: int) -> int | None:
+    def _append(self, numbers: list[int], start: int, end: int) -> int | None:
         """Append tokens start … end of these rows, which share them; returns the place of the segment."""
         if start == end:  # other rows contain the whole row
             return None
@@ -345,5 +330,5 @@ class _Arranger:
         columns = range(first, len(self.ids))
         for number in numbers:
             self.columns[number].append(columns)
-        self.segments.append(Segment(columns.start, columns.stop, columns.stop))
-        return len(self.segments) - 1
+        self._laid_out.append(Segment(columns.start, columns.stop, columns.stop))
+        return len(self._laid_out) - 1

@@ -28,7 +28,7 @@ from engine.methods.machine import Machine, kernels_of, this_machine
 from engine.training import varlen_attention
 from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import chunkable_head, summed_loss, supports_logits_to_keep
-from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
+from engine.training.segments import MIN_SHARED_TOKENS, Arrangement, Segments, computed_tokens
 
 SHARED = Packing("shared_prefix", 10_000, segments=True)
 PACKED = Packing("packed", 10_000, segments=True)
@@ -139,7 +139,7 @@ def test_sliding_windows_shorter_than_the_rows(family: str, packing: Packing) ->
 @given(st.lists(ROW, min_size=1, max_size=8), st.integers(1, 45), st.booleans())
 def test_kernels_and_mask_agree_on_windows(rows: list[list[int]], window: int, share: bool) -> None:
     """Forward and backward, for every arrangement; and the mask is that of each row alone."""
-    laid_out = arrange(rows, share)
+    laid_out = Arrangement(rows, share)
     segments = Segments(laid_out.segments)
     assert segments.positions().tolist() == laid_out.positions
     mask = segments.mask(torch.device("cpu"), window)
@@ -219,7 +219,7 @@ def test_weights_of_a_shared_turn_are_summed() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=10), st.booleans())
 def test_every_row_is_its_columns_and_attends_to_nothing_else(rows: list[list[int]], share: bool) -> None:
-    laid_out = arrange(rows, share)
+    laid_out = Arrangement(rows, share)
     allowed = Segments(laid_out.segments).mask(torch.device("cpu"))[0, 0]
     for ids, ranges in zip(rows, laid_out.columns, strict=True):
         columns = [column for part in ranges for column in part]
@@ -238,7 +238,7 @@ def test_every_row_is_its_columns_and_attends_to_nothing_else(rows: list[list[in
 @settings(max_examples=100, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=8))
 def test_gathered_keys_are_those_of_the_mask(rows: list[list[int]]) -> None:
-    segments = Segments(arrange(rows, share=True).segments)
+    segments = Segments(Arrangement(rows, share=True).segments)
     keys, mask = segments.gathered_keys(torch.device("cpu")), segments.mask(torch.device("cpu"))[0, 0]
     assert (keys.columns is None) == (not segments.shared)  # nothing is gathered where nothing is shared
     columns = torch.arange(segments.tokens) if keys.columns is None else keys.columns
@@ -377,7 +377,7 @@ def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:
     """With sums of bf16 as CUDA's atomics make them, which the CPU's own kernel does not."""
     torch.manual_seed(0)
     prefix, count = 24, 256
-    layout = arrange([[1 + n for n in range(prefix)] + [1000 + n] * 2 for n in range(count)], share=True)
+    layout = Arrangement([[1 + n for n in range(prefix)] + [1000 + n] * 2 for n in range(count)], share=True)
     segments = Segments(layout.segments)
     states = [torch.randn(1, 2, segments.tokens, 16) for _ in range(3)]
     gradient = torch.randn(1, 2, segments.tokens, 16)

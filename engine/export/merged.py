@@ -86,17 +86,41 @@ class AdapterWeights:
 
     def __init__(self, plain: Any, adapter: Path, dequantized: Mapping[str, torch.Tensor] | None = None) -> None:
         self.dequantized = dequantized or {}
-        self.layers = adapted_parameters(_with_adapter(plain, adapter))
+        # PEFT's `from_pretrained` would put the adapter on the device of its base, which is meta; here its weights are
+        # in float32 in memory.
+        config = peft.PeftConfig.from_pretrained(str(adapter))
+        model = peft.get_peft_model(copy.deepcopy(plain), config, low_cpu_mem_usage=True)  # PEFT wraps layers in place
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                for name in layer.adapter_layer_names:
+                    if isinstance(part := getattr(layer, name, None), torch.nn.Module):
+                        part.to_empty(device="cpu").float()
+        try:
+            copy_adapter(model, adapter)
+        except ValueError as error:
+            problem = f"the adapter does not fit its base: {error}"
+            raise UserError(problem, str(adapter), code="export.cannot_merge") from error
+        self.layers = adapted_parameters(model)
 
     def changes(self, parameter: str) -> bool:
         return parameter in self.layers or parameter in self.dequantized
 
+    @torch.no_grad()
     def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
         values = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
         if len(values) < len(group.parameters):
             values = base.parameters(group) | values
-        for name in self.layers.keys() & values.keys():
-            values[name] = _merged(*self.layers[name], values[name])
+        for name in self.layers.keys() & values.keys():  # in float32, by PEFT's merge
+            layer, attribute = self.layers[name]
+            module: Any = layer.get_base_layer()
+            placeholder = getattr(module, attribute)
+            setattr(module, attribute, torch.nn.Parameter(values[name].float(), requires_grad=False))
+            try:
+                layer.merge(safe_merge=True)
+                values[name] = getattr(module, attribute).data
+            finally:
+                setattr(module, attribute, placeholder)
+                layer.merged_adapters.clear()
         return values
 
 
@@ -177,40 +201,6 @@ def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]
 def _cannot_merge(what: str, where: str = "") -> UserError:
     hint = "export the adapter instead, or train other layers (adapter.target_modules)"
     return UserError(f"cannot merge {what}", where, hint, "export.cannot_merge")
-
-
-def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
-    """The model without weights, with the adapter's weights in float32 in memory.
-
-    PEFT's `from_pretrained` would put the adapter on the device of its base, which is meta.
-    """
-    config = peft.PeftConfig.from_pretrained(str(adapter))
-    model = peft.get_peft_model(copy.deepcopy(plain), config, low_cpu_mem_usage=True)  # PEFT wraps layers in place
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            for name in layer.adapter_layer_names:
-                if isinstance(part := getattr(layer, name, None), torch.nn.Module):
-                    part.to_empty(device="cpu").float()
-    try:
-        copy_adapter(model, adapter)
-    except ValueError as error:
-        problem = f"the adapter does not fit its base: {error}"
-        raise UserError(problem, str(adapter), code="export.cannot_merge") from error
-    return model
-
-
-@torch.no_grad()
-def _merged(layer: Any, attribute: str, weight: torch.Tensor) -> torch.Tensor:
-    """The layer's weight with its adapter in float32, by PEFT's merge."""
-    base = layer.get_base_layer()
-    placeholder = getattr(base, attribute)
-    setattr(base, attribute, torch.nn.Parameter(weight.float(), requires_grad=False))
-    try:
-        layer.merge(safe_merge=True)
-        return getattr(base, attribute).data
-    finally:
-        setattr(base, attribute, placeholder)
-        layer.merged_adapters.clear()
 
 
 class Merge:

@@ -445,26 +445,23 @@ def held_out_batches(
     limits = replace(packing, tokens=min(packing.tokens, HELD_OUT_TOKENS[device]))
     max_positions = max(1, HELD_OUT_LOGITS // vocabulary)
     for group in micro_batches(rows, HELD_OUT_ROWS, limits):
-        yield from _split_by_logits(group, packing.one_sequence, max_positions, answers_only)
-
-
-def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, answers_only: bool) -> Iterator[list[Row]]:
-    """Split rows so that the LM head runs at no more than `max_positions` positions; a single row is never split."""
-    part: list[Row] = []
-    columns: set[int] = set()
-    answers = 0
-    for row in rows:
-        # Where the LM head runs, counted from the row's end because padding is on the left.
-        targets = targets_of(row)
-        row_positions = {
-            len(targets) - place for place, target in enumerate(targets) if target != IGNORE_INDEX or not answers_only
-        }
-        positions = answers + len(row_positions) if packed else (len(part) + 1) * len(columns | row_positions)
-        if part and positions > max_positions:
-            yield part
-            part, columns, answers = [], set(), 0
-        part.append(row)
-        columns |= row_positions
-        answers += len(row_positions)
-    if part:
+        # Rows whose LM head would run at more positions are split; a single row is never.
+        part: list[Row] = []
+        columns: set[int] = set()
+        answers = 0
+        for row in group:
+            # Where the LM head runs, counted from the row's end because padding is on the left.
+            targets = targets_of(row)
+            own = {
+                len(targets) - place
+                for place, target in enumerate(targets)
+                if target != IGNORE_INDEX or not answers_only
+            }
+            positions = answers + len(own) if packing.one_sequence else (len(part) + 1) * len(columns | own)
+            if part and positions > max_positions:
+                yield part
+                part, columns, answers = [], set(), 0
+            part.append(row)
+            columns |= own
+            answers += len(own)
         yield part

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -256,37 +255,23 @@ def check_throughput(speed: Speed) -> TrainingCheck:
 
 def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: ActivationCheckpointing) -> int:
     """FLOPs of a step over `rows`; the forward pass of layers that recompute their activations runs twice."""
-    tokens = sum(len(row.input_ids) for row in rows)
+    tokens, in_loss = sum(len(row.input_ids) for row in rows), sum(map(answer_tokens, rows))
     head = unwrap_peft(model).get_output_embeddings()
     # The layers that recompute their activations, which transformers counts in this order too.
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))
     recomputed = {module for layer in chosen for module in layer.modules()}
-    in_decoder = 0
+    flops = 0
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, Linear4bit):  # its weight has another shape
+            size = module.in_features * module.out_features
+        elif isinstance(module, torch.nn.Linear | Conv1D):
+            size = module.weight.numel()
+        else:
             continue
-        if module is not head and (shape := _shape(module)):
-            size = shape[0] * shape[1]
-            passes = 2 + int(_trained(module)) + int(module in recomputed)
-            in_decoder += 2 * tokens * size * passes
-    shape = _shape(head)
-    assert shape is not None
-    in_head = 2 * sum(map(answer_tokens, rows)) * shape[0] * shape[1] * (2 + int(_trained(head)))
-    return in_decoder + in_head
-
-
-def _shape(module: Any) -> tuple[int, int] | None:
-    """(inputs, outputs) of a layer that multiplies by a matrix."""
-    if isinstance(module, (torch.nn.Linear, Linear4bit)):
-        return module.in_features, module.out_features
-    if isinstance(module, Conv1D):
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
-    return None
-
-
-def _trained(module: Any) -> bool:
-    return bool(module.weight.requires_grad)
+        passes = 2 + int(module.weight.requires_grad) + int(module in recomputed)
+        flops += 2 * (in_loss if module is head else tokens) * size * passes
+    return flops
 
 
 TOKENS = 32

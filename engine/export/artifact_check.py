@@ -62,13 +62,13 @@ from engine.training.row_independence import ONE_ROW
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
 LOGITS, EXPERTS = "logits", "experts"
-
-
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]
 """Kind of artifact; `run` is the run's own model, of which only logits are measured."""
 
 
 class CheckJob(Struct, kw_only=True):
+    """A request to check an artifact."""
+
     run: str
     """Run directory."""
     kind: CheckedKind
@@ -82,6 +82,8 @@ class CheckJob(Struct, kw_only=True):
 
 
 class ArtifactCheck(Struct, kw_only=True):
+    """What a check found."""
+
     items: list[ScoredItem] = field(default_factory=list)
     """The artifact's answers and losses, in the order of the run's predictions."""
     ended: float | None = None
@@ -163,10 +165,8 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     progress("loading the model" if job.kind == "run" else "loading the artifact")
     if job.kind == "gguf":  # with llama.cpp, on the CPU
         folder, evaluation = Path(job.artifact), frozen.config.evaluation
-        checked.device, checked.tensor_types = (
-            f"llama.cpp on {os.cpu_count()} CPU cores",
-            llama_cpp.tensor_types(folder),
-        )
+        checked.device = f"llama.cpp on {os.cpu_count()} CPU cores"
+        checked.tensor_types = llama_cpp.tensor_types(folder)
         with llama_cpp.open_gguf(folder, scored, evaluation) as gguf:
             checked.defects += llama_cpp.defects(gguf, tokenizer, scored)
             compare_logits(lambda row: (llama_cpp.row_logits(gguf, row), None), scored, job, checked)

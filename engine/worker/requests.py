@@ -258,7 +258,6 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
     from engine.export.request import ExportRequest, refuse_request
-    from engine.hardware.devices import select_device
     from engine.runs.queue import locks
     from engine.runs.queue.device_queue import EXPORT, wait_for_device
     from engine.runs.run.run_dir import RunDir

@@ -162,7 +162,7 @@ def test_a_frozen_head_has_no_gradient() -> None:
 
 
 def test_without_gradients_no_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_add_gradients", lambda *given: pytest.fail("gradients without need"))
+    monkeypatch.setattr(ChunkedCrossEntropy, "apply", lambda *given: pytest.fail("gradients without need"))
     model, batch = made("llama"), collate(ROWS, PACKINGS[0], 0, "cpu")
     with torch.no_grad():
         assert float(summed_loss(model, batch, True, 2.0)) == pytest.approx(float(whole(model, batch, 2.0)), rel=1e-5)

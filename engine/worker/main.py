@@ -43,9 +43,8 @@ from engine.methods.machine import (
     this_machine,
     versions,
 )
-from engine.methods.model_source import config_of, load_tokenizer
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes
-from engine.methods.provenance import fingerprint
 from engine.methods.weights import account_of
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog

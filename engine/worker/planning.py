@@ -38,8 +38,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_h
 from engine.memory.formula.estimate import StepShape
 from engine.memory.probe import Probe, ProbeResult, available_memory, preserved_random_state
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
-from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.runs.run.events import Compiled
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training import varlen_attention

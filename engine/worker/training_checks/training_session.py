@@ -24,9 +24,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback, set
 from engine.config import schema
 from engine.config.device_defaults import resolve_checkpointing
 from engine.config.method_specs import method_spec
-from engine.config.preset import Flat, Preset, resolve
+from engine.config.preset import Preset, resolve
 from engine.config.quantities import size
-from engine.config.settings import with_settings
+from engine.config.settings import Flat, with_settings
 from engine.data.prepare import prepare
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens

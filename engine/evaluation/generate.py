@@ -143,18 +143,7 @@ class Generator:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
         columns = prefill_columns(len(prompts), ids.shape[1], self.device)
         in_parts = columns < ids.shape[1] and reads_prompts_in_parts(model)
-        with _as_configured(unwrap_peft(model)):
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                generation_config=self._settings(columns if in_parts else None),
-                stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
-                synced_gpus=weights_are_sharded(),
-            )
-        return [self._ended(tokens) for tokens in out[:, ids.shape[1] :].tolist()]
-
-    def _settings(self, prefill_chunk_size: int | None) -> GenerationConfig:
-        return GenerationConfig(
+        settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -176,7 +165,7 @@ class Generator:
                 attention_mask=mask,
                 generation_config=settings,
                 stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
-                synced_gpus=sharding.in_use(),
+                synced_gpus=weights_are_sharded(),
             )
         finally:
             inner.generation_config = own

@@ -36,6 +36,7 @@ from engine.evaluation.score import general_rows, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.fit import resolve_answers
 from engine.memory.probe import Probe, ProbeResult, available_memory, preserved_random_state
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, SharedWork
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, SharedWork, rate_grid
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
@@ -275,6 +276,27 @@ def test_learning_rates_are_tried_with_a_seed_that_is_not_compared(tmp_path: Pat
     LadderPipeline(runner, plan).list_entries()
     assert {entry.seed for entry in runner.ladder.entries if entry.kind == "trial"} == {2}
     assert [entry.seed for entry in runner.ladder.entries if entry.kind == "run"] == [0, 1]
+
+
+@pytest.mark.parametrize(("best", "codes"), [(0, ["ladder.rate_at_edge"]), (1, []), (2, ["ladder.rate_at_edge"])])
+def test_a_chosen_rate_at_the_end_of_the_grid_is_warned_of(
+    best: int, codes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan("demo", ["lora"], {}, learning_rates=3)
+    runner = runner_of(ladder_dir.create(tmp_path, plan), plan)
+    rates = rate_grid(plan.rungs[0].config.train.learning_rate, 3)
+
+    def execute(
+        runner: LadderRunner, runs: list[tuple[Rung, LadderEntry]], configure: object
+    ) -> Iterator[tuple[tuple[Rung, LadderEntry], object]]:
+        for rung, trial in runs:
+            trial.status, trial.validation_loss = "finished", abs(rates.index(trial.learning_rate) - best)
+            yield (rung, trial), object()
+
+    monkeypatch.setattr(LadderRunner, "execute", execute)
+    LadderPipeline(runner, plan).try_rates()
+    assert runner.ladder.warning_codes == codes
+    assert [trial.learning_rate for trial in runner.ladder.entries if trial.chosen] == [rates[best]]
 
 
 def test_runs_of_a_ladder_record_the_directory_it_was_started_from(

@@ -15,7 +15,7 @@ With several devices each has the whole model (DDP) if that fits, else a part of
 8-bit optimizer state is in torch's pool if the run fits with headroom. Otherwise it is paged: then it is in managed
 memory outside the pool, and moves to the host instead of ending the run if memory runs out. On a CPU the optimizer is
 torch's fused AdamW with 32-bit state, which is 50 times as fast as bitsandbytes' 8-bit one there
-(`config.automatic_optimizer`).
+(`config.device_defaults`).
 """
 
 from __future__ import annotations

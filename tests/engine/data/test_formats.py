@@ -367,7 +367,8 @@ FORMAT = DataFormat("arrow-text", 45, detect, convert)
 '''
 USE = """
 import sys
-from engine.config.preset import Preset, parse_overrides, resolve
+from engine.config.preset import Preset, resolve
+from engine.config.settings import parse_overrides
 from engine.data.conversation import to_example
 from engine.data.detection import detect
 from engine.data.source import read

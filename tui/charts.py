@@ -1,4 +1,4 @@
-"""Curves and charts as rows of styled text: lines of braille dots or ASCII with two axes, bars, histograms."""
+"""Curves and charts as rows of styled text: braille or ASCII lines with two axes, bars, sparklines, histograms."""
 
 from __future__ import annotations
 
@@ -222,6 +222,14 @@ class Canvas:
         return texts
 
 
+def line_sample(place: int, ascii_only: bool) -> str:
+    """A piece of a line of DASHES, for a legend."""
+    canvas = Canvas(8, 1)
+    canvas.letters = {0: ASCII_SERIES[place]}
+    canvas.line(0, 2, canvas.width - 1, 2, 0, DASHES[place])
+    return "".join(text for text, _ in canvas.text(0, ascii_only)).rstrip()
+
+
 AXIS = 7
 """Columns of the y labels, including one space."""
 MARK_DISTANCE = 12
@@ -252,6 +260,31 @@ class ChartStyle:
     smooth: float = 0.0
     """Weight of the exponential moving average, 0 to 1; 0 disables smoothing."""
     ascii: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to dot rows."""
+
+    bounds: tuple[float, float]
+    height: int
+    log: bool
+
+    def __call__(self, value: float) -> int:
+        low, high = (self._fold(bound) for bound in self.bounds)
+        if self.log and value <= 0:
+            return self.height - 1
+        share = (self._fold(value) - low) / (high - low)
+        return round((1 - min(2.0, max(-1.0, share))) * (self.height - 1))  # far outside, where nothing is drawn
+
+    def value(self, share: float) -> float:
+        """The value at a share of the height, 0 at the bottom."""
+        low, high = (self._fold(bound) for bound in self.bounds)
+        place = low + share * (high - low)
+        return float(10**place) if self.log else place
+
+    def _fold(self, value: float) -> float:
+        return math.log10(value) if self.log else value
 
 
 def draw(
@@ -306,67 +339,6 @@ def draw(
     return [*chart, [(foot[:columns].ljust(columns), "axis")]]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Maps values to dot rows."""
-
-    bounds: tuple[float, float]
-    height: int
-    log: bool
-
-    def __call__(self, value: float) -> int:
-        low, high = (self._fold(bound) for bound in self.bounds)
-        if self.log and value <= 0:
-            return self.height - 1
-        share = (self._fold(value) - low) / (high - low)
-        return round((1 - min(2.0, max(-1.0, share))) * (self.height - 1))  # far outside, where nothing is drawn
-
-    def value(self, share: float) -> float:
-        """The value at a share of the height, 0 at the bottom."""
-        low, high = (self._fold(bound) for bound in self.bounds)
-        place = low + share * (high - low)
-        return float(10**place) if self.log else place
-
-    def _fold(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-
-NICE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-"""Rounded ends of an axis, in powers of ten."""
-
-
-def reach(last: float, most: float) -> float:
-    """End of the x axis of a growing curve: the next rounded value after its last point, at most `most`.
-
-    An axis that ends at the last point would shift every column at every step, and the whole chart would have to be
-    sent to the terminal each time.
-    """
-    if last < 10:
-        return min(10.0, max(last, most))
-    power: float = 10.0 ** math.floor(math.log10(last))
-    nice = next((factor * power for factor in NICE if factor * power >= last), 10.0 * power)
-    return min(nice, max(last, most))
-
-
-def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
-    """Rounded bounds around these, so that the y axis of a growing curve rarely changes."""
-    if log:
-        low, high = (math.log10(bound) * 5 for bound in bounds)
-        return 10 ** (math.floor(low) / 5), 10 ** (math.ceil(high) / 5)
-    rough = (bounds[1] - bounds[0]) / 10
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
-    return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
-
-
-def line_sample(place: int, ascii_only: bool) -> str:
-    """A piece of a line of DASHES, for a legend."""
-    canvas = Canvas(8, 1)
-    canvas.letters = {0: ASCII_SERIES[place]}
-    canvas.line(0, 2, canvas.width - 1, 2, 0, DASHES[place])
-    return "".join(text for text, _ in canvas.text(0, ascii_only)).rstrip()
-
-
 def _plot(curve: Curve, series: Series, canvas: Canvas, span: tuple[float, float], scale: Scale, owner: int) -> None:
     """Draw a curve as `series`, which may be smoothed, into the canvas."""
     width = canvas.width
@@ -388,6 +360,34 @@ def _plot(curve: Curve, series: Series, canvas: Canvas, span: tuple[float, float
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)
 
 
+def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
+    """Rounded bounds around these, so that the y axis of a growing curve rarely changes."""
+    if log:
+        low, high = (math.log10(bound) * 5 for bound in bounds)
+        return 10 ** (math.floor(low) / 5), 10 ** (math.ceil(high) / 5)
+    rough = (bounds[1] - bounds[0]) / 10
+    power: float = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
+
+
+NICE = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+"""Rounded ends of an axis, in powers of ten."""
+
+
+def reach(last: float, most: float) -> float:
+    """End of the x axis of a growing curve: the next rounded value after its last point, at most `most`.
+
+    An axis that ends at the last point would shift every column at every step, and the whole chart would have to be
+    sent to the terminal each time.
+    """
+    if last < 10:
+        return min(10.0, max(last, most))
+    power: float = 10.0 ** math.floor(math.log10(last))
+    nice = next((factor * power for factor in NICE if factor * power >= last), 10.0 * power)
+    return min(nice, max(last, most))
+
+
 def bar(share: float, width: int) -> list[StyledText]:
     """A bar of `width` columns, filled by `share` (0 to 1)."""
     full = round(max(0.0, min(1.0, share)) * max(0, width))
@@ -396,6 +396,30 @@ def bar(share: float, width: int) -> list[StyledText]:
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """Columns from empty to full, in eighths of a cell."""
+SPARKS = BLOCKS[1:]
+"""The same of a sparkline, in which a point at the bottom is visible too."""
+
+
+def sparkline(series: Series, width: int) -> str:
+    """The course of a series in one row of blocks.
+
+    A block stands for the same steps until the row is full, and its scale has rounded ends: as the series grows, only
+    the last block changes, and nothing else is sent to the terminal.
+    """
+    buckets = series.buckets
+    if len(buckets) < 2:
+        return ""
+    per = 1
+    while per * width < len(buckets):
+        per *= 2
+    groups = [buckets[at : at + per] for at in range(0, len(buckets), per)]
+    means = [sum(bucket.mean for bucket in group) / len(group) for group in groups]
+    scaled = means[:-1] if len(means) > 2 else means  # the last one is not complete, and may be an outlier
+    low, high = min(scaled), max(scaled)
+    if high > low:
+        low, high = steady((low, high), False)
+    heights = (min(1.0, max(0.0, (mean - low) / (high - low or 1.0))) for mean in means)
+    return "".join(SPARKS[round(height * (len(SPARKS) - 1))] for height in heights)
 
 
 class Histogram(Struct, frozen=True):
@@ -418,10 +442,10 @@ def draw_histogram(lengths: Histogram, cut: int, columns: int, rows: int) -> lis
     per = -(-len(lengths.counts) // max(1, columns))
     bars = [sum(lengths.counts[at : at + per]) for at in range(0, len(lengths.counts), per)]
     tokens = per * lengths.width
-    beyond = [number * tokens >= cut for number in range(len(bars))]
+    beyond = [column * tokens >= cut for column in range(len(bars))]
     full = len(BLOCKS) - 1
     steps, highest = rows * full, max(bars) or 1
-    heights = [max(1, round(bar / highest * steps)) if bar else 0 for bar in bars]  # never empty with a row
+    heights = [max(1, round(count / highest * steps)) if count else 0 for count in bars]  # never empty with a row
     drawn: list[ChartRow] = []
     for row in range(rows - 1, -1, -1):
         levels = [max(0, min(full, height - row * full)) for height in heights]

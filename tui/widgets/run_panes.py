@@ -1,5 +1,5 @@
-"""The panes that draw runs: the loss of the watched run, or how to start one; and, where the terminal is wide, its
-figures with its latest answers, and the latest runs.
+"""The panes that draw runs. The loss pane draws the watched run's loss, or how to start a run. On a wide terminal, the
+figures pane has the watched run's metrics and latest answers, and the runs pane lists the latest runs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,8 @@ from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from tui.charts import Series
     from tui.history.run_list import RunSummary
     from tui.live.run_state import RunState
-
-BLOCKS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 18
-NAME_WIDTH = 15
-REFRESH_SECONDS = 2.0
-"""Between two reads of the runs: their logs' ends are decoded."""
-IDLE_SECONDS = 10.0
-"""The same while the watched run is not running."""
-MAX_RUNS = 40
-
 
 MIN_SECONDS, MAX_SECONDS = 2.0, 5.0
 """Between two frames of a growing curve: each row of it sends about 300 bytes to the terminal."""
@@ -86,6 +75,58 @@ class LossPane(Rows, can_focus=True):
         self.show(loss_rows(state, width, height, ChartStyle(ascii=app_settings(self).ascii)))
 
 
+STEPS = (
+    ("presets", "preset: model, method, settings", "{presets} lists all presets."),
+    ("bench.data", "data: a file, a folder, a Hub id", "Try it on the embedded tickets first."),
+    ("bench.start", "preview the run, then start it", "Memory, time, steps, problems."),
+    ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
+)
+"""(command, or `presets` for the keys of the presets; purpose; details if there is room).
+
+Each fits into 50 columns, the pane's width at 120.
+"""
+MORE = (
+    ("bench.run_ladder", "ladder: every method on the same data"),
+    ("bench.runs", "earlier runs: compare, resume, run again"),
+    ("app.palette", "search commands, presets, runs and data"),
+    ("app.help", "show all keys"),
+)
+ROOMY = 15
+"""Height from which there is room for more than the four steps."""
+
+
+def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str] = ()) -> list[Content]:
+    """The help text for the given size; first the runs that can be resumed."""
+    if resumable:
+        lines = [Content.assemble(("Can be resumed", "bold"), f" with {keys.of('bench.resume')}, the first one:")]
+        lines += [Content.assemble(("  ", ""), visible(text)) for text in resumable]
+        return [*lines[: height - 2], *welcome(keys, width, max(2, height - len(lines)))][:height]
+    if height < ROOMY:
+        ask = f"{keys.of('app.help')} all keys"
+        title = Content.styled("To start a run, press", "bold")
+        gap = width - title.cell_length - len(ask)
+        head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
+        if height <= len(STEPS):
+            steps = (_row(key, re.split("[:,]", what)[0], keys, 0) for key, what, _ in STEPS)
+            return [head, Content("  ").join(steps)][:height]
+        return [head, *(_row(key, what, keys) for key, what, _ in STEPS)]
+    lines = [Content(""), Content.styled("Train on your data; see what each method costs.", "bold")]
+    for key, what, more in STEPS:
+        details = more.format(presets=keys.of("bench.presets"))
+        lines += [Content(""), _row(key, what, keys), Content.styled(f"{'':9}{details}", "$foreground-muted")]
+    rest = [Content(""), *(_row(key, what, keys) for key, what in MORE)]
+    return [*lines, *rest[: max(0, height - len(lines))]]
+
+
+def _row(command: str, what: str, keys: CommandKeys, key_width: int = 7) -> Content:
+    key = keys.presets if command == "presets" else keys.of(command)
+    return Content.assemble((f"  {f'{key} ':<{key_width}}", "bold $primary"), what)
+
+
+SPARK_WIDTH = 18
+NAME_WIDTH = 15
+
+
 class FiguresPane(Rows):
     """Current metrics with their course, then the model's latest answers."""
 
@@ -102,6 +143,7 @@ class FiguresPane(Rows):
         if run is None or not self.content_size.width:
             self.show([])
             return
+        from tui.charts import sparkline
         from tui.live.curves import METRICS, sample_lines
 
         (width, height), lines = self.content_size, list[Content]()
@@ -115,28 +157,11 @@ class FiguresPane(Rows):
         self.show([*lines, Content(""), *answers] if run.samples else lines)
 
 
-def sparkline(series: Series, width: int) -> str:
-    """The course of a series in one row of blocks.
-
-    A block stands for the same steps until the row is full, and its scale has rounded ends: as the series grows, only
-    the last block changes, and nothing else is sent to the terminal.
-    """
-    from tui.charts import steady
-
-    buckets = series.buckets
-    if len(buckets) < 2:
-        return ""
-    per = 1
-    while per * width < len(buckets):
-        per *= 2
-    groups = [buckets[at : at + per] for at in range(0, len(buckets), per)]
-    means = [sum(bucket.mean for bucket in group) / len(group) for group in groups]
-    scaled = means[:-1] if len(means) > 2 else means  # the last one is not complete, and may be an outlier
-    low, high = min(scaled), max(scaled)
-    if high > low:
-        low, high = steady((low, high), False)
-    heights = (min(1.0, max(0.0, (mean - low) / (high - low or 1.0))) for mean in means)
-    return "".join(BLOCKS[round(height * (len(BLOCKS) - 1))] for height in heights)
+REFRESH_SECONDS = 2.0
+"""Between two reads of the runs: their logs' ends are decoded."""
+IDLE_SECONDS = 10.0
+"""The same while the watched run is not running."""
+MAX_RUNS = 40
 
 
 class RunsPane(Rows):
@@ -196,51 +221,3 @@ class RunsPane(Rows):
             )
             lines.append(line.truncate(width, ellipsis=True))
         self.show(lines)
-
-
-STEPS = (
-    ("presets", "preset: model, method, settings", "{presets} lists all presets."),
-    ("bench.data", "data: a file, a folder, a Hub id", "Try it on the embedded tickets first."),
-    ("bench.start", "preview the run, then start it", "Memory, time, steps, problems."),
-    ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
-)
-"""(command, or `presets` for the keys of the presets; purpose; details if there is room).
-
-Each fits into 50 columns, the pane's width at 120.
-"""
-MORE = (
-    ("bench.run_ladder", "ladder: every method on the same data"),
-    ("bench.runs", "earlier runs: compare, resume, run again"),
-    ("app.palette", "search commands, presets, runs and data"),
-    ("app.help", "show all keys"),
-)
-ROOMY = 15
-"""Height from which there is room for more than the four steps."""
-
-
-def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str] = ()) -> list[Content]:
-    """The help text for the given size; first the runs that can be resumed."""
-    if resumable:
-        lines = [Content.assemble(("Can be resumed", "bold"), f" with {keys.of('bench.resume')}, the first one:")]
-        lines += [Content.assemble(("  ", ""), visible(text)) for text in resumable]
-        return [*lines[: height - 2], *welcome(keys, width, max(2, height - len(lines)))][:height]
-    if height < ROOMY:
-        ask = f"{keys.of('app.help')} all keys"
-        title = Content.styled("To start a run, press", "bold")
-        gap = width - title.cell_length - len(ask)
-        head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
-        if height <= len(STEPS):
-            steps = (_row(key, re.split("[:,]", what)[0], keys, 0) for key, what, _ in STEPS)
-            return [head, Content("  ").join(steps)][:height]
-        return [head, *(_row(key, what, keys) for key, what, _ in STEPS)]
-    lines = [Content(""), Content.styled("Train on your data; see what each method costs.", "bold")]
-    for key, what, more in STEPS:
-        details = more.format(presets=keys.of("bench.presets"))
-        lines += [Content(""), _row(key, what, keys), Content.styled(f"{'':9}{details}", "$foreground-muted")]
-    rest = [Content(""), *(_row(key, what, keys) for key, what in MORE)]
-    return [*lines, *rest[: max(0, height - len(lines))]]
-
-
-def _row(command: str, what: str, keys: CommandKeys, key_width: int = 7) -> Content:
-    key = keys.presets if command == "presets" else keys.of(command)
-    return Content.assemble((f"  {f'{key} ':<{key_width}}", "bold $primary"), what)

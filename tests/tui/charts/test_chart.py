@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.charts import AXIS, DASHES, ChartStyle, Curve, Series, draw, line_sample
+from tui.charts import AXIS, DASHES, ChartStyle, Curve, Series, draw, line_sample, sparkline
 from tui.format import number
-from tui.widgets.run_panes import sparkline
 
 
 def series(*values: float | None) -> Series:

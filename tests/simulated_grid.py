@@ -23,9 +23,9 @@ from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import rule_check_of_gain
 from engine.ladder.required_sample import ComparisonGoal, required_sample
 from engine.ladder.results import LadderResults
-from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
+from engine.ladder.sequential import decide_questions, next_look
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
-from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Rung, SharedWork
+from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan, Rung, SharedWork
 from engine.runs.ladder.rung_results import RungResult, finding_of
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}

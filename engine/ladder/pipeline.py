@@ -25,12 +25,13 @@ from engine.ladder.phrases import rung_title
 from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
-from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
+from engine.ladder.sequential import decide_questions, next_look
 from engine.ladder.served import ask_served, check_served, examples_of_base, record_failure, with_examples
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
 from engine.runs.ladder.ladder_state import (
     BASE_4BIT,
+    FIRST_LOOK,
     Ladder,
     LadderEntry,
     LadderPlan,

@@ -42,11 +42,9 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.ladder.decisions import RULE_GAIN_SHARE, rule_check_of_gain
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, normal
-from engine.runs.ladder.ladder_state import BASE, Ladder, LadderDecision, LadderPlan, Look, is_base
+from engine.runs.ladder.ladder_state import BASE, FIRST_LOOK, Ladder, LadderDecision, LadderPlan, Look, is_base
 from engine.runs.ladder.rung_results import Comparison
 
-FIRST_LOOK = 2
-"""Seeds before the first look."""
 SPENDING = 3.0
 """Exponent of the spending function: 1 spends evenly, 3 nearly as O'Brien & Fleming's boundary."""
 MIN_LEVEL = 0.002

@@ -27,7 +27,7 @@ from engine.hardware.devices import CPU, select_device
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows, make_plan
-from engine.runs.ladder.ladder_state import Ladder, LadderPlan
+from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
 from engine.runs.ladder.sweep import Sweep, describe_sweep, make_cells, parse_axes, parse_budget, value_text
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
@@ -47,8 +47,8 @@ from tui.output.console import console, print_json, say, table
 
 CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
 """Whether the rule of thumb holds -> in words."""
-FIRST_ROUNDS, MIN_FORECAST = 2, 5
-"""Seeds from which, and at least up to which, hours and power are forecast."""
+MIN_FORECAST = 5
+"""Hours and power are forecast up to this number of seeds, or up to the plan's if it has more."""
 DEMO = "demo"
 """Preset of the demo."""
 DEMO_SEEDS = 3
@@ -195,8 +195,8 @@ def ladder(
     axes, limit = parse_axes(vary, given), parse_budget(budget)
     cells = make_cells(axes, given, make)
     folder, plans = home_for_launch(runs, json), [plan for _, plan in cells]
-    begin = partial(start_sweep, folder, axes, cells, limit, plans[0].command)
-    return _start(begin, plans, describe_sweep(axes, cells), folder, detach, json)
+    launch = partial(start_sweep, folder, axes, cells, limit, plans[0].command)
+    return _start(launch, plans, describe_sweep(axes, cells), folder, detach, json)
 
 
 def refuse_missing_tools(ship: Sequence[str]) -> None:
@@ -234,7 +234,7 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
         return str(report["metric"])
 
     prediction = forecast(plan, runs, automatic_metric)
-    counts = range(FIRST_ROUNDS if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
+    counts = range(FIRST_LOOK if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
     if json:
         rows = [
             {
@@ -262,14 +262,14 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
 
 
 def _start(
-    start: Callable[..., object], plans: Sequence[LadderPlan], about: str, runs: Path, detach: bool, json: bool
+    launch: Callable[..., object], plans: Sequence[LadderPlan], about: str, runs: Path, detach: bool, json: bool
 ) -> int:
     show_notices(plans[0].notices, json)
     check_disk([rung.config for plan in plans for rung in plan.rungs], runs, json)
     created: list[LadderDir | SweepDir] = []
 
     def begin() -> None:
-        start(created=created.append)  # before any output: a closed pipe must not prevent it
+        launch(created=created.append)  # before any output: a closed pipe must not prevent it
         folder = created[0]
         if not json:
             was_killed = folder.plan().created < plans[0].created
@@ -292,7 +292,7 @@ def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = ()
         folder.remove()
         raise UserError(state.reason, code=state.reason_code or f"{folder.KIND}.refused")
     if json:
-        print_json(msgspec.to_builtins(_rated(folder, state)))
+        print_json(msgspec.to_builtins(_with_preferences(folder, state)))
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
@@ -315,7 +315,7 @@ def report(
         hint = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", hint=hint, code=f"{folder.KIND}.not_started")
     if json:
-        print_json(msgspec.to_builtins(_rated(folder, state)))
+        print_json(msgspec.to_builtins(_with_preferences(folder, state)))
         return
     ask(f"{folder.KIND}.report", {"path": str(folder.path)})
     if markdown:
@@ -325,7 +325,7 @@ def report(
         say(f"Markdown: {folder.markdown}")
 
 
-def _rated(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> Ladder | Sweep:
+def _with_preferences(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> Ladder | Sweep:
     """A ladder with what judges and people prefer; a sweep unchanged."""
     return with_preferences(folder, state) if isinstance(folder, LadderDir) and isinstance(state, Ladder) else state
 
@@ -334,39 +334,49 @@ def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
     """Print the results and the report's path; of an unfinished ladder or sweep the parts that exist."""
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
-    state = _rated(folder, state)
+    state = _with_preferences(folder, state)
     if isinstance(state, Ladder):
-        if (summary := state.summary) is not None:
-            say(summary.headline, "bold")
-            for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
-                say(line)
-        for sentence in state.verdict:
-            say(f"{sentence.topic}: {sentence.text}")
-        show_benchmarks(state)
-        if state.work and state.work.data_usage:
-            say(f"columns: {summarize_columns(state.work.columns)}")
-            say(f"rows: {summarize_rows(state.work.data_usage)}")
+        _show_ladder(state)
     else:
-        if state.headline:
-            say(state.headline, "bold")
-        keys = [axis.key for axis in state.axes]
-        rows = []
-        for point in state.points:
-            values, share = state.cells[point.cell].values, point.share_of_gain
-            settings = [value_text(values[key]) for key in keys]
-            gained = percent(share.mean) if share else "–"
-            bounds = percent_bounds(share).strip("[]").replace(", ", "–") if share else ""
-            cost = f"{point.cost.mean:.2f}" if point.cost else "–"
-            rows.append([*settings, point.rung, gained, bounds, cost, CHECKS[point.rule]])
-        if rows:
-            columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
-            table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
-        for line in state.sentences:
-            say(f"- {line}")
+        _show_sweep(state)
     if folder.page.exists():
         say(f"report: {folder.page}")
     if isinstance(state, Sweep) and state.headline:
         say(state.headline, "bold")  # again: the table above it may be long
+
+
+def _show_ladder(ladder: Ladder) -> None:
+    """Print the headline, the rungs, the verdict, and what was read."""
+    if (summary := ladder.summary) is not None:
+        say(summary.headline, "bold")
+        for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
+            say(line)
+    for sentence in ladder.verdict:
+        say(f"{sentence.topic}: {sentence.text}")
+    show_benchmarks(ladder)
+    if ladder.work and ladder.work.data_usage:
+        say(f"columns: {summarize_columns(ladder.work.columns)}")
+        say(f"rows: {summarize_rows(ladder.work.data_usage)}")
+
+
+def _show_sweep(sweep: Sweep) -> None:
+    """Print the headline, a table of the rungs by setting, and the sentences about them."""
+    if sweep.headline:
+        say(sweep.headline, "bold")
+    keys = [axis.key for axis in sweep.axes]
+    rows = []
+    for point in sweep.points:
+        values, share = sweep.cells[point.cell].values, point.share_of_gain
+        settings = [value_text(values[key]) for key in keys]
+        gained = percent(share.mean) if share else "–"
+        bounds = percent_bounds(share).strip("[]").replace(", ", "–") if share else ""
+        cost = f"{point.cost.mean:.2f}" if point.cost else "–"
+        rows.append([*settings, point.rung, gained, bounds, cost, CHECKS[point.rule]])
+    if rows:
+        columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
+        table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
+    for line in sweep.sentences:
+        say(f"- {line}")
 
 
 def _shot_numbers(given: str | None) -> list[int]:

@@ -130,6 +130,10 @@ def halving_rounds(count: int, steps: int) -> list[tuple[int, int | None]]:
     return list(zip(sizes, lengths, strict=True))
 
 
+FIRST_LOOK = 2
+"""Seeds before the first look of a ladder that runs until its questions are decided: one cannot show how seeds vary."""
+
+
 class LadderPlan(Struct, kw_only=True, frozen=True):
     """The content of `ladder.toml`; does not change after the start."""
 

@@ -16,10 +16,11 @@ from simulated_grid import MARGIN, RUNGS, Cell, simulate, until_decided
 
 from engine.config.errors import UserError
 from engine.ladder.sentences import conclude
-from engine.ladder.sequential import FIRST_LOOK, chance_of_decision, look_levels
+from engine.ladder.sequential import chance_of_decision, look_levels
 from engine.ladder.statistics import ItemScores, MeanSamples
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
 from engine.runs.ladder.ladder_plan import describe_plan, make_plan
+from engine.runs.ladder.ladder_state import FIRST_LOOK
 
 
 @pytest.mark.parametrize("most", [2, 3, 5, 8, 20])

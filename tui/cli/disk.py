@@ -129,8 +129,8 @@ def clean(
     full_names = []
     for name in names or []:  # of a cache entry, else of the one run or ladder that is meant
         is_entry = any(item.owner is None and item.name == name for item in items)
-        every = "run `ftbench runs` to list the runs"
-        full_names.append(name if is_entry else pick(ladder_dir.iterate_all(folder), name, "run", folder, every).name)
+        hint = "run `ftbench runs` to list the runs"
+        full_names.append(name if is_entry else pick(ladder_dir.iterate_all(folder), name, "run", folder, hint).name)
     chosen, kept = select_items(items, cast(list[Kind], kinds), full_names, older_than)
     if not kinds:
         return 0

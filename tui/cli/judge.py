@@ -58,7 +58,7 @@ def compared(runs: Path | None, names: Sequence[str]) -> tuple[LadderDir | RunDi
     subjects = [run_or_ladder(runs, name) for name in names]
     if len(subjects) == 1 and isinstance(subjects[0], LadderDir):
         return subjects[0], []
-    directories = [folder for folder in subjects if isinstance(folder, RunDir)]
+    directories = [run for run in subjects if isinstance(run, RunDir)]
     if len(directories) < len(subjects):
         raise UserError("a ladder is compared alone", hint="name one ladder, or several runs", code="judge.mixed")
     return directories[0], list(dict.fromkeys(str(run.path) for run in directories))
@@ -100,8 +100,8 @@ def judge(
     subject, directories = compared(runs, names)
     judge_model, token_price = named_judge(model, "--judge"), parse_price(price, "--price")
     if is_endpoint(judge_model) and device is not None:
-        do = "remove it: the server decides where its model runs"
-        raise UserError("--device with a served judge", hint=do, code="judge.device_of_served")
+        hint = "remove it: the server decides where its model runs"
+        raise UserError("--device with a served judge", hint=hint, code="judge.device_of_served")
     if max_cost is not None and token_price is None:
         raise UserError("--max-cost without --price", hint="add --price IN,OUT", code="judge.cost_without_price")
     plan = JudgePlan(

@@ -122,22 +122,22 @@ def make_query(preset: str, method: str | None, overrides: Flat, gpu: str | None
     """The preset with each method to plan. Raises UserError for a key that none of them reads."""
     given = dict(overrides)
     only: str | None = method or given.pop("method", None)
-    shown = (only,) if only else method_names()
+    methods = (only,) if only else method_names()
     for key in given:
-        if not any(reads(method, key) for method in shown):
-            problem = f"{key} is not read by {' or '.join(shown)}"
+        if not any(reads(method, key) for method in methods):
+            problem = f"{key} is not read by {' or '.join(methods)}"
             raise UserError(problem, "--set", "remove it or choose another method", "plan.unread_key")
     chosen = {
         method: resolve_preset(preset, method, {key: value for key, value in given.items() if reads(method, key)})
-        for method in {*shown, QLORA.name}
+        for method in {*methods, QLORA.name}
     }
-    device = chosen[shown[0]].config.hardware.device
+    device = chosen[methods[0]].config.hardware.device
     return PlanQuery(
-        configs=[chosen[method].config for method in shown],
+        configs=[chosen[method].config for method in methods],
         qlora=chosen[QLORA.name].config,
         budget=local_budget(device=device) if gpu is None else listed_budget(gpu),
         length=length,
-        data_given=chosen[shown[0]].origins["data.id"] != "default",
+        data_given=chosen[methods[0]].origins["data.id"] != "default",
     )
 
 

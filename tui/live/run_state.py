@@ -21,16 +21,6 @@ from tui.charts import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
 
-MAX_SAMPLES = 60
-CPU_NAME = "CPU cores"
-"""End of the device name in the event `model` of a run without a GPU."""
-
-
-ANSWERS = "test answers"
-"""Text of the worker's progress while it generates the answers to the test rows."""
-SIMILAR = 1.1
-"""Ratio of the bounds of an estimate up to which their mean is shown instead of both."""
-
 
 class TimeLeft(NamedTuple):
     """Seconds until the end of a run, or of its phase."""
@@ -46,6 +36,10 @@ class TimeLeft(NamedTuple):
 def rounded(seconds: float) -> str:
     """An estimated duration in whole seconds: `9 s`, `4:05`."""
     return duration(seconds) if seconds >= 59.5 else f"{seconds:.0f} s"
+
+
+ANSWERS = "test answers"
+"""Text of the worker's progress while it generates the answers to the test rows."""
 
 
 class RunTimer:
@@ -113,6 +107,53 @@ class RunTimer:
     def _enter(self, phase: str) -> None:
         self._phase, self._phase_began = phase, self._now
         self._work, self._progress = "", None
+
+
+SIMILAR = 1.1
+"""Ratio of the bounds of an estimate up to which their mean is shown instead of both."""
+
+
+def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None = None) -> str:
+    """`ladder 12:30 left`, `ladder 10:00 to 13:00 left`, `ladder up to 20 s left`.
+
+    '' while a rung was neither measured nor finished. `now` in Unix seconds.
+
+    `left` is the time left of the active run `run`, where the end of the run is known; of every other active run it is
+    its estimate less the time since it was started. Exports are not estimated.
+    """
+    runs = [(0.0, 0.0)]
+    for entry in ladder.entries:
+        if entry.is_done or entry.kind in ("probe", "export"):
+            continue
+        if entry.status == "live" and entry.run == run and left is not None and not left.phase:
+            runs.append((left.seconds, left.seconds))
+            continue
+        like = [
+            other.seconds
+            for other in ladder.entries
+            if (other.rung, other.kind, other.status) == (entry.rung, entry.kind, "finished")
+            and other.seconds is not None
+        ]
+        estimated = ((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung)
+        bounds = (min(like), max(like)) if like else next(estimated, None)  # by its timing probe
+        if bounds is None:
+            return ""
+        passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
+        runs.append((max(0.0, bounds[0] - passed), max(0.0, bounds[1] - passed)))
+    # so many runs at a time: at least the seconds of the longest
+    low, high = (max(*seconds, sum(seconds) / max(1, ladder.runs_at_once)) for seconds in zip(*runs, strict=True))
+    if low < 0.5:
+        between = f"up to {rounded(high)}"
+    elif high <= low * SIMILAR:
+        between = rounded((low + high) / 2)
+    else:
+        between = f"{rounded(low)} to {rounded(high)}"
+    return f"ladder {between} left" if high >= 0.5 else ""
+
+
+MAX_SAMPLES = 60
+CPU_NAME = "CPU cores"
+"""End of the device name in the event `model` of a run without a GPU."""
 
 
 @dataclass
@@ -242,44 +283,6 @@ class ExpectedPeak(NamedTuple):
     @property
     def label(self) -> str:
         return "memory probe" if self.is_probed else "predicted peak"
-
-
-def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None = None) -> str:
-    """`ladder 12:30 left`, `ladder 10:00 to 13:00 left`, `ladder up to 20 s left`.
-
-    '' while a rung was neither measured nor finished. `now` in Unix seconds.
-
-    `left` is the time left of the active run `run`, where the end of the run is known; of every other active run it is
-    its estimate less the time since it was started. Exports are not estimated.
-    """
-    runs = [(0.0, 0.0)]
-    for entry in ladder.entries:
-        if entry.is_done or entry.kind in ("probe", "export"):
-            continue
-        if entry.status == "live" and entry.run == run and left is not None and not left.phase:
-            runs.append((left.seconds, left.seconds))
-            continue
-        like = [
-            other.seconds
-            for other in ladder.entries
-            if (other.rung, other.kind, other.status) == (entry.rung, entry.kind, "finished")
-            and other.seconds is not None
-        ]
-        estimated = ((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung)
-        bounds = (min(like), max(like)) if like else next(estimated, None)  # by its timing probe
-        if bounds is None:
-            return ""
-        passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
-        runs.append((max(0.0, bounds[0] - passed), max(0.0, bounds[1] - passed)))
-    # so many runs at a time: at least the seconds of the longest
-    low, high = (max(*seconds, sum(seconds) / max(1, ladder.runs_at_once)) for seconds in zip(*runs, strict=True))
-    if low < 0.5:
-        between = f"up to {rounded(high)}"
-    elif high <= low * SIMILAR:
-        between = rounded((low + high) / 2)
-    else:
-        between = f"{rounded(low)} to {rounded(high)}"
-    return f"ladder {between} left" if high >= 0.5 else ""
 
 
 MAX_UNSAMPLED = 8 << 20

@@ -1,4 +1,4 @@
-"""The base classes of full screens, dialogs, and screens with keys that act on a run; the dialog that asks before."""
+"""The base classes of full screens, dialogs, and screens with keys that act on a run; a confirmation dialog."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ class BenchView(BaseScreen[None]):
         if not self.query("#status"):
             return
         follower, run, ladder = self.follower, self.follower.run, self.follower.ladder
-        first = [turn.run for turn in self.live_runs.turns if not turn.place]  # in the queues of their devices
+        running = [turn.run for turn in self.live_runs.turns if not turn.place]  # the others wait for their devices
         text = status(
             follower.state,
             follower.live,
@@ -280,7 +280,7 @@ class BenchView(BaseScreen[None]):
             app_keys(self),
             paused=run is not None and run.paused_file.exists(),
             deleted=follower.deleted,
-            has_device=run is not None and run.path in first,
+            has_device=run is not None and run.path in running,
             ladder=ladder if follower.live and ladder and ladder.status == "running" else None,
         )
         self.set_text("status", text)

@@ -46,7 +46,7 @@ class LaunchForecast:
         self._checks, self._node, self._changed = checks, node, changed
         self.times = LaunchTimes(runs)
         self._key = self._details_key = b""
-        """Of the data check, and of what shared prefixes save, among `checks`."""
+        """Keys in `checks` of the data check, and of its report with the details."""
         self.report = DataCheck()
         self._configs: list[Config] = []
         self.request: BackgroundRequest | None = None
@@ -163,6 +163,15 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def report(self) -> DataCheck:
         return self.forecast.report
 
+    @property
+    def rows(self) -> Lines:
+        return self.query_one("#rows", Lines)
+
+    @property
+    def row(self) -> str:
+        """The marked row: START or the name of an option."""
+        return self.rows.key or START
+
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = "launch"
@@ -197,6 +206,10 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def _fit_height(self) -> None:
         """As high as the content, but never higher than the screen: the lines below stay visible."""
         self.query_one(VerticalScroll).styles.max_height = self._max_lines()
+
+    def _max_lines(self) -> int:
+        """Lines available for the body: border, time, keys, and the line that is edited with its hint."""
+        return max(3, self.size.height - (7 if self.edited else 5))
 
     def _refresh_preview(self) -> None:
         """Make the preview again: other processes may have started or ended."""
@@ -238,10 +251,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.set_text("time", self._fact("time", self.forecast.times.text(self.shown.trainings(), self.report), "bold"))
         self._show_keys()
 
-    def _max_lines(self) -> int:
-        """Lines available for the body: border, time, keys, and the line that is edited with its hint."""
-        return max(3, self.size.height - (7 if self.edited else 5))
-
     def _show_keys(self) -> None:
         """Show what enter does, and how to scroll if not everything fits."""
         keys = app_keys(self)
@@ -256,15 +265,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         scroll = f"   {keys.of('launch.down')} scroll" if needed > self._max_lines() else ""
         others = f"   ↑↓ value   {keys.of('launch.back')} back   {keys.of('launch.copy')} copy{scroll}"
         self.set_text("keys", Content.assemble((start, style), others))
-
-    @property
-    def rows(self) -> Lines:
-        return self.query_one("#rows", Lines)
-
-    @property
-    def row(self) -> str:
-        """The marked row: START or the name of an option."""
-        return self.rows.key or START
 
     def _fact(self, name: str, text: str, style: str) -> Content:
         return Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(text), style))
@@ -294,12 +294,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.query_one(ValueInput).ask(option.text, f"{option.name}: {option.accepts}", self._enter, self._try)
         self._try(option.text)
 
-    def take_preset(self, name: str) -> None:
-        """Launch this preset instead, with the same data."""
-        with self.errors_told():
-            self.launch = self.launch.with_preset(name)
-            self._check_data()
-
     def _try(self, text: str) -> None:
         """Show the range and the default, or what is wrong; the facts above show the effect at once."""
         assert self.edited is not None
@@ -326,6 +320,12 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.query_one("#hint").display = False
         self._fit_height()
         self._check_data()
+
+    def take_preset(self, name: str) -> None:
+        """Launch this preset instead, with the same data."""
+        with self.errors_told():
+            self.launch = self.launch.with_preset(name)
+            self._check_data()
 
     def action_now(self) -> None:
         self._close("now")

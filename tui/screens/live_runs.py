@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows neither
     from tui.live.watcher import Watcher
     from tui.preview.launch_context import LaunchContext
 
-
 NEW_SECONDS = 5.0
 """Time within which a new run takes its lock."""
 
@@ -118,7 +117,7 @@ class RunFollower:
 
 
 class MachineContext:
-    """Takes a sample per second and answers what fits."""
+    """The latest sample of the machine, and what it leaves for a run of the selection."""
 
     def __init__(self, screen: BaseScreen[Any], runs: Path, follower: RunFollower, live_runs: LiveRuns) -> None:
         self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs

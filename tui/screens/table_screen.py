@@ -20,6 +20,8 @@ from tui.screens.base import BaseScreen
 from tui.widgets.table import Table
 from tui.widgets.text_rows import KeyLine, literal
 
+R = TypeVar("R")
+
 
 class ValueInput(Input):
     """Hidden until it asks for a text. Enter accepts the text, escape discards it."""
@@ -87,7 +89,6 @@ class ValueInput(Input):
         event.stop()
 
 
-R = TypeVar("R")
 FILTER = "filter"
 
 

@@ -54,7 +54,7 @@ class TryScreen(BaseScreen[None]):
         system: str | None = None,
         on_cpu: bool = False,
     ) -> None:
-        """sampling: with `max_new_tokens` 0 for that of the runs' evaluations."""
+        """With `max_new_tokens` 0, `sampling` gets that of the runs' evaluations once the models are loaded."""
         super().__init__()
         self.opening, self.on_cpu = request, on_cpu
         self.state = ChatState(sampling, system)
@@ -101,23 +101,28 @@ class TryScreen(BaseScreen[None]):
     async def _received(self, message: chat_client.Message) -> None:
         self.state.apply(message)
         self._stale = True
-        if isinstance(message, chat_client.QueueWait | chat_client.LoadingProgress | chat_client.Ready):
-            self.refresh_bindings()
-        if isinstance(message, chat_client.Ready):
-            self.state.sampling = chat.default_sampling(self.state.sampling, message.columns)
-            await self.query_one("#answers").mount(*(AnswerColumn(classes="pane") for _ in message.columns))
-            for notice in message.notices:
-                self.tell(notice.text, severity="warning", timeout=30)
-            self.action_write("prompt")
-            if self.waiting_prompt:
-                waiting, self.waiting_prompt = self.waiting_prompt, ""
-                self._send_prompt(waiting)
-            self._draw()
-        elif isinstance(message, chat_client.ReplayItems) and self._wanted_item >= 0:
-            self._replay(self._wanted_item)
-        elif isinstance(message, chat_client.RequestRefused):
-            line = message.error().line
-            self.tell(line, severity="error", timeout=15)
+        match message:
+            case chat_client.QueueWait() | chat_client.LoadingProgress():
+                self.refresh_bindings()
+            case chat_client.Ready():
+                self.refresh_bindings()
+                await self._begin(message)
+            case chat_client.ReplayItems() if self._wanted_item >= 0:
+                self._replay(self._wanted_item)
+            case chat_client.RequestRefused():
+                self.tell(message.error().line, severity="error", timeout=15)
+
+    async def _begin(self, ready: chat_client.Ready) -> None:
+        """Show a column per model, and send the prompt that waited for them."""
+        self.state.sampling = chat.default_sampling(self.state.sampling, ready.columns)
+        await self.query_one("#answers").mount(*(AnswerColumn(classes="pane") for _ in ready.columns))
+        for notice in ready.notices:
+            self.tell(notice.text, severity="warning", timeout=30)
+        self.action_write("prompt")
+        if self.waiting_prompt:
+            waiting, self.waiting_prompt = self.waiting_prompt, ""
+            self._send_prompt(waiting)
+        self._draw()
 
     def _failed(self, error: str) -> None:
         self.error, self._stale = error, True
@@ -136,12 +141,18 @@ class TryScreen(BaseScreen[None]):
             column.display = self.first <= index < last
             if index < len(names):
                 column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
+
         hidden = f" · columns {self.first + 1} to {last} of {len(columns)}" if fitting < len(columns) else ""
         models = " and ".join(dict.fromkeys(Path(shown.column.model).name for shown in state.columns.values()))
         title = f"try · {models} · {chat.sampling_text(state.sampling)}{hidden}" if state.ready else "try"
         self.set_text("title", title)
         self.set_text("memory", chat.memory_text(state.memory) if state.memory else "")
+        self._draw_item()
         self._draw_state()
+
+    def _draw_item(self) -> None:
+        """Which test item is replayed, and its target."""
+        state = self.state
         self.query_one("#item").display = (item := state.replayed) is not None
         if item is not None and (items := state.items) is not None:
             listed = len(items.items)
@@ -328,11 +339,11 @@ class AnswerColumn(VerticalScroll, can_focus=True):
         self.border_title = Content(visible(state.column.title))
         waiting = "waiting for its turn" if state.turns and state.turns[-1].answer is None else ""
         self.border_subtitle = "answering" if answering else waiting
-        parts.first(Static).update(conversation(state, item))
+        parts.first(Static).update(column_text(state, item))
         self.scroll_end(animate=False)
 
 
-def conversation(state: ColumnState, item: ReplayItem | None) -> Content:
+def column_text(state: ColumnState, item: ReplayItem | None) -> Content:
     """The turns, then how the answer to a test item compares with the recorded one."""
     lines: list[Content] = []
     for turn in state.turns:

@@ -1,4 +1,4 @@
-"""Prepare a dataset: read and tokenize its rows in one streaming pass, then split them by their keys.
+"""Prepare a dataset: read and tokenize its rows in passes over its files, and split them by their keys.
 
 `prepare` is for runs and refuses what cannot be trained on; `prepare_unchecked` is for reports on it. A row becomes a
 conversation (`conversation.py`), a text with its answers (`rendering.py`), and tokens with those in the loss

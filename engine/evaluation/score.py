@@ -1,6 +1,6 @@
 """Score a model on held-out rows: loss on the reference answers, and the metric of the answers it generates.
 
-Also the loss on general text before and after training, by which forgetting is measured.
+Also reads the general text on which forgetting is measured.
 """
 
 from __future__ import annotations

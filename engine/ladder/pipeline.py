@@ -1,4 +1,4 @@
-"""Runs the stages of a ladder in this process: preparation, probes, trials, runs, exports, analysis, report."""
+"""Runs the stages of a ladder: preparation, probes, trials, runs, served models, exports, analysis, report."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def start_run(
     command: str = "",
     created: Callable[[RunDir], object] = lambda run: None,
 ) -> RunDir:
-    """Create a run's directory, start its worker, and return once the worker writes events.
+    """Create a run's directory, start its worker, and return once it writes events, or once its job is submitted.
 
     `wait=False` starts even if the GPU is busy. `data_fingerprint` is that of the checked rows: the worker refuses
     other rows. `command` is the command line that `run.toml` records. `created` is called with the run before its

@@ -1,1 +1,1 @@
-"""One run from start to end, and the server that answers questions of the TUI."""
+"""One run from start to end, and the servers that answer other processes."""

@@ -1,7 +1,7 @@
 """What a run decides before it trains: its workload, how rows are packed, batch size and memory.
 
 Packing is checked on the run's own model and rows: that they stay independent. Memory is predicted before the optimizer
-is made, then measured with the longest batch.
+is made, then measured with the longest batch. Layers are compiled in between (`compile_by_training`).
 """
 
 from __future__ import annotations

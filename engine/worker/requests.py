@@ -1,4 +1,7 @@
-"""The requests of the workbench that the RPC server answers: data, plans, launches, reports, artifacts, training."""
+"""The requests that the RPC server answers: data, plans, launches, reports, artifacts, training.
+
+Subcommands, the bench, ladders and exports ask them.
+"""
 
 from __future__ import annotations
 

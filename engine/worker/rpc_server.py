@@ -1,4 +1,4 @@
-"""RPC server: `python -m engine.worker.rpc_server REQUEST PID` handles one request of the workbench and exits.
+"""RPC server: `python -m engine.worker.rpc_server REQUEST PID` handles one request and exits.
 
 Arguments arrive as one line of JSON on stdin. With `serve` as the request, each line is a list of a request that needs
 only a tokenizer and its arguments, and they are handled one after another. A closed stdin means that the client has

@@ -1,4 +1,7 @@
-"""What a worker writes about its run: phases, progress, warnings and how it ended; and what earlier workers wrote."""
+"""What a worker writes about its run: phases, progress, warnings and how it ended; and what earlier workers wrote.
+
+Also watches the disk (`DiskWatch`), and says what takes less memory (`memory_advice`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `ftbench` command: its subcommands, how a command line is parsed, and what `ftbench` alone does.
+"""The `ftbench` command after `tui.start`, which opens the bench: its subcommands and how a command line is parsed.
 
 Typer accepts an option in one command only and keeps the last of several values. Here every subcommand also accepts
 the options of `ftbench` itself, and two different values of one option are an error.

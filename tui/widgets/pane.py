@@ -51,7 +51,7 @@ class Pane(Protocol):
     """
 
     pane_name: ClassVar[str]
-    """Its id and title: one lower-case word."""
+    """Its id and first title: one lower-case word."""
     letter: ClassVar[str]
     """Focuses it after the key that jumps to a pane; '' for a pane without focus."""
 
@@ -60,7 +60,7 @@ class Pane(Protocol):
 
 
 def make_pane(kind: type[Widget]) -> Widget:
-    """A pane with its name as id and title."""
+    """A pane with its name as id and first title."""
     name = cast(type[Pane], kind).pane_name
     pane = kind(id=name, classes="pane")
     pane.border_title = name

@@ -80,7 +80,7 @@ class TooSlowError(Exception):
 
 @dataclass(frozen=True)
 class DryRunPeaks:
-    """Result of a dry run of one depth, in bytes."""
+    """Result of a dry run, or of two that are extrapolated to all layers: bytes, and numbers of parameters."""
 
     static: int
     moments: dict[str, dict[str, int]]

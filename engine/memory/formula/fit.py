@@ -60,8 +60,8 @@ class LargestFit(Struct, frozen=True, kw_only=True):
     value: int
     """0 if nothing fits."""
     limited_by: Literal["memory", "token_limit", "nothing"]
-    """What limits the value: memory, the token limit of a forward pass (`training.batches`), or nothing: all rows of a
-    step fit, or all positions of the model."""
+    """What limits the value: memory, the token limit of a forward pass (`config.device_defaults`), or nothing: all rows
+    of a step fit, or all positions of the model."""
 
 
 def required_headroom(peak: int, budget: MemoryBudget, tier: Tier) -> int:

@@ -283,7 +283,7 @@ def _key_fingerprints(values: Flat) -> dict[str, str]:
 
 
 def edited_keys(path: Path) -> set[str]:
-    """Dotted keys whose values were edited since a `run.toml`, which `read_file` accepts, was written."""
+    """Dotted keys whose values were edited since a `run.toml`, which `read_frozen` accepts, was written."""
     table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
     recorded = table.pop("run").get("key_fingerprints", {})
     table.pop("origins")

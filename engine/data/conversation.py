@@ -17,34 +17,6 @@ from engine.data.formats import DetectedFormat, data_formats
 from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED
 from engine.data.rows import Example, Problem, RawRow, UnusableRow, described, from_json, parsed
 
-WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
-"""Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
-MASKED = ("masked",)
-"""Keys where true excludes the message from the loss: torchtune."""
-REFUSED = {
-    "mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
-    "loss_mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
-    "train_detail": "use weight for the complete message: weights of single characters are not supported",
-    "training_detail": "use weight for the complete message: weights of single characters are not supported",
-}
-FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
-_MEDIA_PARTS = ("image", "audio", "video", "file", "document")
-_PLACEHOLDER = re.compile(r"<image>|(?m:^[ \t]*<(?:video|audio)>)|(?m:<(?:video|audio)>[ \t]*$)")
-_ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "function_call": "assistant", "tool_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
-}  # fmt: skip
-_CALLS = ("function_call", "tool_call")
-"""ShareGPT roles of messages whose text is a tool call."""
-_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
-"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
-ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases", "labels")
-"""Columns in which a list contains alternative answers."""
-_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
-
 
 def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
@@ -54,6 +26,50 @@ def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
         return example if value in (None, "") else replace(example, group=as_text(value))
     except UnusableRow as problem:
         return Problem(problem.kind, problem.what, raw.where)
+
+
+_END_TOKENS = (
+    *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
+    *("</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
+)
+"""Of common tokenizers."""
+
+
+def _without_end_tokens(example: Example) -> Example:
+    """The example without literal end tokens at the end of its answers: the template writes the model's own.
+
+    Raises UnusableRow if nothing of the last answer is left.
+    """
+    messages = [
+        {**turn, "content": stripped}
+        if turn["role"] == "assistant" and (stripped := _stripped(turn["content"])) != turn["content"]
+        else turn
+        for turn in example.conversation
+    ]
+    completion = None if example.completion is None else _stripped(example.completion)
+    references = tuple(_stripped(text) for text in example.references)
+    if (messages, completion, references) == (example.conversation, example.completion, example.references):
+        return example
+    if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):
+        raise UnusableRow("data.empty", "the answer is an end token only")
+    notes = (*example.notes, END_TOKEN_REMOVED)
+    changed = messages if example.messages is not None else None
+    return replace(example, messages=changed, completion=completion, references=references, notes=notes)
+
+
+def _stripped(text: str) -> str:
+    """The text without end tokens at its end, and without the white space around them."""
+    kept = text.rstrip()
+    if not kept.endswith(_END_TOKENS):
+        return text
+    while found := next((token for token in _END_TOKENS if kept.endswith(token)), ""):
+        kept = kept.removesuffix(found).rstrip()
+    return kept
+
+
+def _is_empty(turn: dict[str, Any]) -> bool:
+    """Whether a message has no text, tool call or reasoning."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
 
 
 def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat, trained_from: int = 0) -> Example:
@@ -104,74 +120,28 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFor
     )
 
 
-def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
-    """A prompt and its answer, after the row's history: a list of [question, answer] pairs."""
-    if not prompt.strip():
-        raise UnusableRow("data.empty", "no prompt")
-    if not answer.text.strip():
-        raise UnusableRow("data.empty", "no answer")
-    history = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
-    history = from_json(history, f"{raw.where} (history)")
-    turns: list[dict[str, Any]] = []
-    for pair in (history or []) if isinstance(history, list | None) else [history]:
-        if not isinstance(pair, list) or len(pair) != 2:
-            problem = "history is not a list of [question, answer]"
-            raise UserError(problem, raw.where, "correct the row", code="data.invalid_history")
-        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.text}]
-    chat = conversation(turns, raw, detected)
-    first = chat.conversation[0]
-    system = f"{first['content']}\n\n" if first["role"] == "system" else ""
-    return replace(chat, prompt=system + prompt, completion=answer.text, references=answer.references)
-
-
-def _weight(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
-    """The product of a message's weights; 1 without any.
-
-    Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
-    """
-    if len(turn) <= 2 or FLAGS.isdisjoint(turn):
-        return 1.0
-    weight = 1.0
-    for key in FLAGS.intersection(turn):
-        value = turn[key]
-        if value is None or value == []:
-            continue
-        if key in REFUSED:
-            problem = f"unsupported key {key!r} in message {number}"
-            raise UserError(problem, raw.where, REFUSED[key], code="data.loss_flag")
-        if not (isinstance(value, int | float) and 0 <= value < math.inf):
-            problem = f"invalid {key} {value!r} in message {number}"
-            hint = "use a number of at least 0, or true or false"
-            raise UserError(problem, raw.where, hint, code="data.invalid_weight")
-        weight *= float(not value) if key in MASKED else float(value)
-        if role != "assistant" and key in WEIGHTS and value > 0:
-            problem = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
-            hint = f"set {key} of system, user and tool messages to 0 or remove it"
-            raise UserError(problem, raw.where, hint, code="data.loss_flag_on_prompt")
-    return weight
-
-
-def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
-    """The turns of a conversation, which may be JSON text, as in CSV files. Raises UserError for anything else."""
-    place = f"{where} ({key})"
-    value = from_json(value, place)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        problem = f"expected a list of messages, found {described(value)}"
-        raise UserError(problem, place, "write [{role, content}, …]", code="data.invalid_messages")
-    for number, turn in enumerate(value, 1):
-        if not isinstance(turn, dict):
-            problem = f"message {number} is {described(turn)}, not an object"
-            raise UserError(problem, place, "write it as {role, content}", code="data.invalid_messages")
-    return value
-
-
-def role_of(turn: dict[str, Any]) -> str | None:
-    """The role as system, user, assistant or tool; None for other roles."""
-    role = turn.get("role", turn.get("from"))
-    return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
+WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
+"""Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
+MASKED = ("masked",)
+"""Keys where true excludes the message from the loss: torchtune."""
+REFUSED = {
+    "mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "loss_mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "train_detail": "use weight for the complete message: weights of single characters are not supported",
+    "training_detail": "use weight for the complete message: weights of single characters are not supported",
+}
+FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
+_ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+"""ShareGPT roles of messages whose text is a tool call."""
+_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
+"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
 
 
 def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
@@ -183,10 +153,13 @@ def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     role = _ROLES.get(said) or role_of(turn)
     if role is None:
         raise UnusableRow("data.unknown_role", f"message {number} has the role {said!r}")
+
+    # A role and a text, as in most messages.
     content = turn["content"] if "content" in turn else turn.get("value")
     if type(content) is str and len(turn) == 2 and said not in _CALLS:
         return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
 
+    # Content and tool calls, wherever the message has them.
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if "content" not in turn and "value" not in turn and not calls:
         hint = "add content (or value)"
@@ -194,6 +167,7 @@ def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     if said.strip().lower() in _CALLS and not calls:
         calls = _called(content)
         content = None if calls else content
+
     converted: dict[str, Any] = {"role": role}
     if isinstance(content, list):
         content, more = _parts(content, number, raw)
@@ -204,6 +178,7 @@ def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
         raise UserError(problem, raw.where, "write the content as text", code="data.invalid_content")
     converted["content"] = text_of(content, raw, f"message {number}")
     converted |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
+
     if calls:
         if isinstance(calls, str):  # JSON text in CSV files
             calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
@@ -213,6 +188,15 @@ def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
         text_of(calls, raw, f"the tool calls of message {number}")
         converted["tool_calls"] = [_call(call, number, raw) for call in calls]
     return converted
+
+
+def role_of(turn: dict[str, Any]) -> str | None:
+    """The role as system, user, assistant or tool; None for other roles."""
+    role = turn.get("role", turn.get("from"))
+    return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
+
+
+_MEDIA_PARTS = ("image", "audio", "video", "file", "document")
 
 
 def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, Any]]:
@@ -225,11 +209,10 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
     reasoning: list[str] = []
     calls: list[Any] = []
     for part in parts:
-        kind = part.get("type", "text") if isinstance(part, dict) else described(part)
-        value = (
-            part if isinstance(part, str) else part.get("text", part.get("value")) if isinstance(part, dict) else None
-        )
-        if isinstance(part, str) or kind in ("text", "input_text", "output_text"):
+        kind, value = described(part), part  # "text" for a string
+        if isinstance(part, dict):
+            kind, value = part.get("type", "text"), part.get("text", part.get("value"))
+        if kind in ("text", "input_text", "output_text"):
             texts.append(as_text(value))
         elif kind in ("reasoning", "thinking"):
             reasoning.append(as_text(part.get("thinking", value)))
@@ -267,18 +250,58 @@ def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
     return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
-def text_of(value: Any, raw: RawRow, part: str) -> str:
-    """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
-    text = as_text(value)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code_point, place = f"\\u{ord(text[error.start]):04x}", f"character {error.start + 1} of {part}"
-        problem, hint = f"invalid Unicode surrogate ({code_point}) at {place}", "write both halves of the escape"
-        raise UserError(problem, raw.where, hint, code="data.invalid_surrogate") from error
-    return text
+def _weight(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
+    """The product of a message's weights; 1 without any.
+
+    Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
+    """
+    if len(turn) <= 2 or FLAGS.isdisjoint(turn):
+        return 1.0
+    weight = 1.0
+    for key in FLAGS.intersection(turn):
+        value = turn[key]
+        if value is None or value == []:
+            continue
+        if key in REFUSED:
+            problem = f"unsupported key {key!r} in message {number}"
+            raise UserError(problem, raw.where, REFUSED[key], code="data.loss_flag")
+        if not (isinstance(value, int | float) and 0 <= value < math.inf):
+            problem = f"invalid {key} {value!r} in message {number}"
+            hint = "use a number of at least 0, or true or false"
+            raise UserError(problem, raw.where, hint, code="data.invalid_weight")
+        weight *= float(not value) if key in MASKED else float(value)
+        if role != "assistant" and key in WEIGHTS and value > 0:
+            problem = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
+            hint = f"set {key} of system, user and tool messages to 0 or remove it"
+            raise UserError(problem, raw.where, hint, code="data.loss_flag_on_prompt")
+    return weight
+
+
+_PLACEHOLDER = re.compile(r"<image>|(?m:^[ \t]*<(?:video|audio)>)|(?m:<(?:video|audio)>[ \t]*$)")
+
+
+def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
+    """Raise UnusableRow for a prompt with a placeholder for an image, audio or video."""
+    for number, turn in enumerate(messages, 1):
+        text = turn["content"]
+        if turn["role"] != "assistant" and "<" in text and (placeholder := _PLACEHOLDER.search(text)):
+            raise UnusableRow("data.media", f"message {number} contains {placeholder.group().strip()}")
+
+
+def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
+    """The turns of a conversation, which may be JSON text, as in CSV files. Raises UserError for anything else."""
+    place = f"{where} ({key})"
+    value = from_json(value, place)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        problem = f"expected a list of messages, found {described(value)}"
+        raise UserError(problem, place, "write [{role, content}, …]", code="data.invalid_messages")
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            problem = f"message {number} is {described(turn)}, not an object"
+            raise UserError(problem, place, "write it as {role, content}", code="data.invalid_messages")
+    return value
 
 
 class Answer(NamedTuple):
@@ -286,6 +309,32 @@ class Answer(NamedTuple):
 
     text: str
     references: tuple[str, ...] = ()
+
+
+def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
+    """A prompt and its answer, after the row's history: a list of [question, answer] pairs."""
+    if not prompt.strip():
+        raise UnusableRow("data.empty", "no prompt")
+    if not answer.text.strip():
+        raise UnusableRow("data.empty", "no answer")
+    history = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
+    history = from_json(history, f"{raw.where} (history)")
+    turns: list[dict[str, Any]] = []
+    for pair in (history or []) if isinstance(history, list | None) else [history]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            problem = "history is not a list of [question, answer]"
+            raise UserError(problem, raw.where, "correct the row", code="data.invalid_history")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer.text}]
+    chat = conversation(turns, raw, detected)
+    first = chat.conversation[0]
+    system = f"{first['content']}\n\n" if first["role"] == "system" else ""
+    return replace(chat, prompt=system + prompt, completion=answer.text, references=answer.references)
+
+
+ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases", "labels")
+"""Columns in which a list contains alternative answers."""
+_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
 
 
 def answer_of(value: Any, name: str | None, raw: RawRow, others: Any = None) -> Answer:
@@ -331,53 +380,15 @@ def _texts(value: Any, raw: RawRow) -> list[str]:
     return [text] if text.strip() else []
 
 
-_END_TOKENS = (
-    *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
-    *("</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
-)
-"""Of common tokenizers."""
-
-
-def _stripped(text: str) -> str:
-    """The text without end tokens at its end, and without the white space around them."""
-    kept = text.rstrip()
-    if not kept.endswith(_END_TOKENS):
+def text_of(value: Any, raw: RawRow, part: str) -> str:
+    """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
+    text = as_text(value)
+    if text.isascii():
         return text
-    while found := next((token for token in _END_TOKENS if kept.endswith(token)), ""):
-        kept = kept.removesuffix(found).rstrip()
-    return kept
-
-
-def _without_end_tokens(example: Example) -> Example:
-    """The example without literal end tokens at the end of its answers: the template writes the model's own.
-
-    Raises UnusableRow if nothing of the last answer is left.
-    """
-    messages = [
-        {**turn, "content": stripped}
-        if turn["role"] == "assistant" and (stripped := _stripped(turn["content"])) != turn["content"]
-        else turn
-        for turn in example.conversation
-    ]
-    completion = None if example.completion is None else _stripped(example.completion)
-    references = tuple(_stripped(text) for text in example.references)
-    if (messages, completion, references) == (example.conversation, example.completion, example.references):
-        return example
-    if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):
-        raise UnusableRow("data.empty", "the answer is an end token only")
-    notes = (*example.notes, END_TOKEN_REMOVED)
-    changed = messages if example.messages is not None else None
-    return replace(example, messages=changed, completion=completion, references=references, notes=notes)
-
-
-def _is_empty(turn: dict[str, Any]) -> bool:
-    """Whether a message has no text, tool call or reasoning."""
-    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
-
-
-def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
-    """Raise UnusableRow for a prompt with a placeholder for an image, audio or video."""
-    for number, turn in enumerate(messages, 1):
-        text = turn["content"]
-        if turn["role"] != "assistant" and "<" in text and (placeholder := _PLACEHOLDER.search(text)):
-            raise UnusableRow("data.media", f"message {number} contains {placeholder.group().strip()}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code_point, place = f"\\u{ord(text[error.start]):04x}", f"character {error.start + 1} of {part}"
+        problem, hint = f"invalid Unicode surrogate ({code_point}) at {place}", "write both halves of the escape"
+        raise UserError(problem, raw.where, hint, code="data.invalid_surrogate") from error
+    return text

@@ -1,19 +1,13 @@
-"""Chat templates: rendering and what they drop, by name (shipped, or of a catalog model), special tokens, thinking.
+"""Chat templates: special tokens, rendering and what it drops, templates by name (shipped, or of a catalog model).
 
 A template that fails on every conversation is broken; one that fails on some rejects them.
-
-Templates such as Qwen3's let a model reason before it answers unless `enable_thinking` is false. Training answers
-mostly have no reasoning. Such a template then renders an empty reasoning block before the answer, but its generation
-prompt ends before the block: the base model would reason where the tuned one answers, and answers would start with the
-block. With `enable_thinking = false` the block is the end of the generation prompt. The value is set inside the
-template, so that the saved tokenizer, artifacts and servers have it too.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,41 +20,12 @@ from engine.config.files import read_small
 from engine.config.model_files import MAX_CONFIG_BYTES
 from engine.data import problems
 from engine.data.parallel import in_child, run_template, template_memory
+from engine.data.reasoning import REASONING_KEYS
 from engine.data.rows import MAX_ROW_BYTES, Example
 
-ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""Exceptions of rendering a conversation that the template was not written for."""
-_QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
-_PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-_OTHER = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
-_DO = f"correct the template, or {_OTHER}"
-_MAX_CHARACTERS = 4 * MAX_ROW_BYTES
-"""Maximum length of a rendered conversation, whose texts have at most MAX_ROW_BYTES in total."""
-
 Messages = list[dict[str, Any]]
-Done = TypeVar("Done")
-FOLDER = Path(__file__).parent.parent / "assets" / "templates"
-NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
-"""Shipped template -> token that the tokenizer must have; '' for none."""
-SHIPPED = tuple(NEEDED)
-NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
-REASONING_TAGS = ("<think>", "</think>")
-"""What precedes and follows the reasoning of an answer in most templates."""
-_VARIABLE = re.compile(r"\benable_thinking\b")
-_CONTENT = {"system": problems.SYSTEM, "user": problems.USER, "tool": problems.RESULTS, "assistant": problems.HISTORY}
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
-"""Message keys that are handled separately, or only link a message to a tool call."""
-_FEW = 4
-"""First characters of special tokens that are searched before their pattern is."""
+SET_TEMPLATE = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
+"""What to do where the model's template cannot be used."""
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -78,6 +43,12 @@ def template_name(tokenizer: Any) -> str:
     return f"chat template of {folder}" if folder else "chat template"
 
 
+def no_template(rows: str, where: str) -> UserError:
+    """The error for rows that need a chat template, and a tokenizer without one."""
+    problem = f"{rows} need a chat template, and this model has none"
+    return UserError(problem, where, SET_TEMPLATE, code="data.no_template")
+
+
 def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
     """Ids and texts of special tokens, without the unknown token, which represents ordinary text."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -85,6 +56,12 @@ def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
     ids -= {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
     texts = [str(added[number]) if number in added else str(tokenizer.convert_ids_to_tokens(number)) for number in ids]
     return frozenset(ids), [text for text in texts if text]
+
+
+_MAX_FIRSTS = 4
+"""Maximum number of distinct first characters of special tokens that are searched one by one before their pattern is,
+which takes longer.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,7 +86,7 @@ class SpecialTokens:
 
     def within(self, text: str) -> bool:
         """Whether the text contains a special token."""
-        if len(self.firsts) <= _FEW and not any(first in text for first in self.firsts):
+        if len(self.firsts) <= _MAX_FIRSTS and not any(first in text for first in self.firsts):
             return False
         return self.pattern.search(text) is not None
 
@@ -124,6 +101,23 @@ class SpecialTokens:
         """(number of special tokens before `place`, text from the last of them to `place`)."""
         marks = list(self.pattern.finditer(text, 0, place))
         return len(marks), text[marks[-1].start() : place] if marks else ""
+
+
+ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""Exceptions of rendering a conversation that the template was not written for."""
+_CORRECT_TEMPLATE = f"correct the template, or {SET_TEMPLATE}"
+_MAX_CHARACTERS = 4 * MAX_ROW_BYTES
+"""Maximum length of a rendered conversation, whose texts have at most MAX_ROW_BYTES in total."""
+_QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
+_PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
 
 
 class ChatTemplate:
@@ -149,7 +143,8 @@ class ChatTemplate:
             self._compiled = run_template(lambda: compile_template(template), self.name)
         except jinja2.TemplateSyntaxError as error:
             problem = f"broken chat template ({error.message})"
-            raise UserError(problem, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
+            where = f"{self.name} line {error.lineno}"
+            raise UserError(problem, where, _CORRECT_TEMPLATE, code="data.template_broken") from error
 
     def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
         """Render a conversation; `ask` appends the generation prompt. Raises any of ERRORS."""
@@ -217,8 +212,8 @@ class ChatTemplate:
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
         if _ANSWER in (self.try_text(parts, None) or ""):
             problem = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
-            return UserError(problem, self.name, _OTHER, code="data.template_takes_parts")
-        return UserError(f"broken chat template: {problem}", where, _DO, code="data.template_broken")
+            return UserError(problem, self.name, SET_TEMPLATE, code="data.template_takes_parts")
+        return UserError(f"broken chat template: {problem}", where, _CORRECT_TEMPLATE, code="data.template_broken")
 
 
 def line_of(error: Exception) -> int:
@@ -229,6 +224,9 @@ def line_of(error: Exception) -> int:
             line = at.tb_lineno
         at = at.tb_next
     return line
+
+
+Done = TypeVar("Done")
 
 
 def render_in_child(tokenizer: Any, work: Callable[[ChatTemplate], Done]) -> Done:
@@ -289,7 +287,13 @@ def find_dropped(example: Example, template: ChatTemplate, whole: str) -> list[M
     return dropped
 
 
+_CONTENT = {"system": problems.SYSTEM, "user": problems.USER, "tool": problems.RESULTS, "assistant": problems.HISTORY}
+_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
+"""Message keys that are handled separately, or only link a message to a tool call."""
+
+
 def _parts(example: Example) -> Iterator[MessagePart]:
+    """Every part that must not be dropped: of reasoning that of trained answers, of content that of other messages."""
     trained = set(example.trained)
     if example.tools:
         yield MessagePart(problems.TOOLS)
@@ -309,6 +313,7 @@ def _parts(example: Example) -> Iterator[MessagePart]:
 
 
 def _mark(number: int) -> str:
+    """The marker in place of the part with this number."""
     return f"Mark{number}part"
 
 
@@ -317,6 +322,12 @@ def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> li
     changed = list(calls)
     changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
     return changed
+
+
+FOLDER = Path(__file__).parent.parent / "assets" / "templates"
+_REQUIRED_TOKENS = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
+"""Shipped template -> token that the tokenizer must have; '' for none."""
+SHIPPED = tuple(_REQUIRED_TOKENS)
 
 
 def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
@@ -392,8 +403,9 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def _missing_token(name: str, tokenizer: Any) -> str:
-    needed = NEEDED[name]
-    return needed if needed and len(tokenizer.encode(needed, add_special_tokens=False)) != 1 else ""
+    """The token that a shipped template needs and the tokenizer does not have; '' for none."""
+    token = _REQUIRED_TOKENS[name]
+    return token if token and len(tokenizer.encode(token, add_special_tokens=False)) != 1 else ""
 
 
 def _catalogued(name: str) -> str | None:
@@ -406,28 +418,3 @@ def _catalogued(name: str) -> str | None:
     except (OSError, ValueError):
         return None
     return text if isinstance(text, str) else None
-
-
-def with_thinking(template: str, enabled: bool) -> str:
-    """The chat template with false as the default of `enable_thinking` unless `enabled`; others are not changed."""
-    plain = template.removeprefix(NO_THINKING)
-    return plain if enabled or not _VARIABLE.search(plain) else NO_THINKING + plain
-
-
-def without_reasoning(answer: str, tags: Sequence[str] = REASONING_TAGS) -> str:
-    """An answer without the reasoning before it; '' if the reasoning does not end."""
-    _, end, rest = answer.rpartition(tags[1])
-    if tags[0] in rest:
-        return ""
-    return rest.strip() if end else answer
-
-
-def is_unfinished(answer: str, tags: Sequence[str], references: Sequence[str] = ()) -> bool:
-    """Whether an answer ends within its reasoning: it does not close what it, or the generation prompt, opened.
-
-    The generation prompt opened it if a reference closes it without opening it.
-    """
-    if tags[0] in answer.rpartition(tags[1])[2]:
-        return True
-    opened = any(tags[1] in reference and tags[0] not in reference for reference in references)
-    return opened and tags[1] not in answer

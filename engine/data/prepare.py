@@ -23,7 +23,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data import cache
 from engine.data.cache import Digests, cache_key, file_digests
-from engine.data.chat_template import has_template
+from engine.data.chat_template import has_template, no_template
 from engine.data.columns import EXAMPLES, Summary
 from engine.data.conversation import to_example
 from engine.data.detection import check_columns, detect
@@ -160,9 +160,7 @@ class Builder:
             rows.progress = lambda done: progress("reading", done, None)
         self.format = detect(self.given["train"], data)
         if not has_template(tokenizer) and self.format.name not in ("text", "prompt-completion"):
-            problem = f"{self.format.name} rows need a chat template, and this model has none"
-            hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
-            raise UserError(problem, data.id, hint, code="data.no_template")
+            raise no_template(f"{self.format.name} rows", data.id)
         for rows in self.given.values():
             check_columns(rows, self.format)
         self.row_tokenizer = RowTokenizer(tokenizer, max_length)

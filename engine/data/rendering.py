@@ -21,15 +21,13 @@ from engine.config.errors import UserError
 from engine.data import problems
 from engine.data.chat_template import (
     ERRORS,
-    NO_THINKING,
-    REASONING_KEYS,
-    REASONING_TAGS,
     ChatTemplate,
     MessagePart,
     SpecialTokens,
     candidates,
     find_dropped,
 )
+from engine.data.reasoning import NO_THINKING, REASONING_KEYS, REASONING_TAGS
 from engine.data.rows import Example, Problem
 
 Shape = tuple[Any, ...]

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, pairwise
 from typing import Any, NamedTuple
 
-from engine.config.errors import UserError
 from engine.data import problems
-from engine.data.chat_template import ChatTemplate, SpecialTokens, has_template, template_name
+from engine.data.chat_template import ChatTemplate, SpecialTokens, has_template, no_template, template_name
 from engine.data.parallel import template_memory
 from engine.data.rendering import PatternRenderer, Rendered, Renderer, shared_length
 from engine.data.rows import IGNORE_INDEX, Example, Problem, Row
@@ -78,9 +77,7 @@ class RowTokenizer:
         """Prompt, completion and end token as plain text, after the special tokens that the tokenizer adds in front."""
         for example in examples:
             if example.prompt is None or example.completion is None:
-                hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
-                problem = "conversations need a chat template, and this model has none"
-                raise UserError(problem, example.where, hint, code="data.no_template")
+                raise no_template("conversations", example.where)
         prompts = [example.prompt or "" for example in examples]
         answers = [example.completion or "" for example in examples]
         wholes = self.encoder.ids([a + b for a, b in zip(prompts, answers, strict=True)], special=True)

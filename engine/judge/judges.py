@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed
+from engine.data.reasoning import without_reasoning
 from engine.runs.chat_client import RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint
 from engine.runs.ladder.preferences import JudgePlan
@@ -81,11 +82,8 @@ def read_verdict(text: str) -> Verdict | None:
     Different verdicts on several lines are none: such an answer can be a quote of what it was told to say. Reasoning
     before the answer is not read, and an answer that ends within its reasoning has no verdict.
     """
-    text = text.rpartition("</think>")[2]
-    if "<think>" in text:
-        return None
     verdict_words: dict[str, None] = {}
-    for line in text.strip().splitlines():
+    for line in without_reasoning(text).strip().splitlines():
         if match := VERDICT_LINE.fullmatch(line.strip()):
             verdict_words[match[1].lower()] = None
         elif ANY_VERDICT.match(line.strip(" *_#>")):

@@ -35,6 +35,7 @@ from engine.config.model_files import (
     model_place,
     read_model_config,
 )
+from engine.data.reasoning import with_thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -213,7 +214,7 @@ def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) ->
     """
     from transformers import AutoTokenizer
 
-    from engine.data.chat_template import render_in_child, template_text, with_thinking  # imports jinja2
+    from engine.data.chat_template import render_in_child, template_text  # imports jinja2
 
     located = located or locate(model)
     try:

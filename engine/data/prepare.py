@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data import cache
+from engine.data import cache, problems
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template, no_template
 from engine.data.columns import EXAMPLES, Summary
@@ -46,10 +46,9 @@ from engine.data.items import (
 )
 from engine.data.parallel import batched, in_child, in_order, processes_for
 from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
-from engine.data.problems import ALSO_IN_TRAINING, NOT_SELECTED
 from engine.data.rows import SPLITS, Example, Problem, RawRow, Row
 from engine.data.source import Source, read
-from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
+from engine.data.split import NOT_SELECTED, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnBatch, ColumnStore, ColumnWriter, DamagedStore, columns_of, ids_type
 from engine.data.tokens import RowTokenizer
 from engine.runs.run.usage import IGNORED, ColumnUse
@@ -58,12 +57,10 @@ Progress = Callable[[str, int, int | None], None]
 """Called with the current phase, the number of rows done, and their total (None if unknown)."""
 _SPLIT_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
 """Split code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
-_LEFT_OUT_BY_SPLIT = {OVER_LIMIT: NOT_SELECTED, SHARED: ALSO_IN_TRAINING}
-NOT_CHOSEN = "data.not_chosen"
-"""Kind of a row that is not tokenized because max_rows did not select it."""
-MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
-"""A column may say which rows belong together if at least so many rows have a value, at most this share of the values
-are distinct, and half of them have so many characters."""
+_REASON_BY_CODE = {NOT_SELECTED: problems.NOT_SELECTED, SHARED: problems.ALSO_IN_TRAINING}
+"""Split code of rows that are left out -> why."""
+_NOT_TOKENIZED = "data.not_tokenized"
+"""Kind of a row with a code of _REASON_BY_CODE until it gets that reason."""
 
 
 def no_progress(phase: str, done: int, total: int | None) -> None:
@@ -174,8 +171,9 @@ class Builder:
         """Whether any row has further accepted answers."""
         self.has_earlier_answers = False
         """Whether any row has several answers in the loss."""
-        self.read = {name: rows.summary.rows for name, rows in self.given.items()}
-        self.total = sum(self.read.values())
+        self.row_counts = {name: rows.summary.rows for name, rows in self.given.items()}
+        """Given split -> number of its rows."""
+        self.total = sum(self.row_counts.values())
 
     def build(self, folder: Path | None) -> Preparation:
         """Build the preparation; its columns are in the folder, or in memory without one. Raises OSError for a full
@@ -184,14 +182,14 @@ class Builder:
         writer = ColumnWriter(folder, self.ids)
         try:
             if self.data.max_rows is None:
-                self._read(writer, np.ones(self.total, dtype=bool))
+                self._read_rows(writer, np.ones(self.total, dtype=bool))
                 assignment = self._assign()
-            else:  # all rows are read for their keys before the chosen ones are tokenized
-                self._read(None, None)
+            else:  # all rows are read for their keys before the selected ones are tokenized
+                self._read_rows(None, None)
                 assignment = self._assign()
                 selected = np.ones(self.total, dtype=bool)
-                selected[self.numbers] = ~np.isin(assignment.codes, list(_LEFT_OUT_BY_SPLIT))
-                self._read(writer, selected)
+                selected[self.numbers] = ~np.isin(assignment.codes, list(_REASON_BY_CODE))
+                self._read_rows(writer, selected)
 
             self.progress("comparing", self.total, self.total)
             tokenize = self.row_tokenizer.rows
@@ -208,12 +206,12 @@ class Builder:
             rows = writer.rows()
 
             # Split, reason and item of every stored row.
-            kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
+            kinds = [*rows.kinds, *_REASON_BY_CODE.values()]
             split, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
             item = np.full(rows.count, -1, dtype=np.int32)
-            split[: self.total] = given_codes(self.read)
+            split[: self.total] = given_codes(self.row_counts)
             split[self.numbers], item[self.numbers] = _SPLIT_OF[assignment.codes], assignment.items
-            for code, kind in _LEFT_OUT_BY_SPLIT.items():
+            for code, kind in _REASON_BY_CODE.items():
                 reason[self.numbers[assignment.rows(code)]] = kinds.index(kind)
             item[self.total :] = [row.item for row in further.rows]
             group = number_groups(item, self.numbers, assignment, further)
@@ -224,7 +222,7 @@ class Builder:
                 writer.close()
             raise
 
-    def _read(self, writer: ColumnWriter | None, selected: np.ndarray | None) -> None:
+    def _read_rows(self, writer: ColumnWriter | None, selected: np.ndarray | None) -> None:
         """Read all rows once, in child processes: keys always, with a writer also the tokens of the selected rows.
 
         `selected`: (rows of all splits,); None without a writer. Of the other rows only the place is stored.
@@ -267,7 +265,7 @@ class Builder:
                 if isinstance(result, Problem):
                     rows.append(result)
                 else:
-                    rows.append(next(tokenized) if use else Problem(NOT_CHOSEN, "", result.where))
+                    rows.append(next(tokenized) if use else Problem(_NOT_TOKENIZED, "", result.where))
             columns = columns_of(rows, self.ids)
         keyed = np.array([isinstance(result, Example) for result in results])
         has_references = any(example.references for example in examples)
@@ -279,9 +277,9 @@ class Builder:
         return np.flatnonzero(self.keyed)
 
     def _assign(self) -> Assignment:
-        ends = np.cumsum(list(self.read.values()))[:-1]
+        ends = np.cumsum(list(self.row_counts.values()))[:-1]
         with_keys = map(int, map(np.sum, np.split(self.keyed, ends)))
-        return assign(self.keys, dict(zip(self.read, with_keys, strict=True)), self.data)
+        return assign(self.keys, dict(zip(self.row_counts, with_keys, strict=True)), self.data)
 
     def _compare(self, assignment: Assignment) -> list[tuple[Example, int]]:
         """Read all rows again, if that is needed to count near-duplicates or for further items of test rows.
@@ -306,7 +304,10 @@ class Builder:
         return further
 
     def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
+        """What the preparation says about the data besides its rows."""
         source, numbers = self.source, self.numbers
+
+        # Duplicates, and prompts with several answers in training.
         prompts, answers = assignment.items, group_numbers(self.keys.answers)
         used = columns["reason"][numbers] == 0
         duplicates, equal = equal_rows(prompts, answers, np.flatnonzero(used))
@@ -318,20 +319,6 @@ class Builder:
         last, earlier = columns["item"][test][~cut_off], columns["item"][self.total :]
         test_items = len(np.unique(last)) + len(np.setdiff1d(earlier, columns["item"][: self.total]))
 
-        template = "no chat template: prompt and completion joined as plain text, with an end-of-sequence token"
-        if self.format.name == "text":
-            template = "plain text with an end-of-sequence token"
-        elif has_template(self.tokenizer):
-            named = getattr(self.tokenizer, "chat_template_name", None)
-            template = f"chat template {named}" if named else "the tokenizer's chat template"
-        notices = [*self.format.warnings, *assignment.warnings]
-        if self.data.group is None and not set(SPLITS) <= self.given.keys():
-            near = any(notice.code == "data.near_duplicates" for notice in assignment.warnings)
-            notices += _suggested_group(self.given["train"].summary, self.format, near)
-        if "strftime_now" in str(getattr(self.tokenizer, "chat_template", "")):
-            text = "the chat template writes today's date into every prompt: a run on another day gets other tokens"
-            notices.append(Notice("data.template_writes_date", text))
-
         def places_of(group: Any) -> list[str]:
             return [columns.where(int(numbers[place])) for place in group]
 
@@ -342,9 +329,9 @@ class Builder:
             notes=source.notes,
             format=self.format.name,
             why=self.format.why,
-            template=template,
+            template=self._template(),
             split=assignment.about,
-            read=self.read,
+            read=self.row_counts,
             columns=_column_usage(self.format, [rows.summary for rows in self.given.values()]),
             overlap={
                 pair: replace(overlap, where=list(map(places_of, assignment.same_prompt[pair])))
@@ -355,8 +342,33 @@ class Builder:
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
             repeated_prompts=repeated.prompts,
             distinct_answers=repeated.answers,
-            notices=notices,
+            notices=self._notices(assignment),
         )
+
+    def _template(self) -> str:
+        """How rows become texts, for the report."""
+        if self.format.name == "text":
+            return "plain text with an end-of-sequence token"
+        if not has_template(self.tokenizer):
+            return "no chat template: prompt and completion joined as plain text, with an end-of-sequence token"
+        name = getattr(self.tokenizer, "chat_template_name", None)
+        return f"chat template {name}" if name else "the tokenizer's chat template"
+
+    def _notices(self, assignment: Assignment) -> list[Notice]:
+        """Notices on the format, the splits, columns that could be data.group, and the chat template."""
+        notices = [*self.format.warnings, *assignment.warnings]
+        if self.data.group is None and not set(SPLITS) <= self.given.keys():
+            near = any(notice.code == "data.near_duplicates" for notice in assignment.warnings)
+            notices += _suggested_group(self.given["train"].summary, self.format, near)
+        if "strftime_now" in str(getattr(self.tokenizer, "chat_template", "")):
+            text = "the chat template writes today's date into every prompt: a run on another day gets other tokens"
+            notices.append(Notice("data.template_writes_date", text))
+        return notices
+
+
+MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
+"""A column may say which rows belong together if at least so many rows have a value, at most this share of the values
+are distinct, and half of them have so many characters."""
 
 
 def _suggested_group(summary: Summary, detected: DetectedFormat, near: bool) -> list[Notice]:

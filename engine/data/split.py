@@ -29,9 +29,9 @@ from engine.data.duplicates import (
 from engine.data.rows import SPLITS
 from engine.runs.run.usage import SplitOverlap
 
-TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
-"""Split codes, the first three in the order of SPLITS. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given
-validation row whose prompt is also in training or test.
+TRAIN, VALIDATION, TEST, NOT_SELECTED, SHARED = range(5)
+"""Split codes, the first three in the order of SPLITS. NOT_SELECTED: left out by data.max_rows. SHARED: left out, a
+given validation row whose prompt is also in training or test.
 """
 TEST_SHARE, TEST_LIMIT = 0.1, 500
 """Share of rows and maximum number of prompts to hold out if neither the preset nor the data has a test split."""
@@ -60,7 +60,7 @@ def _codes(
     if max_rows is not None:  # the rows of lowest rank: a smaller selection is a subset of a larger one
         train = np.flatnonzero(codes == TRAIN)
         order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], data.seed, "rows"), kind="stable")
-        codes[train[order[max_rows:]]] = OVER_LIMIT
+        codes[train[order[max_rows:]]] = NOT_SELECTED
     return codes
 
 
@@ -124,7 +124,7 @@ class Assignment:
     """The split of every row with keys, in reading order."""
 
     codes: np.ndarray
-    """(N,) split code of each row: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
+    """(N,) split code of each row: TRAIN, VALIDATION, TEST, NOT_SELECTED or SHARED."""
     items: np.ndarray
     """(N,) item number of each row: equal for rows of one prompt, across all splits."""
     groups: np.ndarray
@@ -188,7 +188,7 @@ def _report(done: Assignment, given: dict[str, int], data: Data) -> None:
             if name == "test":
                 why = "no test split was given" if data.test is None else f"data.test = {data.test:g}"
                 done.about[-1] += f" ({why})"
-    if over := done.count(OVER_LIMIT):
+    if over := done.count(NOT_SELECTED):
         kept = done.count(TRAIN)
         done.about.append(f"train: {kept:,} of {kept + over:,} rows, selected by content hash (data.max_rows)")
     if not done.count(TEST):

@@ -17,7 +17,7 @@ from engine.config.schema import Data
 from engine.data.duplicates import KeyTable, earlier_prompts, keys_of
 from engine.data.prepare import prepare
 from engine.data.rows import Example
-from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, assign
+from engine.data.split import NOT_SELECTED, SHARED, TEST, TRAIN, VALIDATION, Assignment, assign
 
 PASSAGES = {"prompt": "{context}\n{question}", "completion": "answer"}
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -236,7 +236,7 @@ def test_training_is_never_left_without_rows(rows: Any, share: Any) -> None:
 
 
 def test_rows_over_the_limit_are_counted() -> None:
-    assert split_rows(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
+    assert split_rows(examples(*range(300)), max_rows=10).assignment.count(NOT_SELECTED) == 300 - 30 - 14 - 10
 
 
 def grouped(rng: Any, rows: int, prompts: int, groups: int) -> list[Example]:

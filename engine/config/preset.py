@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import read_small
 from engine.config.method_specs import method_names, method_spec, readers, reads
 from engine.config.metric_specs import metric_names
-from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config, Evaluation
+from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config
 from engine.config.settings import Flat, known_keys, nested, set_once
-from engine.config.text import visible
+from engine.config.text import suggestion
 
 COMMAND_LINE = "command line"
 """Origin of values that override a preset's."""
@@ -159,41 +158,56 @@ def resolve(
         problem = f"unknown method {str(chosen)!r}{suggestion(str(chosen), method_names())}"
         hint = f"use one of {', '.join(method_names())}"
         raise UserError(problem, layer.where("method"), hint, code="method.unknown")
-    given["method"] = chosen
+    if method is None and chosen == own_method:
+        given.pop("method", None)  # its origin is the preset, or the default
+    else:
+        given["method"] = chosen
+
     layers: Layers = [
         (f"default for {chosen}", Preset("defaults", dict(method_spec(chosen).defaults))),
         (f"preset {preset.name}", preset),
         (given_by, Preset(given_by, given)),
     ]
-    notices: list[Notice] = []
-    values: Flat = {}
-    origins: dict[str, str] = {}
-    for origin, layer in layers:
-        for key, value in layer.values.items():
-            if key == "train.learning_rate" and isinstance(value, dict):
-                if chosen not in value:
-                    continue
-                value = value[chosen]
-            elif key == "train.learning_rate" and layer is preset and chosen != own_method:
-                text = f"{key} = {value} was set for {own_method}: {chosen}'s default is used"
-                notices.append(Notice("preset.other_method_rate", text))
-                continue
-            if not reads(chosen, key):
-                if layer is not preset:
-                    hint = "remove it or choose another method"
-                    raise UserError(f"{key} is not read by {chosen}", origin, hint, code="preset.unread_key")
-                notices.append(Notice("preset.unread_key", f"{key} is not read by {chosen}: left out"))
-                continue
-            if key == "method" and layer is not preset and method is None and value == own_method:
-                continue
-            if (other := EXCLUSIVE.get(key)) and origins.get(other) not in (None, origin):
-                del values[other], origins[other]  # the later layer decides how long training is
-            values[key], origins[key] = value, origin
-
+    values, origins, notices = _merged(layers, chosen, own_method)
     config = _converted(values, layers)
     for key, problem, hint, code in _faults(values, config):
         raise UserError(problem, _where(key, layers), hint, code=code)
     return EffectiveConfig(config, {**dict.fromkeys(known_keys(), "default"), **origins}, notices)
+
+
+def _merged(layers: Layers, method: str, own_method: str) -> tuple[Flat, dict[str, str], list[Notice]]:
+    """Values and origins of the keys that the layers set and the method reads, and notices on what is left out of the
+    preset, whose method is `own_method`. Raises UserError for a key of another layer that the method does not read.
+    """
+    preset = layers[1][1]
+    values: Flat = {}
+    origins: dict[str, str] = {}
+    notices: list[Notice] = []
+    for origin, layer in layers:
+        for key, value in layer.values.items():
+            # A table of learning rates has one for each method; a preset's single rate is for its own method.
+            if key == "train.learning_rate" and isinstance(value, dict):
+                if method not in value:
+                    continue
+                value = value[method]
+            elif key == "train.learning_rate" and layer is preset and method != own_method:
+                text = f"{key} = {value} was set for {own_method}: {method}'s default is used"
+                notices.append(Notice("preset.other_method_rate", text))
+                continue
+
+            # The preset may set keys that only other methods read.
+            if not reads(method, key):
+                if layer is not preset:
+                    hint = "remove it or choose another method"
+                    raise UserError(f"{key} is not read by {method}", origin, hint, code="preset.unread_key")
+                notices.append(Notice("preset.unread_key", f"{key} is not read by {method}: left out"))
+                continue
+
+            # The later layer decides how long training is, by steps or by epochs.
+            if (other := EXCLUSIVE.get(key)) and origins.get(other) not in (None, origin):
+                del values[other], origins[other]
+            values[key], origins[key] = value, origin
+    return values, origins, notices
 
 
 def _where(key: str, layers: Layers) -> str:
@@ -280,46 +294,3 @@ def _faults(values: Flat, config: Config) -> Iterator[tuple[str, str, str, str]]
         yield key, problem, "remove it, or --set evaluation.when=both", "preset.unread_benchmark"
     if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
         yield limit, f"{limit} applies only with {key}", f"remove it, or set {key}", "preset.unread_benchmark"
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """` (did you mean qlora?)`, or '' where nothing is similar."""
-    close = difflib.get_close_matches(wrong, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def refuse_whole_weights(config: Config) -> None:
-    """Raise UserError for settings that need whole weights, where devices divide them."""
-    has_adapters = not method_spec(config.method).trains_weights
-    for key, applies in (
-        ("adapter.init", has_adapters and config.adapter.init == "pissa"),
-        ("adapter.dora", has_adapters and config.adapter.dora),
-        ("train.compile", config.train.compile),
-    ):
-        if applies:
-            problem = f"{key} needs whole weights, and train.parallelism = fsdp divides them among the devices"
-            hint = f'set train.parallelism = "ddp", or leave {key} out'
-            raise UserError(problem, key, hint, code="train.not_sharded")
-
-
-TASK_FILES = (".yaml", ".yml")
-
-
-def is_task_file(benchmark: str) -> bool:
-    """Whether a value of `evaluation.benchmarks` is a task file instead of the name of a task."""
-    return benchmark.endswith(TASK_FILES)
-
-
-def check_benchmarks(evaluation: Evaluation) -> None:
-    """Raise UserError if lm-evaluation-harness is not installed or a task file does not exist.
-
-    Names of tasks and the content of files are checked by the worker, before it loads the model.
-    """
-    key = "evaluation.benchmarks"
-    if evaluation.benchmarks and importlib.util.find_spec("lm_eval") is None:
-        hint = f"`pip install 'ftbench[benchmarks]'`, or remove {key}"
-        raise UserError("lm-evaluation-harness is not installed", key, hint, code="benchmark.not_installed")
-    for benchmark in evaluation.benchmarks:
-        if is_task_file(benchmark) and not Path(benchmark).is_file():
-            where, hint = visible(benchmark), f"check the path in {key}"
-            raise UserError("task file not found", where, hint, code="benchmark.file_not_found")

@@ -20,16 +20,15 @@ from engine.config.method_specs import method_names, reads
 from engine.config.preset import (
     COMMAND_LINE,
     EXCLUSIVE,
-    TASK_FILES,
     EffectiveConfig,
     Preset,
     read_preset,
     resolve,
-    suggestion,
 )
 from engine.config.schema import NOT_COPIED, PATH_KEYS, Config, Track
 from engine.config.settings import Flat, flatten, nested, with_settings
-from engine.config.text import ADDRESS_CREDENTIALS, visible
+from engine.config.start_checks import TASK_FILES
+from engine.config.text import ADDRESS_CREDENTIALS, suggestion, visible
 
 GPU_LIST = "gpus"
 """Name of the GPU price list, which is next to the presets."""

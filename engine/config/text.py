@@ -1,11 +1,12 @@
-"""Show text from files, models and logs safely: control characters become visible escapes."""
+"""Show text from files, models and logs safely: control characters become visible escapes. Parts of sentences."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Unicode categories that can move the cursor, reorder a line or hide text: control, format, surrogate, private use,
 # unassigned, line and paragraph separators.
@@ -92,6 +93,12 @@ def listed(words: Sequence[str], conjunction: str = "and") -> str:
 def amount(number: int, noun: str) -> str:
     """`1 run`, `1,200 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def suggestion(wrong: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """` (did you mean qlora?)`, or '' where nothing is similar. `cutoff`: the least similarity, from 0 to 1."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=cutoff)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _shown(character: str) -> str:

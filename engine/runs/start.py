@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, check_utf8, read_regular, working_directory, write_atomically
 from engine.config.model_files import check_model_config
-from engine.config.preset import EffectiveConfig, check_benchmarks, refuse_whole_weights
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, Config
 from engine.config.settings import Flat, flatten, with_settings
+from engine.config.start_checks import check_benchmarks, refuse_whole_weights
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm import queue

@@ -15,10 +15,10 @@ import torch
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.preset import refuse_whole_weights
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.settings import with_settings
+from engine.config.start_checks import refuse_whole_weights
 from engine.data.prepared import Prepared
 from engine.hardware.devices import slots_of
 from engine.memory.dry_run.plan import RunEstimates, as_measured, run_query

@@ -7,7 +7,6 @@ known to be data are accepted. Relative paths in a task file are relative to its
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 
 from engine.config.errors import UserError
 from engine.config.files import read_small
-from engine.config.text import visible
+from engine.config.text import suggestion, visible
 
 KEYS = frozenset(
     {
@@ -76,9 +75,7 @@ def read_task_file(path: Path) -> dict[str, Any]:
         if key in ("group", "task_list") or isinstance(config.get("task"), list):
             raise _invalid("a group of tasks", path, "give the task file of each task", "benchmark.group")
         if key not in KEYS:
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise _invalid(f"unknown key {_shown(key)}{hint}", path, "remove it")
+            raise _invalid(f"unknown key {_shown(key)}{suggestion(key, KEYS)}", path, "remove it")
     name = config.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         hint = "use letters, digits, '_', '-' and '.', at most 80 characters"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -26,9 +25,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset import check_benchmarks, is_task_file
 from engine.config.schema import Evaluation
-from engine.config.text import visible
+from engine.config.start_checks import check_benchmarks, is_task_file
+from engine.config.text import suggestion, visible
 from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.arrow_files import hub_error, hub_or_cache
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
@@ -256,10 +255,9 @@ def _shipped_task(name: str) -> Any:
     manager = task_manager()
     entry = manager.task_index.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, manager.all_subtasks, n=1, cutoff=0.7)
-        suggestion = f" (did you mean {close[0]}?)" if close else ""
+        problem = f"unknown benchmark {visible(name, 80)!r}{suggestion(name, manager.all_subtasks, cutoff=0.7)}"
         hint = "`lm-eval ls tasks` lists the tasks; a task file ends with .yaml"
-        raise UserError(f"unknown benchmark {visible(name, 80)!r}{suggestion}", SETTING, hint, code="benchmark.unknown")
+        raise UserError(problem, SETTING, hint, code="benchmark.unknown")
     if entry.kind.name in ("GROUP", "TAG"):
         members = list(islice(_members(entry, manager.task_index, {name}), 3))
         hint = f"name its tasks, such as {', '.join(members)}" if members else "name its tasks"

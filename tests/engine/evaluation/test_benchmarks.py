@@ -21,9 +21,10 @@ from task_files import ITEMS, choice_task, generation_task
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.preset import Preset, check_benchmarks, resolve
+from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
+from engine.config.start_checks import check_benchmarks
 from engine.evaluation.benchmarks import tasks
 from engine.evaluation.benchmarks.scoring import LoadedModel, score_benchmark
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager

@@ -56,6 +56,7 @@ from engine.training.batches import BatchSampler, Sharing
 from engine.training.checkpointed_trainer import HostCopy
 from engine.training.checkpoints import (
     LAST_WEIGHTS,
+    Losses,
     SavedCheckpoint,
     WeightSelection,
     losses_of_checkpoint,
@@ -147,12 +148,14 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog
     rows = ranks.first_before_others(lambda: prepare(config.data, config.train.max_length, tokenizer, log.progress))
     check_rows_unchanged_since_check(rows, frozen.data_fingerprint)
     check_rows_unchanged_since_start(rows, earlier.data)
+
     metric, notices = decide_metric(config.evaluation, rows.train)
     for notice in notices:
         log.warn(notice.code, notice.text)
     if earlier.data is not None and earlier.data.metric:  # a resumed run keeps that of its first start
         metric = MetricChoice(earlier.data.metric, earlier.data.metric_reason)
     config = with_settings(config, {"evaluation.metric": metric.metric})
+
     refuse_rows(config, rows)
     model_config = config_of(config.model)
     check_moved_model(config, model_config, earlier)
@@ -160,6 +163,7 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog
     config = with_answer_batch(config, model_config, machine, rows, ranks, meters)
     if ranks.is_first:
         refuse_small_disk(run_dir, config, model_config, machine)
+
     ranks.broadcast(lambda: copy_initial_weights(config, run_dir, model_config, rows, log))
     evaluator = Evaluator(config, tokenizer, rows, run_dir, machine.device, ranks, log)
     _log_data(rows, evaluator.test, metric, log)
@@ -253,7 +257,7 @@ def train(
     callback = StepCallback(trainer, evaluator, sampler)
     trainer.add_callback(callback)
 
-    def prepared() -> None:
+    def compile_and_probe() -> None:
         if settings.compile:
             log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
@@ -270,7 +274,7 @@ def train(
             log.write(measured)
         meters.training_begins()
 
-    trainer.hooks.prepared = prepared
+    trainer.hooks.prepared = compile_and_probe
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
         trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:
@@ -284,12 +288,7 @@ def train(
         raise StopRequested
 
     if selection != LAST_WEIGHTS:
-        step = trainer.load_best(losses)
-        if selection.best and step is None:
-            text = "no validation loss is finite: the weights of the last step are kept"
-            log.warn("train.no_finite_validation", text)
-        kept, early = log.step if step is None else step, log.step < sampler.steps
-        log.write(events.Selected(step=kept, loss=dict(losses).get(kept), steps=log.step, early=early))
+        _select_weights(trainer, losses, sampler.steps, log)
 
 
 def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> SavedCheckpoint | None:
@@ -315,6 +314,19 @@ def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> S
         log.warn("checkpoint.incomplete", f"{problem}; {start}")
     log.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
     return latest
+
+
+def _select_weights(trainer: AnswerTrainer, losses: Losses, steps: int, log: RunLog) -> None:
+    """Load the weights of the step that `train.select` selects, and log it.
+
+    `losses`: all of the training; `steps`: those of a training that does not stop early.
+    """
+    step = trainer.load_best(losses)
+    if trainer.selection.best and step is None:
+        text = "no validation loss is finite: the weights of the last step are kept"
+        log.warn("train.no_finite_validation", text)
+    kept, early = log.step if step is None else step, log.step < steps
+    log.write(events.Selected(step=kept, loss=dict(losses).get(kept), steps=log.step, early=early))
 
 
 class StepCallback(TrainerCallback):

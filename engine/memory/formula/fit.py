@@ -73,10 +73,9 @@ def required_headroom(peak: int, budget: MemoryBudget, tier: Tier) -> int:
 
 def classify_fit(peak: int, budget: MemoryBudget, tier: Tier) -> Fit:
     """`fits` with the required headroom, `tight` only without it. `peak`: bytes of an estimate."""
-    need = peak + budget.process_overhead
-    if need > budget.free:
+    if not budget.has_room_for(peak):
         return "does not fit"
-    return "fits" if need + required_headroom(peak, budget, tier) <= budget.free else "tight"
+    return "fits" if budget.has_room_for(peak + required_headroom(peak, budget, tier)) else "tight"
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class FitQuery:
 
     def fits_without_headroom(self) -> bool:
         """Whether it fits, without the required headroom."""
-        return self.peak() + self.budget.process_overhead <= self.budget.free
+        return self.budget.has_room_for(self.peak())
 
     def fits(self) -> bool:
         """Whether it fits with the headroom that the formula requires, also after a correction by a dry run."""
@@ -183,7 +182,7 @@ def largest_evaluation_batch(query: FitQuery) -> LargestFit:
 
     def fits(rows: int) -> bool:
         estimate = query.with_settings({"evaluation.batch": rows}).formula_estimate()
-        return query.scale.evaluation_peak(estimate) + query.budget.process_overhead <= query.budget.free
+        return query.budget.has_room_for(query.scale.evaluation_peak(estimate))
 
     batch = answers_together(query.config.evaluation.batch, query.budget.device)
     if fits(batch):

@@ -63,6 +63,10 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
         """Bytes that are guessed instead of predicted: process, or CUDA context and cuBLAS workspaces."""
         return self.process_overhead or CONTEXT + WORKSPACES
 
+    def has_room_for(self, peak: int) -> bool:
+        """Whether a process with this predicted peak fits in the free memory, without headroom. `peak`: bytes."""
+        return peak + self.process_overhead <= self.free
+
 
 def listed_budget(wanted: str) -> MemoryBudget:
     """The memory of a listed GPU, by its name or a part of it. Raises UserError unless exactly one matches."""

@@ -42,6 +42,7 @@ from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import Machine, compute_dtype, kernels_of
+from engine.methods.model_source import vocabulary_size
 from engine.methods.optimizers import make_unpaged
 from engine.training import batches as batches_module
 from engine.training import varlen_attention
@@ -317,7 +318,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     if pattern is not None:
         bare = shallow(bare, pattern, SHALLOW_PERIODS)
     model: Any = trainable(bare, config, GPU)
-    vocabulary = model_config.get_text_config().vocab_size
+    vocabulary = vocabulary_size(model_config)
     longest = max(len(row.input_ids) for row in rows)
     segments = not varlen_attention.unsupported_reason(model, longest, GPU, compute_dtype(config, GPU))
     if segments:

@@ -33,6 +33,7 @@ from engine.evaluation.intervals import bootstrap, group_sums, score_interval
 from engine.evaluation.metrics import Choices, RowLoss, best_score, is_formatted
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
+from engine.methods.model_source import vocabulary_size
 from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lines, write_predictions
 from engine.runs.run.result import Interval, Score
 from engine.training.batches import (
@@ -209,7 +210,7 @@ def row_losses(
     model.eval()
     answers_only = supports_logits_to_keep(model)
     by_row: dict[int, RowLoss] = {}
-    todo = list(held_out_batches(rows, packing, device, vocabulary_of(model), answers_only))
+    todo = list(held_out_batches(rows, packing, device, vocabulary_size(unwrap_peft(model).config), answers_only))
 
     def losses_of(group: Sequence[Row]) -> list[RowLoss]:
         batch = collate(group, packing, pad, device)
@@ -242,12 +243,6 @@ def row_losses(
     finally:
         model.train(was_training)
     return [by_row[id(row)] for row in rows]
-
-
-def vocabulary_of(model: torch.nn.Module) -> int:
-    """Vocabulary size of the model, the last dimension of its logits."""
-    vocabulary: int = unwrap_peft(model).config.get_text_config().vocab_size
-    return vocabulary
 
 
 def write_items(

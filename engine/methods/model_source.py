@@ -205,6 +205,12 @@ def maximum_positions(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def vocabulary_size(config: Any) -> int:
+    """Vocabulary size of the model, the last dimension of its logits. `config`: its transformers configuration."""
+    size: int = config.get_text_config().vocab_size
+    return size
+
+
 def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own, with the
     default for `enable_thinking` that the model section has.

@@ -32,14 +32,15 @@ from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import decide_metric, refuse_rows
-from engine.evaluation.score import general_rows, vocabulary_of
+from engine.evaluation.score import general_rows
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.fit import resolve_answers
 from engine.memory.probe import Probe, ProbeResult, available_memory, preserved_random_state
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
-from engine.methods.model_source import config_of, fingerprint, load_tokenizer
+from engine.methods.model_source import config_of, fingerprint, load_tokenizer, vocabulary_size
+from engine.methods.weights import unwrap_peft
 from engine.runs.run.events import Compiled
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training import varlen_attention
@@ -257,7 +258,7 @@ def estimate_training(
         micro_batch = min(setting, earlier.reduced_to or setting)
     rows, packing, device = evaluator.rows.train, evaluator.packing, machine.device
     first = min(resume.step if resume else 0, sampler.steps - 1)
-    vocabulary, answers_only = vocabulary_of(model), supports_logits_to_keep(model)
+    vocabulary, answers_only = vocabulary_size(unwrap_peft(model).config), supports_logits_to_keep(model)
     batches = WorstCaseBatches(
         packing=packing,
         step=longest_step(rows, sampler, first, micro_batch, packing, ranks.size),

@@ -17,6 +17,7 @@ from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import halved, within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
 from engine.methods.adapters import unwrap_peft
+from engine.methods.model_source import vocabulary_size
 from engine.runs.run.result import BenchmarkScores, are_shares
 
 Progress = Callable[[int, int], None]
@@ -56,7 +57,7 @@ class LoadedModel(HFLM):
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
         """Reduces the batch size so that the logits of the longest requests keep within LOGITS_BYTES."""
         longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
-        vocabulary = unwrap_peft(self.model).config.get_text_config().vocab_size
+        vocabulary = vocabulary_size(unwrap_peft(self.model).config)
         self.batch_size_per_gpu = max(1, min(self.batch, LOGITS_BYTES // (4 * longest * vocabulary)))
         return super()._loglikelihood_tokens(requests, **options)
 

@@ -46,6 +46,7 @@ from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatch
 from engine.memory.formula.estimate import PARTS, Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
+from engine.methods.model_source import vocabulary_size
 from engine.methods.optimizers import make_unpaged
 from engine.methods.weights import adapter_parameters, text_part, unwrap_peft, weights_of
 from engine.training import loss as loss_module
@@ -111,7 +112,7 @@ def dry_run(
     """
     without = without_flash_attention(config)
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
-    vocabulary = model_config.get_text_config().vocab_size
+    vocabulary = vocabulary_size(model_config)
     segments = not unsupported_reason(model, rows.length, machine, compute_dtype(config, machine))
     mixed = bool(mixing_reason(model_config.to_dict()))
     batches = batches or synthetic_batches(config, machine, rows, vocabulary, segments, mixed)

@@ -48,7 +48,14 @@ from engine.memory.formula.method_plan import (
 )
 from engine.memory.formula.weights_and_state import shard_count
 from engine.methods.machine import Machine, this_machine
-from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, config_at, config_of, load_tokenizer
+from engine.methods.model_source import (
+    TOKENIZER_FILES,
+    ModelLocation,
+    config_at,
+    config_of,
+    load_tokenizer,
+    vocabulary_size,
+)
 from engine.runs.run.result import Predicted
 from engine.runs.run.usage import left_out_warning
 from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
@@ -296,7 +303,7 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
         packing=packing,
         sharing=sharing,
         not_shared=reason if train.packing in ("auto", "shared_prefix") else "",
-        vocabulary=model_config.get_text_config().vocab_size,
+        vocabulary=vocabulary_size(model_config),
         machine=machine,
     )
 

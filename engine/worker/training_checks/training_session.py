@@ -31,7 +31,7 @@ from engine.data.prepare import prepare
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import mean_loss
-from engine.evaluation.score import row_losses, vocabulary_of
+from engine.evaluation.score import row_losses
 from engine.memory.dry_run.plan import estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.estimate import StepShape
@@ -40,8 +40,9 @@ from engine.memory.formula.memory_budget import system_memory
 from engine.memory.probe import ProbeResult, available_memory
 from engine.methods import method
 from engine.methods.machine import Machine
-from engine.methods.model_source import config_of, load_tokenizer
+from engine.methods.model_source import config_of, load_tokenizer, vocabulary_size
 from engine.methods.optimizers import make_optimizer
+from engine.methods.weights import unwrap_peft
 from engine.runs.training_report import MODELS
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, Packing
@@ -318,7 +319,7 @@ class TrainingSession:
             varlen_attention.enable(self.model)
         self.sampler = BatchSampler(len(rows), batch, subject.steps, config.train.seed)
 
-        vocabulary, answers_only = vocabulary_of(self.model), supports_logits_to_keep(self.model)
+        vocabulary, answers_only = vocabulary_size(unwrap_peft(self.model).config), supports_logits_to_keep(self.model)
         self.batches = WorstCaseBatches(
             packing=self.packing,
             step=longest_step(rows, self.sampler, 0, batch, self.packing),

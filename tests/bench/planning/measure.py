@@ -29,12 +29,14 @@ from engine.config import schema
 from engine.config.device_defaults import resolve_checkpointing
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
-from engine.evaluation.score import row_losses, vocabulary_of
+from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.hardware.cpu import has_bf16
 from engine.methods import method
 from engine.methods.machine import Machine, compute_dtype, this_machine
+from engine.methods.model_source import vocabulary_size
 from engine.methods.optimizers import make_optimizer
+from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
@@ -71,7 +73,8 @@ def measured(case: Case) -> Measured:
         steps = profiled(trainer.train)
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
     rows = _rows(case, 64)
-    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary_of(trainer.model), trainer.answers_only))
+    vocabulary = vocabulary_size(unwrap_peft(trainer.model).config)
+    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary, trainer.answers_only))
     losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.packing, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers

@@ -1,27 +1,21 @@
 """Score a model on held-out rows: loss on the reference answers, and the metric of the answers it generates.
 
-Also reads the general text on which forgetting is measured.
+The loss of general text (`general_text`) before and after training measures forgetting.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from engine.assets import general_file, tiny_general_file
-from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.config.schema import Config
 from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.reasoning import REASONING_TAGS
@@ -84,7 +78,7 @@ class Scorer:
 
         self.chooser = Chooser(choices, generator.batch, self.pad, self.device, whole, generator.warn)
 
-    def run_worst_case(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
+    def probe_generation(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> None:
         """Run generation at its largest for the memory probe; reduces the batch size until it fits.
 
         Raises OutOfMemory if a single prompt does not fit.
@@ -137,40 +131,6 @@ class Scorer:
             )
             for loss, (output, ended), item in zip(losses, answers, items, strict=True)
         ]
-
-
-def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: Sequence[str] = ()) -> Score:
-    """Means over items with confidence intervals, of an additional score over the items that have it.
-
-    `groups`: as in `intervals.paired_interval`.
-    """
-    nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
-    sums, weights = group_sums(nll, weights, groups)
-    loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
-    loss.rows = len(items)
-    scores: dict[str, Interval] = {}
-    for name in sorted({name for item in items for name in item.scores or {}}):
-        scored = [number for number, item in enumerate(items) if name in (item.scores or {})]
-        values = [(items[number].scores or {})[name] for number in scored]
-        scores[name] = score_interval(values, metric_spec(name).bounds, [groups[n] for n in scored] if groups else ())
-    score = scores.pop(metric) if items and not metric_spec(metric).is_loss else loss  # without items there is no mean
-    perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
-    return Score(
-        loss=loss,
-        perplexity=perplexity,
-        metric=metric,
-        score=score,
-        extra=scores,
-        seconds=seconds,
-        ended=_share([item.ended for item in items]),
-        format_errors=_share([None if item.formatted is None else not item.formatted for item in items]),
-    )
-
-
-def _share(flags: Sequence[bool | None]) -> Interval | None:
-    """The share of items with the flag; None if it is unknown for one."""
-    known = [float(flag) for flag in flags if flag is not None]
-    return score_interval(known) if known and len(known) == len(flags) else None
 
 
 def item_losses(
@@ -245,6 +205,40 @@ def row_losses(
     return [by_row[id(row)] for row in rows]
 
 
+def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: Sequence[str] = ()) -> Score:
+    """Means over items with confidence intervals, of an additional score over the items that have it.
+
+    `groups`: as in `intervals.paired_interval`.
+    """
+    nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
+    sums, weights = group_sums(nll, weights, groups)
+    loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
+    loss.rows = len(items)
+    scores: dict[str, Interval] = {}
+    for name in sorted({name for item in items for name in item.scores or {}}):
+        scored = [number for number, item in enumerate(items) if name in (item.scores or {})]
+        values = [(items[number].scores or {})[name] for number in scored]
+        scores[name] = score_interval(values, metric_spec(name).bounds, [groups[n] for n in scored] if groups else ())
+    score = scores.pop(metric) if items and not metric_spec(metric).is_loss else loss  # without items there is no mean
+    perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
+    return Score(
+        loss=loss,
+        perplexity=perplexity,
+        metric=metric,
+        score=score,
+        extra=scores,
+        seconds=seconds,
+        ended=_share([item.ended for item in items]),
+        format_errors=_share([None if item.formatted is None else not item.formatted for item in items]),
+    )
+
+
+def _share(flags: Sequence[bool | None]) -> Interval | None:
+    """The share of items with the flag; None if it is unknown for one."""
+    known = [float(flag) for flag in flags if flag is not None]
+    return score_interval(known) if known and len(known) == len(flags) else None
+
+
 def write_items(
     path: Path,
     items: Sequence[EvaluationItem],
@@ -283,45 +277,3 @@ def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[st
     )
     scored = [line.base for line in lines if line.base is not None]
     return scored if same and len(scored) == len(lines) else None
-
-
-def timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float]:
-    """The items and the duration of computing them in seconds."""
-    started = time.monotonic()
-    items = work()
-    return items, time.monotonic() - started
-
-
-MAX_PASSAGE_TOKENS = 512
-"""Longer passages are truncated."""
-
-
-def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
-    """(name of the text, one row per passage, which predicts every token but the first); ("", []) if disabled.
-
-    Raises UserError for a file that cannot be read or contains no passage.
-    """
-    setting = config.evaluation.forgetting_text
-    if setting == "none":
-        return "", []
-    path = Path(setting)
-    if setting == "auto":
-        path = tiny_general_file() if config.model.id == "tiny" else general_file()
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problem, hint = f"cannot read the file: {error}", "set it to a UTF-8 text file"
-        raise UserError(
-            problem, f"evaluation.forgetting_text = {setting!r}", hint, code="data.general_unreadable"
-        ) from error
-    rows = []
-    for passage in map(str.strip, text.split("\n\n")):
-        ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
-        if len(ids) >= 2:
-            labels = [IGNORE_INDEX, *ids[1:]]
-            rows.append(Row(ids, labels, ids[:1], passage, path.name, False, (), len(ids), len(ids) - 1))
-    if not rows:
-        problem, hint = "no passage of at least 2 tokens", "add text; blank lines separate passages"
-        raise UserError(problem, str(path), hint, code="data.general_empty")
-    name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
-    return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows

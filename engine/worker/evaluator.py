@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -28,19 +29,18 @@ from engine.data.items import (
 from engine.data.prepared import Prepared
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.evaluation.general_text import general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, mean_loss
 from engine.evaluation.preflight import unscorable_warning
 from engine.evaluation.score import (
     Progress,
     Scorer,
-    general_rows,
     item_losses,
     no_progress,
     read_items,
     row_losses,
     summarize,
-    timed,
     write_items,
 )
 from engine.methods.model_source import maximum_positions
@@ -129,7 +129,7 @@ class Evaluator:
         if held_out:
             row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.device)
         if self.scores_test:
-            self.scorer.run_worst_case(model, self.test)
+            self.scorer.probe_generation(model, self.test)
 
     @property
     def loss_rows(self) -> list[Row]:
@@ -149,7 +149,7 @@ class Evaluator:
             return
         self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
         if self.base_items is None:
-            self.base_items, seconds = timed(lambda: self._items(base, self.test))
+            self.base_items, seconds = _timed(lambda: self._items(base, self.test))
             if ranks.is_first:
                 write_items(file, self.test, self.prompts, self.base_items, None)
             self._log_score("before", self.base_items, seconds)
@@ -177,7 +177,7 @@ class Evaluator:
             rows, step = len(self.validation), self.log.step
             self.log.write(events.Eval(when="after", split="validation", step=step, rows=rows, loss=loss))
         if self.scores_test:
-            items, seconds = timed(lambda: self._items(model, self.test))
+            items, seconds = _timed(lambda: self._items(model, self.test))
             if self.ranks.is_first:
                 write_items(self.run_dir.predictions_file, self.test, self.prompts, self.base_items, items)
             self._log_score("after", items, seconds)
@@ -307,3 +307,10 @@ def sample_event(
     return events.Sample(
         when=when, step=step, prompt=prompt, target=item.target, output=output, score=score, references=references
     )
+
+
+def _timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float]:
+    """The items and the duration of computing them in seconds."""
+    started = time.monotonic()
+    items = work()
+    return items, time.monotonic() - started

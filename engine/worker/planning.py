@@ -31,8 +31,8 @@ from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
+from engine.evaluation.general_text import general_rows
 from engine.evaluation.preflight import decide_metric, refuse_rows
-from engine.evaluation.score import general_rows
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.estimate import StepShape

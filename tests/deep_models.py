@@ -36,7 +36,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
         **SIZES, num_hidden_layers=20, head_dim=16, sliding_window=16, layer_types=[*WINDOWS * 6, *WINDOWS[:2]]
     ),
     "gpt2": lambda: transformers.GPT2Config(vocab_size=512, n_positions=512, n_embd=64, n_layer=6, n_head=4),
-    "dense blocks first": lambda: transformers.DeepseekV3Config(
+    "dense layers first": lambda: transformers.DeepseekV3Config(
         **{**SIZES, "num_key_value_heads": 4}, num_hidden_layers=10, first_k_dense_replace=2, n_routed_experts=4,
         num_experts_per_tok=2, moe_intermediate_size=32, n_group=1, topk_group=1, q_lora_rank=16, kv_lora_rank=16,
         qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=16,
@@ -81,7 +81,7 @@ SAMPLE = (
     Case("experts", "full", True, "loss"),
     Case("windows and all in turn", "full", False, "json"),
     Case("gpt2", "lora", True, "json"),
-    Case("dense blocks first", "full", False, "loss"),
+    Case("dense layers first", "full", False, "loss"),
     Case("13 layers", "full", 2, "loss"),
 )
 """Every mechanism, method and kind of checkpointing, with hardly more layers than those that are not run."""

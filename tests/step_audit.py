@@ -37,8 +37,8 @@ from engine.config.model_config import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
-from engine.memory.dry_run.dry_run import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
+from engine.memory.dry_run.layer_pattern import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import Machine, compute_dtype, kernels_of
@@ -314,7 +314,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     bare = bare_model(config, model_config, GPU)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, GPU.device)
     pattern = layer_pattern(bare, checkpointing)
-    layers = pattern.blocks if pattern else 0
+    layers = pattern.layers if pattern else 0
     if pattern is not None:
         bare = shallow(bare, pattern, SHALLOW_PERIODS)
     model: Any = trainable(bare, config, GPU)
@@ -336,7 +336,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     return MethodAudit(
         method=config.method,
         optimizer_tensors=0 if own else len(trained),
-        layers=pattern.with_periods(SHALLOW_PERIODS) if pattern else 0,
+        layers=pattern.layers_of(SHALLOW_PERIODS) if pattern else 0,
         all_layers=layers,
         precision=str(next(iter(model.parameters())).dtype).removeprefix("torch."),
         tokens=sum(len(row.input_ids) for row in rows),

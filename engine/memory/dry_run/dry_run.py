@@ -31,16 +31,22 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.device_defaults import OFF, ActivationCheckpointing, resolve_checkpointing
+from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.config.model_config import mixing_reason
 from engine.evaluation.worst_case import run_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
+from engine.memory.dry_run.layer_pattern import (
+    DEEPER_PERIODS,
+    SHALLOW_PERIODS,
+    LayerPattern,
+    decoder_layers,
+    layer_pattern,
+    shallow,
+)
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatches, synthetic_batches
 from engine.memory.formula.estimate import PARTS, Device, MemoryEstimate, PeakMemory, StepShape, with_pool
@@ -48,7 +54,7 @@ from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.model_source import vocabulary_size
 from engine.methods.optimizers import make_unpaged
-from engine.methods.weights import adapter_parameters, text_part, unwrap_peft, weights_of
+from engine.methods.weights import adapter_parameters, weights_of
 from engine.training import loss as loss_module
 from engine.training import varlen_attention
 from engine.training.batches import MicroBatch
@@ -66,11 +72,7 @@ E4B 66,000, as its layers do not repeat. Layers that mix tokens in a loop, as li
 LAYER_PASSES = 6
 """Forward passes that a layer takes in all: training with recomputation and backward pass, held-out loss, prompts."""
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
-SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
-"""Number of periods of the two shallow models."""
-FIRST, BETWEEN, LAST = "first blocks", "blocks between", "last blocks"
-NUMBERS = {"layer_idx", "layer_id", "layer_index", "layer_number"}
-"""Attributes with a layer's index, ignored when layers are compared."""
+FIRST, BETWEEN, LAST = "first layers", "layers between", "last layers"
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
 """Prefixes of the names of stages."""
 
@@ -212,7 +214,7 @@ def _run(
         model.eval()
         tracker.stage = HELD_OUT
         tracker.begin("embedding")
-        with torch.inference_mode(), _few_portions():
+        with torch.inference_mode(), _few_chunks():
             answer_nll(model, work.held_out, supports_logits_to_keep(model))
         tracker.end()
         if work.answers:  # tensors are on the CPU, decoder and prefill batches are those of the planned device
@@ -251,7 +253,7 @@ def _training_step(
         tracker.begin("embedding")
         if equal or number:
             _give_gradients(model, tracker)
-        with _few_portions():
+        with _few_chunks():
             loss = summed_loss(model, batch, answers_only)
             tracker.begin("loss")
             tracker.in_backward = True
@@ -268,7 +270,7 @@ def _training_step(
 
 
 @contextmanager
-def _few_portions() -> Iterator[None]:
+def _few_chunks() -> Iterator[None]:
     """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
     original = loss_module.logit_chunks
 
@@ -305,121 +307,27 @@ def _offloading(function: Any, *args: Any, **kwargs: Any) -> Any:
         return checkpoint(function, *args, **kwargs)
 
 
-@dataclass(frozen=True)
-class LayerPattern:
-    """How kinds of decoder layers repeat: some initial layers, then periods, then the start of a further period."""
-
-    blocks: int
-    first: int
-    period: int
-
-    @property
-    def periods(self) -> int:
-        """Number of complete periods."""
-        return (self.blocks - self.first) // self.period
-
-    def with_periods(self, periods: int) -> int:
-        """Number of layers of a model with this many periods."""
-        return self.blocks - (self.periods - periods) * self.period
-
-    @property
-    def begins(self) -> int:
-        """Number of layers at the start that contain every kind."""
-        return self.first + self.period
-
-    @property
-    def ends(self) -> int:
-        """Number of layers at the end that contain every kind."""
-        return self.period + (self.blocks - self.first) % self.period
-
-
-def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
-    """The list of decoder layers of the part that text uses; None if there is not exactly one."""
-    lists = [
-        module
-        for module in text_part(unwrap_peft(model)).modules()
-        if isinstance(module, torch.nn.ModuleList)
-        and len(module) > 1
-        and all(isinstance(block, GradientCheckpointingLayer) for block in module)
-    ]
-    return lists[0] if len(lists) == 1 else None
-
-
-def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing = OFF) -> LayerPattern | None:
-    """The pattern with the fewest layers to run; None if running all layers takes no longer.
-
-    Layers that recompute their activations are another kind than those that do not.
-    """
-    blocks = blocks_of(model)
-    if blocks is None:
-        return None
-    known: dict[Any, int] = {}
-    keys = ((_kind(block), checkpointing.recomputes(number)) for number, block in enumerate(blocks))
-    kinds = [known.setdefault(key, len(known)) for key in keys]
-    patterns = [
-        LayerPattern(len(kinds), first, period)
-        for period in range(1, len(kinds) // (DEEPER_PERIODS + 1) + 1)
-        for first in range(len(kinds) - period * (DEEPER_PERIODS + 1) + 1)
-        if kinds[first + period :] == kinds[first:-period]
-    ]
-    best = min(patterns, key=lambda pattern: pattern.with_periods(DEEPER_PERIODS), default=None)
-    worth = best is not None and best.with_periods(SHALLOW_PERIODS) + best.with_periods(DEEPER_PERIODS) < best.blocks
-    return best if worth else None
-
-
-def _kind(block: torch.nn.Module) -> Any:
-    """Identity of a layer's kind: classes, shapes, and all plain attributes except the layer's index."""
-    return tuple(
-        (
-            name,
-            type(module),
-            tuple((key, value.shape, value.dtype) for key, value in module._parameters.items() if value is not None),
-            tuple((key, value.shape, value.dtype) for key, value in module._buffers.items() if value is not None),
-            tuple(
-                (key, value)
-                for key, value in vars(module).items()
-                if key not in NUMBERS and isinstance(value, (int, float, str, type(None)))
-            ),
-        )
-        for name, module in block.named_modules()
-    )
-
-
-def shallow(model: PreTrainedModel, pattern: LayerPattern, periods: int) -> PreTrainedModel:
-    """A copy with this many periods; `model` is on the meta device, where copies need no memory."""
-    cut = copy.deepcopy(model)
-    blocks = blocks_of(cut)
-    assert blocks is not None
-    count = pattern.with_periods(periods)
-    blocks._modules = dict(list(blocks._modules.items())[:count])
-    config = cut.config.get_text_config()  # KV caches are created from it
-    config.num_hidden_layers = count
-    if isinstance(kinds := getattr(config, "layer_types", None), list):
-        config.layer_types = kinds[:count]
-    return cut
-
-
 @contextmanager
 def _tracked_layers(model: torch.nn.Module, pattern: LayerPattern | None, tracker: MemoryTracker) -> Iterator[None]:
     """Context in which forward and backward passes mark where the first, middle and last layers start.
 
     Raises TooSlowError once the operations of some layers show that all of them take too many.
     """
-    blocks = blocks_of(model)
-    if blocks is None:
+    layers = decoder_layers(model)
+    if layers is None:
         yield
         return
-    count = computed = len(blocks)
+    count = computed = len(layers)
     forward: dict[int, str] = {}
     backward: dict[int, str] = {}
     if pattern is not None:
-        computed = pattern.with_periods(SHALLOW_PERIODS) + pattern.with_periods(DEEPER_PERIODS)
-        forward = {0: FIRST, pattern.begins: BETWEEN, count - pattern.ends: LAST}
-        backward = {count - 1: LAST, count - pattern.ends - 1: BETWEEN, pattern.begins - 1: FIRST}
+        computed = pattern.layers_of(SHALLOW_PERIODS) + pattern.layers_of(DEEPER_PERIODS)
+        forward = {0: FIRST, pattern.layers_at_start: BETWEEN, count - pattern.layers_at_end: LAST}
+        backward = {count - 1: LAST, count - pattern.layers_at_end - 1: BETWEEN, pattern.layers_at_start - 1: FIRST}
     operations: list[int] = []
     """Before each layer that ran."""
 
-    def entered(number: int, block: torch.nn.Module, inputs: Any) -> None:
+    def entered(number: int, layer: torch.nn.Module, inputs: Any) -> None:
         operations.append(tracker.operations)
         done = len(operations) - 1
         if 0 < done < count and (operations[-1] - operations[0]) * computed * LAYER_PASSES // done > MAX_OPERATIONS:
@@ -427,15 +335,15 @@ def _tracked_layers(model: torch.nn.Module, pattern: LayerPattern | None, tracke
         if not tracker.in_backward and number in forward:
             tracker.begin(f"forward, {forward[number]}")
 
-    def left(number: int, block: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def left(number: int, layer: torch.nn.Module, inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         if not tracker.in_backward and number in backward and hidden.requires_grad:
             hidden.register_hook(lambda gradient: tracker.begin(f"backward, {backward[number]}"))
 
     with ExitStack() as hooks:
-        for number, block in enumerate(blocks):
-            hooks.callback(block.register_forward_pre_hook(partial(entered, number)).remove)
-            hooks.callback(block.register_forward_hook(partial(left, number)).remove)
+        for number, layer in enumerate(layers):
+            hooks.callback(layer.register_forward_pre_hook(partial(entered, number)).remove)
+            hooks.callback(layer.register_forward_hook(partial(left, number)).remove)
         yield
 
 

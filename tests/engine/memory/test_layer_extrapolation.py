@@ -8,8 +8,8 @@ from deep_models import CPU, GPU, SAMPLE, SHAPES, SIZES, Case, all_layers, plann
 
 from engine.config.device_defaults import OFFLOADED, RECOMPUTING, ActivationCheckpointing, resolve_checkpointing
 from engine.config.preset import Preset, resolve
-from engine.memory.dry_run.dry_run import LayerPattern, layer_pattern
 from engine.memory.dry_run.fake_model import bare_model
+from engine.memory.dry_run.layer_pattern import LayerPattern, layer_pattern
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: "-".join(map(str, case)))
@@ -36,7 +36,7 @@ def test_other_precisions_too(precision: str, metric: str) -> None:
     [
         ("llama", LayerPattern(6, 0, 1)),
         ("two windows, then all", LayerPattern(20, 0, 3)),
-        ("dense blocks first", LayerPattern(10, 2, 1)),
+        ("dense layers first", LayerPattern(10, 2, 1)),
     ],
 )
 def test_the_layer_pattern_is_found(name: str, depth: LayerPattern) -> None:

@@ -37,7 +37,7 @@ from engine.config.device_defaults import ActivationCheckpointing, resolve_check
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.config.model_config import mixing_reason
-from engine.evaluation.worst_case import run_worst_case
+from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_pattern import (
     DEEPER_PERIODS,
@@ -172,11 +172,7 @@ def _run(
     vocabulary: int,
 ) -> DryRunPeaks:
     """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
-    # transformers' offloading copies from the GPU, but fake tensors are on the CPU, where a copy is no saving.
-    enable_checkpointing(model, checkpointing._replace(offload=False))
-    for module in model.modules() if checkpointing.offload else ():
-        if hasattr(module, "_gradient_checkpointing_func"):
-            module._gradient_checkpointing_func = partial(_offloading, use_reentrant=False)
+    _enable_checkpointing(model, checkpointing)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = sum(weight.shape.numel() for weight in weights_of(model))
     if uses_autocast(config.method, config.train.precision):
@@ -190,42 +186,48 @@ def _run(
         tracker,
         kernels_of(machine.device),
     ):
-        with tracker.attributing("weights"):
-            allocate(model)
-        adapters = adapter_parameters(model)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                if id(parameter) in adapters:
-                    tracker.attribute(parameter, "adapters")
-                parameter.register_post_accumulate_grad_hook(
-                    lambda parameter: tracker.attribute(parameter.grad, "gradients")
-                )
-
-        # The run's optimizer after a first step, which creates its state.
-        optimizer = make_unpaged(model.parameters(), config, machine)
-        _give_gradients(model, tracker)
-        with tracker.attributing("optimizer"):
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _allocate_weights(model, tracker)
+        optimizer = _optimizer_with_state(model, config, machine, tracker)
         static = tracker.total
         _training_step(model, optimizer, work.batches, config, tracker)
-
-        # The held-out loss of one batch as in `evaluation.score`.
-        model.eval()
-        tracker.stage = HELD_OUT
-        tracker.begin("embedding")
-        with torch.inference_mode(), _few_chunks():
-            answer_nll(model, work.held_out, supports_logits_to_keep(model))
-        tracker.end()
-        if work.answers:  # tensors are on the CPU, decoder and prefill batches are those of the planned device
-
-            def begin(moment: str) -> None:
-                tracker.stage = f"{ANSWERING}, {moment}"
-                tracker.begin("cache")
-
-            run_worst_case(model, work.answers, 0, "cpu", planned=tracker.device, begin=begin)
-            tracker.end()
+        _held_out_loss(model, work.held_out, tracker)
+        if work.answers:
+            _answer_prompts(model, work.answers, tracker)
     return DryRunPeaks(static, tracker.moments, parameters, trained)
+
+
+def _enable_checkpointing(model: torch.nn.Module, checkpointing: ActivationCheckpointing) -> None:
+    # transformers' offloading copies from the GPU, but fake tensors are on the CPU, where a copy is no saving.
+    enable_checkpointing(model, checkpointing._replace(offload=False))
+    for module in model.modules() if checkpointing.offload else ():
+        if hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = partial(_offloading, use_reentrant=False)
+
+
+def _allocate_weights(model: torch.nn.Module, tracker: MemoryTracker) -> None:
+    """Give weights a storage; their memory and that of later gradients is attributed to parts."""
+    with tracker.attributing("weights"):
+        allocate(model)
+    adapters = adapter_parameters(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            if id(parameter) in adapters:
+                tracker.attribute(parameter, "adapters")
+            parameter.register_post_accumulate_grad_hook(
+                lambda parameter: tracker.attribute(parameter.grad, "gradients")
+            )
+
+
+def _optimizer_with_state(
+    model: torch.nn.Module, config: schema.Config, machine: Machine, tracker: MemoryTracker
+) -> torch.optim.Optimizer:
+    """The run's optimizer after a first step, which creates its state."""
+    optimizer = make_unpaged(model.parameters(), config, machine)
+    _give_gradients(model, tracker)
+    with tracker.attributing("optimizer"):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
 
 
 def _give_gradients(model: torch.nn.Module, tracker: MemoryTracker) -> None:
@@ -266,6 +268,27 @@ def _training_step(
     with tracker.attributing("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    tracker.end()
+
+
+def _held_out_loss(model: torch.nn.Module, batch: MicroBatch, tracker: MemoryTracker) -> None:
+    """The held-out loss of one batch as in `evaluation.score`."""
+    model.eval()
+    tracker.stage = HELD_OUT
+    tracker.begin("embedding")
+    with torch.inference_mode(), _few_chunks():
+        answer_nll(model, batch, supports_logits_to_keep(model))
+    tracker.end()
+
+
+def _answer_prompts(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: MemoryTracker) -> None:
+    """The largest answers. Tensors are on the CPU, decoder and prefill batches are those of the planned device."""
+
+    def begin(moment: str) -> None:
+        tracker.stage = f"{ANSWERING}, {moment}"
+        tracker.begin("cache")
+
+    run_worst_case(model, answers, 0, "cpu", planned=tracker.device, begin=begin)
     tracker.end()
 
 

@@ -74,6 +74,27 @@ def start_run(
     return run
 
 
+def check_startable(config: Config) -> None:
+    """Raise UserError if a run cannot be started: for its model, trackers, benchmarks or device."""
+    check_model_config(config.model)
+    check_trackers(config.track.to)
+    check_benchmarks(config.evaluation)
+    if config.train.devices > 1 and config.train.parallelism == "fsdp":
+        refuse_whole_weights(config)
+    check_device(config)
+
+
+def check_device(config: Config) -> None:
+    """Raise UserError if the devices do not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
+    device = config.hardware.device
+    if config.executor.name == "local":
+        devices_for(*device_settings(config))
+    elif slots_of(device) > 1:
+        problem, where = "a Slurm job cannot be divided into slots", f"hardware.device={device}"
+        hint = "omit the slots; --gres and executor.cpus set its size"
+        raise UserError(problem, where, hint, code="device.slots_in_slurm")
+
+
 def _start_worker_and_trackers(run: RunDir) -> None:
     size = run.events_size()
     wait_for_hello(run, start_worker(run), size)
@@ -232,31 +253,6 @@ def start_ladder(
     return folder
 
 
-def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) -> None:
-    """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
-
-    `settings`: other places of files (RELOCATABLE_KEYS) than before. One that is missing is looked for
-    (`find_moved_files`). Raises UserError if it is running, and for other keys.
-    """
-    check_utf8(str(folder.path))
-    ladders = folder.ladders()
-    if folder.is_active():
-        hint = f"watch it with `ftbench attach {folder.argument}`"
-        raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
-    for ladder in ladders:
-        plan = ladder.plan()
-        changed = with_absolute_paths(settings or {}, working_directory())
-        if other := sorted(changed.keys() - set(RELOCATABLE_KEYS)):
-            hint = f"only {', '.join(RELOCATABLE_KEYS)} can"
-            raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
-        for rung in plan.rungs:
-            changed |= find_moved_files(ladder, rung.config, changed)
-        if changed:
-            rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
-            write_atomically(ladder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
-    start_ladder_process(folder)
-
-
 def start_sweep(
     runs: Path,
     axes: Sequence[Axis],
@@ -305,27 +301,6 @@ def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:
     return chosen
 
 
-def check_startable(config: Config) -> None:
-    """Raise UserError if a run cannot be started: for its model, trackers, benchmarks or device."""
-    check_model_config(config.model)
-    check_trackers(config.track.to)
-    check_benchmarks(config.evaluation)
-    if config.train.devices > 1 and config.train.parallelism == "fsdp":
-        refuse_whole_weights(config)
-    check_device(config)
-
-
-def check_device(config: Config) -> None:
-    """Raise UserError if the devices do not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
-    device = config.hardware.device
-    if config.executor.name == "local":
-        devices_for(*device_settings(config))
-    elif slots_of(device) > 1:
-        problem, where = "a Slurm job cannot be divided into slots", f"hardware.device={device}"
-        hint = "omit the slots; --gres and executor.cpus set its size"
-        raise UserError(problem, where, hint, code="device.slots_in_slurm")
-
-
 def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
     """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
     ladder.check_files()
@@ -342,6 +317,31 @@ def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
         return process.returncode == 0 or bool(state and state.updated > (earlier.updated if earlier else 0))
 
     _wait_until(has_started, process, ladder)
+
+
+def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) -> None:
+    """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
+
+    `settings`: other places of files (RELOCATABLE_KEYS) than before. One that is missing is looked for
+    (`find_moved_files`). Raises UserError if it is running, and for other keys.
+    """
+    check_utf8(str(folder.path))
+    ladders = folder.ladders()
+    if folder.is_active():
+        hint = f"watch it with `ftbench attach {folder.argument}`"
+        raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
+    for ladder in ladders:
+        plan = ladder.plan()
+        changed = with_absolute_paths(settings or {}, working_directory())
+        if other := sorted(changed.keys() - set(RELOCATABLE_KEYS)):
+            hint = f"only {', '.join(RELOCATABLE_KEYS)} can"
+            raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
+        for rung in plan.rungs:
+            changed |= find_moved_files(ladder, rung.config, changed)
+        if changed:
+            rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
+            write_atomically(ladder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
+    start_ladder_process(folder)
 
 
 def stop(run: RunDir | LadderDir | SweepDir) -> None:

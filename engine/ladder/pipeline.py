@@ -52,28 +52,6 @@ from engine.runs.run.folder import State
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
-
-def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
-    """Do the work; returns (status, reason) and records the error's code in the state."""
-    try:
-        work()
-    except StopRequested as error:
-        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.argument}` resumes it"
-    except UserError as error:
-        state.reason_code = error.code
-        return "failed", error.line
-    except RunFailed as error:
-        state.reason_code = error.code
-        return "failed", str(error)
-    except Exception as error:  # noqa: BLE001 - top level: the state records any error
-        if is_no_space_error(error):
-            state.reason_code = "disk.full"
-            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.argument}`"
-        traceback.print_exc()
-        return "failed", f"{error_text(error)}; the traceback is in {folder.log_file}"
-    return state.status, state.reason
-
-
 PROBE_STEPS = 4
 """The first step warms up and is not timed."""
 
@@ -148,7 +126,7 @@ class LadderPipeline:
         for entry in self.ladder.entries:
             if entry.kind not in ("trial", "run") or entry.is_done:
                 continue
-            configs = self._configs(next(rung for rung in self.plan.rungs if rung.name == entry.rung), entry)
+            configs = self._possible_configs(next(rung for rung in self.plan.rungs if rung.name == entry.rung), entry)
             if not any(self.runner.has_finished(entry, config) for config in configs):
                 pending[self.runner.identity(configs[0])] = known.get(entry.rung)
         return pending
@@ -243,7 +221,7 @@ class LadderPipeline:
                 rates[name] = [trial.learning_rate for trial in best_trials(tried)[:size]]
             trials = {rung.name: self._trials(rung, rates[rung.name], steps) for rung in plan.rungs}
             runs = [(rung, trial) for rung in plan.rungs for trial in trials[rung.name]]
-            for (_, trial), result in self.runner.execute(runs, self._config):
+            for (_, trial), result in self.runner.execute(runs, self._choose_config):
                 if result is None and trial.status in NOT_RETRIED:
                     self.runner.exclude(trial)
 
@@ -301,14 +279,14 @@ class LadderPipeline:
                     if samples is not None:
                         decide_questions(ladder, samples, look, plan, self.runner.excluded)
                     ladder.looks.append(look)
-                    self._evaluate()
+                    self._update_verdict()
                     rungs = look.rungs
                     print(f"look after {runs} runs: {len(look.decisions)} decided; next seed: {rungs}", flush=True)
             if not rungs:
                 return
 
     def _train_seeds(self, seeds: Sequence[int], rungs: Collection[str]) -> None:
-        """Run these rungs with these seeds."""
+        """Run these rungs with these seeds, and score each kind of base that has no score yet."""
         runs = []
         for seed in seeds:
             for rung in self.plan.rungs:
@@ -321,7 +299,7 @@ class LadderPipeline:
         for rung, entry in runs:
             if rung.name in self.runner.excluded:
                 self.runner.drop(entry, self.runner.excluded[rung.name])
-        self._train(runs)
+        self._train_runs(runs)
 
         # A finished run of each kind of base that was not scored, because the run that would have scored it failed.
         unscored: dict[bool, PlannedRun] = {}
@@ -331,16 +309,17 @@ class LadderPipeline:
                 unscored.setdefault(quantized, (rung, entry))
         for _, entry in unscored.values():
             entry.status = "planned"
-        self._train(list(unscored.values()))
+        self._train_runs(list(unscored.values()))
 
-    def _train(self, runs: Sequence[PlannedRun]) -> None:
-        for (rung, entry), result in self.runner.execute(runs, self._config):
+    def _train_runs(self, runs: Sequence[PlannedRun]) -> None:
+        """Execute these runs, and update the verdict after each."""
+        for (rung, entry), result in self.runner.execute(runs, self._choose_config):
             quantized = method_spec(rung.method).quantizes_base
             if result is None and self.base_scorers.get(quantized) is entry:
                 del self.base_scorers[quantized]
             if result is None and entry.status in NOT_RETRIED:
                 self.runner.exclude(entry)
-            self._evaluate()
+            self._update_verdict()
 
     def ask_served(self) -> None:
         """Let served models answer the test items. One that fails is reported and does not end the ladder."""
@@ -364,7 +343,7 @@ class LadderPipeline:
                 state = record_failure(folder, model, error)
             if state.status == "failed":
                 self.runner.warn("ladder.served_failed", f"{model.name} is not scored: {state.reason}")
-            self._evaluate()
+            self._update_verdict()
 
     def export(self) -> None:
         """Export, check and score the artifacts of the finished runs, one after another.
@@ -385,7 +364,7 @@ class LadderPipeline:
                     self._export(entry)
                     failed = entry.reason if entry.status == "failed" else ""
                 self.runner.save()
-                self._evaluate()
+                self._update_verdict()
 
     def _export(self, entry: LadderEntry) -> None:
         """Export one artifact. One that exists with scores for all test items is reused."""
@@ -435,7 +414,7 @@ class LadderPipeline:
         """Compute statistics and verdict, and write the report."""
         self._enter("analyzing")
         ladder = self.ladder
-        self._evaluate()
+        self._update_verdict()
         done = any((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
         ladder.status, ladder.stage = ("finished", "done") if done else ("failed", "done")
         reasons = "; ".join(f"{rung}: {reason}" for rung, reason in self.runner.excluded.items())
@@ -443,7 +422,7 @@ class LadderPipeline:
         self.runner.save()
         report.write(self.runner.dir, ladder)
 
-    def _evaluate(self) -> None:
+    def _update_verdict(self) -> None:
         """Compute rows, comparisons and verdict from what has finished."""
         aggregate(self.runner.dir, self.ladder, self.plan)
         self.ladder.full_needs = memory_of_full(self.ladder, self.plan)
@@ -457,16 +436,17 @@ class LadderPipeline:
         self.runner.save()
         print(stage, flush=True)
 
-    def _config(self, rung: Rung, entry: LadderEntry) -> Config:
-        """The configuration of a trial or run; the first run of each kind of base also scores the base."""
-        configs = self._configs(rung, entry)
+    def _choose_config(self, rung: Rung, entry: LadderEntry) -> Config:
+        """The configuration of a trial or run; the first run of each kind of base is recorded and also scores it."""
+        configs = self._possible_configs(rung, entry)
         if entry.kind == "trial":
             return configs[0]
-        quantized = method_spec(rung.method).quantizes_base
-        return configs[self.base_scorers.setdefault(quantized, entry) is entry]
+        without_base, with_base = configs
+        scorer = self.base_scorers.setdefault(method_spec(rung.method).quantizes_base, entry)
+        return with_base if scorer is entry else without_base
 
-    def _configs(self, rung: Rung, entry: LadderEntry) -> list[Config]:
-        """The configuration of a trial, or of a run: without scores of the base, and with them."""
+    def _possible_configs(self, rung: Rung, entry: LadderEntry) -> list[Config]:
+        """The configuration of a trial, or the two of a run: without scores of the base, and with them."""
         values: dict[str, Any] = {"train.seed": entry.seed, "train.learning_rate": entry.learning_rate}
         if entry.kind == "trial":
             values |= {} if entry.steps is None else {"train.steps": entry.steps}
@@ -510,3 +490,24 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
     ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
     ladder.updated = time.time()
     return ladder
+
+
+def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
+    """Do the work; returns (status, reason) and records the error's code in the state."""
+    try:
+        work()
+    except StopRequested as error:
+        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.argument}` resumes it"
+    except UserError as error:
+        state.reason_code = error.code
+        return "failed", error.line
+    except RunFailed as error:
+        state.reason_code = error.code
+        return "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - top level: the state records any error
+        if is_no_space_error(error):
+            state.reason_code = "disk.full"
+            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.argument}`"
+        traceback.print_exc()
+        return "failed", f"{error_text(error)}; the traceback is in {folder.log_file}"
+    return state.status, state.reason

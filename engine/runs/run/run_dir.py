@@ -34,7 +34,8 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN, Config
 from engine.config.settings import Flat, flatten, nested, with_settings
-from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
+from engine.executors.slurm import UNKNOWN, Job, JobState, read_job
+from engine.executors.slurm import queue as slurm_queue
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
@@ -158,7 +159,7 @@ class RunDir(Folder):
             result = self.written_result()
             if result is not None and result.status != "stopped":
                 return None
-        return queue.state(job)
+        return slurm_queue.state(job)
 
     def is_active(self) -> bool:
         """Whether a worker runs, or its job runs or waits."""

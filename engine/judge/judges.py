@@ -33,17 +33,17 @@ from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, sen
 from engine.runs.run.predictions import PredictionLine
 from engine.runs.stopping import StopRequest
 
-POLL_SECONDS = 0.1
-Verdict = Literal["first", "second", "tie"]
 FOLDER = Path(__file__).parent
 MAX_CHARACTERS = 24_000
 """Longest answer or question that a judge reads in full; of a longer one the end is left out, and the judge is told."""
 SPECIAL = re.compile(r"<(?=[|｜/]?[a-z_]+[|｜]?>|[|｜]|start_of_turn|end_of_turn)|\[(?=/?INST\])", re.IGNORECASE)
 """Starts of the tokens of chat templates: a server would read them as the end of the prompt."""
+Verdict = Literal["first", "second", "tie"]
 VERDICT_LINE = re.compile(
     r"[*_#>\s]*(?:final )?verdict\s*[*_]*\s*:?\s*[*_\[\"'(]*\s*(A|B|tie)\b\s*[*_\])\"'.!]*", re.IGNORECASE
 )
 ANY_VERDICT = re.compile(r"verdict\s*[*_]*\s*:", re.IGNORECASE)
+POLL_SECONDS = 0.1
 
 
 @cache
@@ -76,22 +76,6 @@ def comparison_prompt(rubric: str, item: PredictionLine, first: str, second: str
     return pattern.sub(lambda field_match: (texts | {"mark": mark})[field_match[1]], prompt_template())
 
 
-def read_verdict(text: str) -> Verdict | None:
-    """The verdict on the last line of a judge's answer that has one; None if it is not in the requested form.
-
-    Different verdicts on several lines are none: such an answer can be a quote of what it was told to say. Reasoning
-    before the answer is not read, and an answer that ends within its reasoning has no verdict.
-    """
-    verdict_words: dict[str, None] = {}
-    for line in without_reasoning(text).strip().splitlines():
-        if match := VERDICT_LINE.fullmatch(line.strip()):
-            verdict_words[match[1].lower()] = None
-        elif ANY_VERDICT.match(line.strip(" *_#>")):
-            verdict_words[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
-    verdicts: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
-    return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
-
-
 def _references(item: PredictionLine, mark: str = "") -> str:
     """The accepted answers, '' without any."""
     texts = [_data(text) for text in item.targets if text.strip()]
@@ -108,6 +92,22 @@ def _data(text: str) -> str:
     return shown or "[empty]"
 
 
+def read_verdict(text: str) -> Verdict | None:
+    """The verdict on the last line of a judge's answer that has one; None if it is not in the requested form.
+
+    Different verdicts on several lines are none: such an answer can be a quote of what it was told to say. Reasoning
+    before the answer is not read, and an answer that ends within its reasoning has no verdict.
+    """
+    verdict_words: dict[str, None] = {}
+    for line in without_reasoning(text).strip().splitlines():
+        if match := VERDICT_LINE.fullmatch(line.strip()):
+            verdict_words[match[1].lower()] = None
+        elif ANY_VERDICT.match(line.strip(" *_#>")):
+            verdict_words[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
+    verdicts: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
+    return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
+
+
 class ServedJudge:
     """A judge behind an endpoint; several threads call `ask`."""
 
@@ -117,8 +117,8 @@ class ServedJudge:
         self.retries, self.failure = 0, ""
         """Attempts that failed and were repeated; why the latest one failed, '' after an answer."""
 
-    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
-        """Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
+    def open(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
+        """Check the endpoint. Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
         self._client.check()
 
     def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
@@ -156,7 +156,7 @@ class OpenJudge(Struct, frozen=True, kw_only=True, tag=True):
     """Maximum tokens of an answer."""
 
 
-class Prompt(Struct, frozen=True, kw_only=True, tag=True):
+class JudgePrompt(Struct, frozen=True, kw_only=True, tag=True):
     """Answer one prompt."""
 
     number: int
@@ -184,8 +184,8 @@ class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
     refused: str = ""
 
 
-Request: TypeAlias = OpenJudge | Prompt
-Message: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | RequestRefused | SessionFailed
+JudgeRequest: TypeAlias = OpenJudge | JudgePrompt
+JudgeMessage: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | RequestRefused | SessionFailed
 
 
 class LocalJudge:
@@ -213,7 +213,7 @@ class LocalJudge:
         """What the worker waits for."""
         self._reader = threading.Thread(target=self._read, daemon=True, name="judge's answers")
 
-    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
+    def open(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
         """Start the worker and wait until the model is loaded; in the main thread, with which the worker ends.
 
         Raises UserError for a model that cannot be loaded, RunFailed if the worker fails, and StopRequested.
@@ -242,7 +242,7 @@ class LocalJudge:
                 raise self._ended
             number = next(self._numbers)
             self._pending[number] = answer
-            self._send(Prompt(number=number, prompt=prompt))
+            self._send(JudgePrompt(number=number, prompt=prompt))
         return answer.result()
 
     def stop(self) -> None:
@@ -263,7 +263,7 @@ class LocalJudge:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def _send(self, request: Request) -> None:
+    def _send(self, request: JudgeRequest) -> None:
         assert self._process is not None
         send_line(self._process, encoded_line(msgspec.to_builtins(request)))
 
@@ -273,7 +273,7 @@ class LocalJudge:
         ended: Exception | None = None
         try:
             for line in message_lines(self._process):
-                message = msgspec.json.decode(line, type=Message)
+                message = msgspec.json.decode(line, type=JudgeMessage)
                 if isinstance(message, RequestRefused):
                     ended = message.error()
                 elif isinstance(message, SessionFailed):

@@ -233,7 +233,7 @@ class Judging:
             if left:
                 self.judge = LocalJudge(self.folder, self.plan) if self.plan.is_local else ServedJudge(self.plan)
                 try:
-                    self.judge.check(self.stopping, self._save)
+                    self.judge.open(self.stopping, self._save)
                     self._ask(left)
                 finally:
                     self.judge.close()

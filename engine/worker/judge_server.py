@@ -20,15 +20,7 @@ from engine.config.redaction import redact_output
 from engine.config.schema import Model
 from engine.data.rows import Problem, Row
 from engine.hardware.devices import select_devices
-from engine.judge.judges import (
-    JudgeAnswer,
-    JudgeNote,
-    JudgeReady,
-    Message,
-    OpenJudge,
-    Prompt,
-    Request,
-)
+from engine.judge.judges import JudgeAnswer, JudgeMessage, JudgeNote, JudgePrompt, JudgeReady, JudgeRequest, OpenJudge
 from engine.methods.library_imports import import_libraries
 from engine.runs.chat_client import Conversation, RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer
@@ -43,7 +35,7 @@ GATHER_SECONDS = 0.02
 """Time for prompts to arrive that are answered together: the judge asks again as soon as it has answers."""
 
 
-def next_prompts(requests: queue.SimpleQueue[Request], most: int) -> list[Prompt]:
+def next_prompts(requests: queue.SimpleQueue[JudgeRequest], most: int) -> list[JudgePrompt]:
     """The next prompts, at least one: those that are there, and those that arrive within GATHER_SECONDS."""
     gathered = [requests.get()]
     deadline = time.monotonic() + GATHER_SECONDS
@@ -52,13 +44,13 @@ def next_prompts(requests: queue.SimpleQueue[Request], most: int) -> list[Prompt
             gathered.append(requests.get(timeout=left))
         except queue.Empty:
             break
-    return [request for request in gathered if isinstance(request, Prompt)]
+    return [request for request in gathered if isinstance(request, JudgePrompt)]
 
 
 class JudgeModel:
     """A loaded model that answers prompts greedily, as evaluation generates."""
 
-    def __init__(self, opening: OpenJudge, tell: Callable[[Message], None]) -> None:
+    def __init__(self, opening: OpenJudge, tell: Callable[[JudgeMessage], None]) -> None:
         """Raises UserError for a model that cannot be loaded."""
         import torch
 
@@ -86,7 +78,7 @@ class JudgeModel:
             lambda code, text: tell(JudgeNote(text)),
         )
 
-    def answers(self, prompts: Sequence[Prompt]) -> list[JudgeAnswer]:
+    def answers(self, prompts: Sequence[JudgePrompt]) -> list[JudgeAnswer]:
         """Answer prompts together; those that are too long for the model are refused."""
         began = time.monotonic()
         replies: list[JudgeAnswer] = []
@@ -118,7 +110,7 @@ class JudgeModel:
         return replies
 
 
-def serve(requests: queue.SimpleQueue[Request], tell: Callable[[Message], None]) -> None:
+def serve(requests: queue.SimpleQueue[JudgeRequest], tell: Callable[[JudgeMessage], None]) -> None:
     """Load the model, then answer prompts until the judge closes stdin."""
     opening = requests.get()
     assert isinstance(opening, OpenJudge), opening
@@ -147,8 +139,8 @@ def serve(requests: queue.SimpleQueue[Request], tell: Callable[[Message], None])
 
 def main() -> int:
     """Serve one judge; the last message of one that cannot continue tells why."""
-    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-    tell = Channel(int(sys.argv[1]), lambda line: requests.put(msgspec.json.decode(line, type=Request))).send
+    requests: queue.SimpleQueue[JudgeRequest] = queue.SimpleQueue()
+    tell = Channel(int(sys.argv[1]), lambda line: requests.put(msgspec.json.decode(line, type=JudgeRequest))).send
     return tell_outcome(
         lambda: serve(requests, tell),
         lambda error: tell(RequestRefused.of(error)),

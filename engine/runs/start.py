@@ -25,7 +25,6 @@ from engine.config.settings import Flat, flatten, with_settings
 from engine.config.start_checks import check_benchmarks, refuse_whole_weights
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
-from engine.executors.slurm import queue
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps
@@ -42,6 +41,7 @@ from engine.runs.trackers import check_trackers, start_trackers
 C = TypeVar("C", LadderDir, SweepDir)
 HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""
+LIST_ACTIVE = "run `ftbench runs` to list active runs"
 
 
 def start_run(
@@ -247,7 +247,7 @@ def start_ladder(
         with contextlib.suppress(UserError):  # damaged; a ladder of another sweep is continued by the sweep
             ladders = sweep.ladders()
             killed = [ladder for ladder in killed if ladder not in ladders]
-    folder = _to_continue(killed, plan.fresh) or ladder_dir.create(runs, plan)
+    folder = _choose_killed_and_clean_up(killed, plan.fresh) or ladder_dir.create(runs, plan)
     created(folder)
     start_ladder_process(folder)
     return folder
@@ -275,7 +275,7 @@ def start_sweep(
             is_like_this = sweep.was_killed() and sweep.plan().budget == budget and len(sweep.ladders()) == len(plans)
             if is_like_this and all(map(_is_same_work, sweep.ladders(), plans)):
                 killed.append(sweep)
-    folder = _to_continue(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
+    folder = _choose_killed_and_clean_up(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     start_ladder_process(folder)
     return folder
@@ -291,8 +291,8 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     return replace(stored, **origin) == plan
 
 
-def _to_continue(killed: Sequence[C], fresh: bool) -> C | None:
-    """The latest of those that were killed, None with `--fresh`; of the others, those without runs are removed."""
+def _choose_killed_and_clean_up(killed: Sequence[C], fresh: bool) -> C | None:
+    """The latest of those that were killed, None with `--fresh`. Removes those of the others that have no runs."""
     latest = max(killed, key=lambda folder: folder.name, default=None)
     chosen = None if fresh else latest
     for folder in killed:
@@ -350,36 +350,40 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
     A job that waits in Slurm's queue is cancelled. Raises UserError where it is not running or belongs to another user,
     and RunFailed where Slurm refuses.
     """
-    hint = "run `ftbench runs` to list active runs"
     if isinstance(run, RunDir) and (job := run.job()) is not None:
-        queue.refresh()
-        state = queue.state(job)
-        if not state.is_active:
-            raise UserError(f"{run.name} is not running: {state.text}", hint=hint, code="run.not_running")
-        if not state.is_waiting:
-            slurm.stop(job)
-            return
-        slurm.cancel(job)
-        lock = run.acquire()
-        if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
-            return
-        try:
-            if run.unwritten_end() is None and run.written_result() is None:
-                how = f"run `ftbench resume {run.argument}` to submit it again"
-                end = End(status="stopped", reason=f"cancelled while its Slurm job was pending; {how}")
-                write_end(run, read_frozen(run), EventLog(run.events_file), end)
-        finally:
-            os.close(lock)
-        queue.refresh()
+        _stop_job(run, job)
         return
     pid = run.pid()
     if pid is None:
-        raise UserError(f"{run.name} is not running", hint=hint, code="run.not_running")
+        raise UserError(f"{run.name} is not running", hint=LIST_ACTIVE, code="run.not_running")
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError as error:
         problem = f"{run.name} belongs to another user (process {pid})"
         raise UserError(problem, hint="ask its owner to stop it", code="run.not_yours") from error
+
+
+def _stop_job(run: RunDir, job: slurm.Job) -> None:
+    """Stop a run that is a Slurm job; one that waits in Slurm's queue is cancelled, and its end is recorded here."""
+    slurm.queue.refresh()
+    state = slurm.queue.state(job)
+    if not state.is_active:
+        raise UserError(f"{run.name} is not running: {state.text}", hint=LIST_ACTIVE, code="run.not_running")
+    if not state.is_waiting:
+        slurm.stop(job)
+        return
+    slurm.cancel(job)
+    lock = run.acquire()
+    if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
+        return
+    try:
+        if run.unwritten_end() is None and run.written_result() is None:
+            how = f"run `ftbench resume {run.argument}` to submit it again"
+            end = End(status="stopped", reason=f"cancelled while its Slurm job was pending; {how}")
+            write_end(run, read_frozen(run), EventLog(run.events_file), end)
+    finally:
+        os.close(lock)
+    slurm.queue.refresh()
 
 
 def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:

@@ -46,7 +46,7 @@ from engine.runs import score_format
 from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.rung_results import CostRatio
-from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text, value_text
+from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, axis_value_text, cell_text
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Z_95, Interval, student_quantile
 
@@ -304,7 +304,7 @@ def _figure(sweep: Sweep, points: Sequence[SweepPoint], title: str, label: str, 
             axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
             ends.append(measure.limit)
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
-        axes.set_xticks(range(len(axis.values)), [value_text(value)[:16] for value in axis.values])
+        axes.set_xticks(range(len(axis.values)), [axis_value_text(value)[:16] for value in axis.values])
         low, high = min(ends), max(ends)
         pad = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - pad, high + pad)
@@ -353,7 +353,7 @@ def results(sweep: Sweep) -> ReportTable:
     def line(point: SweepPoint) -> TableLine:
         """The value of the first axis, with that of the other one."""
         swept = sweep.cells[point.cell]
-        head = cell(value_text(swept.values[keys[0]]), cell_text({key: swept.values[key] for key in keys[1:]}))
+        head = cell(axis_value_text(swept.values[keys[0]]), cell_text({key: swept.values[key] for key in keys[1:]}))
         return TableLine(head, instead="" if point.rung else ": ".join(filter(None, [swept.status, swept.reason])))
 
     def ladder(point: SweepPoint) -> Cell:

@@ -28,7 +28,7 @@ from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows, make_plan
 from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
-from engine.runs.ladder.sweep import Sweep, describe_sweep, make_cells, parse_axes, parse_budget, value_text
+from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import parse_artifact
@@ -367,7 +367,7 @@ def _show_sweep(sweep: Sweep) -> None:
     rows = []
     for point in sweep.points:
         values, share = sweep.cells[point.cell].values, point.share_of_gain
-        settings = [value_text(values[key]) for key in keys]
+        settings = [axis_value_text(values[key]) for key in keys]
         gained = percent(share.mean) if share else "–"
         bounds = percent_bounds(share).strip("[]").replace(", ", "–") if share else ""
         cost = f"{point.cost.mean:.2f}" if point.cost else "–"

@@ -195,14 +195,14 @@ def word_table(title: str, first: str, heads: Sequence[str], rows: Mapping[str, 
 
 def two_columns(title: str, pairs: Mapping[str, Any]) -> ReportTable:
     """A table of names and values."""
-    return word_table(title, "", [""], {name: [value_text(value)] for name, value in pairs.items()})
+    return word_table(title, "", [""], {name: [setting_cell_text(value)] for name, value in pairs.items()})
 
 
 def settings_table(ladder: Ladder) -> ReportTable:
     """Settings in which the rungs differ."""
     rungs = [row.name for row in ladder.rows if not is_base(row.name) and not row.source]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
-    rows = {key: [value_text(values.get(name)) for name in rungs] for key, values in ladder.differs.items()}
+    rows = {key: [setting_cell_text(values.get(name)) for name in rungs] for key, values in ladder.differs.items()}
     return word_table("Settings that differ between rungs", "key", list(map(rung_title, rungs)), rows)
 
 
@@ -323,7 +323,7 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def value_text(value: Any) -> str:
+def setting_cell_text(value: Any) -> str:
     """A setting's value for reading: text without quotes, small numbers as 2e-4, empty values as a dash."""
     if value is None or value in ("", {}, []):
         return ABSENT

@@ -169,13 +169,13 @@ class Sweep(Struct, kw_only=True):
 
 def cell_text(values: dict[str, Any]) -> str:
     """`adapter.rank=16, data.max_rows=500`."""
-    return ", ".join(f"{key}={value_text(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={axis_value_text(value)}" for key, value in values.items())
 
 
-def value_text(value: Any) -> str:
+def axis_value_text(value: Any) -> str:
     """A value as on the command line: `500`, `all-linear`, `[q_proj, v_proj]`."""
     if isinstance(value, list):
-        return f"[{', '.join(map(value_text, value))}]"
+        return f"[{', '.join(map(axis_value_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -361,7 +361,7 @@ def find_continued_run(config: Config) -> tuple[RunDir, Result] | None:
     ours, theirs = flatten(config), flatten(other)
     for key in SAME_AS_STARTING_RUN:
         if reads(config.method, key) and ours[key] != theirs[key]:
-            was, now = _setting_text(theirs[key]), _setting_text(ours[key])
+            was, now = _value_in_error(theirs[key]), _value_in_error(ours[key])
             problem = f"{run.name} was trained with {key} = {was}, this run has {now}"
             value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
             hint = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
@@ -369,7 +369,7 @@ def find_continued_run(config: Config) -> tuple[RunDir, Result] | None:
     return run, result
 
 
-def _setting_text(value: object) -> str:
+def _value_in_error(value: object) -> str:
     return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -11,7 +11,7 @@ from engine.config.errors import UserError
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import iterate
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.sweep import Axis, cell_text, make_cells, parse_axes, parse_budget, value_text
+from engine.runs.ladder.sweep import Axis, axis_value_text, cell_text, make_cells, parse_axes, parse_budget
 
 MAKE = partial(make_plan, "demo", ["lora", "full"])
 
@@ -112,6 +112,6 @@ def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
 
 
 def test_values_are_written_as_on_the_command_line() -> None:
-    assert [value_text(one) for one in (4, 0.5, True, "nf4", ["q_proj", "v_proj"])] == [
+    assert [axis_value_text(one) for one in (4, 0.5, True, "nf4", ["q_proj", "v_proj"])] == [
         "4", "0.5", "true", "nf4", "[q_proj, v_proj]"
     ]  # fmt: skip

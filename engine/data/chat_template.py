@@ -18,9 +18,9 @@ from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import read_small
 from engine.config.model_files import MAX_CONFIG_BYTES
+from engine.config.reasoning import REASONING_KEYS
 from engine.data import problems
 from engine.data.parallel import in_child, run_template, template_memory
-from engine.data.reasoning import REASONING_KEYS
 from engine.data.rows import MAX_ROW_BYTES, Example
 
 Messages = list[dict[str, Any]]

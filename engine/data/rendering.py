@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
+from engine.config.reasoning import NO_THINKING, REASONING_KEYS, REASONING_TAGS
 from engine.data import problems
 from engine.data.chat_template import (
     ERRORS,
@@ -27,7 +28,6 @@ from engine.data.chat_template import (
     candidates,
     find_dropped,
 )
-from engine.data.reasoning import NO_THINKING, REASONING_KEYS, REASONING_TAGS
 from engine.data.rows import Example, Problem
 
 Shape = tuple[Any, ...]

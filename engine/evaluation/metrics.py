@@ -32,8 +32,8 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.data.items import EvaluationItem
-from engine.data.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.data.rows import IGNORE_INDEX, Row
 
 UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN"}

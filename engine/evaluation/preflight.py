@@ -19,12 +19,12 @@ from msgspec.structs import replace
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import AUTO, metric_spec
 from engine.config.quantities import share_percent
+from engine.config.reasoning import REASONING_TAGS, without_reasoning
 from engine.config.schema import Config, Evaluation, Model
 from engine.config.text import amount
 from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, TokenizedRows, lengths_of
-from engine.data.reasoning import REASONING_TAGS, without_reasoning
 from engine.data.rows import Row
 from engine.data.store import CALLS
 from engine.evaluation.metrics import (

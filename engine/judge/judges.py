@@ -12,7 +12,7 @@ import itertools
 import re
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed
-from engine.data.reasoning import without_reasoning
+from engine.config.reasoning import REASONING_TAGS, without_reasoning
 from engine.runs.chat_client import RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint
 from engine.runs.ladder.preferences import JudgePlan
@@ -58,27 +58,29 @@ def prompt_template() -> str:
     return (FOLDER / "prompt.txt").read_text("utf-8").strip()
 
 
-def comparison_prompt(rubric: str, item: PredictionLine, first: str, second: str) -> str:
-    """The prompt for one order of two answers.
+def comparison_prompt(
+    rubric: str, item: PredictionLine, first: str, second: str, tags: Sequence[str] = REASONING_TAGS
+) -> str:
+    """The prompt for one order of two answers. `tags`: of the reasoning of reference answers, which is left out.
 
     Its marks contain a hash of all texts, so no text can contain them and pretend to end its part.
     """
     texts = {
         "rubric": rubric.strip(),
         "question": _data(readable(item.prompt)),
-        "references": _references(item),
+        "references": _references(item, tags),
         "first": _data(first),
         "second": _data(second),
     }
     mark = text_hash(*texts.values())[:12]
-    texts["references"] = _references(item, mark)
+    texts["references"] = _references(item, tags, mark)
     pattern = re.compile(r"\{(rubric|question|references|first|second|mark)\}")
     return pattern.sub(lambda field_match: (texts | {"mark": mark})[field_match[1]], prompt_template())
 
 
-def _references(item: PredictionLine, mark: str = "") -> str:
+def _references(item: PredictionLine, tags: Sequence[str], mark: str = "") -> str:
     """The accepted answers, '' without any."""
-    texts = [_data(text) for text in item.targets if text.strip()]
+    texts = [_data(text) for target in item.targets if (text := without_reasoning(target, tags)).strip()]
     head = "reference answer" if len(texts) == 1 else "reference answers, each correct"
     return f"\n[{head} {mark}]\n" + "\n\n".join(texts) + f"\n[end of reference {mark}]\n" if texts else ""
 

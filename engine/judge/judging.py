@@ -120,7 +120,7 @@ class Comparisons:
                     yield question
 
     def question(self, item: int, order: Order) -> Question:
-        prompt = comparison_prompt(self.plan.rubric, self.answers.items[item], *order)
+        prompt = comparison_prompt(self.plan.rubric, self.answers.items[item], *order, self.answers.tags)
         return Question(text_hash(self.plan.identity, prompt), prompt)
 
     def decision(self, pair: AnswerPair, verdicts: Mapping[str, StoredVerdict]) -> tuple[Decision, Decision] | None:

@@ -35,7 +35,7 @@ from engine.config.model_files import (
     model_place,
     read_model_config,
 )
-from engine.data.reasoning import with_thinking
+from engine.config.reasoning import with_thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -43,8 +43,8 @@ SCREENS = {
 }
 """Screen -> a text that only this screen shows: the test must visit every screen."""
 ELSEWHERE = {"RatingScreen", "SuggestionScreen"}
-"""Not visited here: one needs the answers of two rungs (`tests/tui/screens/test_rating.py` has hostile ones), the other
-a file whose columns are a guess."""
+"""Not visited here: one needs the answers of two rungs (`tests/tui/screens/test_rating_screen.py` has hostile ones),
+the other a file whose columns are a guess."""
 BACK_COMMANDS = ("ladder.back", "inspector.back", "picker.back")
 VIEW_COMMANDS = ("ladder.next", "ladder.report", "inspector.next", "inspector.split", "inspector.view", "picker.hidden")
 

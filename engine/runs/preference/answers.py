@@ -10,11 +10,12 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
 from engine.runs.run.folder import short_name
 from engine.runs.run.predictions import PredictionLine, Who, read_predictions
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, read_frozen
 
 ONLY = -1
 """Seed of answers that no training seed changes: those of a base model."""
@@ -58,7 +59,11 @@ class RungAnswers:
     items: list[PredictionLine] = field(default_factory=list)
     """The test items, as in the predictions that were added first."""
     outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
-    """Rung -> seed -> one answer per item; of a base model the seed is ONLY."""
+    """Rung -> seed -> one answer per item; of a base model the seed is ONLY. As metrics score it: without its
+    reasoning, and empty if that does not end.
+    """
+    tags: Sequence[str] = REASONING_TAGS
+    """What precedes and follows the reasoning of an answer."""
     scores: dict[str, list[float]] = field(default_factory=dict)
     """Rung -> mean score over its seeds, per item; only of rungs with a metric of answers."""
     recommended: str = ""
@@ -74,7 +79,10 @@ class RungAnswers:
         answers = [answer for line in lines if (answer := line.answer(who)) is not None]
         if len(answers) < len(lines) or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
-        self.outputs.setdefault(rung, {})[seed] = [answer.output for answer in answers]
+        self.outputs.setdefault(rung, {})[seed] = [
+            "" if is_unfinished(answer.output, self.tags, line.targets) else without_reasoning(answer.output, self.tags)
+            for line, answer in zip(lines, answers, strict=True)
+        ]
         known = metric if all(metric in (answer.scores or {}) for answer in answers) else SIMILARITY
         scores = [answer.scores[known] for answer in answers if answer.scores and known in answer.scores]
         if len(scores) == len(answers):
@@ -126,7 +134,8 @@ def ladder_answers(folder: LadderDir) -> RungAnswers:
     ladder = folder.state()
     if ladder is None:
         return _with_pairs(RungAnswers(), folder.name)
-    answers = RungAnswers(recommended=ladder.recommended)
+    tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
+    answers = RungAnswers(recommended=ladder.recommended, tags=tags)
     metric = ladder.work.metric if ladder.work else ""
     entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
     rows = {row.name: row.method for row in ladder.rows}
@@ -158,7 +167,8 @@ def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
     """
     if isinstance(folder, LadderDir):
         return ladder_answers(folder)
-    answers, compared = RungAnswers(), [RunDir(Path(run)) for run in runs]
+    compared = [RunDir(Path(run)) for run in runs]
+    answers = RungAnswers(tags=read_frozen(folder).config.evaluation.reasoning_tags)
     metrics = {run: result.metric if (result := run.result()) else "" for run in compared}
     for run in compared:
         if BASE not in answers.outputs and _has_base(run):

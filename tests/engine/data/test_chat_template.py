@@ -17,10 +17,10 @@ from transformers import AutoTokenizer
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.reasoning import with_thinking
 from engine.config.schema import Data, Model
 from engine.data.chat_template import SHIPPED, end_of_turn, shipped, template_text
 from engine.data.prepare import prepare
-from engine.data.reasoning import with_thinking
 from engine.data.rows import Example, Row
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.methods.model_source import load_tokenizer

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from made_ladder import made_ladder
 from planted_judge import (
@@ -36,6 +37,7 @@ from engine.runs.preference.answers import ladder_answers, pair_hash, text_hash
 from engine.runs.preference.judge_dir import create_judge, with_preferences
 from engine.runs.preference.ratings import Rating, RatingDir
 from engine.runs.run.predictions import PredictionLine
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
 
 QUALITIES = {"base": 0.0, "qlora": 0.6, "lora": 0.7, "full": 1.2}
@@ -79,6 +81,29 @@ def test_a_perfect_judge_finds_the_planted_win_rates(ladder: LadderDir) -> None:
     best = next(rate for rate in state.rates if (rate.a, rate.b) == ("full", "base"))
     assert best.finding == "better"
     assert state.requests == state.done == len(read_verdicts(next(ladder.path.glob("judgments/*/verdicts.jsonl"))))
+
+
+def test_what_is_compared_has_no_reasoning_as_what_is_scored(ladder: LadderDir) -> None:
+    """An answer whose reasoning does not end counts as empty; the tags are those of the ladder's setting."""
+    state = ladder.state()
+    assert state is not None
+    for tags in (["<think>", "</think>"], ["<plan>", "</plan>"]):
+        state.config["evaluation.reasoning_tags"] = tags
+        ladder.state_file.write_bytes(msgspec.json.encode(state))
+        for entry in state.entries:
+            if entry.kind == "run" and entry.rung == "full":
+                file = RunDir(ladder.runs / entry.run).predictions_file
+                lines = [json.loads(line) for line in file.read_text().splitlines()]
+                for number, line in enumerate(lines):
+                    long = f"{tags[0]}Better than the other.{tags[1]}\n\nquality 1.0" if number else f"{tags[0]}Hm"
+                    line["tuned"]["output"] = long
+                file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        answers = ladder_answers(ladder)
+        pairs = [answers.pair("full", "lora", 0, number) for number in range(3)]
+        assert [pair.answer_a for pair in pairs] == ["", "quality 1.0", "quality 1.0"]
+    item = msgspec.structs.replace(answers.items[1], target="<plan>Add them.</plan>\n\nIt is 7.")
+    prompt = comparison_prompt(default_rubric(), item, *pairs[1].texts, answers.tags)
+    assert "It is 7." in prompt and "Add them" not in prompt and "Better than" not in prompt
 
 
 def test_noise_of_a_judge_moves_win_rates_towards_one_half_and_is_measured(ladder: LadderDir) -> None:

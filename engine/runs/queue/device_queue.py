@@ -163,8 +163,11 @@ def queue_places() -> list[QueuePlace]:
     for lock, device in queues.items():
         if (user := _user(lock, device)) is not None:
             places.append(user)
-        folder, place = _folder(lock), 0
-        for ticket in sorted(folder.iterdir()) if folder.exists() else ():  # in order of arrival
+        tickets: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):
+            tickets = sorted(_folder(lock).iterdir())  # in order of arrival
+        place = 0
+        for ticket in tickets:
             if (holder := locks.holder(ticket)) is None:
                 _remove_if_stale(ticket)
                 continue

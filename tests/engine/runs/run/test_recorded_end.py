@@ -45,9 +45,12 @@ def test_every_reason_fits(reason: str, tmp_path: Path) -> None:
     assert folder.end_file.stat().st_size == END_BYTES
     found = folder.read_end()
     assert found is not None and reason.startswith(found.reason) and len(found.reason) >= min(len(reason), 500)
+    before = time.time()
     assert folder.record_end("failed", REASON)
     shorter = folder.read_end()
-    assert shorter is not None and (shorter.status, shorter.reason) == ("failed", REASON)
+    assert shorter is not None
+    assert (shorter.status, shorter.reason) == ("failed", REASON), "a shorter one after a longer"
+    assert before <= shorter.t <= time.time()
     folder.reserve_end()
     assert folder.read_end() is None
 

@@ -271,10 +271,11 @@ def start_sweep(
         check_startable(rung.config)
     plans, killed = [plan for _, plan in cells], list[SweepDir]()
     for sweep in iterate_sweeps(runs):
-        with contextlib.suppress(UserError):  # damaged
-            is_like_this = sweep.was_killed() and sweep.plan().budget == budget and len(sweep.ladders()) == len(plans)
-            if is_like_this and all(map(_is_same_work, sweep.ladders(), plans)):
-                killed.append(sweep)
+        with contextlib.suppress(UserError):  # the sweep's plan is damaged
+            if sweep.was_killed() and sweep.plan().budget == budget:
+                ladders = sweep.ladders()
+                if len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans)):
+                    killed.append(sweep)
     folder = _choose_killed_and_clean_up(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     start_ladder_process(folder)

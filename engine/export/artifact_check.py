@@ -212,7 +212,7 @@ def _merged_model(job: CheckJob, machine: Machine, checked: ArtifactCheck) -> to
     folder, options = Path(job.artifact), _loading_options(machine) | {"dtype": "auto"}
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     model = _load_as(served_class(config), folder, job, checked, options)
-    # What `AutoModelForCausalLM` loads, without the towers of some multimodal models; None for others.
+    # The class that `AutoModelForCausalLM` loads, which drops the towers of some multimodal models; None without one.
     text_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
     if text_class not in (None, type(model)):
         _load_as(text_class, folder, job, checked, options | {"device_map": "meta"}, ("missing",))
@@ -245,8 +245,9 @@ def _load_as(
 def _adapted_base(
     job: CheckJob, result: Result, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck
 ) -> torch.nn.Module:
-    """The base that an adapter names, loaded as the code in its card does, or in 16 bits; with the adapter. A defect if
-    that base is not the run's model, and for weights of the adapter that find no place.
+    """Load the base that an adapter names, as the code in its card does or in 16 bits, and the adapter on it.
+
+    Records a defect if this base is not the run's model, or if the model has no place for weights of the adapter.
     """
     folder = Path(job.artifact)
     named = peft.PeftConfig.from_pretrained(str(folder))

@@ -59,7 +59,7 @@ def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None
         eval_results=scores or None,
     )
 
-    # The settings that others can use: of paths the names alone, and the length of the training once.
+    # Settings that others can use: paths without their folders, and either `train.epochs` or `train.steps`.
     unused = "train.epochs" if config.train.steps else "train.steps"
     settings = {
         key: _without_folders(value)
@@ -167,7 +167,7 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
             "transformers serve FOLDER    # run in ftbench's tests, with another model\n"
             "vllm serve FOLDER            # not run by ftbench"
         )
-    # A prompt is answered greedily, as the check does.
+    # The code decodes greedily, as the check does.
     length = frozen.config.evaluation.max_new_tokens
     system = '{"role": "system", "content": SYSTEM_PROMPT}, ' if fidelity.system_prompt else ""
     code += (
@@ -179,7 +179,7 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
         f"answer = model.generate(**inputs, max_new_tokens={length}, do_sample=False)\n"
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
     )
-    # For a QLoRA adapter, what it scores on the base that servers load.
+    # The score of a QLoRA adapter on the base that servers load.
     others = [other for other in fidelity.candidates if fidelity.kind == "adapter" and not other.kept]
     facts = [base_fact(fidelity, other) for other in others]
     note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in facts)

@@ -189,7 +189,7 @@ def _write_and_check(
         ]
         (folder / ITEM_SCORES).write_bytes(b"".join(msgspec.json.encode(score) + b"\n" for score in scores))
         fidelity = fidelity_of(run, request, dtype, folder, checked, candidates)
-        # By the module that they belong to: `mtp`, `model.visual`, `model.layers.61`.
+        # Number of copied tensors by module: `mtp`, `model.visual`, `model.layers.61`.
         modules = [re.match(r"(model\.layers\.\d+|model\.[^.]+|[^.]+)", name) for name in copied]
         fidelity.copied = dict(Counter(module[0] for module in modules if module))
         fidelity.write_seconds = time.monotonic() - started - checker.seconds

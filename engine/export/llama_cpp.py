@@ -186,7 +186,8 @@ def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredR
         prompt = list(item.row.prompt)
         text = tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         again = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if again == prompt and model.tokenize(text) != prompt:  # else the tokenizer itself reads its text otherwise
+        # Prompts that the tokenizer itself does not restore from their text are not compared.
+        if again == prompt and model.tokenize(text) != prompt:
             different.append(item.row.where)
     if different:
         text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"

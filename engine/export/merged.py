@@ -79,7 +79,7 @@ class FullWeights:
 
 
 class AdapterWeights:
-    """The weights of an adapter, merged into those of its base; the methods as of `FullWeights`.
+    """The weights of an adapter, merged into those of its base, with the methods of `FullWeights`.
 
     dequantized: the 4-bit weights that the adapter was trained on, by parameter; they replace those of the checkpoint.
     """
@@ -110,7 +110,7 @@ class AdapterWeights:
         values = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
         if len(values) < len(group.parameters):
             values = base.parameters(group) | values
-        for name in self.layers.keys() & values.keys():  # in float32, by PEFT's merge
+        for name in self.layers.keys() & values.keys():  # PEFT merges in float32
             layer, attribute = self.layers[name]
             module: Any = layer.get_base_layer()
             placeholder = getattr(module, attribute)

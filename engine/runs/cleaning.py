@@ -67,7 +67,7 @@ class StoredItem:
 
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
-    ladder_of: dict[str, str] = {}  # run -> the ladder whose report needs it; a damaged one needs nothing
+    ladder_of: dict[str, str] = {}  # run -> the ladder whose report needs it; damaged ladders are skipped
     for ladder, ladder_state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
         ladder_of = {entry.run.split("/")[0]: ladder.name for entry in ladder_state.entries if entry.run} | ladder_of
     for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
@@ -83,7 +83,7 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
 
     ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
     sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name)
-    sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; a damaged one needs nothing
+    sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; damaged sweeps are skipped
     for sweep in sweeps:
         with contextlib.suppress(UserError):
             sweep_of |= {cell.ladder: sweep for cell in sweep.plan().cells}

@@ -152,7 +152,7 @@ def parse_price(text: str | None, option: str) -> tuple[float, float] | None:
 
 
 def token_cost(price: Sequence[float], prompt_tokens: int, completion_tokens: int) -> float:
-    """Of this many tokens, at prices as `parse_price` returns them, in their currency."""
+    """The cost of these tokens, in the currency of the prices. `price`: as `parse_price` returns it."""
     return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
 
 
@@ -266,7 +266,7 @@ class EndpointClient:
 
     def _refusal(self, response: httpx.Response, body: bytes) -> Exception:
         """The error of a response without success."""
-        try:  # the message, in the forms that servers use; else the text
+        try:  # the error message in the JSON forms that servers use, else the text of the body
             content = msgspec.json.decode(body)
             for key in ("error", "detail", "message"):
                 if isinstance(content, dict) and content.get(key):
@@ -295,7 +295,7 @@ class EndpointClient:
             hint = "check the address: it mostly ends with /v1"
             return UserError(problem, self.endpoint.name, hint, "endpoint.not_found")
         if status in TRANSIENT or status >= 500:
-            after = response.headers.get("retry-after", "")  # seconds, or a date
+            after = response.headers.get("retry-after", "")  # seconds; a date is ignored
             return _Transient(shown, min(MAX_DELAY, float(after)) if re.fullmatch(r"\d{1,6}(\.\d+)?", after) else None)
         return EndpointRefusal("refused", shown)
 

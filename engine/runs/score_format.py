@@ -253,7 +253,7 @@ def tradeoff_lines(summary: LadderSummary, columns: int) -> list[str]:
         for number in range(row(high), row(low) + 1):
             cells[number][column(tradeoff.cost.mean)] = "│"
     named = list(zip(letters(tradeoffs), tradeoffs, strict=True))
-    for (letter, tradeoff), (_, mean, _) in zip(named, shares, strict=True):  # over the lines of all crosses
+    for (letter, tradeoff), (_, mean, _) in zip(named, shares, strict=True):  # letters replace the lines of crosses
         cells[row(mean)][column(tradeoff.cost.mean)] = letter
     labels = {row(share): f"{share:.0%}" for share in (bottom, summary.rule_gain, 1.0)}
     lines = [f"{labels.get(number, ''):>{LEFT}} │{''.join(line)}".rstrip() for number, line in enumerate(cells)]

@@ -117,7 +117,7 @@ def start_worker(run: RunDir) -> StartedProcess | None:
 
 
 def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> StartedProcess:
-    """As `local.start` does; raises UserError also where the lock folder cannot be used."""
+    """Start a process as `local.start` does. Raises UserError also if the lock folder cannot be used."""
     locks.lock_folder()
     return local.start(module, folder, log_file, *arguments)
 
@@ -243,8 +243,8 @@ def start_ladder(
     for rung in plan.rungs:
         check_startable(rung.config)
     killed = [ladder for ladder in ladder_dir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
-    for sweep in iterate_sweeps(runs) if killed else ():
-        with contextlib.suppress(UserError):  # damaged; a ladder of another sweep is continued by the sweep
+    for sweep in iterate_sweeps(runs) if killed else ():  # only the sweep continues the ladders of its cells
+        with contextlib.suppress(UserError):  # the sweep's plan is damaged
             ladders = sweep.ladders()
             killed = [ladder for ladder in killed if ladder not in ladders]
     folder = _choose_killed_and_clean_up(killed, plan.fresh) or ladder_dir.create(runs, plan)
@@ -293,7 +293,7 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
 
 
 def _choose_killed_and_clean_up(killed: Sequence[C], fresh: bool) -> C | None:
-    """The latest of those that were killed, None with `--fresh`. Removes those of the others that have no runs."""
+    """Return the latest killed ladder or sweep, None with `--fresh`. Delete the other killed ones without any runs."""
     latest = max(killed, key=lambda folder: folder.name, default=None)
     chosen = None if fresh else latest
     for folder in killed:

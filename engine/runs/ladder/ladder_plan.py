@@ -1,4 +1,4 @@
-"""Makes the plan of a ladder from a preset and a command line, and forecasts how long it takes and what it shows."""
+"""Make the plan of a ladder from a preset and a command line, and forecast its duration and statistical power."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def make_plan(
         fresh=fresh,
         retime=retime,
         served=served,
-        base_shots=sorted({count for count in base_shots if count}),  # 0: the base model as it is
+        base_shots=sorted({count for count in base_shots if count}),  # 0: the base model without examples
         command=command,
         notices=notices,
     )
@@ -282,8 +282,8 @@ def _refuse(keys: Iterable[str], given: Flat, problem: str, hint: str, code: str
             raise UserError(problem, key, hint, code=code)
 
 
-# A forecast, not a test: normal approximations, with the half-widths of simultaneous intervals in standard errors as
-# simulated ladders of three rungs have them.
+# The forecast is approximate, not a test: it assumes normal distributions, and takes the half-widths of simultaneous
+# intervals, in standard errors, from simulated ladders of three rungs.
 
 PRIOR_SEED_STD = 0.015
 """Standard deviation between seeds without an earlier ladder: 1.5 points, the median of the statistics' prior."""

@@ -28,7 +28,7 @@ def few_shot_base(shots: int) -> str:
 
 
 def shots_of(name: str) -> int:
-    """Examples in the prompts of such a row; 0 for every other row."""
+    """The number of examples in the prompts of a few-shot row; 0 for every other row."""
     match = _FEW_SHOT.fullmatch(name)
     return int(match[1]) if match else 0
 

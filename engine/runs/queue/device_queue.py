@@ -227,7 +227,7 @@ def _read(content: str) -> tuple[int, Path]:
 def _note(where: str, earlier: Sequence[Path], user: QueuePlace | None) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`.
 
-    `earlier`: tickets of those that arrived earlier.
+    `earlier`: tickets of the processes that arrived earlier.
     """
     use = "being released"
     if user and user.pid:

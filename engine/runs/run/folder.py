@@ -36,7 +36,7 @@ RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", "
 END_BYTES = 4096
 """Size of `end.json`; one block of common file systems."""
 MAX_REASON = 1000
-"""Characters of the reason in it; longer reasons are truncated."""
+"""Characters of the reason in `end.json`; longer reasons are truncated."""
 
 
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -83,7 +83,7 @@ class Folder:
         return self.path / "end.json"
 
     def reserve_end(self) -> None:
-        """Create the file with its blocks, or clear it. Raises OSError if the disk is already full."""
+        """Create `end.json` with its disk blocks, or clear it. Raises OSError if the disk is already full."""
         try:
             self._fill_end(b"")
         except OSError as error:
@@ -105,7 +105,7 @@ class Folder:
         return True
 
     def read_end(self) -> EndRecord | None:
-        """The record; None if there is none or it cannot be read."""
+        """The record in `end.json`; None if the file is missing, has no record or cannot be read."""
         try:
             text = read_regular(self.end_file)[:END_BYTES].strip()
             return msgspec.json.decode(text, type=EndRecord) if text else None
@@ -270,7 +270,7 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        while True:  # two of one second may draw the same digits
+        while True:  # two directories of the same second may get the same digits
             path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
             with contextlib.suppress(FileExistsError):
                 path.mkdir(mode=0o700)
@@ -336,7 +336,7 @@ def iterate(kind: type[F], runs: Path) -> Iterator[F]:
 
 
 def find(kind: type[F], runs: Path, name: str, how_to_list: str) -> F:
-    """Find one by its path or as `pick` does."""
+    """Find a run, ladder or sweep by its path, its name, an unambiguous part of the name, or `last`."""
     if has_file(Path(name), f"{kind.KIND}.toml"):
         return kind(real_path(Path(name)))
     return pick(iterate(kind, runs), name, kind.KIND, runs, how_to_list)

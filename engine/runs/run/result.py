@@ -374,7 +374,7 @@ class TrainingLoad(Struct, kw_only=True):
         """Why the timing of the run is disturbed; '' if it is not, or if nothing is known."""
         reasons = []
         share, capacity = self.other_share, self.seconds * self.cpus
-        used = self.cpu_seconds + (self.other_cpu_seconds or 0.0)  # by the worker and others
+        used = self.cpu_seconds + (self.other_cpu_seconds or 0.0)  # by the worker and other processes
         if share is not None and share > allowed and capacity and used / capacity >= SATURATED:
             reasons.append(f"other processes used {percent(share, 0)} of the time of its CPUs")
         if self.gpu_processes and allowed < 1:

@@ -129,7 +129,7 @@ class ResultBuilder:
             result.peak_training_bytes = _higher(result.peak_training_bytes, reserved or on_cpu)
 
     def _take_plan(self, plan: events.Plan) -> None:
-        """Discard what came after the checkpoint that the current worker starts from, and keep the predictions.
+        """Discard what came after the checkpoint that the current worker starts from; store the plan's predictions.
 
         A plan that is logged again, with the measurements of the memory probe, comes before anything to discard.
         """

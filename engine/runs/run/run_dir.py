@@ -238,7 +238,7 @@ def create(
     """Create a run directory (mode 0700) with its frozen configuration.
 
     `wait`: whether the run waits in the device queue. `identity`: hash by which a ladder finds the run again
-    (`engine/ladder/runner.py`). `started_in`: where it is not the working directory, as in a ladder's process.
+    (`engine/ladder/runner.py`). `started_in`: the directory to record, by default the working directory.
     """
     import tomli_w  # only needed to start a run
 
@@ -265,8 +265,7 @@ def read_frozen(run: RunDir) -> FrozenRun:
     try:
         table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
         for key, value in _flat(table).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                # No comparison with it and no JSON would be right.
+            if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers, and NaN != NaN
                 raise ValueError(f"{key} is {value}")
         facts, origins = table.pop("run"), table.pop("origins")
         return msgspec.convert({**facts, "origins": origins, "config": table}, FrozenRun)
@@ -310,7 +309,7 @@ def values_that_are_set(config: Config) -> Flat:
 def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     """Raise UserError if `run.toml` was edited since the run was created: `train.batch was 16 and is 8`.
 
-    Other devices and places of files are no change, nor is a key that the version of the run did not have.
+    Devices and locations of files may change. A key that the recorded configuration lacks may have its default value.
     """
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)

@@ -175,7 +175,7 @@ def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
         uses = []
         for group in groups:
             text = f"{count(group.parameters)} {_treatment(group)}" if len(groups) > 1 else _treatment(group)
-            is_named = len(groups) > 1 or part == "other"  # that title does not say what they are
+            is_named = len(groups) > 1 or part == "other"  # the title of `other` does not name the weights
             uses.append(f"{text}: {_names(group)}" if is_named else text)
         yield title, f"{amount(tensors, 'tensor')}, {count(whole)}: {'; '.join(uses)}"
 

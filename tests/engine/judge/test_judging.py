@@ -33,9 +33,9 @@ from engine.judge.win_rates import summarize
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment
-from engine.runs.preference.answers import ladder_answers, pair_hash, text_hash
+from engine.runs.preference.answers import RungAnswers, answers_of, ladder_answers, pair_hash, text_hash
 from engine.runs.preference.judge_dir import create_judge, with_preferences
-from engine.runs.preference.ratings import Rating, RatingDir
+from engine.runs.preference.ratings import Rating, RatingDir, RatingPlan, pairs_to_rate
 from engine.runs.run.predictions import PredictionLine
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
@@ -104,6 +104,26 @@ def test_what_is_compared_has_no_reasoning_as_what_is_scored(ladder: LadderDir) 
     item = msgspec.structs.replace(answers.items[1], target="<plan>Add them.</plan>\n\nIt is 7.")
     prompt = comparison_prompt(default_rubric(), item, *pairs[1].texts, answers.tags)
     assert "It is 7." in prompt and "Add them" not in prompt and "Better than" not in prompt
+
+
+def test_reasoning_in_the_answers_of_compared_runs_changes_nothing_that_is_compared(ladder: LadderDir) -> None:
+    state = ladder.state()
+    assert state is not None
+    runs = [RunDir(ladder.runs / entry.run) for entry in state.entries if (entry.kind, entry.seed) == ("run", 0)]
+    paths = [str(run.path) for run in runs]
+    lines = [json.loads(line) for line in runs[0].predictions_file.read_text().splitlines()]
+    outputs = [line["tuned"]["output"].strip() for line in lines]
+
+    def compared(reasoning: str) -> RungAnswers:
+        for line, output in zip(lines, outputs, strict=True):
+            line["tuned"]["output"] = f"{reasoning}{output}"
+        runs[0].predictions_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return answers_of(runs[0], paths)
+
+    before, after = compared(""), compared("<think>Better than the other.</think>\n\n")
+    assert after.outputs == before.outputs
+    plan = RatingPlan(pairs=before.pairs(), runs=paths)
+    assert pairs_to_rate(after, plan, "me") == pairs_to_rate(before, plan, "me")
 
 
 def test_noise_of_a_judge_moves_win_rates_towards_one_half_and_is_measured(ladder: LadderDir) -> None:

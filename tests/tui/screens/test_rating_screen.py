@@ -237,6 +237,8 @@ def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
             if file.exists() and file.stat().st_size:
                 break
             chrome.value("new Promise((done) => setTimeout(done, 50))")
+        chrome.value("ratings.length = 0, data.pairs[0].answers[0].text = ' ', show()")
+        assert "(empty)" in shown()
         assert chrome.console() == []
         chrome.screenshot(tmp_path / "page.png")
     assert import_page(RatingDir(ladder), file, session.pairs) == ("Zoë", 5)

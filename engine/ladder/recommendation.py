@@ -123,9 +123,7 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult) -> str:
             top = f"the lowest observed {metric.title}" if metric.lower_is_better else "the highest observed score"
             return f"{text}: it has {top}; {NOT_COMPARED} with {rung_title(second.name)}."
         if lead.finding != "better":
-            return (
-                f"Ship {method_noun(ship)}: no other method is {SIGNIFICANTLY['better']} than the base model; {size}."
-            )
+            return f"{text}: no other method is {better} than the base model; {size}."
         text += f": it is {better} than {rung_title(second.name)}, {difference_text(ladder, lead)}"
         if ship.artifact_bytes <= EQUAL_SIZE * second.artifact_bytes:
             return f"{text}."
@@ -257,7 +255,7 @@ def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
     known = [end for end in ends if end is not None] or [0.0, 1.0]
     scale = min(known), max(known)
     reference, tradeoffs = decisions.reference, []
-    for row in sorted(decisions.trained, key=lambda row: row is reference):
+    for row in sorted(decisions.trained, key=lambda row: row is reference):  # the reference last
         cost, gain = _cost_ratio(decisions, row), row.share_of_gain
         if cost is not None and gain is not None and gain.mean is not None:
             tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
@@ -266,7 +264,7 @@ def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
         headline=" ".join(headline),
         rows=[_summary_row(ladder, decisions, row, scale) for row in ladder.rows if row.name != BASE_4BIT],
         scale=[score_format.score(end, metric.name) for end in scale],
-        tradeoffs=tradeoffs,  # the reference last
+        tradeoffs=tradeoffs,
         cost=COST_TITLES[decisions.cost_key],
         reference=method_noun(reference) if reference else "",
         tests_rule=decisions.full is not None,
@@ -337,7 +335,7 @@ def _against(ladder: Ladder, row: RungResult, other: str) -> str:
 
 
 def _headline(ladder: Ladder, decisions: Decisions) -> str:
-    """About QLoRA, else about the best rung that is not full fine-tuning."""
+    """One sentence about QLoRA; without QLoRA, about the best rung that is not full fine-tuning."""
     full, metric = decisions.full, ladder_metric(ladder)
     if full is None:
         return _without_full(ladder, decisions)

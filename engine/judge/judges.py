@@ -61,9 +61,12 @@ def prompt_template() -> str:
 def comparison_prompt(
     rubric: str, item: PredictionLine, first: str, second: str, tags: Sequence[str] = REASONING_TAGS
 ) -> str:
-    """The prompt for one order of two answers. `tags`: of the reasoning of reference answers, which is left out.
+    """The prompt for one order of two answers.
 
     Its marks contain a hash of all texts, so no text can contain them and pretend to end its part.
+
+    Args:
+        tags: What precedes and follows reasoning, which is removed from the reference answers.
     """
     texts = {
         "rubric": rubric.strip(),

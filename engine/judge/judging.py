@@ -241,7 +241,7 @@ class Judging:
             conclude(self.state, comparisons, self.verdicts, decided_by_people(self.folder.subject))
 
     def _ask(self, questions: list[Question]) -> None:
-        """Ask with `concurrency` threads. What has been received is kept, whatever ends it.
+        """Ask the questions with `concurrency` threads. A stop or an error keeps the verdicts that were received.
 
         A verdict is appended with one write: a killed process leaves at most one incomplete line.
         """

@@ -258,7 +258,7 @@ def _comparisons(
         a, b = by_score.scores[difference.a], by_score.scores[difference.b]
         compared = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
         if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
-            # Of the seeds that both have; the base model is paired with every seed.
+            # One test per seed that both rungs have; the base model is paired with every seed.
             of_a, of_b = a.by_seed(), b.by_seed()
             others = {seed: b.values[0] if b.untrained else of_b.get(seed) for seed in of_a}
             compared.mcnemar = [mcnemar(of_a[seed], other) for seed, other in others.items() if other is not None]

@@ -106,7 +106,7 @@ class ExportedArtifact:
     word: str
     """Its kind, `q4_k_m`."""
     scores: ItemScores | None
-    """What its score is the mean of; None without exports."""
+    """Scores of the test items by the ladder's metric, losses if that is `loss`; None without exports."""
     losses: ItemScores | None
 
 
@@ -232,7 +232,7 @@ def _compare_kind(
         row.by_seed = [float(mean) for mean in scores[row.name].seed_means]
         row.loss = by_loss.interval(row.name) if by_loss and row.name in losses else None
         of_share = samples
-        if row.source == reference:  # both as means over the seeds that both have
+        if row.source == reference:  # compare the means over the seeds that both have
             pair = {row.name: scores[row.name], reference: others[reference]}
             seeds = sorted(pair[row.name].by_seed().keys() & pair[reference].by_seed().keys())
             means = {

@@ -58,8 +58,8 @@ class Decisions:
     reference: RungResult | None = None
     """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
     cost_key: Literal["training", "cpu"] = "training"
-    """The cost of training that is compared: the time of the optimizer steps. If a rung has none without disturbance,
-    the CPU time of training, which is hardly affected by other load."""
+    """The cost of training that is compared: the time of the optimizer steps, or the CPU time of training if a timing
+    was disturbed, because other load hardly affects CPU time."""
 
 
 def decide(ladder: Ladder) -> Decisions:

@@ -100,8 +100,7 @@ class LadderPipeline:
         """`share_bases`: in a sweep, fills in the ladder's `base_runs`."""
         self.runner, self.ladder, self.plan, self.share_bases = runner, runner.ladder, plan, share_bases
         self.base_scorers: dict[bool, LadderEntry | None] = {}
-        """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True). None: it
-        was scored by another ladder of the sweep."""
+        """Whether the base is in 4 bits -> the run that scores it; None if another ladder of the sweep scored it."""
 
     def run(self) -> None:
         """Run all stages. Raises StopRequested, and UserError if data or model are refused."""
@@ -170,7 +169,7 @@ class LadderPipeline:
                 entry = self.runner.entry(name, "export", seed, 0.0)
                 run = RunDir((self.runner.dir.runs / entry.run).parent.parent)
                 if entry.status == "finished" and not (artifact and scored_export(run, artifact[1])):
-                    entry.status, entry.reason = "planned", ""  # it was deleted since
+                    entry.status, entry.reason = "planned", ""  # the artifact was deleted
         self.runner.save()
 
     def probe(self) -> None:
@@ -266,7 +265,7 @@ class LadderPipeline:
             self._train_seeds(plan.seeds, rungs)
             return
 
-        looks = {look.seeds: look for look in ladder.looks}  # those that were taken are kept
+        looks = {look.seeds: look for look in ladder.looks}  # looks of an earlier start are kept
         for number in range(1, len(plan.seeds) + 1):
             ladder.seeds = plan.seeds[: max(number, FIRST_LOOK)]
             self._train_seeds([plan.seeds[number - 1]], rungs)
@@ -301,7 +300,7 @@ class LadderPipeline:
                 self.runner.drop(entry, self.runner.excluded[rung.name])
         self._train_runs(runs)
 
-        # A finished run of each kind of base that was not scored, because the run that would have scored it failed.
+        # If the run that would have scored a kind of base failed, repeat a finished run that loads this base.
         unscored: dict[bool, PlannedRun] = {}
         for rung, entry in runs:
             quantized = method_spec(rung.method).quantizes_base
@@ -437,7 +436,7 @@ class LadderPipeline:
         print(stage, flush=True)
 
     def _choose_config(self, rung: Rung, entry: LadderEntry) -> Config:
-        """The configuration of a trial or run; the first run of each kind of base is recorded and also scores it."""
+        """The configuration of a trial or run. The first run of each kind of base also scores it (`base_scorers`)."""
         configs = self._possible_configs(rung, entry)
         if entry.kind == "trial":
             return configs[0]
@@ -452,7 +451,8 @@ class LadderPipeline:
             values |= {} if entry.steps is None else {"train.steps": entry.steps}
             return [with_settings(rung.config, values | {"evaluation.when": "never"})]
         both = values | {"evaluation.when": "both"}
-        # If a rung loads the base model as it is, that one is tried with examples in the prompt, else the 4-bit one.
+        # One kind of base is also scored with examples in the prompt: the unquantized base if a rung loads it, else the
+        # 4-bit base.
         rungs = [other for other in self.plan.rungs if other.name not in self.runner.excluded]
         only_quantized = all(method_spec(other.method).quantizes_base for other in rungs)
         if only_quantized or not method_spec(rung.method).quantizes_base:

@@ -86,7 +86,7 @@ def collect(results: LadderResults, ladder: Ladder) -> None:
         name = BASE_4BIT if method_spec(run.result.method).quantizes_base else BASE
         if run.result.before and name not in results.bases:
             results.bases[name] = run
-    # Without any other, and without a run that may score one, QLoRA's 4-bit base is the base.
+    # If no run scored the unquantized base, and none that is left can score it, QLoRA's 4-bit base is the base.
     quantized = {run.entry.rung for run in results.runs if method_spec(run.result.method).quantizes_base}
     pending = any(e.rung not in quantized and e.kind == "run" and not e.is_done for e in ladder.entries)
     if BASE not in results.bases and BASE_4BIT in results.bases and not pending:

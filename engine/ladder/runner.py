@@ -250,7 +250,7 @@ class LadderRunner:
         return result if result and result.status == "finished" else None
 
     def exclude(self, entry: LadderEntry) -> None:
-        """Run no further entries of this one's rung, because this one failed."""
+        """Exclude the rung of an entry that failed: drop its other entries of the same kind, and run no later ones."""
         reason = self.excluded[entry.rung] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
         for other in self.ladder.entries:
             if (other.rung, other.kind) == (entry.rung, entry.kind) and other is not entry and not other.is_done:
@@ -271,7 +271,7 @@ class LadderRunner:
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
             if run := self._existing(entry, config):
-                if run.state() in ("stopped", "died"):  # it reads its files where the ladder has them now
+                if run.state() in ("stopped", "died"):  # when resumed, it reads files from the ladder's current paths
                     ours, theirs = flatten(config), flatten(run_dir.read_frozen(run).config)
                     if moved := {key: ours[key] for key in RELOCATABLE_KEYS if ours[key] != theirs[key]}:
                         change_configuration(run, moved, lambda config: None)
@@ -316,8 +316,8 @@ class LadderRunner:
     def _existing(self, entry: LadderEntry, config: Config) -> RunDir | None:
         """The latest run with this identity: undisturbed, else finished, running, resumable, failed.
 
-        Without any, the entry's own run that differs only by the machine: a ladder can be resumed on another one. Its
-        scores count; timings are compared within a device only (`note_other_devices`).
+        If there is none, the entry's own run that differs only by the machine: a ladder can be resumed on another
+        machine. The run's scores count; timings are compared within a device only (`note_other_devices`).
         """
         own, allowed = self.dir.runs / entry.run if entry.run else None, config.cost.max_other_load
         usable_fresh = {own, *self.started}
@@ -397,7 +397,7 @@ class LadderRunner:
         """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status not in ("live", "skipped"):
-            entry.status, entry.started = "live", time.time()  # it was running already
+            entry.status, entry.started = "live", time.time()  # already running when it was found
             self.save()
         while run.is_active() or (run.state() == "starting" and time.monotonic() < deadline):
             if self.stopping.requested and entry.reused and run.path not in self.started:

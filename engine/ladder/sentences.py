@@ -159,7 +159,7 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
 def _untrained(ladder: Ladder, decisions: Decisions) -> Sentences:
     """Each trained rung against the base model with the most examples, and against each served model.
 
-    Whether training gained more than a prompt, and whether another model with a prompt would do.
+    This shows whether training gained more than a prompt, and whether another model with a prompt would do.
     """
     few_shot = [row for row in ladder.rows if shots_of(row.name) and row.score]
     if few_shot:

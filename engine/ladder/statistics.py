@@ -81,7 +81,7 @@ Floats = NDArray[np.float64]
 @lru_cache(maxsize=64)
 def uniform(coordinate: int) -> Floats:
     """(POINTS,) one coordinate of the points, between 0 and 1."""
-    # Beyond PRIMES, the next larger ones.
+    # The primes after those in PRIMES.
     larger = (n for n in count(PRIMES[-1] + 1) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
     prime = next(islice(chain(PRIMES, larger), coordinate, None))
     points: Floats = np.modf((np.arange(POINTS) + 0.5) * np.sqrt(prime))[0]

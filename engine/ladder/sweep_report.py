@@ -264,7 +264,7 @@ def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
     for at in [{second.key: value} for value in second.values] if second else [{}]:
         points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
         where = f" at {cell_text(at)}" if at else ""
-        references = [  # which have no shares
+        references = [  # full fine-tuning and the base model, which have no shares
             SweepPoint(cell=number, rung=rung, title=rung_title(rung), score=score)
             for number in sorted({point.cell for point in points})
             for rung, score in ((RULE_REFERENCE, sweep.cells[number].full), (BASE, sweep.cells[number].base))

@@ -224,7 +224,7 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     for cell in sweep.cells:
         if cell.status != "finished":
             cell.status, cell.reason = "planned", ""
-        state = folder.ladder(cell.ladder).state()  # what it started before the sweep was resumed
+        state = folder.ladder(cell.ladder).state()  # runs started before the sweep was resumed
         runner.started |= {folder.runs / e.run for e in (state.entries if state else []) if e.run and not e.reused}
     runner.save()
     status, reason = run_to_outcome(runner.run, sweep, folder)

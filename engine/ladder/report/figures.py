@@ -90,7 +90,7 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
     """The figure's `<svg>` element. `name` (letters and dashes) makes its ids unique on the page."""
-    from matplotlib import rc_context  # see drawing.new_figure
+    from matplotlib import rc_context  # see new_figure
 
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -311,7 +311,7 @@ def against_costs(ladder: Ladder, styles: Styles) -> list[ReportFigure | None]:
     points = [(row, (cost.mean / factor, cost.low / factor, cost.high / factor)) for row, cost in times]
     by_time = _against(ladder, styles, points, "time", f"training time, {name}", "training time")
 
-    # Memory reserved on the GPU, or that of the process on a CPU.
+    # Memory reserved on the GPU; on a CPU the memory of the process.
     by_memory = None
     for kind in ("gpu_training", "reserved", "rss_training", "rss"):
         peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and not is_base(row.name)}
@@ -352,7 +352,8 @@ def _against(
         else:
             axes.set_xlim(0, max(costs) * 1.12 or 1.0)
         ticks(axes.xaxis, costs, wants_log(costs))
-        # The limits are the rungs' scores. The base model is a line if it is near them, else the edge names it.
+        # The axis shows the range of the rungs' scores. The base model is a line if it is near that range, else a
+        # label at the edge.
         if base is not None and near:
             axes.axhline(base * scale, color=BASE_COLOR, linewidth=1.2, dashes=(4, 3))
             low, high = min(low, base * scale), max(high, base * scale)

@@ -63,7 +63,7 @@ def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
     """By kind of memory: seconds and bytes of each sample in turn."""
     clock, last, waiting = 0.0, math.nan, False
     for event in stream(events_file):
-        # The clock of the memory stands still until a run is resumed, and while it waits for the GPU.
+        # The time axis of memory leaves out the time before a resume and the time spent waiting for the GPU.
         now = event.t if event.elapsed is None else event.elapsed
         if not (math.isnan(last) or waiting or isinstance(event, Hello)):
             clock += max(0.0, now - last)

@@ -59,8 +59,9 @@ class RungAnswers:
     items: list[PredictionLine] = field(default_factory=list)
     """The test items, as in the predictions that were added first."""
     outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
-    """Rung -> seed -> one answer per item; of a base model the seed is ONLY. As metrics score it: without its
-    reasoning, and empty if that does not end.
+    """Rung -> seed -> one answer per item; the seed of a base model is ONLY.
+
+    Answers are as metrics score them: without reasoning, and empty if the reasoning does not end.
     """
     tags: Sequence[str] = REASONING_TAGS
     """What precedes and follows the reasoning of an answer."""

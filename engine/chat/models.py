@@ -334,6 +334,7 @@ class LoadedModels:
         order = {run.key: number for number, run in enumerate(self.runs)}
         by_order = sorted(self.responders.items(), key=lambda pair: order.get(pair[0], -1))
         self.responders = dict(by_order)
+        self._base_logits.clear()  # only needed while models are loaded
 
     def _load_base(self, run: ChatRun, with_base: bool) -> tuple[BaseCopy, list[int], torch.Tensor]:
         """The base of a run, the prompt of the verification, and its logits (T, V)."""

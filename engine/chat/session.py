@@ -121,11 +121,13 @@ class ChatSession:
         prompt = responder.encoder.ids(conversation)
         limit = sampling.max_new_tokens
         if responder.positions is not None:
-            limit = min(limit, responder.positions - len(prompt))
-            if responder.positions <= len(prompt):
-                sizes = f"has {len(prompt):,} tokens, the model has {responder.positions:,} positions"
-                hint = "start a new conversation"
-                raise UserError(f"the conversation {sizes}", responder.column.title, hint, "chat.too_long")
+            free = responder.positions - len(prompt)
+            if free < 1:
+                problem = (
+                    f"the conversation has {len(prompt):,} tokens, the model has {responder.positions:,} positions"
+                )
+                raise UserError(problem, responder.column.title, "start a new conversation", "chat.too_long")
+            limit = min(limit, free)
         key = responder.column.key
         text = TextStream(responder.tokenizer)
         ended: Ending = "length"

@@ -75,12 +75,14 @@ def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[E
     for same_prompt in by_item.values():
         before = [earlier[row.where] for row in same_prompt if row.where in earlier]
         items += [_item(answers) for parts in before for answers in parts.values()]
-        last: list[Row] = [] if before else same_prompt
-        for row in same_prompt if before else ():  # with only its last answer in the loss, if a token of it is left
-            start = len(row.prompt)
-            labels = [IGNORE_INDEX] * min(start, len(row.labels)) + row.labels[start:]
-            if any(label != IGNORE_INDEX for label in labels):
-                last.append(replace(row, labels=labels))
+        last = same_prompt
+        if before:  # only the last answer of each row is in the loss; rows in which it was cut off are left out
+            last = []
+            for row in same_prompt:
+                start = len(row.prompt)
+                labels = [IGNORE_INDEX] * min(start, len(row.labels)) + row.labels[start:]
+                if any(label != IGNORE_INDEX for label in labels):
+                    last.append(replace(row, labels=labels))
         items += [_item(last)] if last else []
     return items
 
@@ -124,11 +126,14 @@ def conversations_of(
     conversations = []
     for line in lines:
         asked = by_place.get(line["where"])
-        *messages, answer = turns(asked) if asked else [{}]
+        changed = UserError(problem, f"{data.id}: {line['where']}", hint, "ladder.items_changed")
+        if asked is None:
+            raise changed
+        *messages, answer = turns(asked)
         text, target = normalized(str(answer.get("content") or "")), normalized(line["target"])
         # A chat template writes more into a target than its text, such as reasoning and tool calls.
-        if asked is None or (text not in target if asked.messages is not None else text != target):
-            raise UserError(problem, f"{data.id}: {line['where']}", hint, "ladder.items_changed")
+        if text not in target if asked.messages is not None else text != target:
+            raise changed
         start = 1 if before and messages[0]["role"] == "system" else 0
         conversations.append(([*messages[:start], *before, *messages[start:]], asked.tools))
     return conversations

@@ -37,7 +37,7 @@ class ReusableCache:
         if cache is not None and kept < known:
             if any(type(layer) is not DynamicLayer for layer in cache.layers):
                 kept = 0  # caches of sliding windows or states cannot be cropped
-            for layer in cache.layers if kept else ():  # not `crop`: its arguments depend on transformers' version
+            for layer in cache.layers if kept else ():  # `crop` has other arguments in other versions
                 layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
         if cache is None or not kept:
             return forward.new_cache(), 0

@@ -304,7 +304,7 @@ class LoadedModels:
             if not run.spec.trains_weights:
                 groups.setdefault(run.base_identity, []).append(run)
         for group in groups.values():
-            # A base and all adapters on it. Of several copies of one base the first answers as the base.
+            # Load a base and all adapters on it. If a base is loaded several times, the first copy answers as the base.
             copy, prompt, before = self._load_base(group[0], with_base)
             names = {}
             for run in group:

@@ -45,7 +45,7 @@ class ChatSession:
     def __init__(
         self, runs: Sequence[Path], with_base: bool, progress: Progress, machine: Machine | None = None
     ) -> None:
-        """Load the models. Raises UserError and RunFailed as `tried_runs` and LoadedModels."""
+        """Load the models. Raises UserError and RunFailed as `tried_runs` and `LoadedModels`."""
         self.machine = machine or this_machine()
         self.runs = tried_runs(runs)
         self.models = LoadedModels(self.runs, self.machine, progress, with_base)

@@ -1,6 +1,6 @@
 """What depends on the device of a run: sizes of batches, and the meaning of activation checkpointing and optimizers.
 
-For the code that trains and evaluates, and the code that predicts its memory.
+Used by the code that trains and evaluates, and by the code that predicts its memory.
 """
 
 from __future__ import annotations

@@ -104,7 +104,9 @@ def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
 
 
 def _ways_to_match(words: list[str], gpu: Gpu) -> tuple[bool, bool, bool, bool]:
-    """Whether words are the complete name of a GPU, its words, their beginnings, a part without spaces."""
+    """Whether a GPU matches, from the strictest way to the loosest: the words are its complete name, words of it, the
+    beginnings of its words, or, without spaces, a part of it.
+    """
     joined, names = "".join(words), {"".join(_words(name)) for name in (gpu.name, *gpu.match)}
     own = _gpu_words(gpu)
     begin = all(any(name.startswith(word) for name in own) for word in words)

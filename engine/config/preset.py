@@ -1,4 +1,4 @@
-"""Combine defaults, a preset file and the command line into one configuration; check it; the origin of each value."""
+"""Combine defaults, a preset file and the command line into one checked configuration with the origin of each value."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Preset:
 
 
 Layers = list[tuple[str, Preset]]
-"""Origin and values of each layer of a configuration, of which the second is the preset; later ones take precedence."""
+"""Origin and values of the layers of a configuration: the method's defaults, the preset, the overrides. Later layers
+take precedence."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,10 @@ def _line_of(text: str, key: str) -> int:
 
 
 def check_keys(preset: Preset) -> None:
-    """Raise UserError for a key that is not in the schema, with the nearest one that is, or all of its section.
+    """Raise UserError for a key that is not in the schema, with the nearest known key, else all keys of its section.
 
-    The nearest has the same name in another section, else a similar name: with their sections, all keys of a section
-    would be similar.
+    The nearest key has the same name in another section, else a similar name. Sections are not compared: because of
+    them, all keys of one section would be similar.
     """
     known = [*known_keys(), *SECTIONS]
     for key in preset.values:
@@ -126,7 +127,7 @@ def check_keys(preset: Preset) -> None:
             continue
         section, _, name = key.rpartition(".")
         same_section = [other for other in known if other.startswith(f"{section}.")]
-        by_name = {_name(other): other for other in reversed([*same_section, *known])}  # of equal names the first
+        by_name = {_name(other): other for other in reversed([*same_section, *known])}  # the first of equal names
         similar = [_name(other) for other in same_section or known]
         close = [name] if name in by_name else difflib.get_close_matches(name, similar, n=1)
         meant = f" (did you mean {by_name[close[0]]}?)" if close else ""
@@ -176,8 +177,9 @@ def resolve(
 
 
 def _merged(layers: Layers, method: str, own_method: str) -> tuple[Flat, dict[str, str], list[Notice]]:
-    """Values and origins of the keys that the layers set and the method reads, and notices on what is left out of the
-    preset, whose method is `own_method`. Raises UserError for a key of another layer that the method does not read.
+    """Values and origins of the keys that the layers set and the method reads, and notices on keys of the preset that
+    are left out. `own_method`: the preset's method. Raises UserError if the overrides set a key that the method does
+    not read.
     """
     preset = layers[1][1]
     values: Flat = {}

@@ -45,7 +45,7 @@ class Redactor:
         self._assignments = assignments
         known: set[str] = set()
         for secret in secrets:
-            if len(secret) >= MIN_SECRET:  # as it is, in JSON and in a URL
+            if len(secret) >= MIN_SECRET:  # also find it where JSON or a URL escapes it
                 in_json = (json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
                 known |= {secret, *in_json, quote(secret, safe="")}
         self._known = sorted(known, key=len, reverse=True)  # a secret may contain another one

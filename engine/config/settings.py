@@ -163,8 +163,8 @@ def parse_setting(key: str, text: str) -> Any:
 
 
 def setting_text(value: Any) -> str:
-    """A value as a text that `parse_setting` reads back; '' for one that is not set. Strings and lists are quoted as in
-    TOML, except a string that is read back as the same one without quotes.
+    """A value as a text that `parse_setting` reads back; '' for None. Strings and lists are quoted as in TOML, except
+    strings that `parse_setting` reads back without quotes.
     """
     if value is None:
         return ""

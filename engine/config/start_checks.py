@@ -1,4 +1,4 @@
-"""What is refused when a run starts: settings that need whole weights where they are sharded, missing benchmarks."""
+"""Checks when a run starts: settings that cannot be used with sharded weights, and missing benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.config.text import visible
 
 
 def refuse_whole_weights(config: Config) -> None:
-    """Raise UserError for settings that need whole weights, where devices divide them."""
+    """Raise UserError for settings that need whole weights. Called for runs whose weights FSDP shards."""
     has_adapters = not method_spec(config.method).trains_weights
     for key, applies in (
         ("adapter.init", has_adapters and config.adapter.init == "pissa"),

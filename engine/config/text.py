@@ -1,4 +1,4 @@
-"""Show text from files, models and logs safely: control characters become visible escapes. Parts of sentences."""
+"""Show text from files, models and logs safely: control characters become visible escapes. Also parts of sentences."""
 
 from __future__ import annotations
 

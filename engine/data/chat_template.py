@@ -59,8 +59,8 @@ def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
 
 
 _MAX_FIRSTS = 4
-"""Maximum number of distinct first characters of special tokens that are searched one by one before their pattern is,
-which takes longer.
+"""If the special tokens begin with at most this many distinct characters, a text is searched for these characters
+first: this takes less time than a search with the pattern.
 """
 
 
@@ -244,7 +244,7 @@ class MessagePart:
     """A part of a conversation that a template may drop."""
 
     kind: str
-    """A code of what templates drop."""
+    """One of the codes of `engine.data.problems` for what templates drop: TOOLS, CALLS, REASONING, …"""
     message: int = -1
     """Index of the message; -1 for the tools of the row."""
     key: str = ""
@@ -293,7 +293,9 @@ _NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "t
 
 
 def _parts(example: Example) -> Iterator[MessagePart]:
-    """Every part that must not be dropped: of reasoning that of trained answers, of content that of other messages."""
+    """The parts that a template has to render: tools, tool calls, the reasoning of answers in the loss, the content of
+    all other messages, and further keys. `Renderer` checks the content of answers in the loss.
+    """
     trained = set(example.trained)
     if example.tools:
         yield MessagePart(problems.TOOLS)

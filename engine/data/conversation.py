@@ -32,7 +32,7 @@ _END_TOKENS = (
     *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
     *("</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
 )
-"""Of common tokenizers."""
+"""End tokens of common tokenizers."""
 
 
 def _without_end_tokens(example: Example) -> Example:

@@ -1,7 +1,7 @@
 """Detect the format of a dataset, and check that all its files have the columns of that format.
 
-Where the format is unclear, the error suggests settings that were tried on the rows. Then the conversations, and a
-preview with the unusable rows, without a tokenizer: by the same steps as `prepare`, so the results agree.
+Where the format is unclear, the error suggests settings that were tried on the rows. The module also converts rows to
+conversations and previews a dataset without a tokenizer, with the same steps as `prepare`, so that the results agree.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SUFFIXES = re.compile(
 _EXTRA_ROLES = frozenset(("system", "tools", "references"))
 """Roles of data.map that add to a format instead of defining it."""
 _SELECTING = ("prompt", "completion", "messages")
-"""Roles that select the text of a row with media."""
+"""Roles with which `data.map` selects the text of rows that also have images, audio or video."""
 _GUESS = "a guess to confirm:"
 TRIED = 300
 """Maximum rows on which a suggestion is tried."""

@@ -267,7 +267,7 @@ def number_groups(items: np.ndarray, keyed: np.ndarray, assignment: Assignment, 
 
     `items`: (N,) item of each row of the data, then of each of `further`. `keyed`: the rows with keys.
     """
-    parents = [int(row.group or -1) for row in further.rows]  # -1: an accepted answer, of no conversation
+    parents = [int(row.group or -1) for row in further.rows]  # -1 for an accepted answer
     read = len(items) - len(parents)
     group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
     together = assignment.groups

@@ -58,9 +58,9 @@ Progress = Callable[[str, int, int | None], None]
 _SPLIT_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
 """Split code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
 _REASON_BY_CODE = {NOT_SELECTED: problems.NOT_SELECTED, SHARED: problems.ALSO_IN_TRAINING}
-"""Split code of rows that are left out -> why."""
+"""Split code of rows that splitting leaves out -> the reason."""
 _NOT_TOKENIZED = "data.not_tokenized"
-"""Kind of a row with a code of _REASON_BY_CODE until it gets that reason."""
+"""Kind of a row that splitting left out before it was tokenized; a reason of _REASON_BY_CODE replaces it."""
 
 
 def no_progress(phase: str, done: int, total: int | None) -> None:
@@ -313,7 +313,7 @@ class Builder:
         duplicates, equal = equal_rows(prompts, answers, np.flatnonzero(used))
         repeated = repeated_prompts(prompts, answers, np.flatnonzero(used & (columns["split"][numbers] == 0)))
 
-        # Items of the test rows, as `evaluation_items` makes them: last answers that are not cut off, and earlier ones.
+        # Items of the test rows, as in `evaluation_items`: last answers that are not cut off, and earlier answers.
         test = numbers[used & (columns["split"][numbers] == SPLITS.index("test"))]
         cut_off = (columns["group"][test] >= 0) & (columns["prompt_size"][test] >= columns["size"][test])
         last, earlier = columns["item"][test][~cut_off], columns["item"][self.total :]

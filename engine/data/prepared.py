@@ -1,6 +1,6 @@
 """The result of preparing a dataset: the rows of each split, facts, why other rows are left out, and a fingerprint.
 
-Also the account of every row and column, the warnings, and the error with which a run refuses the data.
+Also the use of every row and column, the warnings, and the error with which a run refuses the data.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class Preparation:
         return UserError("no training rows left", "data", hint, code="data.no_training_rows")
 
     def _unusable(self, name: str) -> list[LeftOutRows]:
-        """`left_out` without what the split left out, which reports it itself."""
+        """`left_out` without the rows that splitting left out: `engine.data.split` reports them."""
         return [left_out for left_out in self.left_out(name) if left_out.kind not in BY_SPLIT]
 
 

@@ -87,9 +87,9 @@ class Renderer:
         """`advise`: whether to look for templates that render what this one drops."""
         self.special = SpecialTokens.of(tokenizer)
         self._parts: dict[Shape, list[MessagePart]] = {}
-        """Parts that the template drops."""
+        """Shape -> the parts that the template drops."""
         self._remedies: dict[tuple[Shape, bool], str] = {}
-        """For each shape, and whether the template fails, a named template that drops nothing; '' for none."""
+        """(shape, whether the template fails) -> a named template that drops nothing; '' for none."""
 
     def render(self, example: Example) -> Rendered | Problem:
         """Text and answers; a Problem if the template rejects the row or drops an answer."""
@@ -313,7 +313,7 @@ class Pattern:
         messages = example.conversation
         numbers = tuple(n for n, message in enumerate(messages) if message["role"] == "assistant")
         whole, last = rendered.whole, rendered.answers[-1]
-        # The end of the generation prompt from one of its last special tokens on that occurs exactly once per answer.
+        # The key begins at one of the last special tokens of the generation prompt and occurs exactly once per answer.
         starts = [mark.start() for mark in special.pattern.finditer(whole, 0, last.start)][: -_KEY_TOKENS - 1 : -1]
         ends = (whole[start : last.start] for start in starts)
         key = next((end for end in ends if whole.count(end) == len(numbers)), "")

@@ -22,7 +22,7 @@ _CHARACTERS = 1 << 22
 _VERIFIED = 4
 """Rows of a batch in which the position of the answer is determined in two ways."""
 _CHECKED = 8
-"""Texts that are encoded by the backend and by the tokenizer, to compare them."""
+"""Texts that are encoded by the backend and by the tokenizer, to compare the ids."""
 _OPTIONS = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 _REPLACEMENT = "\ufffd"
 _AROUND = 8
@@ -50,9 +50,9 @@ class RowTokenizer:
         self.special = SpecialTokens.of(tokenizer)
         self.encoder = Encoder(tokenizer)
         self.separate = self.special.separate
-        """Whether the tokens of a text are those of its parts, split at special tokens. Then the tokens of a prompt are
-        a prefix of the conversation's tokens if those after the prompt's last special token are; verified on some rows
-        of each batch."""
+        """Whether the tokenizer splits a text at special tokens and encodes the pieces separately. If it does, the
+        tokens of a prompt are a prefix of the conversation's tokens if the tokens from the prompt's last special token
+        on are equal. This is verified on some rows of each batch."""
         self._anchors: dict[str, list[int] | None] = {}
         """Text of a generation prompt from its last special token on -> its ids; None if it has no special token."""
         self._heads: dict[str, list[int]] = {}
@@ -116,7 +116,7 @@ class RowTokenizer:
         is_special = self.special.ids.__contains__
         specials = [[*compress(range(len(ids)), map(is_special, ids))] for ids in wholes]
         starts = [self._starts(*conversation) for conversation in zip(drafts, wholes, specials, strict=True)]
-        # Compare some prompts found by special tokens with encoding them; if one differs, discard all.
+        # Encode some of the prompts that were found by special tokens. If the ids of one differ, discard all.
         located = [(number, found[-1]) for number, found in enumerate(starts) if found is not None]
         few = located[:: max(1, -(-len(located) // _VERIFIED))]
         prompts = self.encoder.ids([drafts[number].whole[: drafts[number].answers[-1].start] for number, _ in few])
@@ -132,7 +132,8 @@ class RowTokenizer:
                 before = [next(befores) for _ in draft.answers]
                 found = [len(prompt) for prompt in before]
                 if any(ids[: len(prompt)] != prompt for prompt in before):
-                    # A token would span the beginning of an answer: a boundary before each, as in generation.
+                    # A token would span the beginning of an answer: encode the text in pieces, with a token boundary
+                    # before each answer, as in generation.
                     cuts = [0, *(answer.start for answer in draft.answers), len(draft.whole)]
                     pieces = self.encoder.ids([draft.whole[a:b] for a, b in pairwise(cuts)])
                     ids, found = list(chain.from_iterable(pieces)), list(accumulate(map(len, pieces[:-1])))
@@ -145,7 +146,7 @@ class RowTokenizer:
         """Token ids of each conversation. A shared beginning is encoded once."""
         firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
         for head, draft in firsts.items() if self.separate else ():
-            # Whether the conversation is the ids of its head plus those of the rest.
+            # The ids of a conversation have to equal the ids of its head followed by the ids of the rest.
             whole, self._heads[head], rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
             if self._heads[head] + rest != whole:
                 self.separate = False

@@ -81,7 +81,7 @@ def box_checks(nvml: Nvml) -> Iterator[BoxCheck]:
             what = f"{total >> 20} MiB: runs on several GPUs may fail; start the container with --shm-size=8g"
             yield BoxCheck("note", str(SHARED_MEMORY), what)
 
-    # With a clock that is behind what is installed downloads fail, because certificates are not valid yet.
+    # If the clock is behind the time of installation, downloads fail: certificates are not valid yet.
     installed = max((path.stat().st_mtime for path in Path(__file__).parents[1].glob("*/__init__.py")), default=0.0)
     if time.time() < installed - DAY:
         what = f"{time.strftime('%Y-%m-%d %H:%M')} is before the installation of ftbench: downloads will fail"

@@ -69,9 +69,9 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     except ValueError as error:
         problem = f"unsupported layer in {adapter.target_modules} ({str(error).splitlines()[0]})"
         raise _unknown_target(problem, model) from error
-    # Name the targets so that PEFT by itself loads the saved adapter onto the same layers. It translates names of
-    # layers, but not of parameters: `mlp.gate_proj.weight` stays a dense MLP, and its adapter has the same tensors
-    # under the same names.
+    # Name the targets so that PEFT by itself loads the saved adapter onto the same layers. PEFT translates names of
+    # layers, but not names of parameters: `mlp.gate_proj.weight` stays a dense MLP, and its adapter has the same
+    # tensors under the same names.
     saved = adapted.peft_config["default"]
     saved.target_modules = _shortest([name for name in targets.modules if name not in targets.renamed], modules)
     as_parameters = [*targets.parameters, *(f"{name}.weight" for name in targets.renamed)]
@@ -160,7 +160,7 @@ def _is_target(weight: Weight, targets: str | Sequence[str]) -> bool:
         return not weight.not_adaptable
     if weight.part in ("experts", "routers"):
         names = [weight.name, weight.module] if weight.part == "routers" else [weight.name]
-        if not isinstance(targets, str):  # all the layers that are one tensor now have to be targets
+        if not isinstance(targets, str):  # all layers that transformers 5 joins in one tensor have to be targets
             leaves = {target.rpartition(".")[2] for target in targets}
             before = [layers for layers in EXPERTS_BEFORE.get(weight.leaf, ()) if leaves >= set(layers)]
             names += [f"{weight.module}.{layer}" for layers in before for layer in layers]
@@ -199,8 +199,8 @@ def _shortest(names: Sequence[str], everything: Sequence[str]) -> set[str]:
 
 @contextmanager
 def own_targets() -> Iterator[None]:
-    """Context in which PEFT loads adapters as `add_adapters` makes them: layers that it named as
-    parameters are wrapped as layers, which 4-bit layers need. Adapters of others are translated as PEFT does.
+    """Context in which PEFT loads adapters as `add_adapters` makes them: layers that `add_adapters` named as parameters
+    are wrapped as layers, which 4-bit layers need. PEFT translates the names in adapters of other programs.
     """
     original = conversion.convert_peft_config_for_transformers
 

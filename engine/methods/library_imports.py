@@ -70,12 +70,12 @@ def import_libraries() -> None:
         _import_models()
         from transformers import utils
 
-        # To the Trainer datasets and SciPy seem not to be installed.
+        # Import the Trainer as if datasets and SciPy were not installed: it would import them.
         with mock.patch.multiple(utils, is_datasets_available=lambda: False, is_scipy_available=lambda: False):
             import transformers.trainer  # noqa: F401
         import peft  # noqa: F401
 
-    # Progress bars and advice of the libraries are kept out of logs and errors.
+    # Keep progress bars and advice of the libraries out of logs and errors.
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -1,8 +1,8 @@
 """Find a model by its id, refuse unsafe or incomplete files, and read its configuration and tokenizer.
 
-Imports transformers only to read configuration and tokenizer, and torch only to convert GGUF files. Headers of weights
-are checked before they are loaded: the library of safetensors does that itself, that of GGUF allocates what a header
-announces (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+Imports transformers only to read configuration and tokenizer, and torch only to convert GGUF files. The headers of
+weights files are checked before the weights are loaded: the safetensors library checks them itself, the gguf library
+allocates what a header announces (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _REFUSED_TEXT = re.compile(r"access a gated repo|\b40[13] Client Error|Access to model \S+ is restricted")
 """Texts of huggingface_hub and transformers where the response is not kept."""
 HASHED_BYTES = 1 << 20
-"""Hashed at each end of a weights file: hashing an 8B model completely takes minutes."""
+"""Bytes that are hashed at each end of a weights file: hashing an 8B model completely takes minutes."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -336,7 +336,7 @@ class _GgufHeader:
         return value
 
     def _count(self, limit: int, width: int) -> int:
-        """A number of things of at least `each` bytes that the rest of the file can contain."""
+        """Read the number of values of at least `width` bytes each. Raises _Damaged if the file cannot contain them."""
         count = self._number("Q", 8)
         if count > limit or count * width > self.size - self.file.tell():
             raise _Damaged(f"a count of {count:,} in a file of {self.size:,} bytes")

@@ -78,9 +78,9 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        # Parameters that have packed 4-bit values are read as dequantized tensors, as bitsandbytes' own
-        # `replace_parameter_4bit_prequantized` does: its dictionary of the state needs values, which weights on the
-        # meta device do not have.
+        # Reading a parameter with packed 4-bit values gives the dequantized tensor, as with bitsandbytes'
+        # `replace_parameter_4bit_prequantized`. That function cannot be used: it needs the values of the quantization
+        # state, which weights on the meta device do not have.
         for name in self.experts:
             path, _, key = name.rpartition(".")
             module, dequantized = model.get_submodule(path), Bnb4bitParametrization(self.states[name])

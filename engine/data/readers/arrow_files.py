@@ -1,7 +1,7 @@
 """Read Parquet files, and datasets of Arrow files: from the Hugging Face Hub, and what `save_to_disk` wrote.
 
-Batches are small enough that their decompressed rows fit into memory. Of the Hub only the dataset in the preset is
-loaded, and no remote code is run.
+Batches are small enough that their decompressed rows fit into memory. Only the dataset in the preset is loaded from the
+Hub, and no remote code is run.
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
 
 @contextmanager
 def hub_or_cache(name: str | None) -> Iterator[Exception | None]:
-    """Context in which libraries load this dataset: without requests if the Hub is unreachable, with why it is.
+    """Context manager in which libraries load a dataset. If the Hub is unreachable, it yields the exception of the
+    first request, and the libraries send no further requests; else it yields None.
 
-    None: a dataset that is not on the Hub. Raises the Hub's exception if it rejects the request.
+    `name`: None for a dataset that is not on the Hub. Raises the Hub's exception if it rejects the request.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
     import datasets

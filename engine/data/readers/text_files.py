@@ -1,7 +1,7 @@
 """Open data files safely, and read the rows of .csv, .tsv and .txt files as a stream.
 
-Special files, oversized input, wrong compression and decompression bombs are refused here: every reader of text rows
-uses `lines` or `whole`. Separator and header of a CSV file are detected from the first lines.
+`lines` and `whole` refuse special files, oversized input, wrong compression and decompression bombs; every reader of
+text rows uses one of them. Separator and header of a CSV file are detected from the first lines.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAGIC = {
 }
 _BOM = b"\xef\xbb\xbf"
 GUESSED_BYTES = 1 << 16
-"""From which an encoding is guessed."""
+"""Maximum bytes of a file from which its encoding is guessed."""
 SEPARATORS = ",;\t|"
 _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
 """Lines and characters from which separator and header are detected."""

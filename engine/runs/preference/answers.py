@@ -64,15 +64,17 @@ class RungAnswers:
     Answers are as metrics score them: without reasoning, and empty if the reasoning does not end.
     """
     tags: Sequence[str] = REASONING_TAGS
-    """What precedes and follows the reasoning of an answer."""
+    """What precedes and follows the reasoning of a reference, and of an answer whose run has no tags of its own."""
     scores: dict[str, list[float]] = field(default_factory=dict)
     """Rung -> mean score over its seeds, per item; only of rungs with a metric of answers."""
     recommended: str = ""
     """The rung that the verdict recommends to ship."""
 
-    def add(self, rung: str, seed: int, file: Path, who: Who, metric: str) -> None:
+    def add(
+        self, rung: str, seed: int, file: Path, who: Who, metric: str, reasoning_tags: Sequence[str] | None = None
+    ) -> None:
         """Add the answers of one run. Raises UserError if they are damaged or to other items."""
-        lines = _read(file)
+        lines, tags = _read(file), reasoning_tags or self.tags
         self.items = self.items or lines
         if [(line.prompt, line.targets) for line in lines] != [(line.prompt, line.targets) for line in self.items]:
             problem, hint = "the runs were scored on different test items", "compare runs on the same data"
@@ -81,7 +83,7 @@ class RungAnswers:
         if len(answers) < len(lines) or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
         self.outputs.setdefault(rung, {})[seed] = [
-            "" if is_unfinished(answer.output, self.tags, line.targets) else without_reasoning(answer.output, self.tags)
+            "" if is_unfinished(answer.output, tags, line.targets) else without_reasoning(answer.output, tags)
             for line, answer in zip(lines, answers, strict=True)
         ]
         known = metric if all(metric in (answer.scores or {}) for answer in answers) else SIMILARITY
@@ -169,13 +171,14 @@ def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
     if isinstance(folder, LadderDir):
         return ladder_answers(folder)
     compared = [RunDir(Path(run)) for run in runs]
+    tags = {run: read_frozen(run).config.evaluation.reasoning_tags for run in compared}
     answers = RungAnswers(tags=read_frozen(folder).config.evaluation.reasoning_tags)
     metrics = {run: result.metric if (result := run.result()) else "" for run in compared}
     for run in compared:
         if BASE not in answers.outputs and _has_base(run):
-            answers.add(BASE, ONLY, run.predictions_file, "base", metrics[run])
+            answers.add(BASE, ONLY, run.predictions_file, "base", metrics[run], tags[run])
     for run in compared:
-        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", metrics[run])
+        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", metrics[run], tags[run])
     return _with_pairs(answers, ", ".join(run.name for run in compared))
 
 

@@ -118,10 +118,13 @@ def test_reasoning_in_the_answers_of_compared_runs_changes_nothing_that_is_compa
         for line, output in zip(lines, outputs, strict=True):
             line["tuned"]["output"] = f"{reasoning}{output}"
         runs[0].predictions_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return answers_of(runs[0], paths)
+        return answers_of(runs[1], paths)
 
     before, after = compared(""), compared("<think>Better than the other.</think>\n\n")
     assert after.outputs == before.outputs
+    config = runs[0].config_file.read_text()  # of this run only
+    runs[0].config_file.write_text(re.sub(r"</?think>", lambda tag: tag[0].replace("think", "plan"), config))
+    assert compared("<plan>Better than the other.</plan>\n\n").outputs == before.outputs
     plan = RatingPlan(pairs=before.pairs(), runs=paths)
     assert pairs_to_rate(after, plan, "me") == pairs_to_rate(before, plan, "me")
 

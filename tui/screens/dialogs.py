@@ -70,7 +70,7 @@ class NameScreen(Dialog[str | None]):
 
     def __init__(self, question: str, proposal: str, check: Callable[[str], object]) -> None:
         super().__init__()
-        self.question, self.proposal, self.check, self.problem = question, proposal, check, ""
+        self.question, self.proposal, self.check = question, proposal, check
 
     def compose(self) -> ComposeResult:
         with Vertical():
@@ -82,19 +82,22 @@ class NameScreen(Dialog[str | None]):
 
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:
-        self.problem = ""
-        try:
-            self.check(event.value)
-        except UserError as error:
-            self.problem = error.line
-        text = Content.styled(visible(self.problem), "$text-error")
-        self.set_text("problem", text if self.problem else "enter save   escape cancel")
+        problem = self._problem(event.value)
+        text = Content.styled(visible(problem), "$text-error")
+        self.set_text("problem", text if problem else "enter save   escape cancel")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if not self.problem:
+        if not self._problem(event.value):
             self.dismiss(event.value)
+
+    def _problem(self, name: str) -> str:
+        try:
+            self.check(name)
+        except UserError as error:
+            return error.line
+        return ""
 
 
 class TextScreen(BaseScreen[None]):

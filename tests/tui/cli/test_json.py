@@ -49,6 +49,7 @@ def test_the_outcome_of_a_stop_is_reported(tmp_path: Path, monkeypatch: pytest.M
     stopped = run_dir.create(tmp_path, "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
     monkeypatch.setattr("engine.runs.start.stop", lambda one: None)
     done = CliRunner().invoke(app, ["stop", stopped.name, "--runs", str(tmp_path), "--json"])
+    assert done.exit_code == 0
     assert json.loads(done.stdout) == {
         "run": stopped.name, "path": str(stopped.path), "status": "stopped", "reason": ""
     }  # fmt: skip

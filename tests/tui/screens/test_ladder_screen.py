@@ -22,6 +22,7 @@ from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
 from tui.history.ladder_view import headline, progress_lines, summary_view
 from tui.screens.base import ConfirmScreen
+from tui.screens.dialogs import NameScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
 from tui.terminal import plain
@@ -169,6 +170,19 @@ def test_a_finished_ladder_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Mo
 
     play(tmp_path, story)
     assert told == [f"already finished: {folder.name}"]
+
+
+def test_a_judge_without_a_name_is_not_taken(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        await pilot.press("J", "enter")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, NameScreen)
+        await pilot.press("escape")
+
+    play(tmp_path, story)
 
 
 def test_without_a_ladder_it_shows_how_to_start_one(tmp_path: Path) -> None:

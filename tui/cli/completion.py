@@ -236,9 +236,9 @@ def candidates(words: list[str], root: Any) -> Iterator[str]:
     elif subcommands := getattr(command, "commands", {}):
         offered = subcommands
     else:
-        metavars = [(param.metavar, param.nargs) for param in command.params if not isinstance(param, TyperOption)]
-        metavars = metavars[arguments:] or [last for last in metavars[-1:] if last[1] != 1]  # one may be repeated
-        source = ARGUMENTS_OF.get(path) or (ARGUMENTS.get(metavars[0][0] or "") if metavars else None)
+        accepted = [param for param in command.params if not isinstance(param, TyperOption)]
+        following = accepted[arguments:] or [last for last in accepted[-1:] if last.nargs != 1]  # takes several values
+        source = ARGUMENTS_OF.get(path) or (ARGUMENTS.get(following[0].metavar or "") if following else None)
         offered = _read(source, home)
     return (word for word in offered if word.startswith(typed))
 

@@ -274,7 +274,7 @@ class Workbench(DiffApp):
         done = "Copied the selected text." if selected else "Ctrl+C does nothing here."
         keys = CommandKeys(self.settings.keys)
         back = ""
-        if self.screen is not self.bench:  # the key that closes the screen; that of dialogs cannot be changed
+        if self.screen is not self.bench:  # the key that closes the screen: in dialogs always escape
             back = f"{next((keys.of(id) for id in self._binding_ids() if id.endswith('.back')), 'escape')}, then "
         self.notify(f"Press {back}{keys.of('app.quit')} to detach; runs continue. {done}", markup=False)
 

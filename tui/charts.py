@@ -397,7 +397,7 @@ def bar(share: float, width: int) -> list[StyledText]:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 """Columns from empty to full, in eighths of a cell."""
 SPARKS = BLOCKS[1:]
-"""The same of a sparkline, in which a point at the bottom is visible too."""
+"""Blocks of a sparkline, without the empty one: the lowest point is visible too."""
 
 
 def sparkline(series: Series, width: int) -> str:

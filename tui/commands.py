@@ -1,5 +1,5 @@
 """The table of all key bindings, from which the screens' bindings, the footer, help and the command palette are built;
-and the keys that the user assigns instead in `config.toml`.
+and the keys that the user assigns in `config.toml` in place of the defaults.
 
 No key is one that tmux (ctrl+b) or screen (ctrl+a) uses or a function key, so that each works over SSH. All screens are
 in one file, although it is long, because the same key should mean the same thing everywhere.
@@ -313,7 +313,7 @@ WHILE_TYPING = ("try.back", *(command.id for command in TABLES["picker"]))
 FIRST_PRESET = "preset.1"
 """In the line of keys it stands for all keys of presets."""
 DEFAULT_KEYS = {command.id: command.keys for table in TABLES.values() for command in table}
-"""Of all commands of all screens, in the order of the tables."""
+"""Command id -> its default keys, in the order of the tables."""
 
 
 class CommandKeys:
@@ -345,7 +345,7 @@ class CommandKeys:
 
 
 def displayed_key(key: str) -> str:
-    """The key as it is displayed: `?` for Textual's `question_mark`."""
+    """Display name of a key: `?` for Textual's `question_mark`."""
     modifiers, plus, name = key.rpartition("+")
     return f"{modifiers}{plus}{PUNCTUATION.get(name, name)}"
 

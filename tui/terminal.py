@@ -1,6 +1,6 @@
 """What reaches the terminal: only cells that changed, no control characters, and in ASCII mode only ASCII.
 
-Its modes are restored also where the event loop does not end.
+The terminal's modes are restored even if the event loop does not end.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def resume(
     detach: options.Detach = False,
     json: options.Json = False,
 ) -> int:
-    """Resume a run from its latest complete checkpoint, a ladder or sweep without its finished runs."""
+    """Resume a run from its latest complete checkpoint; of a ladder or sweep, the runs that have not finished."""
     folder = run_ladder_or_sweep(runs, name)
     changed = options.overrides(settings)
     show_origin(folder, quiet=json)

@@ -92,7 +92,7 @@ def try_runs(
         finished_result(run, NOT_FINISHED)
     where = device or "auto"
     session = OpenSession(runs=[str(run.path) for run in chosen], base=base, wait=not now, device=where)
-    # With 0 tokens: that of the runs' evaluations.
+    # max_new_tokens 0: the limit of the runs' evaluations, which is known once the models are loaded
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
 
     if not json and prompt is None and not items and streams.is_terminal():

@@ -1,4 +1,4 @@
-"""`home`: where runs and caches are, and their move to another disk; `clean`: what they take, and removing it."""
+"""`home`: show where runs and caches are, or move them; `clean`: show the disk space they take, and remove them."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def clean(
             hint = "name them with --run NAME, or give --older-than DAYS"
             raise UserError(f"{kind} cannot be recreated", hint=hint, code="clean.not_named")
     full_names = []
-    for name in names or []:  # of a cache entry, else of the one run or ladder that is meant
+    for name in names or []:  # a cache entry, else one run or ladder by its name or a part of it
         is_entry = any(item.owner is None and item.name == name for item in items)
         hint = "run `ftbench runs` to list the runs"
         full_names.append(name if is_entry else pick(ladder_dir.iterate_all(folder), name, "run", folder, hint).name)

@@ -140,7 +140,7 @@ def _machine() -> Iterator[BoxCheck]:
 
 
 def _runs_home(runs: Path) -> Iterator[BoxCheck]:
-    """Its disk, a network file system, whose locks cannot be trusted, logout, and what `--repair` would remove."""
+    """Free disk space, a network file system (with unreliable locks), logout, and what `--repair` would remove."""
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
         yield BoxCheck("bad", "runs", f"{there} is not writable; choose another directory with --runs")

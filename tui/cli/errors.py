@@ -25,7 +25,7 @@ NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 def handle_errors(work: Callable[[], object]) -> None:
     """Run `work` with stdout and stderr protected; exit with the error's exit code where it raises one.
 
-    Raises an error of the operating system that names no file again.
+    Raises an OSError again if it names no file: it may be a bug.
     """
     streams.install()
     try:
@@ -52,7 +52,7 @@ def handle_errors(work: Callable[[], object]) -> None:
             streams.discard()
             where = str(file or "the output")
             _exit_for(UserError(f"cannot write: {reason}", where, "free some space", "disk.full"), 1)
-        if file is None and error.errno not in NO_RESOURCES:  # it may be a bug
+        if file is None and error.errno not in NO_RESOURCES:
             raise
         parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
         _exit(parts, f"{parts.location}: {reason}", 1)

@@ -251,7 +251,7 @@ class LadderView:
         if self.display is None:
             return
         line = self.display.line
-        place = f"{sum(entry.is_done for entry in ladder.entries) + 1}/{len(ladder.entries)}"  # among all runs
+        place = f"{sum(entry.is_done for entry in ladder.entries) + 1}/{len(ladder.entries)}"  # of the live run: `2/6`
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
         if live is None:
             self.run = ""

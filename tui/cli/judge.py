@@ -32,7 +32,7 @@ from engine.runs.run.event_log import last_line
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.cli.errors import show_notices
-from tui.cli.lookup import is_name_of_one, run_or_ladder
+from tui.cli.lookup import matches_any, run_or_ladder
 from tui.cli.progress import progress_display, shown_progress
 from tui.history.tables import show_win_rates
 from tui.output import streams
@@ -49,11 +49,11 @@ STOP_SECONDS = 600.0
 def compared(runs: Path | None, names: Sequence[str]) -> tuple[LadderDir | RunDir, list[str]]:
     """What is compared: the directory that has the results, and the runs' directories (none for a ladder).
 
-    One name is that of a ladder, if one has it, and `last` the latest ladder. Raises UserError for a ladder among other
-    names, and for a missing one.
+    A single name is looked for among the ladders first; `last` is the latest ladder. Raises UserError for a ladder
+    among other names, and for a name that is not found.
     """
     folder = runs_home(runs)
-    if len(names) == 1 and is_name_of_one(ladder_dir.iterate(folder), names[0]):
+    if len(names) == 1 and matches_any(ladder_dir.iterate(folder), names[0]):
         return ladder_dir.find(folder, names[0]), []
     subjects = [run_or_ladder(runs, name) for name in names]
     if len(subjects) == 1 and isinstance(subjects[0], LadderDir):

@@ -32,25 +32,25 @@ def ladder_or_sweep(runs: Path | None, name: str) -> LadderDir | SweepDir:
 def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
     """Whether a sweep is meant: by its path, or by a name that none of `others` has; `last` is none."""
     sweeps = ladder_dir.iterate_sweeps(folder)
-    by_name = name != "last" and not is_name_of_one(others, name) and is_name_of_one(sweeps, name)
+    by_name = name != "last" and not matches_any(others, name) and matches_any(sweeps, name)
     return by_name or has_file(Path(name), "sweep.toml")
 
 
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
     folder = runs_home(runs)
-    by_name = not is_name_of_one(run_dir.iterate(folder), name) and is_name_of_one(ladder_dir.iterate(folder), name)
+    by_name = not matches_any(run_dir.iterate(folder), name) and matches_any(ladder_dir.iterate(folder), name)
     find = ladder_dir.find if by_name or has_file(Path(name), "ladder.toml") else run_dir.find
     return find(folder, name)
 
 
-def is_name_of_one(folders: Iterable[Folder], name: str) -> bool:
-    """Whether the name is a part of one's name; `last` names one of any."""
+def matches_any(folders: Iterable[Folder], name: str) -> bool:
+    """Whether the name of a folder contains `name`; `last` matches any folder."""
     return any(name in folder.name or name == "last" for folder in folders)
 
 
 def home_for_launch(given: Path | None, json: bool) -> Path:
-    """The runs home of a command that starts something, after warnings about it."""
+    """Return the runs home of a command that starts a run, ladder or sweep; print warnings about it."""
     folder = runs_home(given)
     show_notices(home_warnings(folder), json)
     return folder

@@ -1,4 +1,4 @@
-"""The `ftbench` command after `tui.start`, which opens the bench: its subcommands and how a command line is parsed.
+"""The subcommands of `ftbench`, and how its command line is parsed. `tui.start` opens the bench without this module.
 
 Typer accepts an option in one command only and keeps the last of several values. Here every subcommand also accepts
 the options of `ftbench` itself, and two different values of one option are an error.
@@ -23,8 +23,8 @@ from tui.cli import options
 from tui.output import streams
 
 Table = dict[str, tuple[str, Any]]
-"""Name of a subcommand -> its help and, in `tui.cli`, the module and function that declares its options and does its
-work; for a group of subcommands their table.
+"""Name of a subcommand -> its help, and `module:function` in `tui.cli`, whose parameters are the options of the
+subcommand; for a group of subcommands its help, and their table.
 """
 SUBCOMMANDS: Table = {
     "run": ("Train and evaluate one run. Ctrl+C asks: detach or stop.", "run:run"),
@@ -134,7 +134,7 @@ class _Strict:
 
 
 class Subcommand(_Strict, TyperCommand):
-    """A subcommand. Its module is imported when its options are needed: the help of `ftbench` lists it without."""
+    """A subcommand. Its module is imported when its options are needed, which `ftbench --help` does not list."""
 
     def __init__(self, name: str, help: str, place: str) -> None:
         super().__init__(name, help=help, rich_markup_mode=None)
@@ -154,7 +154,7 @@ class Subcommand(_Strict, TyperCommand):
         return super().get_params(ctx)
 
     def invoke(self, ctx: Any) -> None:
-        """Do the work. What its function returns is the exit status; None is success."""
+        """Call the function, which returns the exit status; None is 0."""
         raise typer.Exit(super().invoke(ctx) or 0)
 
 

@@ -152,7 +152,7 @@ def model_table(config: Config) -> Mapping[str, Any]:
 
 
 def ask_for_plan(query: PlanQuery, preset: str, view: PlanView | None) -> MemoryPlan:
-    """The dry run's plan. With a `view`, the formula's bars are shown until it is done, and removed then."""
+    """Plan by a dry run. With a `view`, the formula's bars are shown until the dry run is done."""
     config = query.configs[0]
     files = find_model(config.model)
     if files.wrong and files.folder:  # an invalid config.json: reported before the engine imports its libraries
@@ -177,7 +177,7 @@ def estimated_times(
     planned = {method_plan.method: method_plan.best for method_plan in plan.methods}
 
     def lower_bound(config: Config) -> float | None:
-        """In seconds; None where rows, shape or peaks of the GPU are unknown."""
+        """Of the training time, in seconds; None where rows, shape or peaks of the GPU are unknown."""
         table, estimate = find_model(config.model).table, planned.get(config.method)
         if table is None or work is None or estimate is None:
             return None

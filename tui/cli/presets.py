@@ -75,7 +75,7 @@ def show(
             say(f"[{section}]")
         if value is None:
             assignment = f"# {last} is not set"
-        elif isinstance(value, dict | list | tuple):  # on one line, as `--set` takes it; tomli_w takes one per item
+        elif isinstance(value, dict | list | tuple):  # on one line, as `--set` takes it; tomli_w writes a line per item
             assignment = f"{last} = {setting_text(list(value) if isinstance(value, tuple) else value)}"
         else:
             assignment = tomli_w.dumps({last: value}).strip()

@@ -1,4 +1,4 @@
-"""`run`: one run, from launch to result. How a run, ladder or sweep is started and left, for all that start one."""
+"""`run`: one run, from launch to result; and how every subcommand starts a run, ladder or sweep and detaches."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def track(
 ) -> int:
     """Log each run to each tracker; a live run is followed in the background. Returns 1 if a tracker failed.
 
-    None means as the run is configured. Raises UserError where no tracker is named, or one is not installed.
+    None: as the run is configured. Raises UserError where no tracker is named, or one is not installed.
     """
     subject = run_or_ladder(runs, name)
     show_origin(subject, quiet=json)

@@ -60,15 +60,15 @@ def list_datasets(chosen: str) -> list[DataSet]:
     sets = [DataSet(name, name) for name in EMBEDDED]
     with contextlib.suppress(OSError):  # missing or unreadable: list nothing
         folder = str(Path.cwd())
-        with os.scandir(folder) as found:
+        with os.scandir(folder) as listing:
             names = sorted(
                 entry.name
-                for entry in found
+                for entry in listing
                 if is_data_file(entry.name)
                 and not entry.name.lower().endswith((".txt", ".txt.gz"))
                 and not is_folder(entry)
             )
-        if len(names) > 1:  # together they are one dataset as well
+        if len(names) > 1:  # the folder is a dataset too
             sets.append(DataSet(folder, "./"))
         sets += [DataSet(str(Path(folder, name)), name) for name in names[:MAX_FILES]]
     ids = {dataset.id for dataset in sets}

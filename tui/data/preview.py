@@ -193,7 +193,7 @@ def signature(data: str) -> tuple[int, list[Any]]:
     status = Path(data).stat()
     if not stat.S_ISDIR(status.st_mode):
         return status.st_size, [data, status.st_mtime_ns, status.st_size]
-    files: list[tuple[str, int, int]] = []  # path, modification time, bytes of those that the engine reads
+    files: list[tuple[str, int, int]] = []  # path, modification time and bytes of each data file
     entries = 0
     for root, folders, names in os.walk(data):
         deep = Path(root).relative_to(data).parts

@@ -83,7 +83,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
     end = None if run.is_active() else run.unwritten_end()
-    died = run.job() if state == "died" else None
+    dead_job = run.job() if state == "died" else None
     return RunSummary(
         run.name,
         state,
@@ -93,7 +93,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         seconds=_worked_seconds(run) if run.is_active() else None,
         method=config.method,
         created=frozen.created,
-        reason=end.reason if end else queue.final_state(died).text if died else "",
+        reason=end.reason if end else queue.final_state(dead_job).text if dead_job else "",
         started_in=frozen.started_in,
         from_run=continued_run_name(config),
     )

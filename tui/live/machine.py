@@ -113,7 +113,7 @@ class MachineSample:
             for gpu in self.gpus:
                 if (gpu.uuid or "").startswith(name) if is_uuid else name in (gpu.label, str(gpu.index)):
                     matches.append(gpu)
-                    break  # the first one: a MIG instance can have a GPU's index
+                    break  # the first match: a MIG instance can have a GPU's index
         return matches
 
 

@@ -121,7 +121,7 @@ def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None
     `left` is the time left of the active run `run`, where the end of the run is known; of every other active run it is
     its estimate less the time since it was started. Exports are not estimated.
     """
-    runs = [(0.0, 0.0)]
+    runs = [(0.0, 0.0)]  # bounds of each run in seconds; the first ones are for a ladder without a run left
     for entry in ladder.entries:
         if entry.is_done or entry.kind in ("probe", "export"):
             continue
@@ -135,12 +135,12 @@ def ladder_left(ladder: Ladder, now: float, run: str = "", left: TimeLeft | None
             and other.seconds is not None
         ]
         estimated = ((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung)
-        bounds = (min(like), max(like)) if like else next(estimated, None)  # by its timing probe
+        bounds = (min(like), max(like)) if like else next(estimated, None)  # finished runs, else the timing probe
         if bounds is None:
             return ""
         passed = now - entry.started if entry.status == "live" and entry.started is not None else 0.0
         runs.append((max(0.0, bounds[0] - passed), max(0.0, bounds[1] - passed)))
-    # so many runs at a time: at least the seconds of the longest
+    # several runs are active at a time; the ladder takes at least as long as its longest run
     low, high = (max(*seconds, sum(seconds) / max(1, ladder.runs_at_once)) for seconds in zip(*runs, strict=True))
     if low < 0.5:
         between = f"up to {rounded(high)}"

@@ -165,7 +165,7 @@ def _wait(context: LaunchContext) -> str:
 
 NETWORK = "requires network"
 MARKS = {"does not fit": "!", "tight": "?"}
-"""Behind the predicted memory in the table of models: not everyone sees the color."""
+"""Fit -> the mark after the predicted memory in the table of models, which does not depend on color."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
     model = row.model
     name = f"{MARK if selected else ' '}{model.label}"
     memory = [
-        (f"{size(one.peak)} {MARKS.get(one.fit, ' ')}" if one.peak else "–  ", STYLES[one.fit]) for one in row.estimates
+        (f"{size(predicted.peak)} {MARKS.get(predicted.fit, ' ')}" if predicted.peak else "–  ", STYLES[predicted.fit])
+        for predicted in row.estimates
     ]
     where = NETWORK if model.requires_network else model.origin
     date = moment(model.modified, "%Y-%m-%d") if model.modified else ""

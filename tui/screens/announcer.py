@@ -103,7 +103,7 @@ class Announcer:
         if notify == BELL:
             self._screen.app.bell()
         elif notify:
-            try:  # it outlives the bench
+            try:  # the command outlives the bench
                 subprocess.Popen(
                     [*shlex.split(notify), visible(sentence, 400)],
                     stdin=subprocess.DEVNULL,

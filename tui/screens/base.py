@@ -35,7 +35,7 @@ class BaseScreen(Screen[R]):
     _read_errors: Mapping[str, str] = {}
     """What could not be read the last time, and why."""
     request: BackgroundRequest | None = None
-    """What the engine is asked; cancelled when the screen is closed."""
+    """The request to the engine in progress; cancelled when the screen is closed."""
 
     def set_text(self, id: str, text: str | Content) -> None:
         """Show one line of text, literally, or content in the Static with this id."""

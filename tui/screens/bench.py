@@ -66,7 +66,7 @@ class BenchView(BaseScreen[None]):
             shutil.get_terminal_size(), (self.HORIZONTAL_BREAKPOINTS, self.VERTICAL_BREAKPOINTS), strict=True
         )
         classes = [max(point for point in points if point[0] <= length)[1] for length, points in breakpoints]
-        super().__init__(classes=" ".join(classes))  # which the breakpoints will set: nothing is styled twice
+        super().__init__(classes=" ".join(classes))  # the breakpoints will set the same: nothing is styled twice
         self.runs = runs
         self.opened = False
         """Whether live runs have been looked for."""

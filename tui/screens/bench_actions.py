@@ -106,9 +106,11 @@ class BenchScreen(BenchView, RunActions[None]):
                     self.action_ladder()
                     return
                 name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
-                rows = screen.report.fingerprint  # '' where they were not checked
+                fingerprint = screen.report.fingerprint  # '' if the data was not checked
                 self.show_run(
-                    start_run(self.runs, name, launch.effective, wait=wait, data_fingerprint=rows, command=command)
+                    start_run(
+                        self.runs, name, launch.effective, wait=wait, data_fingerprint=fingerprint, command=command
+                    )
                 )
 
         with self.errors_told():
@@ -182,7 +184,7 @@ class BenchScreen(BenchView, RunActions[None]):
             if isinstance(run, ContinueFrom):
                 from tui.preview.launches import selection_from_run
 
-                with self.errors_told():  # what the next run will do
+                with self.errors_told():  # select it, and show what the next run will do
                     self.select(selection_from_run(self.selection_pane.selection, run.run))
                     self.action_start()
             elif run is not None:

@@ -67,7 +67,7 @@ class ConfigurationScreen(TableScreen[Selection]):
     def _show_new(self) -> None:
         """Show another configuration: its values, and what it costs."""
         config = self.effective.config
-        data_is_here = Path(config.data.id).exists() or config.data.id == type(config.data)().id  # or embedded
+        data_is_here = Path(config.data.id).exists() or config.data.id == type(config.data)().id  # a path, or embedded
         start = data_is_here and not find_model(config.model).fetch
         self.forecast.begin([Training(self.selection.name, config)], self.context, start)
         self.fill()

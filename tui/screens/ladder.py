@@ -77,9 +77,9 @@ class LadderScreen(BaseScreen[None]):
         self.drawn: tuple[str, float, int, bool] | None = None
         """Name, modification time, width and liveness as they were drawn last."""
         self.follower: Follower | None = None
-        """Of the run that the ladder is waiting for."""
+        """Reads the events of the live run of the ladder; None if there is none."""
         self.run_state = RunState()
-        """Of that run."""
+        """State of the run that `follower` reads."""
         self.ladder: Ladder | None = None
         """As it was drawn last."""
         self._has_others = False

@@ -60,7 +60,7 @@ class LaunchForecast:
 
         def read_times() -> None:  # in a thread: the results of earlier runs may be many
             if self.times.read(trainings, context()):
-                self._node.call_later(self._changed)  # not if the screen was closed
+                self._node.call_later(self._changed)  # ignored if the screen was closed
 
         self._node.run_worker(read_times, thread=True, exclusive=True, group="times")
         configs = [training.config for training in trainings]

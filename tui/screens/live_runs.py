@@ -117,7 +117,7 @@ class RunFollower:
 
 
 class MachineContext:
-    """The latest sample of the machine, and what it leaves for a run of the selection."""
+    """The latest sample of the machine; memory budget, GPU and expected peak of a run of the selection."""
 
     def __init__(self, screen: BaseScreen[Any], runs: Path, follower: RunFollower, live_runs: LiveRuns) -> None:
         self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs

@@ -97,7 +97,7 @@ class PickerScreen(BaseScreen[str | None]):
                 self.view, self._reading = view, None
                 self._fill()
 
-        # not a worker: the app would wait for a disk that does not answer before it ends
+        # not a worker: on exit, the app would wait for a network disk that does not respond
         threading.Thread(target=lambda: self.call_later(take, read_folder(folder)), daemon=True).start()
 
     @on(Input.Changed)

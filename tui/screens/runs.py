@@ -44,7 +44,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A column: its text, and the number that it is sorted by, in descending order; without one it is the text."""
+    """A column: the text of a run, and the number to sort by; without a number, runs are sorted by their text."""
 
     column: Column
     text: Callable[[RunSummary], str]

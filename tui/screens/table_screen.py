@@ -73,7 +73,7 @@ class ValueInput(Input):
     @on(Input.Changed)
     def _changed(self, event: Input.Changed) -> None:
         event.stop()
-        if self.display and self._typed:  # a hidden one is late
+        if self.display and self._typed:  # the message may arrive after the input was hidden
             self._typed(event.value)
 
     @on(Input.Submitted)

@@ -54,7 +54,7 @@ class TryScreen(BaseScreen[None]):
         system: str | None = None,
         on_cpu: bool = False,
     ) -> None:
-        """With `max_new_tokens` 0, `sampling` gets that of the runs' evaluations once the models are loaded."""
+        """`max_new_tokens` 0 in `sampling` is replaced by that of the runs' evaluations once the models are loaded."""
         super().__init__()
         self.opening, self.on_cpu = request, on_cpu
         self.state = ChatState(sampling, system)
@@ -188,7 +188,7 @@ class TryScreen(BaseScreen[None]):
         value: str | None = None
         if purpose == "sampling":
             value = written(self.state.sampling)
-        elif purpose == "system":  # the one in effect, of the first column that has one
+        elif purpose == "system":  # the session's system prompt, else that of the first column that has one
             given = (state.column.system for state in self.state.columns.values() if state.column.system)
             value = next(given, "") if self.state.system is None else self.state.system
         self.query_one(PromptInput).ask(purpose, value)

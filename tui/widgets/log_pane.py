@@ -29,7 +29,7 @@ COLORS = {
     "diverged:": "$text-error",
     "finished": "$text-success",
 }
-"""Of an event, by the words after its time."""
+"""First words of an event after its time -> its color."""
 
 
 class LogPane(ScrolledRows):

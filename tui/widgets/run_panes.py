@@ -60,10 +60,10 @@ class LossPane(Rows, can_focus=True):
 
         state, now = self.state, time.monotonic()
         siblings = self.parent.query("FiguresPane") if self.parent else ()  # None while the bench is closed
-        beside = any(pane.display and pane.size.width for pane in siblings)  # it has the other values
-        self.set_titles("loss", loss_values(state), "" if beside else rate_values(state))
+        figures_shown = any(pane.display and pane.size.width for pane in siblings)
+        self.set_titles("loss", loss_values(state), "" if figures_shown else rate_values(state))
 
-        # again for another run or size, another column, or after MAX_SECONDS
+        # draw again for another run or size, when the curve has reached another column, or after MAX_SECONDS
         step = float(state.step.step) if state.step else 0.0
         view = (id(state), state.end, state.phase, state.sampled, len(state.validation.buckets))
         drawn, span, end = (view, self.content_size), state.loss.span(), loss_end(state)

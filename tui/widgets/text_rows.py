@@ -138,8 +138,7 @@ class KeyLine(Rows):
         """Show the keys of the screen in front that would do something now, as many as fit."""
         screen, always = self.screen, self.always
         useful = getattr(screen, "is_useful", lambda command: True)
-        shown: dict[str, tuple[Binding, str]] = {}
-        """Of each action the first of its keys, with its name."""
+        shown: dict[str, tuple[Binding, str]] = {}  # action -> the first of its keys, and the key's display name
         active = screen.active_bindings.values() if screen is self.app.screen else ()
         bound = [key.binding for key in active if key.binding.show and key.enabled]
         places = {id: number for number, id in enumerate(DEFAULT_KEYS)}

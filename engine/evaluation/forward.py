@@ -115,9 +115,11 @@ def is_answered_by_generate(model: torch.nn.Module, device: str) -> bool:
 
 
 def reads_prompts_in_parts(model: torch.nn.Module) -> bool:
-    """Whether `generate` can read prompts a few columns at a time: all layers keep keys and values, maybe of a window.
-    Models with a state in each layer raise in `prefill_chunk_size`.
+    """Whether `generate` can read prompts a few columns at a time: the model accepts a cache, and all layers keep keys
+    and values, maybe of a window. Other models raise with `prefill_chunk_size`.
     """
+    if not any(argument in _parameters(model) for argument in CACHE_ARGUMENTS):
+        return False
     try:
         layers = DynamicCache(config=unwrap_peft(model).config).layers
     except (KeyError, AttributeError):

@@ -12,7 +12,18 @@ import pytest
 import torch
 import transformers
 from model_shapes import MIXED_SHAPES
-from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, plainly, random_prompts, texts
+from small_models import (
+    FULL_ATTENTION,
+    OTHER_CACHES,
+    PAD,
+    VOCABULARY,
+    asked,
+    generator,
+    made,
+    plainly,
+    random_prompts,
+    texts,
+)
 
 from engine.config import schema
 from engine.config.device_defaults import DECODER, MAX_TOKENS
@@ -20,6 +31,7 @@ from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.rows import Row
 from engine.evaluation.generate import end_tokens
+from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.methods import qlora
 from engine.methods.machine import Machine
 from engine.methods.model_source import load_tokenizer
@@ -112,6 +124,14 @@ def test_generate_answers_as_on_cuda(name: str, monkeypatch: pytest.MonkeyPatch)
     assert answers == by_device == ours.library_answer_tokens(model, rows)
     assert len({len(answer) for answer in answers}) > 1 and not said
     assert told == sorted(told) and told[-1] == len(rows) and len(told) > len(rows)
+
+
+def test_a_model_without_cache_reads_whole_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MAX_TOKENS, "cpu", 8)
+    model = made(transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2))
+    (prompt,) = prompts = random_prompts([30])
+    assert generator(1, most=4).answer_tokens(model, asked(prompts)) == plainly(model, prompts, 4)
+    run_worst_case(model, WorstCaseAnswers([prompt], 4), PAD, "cpu")
 
 
 def test_generate_keeps_the_kernels_of_experts_while_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,10 +146,11 @@ def _by_generate(
     seen, earlier = 0, None  # inputs and output of a part exist until the next one is computed
     columns = prefill_columns(rows, longest, planned) if reads_prompts_in_parts(model) else longest
     starts = range(0, longest, columns)
-    for start in (*starts[:1], *starts[1:][-2:]):  # those between need less than the last two: their caches are shorter
+    # Skip the parts between the first and the last two: they need less memory, because their caches are shorter.
+    for start in (*starts[:1], *starts[1:][-2:]):
         if earlier is not None and start > seen:
             for layer in options[cache_name].layers:
-                _append(layer, start - seen)
+                _append(layer, start - seen, columns)
             earlier = (earlier[0], mask[:, :start].clone(), *earlier[2:])
         end = min(longest, start + columns)
         earlier = compute(ids[:, start:end].clone(), mask[:, :end].clone(), positions[:, start:end].clone())
@@ -166,13 +167,19 @@ def _by_generate(
     del kept
 
 
-def _append(layer: Any, tokens: int) -> None:
-    """Append `tokens` columns to a layer's keys and values, at most a window at a time; states do not grow."""
+def _append(layer: Any, tokens: int, last: int = 1) -> None:
+    """Append `tokens` columns to a layer's keys and values; states do not grow.
+
+    `last`: columns that `generate` appends at a time. A layer with a window keeps the memory of its window and of the
+    columns appended last; the columns before them are appended a window at a time.
+    """
     if tokens < 1 or not isinstance(getattr(layer, "keys", None), torch.Tensor):
         return
-    most = max(1, layer.sliding_window - 1) if getattr(layer, "is_sliding", False) else tokens
-    for start in range(0, tokens, most):
-        count = min(most, tokens - start)
+    counts = [tokens]
+    if getattr(layer, "is_sliding", False):
+        before, most = max(0, tokens - last), max(1, layer.sliding_window - 1)
+        counts = [*(min(most, before - start) for start in range(0, before, most)), tokens - before]
+    for count in counts:
         layer.update(_zeros(layer.keys, count), _zeros(layer.values, count))
     if (indexer := getattr(layer, "indexer_keys", None)) is not None:
         layer.update_indexer(indexer.new_zeros(()).expand(indexer.shape[0], tokens, indexer.shape[2]))

@@ -11,11 +11,12 @@ import torch
 from model_shapes import MIXED_SHAPES
 from places import BENCH
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from engine.config.device_defaults import DECODER, MAX_TOKENS
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
-from engine.evaluation.worst_case import longest_answers, run_worst_case
+from engine.evaluation.worst_case import _append, longest_answers, run_worst_case
 from engine.memory.dry_run import memory_tracker
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula import weights_and_state
@@ -73,6 +74,17 @@ def test_the_worst_case_of_generate_is_what_it_allocates(
     real = profiled(lambda: ours.answer_tokens(model, asked(prompts)))
     predicted = profiled(lambda: run_worst_case(model, largest, PAD, "cpu"))
     assert real - 512 <= predicted <= 1.03 * real
+
+
+def test_columns_appended_together_keep_as_much_memory_as_part_by_part() -> None:
+    """Of a window, which keeps the memory of its latest update."""
+    kept = []
+    for appended in (lambda layer: _append(layer, 48, 4), lambda layer: [_append(layer, 4, 4) for _ in range(12)]):
+        layer = DynamicSlidingWindowLayer(sliding_window=33)
+        layer.update(torch.zeros(2, 3, 4, 8), torch.zeros(2, 3, 4, 8))
+        appended(layer)
+        kept.append((layer.get_seq_length(), layer.keys.shape, layer.keys.untyped_storage().nbytes()))
+    assert kept[0] == kept[1] == (52, (2, 3, 32, 8), 2 * 3 * (32 + 4) * 8 * 4)
 
 
 @pytest.mark.parametrize("machine", [MACHINE, WITHOUT_BF16, GPU], ids=["cpu", "cpu without bf16", "cuda"])

@@ -256,7 +256,7 @@ def check_throughput(speed: Speed) -> TrainingCheck:
 def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: ActivationCheckpointing) -> int:
     """FLOPs of a step over `rows`; the forward pass of layers that recompute their activations runs twice."""
     tokens, in_loss = sum(len(row.input_ids) for row in rows), sum(map(answer_tokens, rows))
-    head = unwrap_peft(model).get_output_embeddings()
+    head = set(unwrap_peft(model).get_output_embeddings().modules())  # with the adapter of the LM head
     # The layers that recompute their activations, which transformers counts in this order too.
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))
@@ -270,7 +270,7 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: A
         else:
             continue
         passes = 2 + int(module.weight.requires_grad) + int(module in recomputed)
-        flops += 2 * (in_loss if module is head else tokens) * size * passes
+        flops += 2 * (in_loss if module in head else tokens) * size * passes
     return flops
 
 

@@ -52,6 +52,15 @@ def test_flops_are_those_of_the_layers(method: str, checkpointing: ActivationChe
     assert found == pytest.approx(required_flops(model, ROWS, checkpointing), rel=0.01)
 
 
+def test_an_adapter_of_the_head_computes_only_tokens_in_the_loss() -> None:
+    flops = []
+    for targets in (["q_proj"], ["q_proj", "lm_head"]):
+        config = configured("lora", **{"adapter.target_modules": targets, "adapter.rank": 16})
+        model = trainable(bare_model(config, LLAMA_8B, GPU), config, GPU)
+        flops.append(required_flops(model, ROWS, ActivationCheckpointing(0)))
+    assert flops[1] - flops[0] == 2 * ANSWERS * 16 * (4096 + 128256) * 3
+
+
 def test_experts_count_where_tokens_are_routed() -> None:
     shapes = [
         read_architecture(

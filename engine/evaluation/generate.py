@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -171,8 +172,7 @@ class Generator:
             inner.generation_config = own
             del inner._optimize_model_for_decode
         answers = out[:, ids.shape[1] :].tolist()
-        ends = [next((place for place, token in enumerate(of) if token in self.ends), len(of)) for of in answers]
-        return [answer[:end] for answer, end in zip(answers, ends, strict=True)]
+        return [list(takewhile(lambda token: token not in self.ends, answer)) for answer in answers]
 
 
 class _FinishedRows(StoppingCriteria):

@@ -128,7 +128,8 @@ class AnswerProfile:
         if self.numbers >= FORMAT_SHARE:
             return MetricChoice("number", f"{share_percent(self.numbers)} of {count} are or end in a number")
         length = f"of {count} the median has {amount(self.words, 'word')}, and 10% have more than {self.many_words:,}"
-        is_short = self.words <= SHORT_WORDS and self.many_words <= SHORT_TAIL_WORDS  # it can equal its reference
+        # Short enough that a right answer can be expected to equal its reference.
+        is_short = self.words <= SHORT_WORDS and self.many_words <= SHORT_TAIL_WORDS
         return MetricChoice("exact_match" if is_short else "open", length)
 
 

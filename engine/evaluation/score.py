@@ -175,7 +175,7 @@ def row_losses(
     def losses_of(group: Sequence[Row]) -> list[RowLoss]:
         batch = collate(group, packing, pad, device)
         nll = answer_nll(model, batch, answers_only)  # (K,)
-        terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # of tokens in the loss by row
+        terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # tokens in the loss, by row
         if any(row.weights is not None for row in group):
             weights = [
                 weight

@@ -137,7 +137,7 @@ class Probe:
         """Peak of the two largest micro-batches, which are made smaller or recompute activations until they fit."""
 
         def run_both() -> None:
-            """The second one with the gradients of the first, as in the middle of a step."""
+            """Run both, and keep the gradients of the first during the second, as in the middle of a step."""
             self._drop_gradients()
             self.trainer.model.train()
             total_weight = sum(map(loss_weight, self.batches.step))

@@ -358,7 +358,8 @@ def choose_packing(
 
     `segments`: whether the model supports attention over segments; `varlen`: whether packed rows need no dense mask,
     because of segments or FlashAttention. Shared prefixes need segments. `mixed`: whether packed rows influence each
-    other without segments (`engine.config.model_config`); then they are padded, whatever is configured.
+    other without segments (`engine.config.model_config`). Such rows are padded if the model does not support segments,
+    whatever `setting` says.
     """
     if mixed and not segments:
         return Packing("padded", MAX_TOKENS[device])
@@ -445,7 +446,7 @@ def held_out_batches(
     limits = replace(packing, tokens=min(packing.tokens, HELD_OUT_TOKENS[device]))
     max_positions = max(1, HELD_OUT_LOGITS // vocabulary)
     for group in micro_batches(rows, HELD_OUT_ROWS, limits):
-        # Rows whose LM head would run at more positions are split; a single row is never.
+        # Split the group so that the LM head runs at no more than `max_positions` positions; never split a row.
         part: list[Row] = []
         columns: set[int] = set()
         answers = 0

@@ -302,7 +302,7 @@ class CheckpointedTrainer(Trainer):
         with _fitting(checkpoint):
             if (checkpoint / SHARDED).is_dir():
                 self._load_parts(_weights(self.model), checkpoint)
-            elif self.trains_parts:  # of a model that was whole: each rank reads all, and keeps its part
+            elif self.trains_parts:  # the checkpoint has whole weights: each rank reads all, and keeps its part
                 with safe_open(weights, "pt") as file:
                     names = set(file.keys())
                     for name, tensor in stored_tensors(self.model).items():
@@ -349,17 +349,15 @@ class CheckpointedTrainer(Trainer):
             optimizer.state[local] = {
                 key.removeprefix(prefix): _local(value) for key, value in state.items() if key.startswith(prefix)
             }
-        if hasattr(
-            optimizer, "is_paged"
-        ):  # bitsandbytes counts steps in Python numbers, torch's fused AdamW in tensors
+        if hasattr(optimizer, "is_paged"):  # bitsandbytes, which counts steps in Python numbers; torch in tensors
             for values in optimizer.state.values():
                 if isinstance(values.get("step"), torch.Tensor):
                     values["step"] = int(values["step"])
 
     def _load_whole_optimizer(self, checkpoint: Path) -> None:
-        """Load the optimizer state of a model that was whole into a sharded one's.
+        """Load the optimizer state of a model that was not sharded; each rank keeps its part.
 
-        Raises UserError for 8-bit state, which has no parts.
+        Raises UserError for 8-bit state, which cannot be sharded.
         """
         optimizer = self._inner_optimizer
         state = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)["state"]
@@ -376,9 +374,9 @@ class CheckpointedTrainer(Trainer):
                 optimizer.state[local][key] = _local(_sliced(original, value)).clone() if whole else value
 
     def _load_parts(self, state: dict[str, Any], checkpoint: Path) -> None:
-        """Load tensors of a sharded checkpoint, whose names are those of `state`, into them.
+        """Load a sharded checkpoint into the tensors of `state`, by their names.
 
-        Raises ValueError, RuntimeError or KeyError for those of another model.
+        Raises ValueError, RuntimeError or KeyError if the checkpoint belongs to another model.
         """
         control = self.ranks.control if self.trains_parts else None  # None: every rank loads all of it
         with _plain_errors():

@@ -169,8 +169,9 @@ def account_before_loading(config: Config, model_config: Any, machine: Machine) 
 
 
 def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:
-    """Raise UserError if checkpoints and model would not fit on the disk; those of earlier workers, which this one
-    replaces, count as free.
+    """Raise UserError if checkpoints and model would not fit on the disk.
+
+    Checkpoints and model of earlier workers count as free space: this worker replaces them.
     """
     from engine.memory.formula.formula import needed_space, small_disk_error
 

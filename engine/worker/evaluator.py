@@ -158,7 +158,7 @@ class Evaluator:
             if logged is None or score_of(logged) != score:  # else the log contains it already
                 self._log_score("before", self.base_items, score.seconds)
         bos, new_tokens = self.tokenizer.bos_token_id, self.config.evaluation.max_new_tokens
-        for shots in self.config.evaluation.base_shots:  # examples in the prompts
+        for shots in self.config.evaluation.base_shots:  # number of examples in each prompt
             limit, few_shot_file = maximum_positions(base.config), self.run_dir.few_shot_file(shots)
             if ranks.broadcast(partial(read_items, few_shot_file, self.test, self.prompts)) is not None:
                 continue

@@ -130,7 +130,7 @@ def execute(
 
 
 def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog) -> None:
-    """The run from top to bottom. Raises what ends it, StopRequested between phases and in those that take long."""
+    """The run from top to bottom. Raises the error that ends it; StopRequested between and within phases."""
     config, ranks, meters = frozen.config, log.ranks, log.meters
     if machine.device == "cuda" and config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
@@ -152,7 +152,7 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog
     metric, notices = decide_metric(config.evaluation, rows.train)
     for notice in notices:
         log.warn(notice.code, notice.text)
-    if earlier.data is not None and earlier.data.metric:  # a resumed run keeps that of its first start
+    if earlier.data is not None and earlier.data.metric:  # a resumed run keeps the metric of its first start
         metric = MetricChoice(earlier.data.metric, earlier.data.metric_reason)
     config = with_settings(config, {"evaluation.metric": metric.metric})
 
@@ -319,7 +319,7 @@ def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> S
 def _select_weights(trainer: AnswerTrainer, losses: Losses, steps: int, log: RunLog) -> None:
     """Load the weights of the step that `train.select` selects, and log it.
 
-    `losses`: all of the training; `steps`: those of a training that does not stop early.
+    `losses`: all validation losses of the training; `steps`: its number of steps if it does not stop early.
     """
     step = trainer.load_best(losses)
     if trainer.selection.best and step is None:
@@ -464,7 +464,10 @@ def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoi
 def _log_model(
     model: torch.nn.Module, config: Config, optimizer: str, earlier_weights: str, machine: Machine, log: RunLog
 ) -> None:
-    """Log the model and the use of its weights. `earlier_weights`: their fingerprint before this resume, or ""."""
+    """Log the model and the use of its weights.
+
+    `earlier_weights`: the fingerprint of the weights before the run was resumed, or "".
+    """
     base, from_run = unwrap_peft(model), continued_run_name(config)
     account = account_of(model, config, machine.device)
     if warning := left_out_warning(account, method_spec(config.method)):
@@ -498,7 +501,7 @@ def _plan(
     checkpointing: ActivationCheckpointing,
     sharing: Sharing,
 ) -> events.Plan:
-    """What the training will do from the step on that the log is at, with its predicted peak memory."""
+    """What the training will do, from the current step of the log, and its predicted peak memory."""
     ranks = evaluator.ranks
     plan = events.Plan(
         steps=sampler.steps,

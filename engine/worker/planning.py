@@ -199,8 +199,8 @@ def preferred_packing(
 def _obstacle(
     model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, ranks: Ranks, warn: Warn
 ) -> str:
-    """Why rows are not independent with a packing, or cannot be computed with it, on this or another rank; '' if they
-    are. Warns of it.
+    """Why a packing cannot be used, on this or another rank: rows influence each other, or the model cannot compute it.
+    '' if it can be used. Warns of the reason.
     """
     try:
         checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))

@@ -196,14 +196,14 @@ class DiskWatch:
 
 
 class RunOutcome(NamedTuple):
-    """The outcome of a run; `user`: the user's input caused it."""
+    """The outcome of a run; `user`: whether the user's input caused it."""
 
     status: events.Status
     reason: str = ""
     user: bool = False
     code: str = ""
     is_expected: bool = True
-    """False for an unexpected exception, which may be a consequence of another rank's end."""
+    """False for an unexpected exception: the end of another rank may have caused it."""
 
     @property
     def needs_restart(self) -> bool:

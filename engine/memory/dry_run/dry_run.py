@@ -178,7 +178,8 @@ def _run(
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
     tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
-    # segments keep index tensors that the first run creates: every run has to count them; half a million token ids stay
+    # Segments keep index tensors that the first run creates: every run has to count them. Answers are not copied: they
+    # have half a million token ids.
     work = copy.deepcopy(work, {id(work.answers): work.answers})
     with (
         _tracked_layers(model, pattern, tracker),

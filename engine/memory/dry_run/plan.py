@@ -76,10 +76,10 @@ class PlannedSubject:
     budget: MemoryBudget
     rows: StepShape
     data: DataWorkload | None
-    """Of which the rows are, if it was read."""
+    """The dataset that the rows were taken from; None if it was not read."""
 
     def query(self, config: schema.Config) -> FitQuery:
-        """Whether a configuration fits, with the packing that the worker would choose for the data's rows."""
+        """The query whether a configuration fits, with the packing that the worker would choose for the data's rows."""
         if self.data is not None:
             config = with_packing(config, self.machine, self.data.packing)
         return FitQuery(config, self.config_json, self.rows, self.budget)
@@ -117,7 +117,7 @@ def plan_methods(question: PlanQuery, progress: Progress) -> MemoryPlan:
     scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
-        qlora = None  # as it would run on this machine, to propose it where another method does not fit
+        qlora = None  # QLoRA as it would run on this machine, proposed if another method does not fit
         if question.qlora and config.method != QLORA.name:
             qlora = resolve_automatic(subject.query(question.qlora)).config, scale
         method_plan = _method_plan(subject.query(config), subject, qlora)

@@ -197,9 +197,7 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     more rows per micro-batch, does not. Memory grows with length except where a micro-batch then has fewer rows;
     between two such lengths it only grows. `positions`: maximum of the model, None if unknown.
     """
-    limit = min(positions or MAX_LENGTH, MAX_LENGTH)
-
-    device = query.budget.device
+    limit, device = min(positions or MAX_LENGTH, MAX_LENGTH), query.budget.device
 
     def fits(length: int) -> bool:
         return query.with_length(length).fits_without_headroom()

@@ -29,8 +29,8 @@ lock folder."""
 SCRATCH_NAME = re.compile(re.escape(SCRATCH_PREFIX) + r"([a-z]+-)?[a-z0-9_]{8}")
 """Their names, which end as `tempfile.mkdtemp` makes them unique."""
 TEMPORARY_NAMES = (".*.tmp", ".tmp-*", ".writing-*")
-"""Patterns of the names of temporary files and folders in ftbench's own directories. `doctor --repair` finds only these
-and SCRATCH_NAME, so every temporary file needs a name from here (a test compares them with the sources).
+"""Patterns of the names of temporary files and folders in ftbench's own directories. `ftbench clean temporary` finds
+only these and SCRATCH_NAME, so every temporary file needs a name from here (a test compares them with the sources).
 """
 MAX_SETTINGS_BYTES = 1 << 20
 """Size limit of presets and of settings files."""
@@ -190,7 +190,7 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def locked_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Lock a temporary folder, so that `doctor --repair` leaves it while it is in use."""
+    """Lock a temporary folder, so that `ftbench clean temporary` keeps it while it is in use."""
     return _flock(folder, fcntl.LOCK_EX)
 
 

@@ -60,8 +60,8 @@ from engine.runs.run.exports import (
     export_folder,
     exports_folder,
     fidelity_outcome,
-    recorded_temporary_folder,
     remove_unfinished,
+    unfinished_folder,
 )
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.runs.run.run_dir import RunDir
@@ -143,7 +143,7 @@ def _folder_in_progress(run: RunDir, final: Path, overwrite: bool) -> Iterator[P
     is_chosen = not final.is_relative_to(run.path)
     final.parent.mkdir(mode=0o755 if is_chosen else 0o700, parents=True, exist_ok=True)
     remove_unfinished(run)
-    with recorded_temporary_folder(final) as temporary:
+    with unfinished_folder(final) as temporary:
         yield temporary
         if is_chosen:  # a model is served by another user; weights are written with mode 0600
             for path in [temporary, *temporary.rglob("*")]:

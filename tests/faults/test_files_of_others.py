@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.files import expanded, locked_folder, used_folder, write_atomically
+from engine.config.files import expanded, used_folder, write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
 from engine.export.request import refuse_folder
 from engine.runs import cleaning
 from engine.runs.run import run_dir
-from engine.runs.run.exports import FIDELITY, recorded_temporary_folder
+from engine.runs.run.exports import FIDELITY, unfinished_folder
 from engine.runs.run.folder import directories_with_file
 from engine.runs.run.run_dir import RunDir
 
@@ -46,24 +47,42 @@ def test_what_appears_while_an_export_is_written_stays(appears: str, overwrite: 
     assert mine.read_text() == "years of work" and list(tmp_path.glob(".*")) == []
 
 
-def test_an_export_removes_only_what_killed_ones_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    run = RunDir(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt), recorded_temporary_folder(tmp_path / "killed") as left:
-        record = next((tmp_path / "state").rglob("*.path")).rename(tmp_path / "record")
-        left.rename(tmp_path / "moved")
-        raise KeyboardInterrupt
-    (tmp_path / "moved").rename(left)
-    record.rename(next((tmp_path / "state").rglob("exports")) / f"{socket.gethostname()}-1-0.path")
-    kept = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", ".other.17.tmp", ".out.notes.tmp")]
-    for folder in kept:
+def killed_export(final: Path) -> Path:
+    """The temporary folder of an export to `final` whose process was killed."""
+    code = (
+        "import os, sys; from pathlib import Path; from engine.runs.run.exports import unfinished_folder\n"
+        "with unfinished_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'model.safetensors').write_text('x'); print(folder, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(final)], capture_output=True, check=False)
+    folder = Path(done.stdout.decode().strip())
+    assert done.returncode == -signal.SIGKILL and folder.is_dir() and folder.parent == final.parent
+    return folder
+
+
+def test_an_export_removes_only_what_a_killed_one_to_the_same_place_left(tmp_path: Path) -> None:
+    run, left = RunDir(tmp_path / "run"), killed_export(tmp_path / "out")
+    kept = [tmp_path / name for name in (".out.tmp", ".out.17.tmp", ".other.ftbench.tmp", ".linked.ftbench.tmp")]
+    for folder in kept[:3]:
         folder.mkdir()
         (folder / "model.safetensors").touch()
-    with locked_folder(left), _folder_in_progress(run, tmp_path / "first", False):
-        assert left.exists()
-    with _folder_in_progress(run, tmp_path / "out", True):
-        assert not left.exists()
+    kept[3].symlink_to(kept[0])
+    with _folder_in_progress(run, tmp_path / "first", False):
+        assert (left / "model.safetensors").exists()
+    with _folder_in_progress(run, tmp_path / "out", True) as folder:
+        assert folder == left and list(folder.iterdir()) == []
+    with pytest.raises(FileExistsError), _folder_in_progress(run, tmp_path / "linked", True):
+        pass
     assert all((folder / "model.safetensors").exists() for folder in kept)
+
+
+def test_an_export_to_a_folder_that_another_one_writes_is_refused(tmp_path: Path) -> None:
+    with unfinished_folder(tmp_path / "out") as folder:
+        (folder / "model.safetensors").touch()
+        with pytest.raises(UserError) as refused, unfinished_folder(tmp_path / "out"):
+            pass
+        assert refused.value.code == "export.in_progress" and (folder / "model.safetensors").exists()
+    assert folder.exists()  # it is the exporter that renames it
 
 
 def test_a_folder_with_another_fidelity_file_is_not_an_export(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ RUN_FILES = (
 )
 LADDER_FILES = ("ladder.toml", "ladder.json", "end.json", "engine.log", "engine.lock", "report.md")
 RUN_COMMANDS = (
-    *(["runs"], ["runs", "--json"], ["queue"], ["clean"], ["clean", "exports", "--yes"], ["doctor", "--repair"]),
+    *(["runs"], ["runs", "--json"], ["queue"], ["clean"], ["clean", "exports", "--yes"], ["clean", "temporary"]),
     *(["attach", "RUN"], ["resume", "RUN"], ["stop", "RUN"], ["gate", "RUN"], ["report"], ["doctor", "--bundle"]),
 )
 LADDER_COMMANDS = (

@@ -153,10 +153,11 @@ def export_again(run: RunDir) -> None:
     remove_unfinished(run)
 
 
-def repair(home: Path) -> None:
-    for leftover in cleaning.find_leftovers(home):
-        with contextlib.suppress(UserError):  # the lock file is a link
-            cleaning.remove_leftover(leftover)
+def remove_temporary(home: Path) -> None:
+    """`ftbench clean temporary` an hour later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "RECENT_SECONDS", -1.0)
+        clean(["temporary"], yes=True, runs=home, json=True)
 
 
 ACTIONS: dict[str, Callable[[Path], object]] = {
@@ -167,7 +168,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "resume": each_run(work),
     "ladder": compare,
     "export": each_run(export_again),
-    "repair": repair,
+    "clean temporary": remove_temporary,
     "delete ladders": lambda home: [one.remove() for one in ladder_dir.iterate(home)],
 }
 TARGETS = ("documents", "documents/file", "same", "run", "nowhere")

@@ -92,7 +92,7 @@ def _move(directory: Path, json: bool) -> None:
 def clean(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WHAT...", help="checkpoints, exports, runs, ladders, prepared, models or tools."),
+        typer.Argument(metavar="WHAT...", help=f"{', '.join(KINDS)}."),
     ] = None,
     names: Annotated[
         list[str] | None,
@@ -169,7 +169,7 @@ def _show(runs: Path, items: list[StoredItem], json: bool) -> None:
             [kind, f"{len(of_kind):,}", size(sum(item.bytes for item in of_kind)), size(sum(removable)), about]
         )
     table("", ("what", "items", "size", "removable", "about"), lines, right=(1, 2, 3))
-    say(f"{size(free)} free in {tilde(runs)}; sizes of runs include their checkpoints and exports")
+    say(f"{size(free)} free in {tilde(runs)}; sizes of runs include their checkpoints, exports and temporary files")
     for item in sorted(items, key=lambda item: item.bytes, reverse=True)[:LARGEST]:
         say(f"largest: {item.kind} {item.name}, {size(item.bytes)}{f' ({item.keep})' if item.keep else ''}")
     hub = hub_cache()

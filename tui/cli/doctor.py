@@ -1,4 +1,4 @@
-"""`doctor`: check machine, libraries, disk and methods; `doctor --repair`: remove files left by killed processes."""
+"""`doctor`: check machine, libraries, disk and methods."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from engine.config.text import amount
 from engine.hardware.box import BoxCheck, box_checks
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import MemoryBudget, local_budget, system_memory
-from engine.runs.cleaning import find_leftovers, remove_leftover
+from engine.runs.cleaning import list_temporary_items
 from engine.runs.home import home_warnings, runs_home
+from engine.runs.queue import locks
 from engine.runs.rpc_client import ask
 from tui.cli import options
 from tui.output.console import console, print_json, say
@@ -39,7 +40,6 @@ MIN_FREE_DISK = 10 << 30
 
 def doctor(
     runs: options.Runs = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by killed processes.")] = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
     ] = False,
@@ -55,10 +55,9 @@ def doctor(
     json: options.Json = False,
 ) -> int:
     """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
-    wanted = {"--repair": repair, "--bundle": bundle, "--train": train}
-    if len(given := [name for name, is_given in wanted.items() if is_given]) > 1:
-        problem = " with ".join(given)
-        raise UserError(problem, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
+    if bundle and train:
+        hint = "use one of them at a time"
+        raise UserError("--bundle with --train", "ftbench doctor", hint, "cli.conflicting_values")
     if out is not None and not bundle:
         raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
     if device is not None and not train:
@@ -73,8 +72,6 @@ def doctor(
 
         write_bundle(folder, check_everything, out, json)
         return 0
-    if repair:
-        return remove_leftovers(folder, json)
     results = check_everything(folder)
     if json:
         print_json(msgspec.to_builtins(results))
@@ -87,30 +84,8 @@ def doctor(
     return int(any(result.state == "bad" for result in results))
 
 
-def remove_leftovers(runs: Path, json: bool) -> int:
-    """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
-    done: list[dict[str, Any]] = []
-    for leftover in find_leftovers(runs):
-        try:
-            state, error = ("removed", "") if remove_leftover(leftover) else ("kept", "in use by a process")
-        except (OSError, UserError) as wrong:
-            state, error = "failed", str(wrong)
-        about = {"kind": leftover.kind, "path": str(leftover.path), "why": leftover.why, "bytes": leftover.bytes}
-        done.append({"state": state, **about, "error": error})
-    failed = int(any(item["state"] == "failed" for item in done))
-    if json:
-        print_json(done)
-        return failed
-    for item in done:
-        what = f"{item['state']} {item['kind']} {item['path']} ({size(item['bytes'])}): {item['why']}"
-        say(f"{what}{'; ' if item['error'] else ''}{item['error']}", "red" if item["error"] else "")
-    if not done:
-        say(f"nothing to repair: no leftovers in the lock directory and in {runs}")
-    return failed
-
-
 def check_everything(runs: Path) -> list[BoxCheck]:
-    """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
+    """Machine, libraries, GPU, disk and temporary files, then the verdicts."""
     engine, verdicts = _engine()
     nvml = Nvml()
     if nvml.why:
@@ -140,7 +115,7 @@ def _machine() -> Iterator[BoxCheck]:
 
 
 def _runs_home(runs: Path) -> Iterator[BoxCheck]:
-    """Free disk space, a network file system (with unreliable locks), logout, and what `--repair` would remove."""
+    """Free disk space, a network file system (with unreliable locks), logout, and temporary files."""
     there = next(folder for folder in (runs, *runs.parents) if folder.exists())
     if not os.access(there, os.W_OK):
         yield BoxCheck("bad", "runs", f"{there} is not writable; choose another directory with --runs")
@@ -156,18 +131,14 @@ def _runs_home(runs: Path) -> Iterator[BoxCheck]:
             text = "KillUserProcesses=yes kills runs at logout; `loginctl enable-linger` prevents it"
             yield BoxCheck("note", "logout", text)
     try:
-        leftovers = find_leftovers(runs)
+        locks.lock_folder()
+        left = [item for item in list_temporary_items(runs) if not item.keep]
     except UserError as error:
         yield BoxCheck("bad", "leftovers", error.line)
         return
-    if not leftovers:
-        yield BoxCheck("ok", "leftovers", "none")
-        return
-    taken = size(sum(leftover.bytes for leftover in leftovers))
-    how = "`ftbench doctor --repair` removes them"
-    yield BoxCheck("note", "leftovers", f"{amount(len(leftovers), 'item')}, {taken}, left by killed processes; {how}")
-    for item in leftovers:
-        yield BoxCheck("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}")
+    taken = size(sum(item.bytes for item in left))
+    text = f"{taken} in temporary files of killed processes: `ftbench clean temporary` removes them" if left else "none"
+    yield BoxCheck("note" if left else "ok", "leftovers", text)
 
 
 def _engine() -> tuple[list[BoxCheck], list[BoxCheck]]:

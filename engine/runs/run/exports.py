@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
-import socket
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import platformdirs
 from msgspec import Struct, field
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree, subfolders
+from engine.config.files import locked_folder, read_item_lines, read_regular, remove_tree, subfolders
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs.queue import locks
 from engine.runs.run.result import Interval
@@ -235,57 +230,35 @@ def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Pa
 
 
 def remove_unfinished(run: RunDir) -> None:
-    """Delete what killed exports of the run left behind, and killed exports of any run in folders of `--out`; a folder
-    that an export is writing is locked and stays.
-    """
-    for folder in [*exports_folder(run).glob(".*.tmp"), *unfinished_elsewhere()]:
-        if not locks.is_locked(folder):
-            remove_tree(folder, ignore_errors=True)
-
-
-UNFINISHED_NAME = re.compile(r"\..+\.\d+\.tmp")
-"""Names of the temporary folders of exports."""
+    """Delete what killed exports left in the run's folder; a folder that an export is writing is locked and stays."""
+    with locks.exclusive(exports_folder(run)):
+        for folder in exports_folder(run).glob(".*.tmp"):
+            if not locks.is_locked(folder):
+                remove_tree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def recorded_temporary_folder(final: Path) -> Iterator[Path]:
-    """A locked temporary folder next to `final`, removed on any error; a record of its place lets others find it after
-    this process was killed.
+def unfinished_folder(final: Path) -> Iterator[Path]:
+    """A locked temporary folder next to `final`, removed on any error. What a killed export left of it is removed.
+
+    Raises UserError while another export to `final` is running. `ftbench` is in its name, because the folder around it
+    can be the user's.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    record = _records() / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.path"
-    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    record.write_bytes(os.fsencode(temporary.absolute()))
-    try:
-        temporary.mkdir(mode=0o700)
-        with locked_folder(temporary):
+    temporary = final.with_name(f".{final.name}.ftbench.tmp")
+    with contextlib.ExitStack() as stack:
+        with locks.exclusive(final.parent):  # until it is locked, it looks like that of a killed export
+            if locks.is_locked(temporary):
+                hint = "wait until it has ended, or use another --out"
+                raise UserError("another export writes to it", str(final), hint, "export.in_progress")
+            if is_own_folder(temporary):
+                remove_tree(temporary)
+            temporary.mkdir(mode=0o700)
+            stack.enter_context(locked_folder(temporary))
+        try:
             yield temporary
-    except BaseException:
-        remove_tree(temporary, ignore_errors=True)
-        raise
-    finally:
-        record.unlink(missing_ok=True)
-
-
-def unfinished_elsewhere() -> Iterator[Path]:
-    """The temporary folders of exports that are running or were killed on this machine, of all runs.
-
-    Records of removed ones are deleted, unless they are so young that the folder may not exist yet.
-    """
-    for record in _records().glob(f"{socket.gethostname()}-*.path"):
-        with contextlib.suppress(OSError):
-            folder = Path(os.fsdecode(read_small(record)))
-            if is_own_folder(folder) and UNFINISHED_NAME.fullmatch(folder.name):
-                yield folder
-            elif time.time() - record.lstat().st_mtime > RECORD_SECONDS:
-                record.unlink()
-
-
-RECORD_SECONDS = 60.0
-
-
-def _records() -> Path:
-    return Path(platformdirs.user_state_dir("ftbench")) / "exports"
+        except BaseException:
+            remove_tree(temporary, ignore_errors=True)
+            raise
 
 
 def is_own_folder(path: Path) -> bool:

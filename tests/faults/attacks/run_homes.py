@@ -27,7 +27,7 @@ from tests.faults.attacks.run_common import FTBENCH, TINY, Done, Table, last_lin
 
 CHECKPOINT_BYTES = 1 << 20
 COMMANDS = (
-    *(["runs"], ["runs", "--json"], ["queue"], ["doctor"], ["doctor", "--repair"], ["clean"], ["gate", "RUN"]),
+    *(["runs"], ["runs", "--json"], ["queue"], ["doctor"], ["clean"], ["clean", "temporary", "--yes"], ["gate", "RUN"]),
     *(["clean", "checkpoints", "runs", "ladders", "--yes"], ["report", "LADDER"], ["report", "SWEEP"]),
     *(["attach", "RUN"], ["resume", "RUN"], ["resume", "LADDER"], ["resume", "SWEEP"], ["stop", "RUN"]),
     *(["export", "RUN"], ["export", "LADDER"], ["try", "RUN", "--prompt", "x"], ["track", "RUN"]),

@@ -183,7 +183,7 @@ def many(table: Table, folder: Path) -> None:
         *(["runs"], ["runs", "--json"], ["report", ladder], ["attach", ladder], ["attach", names[0]], ["report"]),
         *(["gate", ladder, "--rung", "full"], ["gate", names[7]], ["queue"], ["stop", ladder], ["resume", names[5]]),
         *(["clean"], ["clean", "checkpoints", "exports", "--yes"], ["clean", "runs", "--run", names[3]]),
-        ["doctor", "--repair"],
+        ["clean", "temporary", "--yes"],
     )
     rng = random.Random(29)
     for state in ("whole", "damaged"):

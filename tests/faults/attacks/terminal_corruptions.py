@@ -76,7 +76,7 @@ LOCK_TEXTS = {
     "a name with control sequences": b"4194303 /\x1b[2J\xe2\x80\xae",
     "not UTF-8": b"4194303 /caf\xe9",
 }
-COMMANDS = ("runs", "presets list", "run mine", "doctor --repair", "resume last", "stop last")
+COMMANDS = ("runs", "presets list", "run mine", "clean temporary", "resume last", "stop last")
 
 
 def attack_with_corruptions(report: Report, rng: random.Random) -> None:

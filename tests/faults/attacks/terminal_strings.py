@@ -47,7 +47,7 @@ LINES: dict[str, list[list[str]]] = {
     "gate": [["S"], ["--against", "S"]],
     "try": [["S", "--prompt", "x"], ["none", "--prompt", "S"]],
     "home": [["/dev/null/S"]],
-    "doctor": [["--repair", "--runs", "S"], ["--train", "--device", "S"]],
+    "doctor": [["--runs", "S"], ["--train", "--device", "S"]],
     "data check": [["tickets", "--preset", "S"]],
     "data show": [["tickets", "--set", "S=1"]],
     "presets list": [["--S"]],

@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from left_processes import end_processes_below, processes_below
 from model_hub import Hub
 from places import TESTS
 
@@ -57,6 +59,7 @@ SLOW = (
     "engine/ladder/test_ladder_verdict.py",
     "engine/ladder/test_page.py",
     "engine/ladder/test_peft_benchmark.py",
+    "engine/ladder/test_served.py",
     "engine/ladder/test_ship.py",
     "engine/ladder/test_sweep.py",
     "engine/ladder/test_disturbance.py",
@@ -64,6 +67,7 @@ SLOW = (
     "engine/runs/test_moving.py",
     "engine/runs/test_rpc.py",
     "engine/data/test_changed_rows.py",
+    "engine/data/test_chat_template.py",
     "engine/data/test_fuzz.py",
     "engine/data/test_documented_files.py",
     "engine/data/test_items.py",
@@ -161,10 +165,10 @@ def wants_gpu(config: pytest.Config) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time. Tests on a GPU
-    run one at a time, without further processes.
+    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time. Fast tests do
+    not wait, and each process takes 4 s to collect them. Tests on a GPU run one at a time, without further processes.
     """
-    return 0 if wants_gpu(config) else (os.cpu_count() or 1) + 2
+    return 0 if wants_gpu(config) else (os.cpu_count() or 1) + (0 if config.option.markexpr == "not slow" else 2)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -201,6 +205,19 @@ def isolated_environment(
     if not _place(request.path).startswith(OWN_PREPARATIONS):
         cache.mkdir()
         (cache / "prepared").symlink_to(isolated_fixtures)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A run or ladder that a test has left takes the CPU time of the tests after it, for minutes."""
+    yield
+    folder = tmp_path_factory.getbasetemp()
+    limit = time.monotonic() + 10  # those that were killed, or lost their parent, need a moment
+    while left := processes_below(folder):
+        if time.monotonic() > limit:
+            end_processes_below(folder)
+            pytest.fail(f"processes were left: {left}")
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session", autouse=True)

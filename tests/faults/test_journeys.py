@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from left_processes import end_processes_below
 from listed_runs import made
 from nvml_library import COMPILER, build
 from screen import Terminal
 
 from engine.runs.ladder import ladder_dir
 from engine.runs.run import run_dir
-from faults.worker_runs import kill
 
 
 class Journey:
@@ -35,11 +35,7 @@ class Journey:
     def end(self) -> None:
         self.terminal.process.kill()
         self.terminal.process.wait()
-        for ladder in ladder_dir.iterate(self.runs):
-            if pid := ladder.pid():
-                os.kill(pid, 9)
-        for run in run_dir.iterate(self.runs):
-            kill(run)
+        end_processes_below(self.runs)
 
 
 @pytest.fixture

@@ -180,12 +180,14 @@ def main() -> int:
         if text is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found = profile(dataset.read(text), Path(folder))
-        metric = found.choose().metric
+            summary = profile(dataset.read(text), Path(folder))
+        metric = summary.choose().metric
         wrong += metric not in dataset.right
         right = "yes" if metric in dataset.right else f"no: {' or '.join(dataset.right)}"
-        spread = f"{found.words} ({found.many_words})"
-        print(f"| {dataset.name} | {found.answers} | {spread} | {found.distinct} | {metric} | {right} |", flush=True)
+        spread = f"{summary.words} ({summary.many_words})"
+        print(
+            f"| {dataset.name} | {summary.answers} | {spread} | {summary.distinct} | {metric} | {right} |", flush=True
+        )
     print(f"\n{wrong} of {len(DATASETS)} wrong")
     return int(wrong > 0)
 

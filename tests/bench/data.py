@@ -86,8 +86,8 @@ def measure(tool: str, file: Path, model: str, cache: Path) -> Measured:
     output = process.stdout.read().splitlines()
     if process.returncode:
         raise SystemExit(f"{tool} failed: {' '.join(command)}")
-    found = json.loads(output[-1])
-    return Measured(found["seconds"], took, found["cpu"], peak, found["rows"])
+    report = json.loads(output[-1])
+    return Measured(report["seconds"], took, report["cpu"], peak, report["rows"])
 
 
 def memory_of(pid: int) -> int:
@@ -97,29 +97,34 @@ def memory_of(pid: int) -> int:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
         return 0
-    for one in family:
+    for process in family:
         try:
-            lines = Path(f"/proc/{one.pid}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
         total += next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
     return total
 
 
-def table(found: dict[str, list[Measured]]) -> None:
+def table(measurements: dict[str, list[Measured]]) -> None:
     print("| | prepared in | whole process | CPU time | peak PSS | rows/s |\n|---|---|---|---|---|---|")
-    for name, each in found.items():
-        seconds, process, cpu = ([getattr(one, key) for one in each] for key in ("seconds", "process", "cpu"))
-        memory = max(one.memory for one in each) >> 20
+    for name, each in measurements.items():
+        seconds, process, cpu = (
+            [getattr(measurement, key) for measurement in each] for key in ("seconds", "process", "cpu")
+        )
+        memory = max(measurement.memory for measurement in each) >> 20
         middle = statistics.median(seconds)
         print(
             f"| {name} | {spread(seconds)} | {spread(process)} | {spread(cpu)} | {memory:,} MiB | "
             f"{each[0].rows / middle:,.0f} |"
         )
-    if "trl" in found:
-        for key, what in (("seconds", "time"), ("cpu", "CPU time")):
-            ours, theirs = (statistics.median(getattr(one, key) for one in found[name]) for name in ("ftbench", "trl"))
-            print(f"\nratio of medians, trl to ftbench, {what}: {theirs / ours:.1f} x")
+    if "trl" in measurements:
+        for key, quantity in (("seconds", "time"), ("cpu", "CPU time")):
+            ours, theirs = (
+                statistics.median(getattr(measurement, key) for measurement in measurements[name])
+                for name in ("ftbench", "trl")
+            )
+            print(f"\nratio of medians, trl to ftbench, {quantity}: {theirs / ours:.1f} x")
 
 
 def spread(values: list[float]) -> str:
@@ -136,17 +141,21 @@ def main() -> None:
     options = parser.parse_args()
     model = str(locate(Model(id=options.model)).source)  # a folder: pulled models are not found with another cache
     tools = [options.only] if options.only else ["ftbench", "trl"]
-    found: dict[str, list[Measured]] = {}
+    measurements: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             files = write(Path(folder), options.rows, number)
             for tool in tools if number % 2 == 0 else tools[::-1]:
                 cache = Path(folder) / f"cache-{number}"
                 for name in (tool, *(["ftbench, from the cache"] if tool == "ftbench" else [])):
-                    found.setdefault(name, []).append(measure(tool, files[tool], model, cache))
-                    print(f"round {number + 1}: {name} {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+                    measurements.setdefault(name, []).append(measure(tool, files[tool], model, cache))
+                    print(
+                        f"round {number + 1}: {name} {measurements[name][-1].seconds:.1f} s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
     print(f"{options.rows:,} rows, {options.rounds} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
-    table(found)
+    table(measurements)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Transformers:
     def generated(self, max_new_tokens: int, ends: frozenset[int], cache: str = "dynamic") -> list[str]:
         """Greedy answers of `generate`."""
         pad = self.tokenizer.pad_token_id
-        found: list[str] = []
+        answers: list[str] = []
         settings = self._settings(max_new_tokens, ends, cache)
         for start in range(0, len(self.rows), self.batch):
             prompts = [row.prompt for row in self.rows[start : start + self.batch]]
@@ -62,8 +62,8 @@ class Transformers:
             ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
             mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(ids)
             out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-            found.extend(self._text(tokens, ends) for tokens in out[:, longest:].tolist())
-        return found
+            answers.extend(self._text(tokens, ends) for tokens in out[:, longest:].tolist())
+        return answers
 
     @torch.inference_mode()
     def generated_continuously(self, max_new_tokens: int, ends: frozenset[int]) -> list[str]:
@@ -103,8 +103,8 @@ class Transformers:
             logits = self.model(
                 input_ids=torch.tensor(ids, device=self.device), attention_mask=torch.tensor(mask, device=self.device)
             ).logits
-            for (prompt, tokens), one in zip(part, logits, strict=True):
-                logprobs = one[len(prompt) - 1 : len(prompt) + len(tokens) - 1].float().log_softmax(-1)
+            for (prompt, tokens), row_logits in zip(part, logits, strict=True):
+                logprobs = row_logits[len(prompt) - 1 : len(prompt) + len(tokens) - 1].float().log_softmax(-1)
                 targets = torch.tensor(tokens, device=self.device)[:, None]
                 scores.append(float(logprobs.gather(1, targets).double().sum()))
         count = len(choices.tokens)

@@ -71,7 +71,7 @@ class Tally:
 
     def _record(self, key: str, failure: tuple[Case, Verdict, int]) -> None:
         before = self.failures.get(key, failure)
-        case, verdict, _ = min(before, failure, key=lambda one: size(one[0]))
+        case, verdict, _ = min(before, failure, key=lambda candidate: size(candidate[0]))
         count = failure[2] + (before[2] if key in self.failures else 0)
         self.failures[key] = case, verdict, count
 
@@ -147,13 +147,13 @@ def run(files: int, seed: str, tally: Tally) -> None:
         suppress_health_check=list(HealthCheck),
     )
     @given(cases())
-    def one(case: Case) -> None:
+    def check_case(case: Case) -> None:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             verdict = judge(case, Path(folder), tokenizer)
         tally.add(case, verdict, time.monotonic() - started)
 
-    one()
+    check_case()
 
 
 @cache

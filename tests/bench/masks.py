@@ -34,11 +34,11 @@ def main() -> int:
     tokenizer = load(options.tokenizer)
     tools = {tool: run(tool, python, options) for tool, python in interpreters(options).items()}
     mine = {shape.name: ours(shape, load(options.tokenizer)) for shape in SHAPES}
-    found = {tool: compared(answer, mine, tokenizer) for tool, answer in tools.items()}
-    print("\n".join(report(tools, found)))
+    by_tool = {tool: compared(answer, mine, tokenizer) for tool, answer in tools.items()}
+    print("\n".join(report(tools, by_tool)))
     if options.store:
-        store(options.store, options.tokenizer, tools, found)
-    return int(any(not explained(tool, name, rows) for tool in found for name, rows in found[tool].items()))
+        store(options.store, options.tokenizer, tools, by_tool)
+    return int(any(not explained(tool, name, rows) for tool in by_tool for name, rows in by_tool[tool].items()))
 
 
 def parse() -> argparse.Namespace:
@@ -90,14 +90,14 @@ def job_entry(shape: Shape, tokenizer: Any) -> Json:
 
 def compared(answer: Json, mine: dict[str, list[Json | None]], tokenizer: Any) -> dict[str, Any]:
     """Shape -> the differences of each row, or the peer's error."""
-    found: dict[str, Any] = {}
+    by_shape: dict[str, Any] = {}
     for name, made in answer["shapes"].items():
         if "rows" in made:
             pairs = zip(mine[name], made["rows"], strict=True)
-            found[name] = [differences(our, their, tokenizer) for our, their in pairs]
+            by_shape[name] = [differences(our, their, tokenizer) for our, their in pairs]
         else:
-            found[name] = made
-    return found
+            by_shape[name] = made
+    return by_shape
 
 
 def explained(tool: str, name: str, rows: Any) -> bool:
@@ -113,16 +113,16 @@ def verdict(rows: Any) -> str:
     return "differs" if "differs" in kinds else "line feed" if "line feed" in kinds else "same"
 
 
-def report(tools: dict[str, Json], found: dict[str, dict[str, Any]]) -> list[str]:
+def report(tools: dict[str, Json], by_tool: dict[str, dict[str, Any]]) -> list[str]:
     """The table, followed by every difference with its explanation."""
     lines = ["| shape | " + " | ".join(f"{tool} {tools[tool]['version']}" for tool in tools) + " |"]
     lines.append("|---|" + "---|" * len(tools))
     for shape in SHAPES:
-        cells = [verdict(found[tool][shape.name]) for tool in tools]
+        cells = [verdict(by_tool[tool][shape.name]) for tool in tools]
         lines.append(f"| {shape.name} | " + " | ".join(cells) + " |")
     for tool in tools:
         for shape in SHAPES:
-            lines += detail(tool, shape.name, found[tool][shape.name])
+            lines += detail(tool, shape.name, by_tool[tool][shape.name])
     return lines
 
 
@@ -136,12 +136,12 @@ def detail(tool: str, name: str, rows: Any) -> list[str]:
     return [*lines, "", *(f"- row {n}: {line}" for n, row in enumerate(rows, 1) for line in row)]
 
 
-def store(path: Path, folder: Path, tools: dict[str, Json], found: dict[str, dict[str, Any]]) -> None:
+def store(path: Path, folder: Path, tools: dict[str, Json], by_tool: dict[str, dict[str, Any]]) -> None:
     """Write the file for the tests, one line per tool and shape."""
     templates = {shape.template: sha256(template_text(shape, load(folder))) for shape in SHAPES}
     lines = [
         f"  {json.dumps(f'{tool}/{name}')}: "
-        + json.dumps({**made, "differences": found[tool][name] if "rows" in made else None}, ensure_ascii=False)
+        + json.dumps({**made, "differences": by_tool[tool][name] if "rows" in made else None}, ensure_ascii=False)
         for tool in tools
         for name, made in tools[tool]["shapes"].items()
     ]

@@ -148,8 +148,8 @@ def wikisql(folder: Path, split: str) -> list[dict[str, str]]:
 
 def distinct(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Rows with distinct first columns, in order; the first one of equal rows."""
-    found = {next(iter(row.values())): row for row in reversed(rows)}
-    return list(reversed(found.values()))
+    by_first_column = {next(iter(row.values())): row for row in reversed(rows)}
+    return list(reversed(by_first_column.values()))
 
 
 def measure(

@@ -64,30 +64,30 @@ def _part(name: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", type=_part, help=", ".join(PARTS))  # with choices, none given is an error
+    parser.add_argument("parts", nargs="*", type=_part, help=", ".join(PARTS))  # with choices, none given is an error
     parser.add_argument("--measured", type=Path, metavar="FILE", help="JSON lines of measured peaks")
     options = parser.parse_args()
-    what = options.what or PARTS
+    parts = options.parts or PARTS
     quieten()
     met = True
-    found: list[Compared] = []
-    if "grid" in what:
-        found += print_compared("The grid", grid(), options.measured)
-    if "others" in what:
-        found += print_compared("Other architectures, optimizers, dtypes", others(), options.measured)
-    if "checkpointing" in what:
-        found += print_compared("Every n-th layer checkpointed", checkpointed(), options.measured)
+    comparisons: list[Compared] = []
+    if "grid" in parts:
+        comparisons += print_compared("The grid", grid(), options.measured)
+    if "others" in parts:
+        comparisons += print_compared("Other architectures, optimizers, dtypes", others(), options.measured)
+    if "checkpointing" in parts:
+        comparisons += print_compared("Every n-th layer checkpointed", checkpointed(), options.measured)
         print_choices()
-    if found:
+    if comparisons:
         print("### All measured configurations\n")
-        met &= print_summary(found)
-    if "catalog" in what:
+        met &= print_summary(comparisons)
+    if "catalog" in parts:
         print_catalog()
-    if "published" in what:
+    if "published" in parts:
         met &= print_published()
-    if "speed" in what:
+    if "speed" in parts:
         print_speed()
-    if "growth" in what:
+    if "growth" in parts:
         growth.print_table()
     return 0 if met else 1
 
@@ -96,26 +96,31 @@ def print_compared(title: str, cases: Iterable[Case], file: Path | None) -> list
     """Print a table and its summary."""
     print(f"### {title}\n\n| model · method · activations · rows × tokens | training, MB | dry run | formula |", end="")
     print(" held-out, MB | dry run | formula | answers, MB | dry run | formula |\n|" + "---|" * 10)
-    found = []
+    comparisons = []
     for case in cases:
-        one = compared(case, file)
-        found.append(one)
-        real = (one.measured.training, one.measured.held_out, one.measured.answering)
-        cells = zip(real, one.dry_run, one.formula, strict=True)
+        comparison = compared(case, file)
+        comparisons.append(comparison)
+        real = (comparison.measured.training, comparison.measured.held_out, comparison.measured.answering)
+        cells = zip(real, comparison.dry_run, comparison.formula, strict=True)
         line = "".join(f" {size / 1e6:,.1f} | {dry:+.2%} | {light:+.1%} |" for size, dry, light in cells)
-        print(f"| {one.name} |{line}", flush=True)
+        print(f"| {comparison.name} |{line}", flush=True)
     print()
-    print_summary(found)
-    return found
+    print_summary(comparisons)
+    return comparisons
 
 
-def print_summary(found: list[Compared]) -> bool:
+def print_summary(comparisons: list[Compared]) -> bool:
     """Print the errors of all peaks; returns whether the targets were met."""
-    dry, light = ([error for one in found for error in getattr(one, tier)] for tier in ("dry_run", "formula"))
+    dry, light = (
+        [error for comparison in comparisons for error in getattr(comparison, tier)] for tier in ("dry_run", "formula")
+    )
     median, worst, under = statistics.median(map(abs, dry)), max(map(abs, dry)), min(dry)
     formula_worst = max(map(abs, light))
     met = median <= MEDIAN and worst <= WORST and under >= UNDER and formula_worst <= FORMULA_WORST
-    print(f"{len(found)} configurations, {len(dry)} peaks. Dry run: median {median:.2%}, worst {worst:.2%}, ", end="")
+    print(
+        f"{len(comparisons)} configurations, {len(dry)} peaks. Dry run: median {median:.2%}, worst {worst:.2%}, ",
+        end="",
+    )
     print(f"lowest {min(under, 0):.2%}. Formula: median {statistics.median(map(abs, light)):.1%}, ", end="")
     print(f"worst {formula_worst:.1%}, lowest {min(*light, 0):.1%}. {'Targets met.' if met else 'TARGETS MISSED.'}\n")
     return met
@@ -157,9 +162,9 @@ def print_published() -> bool:
     print("|---|---|---|---|---|---|")
     errors = []
     for case in published.published():
-        found = published.predicted(case)
-        errors.append(found / case.peak - 1)
-        row = f"| {case.source} | {case.what} | {case.peak / 1e9:.2f} | {found / 1e9:.2f} | {errors[-1]:+.1%} "
+        peak = published.predicted(case)
+        errors.append(peak / case.peak - 1)
+        row = f"| {case.source} | {case.description} | {case.peak / 1e9:.2f} | {peak / 1e9:.2f} | {errors[-1]:+.1%} "
         print(f"{row}| {case.differs} |", flush=True)
     met = max(map(abs, errors)) <= PUBLISHED_WORST
     print(f"\n{'Targets met.' if met else 'TARGETS MISSED.'}\n")

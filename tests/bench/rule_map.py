@@ -42,8 +42,8 @@ HEADER = "rung | score | share of full's gain | cost ratio | CPU time in trainin
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", metavar="NAME=SWEEP_DIR", action="append", default=[])
-    for one in parser.parse_args().keep:
-        name, _, folder = one.partition("=")
+    for argument in parser.parse_args().keep:
+        name, _, folder = argument.partition("=")
         keep(name, SweepDir(Path(folder).resolve()))
     for file in sorted(FOLDER.glob("*.jsonl")):
         cells = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -58,9 +58,9 @@ def keep(name: str, sweep: SweepDir) -> None:
     for cell in state.cells if state else ():
         ladder = sweep.ladder(cell.ladder).state()
         if cell.status == "finished" and ladder:
-            kept = [one for one in kept if one["values"] != cell.values] + [entry(cell.values, ladder)]
-    kept.sort(key=lambda one: list(one["values"].values()))
-    file.write_text("".join(json.dumps(one) + "\n" for one in kept), "utf-8")
+            kept = [record for record in kept if record["values"] != cell.values] + [entry(cell.values, ladder)]
+    kept.sort(key=lambda record: list(record["values"].values()))
+    file.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
 
 
 def entry(values: dict[str, Any], ladder: Ladder) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[str]:
     yield f"| {' | '.join(keys)} | {HEADER} |"
     yield "|---" * (len(keys) + HEADER.count("|") + 1) + "|"
     for cell in cells:
-        full = next(one for one in cell["rungs"] if one["rung"] == "full")
+        full = next(rung_record for rung_record in cell["rungs"] if rung_record["rung"] == "full")
         for rung in cell["rungs"]:
             if rung["rung"].startswith("base"):
                 continue

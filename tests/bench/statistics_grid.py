@@ -90,11 +90,11 @@ def run_again(out: Path, count: int, ladders: int) -> None:
     """Measure the cells nearest to a target again. The first ladders of a cell are always the same ones."""
     known = {key(json.loads(json.dumps(cell.as_dict()))): cell for cell in cells()}
     records = read(out)
-    targets = [one for one in records if key(one["cell"]) in known and has_target(one["cell"])]
-    for one in sorted(targets, key=_distance)[:count]:
-        found = measure(known[key(one["cell"])], ladders)
-        print(json.dumps(found), flush=True)
-        records[records.index(one)] = json.loads(json.dumps(found))
+    targets = [record for record in records if key(record["cell"]) in known and has_target(record["cell"])]
+    for target in sorted(targets, key=_distance)[:count]:
+        measured = measure(known[key(target["cell"])], ladders)
+        print(json.dumps(measured), flush=True)
+        records[records.index(target)] = json.loads(json.dumps(measured))
         out.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
 
@@ -103,9 +103,9 @@ def has_target(cell: dict[str, Any]) -> bool:
     return all(std <= 3 or (std == 5 and seeds > 1) for std, seeds in zip(cell["stds"], cell["seeds"], strict=True))
 
 
-def _distance(one: dict[str, Any]) -> float:
+def _distance(record: dict[str, Any]) -> float:
     """How far a cell is from the nearer target; negative if it misses one."""
-    return min(float(one["covered"]) / one["ladders"] - 0.94, 0.05 - float(one["false"]) / one["ladders"])
+    return min(float(record["covered"]) / record["ladders"] - 0.94, 0.05 - float(record["false"]) / record["ladders"])
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 def records_of(out: Path, some: Iterable[Cell]) -> list[dict[str, Any]]:
     """The records of these cells, in the order of the file."""
     keys = {key(json.loads(json.dumps(cell.as_dict()))) for cell in some}
-    return [one for one in read(out) if key(one["cell"]) in keys]
+    return [record for record in read(out) if key(record["cell"]) in keys]
 
 
 def table(records: list[dict[str, Any]], worst: int) -> Iterator[str]:
@@ -123,26 +123,26 @@ def table(records: list[dict[str, Any]], worst: int) -> Iterator[str]:
     heads = ["generator", "items", "seeds", "seed SD", "effects", "ladders"]
     heads += ["coverage", "false", "−6 found", "equal found", "flagged", "± points"]
     yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
-    for one in sorted(records, key=lambda record: record["covered"] / record["ladders"])[:worst]:
-        cell, count = one["cell"], one["ladders"]
-        shares = [f"{one[name] / count:.1%}" for name in ("covered", "false", "power", "as_good", "unlike")]
+    for record in sorted(records, key=lambda record: record["covered"] / record["ladders"])[:worst]:
+        cell, count = record["cell"], record["ladders"]
+        shares = [f"{record[name] / count:.1%}" for name in ("covered", "false", "power", "as_good", "unlike")]
         facts = [cell["variant"], cell["items"], _each(cell["seeds"]), _each(cell["stds"])]
         facts += ["yes" if cell["effects"] else "none", f"{count:,}"]
-        yield f"| {' | '.join(map(str, [*facts, *shares, round(100 * one['half_width'], 1)]))} |"
-    for what, name in (("Coverage", "covered"), ("False findings", "false"), ("−6 points found", "power")):
-        yield f"\n{what} by seed SD\n\n| generator | items | seeds | {' | '.join(f'{std:g}' for std in SEED_STDS)} |"
+        yield f"| {' | '.join(map(str, [*facts, *shares, round(100 * record['half_width'], 1)]))} |"
+    for title, name in (("Coverage", "covered"), ("False findings", "false"), ("−6 points found", "power")):
+        yield f"\n{title} by seed SD\n\n| generator | items | seeds | {' | '.join(f'{std:g}' for std in SEED_STDS)} |"
         yield f"|---|---|---|{'---|' * len(SEED_STDS)}"
         for variant, items, seeds in itertools.product(VARIANTS, ITEMS, SEEDS):
-            found = {
-                one["cell"]["stds"][0]: f"{one[name] / one['ladders']:.1%}"
-                for one in records
-                if one["cell"]["effects"]
-                and (one["cell"]["variant"], one["cell"]["items"]) == (variant, items)
-                and one["cell"]["seeds"] == [seeds] * 3
-                and len(set(one["cell"]["stds"])) == 1
+            by_std = {
+                record["cell"]["stds"][0]: f"{record[name] / record['ladders']:.1%}"
+                for record in records
+                if record["cell"]["effects"]
+                and (record["cell"]["variant"], record["cell"]["items"]) == (variant, items)
+                and record["cell"]["seeds"] == [seeds] * 3
+                and len(set(record["cell"]["stds"])) == 1
             }
-            if found:
-                yield f"| {variant} | {items} | {seeds} | {' | '.join(found.get(std, '–') for std in SEED_STDS)} |"
+            if by_std:
+                yield f"| {variant} | {items} | {seeds} | {' | '.join(by_std.get(std, '–') for std in SEED_STDS)} |"
 
 
 def _each(values: list[float]) -> str:
@@ -156,8 +156,8 @@ def gain_coverage(items: int, better: float, worse: float, samples: int) -> list
     for _ in range(samples):
         drawn = random.random(items)
         values = np.where(drawn < better, 1.0, np.where(drawn < better + worse, -1.0, 0.0)).tolist()
-        found = (bootstrap(values), paired_interval(values, (0.0, 1.0)))
-        ends = [(one.low or 0.0, one.high or 0.0) for one in found]
+        intervals = (bootstrap(values), paired_interval(values, (0.0, 1.0)))
+        ends = [(interval.low or 0.0, interval.high or 0.0) for interval in intervals]
         counts += [*(low <= true <= high for low, high in ends), ends[1][0] > true]
     return [100 * float(count) / samples for count in counts]
 
@@ -172,16 +172,16 @@ def print_gains(samples: int) -> None:
 
 def print_special(records: list[dict[str, Any]]) -> None:
     print("| cell | ladders | coverage, % | false findings, % | standard error | ± points |\n|---|---|---|---|---|---|")
-    for one in records:
-        cell, count = dict(one["cell"]), one["ladders"]
-        false, covered = 100 * one["false"] / count, 100 * one["covered"] / count
-        error = 100 * math.sqrt(max(one["false"], 1) * (count - one["false"]) / count) / count
+    for record in records:
+        cell, count = dict(record["cell"]), record["ladders"]
+        false, covered = 100 * record["false"] / count, 100 * record["covered"] / count
+        error = 100 * math.sqrt(max(record["false"], 1) * (count - record["false"]) / count) / count
         facts = f"{cell['items']} items, {_each(cell['seeds'])} seeds, SD {_each(cell['stds'])}"
         facts += "" if cell["effects"] else ", no effects"
         if size := cell.get("group"):
             facts += f", groups of {size}{'' if cell.get('grouped', True) else ' that are not known'}"
         facts += ", one diverged seed" if cell.get("diverged") else ""
-        print(f"| {facts} | {count} | {covered:.1f} | {false:.1f} | {error:.1f} | {100 * one['half_width']:.1f} |")
+        print(f"| {facts} | {count} | {covered:.1f} | {false:.1f} | {error:.1f} | {100 * record['half_width']:.1f} |")
 
 
 def print_costs(samples: int) -> None:
@@ -205,10 +205,10 @@ def print_until_decided(ladders: int, most: int) -> None:
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     cells = [Cell(*cell[:2], (most,) * 3, (cell[2],) * 3, cell[3]) for cell in UNTIL_DECIDED]
     for cell in cells:
-        found = measure_until_decided(cell, ladders)
-        shares = [f"{found[name] / ladders:.1%}" for name in ("false", "naive", "false_share", "power")]
-        fixed = np.maximum.accumulate([count / ladders for count in found["fixed"]])
-        power, seeds, runs = found["power"] / ladders, found["seeds"] / ladders, found["runs"] / ladders
+        totals = measure_until_decided(cell, ladders)
+        shares = [f"{totals[name] / ladders:.1%}" for name in ("false", "naive", "false_share", "power")]
+        fixed = np.maximum.accumulate([count / ladders for count in totals["fixed"]])
+        power, seeds, runs = totals["power"] / ladders, totals["seeds"] / ladders, totals["runs"] / ladders
         equal = max(2.0, float(np.interp(power, fixed, np.arange(most - len(fixed) + 1, most + 1))))
         facts = [cell.variant, cell.items, cell.stds[0], "yes" if cell.effects else "none", *shares]
         facts += [f"{fixed[-1]:.1%}", f"{seeds:.1f}", f"{seeds / equal:.2f}" if cell.effects else "–"]

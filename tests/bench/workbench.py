@@ -38,7 +38,7 @@ SETTLE_SECONDS, SAMPLE_SECONDS = 6.0, 20.0
 class Row:
     """One line of the table."""
 
-    what: str
+    name: str
     values: list[float]
     unit: str
     bound: float | None
@@ -48,7 +48,7 @@ class Row:
         spread = f"{min(self.values):.2f}–{max(self.values):.2f}"
         target = "–" if self.bound is None else f"≤ {self.bound:g} {self.unit}"
         met = "" if self.bound is None else "yes" if middle <= self.bound else "NO"
-        return f"| {self.what} | {middle:.2f} {self.unit} | {spread} | {target} | {met} |"
+        return f"| {self.name} | {middle:.2f} {self.unit} | {spread} | {target} | {met} |"
 
 
 def bench(runs: Path, ready: bytes = READY) -> Session:
@@ -177,7 +177,7 @@ def grid(rounds: int, folder: Path) -> Iterator[Row]:
     yield from _following(rounds, runs, "cbb", "the chart grid with 3 runs")
 
 
-def _following(rounds: int, runs: Path, keys: str, what: str) -> Iterator[Row]:
+def _following(rounds: int, runs: Path, keys: str, scene: str) -> Iterator[Row]:
     """CPU and output of a bench on a live run, after some keys."""
     seconds = rounds * (SETTLE_SECONDS + SAMPLE_SECONDS) + 60
     worker = subprocess.Popen([sys.executable, str(HERE / "simulate.py"), str(runs), "10", str(seconds)])
@@ -192,8 +192,8 @@ def _following(rounds: int, runs: Path, keys: str, what: str) -> Iterator[Row]:
     session.end()
     worker.terminate()
     worker.wait()
-    yield Row(f"CPU, {what}", list(used), "% of a core", 4.0)
-    yield Row(f"output, {what}", list(sent), "KB/s", 1.0)
+    yield Row(f"CPU, {scene}", list(used), "% of a core", 4.0)
+    yield Row(f"output, {scene}", list(sent), "KB/s", 1.0)
 
 
 def _sample(session: Session) -> tuple[float, float]:

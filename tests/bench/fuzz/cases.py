@@ -44,12 +44,12 @@ def _settings(draw: Draw) -> Json:
 
 def _formats(container: Container) -> dict[str, Any]:
     """The formats whose rows a container can represent."""
-    found = {**FLAT, **AS_TEXT}
+    formats = {**FLAT, **AS_TEXT}
     if container.limits.nested:
-        found |= NESTED
+        formats |= NESTED
     if container.name in FAITHFUL:
-        found |= ARRAYS
-    return found
+        formats |= ARRAYS
+    return formats
 
 
 def _rows(draw: Draw, container: Container, formats: dict[str, Any]) -> Rows:
@@ -137,8 +137,8 @@ def _lines(draw: Draw) -> Case:
 
 
 def _paragraphs(draw: Draw) -> Case:
-    one = Limits(nul=False, lines=False, whitespace_at_ends=False)
-    texts = draw(st.lists(st.lists(said(one).filter(_plain_line), min_size=1, max_size=3), min_size=2, max_size=6))
+    limits = Limits(nul=False, lines=False, whitespace_at_ends=False)
+    texts = draw(st.lists(st.lists(said(limits).filter(_plain_line), min_size=1, max_size=3), min_size=2, max_size=6))
     rows = [ExpectedRow({"text": "\n".join(block)}, ("\n".join(block),)) for block in texts]
     content = "\n\n".join(row.values["text"] for row in rows).encode()
     files = {"book.txt": content}

@@ -27,7 +27,7 @@ def alpaca(draw: Draw, limits: Limits) -> Rows:
     """Alpaca; `input`, `system` and `history` can be missing, null or empty, even in most rows."""
     has_history = limits.nested and draw(st.booleans())
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         answer = draw(said(limits))
         values: Json = {"instruction": draw(said(limits)), "output": answer}
         for name in ("input", "system"):
@@ -41,7 +41,7 @@ def alpaca(draw: Draw, limits: Limits) -> Rows:
             answers = [*(pair[1] for pair in earlier), answer]
         return ExpectedRow(values, tuple(answers))
 
-    return Rows("alpaca", many(draw, one))
+    return Rows("alpaca", many(draw, draw_row))
 
 
 @cache
@@ -51,7 +51,7 @@ def pairs(draw: Draw, limits: Limits) -> Rows:
     asked, answered = draw(st.sampled_from(PAIRS))
     has_system = draw(st.booleans())
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         empty = draw(st.integers(0, 19)) == 0
         answer = draw(blank()) if empty else draw(said(limits))
         values = {asked: draw(said(limits)), answered: answer, **extras(draw, limits)}
@@ -59,7 +59,7 @@ def pairs(draw: Draw, limits: Limits) -> Rows:
             values["system"] = draw(anything(limits))
         return ExpectedRow(values, () if empty else (answer,))
 
-    return Rows("prompt-completion", many(draw, one))
+    return Rows("prompt-completion", many(draw, draw_row))
 
 
 @cache
@@ -70,11 +70,11 @@ def labels(draw: Draw, limits: Limits) -> Rows:
     numbers = draw(st.booleans()) and limits.nested
     classes = st.integers(0, 5) if numbers else st.sampled_from(["card arrival", "lost_card", "PIN", "重要"])
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         value = draw(classes)
         return ExpectedRow({text: draw(said(limits)), label: value}, (str(value),))
 
-    return Rows("labels", many(draw, one))
+    return Rows("labels", many(draw, draw_row))
 
 
 @cache
@@ -82,11 +82,11 @@ def labels(draw: Draw, limits: Limits) -> Rows:
 def plain(draw: Draw, limits: Limits) -> Rows:
     """One column of text, all of it trained on."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         text = draw(said(limits))
         return ExpectedRow({"text": text}, (text,))
 
-    return Rows("text", many(draw, one))
+    return Rows("text", many(draw, draw_row))
 
 
 @cache
@@ -95,7 +95,7 @@ def separated(draw: Draw, limits: Limits) -> Rows:
     """Prompt and answer in one text, with a separator between them; rows without it are left out."""
     mark = draw(st.sampled_from(["### Response:", "\nA: " if limits.lines else "A: ", " -> "]))
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         prompt, answer = draw(said(limits)), draw(said(limits))
         if mark in answer or mark in prompt:
             prompt, answer = "q", "a"
@@ -103,7 +103,7 @@ def separated(draw: Draw, limits: Limits) -> Rows:
             return ExpectedRow({"text": prompt}, ())
         return ExpectedRow({"text": f"{prompt}{mark}{answer}"}, (answer,))
 
-    return Rows("text with separator", many(draw, one), {"separator": mark})
+    return Rows("text with separator", many(draw, draw_row), {"separator": mark})
 
 
 @cache
@@ -111,15 +111,15 @@ def separated(draw: Draw, limits: Limits) -> Rows:
 def squad(draw: Draw, limits: Limits) -> Rows:
     """Questions on a passage with nested answers; a question without answers is left out."""
 
-    def one(draw: Draw) -> ExpectedRow:
-        found = [draw(said(limits)) for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3])))]
+    def draw_row(draw: Draw) -> ExpectedRow:
+        texts = [draw(said(limits)) for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3])))]
         if draw(st.integers(0, 9)) == 0:
-            found = []
-        answers = {"text": found, "answer_start": [0] * len(found)}
+            texts = []
+        answers = {"text": texts, "answer_start": [0] * len(texts)}
         values = {"id": "x", "context": draw(said(limits)), "question": draw(said(limits)), "answers": answers}
-        return ExpectedRow(values, tuple(found[:1]), tuple(found[1:]))
+        return ExpectedRow(values, tuple(texts[:1]), tuple(texts[1:]))
 
-    return Rows("squad", many(draw, one))
+    return Rows("squad", many(draw, draw_row))
 
 
 @cache
@@ -128,11 +128,11 @@ def answer_lists(draw: Draw, limits: Limits) -> Rows:
     """A question and a list of accepted answers: the first is trained on."""
     name = draw(st.sampled_from(["prompt", "question"]))
 
-    def one(draw: Draw) -> ExpectedRow:
-        found = [draw(said(limits)) for _ in range(draw(st.integers(1, 3)))]
-        return ExpectedRow({name: draw(said(limits)), "answers": found}, (found[0],), tuple(found[1:]))
+    def draw_row(draw: Draw) -> ExpectedRow:
+        answers = [draw(said(limits)) for _ in range(draw(st.integers(1, 3)))]
+        return ExpectedRow({name: draw(said(limits)), "answers": answers}, (answers[0],), tuple(answers[1:]))
 
-    return Rows("answer lists", many(draw, one))
+    return Rows("answer lists", many(draw, draw_row))
 
 
 @cache
@@ -140,11 +140,11 @@ def answer_lists(draw: Draw, limits: Limits) -> Rows:
 def array_pairs(draw: Draw, limits: Limits) -> Rows:
     """Rows of the form [prompt, answer]."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         answer = draw(said(limits))
         return ExpectedRow([draw(said(limits)), answer], (answer,))
 
-    return Rows("array rows", many(draw, one))
+    return Rows("array rows", many(draw, draw_row))
 
 
 @cache
@@ -156,8 +156,8 @@ def mapped(draw: Draw, limits: Limits) -> Rows:
     if "." in names[0]:  # a dot is attribute access in a template
         option = {"map": {"prompt": names[0], "completion": names[1]}}
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         answer = draw(said(limits))
         return ExpectedRow({names[0]: draw(said(limits)), names[1]: answer}, (answer,))
 
-    return Rows("data.map", many(draw, one), option)
+    return Rows("data.map", many(draw, draw_row), option)

@@ -134,8 +134,8 @@ def saved(splits: dict[str, list[Any]]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         dataset = DatasetDict(made) if len(made) > 1 else made["train"]
         dataset.save_to_disk(f"{folder}/set")
-        found = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _even(rows: list[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from fuzz.texts import Limits, anything, blank, said
 def messages(draw: Draw, limits: Limits) -> Rows:
     """OpenAI messages; some conversations end with a question, some have an empty answer in the middle."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, answers = turns(draw, limits, ROLES, ("role", "content"))
         if draw(st.integers(0, 5)) == 0:
             made.append({"role": "user", "content": draw(said(limits))})
@@ -27,7 +27,7 @@ def messages(draw: Draw, limits: Limits) -> Rows:
             made[at:at] = [{"role": "user", "content": "?"}, {"role": "assistant", "content": draw(blank())}]
         return ExpectedRow({"messages": made, **extras(draw, limits)}, tuple(answers))
 
-    return Rows("messages", many(draw, one))
+    return Rows("messages", many(draw, draw_row))
 
 
 @cache
@@ -36,7 +36,7 @@ def message_parts(draw: Draw, limits: Limits) -> Rows:
     """Contents as lists of parts, under OpenAI's or LLaMA-Factory's key."""
     key = draw(st.sampled_from(["text", "value"]))
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, answers = turns(draw, limits, ROLES, ("role", "content"))
         for turn in made:
             half = draw(st.integers(0, len(turn["content"])))
@@ -44,7 +44,7 @@ def message_parts(draw: Draw, limits: Limits) -> Rows:
             turn["content"] = [{"type": "text", key: piece} for piece in pieces]
         return ExpectedRow({"messages": made}, tuple(answers))
 
-    return Rows("message parts", many(draw, one))
+    return Rows("message parts", many(draw, draw_row))
 
 
 @cache
@@ -54,7 +54,7 @@ def weighted(draw: Draw, limits: Limits) -> Rows:
     key = draw(st.sampled_from(["weight", "loss_weight", "train"]))
     values = [True, False] if key == "train" else [0, 1, 0.5, 0.0]
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, _ = turns(draw, limits, ROLES, ("role", "content"))
         answers = []
         for turn in made:
@@ -63,7 +63,7 @@ def weighted(draw: Draw, limits: Limits) -> Rows:
                 answers += [turn["content"]] if turn[key] else []
         return ExpectedRow({"messages": made}, tuple(answers))
 
-    return Rows("loss weights", many(draw, one))
+    return Rows("loss weights", many(draw, draw_row))
 
 
 def written(calls: list[Json], text: str) -> str:
@@ -92,7 +92,7 @@ def tool_calls(draw: Draw, limits: Limits) -> Rows:
     as_text = limits.uniform or draw(st.booleans())
     spread = draw(st.booleans())  # whether tools are in some rows only
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         calls, text = called(draw, limits), draw(st.sampled_from(["", "I look.", None]))
         told = [
             {"id": f"c{n}", "type": "function", "function": {**call, "arguments": _arguments(call, as_text)}}
@@ -112,7 +112,7 @@ def tool_calls(draw: Draw, limits: Limits) -> Rows:
             tools = {"tools": json.dumps(tools["tools"])}
         return ExpectedRow({"messages": made, **tools}, tuple(answers))
 
-    return Rows("tool calls", many(draw, one))
+    return Rows("tool calls", many(draw, draw_row))
 
 
 def _arguments(call: Json, as_text: bool) -> Any:
@@ -125,7 +125,7 @@ def sharegpt(draw: Draw, limits: Limits) -> Rows:
     """ShareGPT; some conversations start with an answer that has no prompt."""
     system = draw(st.booleans())
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, answers = turns(draw, limits, SHAREGPT, ("from", "value"))
         values: Json = {"conversations": made}
         if made[0]["from"] != "system" and draw(st.integers(0, 7)) == 0:
@@ -134,7 +134,7 @@ def sharegpt(draw: Draw, limits: Limits) -> Rows:
             values["system"] = draw(anything(limits))
         return ExpectedRow(values, tuple(answers))
 
-    return Rows("sharegpt", many(draw, one))
+    return Rows("sharegpt", many(draw, draw_row))
 
 
 @cache
@@ -142,7 +142,7 @@ def sharegpt(draw: Draw, limits: Limits) -> Rows:
 def sharegpt_calls(draw: Draw, limits: Limits) -> Rows:
     """ShareGPT with function calls as JSON text, as in LLaMA-Factory."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         calls, answer = called(draw, limits), draw(said(limits))
         text = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
         made = [
@@ -154,7 +154,7 @@ def sharegpt_calls(draw: Draw, limits: Limits) -> Rows:
         tools = json.dumps([schema("track")["function"]])
         return ExpectedRow({"conversations": made, "tools": tools}, (written(calls, ""), answer))
 
-    return Rows("sharegpt tool calls", many(draw, one))
+    return Rows("sharegpt tool calls", many(draw, draw_row))
 
 
 @cache
@@ -162,11 +162,11 @@ def sharegpt_calls(draw: Draw, limits: Limits) -> Rows:
 def turn_pairs(draw: Draw, limits: Limits) -> Rows:
     """Conversational prompt and completion as in trl: only answers in the completion are in the loss."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, answers = turns(draw, limits, ROLES, ("role", "content"))
         return ExpectedRow({"prompt": made[:-1], "completion": made[-1:]}, tuple(answers[-1:]))
 
-    return Rows("conversational prompt-completion", many(draw, one))
+    return Rows("conversational prompt-completion", many(draw, draw_row))
 
 
 @cache
@@ -174,8 +174,8 @@ def turn_pairs(draw: Draw, limits: Limits) -> Rows:
 def array_turns(draw: Draw, limits: Limits) -> Rows:
     """Rows that are lists of messages."""
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         made, answers = turns(draw, limits, ROLES, ("role", "content"))
         return ExpectedRow(made, tuple(answers))
 
-    return Rows("array conversations", many(draw, one))
+    return Rows("array conversations", many(draw, draw_row))

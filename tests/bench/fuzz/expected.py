@@ -62,5 +62,5 @@ class Case:
     @property
     def columns(self) -> set[str]:
         """Names of columns with a value in any row that is read; empty for rows that are not objects."""
-        found = [row.values for row in self.rows if self.has_names and isinstance(row.values, dict)]
-        return {key for row in found for key, value in row.items() if value is not None}
+        records = [row.values for row in self.rows if self.has_names and isinstance(row.values, dict)]
+        return {key for row in records for key, value in row.items() if value is not None}

@@ -164,17 +164,17 @@ def _last(expected: Counter[tuple[str, ...]]) -> set[str]:
 
 def answers(row: Row, tokenizer: Any) -> tuple[str, ...]:
     """The token spans of a row that are in the loss, as text, without the end token."""
-    found: list[list[int]] = []
+    spans: list[list[int]] = []
     weights = row.weights or [1.0] * len(row.labels)
     before = False
     for label, weight in zip(row.labels, weights, strict=True):
         inside = label != IGNORE_INDEX and weight > 0
         if inside and not before:
-            found.append([])
+            spans.append([])
         if inside:
-            found[-1].append(label)
+            spans[-1].append(label)
         before = inside
-    return tuple(_text(ids, tokenizer) for ids in found)
+    return tuple(_text(ids, tokenizer) for ids in spans)
 
 
 def _text(ids: list[int], tokenizer: Any) -> str:

@@ -18,7 +18,7 @@ def preference(draw: Draw, limits: Limits) -> Rows:
     """Chosen and rejected answers, with a prompt or as whole conversations."""
     kind = draw(st.sampled_from(["pair", "turns", "conversations"]))
 
-    def one(draw: Draw) -> ExpectedRow:
+    def draw_row(draw: Draw) -> ExpectedRow:
         asked, good, bad = (draw(said(limits)) for _ in range(3))
         if kind == "pair":
             return ExpectedRow({"prompt": asked, "chosen": good, "rejected": bad}, (good,))
@@ -28,7 +28,7 @@ def preference(draw: Draw, limits: Limits) -> Rows:
             return ExpectedRow({"prompt": prompt, "chosen": chosen, "rejected": rejected}, (good,))
         return ExpectedRow({"chosen": prompt + chosen, "rejected": prompt + rejected}, (good,))
 
-    return Rows("preference", many(draw, one), refused=True)
+    return Rows("preference", many(draw, draw_row), refused=True)
 
 
 @cache

@@ -19,9 +19,9 @@ IGNORED = ("id", "source_url", "score", "Größe", "メモ", "annotator name", "
 """Columns without a role in any format."""
 
 
-def many(draw: Draw, one: Callable[[Draw], ExpectedRow]) -> list[ExpectedRow]:
+def many(draw: Draw, draw_row: Callable[[Draw], ExpectedRow]) -> list[ExpectedRow]:
     """A few rows, sometimes repeated, so that there are enough to hold some out."""
-    return [one(draw) for _ in range(draw(SIZES))] * draw(REPEATED)
+    return [draw_row(draw) for _ in range(draw(SIZES))] * draw(REPEATED)
 
 
 def turns(

@@ -42,8 +42,8 @@ def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
     """Ids and mask of every row by the code that training uses; None for a row that is left out."""
     tokenizer.chat_template = template_text(shape, tokenizer)
     raws = [RawRow(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
-    found = detect(raws, Data(id="rows", **shape.options))
-    examples = [made for raw in raws if isinstance(made := to_example(raw, found), Example)]
+    detected = detect(raws, Data(id="rows", **shape.options))
+    examples = [made for raw in raws if isinstance(made := to_example(raw, detected), Example)]
     tokenized = in_child(lambda: list(RowTokenizer(tokenizer, shape.max_length).rows(examples)))
     rows = {row.where: row for row in tokenized}
     return [_ids_and_mask(rows.get(raw.where)) for raw in raws]
@@ -65,38 +65,38 @@ def differences(our: Json | None, their: Json | None, tokenizer: Any) -> list[st
     """Every token span in which two preparations of a row differ, in order; empty if they are equal."""
     if our is None or their is None:
         return [] if our is their else ["row left out by " + ("ours" if our is None else "theirs")]
-    found = []
+    spans = []
     matcher = SequenceMatcher(None, our["ids"], their["ids"], autojunk=False)
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
-            found += _masks(our["ids"][a:b], our["mask"][a:b], their["mask"][c:d], tokenizer)
+            spans += _masks(our["ids"][a:b], our["mask"][a:b], their["mask"][c:d], tokenizer)
         else:
-            found += _spans("ours", our["ids"][a:b], our["mask"][a:b], tokenizer)
-            found += _spans("theirs", their["ids"][c:d], their["mask"][c:d], tokenizer)
-    return found
+            spans += _spans("ours", our["ids"][a:b], our["mask"][a:b], tokenizer)
+            spans += _spans("theirs", their["ids"][c:d], their["mask"][c:d], tokenizer)
+    return spans
 
 
 def _masks(ids: list[int], our: str, their: str, tokenizer: Any) -> list[str]:
     """Spans of equal tokens that are in the loss of only one of the two."""
-    found, place = [], 0
+    spans, place = [], 0
     for pair, group in groupby(zip(our, their, strict=True)):
         size = len(list(group))
         if pair[0] != pair[1]:
             who = "ours" if pair[0] == "1" else "theirs"
-            found.append(f"loss only in {who}: {_text(ids[place : place + size], tokenizer)}")
+            spans.append(f"loss only in {who}: {_text(ids[place : place + size], tokenizer)}")
         place += size
-    return found
+    return spans
 
 
 def _spans(who: str, ids: list[int], masks: str, tokenizer: Any) -> list[str]:
     """Spans of tokens in only one of the two."""
-    found, place = [], 0
+    spans, place = [], 0
     for bit, group in groupby(masks):
         size = len(list(group))
         how = "in the loss" if bit == "1" else "masked"
-        found.append(f"only in {who} ({how}): {_text(ids[place : place + size], tokenizer)}")
+        spans.append(f"only in {who} ({how}): {_text(ids[place : place + size], tokenizer)}")
         place += size
-    return found
+    return spans
 
 
 def _text(ids: list[int], tokenizer: Any) -> str:

@@ -106,13 +106,13 @@ def main(train: Callable[[Job], Measurement]) -> None:
 
 def installed() -> dict[str, str]:
     """Versions of the packages that matter, of those that are here."""
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def resident_peak() -> int:

@@ -95,9 +95,9 @@ def row(
     """One line of the table."""
     cells = [method, tool]
     for quantity, form in ((step_seconds, ".2f"), (token_rate, ".0f"), (training_peak, ".0f")):
-        values, reference = ([quantity(one, options.warmup) for one in group] for group in (seen, ours))
+        values, reference = ([quantity(run, options.warmup) for run in group] for group in (seen, ours))
         cells += compared(values, reference, form)
-    cells += [spread([one["peak_process"] / MIB for one in seen], ".0f")]
+    cells += [spread([run["peak_process"] / MIB for run in seen], ".0f")]
     last = seen[-1]
     cells += [f"{last['losses'][0]:.4f} → {last['losses'][-1]:.4f}", f"{row_loss(last, options.batch):.2f}"]
     cells += [f"{sum(last[name]) / len(last['seconds']):.1f}" for name in ("tokens", "answer_tokens")]
@@ -126,8 +126,8 @@ def conditions(options: argparse.Namespace, names: list[str], runs: list[Run]) -
     for tool in names:
         seen = next((run.measured for run in runs if run.tool == tool and run.measured), None)
         if seen:
-            found = ", ".join(f"{name} {number}" for name, number in seen["versions"].items())
-            lines.append(f"{tool}: {found}; {seen['threads']} threads.")
+            versions = ", ".join(f"{name} {number}" for name, number in seen["versions"].items())
+            lines.append(f"{tool}: {versions}; {seen['threads']} threads.")
     return [*lines, f"Command: `{shlex.join(['python', *sys.argv])}`"]
 
 

@@ -143,13 +143,13 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
 
 def tensors_of(model: torch.nn.Module) -> list[torch.Tensor]:
     """Parameters, buffers and the scales of 4-bit weights."""
-    found = [*model.parameters(), *model.buffers()]
+    tensors = [*model.parameters(), *model.buffers()]
     states = [state for parameter in model.parameters() if (state := getattr(parameter, "quant_state", None))]
     for state in states:
-        found += [state.absmax]
+        tensors += [state.absmax]
         if state.nested:
-            found += [state.state2.absmax, state.offset]
-    return found
+            tensors += [state.state2.absmax, state.offset]
+    return tensors
 
 
 def _tensors_in(state: Mapping[Any, dict[str, Any]]) -> list[torch.Tensor]:

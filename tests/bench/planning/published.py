@@ -44,7 +44,7 @@ class Published:
     """One published figure: `peak` bytes of a step over `rows` × `length` tokens."""
 
     source: str
-    what: str
+    description: str
     peak: float
     architecture: dict[str, Any]
     rows: int
@@ -75,13 +75,13 @@ def published() -> Iterator[Published]:
         (10, ["gate_proj", "up_proj", "down_proj"], 24_698_159_104),
     ):
         settings = {"method": "lora", "adapter.rank": rank, "adapter.target_modules": targets}
-        where = "q and v" if targets == QV else "MLP"
-        yield Published(PEFT, f"LoRA, rank {rank}, {where}", peak, LLAMA_32_3B, 4, 768, settings, reserved)
+        layers = "q and v" if targets == QV else "MLP"
+        yield Published(PEFT, f"LoRA, rank {rank}, {layers}", peak, LLAMA_32_3B, 4, 768, settings, reserved)
     settings = {"method": "lora", "adapter.rank": 8, "adapter.target_modules": QV, "adapter.dropout": 0.05}
     fused = "theirs is another model class: one layer and one dropout for query, key and value, head and loss in chunks"
     for name, reported, architecture in (("7B", 21.30e9, LLAMA_2_7B), ("13B", 38.12e9, LLAMA_2_13B)):
-        what = f"LoRA, Llama 2 {name}"
-        yield Published(LITGPT, what, reported, architecture, 1, 1304, settings, fused, adapters=torch.bfloat16)
+        description = f"LoRA, Llama 2 {name}"
+        yield Published(LITGPT, description, reported, architecture, 1, 1304, settings, fused, adapters=torch.bfloat16)
 
 
 def predicted(case: Published) -> int:

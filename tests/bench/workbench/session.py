@@ -83,8 +83,8 @@ class Session:
                 while len(self.shown) <= looked and self.woken.wait(deadline - time.perf_counter()):
                     pass
                 looked, when = self.arrived[-1] if self.arrived else (0, self.started)
-                found = self.shown.find(mark, since) >= 0
-            if found or mark.decode() in self.text():
+                mark_written = self.shown.find(mark, since) >= 0
+            if mark_written or mark.decode() in self.text():
                 return when
             if time.perf_counter() > deadline:
                 raise TimeoutError(f"no {mark!r} in {seconds} s; the screen:\n{self.text()}")

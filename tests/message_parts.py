@@ -27,5 +27,5 @@ def settings(text: str) -> dict[str, Any]:
     >>> settings("use --set train.batch=4: it fits, or --set 'data.map.prompt={a} b' (3 rows)")
     {'train.batch': 4, 'data.map': {'prompt': '{a} b'}}
     """
-    found = _OPTION.findall(text)
-    return parse_overrides(shlex.split(word)[0] if word[-1] in "'\"" else word.rstrip(".,:;)") for word in found)
+    words = _OPTION.findall(text)
+    return parse_overrides(shlex.split(word)[0] if word[-1] in "'\"" else word.rstrip(".,:;)") for word in words)

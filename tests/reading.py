@@ -46,13 +46,13 @@ def reading(path: Path, **data: Any) -> Reading:
     """Read a file or folder; raises UserError as a run would."""
     config = Data(id=str(path), **data)
     source = read(config)
-    found = detect(source.train, config)
+    detected = detect(source.train, config)
     for rows in (source.train, source.validation, source.test):
         if rows is not None:
-            check_columns(rows, found)
-    results = [to_example(raw, found) for raw in source.train]
+            check_columns(rows, detected)
+    results = [to_example(raw, detected) for raw in source.train]
     examples = [result for result in results if isinstance(result, Example)]
-    return Reading(source, found, examples, [result for result in results if isinstance(result, Problem)])
+    return Reading(source, detected, examples, [result for result in results if isinstance(result, Problem)])
 
 
 def refusal(path: Path, **data: Any) -> UserError:

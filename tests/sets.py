@@ -48,7 +48,7 @@ def chosen(app: Workbench) -> str:
 async def look_into(pilot: Pilot[str], app: Workbench, name: str) -> InspectorScreen:
     """Open the inspector on a dataset of the list, and wait for its report."""
     await pilot.press("d")
-    number = next(number for number, one in enumerate(data(app).sets) if one.label == name)
+    number = next(number for number, dataset in enumerate(data(app).sets) if dataset.label == name)
     data(app).highlighted = number
     await pilot.press("enter")
     screen = app.screen

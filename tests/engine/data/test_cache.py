@@ -44,9 +44,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def same(one: Preparation, other: Preparation) -> bool:
-    rows = all(one.rows[name] == other.rows[name] for name in one.rows)
-    return rows and one.facts == other.facts and one.columns.tables == other.columns.tables
+def same(first: Preparation, other: Preparation) -> bool:
+    rows = all(first.rows[name] == other.rows[name] for name in first.rows)
+    return rows and first.facts == other.facts and first.columns.tables == other.columns.tables
 
 
 def entries() -> list[Path]:
@@ -54,9 +54,9 @@ def entries() -> list[Path]:
 
 
 def test_the_second_preparation_is_read_from_the_cache_and_equal(data: Data, built: list[str]) -> None:
-    one, other = prepare_unchecked(data, 64, tokenizer()), prepare_unchecked(data, 64, tokenizer())
-    assert len(built) == 1 and same(one, other)
-    assert other.left_out("train") == one.left_out("train") and not other.notices
+    first, other = prepare_unchecked(data, 64, tokenizer()), prepare_unchecked(data, 64, tokenizer())
+    assert len(built) == 1 and same(first, other)
+    assert other.left_out("train") == first.left_out("train") and not other.notices
     (entry,) = entries()
     assert entry.stat().st_mode & 0o077 == 0
 
@@ -123,7 +123,7 @@ def test_other_code_of_the_preparation_prepares_again(
 @pytest.mark.parametrize("file", ["ids.bin", "text.bin", "split.bin", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
 def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[str], file: str, damage: str) -> None:
-    one = prepare_unchecked(data, 64, tokenizer())
+    first = prepare_unchecked(data, 64, tokenizer())
     path = entries()[0] / file
     content = path.read_bytes()
     middle = len(content) // 2
@@ -136,9 +136,9 @@ def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[
     if damage in damaged:
         path.write_bytes(damaged[damage])
     again = prepare_unchecked(data, 64, tokenizer())
-    assert len(built) == 2 and same(one, again)
+    assert len(built) == 2 and same(first, again)
     assert [notice.code for notice in again.notices] == ["data.cache_damaged"]
-    assert same(prepare_unchecked(data, 64, tokenizer()), one) and len(built) == 2
+    assert same(prepare_unchecked(data, 64, tokenizer()), first) and len(built) == 2
 
 
 @pytest.mark.parametrize("step", ["append", "rows", "assign"])
@@ -183,8 +183,8 @@ def test_the_least_recently_used_entries_are_removed_above_the_limit(
     tmp_path: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = [Data(id=str(write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n:]))) for n in range(4)]
-    for number, one in enumerate(sets[:3]):
-        prepare_unchecked(one, 64, tokenizer())
+    for number, dataset in enumerate(sets[:3]):
+        prepare_unchecked(dataset, 64, tokenizer())
         newest = max(entries(), key=lambda path: path.stat().st_ctime_ns)
         os.utime(newest / "meta.json", (1000 + number, 1000 + number))
     size = sum(file.stat().st_size for file in entries()[0].iterdir())
@@ -222,8 +222,8 @@ def test_processes_that_prepare_the_same_at_once_end_with_one_entry(data: Data) 
         ours, theirs = context.Pipe(duplex=False)
         context.Process(target=prepare_in_child, args=(data, theirs)).start()
         ends.append(ours)
-    found = {json.dumps(end.recv()) for end in ends}
-    assert found == {json.dumps((prepare_unchecked(data, 64, tokenizer()).facts.fingerprint, []))}
+    results = {json.dumps(end.recv()) for end in ends}
+    assert results == {json.dumps((prepare_unchecked(data, 64, tokenizer()).facts.fingerprint, []))}
     for child in multiprocessing.active_children():
         child.join()
     assert len(entries()) == 1

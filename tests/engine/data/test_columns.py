@@ -51,8 +51,8 @@ def test_every_column_has_a_role_and_an_ignored_one_a_warning_with_examples(tmp_
         {"id": f"id{n}", "question": f"q{n}", "answer": f"a{n}", "system": "s", "none": None, "source": f"site{n}"}
         for n in range(5)
     ]
-    found = reading(write_rows(tmp_path / "a.jsonl", rows))
-    assert found.format.roles == {
+    dataset = reading(write_rows(tmp_path / "a.jsonl", rows))
+    assert dataset.format.roles == {
         "id": "ignored",
         "question": "prompt",
         "answer": "answer",
@@ -60,15 +60,15 @@ def test_every_column_has_a_role_and_an_ignored_one_a_warning_with_examples(tmp_
         "none": "empty",
         "source": "ignored",
     }
-    warned = found.warned("data.ignored_column")
+    warned = dataset.warned("data.ignored_column")
     assert len(warned) == 2
     assert all(text in warned[1] for text in ("source", "5 of 5 rows", "'site0'", "'site1'", "'site2'"))
 
 
 def test_a_column_of_two_roles_names_both(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"a": "x", "b": "y"}])
-    found = reading(path, map={"prompt": "{a} or {b}", "completion": "b"})
-    assert found.format.roles == {"a": "prompt", "b": "prompt, answer"}
+    dataset = reading(path, map={"prompt": "{a} or {b}", "completion": "b"})
+    assert dataset.format.roles == {"a": "prompt", "b": "prompt, answer"}
 
 
 def test_examples_are_short_and_safe_to_show(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_a_suggested_map_is_shown_with_its_result_and_works_as_typed(tmp_path: P
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
     assert figures(error.hint) == ["9", "10"]
-    found = reading(path, map=settings(error.hint)["data.map"])
-    assert len(found.examples) == 9
-    assert said(found.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]
+    dataset = reading(path, map=settings(error.hint)["data.map"])
+    assert len(dataset.examples) == 9
+    assert said(dataset.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]
 
 
 def test_a_suggested_prompt_with_context_is_tried_and_works_as_typed(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_suggested_prompt_with_context_is_tried_and_works_as_typed(tmp_path: P
     path = write_rows(tmp_path / "a.jsonl", rows)
     (text,) = reading(path).warned("data.prompt_suggestion")
     assert figures(text) == ["300", "300"]
-    found = reading(path, map=settings(text)["data.map"])
-    assert said(found.examples[7]) == [("user", "c7\n\nq7"), ("assistant", "a7")]
+    dataset = reading(path, map=settings(text)["data.map"])
+    assert said(dataset.examples[7]) == [("user", "c7\n\nq7"), ("assistant", "a7")]
 
 
 def test_a_map_without_usable_rows_is_not_suggested(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def sparse(row: dict[str, Any], extra: dict[str, Any]) -> list[dict[str, Any]]:
 )
 def test_a_column_of_one_row_in_forty_is_used_there(tmp_path: Path, row: Any, extra: Any, role: Any) -> None:
     rows = sparse(row, extra)
-    found = reading(write_rows(tmp_path / "a.jsonl", rows))
+    dataset = reading(write_rows(tmp_path / "a.jsonl", rows))
     (name,) = extra
-    assert found.format.roles[name] == role
-    assert not found.warned("data.ignored_column")
-    assert len(found.examples) == ROWS
-    plain, full = found.examples[0], found.examples[-1]
+    assert dataset.format.roles[name] == role
+    assert not dataset.warned("data.ignored_column")
+    assert len(dataset.examples) == ROWS
+    plain, full = dataset.examples[0], dataset.examples[-1]
     assert (plain.messages, plain.tools) != (full.messages, full.tools)
 
 
@@ -183,17 +183,17 @@ def test_missing_null_and_blank_are_one_in_every_kind_of_file(tmp_path: Path, wr
         {"output": "4"},
     ]
     rows = rows if written in (as_jsonl, as_json) else [{"instruction": "", "input": "", **row} for row in rows]
-    found = reading(written(tmp_path, rows), **settings)
+    dataset = reading(written(tmp_path, rows), **settings)
     mapped = [("user", "one / x"), ("user", "two / "), ("user", "three /   ")]
     plain = [("user", "one\n\nx"), ("user", "two"), ("user", "three")]
-    assert [said(example)[0] for example in found.examples][:2] == (mapped if settings else plain)[:2]
-    assert found.left_out.total() == 1, "the row without a prompt"
+    assert [said(example)[0] for example in dataset.examples][:2] == (mapped if settings else plain)[:2]
+    assert dataset.left_out.total() == 1, "the row without a prompt"
 
 
 def test_columns_that_only_a_minority_has_still_decide_where_there_are_no_others(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": "a"}] * 4 + [{"note": "n"}] * 6
-    found = reading(write_rows(tmp_path / "a.jsonl", rows))
-    assert (len(found.examples), found.left_out.total()) == (4, 6)
+    dataset = reading(write_rows(tmp_path / "a.jsonl", rows))
+    assert (len(dataset.examples), dataset.left_out.total()) == (4, 6)
 
 
 def test_keys_that_are_data_are_refused_not_collected(tmp_path: Path) -> None:

@@ -142,12 +142,12 @@ def test_any_values_in_known_columns_are_refused_or_counted(tmp_path: Path, colu
         rows = [rest | {changed: value}, rest | {changed: value}]
         for name in ("auto", "chosen", "desirable"):
             try:
-                found = reading(write_rows(tmp_path / "a.jsonl", rows), format=name)
+                dataset = reading(write_rows(tmp_path / "a.jsonl", rows), format=name)
             except UserError as error:
                 assert "\n" not in error.line
                 continue
             tried += 1
-            assert len(found.examples) + len(found.problems) == len(rows)
+            assert len(dataset.examples) + len(dataset.problems) == len(rows)
     assert tried
 
 
@@ -156,11 +156,11 @@ def test_any_values_in_known_columns_are_refused_or_counted(tmp_path: Path, colu
 def test_any_value_in_a_message_is_refused_or_counted(tmp_path: Path, key: Any, value: Any) -> None:
     rows = [{"messages": [user("q"), assistant("a") | {key: value}]}]
     try:
-        found = reading(write_rows(tmp_path / "a.jsonl", rows))
+        dataset = reading(write_rows(tmp_path / "a.jsonl", rows))
     except UserError as error:
         assert "\n" not in error.line
     else:
-        assert len(found.examples) + len(found.problems) == 1
+        assert len(dataset.examples) + len(dataset.problems) == 1
 
 
 def test_looking_for_placeholders_takes_linear_time() -> None:

@@ -34,27 +34,27 @@ def sections() -> dict[str, list[re.Match[str]]]:
 
 def commands() -> list[list[str]]:
     """Every command line of the page, without its comment."""
-    blocks = [block["text"] for found in sections().values() for block in found if block["kind"] == "sh"]
+    blocks = [block["text"] for section in sections().values() for block in section if block["kind"] == "sh"]
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The files of the page."""
-    for found in sections().values():
-        for block in found:
+    for section in sections().values():
+        for block in section:
             if block["file"]:
                 (tmp_path / block["file"]).write_text(block["text"])
     return tmp_path
 
 
 def test_every_kind_of_data_has_a_file_and_a_command_that_reads_it() -> None:
-    found = sections()
+    blocks_by_kind = sections()
     for kind in KINDS:
-        files = {block["file"] for block in found[kind] if block["file"]}
-        said = " ".join(block["text"] for block in found[kind] if block["kind"] == "sh")
+        files = {block["file"] for block in blocks_by_kind[kind] if block["file"]}
+        said = " ".join(block["text"] for block in blocks_by_kind[kind] if block["kind"] == "sh")
         assert files and all(file in said for file in files), kind
-    named = [block["file"] for blocks in found.values() for block in blocks if block["file"]]
+    named = [block["file"] for blocks in blocks_by_kind.values() for block in blocks if block["file"]]
     assert len(named) == len(set(named))
 
 
@@ -96,5 +96,5 @@ def adds_up(report: dict[str, object]) -> None:
     usage = report["data_usage"]
     assert isinstance(usage, dict) and isinstance(report["columns"], list)
     used = usage["train"] + usage["validation"] + usage["test"]
-    assert used + sum(one["rows"] for one in usage["left_out"].values()) == usage["read"]
+    assert used + sum(reason["rows"] for reason in usage["left_out"].values()) == usage["read"]
     assert usage["train"] > 0 and "ignored" not in [column["role"] for column in report["columns"]]

@@ -23,19 +23,19 @@ def asked(prompt: str, number: int = 0) -> Example:
 
 
 def counted(train: list[str], test: list[str]) -> int | None:
-    found = NearDuplicates()
+    duplicates = NearDuplicates()
     for split, prompts in (("train", train), ("test", test)):
         for prompt in prompts:
-            found.add(split, asked(prompt))
-    return found.count("test")
+            duplicates.add(split, asked(prompt))
+    return duplicates.count("test")
 
 
 def letters(rng: random.Random, count: int) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=count))
 
 
-def jaccard(one: str, other: str) -> float:
-    a, b = ({text[n : n + GRAM] for n in range(len(text) - GRAM + 1)} for text in (one, other))
+def jaccard(first: str, other: str) -> float:
+    a, b = ({text[n : n + GRAM] for n in range(len(text) - GRAM + 1)} for text in (first, other))
     return len(a & b) / len(a | b)
 
 
@@ -69,10 +69,10 @@ def test_a_short_question_with_another_mark_counts_in_a_chat_too() -> None:
     def chat(text: str) -> Example:
         return Example([{"role": "user", "content": text}, {"role": "assistant", "content": "a"}], None, None, "line 1")
 
-    found = NearDuplicates()
-    found.add("train", chat("where is my new card"))
-    found.add("test", chat("Where is my new card?"))
-    assert found.count("test") == 1
+    duplicates = NearDuplicates()
+    duplicates.add("train", chat("where is my new card"))
+    duplicates.add("test", chat("Where is my new card?"))
+    assert duplicates.count("test") == 1
 
 
 def test_a_fixed_instruction_does_not_make_all_prompts_similar() -> None:
@@ -114,11 +114,11 @@ def test_a_warning_comes_above_five_percent(near: int, warned: bool) -> None:
     rows = {"train": list(map(asked, train)), "test": list(map(asked, test))}
     keys = KeyTable.of([*rows["train"], *rows["test"]])
     done = assign(keys, {name: len(some) for name, some in rows.items()}, Data(validation=0.0))
-    found = NearDuplicates()
+    duplicates = NearDuplicates()
     for name, some in rows.items():
         for example in some:
-            found.add(name, example)
-    note_near_duplicates(done, found)
+            duplicates.add(name, example)
+    note_near_duplicates(done, duplicates)
     assert done.overlaps["test/train"].near == near
     assert ("data.near_duplicates" in [notice.code for notice in done.warnings]) == warned
     assert not warned or f"{THRESHOLD:g}" in done.warnings[-1].text
@@ -126,6 +126,6 @@ def test_a_warning_comes_above_five_percent(near: int, warned: bool) -> None:
 
 def test_similar_texts_have_the_number_of_the_first_one() -> None:
     words = [hashlib.sha256(bytes([number])).hexdigest() for number in range(30)]
-    found = similar_texts((*words, f"{words[3]}, please", "something else entirely", words[3]))
-    assert found[:30] == list(range(30)) and found[30:] == [3, 31, 3]
+    numbers = similar_texts((*words, f"{words[3]}, please", "something else entirely", words[3]))
+    assert numbers[:30] == list(range(30)) and numbers[30:] == [3, 31, 3]
     assert similar_texts(()) == []

@@ -31,8 +31,8 @@ def raws(*rows: Any) -> Any:
 
 def understood(row: Any, **data: Any) -> Any:
     rows = raws(row)
-    found = detect(rows, Data(id="a.jsonl", **data))
-    return found, to_example(rows[0], found)
+    detected = detect(rows, Data(id="a.jsonl", **data))
+    return detected, to_example(rows[0], detected)
 
 
 def said(example: Any) -> Any:
@@ -41,9 +41,9 @@ def said(example: Any) -> Any:
 
 def error_of(rows: Any, **data: Any) -> UserError:
     with pytest.raises(UserError) as caught:
-        found = detect(rows, Data(id="a.jsonl", **data))
+        detected = detect(rows, Data(id="a.jsonl", **data))
         for raw in rows:
-            to_example(raw, found)
+            to_example(raw, detected)
     assert "\n" not in caught.value.line
     return caught.value
 
@@ -97,20 +97,20 @@ def called(function: Any) -> Any:
     ],
 )
 def test_formats_are_detected_by_their_columns(row: Any, name: Any, messages: Any) -> None:
-    found, example = understood(row)
-    assert found.name == name
+    detected, example = understood(row)
+    assert detected.name == name
     assert said(example) == messages
 
 
 def test_the_reason_has_the_format_and_the_columns_that_are_used() -> None:
-    found, _ = understood({"question": "q", "answer": "a", "source": "web"})
+    detected, _ = understood({"question": "q", "answer": "a", "source": "web"})
     parts = ("prompt-completion", "question -> prompt", "answer -> completion")
-    assert all(part in found.why for part in parts) and "source" not in found.why
+    assert all(part in detected.why for part in parts) and "source" not in detected.why
 
 
 def test_an_ignored_context_is_a_warning() -> None:
-    found, _ = understood({"context": "c", "question": "q", "answer": "a"})
-    (ignored,) = [warning.text for warning in found.warnings if warning.code == "data.ignored_column"]
+    detected, _ = understood({"context": "c", "question": "q", "answer": "a"})
+    (ignored,) = [warning.text for warning in detected.warnings if warning.code == "data.ignored_column"]
     assert "column context" in ignored
 
 
@@ -184,15 +184,15 @@ def test_fractional_weights_of_messages_are_kept() -> None:
 
 
 def test_the_last_separator_splits_text_and_belongs_to_the_prompt() -> None:
-    found, example = understood({"text": "Q: one\nA: two\nQ: three\nA: four"}, separator="\nA:")
-    assert found.name == "text"
+    detected, example = understood({"text": "Q: one\nA: two\nQ: three\nA: four"}, separator="\nA:")
+    assert detected.name == "text"
     assert (example.prompt, example.completion) == ("Q: one\nA: two\nQ: three\nA:", " four")
 
 
 def test_a_row_without_the_separator_is_a_problem_with_its_place() -> None:
     rows = raws({"text": "Q\nA: b"}, {"text": "nothing"})
-    found = detect(rows, Data(id="a.jsonl", separator="\nA:"))
-    problem = to_example(rows[1], found)
+    detected = detect(rows, Data(id="a.jsonl", separator="\nA:"))
+    problem = to_example(rows[1], detected)
     assert isinstance(problem, Problem)
     assert (problem.kind, problem.where) == ("data.no_answer", "a.jsonl line 2")
 
@@ -200,9 +200,9 @@ def test_a_row_without_the_separator_is_a_problem_with_its_place() -> None:
 def test_a_map_takes_columns_and_templates_over_columns() -> None:
     row = {"q": "2+2", "hint": "add", "a": 4}
     wish = {"prompt": "Q: {q} ({hint}) {{x}}", "completion": "a", "system": "Be brief."}
-    found, example = understood(row, map=wish)
+    detected, example = understood(row, map=wish)
     assert said(example) == [("system", "Be brief."), ("user", "Q: 2+2 (add) {x}"), ("assistant", "4")]
-    assert "data.map sets" in found.why
+    assert "data.map sets" in detected.why
 
 
 @pytest.mark.parametrize(
@@ -339,10 +339,10 @@ def test_a_row_with_nothing_to_learn_is_a_problem_not_an_end(row: Any, kind: Any
 
 
 def test_equal_content_has_equal_keys_whatever_its_white_space() -> None:
-    _, one = understood({"question": "caf\u00e9", "answer": "a"})
+    _, example = understood({"question": "caf\u00e9", "answer": "a"})
     _, other = understood({"question": " cafe\u0301\n", "answer": "a"})
-    assert isinstance(one, Example) and isinstance(other, Example)
-    assert keys_of(one) == keys_of(other)
+    assert isinstance(example, Example) and isinstance(other, Example)
+    assert keys_of(example) == keys_of(other)
 
 
 MODULE = '''
@@ -358,9 +358,9 @@ def detect(columns):
     return DetectedFormat("arrow-text", "column arrow", {"prompt": column(name)}) if name else None
 
 
-def convert(raw, found):
+def convert(raw, detected):
     asked, _, said = raw.values["arrow"].partition(" -> ")
-    return prompt_and_answer(asked, Answer(said), raw, found)
+    return prompt_and_answer(asked, Answer(said), raw, detected)
 
 
 FORMAT = DataFormat("arrow-text", 45, detect, convert)
@@ -375,8 +375,8 @@ from engine.data.source import read
 for settings in ([], ["data.format=arrow-text"]):
     data = resolve(Preset("none", {}), None, parse_overrides([f"data.id={sys.argv[1]}", *settings])).config.data
     rows = read(data).train
-    found = detect(rows, data)
-    print(found.name, [turn["content"] for turn in to_example(next(iter(rows)), found).messages])
+    detected = detect(rows, data)
+    print(detected.name, [turn["content"] for turn in to_example(next(iter(rows)), detected).messages])
 """
 
 

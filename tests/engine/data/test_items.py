@@ -53,7 +53,7 @@ def test_rows_of_one_prompt_are_one_item_in_the_order_of_their_first() -> None:
 def test_references_of_a_row_are_accepted_answers_each_once() -> None:
     items = evaluation_items([row("Paris", 1, ("Paris, France", "paris")), row("Paname", 1)], [row("paris", 1)])
     assert answers(items) == [("Paris", "Paname", "paris", "Paris, France")]
-    assert [one.target for one in items[0].rows] == ["Paris", "Paname", "paris"]
+    assert [reference.target for reference in items[0].rows] == ["Paris", "Paname", "paris"]
 
 
 @pytest.mark.parametrize("made", [sampled, sampled_by_rows])
@@ -61,8 +61,8 @@ def test_items_are_sampled_by_content_independent_of_the_order_of_rows(made: Any
     rows = [row(f"{letter}{n}", n, prompt=9 + n) for n in range(40) for letter in "ab"]
     shuffled = random.Random(1).sample(rows, len(rows))
     few, other = made(evaluation_items(rows), 10), made(evaluation_items(shuffled), 10)
-    assert {one.row.item for one in few} == {one.row.item for one in other}
-    assert [one.row.item for one in few] == sorted(one.row.item for one in few)
+    assert {item.row.item for item in few} == {item.row.item for item in other}
+    assert [item.row.item for item in few] == sorted(item.row.item for item in few)
     assert len(few) == (10 if made is sampled else 5)
     assert made(evaluation_items(rows), 1000) == evaluation_items(rows)
 
@@ -91,8 +91,8 @@ def test_the_best_reference_counts(metric: str, output: str, references: list[st
 
 
 def test_further_views_are_those_of_the_best_reference() -> None:
-    found = best_score("json", '{"a": 1}', ['{"a": 2}', '{"a": 1}'])
-    assert found == {"json": 1.0, "exact_match": 1.0, "valid": 1.0}
+    scores = best_score("json", '{"a": 1}', ['{"a": 2}', '{"a": 1}'])
+    assert scores == {"json": 1.0, "exact_match": 1.0, "valid": 1.0}
 
 
 def test_a_choice_is_unknown_only_where_no_reference_is_allowed() -> None:
@@ -104,15 +104,15 @@ def test_a_choice_is_unknown_only_where_no_reference_is_allowed() -> None:
 def test_the_loss_of_an_item_is_the_mean_over_its_answers() -> None:
     model = tiny_model_for_test()
     items = evaluation_items([row("ab", 1), row("abcdefgh", 1), row("xyz", 2)])
-    (one, two), rest = (
+    (first, second), rest = (
         row_losses(model, items[0].rows, LAYOUT, 0, "cpu"),
         row_losses(model, items[1].rows, LAYOUT, 0, "cpu"),
     )
-    found = item_losses(model, items, LAYOUT, 0, "cpu")
-    assert found[0] == pytest.approx(((one[0] + two[0]) / 2, 5.0, 5.0))
-    assert found[1] == pytest.approx(rest[0])
+    losses = item_losses(model, items, LAYOUT, 0, "cpu")
+    assert losses[0] == pytest.approx(((first[0] + second[0]) / 2, 5.0, 5.0))
+    assert losses[1] == pytest.approx(rest[0])
     alone = mean_loss(item_losses(model, evaluation_items([row("ab"), row("xyz")]), LAYOUT, 0, "cpu"))
-    assert alone == pytest.approx((one[0] + rest[0][0]) / 5)
+    assert alone == pytest.approx((first[0] + rest[0][0]) / 5)
 
 
 def tiny_model_for_test() -> torch.nn.Module:
@@ -142,10 +142,10 @@ def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
     generator: Any = Answers(["c", "x"])
     scorer = Scorer("exact_match", generator, LAYOUT, 0, "cpu")
     items = evaluation_items([row("a", 1), row("b", 1), row("c", 1), row("d", 2)])
-    found = scorer.items(tiny_model_for_test(), items)
+    scored = scorer.items(tiny_model_for_test(), items)
     assert generator.asked == 2
-    assert [(one.scores or {})["exact_match"] for one in found] == [1.0, 0.0]
-    assert [one.ended for one in found] == [True, False]
+    assert [(item.scores or {})["exact_match"] for item in scored] == [1.0, 0.0]
+    assert [item.ended for item in scored] == [True, False]
     assert scorer.items(torch.nn.Identity(), []) == []
 
 
@@ -160,11 +160,11 @@ def test_an_evaluation_reports_the_rows_whose_loss_is_known() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_summary_of_few_items_claims_no_more_than_they_say(metric: str, count: int) -> None:
     scores = {metric: 1.0} if metric_spec(metric).needs_answers else None
-    found = summarize([ScoredItem(nll=1.0, tokens=2, output="x", scores=scores)] * count, metric, 0.0)
-    assert found.score.rows == found.loss.rows == count
-    assert (found.score.mean is None) == (found.perplexity is None) == (count == 0)
+    summary = summarize([ScoredItem(nll=1.0, tokens=2, output="x", scores=scores)] * count, metric, 0.0)
+    assert summary.score.rows == summary.loss.rows == count
+    assert (summary.score.mean is None) == (summary.perplexity is None) == (count == 0)
     if count < 2:
-        assert found.score.low is None is found.score.high
+        assert summary.score.low is None is summary.score.high
 
 
 def test_predictions_keep_the_references_and_are_found_again(tmp_path: Path) -> None:
@@ -180,16 +180,16 @@ def test_predictions_keep_the_references_and_are_found_again(tmp_path: Path) -> 
 
 
 def test_the_fingerprint_of_items_knows_all_answers() -> None:
-    one, two = evaluation_items([row("a", 1), row("b", 1)]), evaluation_items([row("a", 1), row("c", 1)])
-    assert items_fingerprint(one) != items_fingerprint(two) != items_fingerprint(evaluation_items([row("a", 1)]))
+    first, second = evaluation_items([row("a", 1), row("b", 1)]), evaluation_items([row("a", 1), row("c", 1)])
+    assert items_fingerprint(first) != items_fingerprint(second) != items_fingerprint(evaluation_items([row("a", 1)]))
 
 
 def test_other_answers_of_an_example_become_examples() -> None:
     turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "a"}]
     example = Example(turns, "ask", "a", "line 1", references=("b", " ", "c"))
-    found = reference_examples(example)
-    assert [one.completion for one in found] == ["b", "c"]
-    assert [(one.messages or [])[-1]["content"] for one in found] == ["b", "c"]
+    others = reference_examples(example)
+    assert [other.completion for other in others] == ["b", "c"]
+    assert [(other.messages or [])[-1]["content"] for other in others] == ["b", "c"]
     assert (example.messages or [])[-1]["content"] == "a"
 
 
@@ -199,14 +199,16 @@ def test_a_multi_reference_set_is_prepared_into_items(tmp_path: Path) -> None:
         {"prompt": f"name[{n}]", "completion": f"say {n} {k}"} for n in range(60) for k in range(rng.randint(4, 10))
     ]
     rng.shuffle(rows)
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(values) + "\n" for values in rows))
     made = prepare(Data(id=str(tmp_path / "rows.jsonl"), validation=0.1), 64, load_tokenizer(Model()))
-    prompts = {name: {tuple(one.prompt) for one in getattr(made, name)} for name in ("train", "validation", "test")}
+    prompts = {
+        name: {tuple(prepared.prompt) for prepared in getattr(made, name)} for name in ("train", "validation", "test")
+    }
     assert prompts["test"] and not prompts["test"] & prompts["train"]
     assert prompts["validation"] and not prompts["validation"] & (prompts["train"] | prompts["test"])
     items = made.test_items
     assert len(items) == made.about["test_items"] == len(prompts["test"]) < len(made.test)
-    assert sum(len(one.references) for one in items) == len(made.test)
+    assert sum(len(item.references) for item in items) == len(made.test)
     assert made.about["overlap"]["test/train"]["prompt"] == 0
 
 
@@ -294,10 +296,10 @@ def test_all_items_of_a_row_are_in_one_split_and_one_group(tmp_path: Path, split
     tokenizer = load_tokenizer(Model(chat_template="tools-plain"))
     prepared = prepare(Data(id=str(places["train"]), **given), 512, tokenizer)
 
-    def thread(where: str) -> int:
+    def thread(location: str) -> int:
         """Which conversation, or which thread, a row or an item is from."""
-        number = int(where.split("line ")[1].split()[0]) - 1
-        number += {"validation": 60, "test": 75}.get(Path(where.split(" ")[0]).stem, 0)
+        number = int(location.split("line ")[1].split()[0]) - 1
+        number += {"validation": 60, "test": 75}.get(Path(location.split(" ")[0]).stem, 0)
         return number // 3 if grouped else number
 
     items = prepared.test_items

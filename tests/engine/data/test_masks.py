@@ -59,9 +59,11 @@ def test_the_mask_differs_from_a_peers_only_where_that_is_explained(case: Any) -
     if not same_template(BY_NAME[name]):
         pytest.skip("the installed trl ships another template")
     made = STORED["made"][case]
-    found = [differences(our, their, tokenizer()) for our, their in zip(mine(name), made["rows"], strict=True)]
-    assert found == made["differences"]
-    assert all(set(row) <= set(LINE_FEED) for row in found) or (tool, name) in EXPLAINED
+    row_differences = [
+        differences(our, their, tokenizer()) for our, their in zip(mine(name), made["rows"], strict=True)
+    ]
+    assert row_differences == made["differences"]
+    assert all(set(row) <= set(LINE_FEED) for row in row_differences) or (tool, name) in EXPLAINED
 
 
 def test_every_shape_is_compared_with_every_peer() -> None:

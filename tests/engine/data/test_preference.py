@@ -56,11 +56,11 @@ def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_bet
     error = refusal(path)
     assert error.code == "data.preference_data"
     assert settings(error.hint) == {"data.format": "chosen"} and figures(error.hint) == [str(N), str(N)]
-    found = reading(path, format="chosen")
-    assert [said(example) for example in found.examples] == [
+    dataset = reading(path, format="chosen")
+    assert [said(example) for example in dataset.examples] == [
         [("user", f"q{n}"), ("assistant", f"good{n}")] for n in range(N)
     ]
-    assert "bad" not in repr(found.examples)
+    assert "bad" not in repr(dataset.examples)
 
 
 def test_preferences_as_json_text_in_a_csv_file_are_the_same(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_preferences_as_json_text_in_a_csv_file_are_the_same(tmp_path: Path) -> 
         for n in range(N):
             writer.writerow([json.dumps([user(f"q{n}"), assistant(answer)]) for answer in (f"good{n}", f"bad{n}")])
     assert refusal(tmp_path / "a.csv").code == "data.preference_data"
-    found = reading(tmp_path / "a.csv", format="chosen")
-    assert said(found.examples[3]) == [("user", "q3"), ("assistant", "good3")]
+    dataset = reading(tmp_path / "a.csv", format="chosen")
+    assert said(dataset.examples[3]) == [("user", "q3"), ("assistant", "good3")]
 
 
 def test_only_what_the_answers_do_not_share_is_in_the_loss(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_rows_labeled_bad_train_only_where_the_label_is_true(
     error = refusal(path)
     assert error.code == "data.preference_data"
     assert settings(error.hint) == {"data.format": "desirable"} and figures(error.hint) == ["8", str(N)]
-    found = reading(path, format="desirable")
-    assert len(found.examples) == 8
-    assert found.left_out == {"data.undesirable": 4}
-    assert found.format.roles[column] == "label"
+    dataset = reading(path, format="desirable")
+    assert len(dataset.examples) == 8
+    assert dataset.left_out == {"data.undesirable": 4}
+    assert dataset.format.roles[column] == "label"
 
 
 def test_a_class_called_true_or_false_is_an_answer_not_a_verdict(tmp_path: Path) -> None:

@@ -51,11 +51,11 @@ def learnt_ids(row: Any) -> Any:
 
 
 def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking: Any) -> None:
-    one, other = prepare(banking, 128, tokenizer()), prepare(banking, 128, tokenizer())
-    assert one == other
+    first, other = prepare(banking, 128, tokenizer()), prepare(banking, 128, tokenizer())
+    assert first == other
     shorter = prepare(banking, 46, tokenizer())
-    assert shorter.fingerprint != one.fingerprint
-    assert shorter.about["source_fingerprint"] == one.about["source_fingerprint"]
+    assert shorter.fingerprint != first.fingerprint
+    assert shorter.about["source_fingerprint"] == first.about["source_fingerprint"]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -141,8 +141,8 @@ def test_the_report_counts_what_users_ask_about(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report)) == report
     assert report["rows"] == {"train": 33, "validation": 0, "test": 1}
     assert ["train.jsonl line 1", "train.jsonl line 31"] in report["duplicates"]["where"]
-    (where,) = report["unknown_roles"]["where"]
-    assert where.startswith("train.jsonl line 32: message 1 ") and "'narrator'" in where
+    (location,) = report["unknown_roles"]["where"]
+    assert location.startswith("train.jsonl line 32: message 1 ") and "'narrator'" in location
     assert report["conflicting_labels"]["where"] == [["train.jsonl line 2", "train.jsonl line 33"]]
     overlap = {"of": 1, "prompt": 1, "answer": 1, "both": 1, "near": 0, "near_reason": ""}
     assert report["overlap"]["test/train"] == {**overlap, "where": [["test.jsonl line 1", "train.jsonl line 6"]]}

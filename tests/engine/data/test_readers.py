@@ -279,9 +279,9 @@ def test_a_list_of_texts_under_another_name_is_one_answer(tmp_path: Path) -> Non
 
 
 def test_a_file_that_is_one_conversation_is_one_row(tmp_path: Path) -> None:
-    found = reading(write(tmp_path / "a.json", json.dumps([user("q"), assistant("a")])))
-    assert said(found.examples[0]) == PAIR
-    (note,) = found.source.notes
+    dataset = reading(write(tmp_path / "a.json", json.dumps([user("q"), assistant("a")])))
+    assert said(dataset.examples[0]) == PAIR
+    (note,) = dataset.source.notes
     assert note.startswith("a.json: ") and "one conversation" in note
 
 
@@ -291,11 +291,11 @@ def test_squad_articles_give_a_row_for_each_question(tmp_path: Path) -> None:
 
     paragraph = {"context": "The passage.", "qas": [question(1), question(2), {**question(3), "answers": []}]}
     nested = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [paragraph]}]}
-    found = reading(write(tmp_path / "a.json", json.dumps(nested)))
-    assert found.format.name == "squad"
-    assert [said(example)[0][1] for example in found.examples] == ["The passage.\n\nq1", "The passage.\n\nq2"]
-    assert found.examples[1].where == "a.json item 1 question 2"
-    assert found.left_out == {"data.unanswerable": 1}
+    dataset = reading(write(tmp_path / "a.json", json.dumps(nested)))
+    assert dataset.format.name == "squad"
+    assert [said(example)[0][1] for example in dataset.examples] == ["The passage.\n\nq1", "The passage.\n\nq2"]
+    assert dataset.examples[1].where == "a.json item 1 question 2"
+    assert dataset.left_out == {"data.unanswerable": 1}
 
 
 def test_a_json_object_of_splits_gives_its_splits(tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_folders_of_save_to_disk_are_read_with_their_splits_and_class_names(tmp_
     import datasets
 
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
-    one = datasets.Dataset.from_dict({"text": ["q"] * 4, "label": [1, 0, 1, 0]}, features=features)
-    one.save_to_disk(tmp_path / "one")
-    datasets.DatasetDict(train=one.shuffle(seed=0), test=one.select(range(1))).save_to_disk(tmp_path / "both")
+    dataset = datasets.Dataset.from_dict({"text": ["q"] * 4, "label": [1, 0, 1, 0]}, features=features)
+    dataset.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=dataset.shuffle(seed=0), test=dataset.select(range(1))).save_to_disk(tmp_path / "both")
     assert sorted(said(example)[-1][1] for example in reading(tmp_path / "one").examples) == ["no", "no", "yes", "yes"]
     both = reading(tmp_path / "both")
     assert len(both.examples) == 4
@@ -348,15 +348,15 @@ def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path,
 def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, mark: Any) -> None:
     other = ";" if mark == "," else ","
     lines = [f"{other * (n % 3)}text {n}{mark}label{n % 2}" for n in range(8)]
-    found = reading(write(tmp_path / "a.csv", "\n".join([f"text{mark}label", *lines])))
-    assert said(found.examples[2]) == [("user", f"{other * 2}text 2"), ("assistant", "label0")]
+    dataset = reading(write(tmp_path / "a.csv", "\n".join([f"text{mark}label", *lines])))
+    assert said(dataset.examples[2]) == [("user", f"{other * 2}text 2"), ("assistant", "label0")]
 
 
 def test_the_bars_of_special_tokens_separate_no_columns(tmp_path: Path) -> None:
     asked = "Where is the card that I ordered for my mother last Monday morning? <|im_end|>"
     path = write(tmp_path / "a.csv", f"{asked},arrival\n{asked} Well?,PIN\n")
-    found = reading(path, map={"prompt": "column 1", "completion": "column 2"})
-    assert [said(example)[-1][1] for example in found.examples] == ["arrival", "PIN"]
+    dataset = reading(path, map={"prompt": "column 1", "completion": "column 2"})
+    assert [said(example)[-1][1] for example in dataset.examples] == ["arrival", "PIN"]
 
 
 def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_path: Path) -> None:
@@ -365,9 +365,9 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
     assert error.code == "data.no_format"
     assert "no header line" in error.problem
     assert figures(error.hint)[-2:] == ["10", "10"]
-    found = reading(path, map=settings(error.hint)["data.map"])
-    assert len(found.examples) == 10
-    assert said(found.examples[0]) == [("user", "Book flight 0, please, to Oslo"), ("assistant", "label0")]
+    dataset = reading(path, map=settings(error.hint)["data.map"])
+    assert len(dataset.examples) == 10
+    assert said(dataset.examples[0]) == [("user", "Book flight 0, please, to Oslo"), ("assistant", "label0")]
 
 
 @pytest.mark.parametrize(
@@ -397,17 +397,17 @@ def test_a_header_line_is_not_mistaken_for_a_row(tmp_path: Path, header: Any) ->
 def test_a_text_file_is_a_document_per_paragraph_or_line_and_says_so(
     tmp_path: Path, text: Any, rows: Any, how: Any
 ) -> None:
-    found = reading(write(tmp_path / "a.txt", text))
-    assert [example.completion for example in found.examples] == rows
-    assert how in found.format.why
+    dataset = reading(write(tmp_path / "a.txt", text))
+    assert [example.completion for example in dataset.examples] == rows
+    assert how in dataset.format.why
 
 
 def test_several_text_files_are_a_document_each_and_none_beside_other_data(tmp_path: Path) -> None:
     for name in ("one.txt", "two.txt"):
         write(tmp_path / name, "first\n\nsecond")
-    found = reading(tmp_path)
-    assert [example.completion for example in found.examples] == ["first\n\nsecond"] * 2
-    assert "document per file" in found.format.why
+    dataset = reading(tmp_path)
+    assert [example.completion for example in dataset.examples] == ["first\n\nsecond"] * 2
+    assert "document per file" in dataset.format.why
     write_rows(tmp_path / "train.jsonl", [{"question": "q", "answer": "a"}])
     source = reading(tmp_path).source
     assert source.files == {"train": ["train.jsonl"]}
@@ -437,8 +437,8 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
     assert error.code == "data.media_column"
     assert f"column {name}" in error.problem
     assert figures(error.hint) == ["3", "3"]
-    found = reading(path, map={"prompt": "question", "completion": "answer"})
-    assert found.format.roles[name] == "ignored"
+    dataset = reading(path, map={"prompt": "question", "completion": "answer"})
+    assert dataset.format.roles[name] == "ignored"
 
 
 @pytest.mark.parametrize(
@@ -453,9 +453,9 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
 )
 def test_a_row_about_an_image_is_left_out_and_counted(tmp_path: Path, turn: Any) -> None:
     rows = [{"messages": [turn, assistant("a")]}, {"messages": [user("q"), assistant("<image> is a tag")]}]
-    found = reading(write_rows(tmp_path / "a.jsonl", rows))
-    assert found.left_out == {"data.media": 1}
-    assert len(found.examples) == 1
+    dataset = reading(write_rows(tmp_path / "a.jsonl", rows))
+    assert dataset.left_out == {"data.media": 1}
+    assert len(dataset.examples) == 1
 
 
 def test_openais_older_function_calls_are_tool_calls(tmp_path: Path) -> None:

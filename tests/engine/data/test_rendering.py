@@ -97,18 +97,18 @@ DROPPED = {
 }
 
 
-@pytest.mark.parametrize("thing", DROPPED)
-def test_what_a_template_drops_from_the_context_is_noted(thing: str) -> None:
-    template, example = DROPPED[thing]
-    expected = {f"data.template_drops_{thing}"} | ({"data.template_drops_tools"} if thing == "calls" else set())
+@pytest.mark.parametrize("part", DROPPED)
+def test_what_a_template_drops_from_the_context_is_noted(part: str) -> None:
+    template, example = DROPPED[part]
+    expected = {f"data.template_drops_{part}"} | ({"data.template_drops_tools"} if part == "calls" else set())
     assert codes(tokenize(example, tokenizer(template), 512)) == expected
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("thing", [thing for thing in DROPPED if thing != "keys"])
-def test_shipped_templates_drop_none_of_it(name: str, thing: str) -> None:
+@pytest.mark.parametrize("part", [part for part in DROPPED if part != "keys"])
+def test_shipped_templates_drop_none_of_it(name: str, part: str) -> None:
     tok = tokenizer(shipped(name, tokenizer(TEXT_ONLY)))
-    row = tokenize(DROPPED[thing][1], tok, 512)
+    row = tokenize(DROPPED[part][1], tok, 512)
     assert codes(row) == set()
 
 
@@ -155,10 +155,10 @@ def test_content_that_renders_to_nothing_is_an_empty_answer() -> None:
     assert isinstance(last, Problem) and last.kind == "data.template_drops_reasoning"
 
 
-@pytest.mark.parametrize("where", ["reasoning_content", "content"])
-def test_an_answer_whose_reasoning_the_template_drops_is_refused_with_the_remedy(where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["reasoning_content", "content"])
+def test_an_answer_whose_reasoning_the_template_drops_is_refused_with_the_remedy(field: str, tmp_path: Path) -> None:
     stripping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
-    thought = {**SAID, "reasoning_content": "Clouds."} if where == "reasoning_content" else None
+    thought = {**SAID, "reasoning_content": "Clouds."} if field == "reasoning_content" else None
     thought = thought or {**SAID, "content": f"<think>Clouds.</think>{SAID['content']}"}
     rows = [{"messages": [ASKED, SAID]}] * 9 + [{"messages": [ASKED, thought]}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

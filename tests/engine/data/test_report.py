@@ -122,7 +122,7 @@ def test_every_column_has_a_role_and_an_ignored_one_is_a_warning_with_examples(t
         "system": "system",
     }
     assert (columns["score"]["rows"], columns["system"]["rows"], columns["empty"]["rows"]) == (30, 15, 0)
-    (ignored,) = [one["text"] for one in report["warnings"] if one["code"] == "data.ignored_column"]
+    (ignored,) = [warning["text"] for warning in report["warnings"] if warning["code"] == "data.ignored_column"]
     assert "score" in ignored and all(example in ignored for example in ("0", "1", "2"))
 
 
@@ -168,9 +168,9 @@ def test_several_answers_to_a_prompt_are_conflicts_among_labels_and_references_e
 ) -> None:
     rows = [{"prompt": f"q{n % 20}", "completion": answers[(n + n // 20) % len(answers)]} for n in range(40)]
     report = check(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0), 64, tokenizer())
-    found = {name: report[name]["rows"] for name in ("conflicting_labels", "multiple_references")}
-    assert found == dict.fromkeys(found, 0) | {expected: 20}
-    codes = [one["code"] for one in report["warnings"]]
+    counts = {name: report[name]["rows"] for name in ("conflicting_labels", "multiple_references")}
+    assert counts == dict.fromkeys(counts, 0) | {expected: 20}
+    codes = [warning["code"] for warning in report["warnings"]]
     assert ("data.conflicting_labels" in codes) == (expected == "conflicting_labels")
     assert "contradict" not in json.dumps(report)
 

@@ -138,8 +138,8 @@ def test_a_given_test_set_is_kept_and_its_overlap_reported() -> None:
     done = split_rows(examples(*range(100)), test=test)
     assert done.test == test
     assert [warning.code for warning in done.warnings] == ["data.test_overlaps_train"]
-    found = done.assignment.overlaps["test/train"]
-    assert (found.of, found.prompt, found.answer, found.both) == (3, 3, 3, 3)
+    overlap = done.assignment.overlaps["test/train"]
+    assert (overlap.of, overlap.prompt, overlap.answer, overlap.both) == (3, 3, 3, 3)
     assert [done.given[row] for row in done.assignment.same_prompt["test/train"][0]] == [test[0], done.train[0]]
 
 
@@ -167,8 +167,8 @@ def test_all_answers_of_a_prompt_are_in_one_split(trial: Any) -> None:
     assert done.test
     assert not prompts(done.test) & prompts(done.train)
     assert not prompts(done.validation) & (prompts(done.train) | prompts(done.test))
-    found = done.assignment.overlaps["test/train"]
-    assert (found.of, found.prompt, found.answer, found.both) == (len(done.test), 0, 0, 0)
+    overlap = done.assignment.overlaps["test/train"]
+    assert (overlap.of, overlap.prompt, overlap.answer, overlap.both) == (len(done.test), 0, 0, 0)
 
 
 def test_the_default_holds_out_at_most_500_prompts_independent_of_their_answers() -> None:
@@ -181,8 +181,8 @@ def test_the_default_holds_out_at_most_500_prompts_independent_of_their_answers(
 def test_a_test_file_with_training_prompts_and_other_answers_overlaps_by_prompt_alone() -> None:
     train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(50)]
     test = [Example(None, f" ask  {n} ", f"other {n}", f"line {n}") for n in range(20)]
-    found = split_rows(train, test=test).assignment.overlaps["test/train"]
-    assert (found.of, found.prompt, found.answer, found.both) == (20, 20, 0, 0)
+    overlap = split_rows(train, test=test).assignment.overlaps["test/train"]
+    assert (overlap.of, overlap.prompt, overlap.answer, overlap.both) == (20, 20, 0, 0)
 
 
 def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set() -> None:
@@ -202,9 +202,9 @@ def test_a_prompt_is_the_same_however_it_is_spaced_composed_or_written() -> None
     )
     system = Example([{"role": "system", "content": "Be brief."}, *(chat.messages or [])], None, None, "3")
     tools = Example(chat.messages, None, None, "4", tools=[{"type": "function", "function": {"name": "f"}}])
-    keys = [keys_of(one) for one in (chat, same, system, tools)]
+    keys = [keys_of(example) for example in (chat, same, system, tools)]
     assert keys[0].prompt == keys[1].prompt and keys[0].answer != keys[1].answer
-    assert len({one.prompt for one in keys}) == 3
+    assert len({key.prompt for key in keys}) == 3
     assert keys[0].answer == keys[2].answer
 
 

@@ -62,9 +62,11 @@ def usable(columns: ColumnStore) -> TokenizedRows:
 def test_stored_rows_are_the_rows_that_were_stored(results: list[Row | Problem]) -> None:
     columns = stored(results, None)
     kept = [result for result in results if isinstance(result, Row)]
-    found = usable(columns)
-    assert list(found) == kept == [found[place] for place in range(len(found))] and found == kept
-    assert found[1:] == kept[1:] and found[::-2] == kept[::-2] and found.take([*range(len(kept))][::-1]) == kept[::-1]
+    loaded = usable(columns)
+    assert list(loaded) == kept == [loaded[place] for place in range(len(loaded))] and loaded == kept
+    assert (
+        loaded[1:] == kept[1:] and loaded[::-2] == kept[::-2] and loaded.take([*range(len(kept))][::-1]) == kept[::-1]
+    )
     for number, result in enumerate(results):
         assert columns.where(number) == result.where
         if isinstance(result, Problem):
@@ -75,20 +77,20 @@ def test_stored_rows_are_the_rows_that_were_stored(results: list[Row | Problem])
 @given(RESULTS)
 def test_columns_of_sizes_are_those_of_the_rows(results: list[Row | Problem]) -> None:
     kept = [result for result in results if isinstance(result, Row)]
-    found = usable(stored(results, None))
-    assert found.lengths.tolist() == lengths_of(kept).tolist() == [len(row.input_ids) for row in kept]
-    assert found.loss_tokens.tolist() == [len(row.labels) - row.labels.count(IGNORE_INDEX) for row in kept]
-    assert found.answer_tokens.tolist() == answer_tokens_of(kept).tolist()
-    assert found.cut.tolist() == [row.cut for row in kept]
-    assert list(found.targets()) == [row.target for row in kept]
+    loaded = usable(stored(results, None))
+    assert loaded.lengths.tolist() == lengths_of(kept).tolist() == [len(row.input_ids) for row in kept]
+    assert loaded.loss_tokens.tolist() == [len(row.labels) - row.labels.count(IGNORE_INDEX) for row in kept]
+    assert loaded.answer_tokens.tolist() == answer_tokens_of(kept).tolist()
+    assert loaded.cut.tolist() == [row.cut for row in kept]
+    assert list(loaded.targets()) == [row.target for row in kept]
 
 
 @settings(max_examples=25, deadline=None)
 @given(RESULTS)
 def test_the_fingerprint_is_that_of_the_rows_written_out(results: list[Row | Problem]) -> None:
-    found = usable(stored(results, None))
-    parts = {"train": found[2:], "validation": found[:1], "test": found[1:2]}
-    assert fingerprint(parts, found[:0]) == written_out({name: list(some) for name, some in parts.items()})
+    loaded = usable(stored(results, None))
+    parts = {"train": loaded[2:], "validation": loaded[:1], "test": loaded[1:2]}
+    assert fingerprint(parts, loaded[:0]) == written_out({name: list(some) for name, some in parts.items()})
 
 
 def written_out(rows: dict[str, list[Row]]) -> str:

@@ -75,8 +75,8 @@ def theirs(rows: Any, tok: Any, model: Any, folder: Any, **options: Any) -> Any:
 
 def ours(rows: Any, tok: Any) -> Any:
     raws = [RawRow(dict(row), f"line {number}") for number, row in enumerate(rows, 1)]
-    found = detect(raws, Data(id="rows"))
-    return [(row.input_ids, row.labels) for row in tokenize_all([to_example(raw, found) for raw in raws], tok, 8192)]
+    detected = detect(raws, Data(id="rows"))
+    return [(row.input_ids, row.labels) for row in tokenize_all([to_example(raw, detected) for raw in raws], tok, 8192)]
 
 
 def without_tail(ids: Any, labels: Any, tok: Any) -> Any:

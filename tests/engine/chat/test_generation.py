@@ -49,19 +49,19 @@ def test_a_conversation_continues_with_the_kept_cache(name: str) -> None:
     assert cached == 0
     second = [*first, *said, 7, 8, 9]
     shorter = [*first[:20], 9, 8, 7]
-    found = [answer(model, prompt, kept) for prompt in (second, shorter, PROMPTS[0], PROMPTS[0])]
+    answers = [answer(model, prompt, kept) for prompt in (second, shorter, PROMPTS[0], PROMPTS[0])]
     expected = [answer(model, prompt)[0] for prompt in (second, shorter, PROMPTS[0], PROMPTS[0])]
-    assert [tokens for tokens, _ in found] == expected
+    assert [tokens for tokens, _ in answers] == expected
     if name in FULL_ATTENTION:
-        reused = [cached for _, cached in found]
+        reused = [cached for _, cached in answers]
         assert reused[0] >= len(first) and reused[1] == 20 and reused[3] == len(PROMPTS[0]) - 1
 
 
 def test_sampling_is_decided_by_the_seed() -> None:
     model = made(FULL_ATTENTION["llama"])
     hot = [Sampling(temperature=3.0, seed=seed) for seed in (1, 1, 2)]
-    one, same, other = (list(islice(stream(model, PROMPTS[0], ReusableCache(), way, "cpu"), 12)) for way in hot)
-    assert one == same != other
+    first, same, other = (list(islice(stream(model, PROMPTS[0], ReusableCache(), way, "cpu"), 12)) for way in hot)
+    assert first == same != other
     nucleus = Sampling(temperature=3.0, top_p=0.01, seed=5)
     greedy = list(islice(stream(model, PROMPTS[0], ReusableCache(), GREEDY, "cpu"), 12))
     assert list(islice(stream(model, PROMPTS[0], ReusableCache(), nucleus, "cpu"), 12)) == greedy

@@ -57,9 +57,11 @@ def session(made: dict[str, RunDir]) -> ChatSession:
 
 def told(session: ChatSession, ask: AnswerRequest, stop_after: int = 10**9) -> list[Message]:
     """The messages of a request that is stopped after some pieces."""
-    found: list[Message] = []
-    session.answer(ask, found.append, lambda: sum(isinstance(one, AnswerText) for one in found) >= stop_after)
-    return found
+    messages: list[Message] = []
+    session.answer(
+        ask, messages.append, lambda: sum(isinstance(message, AnswerText) for message in messages) >= stop_after
+    )
+    return messages
 
 
 def ask_all(session: ChatSession, conversation: Conversation, number: int = 1, **sampling: float) -> AnswerRequest:
@@ -105,35 +107,39 @@ def test_without_a_chat_template_the_prompt_is_plain_text() -> None:
 
 def evaluation_answers(session: ChatSession, conversation: Conversation) -> dict[str, str]:
     """Each model's answer to a conversation as the evaluation generates it, of at most 24 tokens."""
-    found = {}
+    answers = {}
     for name, responder in session.models.responders.items():
         generator = Generator(responder.tokenizer, 24, 4, "cpu", responder.ends, lambda code, text: None)
         with responder.copy.active(responder.adapter) as network:
-            (found[name],) = generator.answers(network, [responder.encoder.row(conversation)])
-    return found
+            (answers[name],) = generator.answers(network, [responder.encoder.row(conversation)])
+    return answers
 
 
 def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict[str, RunDir]) -> None:
     conversations = (conversation_of(made["lora"], number) for number in range(20))
-    known = ((one, evaluation_answers(session, one)) for one in conversations)
-    conversation, expected = next((one, texts) for one, texts in known if len(set(texts.values())) == len(texts))
-    found = told(session, ask_all(session, conversation))
-    answers = {one.column: one for one in found if isinstance(one, AnswerFinished)}
+    known = ((candidate, evaluation_answers(session, candidate)) for candidate in conversations)
+    conversation, expected = next(
+        (candidate, texts) for candidate, texts in known if len(set(texts.values())) == len(texts)
+    )
+    messages = told(session, ask_all(session, conversation))
+    answers = {message.column: message for message in messages if isinstance(message, AnswerFinished)}
     assert list(answers) == list(session.models.responders)
     for name, answer in answers.items():
         assert answer.text == expected[name] and answer.tokens <= 24
         assert answer.ended == ("length" if answer.tokens == 24 else "end token")
         assert answer.text.startswith(
-            "".join(one.text for one in found if isinstance(one, AnswerText) and one.column == name)
+            "".join(message.text for message in messages if isinstance(message, AnswerText) and message.column == name)
         )
         assert answer.first_token > 0 and answer.seconds >= 0
-    assert isinstance(found[-1], RequestFinished) and found[-1].memory.process > 0
+    assert isinstance(messages[-1], RequestFinished) and messages[-1].memory.process > 0
 
 
 def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[str, RunDir]) -> None:
     conversation = conversation_of(made["lora"], 1)
     first = {
-        one.column: one for one in told(session, ask_all(session, conversation)) if isinstance(one, AnswerFinished)
+        message.column: message
+        for message in told(session, ask_all(session, conversation))
+        if isinstance(message, AnswerFinished)
     }
     longer = {
         name: Conversation(
@@ -146,24 +152,27 @@ def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[
         for name, answer in first.items()
     }
     ask = AnswerRequest(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
-    found = told(session, ask)
+    continued = told(session, ask)
     prompt = len(session.models.responders[BASE].encoder.ids(conversation))
-    cached = [one.cached_tokens for one in found if isinstance(one, AnswerStarted)]
+    cached = [message.cached_tokens for message in continued if isinstance(message, AnswerStarted)]
     assert len(cached) == 3 and all(count >= prompt for count in cached)
     for responder in session.models.responders.values():
         responder.kept.tokens, responder.kept.cache = [], None
     again = told(session, ask)
-    texts = [[one.text for one in messages if isinstance(one, AnswerFinished)] for messages in (found, again)]
-    assert texts[0] == texts[1] and [one.cached_tokens for one in again if isinstance(one, AnswerStarted)] == [0, 0, 0]
+    texts = [
+        [message.text for message in messages if isinstance(message, AnswerFinished)] for messages in (continued, again)
+    ]
+    assert texts[0] == texts[1]
+    assert [message.cached_tokens for message in again if isinstance(message, AnswerStarted)] == [0, 0, 0]
 
 
 def test_a_stop_keeps_the_answer_so_far_and_skips_the_other_columns(
     session: ChatSession, made: dict[str, RunDir]
 ) -> None:
-    found = told(session, ask_all(session, conversation_of(made["lora"])), stop_after=1)
-    (answer,) = [one for one in found if isinstance(one, AnswerFinished)]
+    messages = told(session, ask_all(session, conversation_of(made["lora"])), stop_after=1)
+    (answer,) = [message for message in messages if isinstance(message, AnswerFinished)]
     assert (answer.column, answer.ended) == (BASE, "stopped") and answer.tokens >= 1
-    assert isinstance(found[-1], RequestFinished)
+    assert isinstance(messages[-1], RequestFinished)
 
 
 def test_unusable_conversations_are_refused(session: ChatSession) -> None:

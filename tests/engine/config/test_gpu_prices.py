@@ -40,8 +40,8 @@ def test_the_cheapest_gpu_with_enough_memory() -> None:
     ],
 )
 def test_a_gpu_is_found_by_its_nvml_name(nvml: str, name: str | None) -> None:
-    found = gpu_prices.find_gpu(nvml, gpu_prices.list_gpus())
-    assert (found.name if found else None) == name
+    gpu = gpu_prices.find_gpu(nvml, gpu_prices.list_gpus())
+    assert (gpu.name if gpu else None) == name
 
 
 def test_an_own_price_hides_the_shipped_one() -> None:

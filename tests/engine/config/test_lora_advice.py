@@ -75,15 +75,15 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
     ladder.work.answer_tokens = 300_000
     ladder.config["adapter.target_modules"] = ["q_proj", "v_proj"]
     ladder.config["train.batch"] = 256
-    caveats = [one.text for one in verdict(ladder, decide(ladder)) if one.topic == "caveat"]
+    caveats = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "caveat"]
     assert " ".join(caveats).count(LORA_SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
     assert any(re.match(r"QLoRA .*\b287k .*\b300k ", text) for text in caveats)
 
 
 def test_the_launch_preview_has_them() -> None:
     config = resolve_preset("demo", "lora", {"adapter.target_modules": ["q_proj"], "train.batch": 256}).config
-    found = MethodEstimate("lora", "unknown", config=config)
-    problems = list(adapter_problems([found], ["LoRA"], DataCheck()))
+    estimate = MethodEstimate("lora", "unknown", config=config)
+    problems = list(adapter_problems([estimate], ["LoRA"], DataCheck()))
     assert [problem.code for problem in problems] == ["lora.attention_only", "lora.large_batch"]
     assert not any(problem.blocking for problem in problems)
 

@@ -36,8 +36,8 @@ def test_it_imports_nothing_heavy() -> None:
 
 
 def test_the_embedded_model_is_in_the_assets() -> None:
-    found = find_model(Model(id="tiny"))
-    assert found.folder == tiny_folder() and found.table and found.table["hidden_size"]
+    files = find_model(Model(id="tiny"))
+    assert files.folder == tiny_folder() and files.table and files.table["hidden_size"]
 
 
 def test_a_catalog_model_is_found_once_pulled_or_cached() -> None:
@@ -52,10 +52,10 @@ def test_a_catalog_model_is_found_once_pulled_or_cached() -> None:
 @pytest.mark.parametrize("revision", [None, "main", "v2", "abcdef"])
 def test_the_hub_cache_is_read_as_its_own_library_reads_it(revision: str | None) -> None:
     cached("owner/name", "abcdef", "main" if revision != "v2" else "v2")
-    found = find_model(Model(id="owner/name", revision=revision))
+    files = find_model(Model(id="owner/name", revision=revision))
     theirs = try_to_load_from_cache("owner/name", "config.json", cache_dir=hub_cache(), revision=revision)
-    assert found.folder and str(found.folder / "config.json") == theirs
-    assert found.table == TABLE
+    assert files.folder and str(files.folder / "config.json") == theirs
+    assert files.table == TABLE
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,5 +86,5 @@ def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path)
     folder.mkdir()
     if text is not None:
         (folder / "config.json").write_text(text)
-    found = find_model(Model(id=str(folder)))
-    assert found.table is None and why in found.why and found.wrong
+    files = find_model(Model(id=str(folder)))
+    assert files.table is None and why in files.why and files.wrong

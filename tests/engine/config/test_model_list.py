@@ -35,20 +35,20 @@ def cached(name: str, size: int = 2000) -> None:
 
 def test_the_embedded_model_and_the_catalog_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    found = list_models(tmp_path)
-    assert [one.id for one in found] == ["tiny", *CATALOG]
-    assert (found[0].origin, found[0].requires_network) == ("embedded", False)
-    assert (found[1].origin, found[1].requires_network, found[1].license) == ("catalog", True, "Apache-2.0")
-    assert found[1].architecture == "llama" and found[1].bytes is None
+    models = list_models(tmp_path)
+    assert [model.id for model in models] == ["tiny", *CATALOG]
+    assert (models[0].origin, models[0].requires_network) == ("embedded", False)
+    assert (models[1].origin, models[1].requires_network, models[1].license) == ("catalog", True, "Apache-2.0")
+    assert models[1].architecture == "llama" and models[1].bytes is None
 
 
 def test_catalog_models_that_have_to_be_downloaded_are_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     mine = model_folder(tmp_path / "mine")
     model_folder(pulled_folder("qwen3-8b"))
-    found = [one.id for one in list_models(tmp_path, ["team/other"])]
+    names = [model.id for model in list_models(tmp_path, ["team/other"])]
     absent = [name for name in CATALOG if name != "qwen3-8b"]
-    assert found == ["tiny", "qwen3-8b", str(mine), "team/other", *absent]
+    assert names == ["tiny", "qwen3-8b", str(mine), "team/other", *absent]
 
 
 def test_a_gated_model_of_the_catalog_is_marked() -> None:
@@ -63,8 +63,8 @@ def test_folders_gguf_files_recent_and_cached_models_are_listed(tmp_path: Path) 
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     pickled = model_folder(tmp_path / "pickled", weights="pytorch_model.bin")
     cached("team/small")
-    found = {one.id: one for one in list_models(tmp_path, ["team/other"])}
-    assert set(found) == {
+    models = {model.id: model for model in list_models(tmp_path, ["team/other"])}
+    assert set(models) == {
         "tiny",
         *CATALOG,
         str(mine),
@@ -73,15 +73,15 @@ def test_folders_gguf_files_recent_and_cached_models_are_listed(tmp_path: Path) 
         "team/other",
         "team/small",
     }
-    assert str(pickled) not in found
-    one = found[str(mine)]
-    assert (one.origin, one.label, one.bytes, one.license) == ("folder", "mine", 1000, "apache-2.0")
-    assert one.architecture == "llama" and one.modified
-    gguf = found[str(tmp_path / "small.gguf")]
+    assert str(pickled) not in models
+    local = models[str(mine)]
+    assert (local.origin, local.label, local.bytes, local.license) == ("folder", "mine", 1000, "apache-2.0")
+    assert local.architecture == "llama" and local.modified
+    gguf = models[str(tmp_path / "small.gguf")]
     assert (gguf.origin, gguf.bytes, gguf.requires_network) == ("GGUF file", 8, False)
-    small = found["team/small"]
+    small = models["team/small"]
     assert (small.origin, small.bytes, small.license, small.requires_network) == ("HF cache", 2000, "apache-2.0", False)
-    assert found["team/other"].recent and found["team/other"].files.fetch == "team/other"
+    assert models["team/other"].recent and models["team/other"].files.fetch == "team/other"
 
 
 def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"\0")
-    names = [one.label for one in list_models(tmp_path)]
+    names = [model.label for model in list_models(tmp_path)]
     assert "mine" in names and "damaged" in names and "broken.gguf" not in names
     damaged = describe_model(str(tmp_path / "damaged"))
     assert damaged.files.wrong and damaged.architecture == ""

@@ -23,7 +23,7 @@ def preset(tmp_path: Path, text: str) -> Preset:
     return read_preset(path)
 
 
-@pytest.mark.parametrize("path", [one.path for one in preset_library.list_presets()], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [entry.path for entry in preset_library.list_presets()], ids=lambda path: path.stem)
 @pytest.mark.parametrize("method", method_names())
 def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str) -> None:
     assert resolve(read_preset(path, path.stem), method).config.method == method
@@ -31,19 +31,21 @@ def test_every_shipped_preset_resolves_for_every_method(path: Path, method: str)
 
 def test_shipped_presets_have_different_slots() -> None:
     slots = [
-        one.preset.values["slot"] for one in preset_library.list_presets() if one.preset and "slot" in one.preset.values
+        entry.preset.values["slot"]
+        for entry in preset_library.list_presets()
+        if entry.preset and "slot" in entry.preset.values
     ]
     assert sorted(slots) == list(range(1, 10))
 
 
 def test_later_layers_win_and_origins_say_so(tmp_path: Path) -> None:
     mine = preset(tmp_path, 'method = "lora"\n[train]\nbatch = 8\nseed = 3\n')
-    found = resolve(mine, overrides=parse_overrides(["train.seed=4"]))
-    assert (found.config.train.batch, found.config.train.seed) == (8, 4)
-    assert found.origins["train.batch"] == "preset mine.toml"
-    assert found.origins["train.seed"] == "command line"
-    assert found.origins["train.learning_rate"] == "default for lora"
-    assert found.origins["train.warmup_ratio"] == "default"
+    effective = resolve(mine, overrides=parse_overrides(["train.seed=4"]))
+    assert (effective.config.train.batch, effective.config.train.seed) == (8, 4)
+    assert effective.origins["train.batch"] == "preset mine.toml"
+    assert effective.origins["train.seed"] == "command line"
+    assert effective.origins["train.learning_rate"] == "default for lora"
+    assert effective.origins["train.warmup_ratio"] == "default"
 
 
 def test_default_learning_rates_are_ten_to_one() -> None:
@@ -53,9 +55,9 @@ def test_default_learning_rates_are_ten_to_one() -> None:
 
 def test_a_rate_set_for_one_method_is_not_another_ones(tmp_path: Path) -> None:
     mine = preset(tmp_path, 'method = "lora"\n[train]\nlearning_rate = 3e-3\n')
-    found = resolve(mine, "full")
-    assert found.config.train.learning_rate == 2e-5
-    assert [notice.code for notice in found.notices] == ["preset.other_method_rate"]
+    effective = resolve(mine, "full")
+    assert effective.config.train.learning_rate == 2e-5
+    assert [notice.code for notice in effective.notices] == ["preset.other_method_rate"]
 
 
 def test_a_table_of_rates_serves_each_method(tmp_path: Path) -> None:
@@ -136,8 +138,8 @@ def test_two_presets_with_the_same_slot(tmp_path: Path, monkeypatch: pytest.Monk
     folder.mkdir(parents=True)
     (folder / "zz.toml").write_text('title = "mine"\nslot = 2\n')
     listed = preset_library.list_presets()
-    assert {one.slot: one.name for one in listed if one.slot}[2] == "zz"
-    assert next(one for one in listed if one.name == "demo-lora").slot is None
+    assert {entry.slot: entry.name for entry in listed if entry.slot}[2] == "zz"
+    assert next(entry for entry in listed if entry.name == "demo-lora").slot is None
 
 
 @pytest.mark.parametrize("key", ["data.id", "data.test", "model.id"])

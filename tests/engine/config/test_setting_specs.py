@@ -61,9 +61,9 @@ def test_every_default_survives_being_edited_as_text() -> None:
 def test_epochs_given_for_a_preset_of_steps_replace_the_steps() -> None:
     preset = Preset("mine", {"train.steps": 400})
     assert resolve(preset).config.train.steps == 400
-    found = resolve(preset, None, {"train.epochs": 1.0})
-    assert (found.config.train.steps, found.config.train.epochs) == (None, 1.0)
-    assert found.origins["train.steps"] == "default"
+    effective = resolve(preset, None, {"train.epochs": 1.0})
+    assert (effective.config.train.steps, effective.config.train.epochs) == (None, 1.0)
+    assert effective.origins["train.steps"] == "default"
 
 
 def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_family() -> None:
@@ -71,9 +71,9 @@ def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_fami
         chosen = resolve_preset("qwen2.5-7b-lora", method, {"train.learning_rate": rate})
         create_from_config(f"mine-{method}", f"qwen2.5-7b-{method}", chosen)
     assert resolve_preset("mine-lora", None, {}).config.train.learning_rate == 3e-3
-    found = resolve_preset("mine-lora", "qlora", {})
-    assert found.config.train.learning_rate == 4e-3
-    assert found.origins["train.learning_rate"] == "preset mine-qlora"
-    assert resolve_preset("mine-lora", None, {"method": "qlora"}).config == found.config
+    effective = resolve_preset("mine-lora", "qlora", {})
+    assert effective.config.train.learning_rate == 4e-3
+    assert effective.origins["train.learning_rate"] == "preset mine-qlora"
+    assert resolve_preset("mine-lora", None, {"method": "qlora"}).config == effective.config
     assert resolve_preset("mine-lora", "full", {}).config.train.learning_rate == 2e-5
     assert resolve_preset("mine-lora", "qlora", {"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4

@@ -17,14 +17,14 @@ QUIET = ("title", "about", "slot")
 
 
 def listed(name: str) -> preset_library.PresetEntry:
-    return next(one for one in preset_library.list_presets() if one.name == name)
+    return next(entry for entry in preset_library.list_presets() if entry.name == name)
 
 
 def values_of(chosen: EffectiveConfig) -> dict[str, object]:
     return {key: value for key, value in flatten(chosen.config).items() if key not in QUIET}
 
 
-@pytest.mark.parametrize("base", [one.name for one in preset_library.list_presets()])
+@pytest.mark.parametrize("base", [entry.name for entry in preset_library.list_presets()])
 @pytest.mark.parametrize("method", method_names())
 def test_a_saved_choice_is_the_same_configuration(base: str, method: str) -> None:
     chosen = resolve_preset(base, method, {"train.batch": 12, "train.micro_batch": 3})

@@ -22,9 +22,9 @@ def settings() -> Path:
 
 
 def test_runs_and_rungs_have_the_users_trackers(settings: Path) -> None:
-    found = resolve_preset("demo-lora", None, {})
-    assert (found.config.track.to, found.config.track.project) == (["tensorboard"], "mails")
-    assert found.origins["track.to"] == "config.toml" and found.origins["track.online"] == "default"
+    effective = resolve_preset("demo-lora", None, {})
+    assert (effective.config.track.to, effective.config.track.project) == (["tensorboard"], "mails")
+    assert effective.origins["track.to"] == "config.toml" and effective.origins["track.online"] == "default"
     assert all(rung.config.track.to == ["tensorboard"] for rung in make_plan("demo", ["lora"], {}).rungs)
     assert read_settings(["nord"]).errors == []
 
@@ -33,8 +33,8 @@ def test_the_command_line_and_a_preset_take_precedence(settings: Path, tmp_path:
     assert resolve_preset("demo-lora", None, {"track.to": []}).config.track.to == []
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[track]\nto = ["trackio"]\n')
-    found = resolve_preset(str(mine), None, {})
-    assert (found.config.track.to, found.config.track.project) == (["trackio"], "mails")
+    effective = resolve_preset(str(mine), None, {})
+    assert (effective.config.track.to, effective.config.track.project) == (["trackio"], "mails")
 
 
 @pytest.mark.parametrize("text", ['[track]\nto = "tensorboard"', '[track]\nto = ["mlflow"]', "[track]\nname = 1"])

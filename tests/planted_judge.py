@@ -63,14 +63,14 @@ class PlantedServer:
                 elif request["max_tokens"] == 1:  # the check before the first question
                     self._send(200, completion("OK"))
                 else:
-                    found = server.reply(request)
-                    if isinstance(found, str):
-                        self._send(200, completion(found))
-                    elif found["status"] == 0:
+                    answer = server.reply(request)
+                    if isinstance(answer, str):
+                        self._send(200, completion(answer))
+                    elif answer["status"] == 0:
                         self.close_connection = True
                         self.connection.close()
                     else:
-                        self._send(found["status"], found["body"], found.get("headers", {}))
+                        self._send(answer["status"], answer["body"], answer.get("headers", {}))
 
             def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
                 content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
@@ -113,9 +113,9 @@ def completion(text: str | None, **message: Any) -> dict[str, Any]:
 def answers_in(request: dict[str, Any]) -> tuple[str, str]:
     """The two answers in a judge's prompt."""
     prompt = request["messages"][-1]["content"]
-    found = [re.search(rf"\[answer {name} (\w+)\]\n(.*)\n\[end of answer {name} \1\]", prompt, re.S) for name in "AB"]
-    assert found[0] and found[1], prompt
-    return found[0][2], found[1][2]
+    matches = [re.search(rf"\[answer {name} (\w+)\]\n(.*)\n\[end of answer {name} \1\]", prompt, re.S) for name in "AB"]
+    assert matches[0] and matches[1], prompt
+    return matches[0][2], matches[1][2]
 
 
 def chance(request: dict[str, Any], salt: str = "") -> float:

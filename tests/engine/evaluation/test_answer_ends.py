@@ -43,7 +43,7 @@ def test_an_answer_that_reached_the_limit_has_not_ended() -> None:
 def items(ended: list[bool | None], formatted: list[bool | None]) -> list[ScoredItem]:
     pairs = zip(ended, formatted, strict=True)
     loss = (1.0, 2.0, 2.0)
-    return [ScoredItem.of(loss, "x", {"json": 0.5}, one, other) for one, other in pairs]
+    return [ScoredItem.of(loss, "x", {"json": 0.5}, has_ended, is_formatted) for has_ended, is_formatted in pairs]
 
 
 def test_scores_have_the_shares_with_intervals() -> None:

@@ -160,5 +160,5 @@ def test_a_check_without_a_preset_reports_the_automatic_metric_and_how_long_rows
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["metric"] == "open" and "median" in report["metric_reason"]
-    cut = [one["text"] for one in report["warnings"] if one["code"] == "data.rows_cut"]
+    cut = [warning["text"] for warning in report["warnings"] if warning["code"] == "data.rows_cut"]
     assert cut and all(settings(text)["train.max_length"] > 2000 for text in cut)

@@ -70,16 +70,16 @@ def test_the_scores_of_items_are_those_of_the_library(tmp_path: Path, tiny: Any,
     model, tokenizer = tiny
     (benchmark,) = load(make(tmp_path))
     before = copy.deepcopy(tokenizer.init_kwargs), tokenizer.padding_side, model.training
-    found = score_benchmark(model, tokenizer, benchmark, 3, ignore)
+    scored = score_benchmark(model, tokenizer, benchmark, 3, ignore)
     assert (tokenizer.init_kwargs, tokenizer.padding_side, model.training) == before
     lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1)
     (other,) = load(make(tmp_path))
     results = simple_evaluate(lm, tasks=[other.task], task_manager=task_manager(), bootstrap_iters=0)
     assert results is not None
-    samples = sorted(results["samples"][other.name], key=lambda one: one["doc_id"])
-    assert found.items == [float(one[found.metric]) for one in samples]
-    assert found.score.mean == pytest.approx(results["results"][other.name][f"{found.metric},none"])
-    assert found.score.rows == ITEMS and found.is_share and found.higher_is_better
+    samples = sorted(results["samples"][other.name], key=lambda sample: sample["doc_id"])
+    assert scored.items == [float(sample[scored.metric]) for sample in samples]
+    assert scored.score.mean == pytest.approx(results["results"][other.name][f"{scored.metric},none"])
+    assert scored.score.rows == ITEMS and scored.is_share and scored.higher_is_better
 
 
 def test_progress_counts_requests_and_can_end_the_scoring(tmp_path: Path, tiny: Any) -> None:
@@ -241,8 +241,8 @@ def test_the_limit_of_benchmarks_is_part_of_the_identity_only_with_benchmarks() 
 def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = choice_task(tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = resolve_preset("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
-    assert found.config.evaluation.benchmarks == [str(file), "arc_easy"]
+    effective = resolve_preset("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
+    assert effective.config.evaluation.benchmarks == [str(file), "arc_easy"]
 
 
 def test_an_invalid_task_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
@@ -262,10 +262,10 @@ def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     result = json.loads((run / "result.json").read_text())
     assert list(result["benchmarks"]) == ["colors", "spelled"]
-    for name, one in result["benchmarks"].items():
+    for name, scores in result["benchmarks"].items():
         stored = json.loads((run / "benchmarks" / f"{name}.after.json").read_text())
-        assert len(stored["items"]) == one["before"]["rows"] == one["after"]["rows"] == 12
-        assert stored["score"] == one["after"]
+        assert len(stored["items"]) == scores["before"]["rows"] == scores["after"]["rows"] == 12
+        assert stored["score"] == scores["after"]
         assert result["fingerprints"][f"benchmark {name}"] == stored["fingerprint"]
 
 
@@ -283,4 +283,4 @@ def test_a_resumed_run_keeps_the_scores_it_has(tmp_path: Path) -> None:
     assert first.stat().st_ino == before
     result = json.loads((run / "result.json").read_text())
     assert result["status"] == "finished"
-    assert all(one["before"] and one["after"] for one in result["benchmarks"].values())
+    assert all(scores["before"] and scores["after"] for scores in result["benchmarks"].values())

@@ -28,13 +28,13 @@ END = 2
 def branching(count: int, length: int) -> Choices:
     """Distinct answers of up to `length` tokens and an end token, many with a common prefix."""
     generator = torch.Generator().manual_seed(5)
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < count:
+    distinct: dict[tuple[int, ...], None] = {}
+    while len(distinct) < count:
         size = int(torch.randint(0, length, (1,), generator=generator))
         first = int(torch.randint(10, 30, (1,), generator=generator))
         # Behind the first only three tokens: prefixes meet.
-        found[(first, *torch.randint(10, 13, (size,), generator=generator).tolist(), END)] = None
-    return Choices([list(tokens) for tokens in found], [str(tokens) for tokens in found])
+        distinct[(first, *torch.randint(10, 13, (size,), generator=generator).tolist(), END)] = None
+    return Choices([list(tokens) for tokens in distinct], [str(tokens) for tokens in distinct])
 
 
 CHOICES = {
@@ -56,14 +56,14 @@ def chooser(choices: Choices, batch: int, **how: Any) -> Chooser:
 @torch.no_grad()
 def by_scoring_all(model: torch.nn.Module, prompts: list[list[int]], choices: Choices) -> list[str]:
     """One forward pass for each prompt and choice."""
-    found = []
+    chosen = []
     for prompt in prompts:
         scores = []
         for tokens in choices.tokens:
             logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].double()
             scores.append(float(logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum()))
-        found.append(choices.texts[int(np.argmax(scores))])
-    return found
+        chosen.append(choices.texts[int(np.argmax(scores))])
+    return chosen
 
 
 @cache
@@ -75,8 +75,8 @@ def expected_of(family: str, kind: str) -> list[str]:
 @pytest.mark.parametrize("kind", CHOICES)
 @pytest.mark.parametrize("family", FULL_ATTENTION)
 def test_the_same_as_scoring_every_answer(family: str, kind: str, batch: int) -> None:
-    found = chooser(CHOICES[kind], batch).answers(made(FULL_ATTENTION[family]), asked(PROMPTS))
-    assert found == expected_of(family, kind) and len(set(found)) > 1
+    answers = chooser(CHOICES[kind], batch).answers(made(FULL_ATTENTION[family]), asked(PROMPTS))
+    assert answers == expected_of(family, kind) and len(set(answers)) > 1
 
 
 def test_answers_with_close_scores_are_distinguished() -> None:

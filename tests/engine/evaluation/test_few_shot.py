@@ -29,19 +29,19 @@ ITEM = EvaluationItem((row(70),), ("t",))
 
 
 def test_examples_are_complete_training_rows_before_the_prompt_with_one_bos() -> None:
-    (found,) = few_shot_items([ITEM], TRAIN, 2, BOS, 8, None)
-    prompt = found.row.prompt
+    (item,) = few_shot_items([ITEM], TRAIN, 2, BOS, 8, None)
+    prompt = item.row.prompt
     assert prompt.count(BOS) == 1 and prompt[0] == BOS and prompt.count(END) == 2 and prompt[-2:] == [70, 71]
-    assert found.references == ITEM.references and 30 not in prompt  # the cut row is no example
-    assert found.row.input_ids == [*prompt, 120, END]
-    assert [label for label in found.row.labels if label != IGNORE_INDEX] == [120, END]
-    assert len(found.row.labels) == len(found.row.input_ids)
+    assert item.references == ITEM.references and 30 not in prompt  # the cut row is no example
+    assert item.row.input_ids == [*prompt, 120, END]
+    assert [label for label in item.row.labels if label != IGNORE_INDEX] == [120, END]
+    assert len(item.row.labels) == len(item.row.input_ids)
 
 
 def test_all_items_have_the_same_examples() -> None:
     other = EvaluationItem((row(80),), ("t",))
-    one, two = few_shot_items([ITEM, other], TRAIN, 3, BOS, 8, None)
-    assert one.row.prompt[:-2] == two.row.prompt[:-2]
+    first, second = few_shot_items([ITEM, other], TRAIN, 3, BOS, 8, None)
+    assert first.row.prompt[:-2] == second.row.prompt[:-2]
 
 
 def test_examples_that_do_not_fit_are_refused() -> None:
@@ -68,11 +68,14 @@ def test_the_base_model_with_examples_is_a_rung_that_all_others_are_compared_wit
     done = ftbench("ladder", "demo", "--rung", "lora", "--base-shots", "0,2", *settings, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)
-    rows = {one["name"]: one for one in state["rows"]}
+    rows = {rung["name"]: rung for rung in state["rows"]}
     assert list(rows) == ["base", "base-2-shot", "lora"]
     assert rows["base-2-shot"]["score"] and rows["base-2-shot"]["loss"] != rows["base"]["loss"]
-    assert [(one["a"], one["b"]) for one in state["comparisons"]] == [("lora", "base"), ("lora", "base-2-shot")]
-    assert any("2-shot" in one["text"] and "2 training rows" in one["text"] for one in state["verdict"])
+    assert [(comparison["a"], comparison["b"]) for comparison in state["comparisons"]] == [
+        ("lora", "base"),
+        ("lora", "base-2-shot"),
+    ]
+    assert any("2-shot" in sentence["text"] and "2 training rows" in sentence["text"] for sentence in state["verdict"])
     run = tmp_path / "runs" / rows["lora"]["runs"][0]
     assert len((run / "predictions-2-shot.jsonl").read_text().splitlines()) == 6
     assert "2-shot base" in ftbench("report", "last", "--markdown").stdout

@@ -145,8 +145,8 @@ def test_the_interval_has_its_nominal_coverage() -> None:
     random = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        found = bootstrap((random.random(150) < 0.7).astype(float).tolist())
-        hits += found.low <= 0.7 <= found.high
+        interval = bootstrap((random.random(150) < 0.7).astype(float).tolist())
+        hits += interval.low <= 0.7 <= interval.high
     assert 180 <= hits <= 199
 
 
@@ -161,8 +161,8 @@ def test_without_finite_values_there_is_no_mean() -> None:
 @pytest.mark.parametrize(("score", "low", "high"), [(1.0, 0.8389, 1.0), (0.0, 0.0, 0.1611)])
 def test_twenty_rows_with_equal_scores_have_an_interval(score: float, low: float, high: float) -> None:
     """Wilson's interval for 20 of 20."""
-    found = score_interval([score] * 20)
-    assert found.mean == score and (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    interval = score_interval([score] * 20)
+    assert interval.mean == score and (interval.low, interval.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_only_equal_scores_at_a_finite_bound_are_widened() -> None:
@@ -170,8 +170,8 @@ def test_only_equal_scores_at_a_finite_bound_are_widened() -> None:
     ten = score_interval([10.0] * 20, (0.0, 10.0))
     assert (ten.low, ten.high) == pytest.approx((8.389, 10.0), abs=1e-3)
     for value in (0.0, 1.0):
-        found = score_interval([value] * 20, (0.0, float("inf")))
-        assert (found.low, found.high) == (value, value)
+        interval = score_interval([value] * 20, (0.0, float("inf")))
+        assert (interval.low, interval.high) == (value, value)
 
 
 @pytest.mark.parametrize("rows", [2, 50, 3_000])
@@ -184,8 +184,8 @@ def test_resamples_do_not_depend_on_the_blocks_in_which_they_are_drawn(rows: int
         chosen = random.integers(0, rows, rows)
         total = weights[chosen].sum()
         means.append((values[chosen] * weights[chosen]).sum() / total if total else mean)
-    found = bootstrap(values.tolist(), weights.tolist())
-    assert (found.mean, found.low, found.high) == (mean, *np.quantile(means, [0.025, 0.975]))
+    interval = bootstrap(values.tolist(), weights.tolist())
+    assert (interval.mean, interval.low, interval.high) == (mean, *np.quantile(means, [0.025, 0.975]))
 
 
 def test_a_gain_of_few_or_identical_items_has_no_narrow_interval() -> None:
@@ -208,9 +208,9 @@ def test_the_interval_of_a_gain_covers_where_the_bootstrap_does_not() -> None:
     random, contained = np.random.default_rng(5), [0, 0]
     for _ in range(200):
         values = (random.random(10) < 0.1).astype(float).tolist()
-        for place, one in enumerate((bootstrap(values), paired_interval(values, (0.0, 1.0)))):
-            assert one.low is not None and one.high is not None
-            contained[place] += one.low <= 0.1 <= one.high
+        for place, interval in enumerate((bootstrap(values), paired_interval(values, (0.0, 1.0)))):
+            assert interval.low is not None and interval.high is not None
+            contained[place] += interval.low <= 0.1 <= interval.high
     assert contained[0] < 150 and contained[1] >= 190
 
 

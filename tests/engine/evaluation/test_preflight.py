@@ -39,8 +39,8 @@ def config(path: Path, rows: list[dict[str, str]], settings: dict[str, object]) 
 def refused_by_check(chosen: Config) -> str | None:
     arguments = {name: msgspec.to_builtins(getattr(chosen, name)) for name in ("data", "model", "evaluation")}
     report = data_check({**arguments, "max_length": chosen.train.max_length}, lambda *said: None)
-    found: str | None = report["refused"]
-    return found
+    refusal: str | None = report["refused"]
+    return refusal
 
 
 def refused_by_run(chosen: Config) -> str | None:

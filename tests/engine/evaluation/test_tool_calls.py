@@ -100,6 +100,6 @@ def test_the_best_reference_counts_and_reasoning_does_not() -> None:
 def test_a_model_that_never_calls_is_shown_by_the_items_that_expect_a_call() -> None:
     targets = [hermes(PAIR[:1])] + ["It is sunny."] * 3
     scored = [ScoredItem.of((1.0, 2, 2), "no", tool_calls("no", target)) for target in targets]
-    found = summarize(scored, "tool_calls", 0.0, ["a", "", "a", ""])
-    assert (found.score.mean, found.score.rows) == (0.75, 4)
-    assert (found.extra["expected_calls"].mean, found.extra["expected_calls"].rows) == (0.0, 1)
+    summary = summarize(scored, "tool_calls", 0.0, ["a", "", "a", ""])
+    assert (summary.score.mean, summary.score.rows) == (0.75, 4)
+    assert (summary.extra["expected_calls"].mean, summary.extra["expected_calls"].rows) == (0.0, 1)

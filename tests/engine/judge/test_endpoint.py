@@ -91,10 +91,10 @@ def test_no_error_shows_credentials_of_an_address(address: str, words: list[str]
 
 
 def test_the_key_comes_from_the_environment_and_the_host_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = parse_endpoint("https://api.example.com/v1#m", "")
-    assert one.key({}) == ""
-    assert one.key({"FTBENCH_API_KEY": "general"}) == "general"
-    assert one.key({"FTBENCH_API_KEY": "general", "FTBENCH_API_KEY_API_EXAMPLE_COM": "own"}) == "own"
+    judge_endpoint = parse_endpoint("https://api.example.com/v1#m", "")
+    assert judge_endpoint.key({}) == ""
+    assert judge_endpoint.key({"FTBENCH_API_KEY": "general"}) == "general"
+    assert judge_endpoint.key({"FTBENCH_API_KEY": "general", "FTBENCH_API_KEY_API_EXAMPLE_COM": "own"}) == "own"
     with planted(ok, key="right-key-1") as server:
         monkeypatch.setenv("FTBENCH_API_KEY", "wrong-key-22")
         with pytest.raises(UserError) as raised:

@@ -47,8 +47,8 @@ def started(ladder: LadderDir, url: str, *more: str) -> subprocess.Popen[str]:
 def wait_for(look: Callable[[], Found | None]) -> Found:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if (found := look()) is not None:
-            return found
+        if (result := look()) is not None:
+            return result
         time.sleep(0.02)
     raise AssertionError("timeout")
 
@@ -200,7 +200,9 @@ def test_a_judge_on_this_machine_waits_for_its_device_and_ends_with_its_worker(
     process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15")
     try:
         judge = wait_for(
-            lambda: next((one for one in judges(ladder) if (s := one.state()) and "queue" in s.note), None)
+            lambda: next(
+                (candidate for candidate in judges(ladder) if (s := candidate.state()) and "queue" in s.note), None
+            )
         )
         assert [(place.place, place.run.name) for place in device_queue.queue_places()] == [
             (0, "another"),

@@ -134,9 +134,9 @@ def test_noise_of_a_judge_moves_win_rates_towards_one_half_and_is_measured(ladde
     state = judged_by(ladder, noisy(rate), pairs=[("full", "base")])
     assert state.check.swapped == pytest.approx(2 * rate * (1 - rate), abs=0.09)
     truth = true_win_rate(1.2, 0.0) * (1 - 2 * rate) + rate
-    (found,) = state.rates
-    assert found.rate.low is not None and found.rate.high is not None
-    assert found.rate.low <= truth <= found.rate.high
+    (win_rate,) = state.rates
+    assert win_rate.rate.low is not None and win_rate.rate.high is not None
+    assert win_rate.rate.low <= truth <= win_rate.rate.high
     assert state.unusable == []
 
 
@@ -365,7 +365,8 @@ def test_preferences_are_in_the_verdict_of_the_ladder_not_in_its_file(ladder: La
     assert state is not None
     shown = with_preferences(ladder, state)
     texts = [said.text for said in shown.verdict if said.topic == "preference"]
-    assert shown.ratings is not None and sorted(bool(one.unusable) for one in shown.judgments) == [False, True]
+    assert shown.ratings is not None
+    assert sorted(bool(judgment.unusable) for judgment in shown.judgments) == [False, True]
     said = [*shown.ratings.sentences, *(text for judgment in shown.judgments for text in judgment.sentences)]
     assert texts == said and [text for text in texts if re.match(r"Full .* base .* 2 people .* 50 ", text)]
     assert sum("unusable" in text for text in texts) == 1

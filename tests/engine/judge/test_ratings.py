@@ -152,7 +152,8 @@ def page_file(session: RatingSession, path: Path, rater: str, count: int, **chan
     content = {"kind": PAGE_KIND, "rater": rater, "set": fingerprint(session.pairs)}
     content["checksum"] = checksum(rater, content["set"], ratings)
     plain = [
-        {"pair": one.pair, "left": one.left, "choice": one.choice, "note": one.note, "t": one.t} for one in ratings
+        {"pair": rating.pair, "left": rating.left, "choice": rating.choice, "note": rating.note, "t": rating.t}
+        for rating in ratings
     ]
     path.write_text(json.dumps({**content, "ratings": plain} | changed))
     return path
@@ -176,7 +177,7 @@ def test_foreign_duplicate_edited_and_outdated_files_are_refused_with_a_reason(
         path.write_text(json.dumps(plain | changed))
         return path
 
-    other = [{**one, "choice": "right"} for one in plain["ratings"]]
+    other = [{**rating, "choice": "right"} for rating in plain["ratings"]]
     assert refused(session, variant(ratings=other)) == "rating.edited"
     assert refused(session, variant(ratings=plain["ratings"][:-1])) == "rating.edited"
     assert refused(session, variant(rater="eve")) == "rating.edited"
@@ -205,7 +206,7 @@ def test_foreign_duplicate_edited_and_outdated_files_are_refused_with_a_reason(
 def page_of(pairs: Any, session: RatingSession, folder: Path) -> Path:
     """A file with these pairs and a right checksum."""
     ratings, name = [pair.rating("left") for pair in pairs], fingerprint(session.pairs)
-    plain = [{"pair": one.pair, "left": one.left, "choice": one.choice} for one in ratings]
+    plain = [{"pair": rating.pair, "left": rating.left, "choice": rating.choice} for rating in ratings]
     path = folder / "made.json"
     sum_ = checksum("eve", name, ratings)
     path.write_text(json.dumps({"kind": PAGE_KIND, "rater": "eve", "set": name, "ratings": plain, "checksum": sum_}))
@@ -248,11 +249,11 @@ def test_kappa_of_known_tables() -> None:
     table = {("a", "a"): 25, ("a", "b"): 13, ("a", "tie"): 12, ("b", "a"): 12, ("b", "b"): 2, ("b", "tie"): 16}
     table |= {("tie", "a"): 3, ("tie", "b"): 15, ("tie", "tie"): 2}
     decided = [pair for pair, count in table.items() for _ in range(count)]
-    ours, theirs = [one for one, _ in decided], [other for _, other in decided]
-    found = agreement(list(range(100)), ours, theirs)
-    assert found is not None and found.kappa.mean == pytest.approx(-0.092, abs=0.005)
-    assert found.kappa.low is not None and found.kappa.high is not None
-    assert found.kappa.low < 0 < found.kappa.high
+    ours, theirs = [choice for choice, _ in decided], [choice for _, choice in decided]
+    rater_agreement = agreement(list(range(100)), ours, theirs)
+    assert rater_agreement is not None and rater_agreement.kappa.mean == pytest.approx(-0.092, abs=0.005)
+    assert rater_agreement.kappa.low is not None and rater_agreement.kappa.high is not None
+    assert rater_agreement.kappa.low < 0 < rater_agreement.kappa.high
     same = agreement(list(range(60)), ["a", "b", "tie"] * 20, ["a", "b", "tie"] * 20)
     assert same is not None and same.kappa.mean == 1.0 and 0.8 < (same.kappa.low or 0) < 1.0
     one_item = agreement([0] * 60, ["a", "b"] * 30, ["a", "b"] * 30)

@@ -68,9 +68,9 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        response = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in response, response
+        return response["result"].get("value")
 
     def requests(self) -> list[str]:
         """URLs requested since the page was opened, including its own, without data: URLs."""
@@ -87,12 +87,12 @@ class Browser:
     def screenshot(self, path: Path, clip: dict[str, float] | None = None) -> None:
         """Save the page, or a part of it, as PNG."""
         clipped = {"clip": {**clip, "scale": 1}} if clip else {}
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True, **clipped)
-        path.write_bytes(base64.b64decode(found["data"]))
+        response = self.call("Page.captureScreenshot", captureBeyondViewport=True, **clipped)
+        path.write_bytes(base64.b64decode(response["data"]))
 
     def pdf(self, path: Path) -> None:
-        found = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
-        path.write_bytes(base64.b64decode(found["data"]))
+        response = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
+        path.write_bytes(base64.b64decode(response["data"]))
 
     def _events_of(self, method: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event.get("method") == method]
@@ -106,8 +106,8 @@ class Browser:
                 raise RuntimeError("the browser exited" if ready else "the browser does not respond")
             self._buffer += part
         message, _, self._buffer = self._buffer.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        return found
+        received: dict[str, Any] = json.loads(message)
+        return received
 
 
 @contextmanager

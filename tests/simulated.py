@@ -60,8 +60,12 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
     scores = truth.sample(random)
     tokens = np.full(truth.items, 5.0)
     losses = {
-        name: ItemScores(2.0 - one.values + random.gamma(2.0, 0.2, one.values.shape), tokens, untrained=one.untrained)
-        for name, one in scores.items()
+        name: ItemScores(
+            2.0 - rung_scores.values + random.gamma(2.0, 0.2, rung_scores.values.shape),
+            tokens,
+            untrained=rung_scores.untrained,
+        )
+        for name, rung_scores in scores.items()
     }
     ladder = blank_ladder(truth.items, list(range(truth.seeds)))
     ladder.margin = truth.margin

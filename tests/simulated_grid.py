@@ -182,15 +182,15 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
         samples = MeanSamples(simulate(cell, random), (0.0, 1.0))
         pairs = [pair for pair in PAIRS if not set(pair) & set(samples.outliers)]
         covered, false = True, False
-        for found in samples.differences(pairs) if pairs else ():
-            true = rates[found.a] - rates[found.b]
-            finding = finding_of(found.low, found.high, MARGIN)
-            covered &= found.low <= true <= found.high
+        for difference in samples.differences(pairs) if pairs else ():
+            true = rates[difference.a] - rates[difference.b]
+            finding = finding_of(difference.low, difference.high, MARGIN)
+            covered &= difference.low <= true <= difference.high
             false |= {"better": true <= 0, "worse": true >= 0, "as_good": true <= -MARGIN}.get(finding, False)
-            if (found.a, found.b) == ("qlora", "full"):
+            if (difference.a, difference.b) == ("qlora", "full"):
                 counts["power"] += finding == "worse"
-                width += found.high - found.low
-            counts["as_good"] += (found.a, found.b) == ("lora", "full") and finding == "as_good"
+                width += difference.high - difference.low
+            counts["as_good"] += (difference.a, difference.b) == ("lora", "full") and finding == "as_good"
         counts["covered"] += covered
         counts["false"] += false
         counts["unlike"] += bool(samples.outliers)
@@ -218,7 +218,7 @@ def measure_power(items: int, seeds: int, std: float, difference: float, ladders
 
     Each pilot ladder gives a size for the true difference, on which one new ladder is simulated.
     """
-    random, found, count = np.random.default_rng(1), 0, 0
+    random, detected, count = np.random.default_rng(1), 0, 0
     rates = {"base": 0.4, "qlora": 0.7 - difference, "lora": 0.7, "full": 0.7}
 
     def compared(cell: Cell) -> tuple[MeanSamples, Difference]:
@@ -232,8 +232,8 @@ def measure_power(items: int, seeds: int, std: float, difference: float, ladders
         if needed and needed.items and needed.items <= 20_000 and (needed.seeds or 0) <= 40:
             size = (needed.seeds or seeds,) * 3
             _, result = compared(Cell("threshold", needed.items, size, (std,) * 3, True))
-            count, found = count + 1, found + (result.high < 0)
-    return count, found / max(1, count)
+            count, detected = count + 1, detected + (result.high < 0)
+    return count, detected / max(1, count)
 
 
 def measure_until_decided(cell: Cell, ladders: int) -> dict[str, Any]:
@@ -251,22 +251,24 @@ def measure_until_decided(cell: Cell, ladders: int) -> dict[str, Any]:
         ladder = until_decided(scores, most)
         naive = False
         for seeds in range(FIRST_LOOK, most + 1):
-            for found in MeanSamples(_first(scores, dict.fromkeys(RUNGS, seeds)), (0.0, 1.0)).differences(PAIRS):
-                finding = finding_of(found.low, found.high, MARGIN)
-                fixed[seeds - FIRST_LOOK] += (found.a, found.b, finding) == ("qlora", "full", "worse")
-                naive |= _is_wrong(finding, rates[found.a] - rates[found.b])
-        decided = [(look, one) for look in ladder.looks for one in look.decisions]
-        compared = [(look, one.comparison) for look, one in decided if one.comparison]
-        wrong = [_is_wrong(one.finding, rates[one.a] - rates[one.b]) for _, one in compared]
+            for difference in MeanSamples(_first(scores, dict.fromkeys(RUNGS, seeds)), (0.0, 1.0)).differences(PAIRS):
+                finding = finding_of(difference.low, difference.high, MARGIN)
+                fixed[seeds - FIRST_LOOK] += (difference.a, difference.b, finding) == ("qlora", "full", "worse")
+                naive |= _is_wrong(finding, rates[difference.a] - rates[difference.b])
+        decided = [(look, decision) for look in ladder.looks for decision in look.decisions]
+        compared = [(look, decision.comparison) for look, decision in decided if decision.comparison]
+        wrong = [_is_wrong(comparison.finding, rates[comparison.a] - rates[comparison.b]) for _, comparison in compared]
         counts["false"] += any(wrong)
         counts["naive"] += naive
-        kept = [rule_check_of_gain(one.share) for _, one in decided if one.rung]
+        kept = [rule_check_of_gain(decision.share) for _, decision in decided if decision.rung]
         counts["share"] += "fails" in kept
         counts["false_share"] += "holds" in kept
-        found_worse = [one for _, one in compared if {one.a, one.b} == {"qlora", "full"}]
-        counts["power"] += any(one.finding == ("worse" if one.a == "qlora" else "better") for one in found_worse)
+        found_worse = [comparison for _, comparison in compared if {comparison.a, comparison.b} == {"qlora", "full"}]
+        counts["power"] += any(
+            comparison.finding == ("worse" if comparison.a == "qlora" else "better") for comparison in found_worse
+        )
         until = [look.seeds for look in ladder.looks if {"qlora", "full"} <= {*look.rungs}]
-        answered = [look.seeds for look, one in compared if one in found_worse]
+        answered = [look.seeds for look, comparison in compared if comparison in found_worse]
         counts["seeds"] += answered[0] if answered else 1 + max(until, default=1)
         counts["runs"] += ladder.looks[-1].runs
     return {"cell": cell.as_dict(), "ladders": ladders, "fixed": fixed, **counts}
@@ -279,8 +281,10 @@ def _is_wrong(finding: str, true: float) -> bool:
 def _first(scores: dict[str, ItemScores], seeds: dict[str, int]) -> dict[str, ItemScores]:
     """The first seeds of each rung."""
     return {
-        name: one if one.untrained else ItemScores(one.values[: seeds[name]], seeds=tuple(range(seeds[name])))
-        for name, one in scores.items()
+        name: rung_scores
+        if rung_scores.untrained
+        else ItemScores(rung_scores.values[: seeds[name]], seeds=tuple(range(seeds[name])))
+        for name, rung_scores in scores.items()
     }
 
 

@@ -28,9 +28,9 @@ class Criterion:
 
     def rates(self, ladders: Iterable[int]) -> tuple[float, float]:
         """(fraction of right verdicts, fraction of overclaims) over simulated ladders of these numbers."""
-        found = [simulate(self.truth, number) for number in ladders]
-        right = sum(self.right(*one) for one in found)
-        return right / len(found), sum(self.overclaims(*one) for one in found) / len(found)
+        results = [simulate(self.truth, number) for number in ladders]
+        right = sum(self.right(*result) for result in results)
+        return right / len(results), sum(self.overclaims(*result) for result in results) / len(results)
 
 
 def text_of(ladder: Ladder) -> str:
@@ -44,44 +44,46 @@ def _finding(ladder: Ladder, rung: str) -> str:
     return compared.finding
 
 
-def _equal_overclaims(ladder: Ladder, found: Decisions) -> bool:
+def _equal_overclaims(ladder: Ladder, decisions: Decisions) -> bool:
     differ = any(_finding(ladder, rung) != "undecided" for rung in ("qlora", "lora"))
-    return differ or found.rule_quality == "fails" or f": {SIGNIFICANTLY['worse']}" in text_of(ladder)
+    return differ or decisions.rule_quality == "fails" or f": {SIGNIFICANTLY['worse']}" in text_of(ladder)
 
 
-def _equal_right(ladder: Ladder, found: Decisions) -> bool:
-    return not _equal_overclaims(ladder, found) and text_of(ladder).lower().count(not_significant(ladder).lower()) == 2
+def _equal_right(ladder: Ladder, decisions: Decisions) -> bool:
+    return (
+        not _equal_overclaims(ladder, decisions) and text_of(ladder).lower().count(not_significant(ladder).lower()) == 2
+    )
 
 
-def _little_overclaims(ladder: Ladder, found: Decisions) -> bool:
-    return _finding(ladder, "qlora") == "better" or found.rule_quality == "fails"
+def _little_overclaims(ladder: Ladder, decisions: Decisions) -> bool:
+    return _finding(ladder, "qlora") == "better" or decisions.rule_quality == "fails"
 
 
-def _little_right(ladder: Ladder, found: Decisions) -> bool:
+def _little_right(ladder: Ladder, decisions: Decisions) -> bool:
     reported = _finding(ladder, "qlora") == "worse" or not_significant(ladder).lower() in text_of(ladder).lower()
-    return found.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, found)
+    return decisions.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, decisions)
 
 
-def _much_overclaims(_: Ladder, found: Decisions) -> bool:
-    return found.rule_quality == "holds" or (found.ship is not None and found.ship.name == "qlora")
+def _much_overclaims(_: Ladder, decisions: Decisions) -> bool:
+    return decisions.rule_quality == "holds" or (decisions.ship is not None and decisions.ship.name == "qlora")
 
 
-def _much_right(ladder: Ladder, found: Decisions) -> bool:
+def _much_right(ladder: Ladder, decisions: Decisions) -> bool:
     text = text_of(ladder)
     assert ladder.summary is not None
     rule = "QLoRA's quality" in ladder.summary.headline or "does not hold" in ladder.summary.headline
     reported = rule and f": {SIGNIFICANTLY['worse']}" in text
-    return reported and _finding(ladder, "qlora") == "worse" and found.rule_quality == "fails"
+    return reported and _finding(ladder, "qlora") == "worse" and decisions.rule_quality == "fails"
 
 
-def _no_gain_overclaims(ladder: Ladder, found: Decisions) -> bool:
+def _no_gain_overclaims(ladder: Ladder, decisions: Decisions) -> bool:
     shares = any(row.share_of_gain for row in ladder.rows)
-    return shares or "yes" in found.gained.values() or found.rule_quality != "unknown"
+    return shares or "yes" in decisions.gained.values() or decisions.rule_quality != "unknown"
 
 
-def _no_gain_right(ladder: Ladder, found: Decisions) -> bool:
+def _no_gain_right(ladder: Ladder, decisions: Decisions) -> bool:
     text = text_of(ladder)
-    return not _no_gain_overclaims(ladder, found) and NO_SIGNIFICANT_GAIN in text and NO_RECOMMENDATION in text
+    return not _no_gain_overclaims(ladder, decisions) and NO_SIGNIFICANT_GAIN in text and NO_RECOMMENDATION in text
 
 
 CRITERIA = (

@@ -127,10 +127,10 @@ def test_what_the_seeds_share_cancels_in_the_difference_from_the_runs(tmp_path: 
     of_run = {seed: right(0.5 + 0.15 * seed) for seed in SEEDS}  # the seeds differ by much more than the artifact
     worse = {seed: np.where(np.arange(ITEMS) < ITEMS * 8 // 100, 0.0, values) for seed, values in of_run.items()}
     ladder, _ = made(tmp_path, worse, of_run)
-    found = comparison(ladder, "lora:q8_0", "lora")
-    assert found is not None and found.finding == "worse"
-    assert found.difference.mean == pytest.approx(-0.08)
-    assert found.difference.low is not None and found.difference.low > -0.2
+    compared = comparison(ladder, "lora:q8_0", "lora")
+    assert compared is not None and compared.finding == "worse"
+    assert compared.difference.mean == pytest.approx(-0.08)
+    assert compared.difference.low is not None and compared.difference.low > -0.2
     back = gain_of_rung(ladder, "lora:q8_0", "lora")
     assert back.gain.high is not None and back.gain.high < 0
 
@@ -138,12 +138,12 @@ def test_what_the_seeds_share_cancels_in_the_difference_from_the_runs(tmp_path: 
 def test_an_equal_artifact_is_not_significantly_different(tmp_path: Path) -> None:
     of_run = {seed: right(0.6, seed) for seed in SEEDS}
     ladder, _ = made(tmp_path, of_run, of_run)
-    found = comparison(ladder, "lora:q8_0", "lora")
-    assert found is not None and found.finding == "undecided" and found.difference.mean == 0
+    compared = comparison(ladder, "lora:q8_0", "lora")
+    assert compared is not None and compared.finding == "undecided" and compared.difference.mean == 0
     against = comparison(ladder, "lora:q8_0", "base")
     assert against is not None and against.finding == "better"
     row = row_of(ladder, "lora:q8_0")
-    assert [one.name for one in ladder.rows] == ["lora", "lora:q8_0", "full"]
+    assert [rung.name for rung in ladder.rows] == ["lora", "lora:q8_0", "full"]
     assert row.share_of_gain is not None and row.share_of_gain.mean == pytest.approx(0.6 / 0.9)
     assert (row.source, row.seeds, row.artifact_bytes, row.identical) == ("lora", [0, 1, 2], 4 << 20, 0.9)
     assert row.export_seconds is not None and row.export_seconds.mean == 5
@@ -201,8 +201,8 @@ def test_artifacts_are_named_by_rung_and_kind() -> None:
     assert plan.ship == ["lora:merged", "lora:q4_k_m", "lora:adapter", "full:merged", "full:q8_0", "full:q4_k_m"]
     assert describe_plan(plan).endswith("6 runs and 12 exports")
     assert [rung_title(name) for name in plan.ship[:2]] == ["LoRA merged", "LoRA Q4_K_M"]
-    found = artifact_of("wide:gguf-f16")
-    assert found is not None and (found[0], found[1].folder) == ("wide", "gguf-f16") and artifact_of("wide") is None
+    parsed = artifact_of("wide:gguf-f16")
+    assert parsed is not None and (parsed[0], parsed[1].folder) == ("wide", "gguf-f16") and artifact_of("wide") is None
 
 
 @pytest.mark.parametrize(

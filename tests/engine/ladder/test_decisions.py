@@ -51,7 +51,7 @@ def right(share: float) -> Floats:
 
 
 def ladder_of(answers: dict[str, ItemScores], margin: float = 0.02) -> Ladder:
-    ladder = blank_ladder(ITEMS, list(range(max(len(one.values) for one in answers.values()))))
+    ladder = blank_ladder(ITEMS, list(range(max(len(item_scores.values) for item_scores in answers.values()))))
     rows = {row.name: row for row in ladder.rows}
     ladder.rows = [rows.get(name) or RungResult(name=name, method="lora", status="finished") for name in answers]
     for row in ladder.rows:
@@ -97,7 +97,8 @@ def test_a_larger_artifact_is_shipped_only_if_it_is_shown_to_be_better() -> None
         decisions = decide(ladder)
         assert decisions.best and decisions.best.name == "full"
         assert decisions.ship and decisions.ship.name == expected
-        assert ("qlora" in {one.name for one in decisions.equals}) == (value == 0.3) and len(decisions.equals) >= 2
+        assert ("qlora" in {rung.name for rung in decisions.equals}) == (value == 0.3)
+        assert len(decisions.equals) >= 2
         conclude(ladder)
         (ship,) = [sentence.text for sentence in ladder.verdict if sentence.topic == "ship"]
         assert ship.startswith("Ship any of ") and "full fine-tuning" in ship
@@ -116,9 +117,9 @@ def test_the_choice_among_equal_methods_is_by_cost_and_the_same_in_every_repeat(
         ladder, _ = simulate(EQUAL, number)
         for name, size, peak in (("qlora", 100, 50), ("lora", 100, 70), ("full", 1000, 200)):
             row(ladder, name).artifact_bytes, row(ladder, name).peak = size, MeasuredPeak(rss_training=peak)
-        found = decide(ladder)
-        if len(found.equals) == 3 and found.ship:
-            shipped.add(found.ship.name)
+        decisions = decide(ladder)
+        if len(decisions.equals) == 3 and decisions.ship:
+            shipped.add(decisions.ship.name)
     assert shipped == {"qlora"}
 
 
@@ -132,11 +133,11 @@ def test_without_a_gain_the_rule_does_not_hold() -> None:
 def test_a_gain_that_two_seeds_cannot_show_is_not_called_none_and_needs_more_seeds() -> None:
     """53.3 points that one of two seeds has lost: the remedy is more seeds, and longer training for no gain at all."""
     ladder = ladder_of(scores(2, spread=0.7, base=0.1, full=0.6325, lora=0.6325))
-    found = comparison(ladder, "full", BASE)
-    assert found and found.difference.mean == pytest.approx(0.5325, abs=2e-3) and found.finding == "undecided"
+    compared = comparison(ladder, "full", BASE)
+    assert compared and compared.difference.mean == pytest.approx(0.5325, abs=2e-3) and compared.finding == "undecided"
     stated = no_significant_gain(ladder, row(ladder, "full"))
     (said,) = [sentence.text for sentence in ladder.verdict if stated in sentence.text]
-    assert found.needed_seeds and needed_sample(found) in said and POWER in said and TRAIN_MORE not in said
+    assert compared.needed_seeds and needed_sample(compared) in said and POWER in said and TRAIN_MORE not in said
     for gain in (0.0, -0.005, 0.0025):
         ladder = ladder_of(scores(2, base=0.5, full=0.5 + gain, lora=0.5))
         assert TRAIN_MORE in " ".join(sentence.text for sentence in ladder.verdict)
@@ -166,22 +167,22 @@ def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     assert summary and UNTESTABLE in summary.headline and ladder.full_needs in summary.headline
     assert f"LoRA is {SIGNIFICANTLY['better']} than QLoRA" in summary.headline and not summary.tests_rule
     assert decisions.ship is decisions.best is row(ladder, "lora")
-    base, qlora, lora = (one.decision for one in summary.rows)
+    base, qlora, lora = (rung.decision for rung in summary.rows)
     assert (base, qlora) == ("", "worse than LoRA") and lora.startswith("ship; ") and "best" in lora
     assert "QLoRA − LoRA = −20.0 points" in " ".join(sentence.text for sentence in ladder.verdict)
 
 
 @pytest.mark.parametrize(
-    ("model", "memory", "where"),
+    ("model", "memory", "gpu"),
     [("llama-3.1-8b", (80, 141), "H200 141GB"), ("gpt-oss-20b", (256, 512), "any listed GPU")],
 )
-def test_without_full_the_gpu_is_named_on_which_it_would_fit(model: str, memory: tuple[int, int], where: str) -> None:
+def test_without_full_the_gpu_is_named_on_which_it_would_fit(model: str, memory: tuple[int, int], gpu: str) -> None:
     config = resolve(Preset("demo-lora", {}), "lora", {"model.id": model}).config
     plan = LadderPlan(preset="p", created=0.0, rungs=[Rung(name="lora", config=config)], seeds=[0], command="")
     ladder = ladder_of(scores(base=0.2, lora=0.7))
     said = memory_of_full(ladder, plan)
     predicted = re.search(r"(\d+) GiB\b.*\(predicted\)", said)
-    assert where in said and predicted and memory[0] < int(predicted[1]) < memory[1]
+    assert gpu in said and predicted and memory[0] < int(predicted[1]) < memory[1]
     assert memory_of_full(ladder_of(scores(base=0.2, full=0.7)), plan) == ""
 
 
@@ -209,11 +210,13 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     answers["qlora"] = scores(seeds=2, spread=0.2, qlora=0.6)["qlora"]
     ladder = ladder_of(answers)
     assert row(ladder, "qlora").not_compared == OUTLIER and not row(ladder, "lora").not_compared
-    assert not any("qlora" in (one.a, one.b) for one in ladder.comparisons) and len(ladder.comparisons) == 3
+    assert (
+        not any("qlora" in (compared.a, compared.b) for compared in ladder.comparisons) and len(ladder.comparisons) == 3
+    )
     decisions = decide(ladder)
     assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"}
     assert decisions.ship is not None and not decisions.has_unknown_gain
-    assert {one.name for one in decisions.untimed} == {"full", "lora"}
+    assert {rung.name for rung in decisions.untimed} == {"full", "lora"}
     (said,) = [sentence for sentence in ladder.verdict if OUTLIER in sentence.text]
     assert said.topic == "quality" and said.text.startswith("QLoRA ")
     row(ladder, "qlora").not_compared = ""  # now its gain is unknown
@@ -240,15 +243,17 @@ def test_the_order_of_seeds_items_and_rungs_changes_no_finding() -> None:
     first = ladder_of_any(answers)
     items = random.permutation(truth.items)
     moved = {
-        name: ItemScores(one.values[random.permutation(len(one.values))][:, items], untrained=one.untrained)
-        for name, one in reversed(answers.items())
+        name: ItemScores(
+            item_scores.values[random.permutation(len(item_scores.values))][:, items], untrained=item_scores.untrained
+        )
+        for name, item_scores in reversed(answers.items())
     }
-    other = {(one.a, one.b): one for one in ladder_of_any(dict(sorted(moved.items()))).comparisons}
-    for one in first.comparisons:
-        same = other.get((one.a, one.b))
-        bounds = (one.difference.low, one.difference.high)
+    other = {(compared.a, compared.b): compared for compared in ladder_of_any(dict(sorted(moved.items()))).comparisons}
+    for compared in first.comparisons:
+        same = other.get((compared.a, compared.b))
+        bounds = (compared.difference.low, compared.difference.high)
         if same is None:
-            same = other[(one.b, one.a)]
+            same = other[(compared.b, compared.a)]
             same.difference = same.difference.negated()
         assert (same.difference.low, same.difference.high) == pytest.approx(bounds, abs=1e-9)
 
@@ -264,13 +269,13 @@ def ladder_of_any(answers: dict[str, ItemScores]) -> Ladder:
 
 def test_an_identical_rung_is_never_found_different() -> None:
     answers = scores(spread=0.01, base=0.2, lora=0.6, full=0.75)
-    before = {(one.a, one.b): one.finding for one in ladder_of(answers).comparisons}
+    before = {(compared.a, compared.b): compared.finding for compared in ladder_of(answers).comparisons}
     after = ladder_of({**answers, "twin": answers["full"]})
-    twins = next(one for one in after.comparisons if {one.a, one.b} == {"full", "twin"})
+    twins = next(compared for compared in after.comparisons if {compared.a, compared.b} == {"full", "twin"})
     assert twins.difference.mean == 0.0 and twins.finding in ("as_good", "undecided")
-    for one in after.comparisons:
-        if (one.a, one.b) in before:
-            assert one.finding in (before[(one.a, one.b)], "undecided")
+    for compared in after.comparisons:
+        if (compared.a, compared.b) in before:
+            assert compared.finding in (before[(compared.a, compared.b)], "undecided")
 
 
 @pytest.mark.parametrize(
@@ -278,10 +283,10 @@ def test_an_identical_rung_is_never_found_different() -> None:
 )
 def test_a_small_sample_of_the_grid_covers(cell: Cell) -> None:
     """Fixed ladders; `tests/bench/statistics_cells.jsonl` has a thousand of each cell."""
-    found = measure(cell, 60)
-    assert found["covered"] >= 54 and found["false"] <= 5 and found["score"] >= 52
+    counts = measure(cell, 60)
+    assert counts["covered"] >= 54 and counts["false"] <= 5 and counts["score"] >= 52
 
 
 def test_the_same_ladder_has_the_same_verdict() -> None:
-    one, other = (simulate(EQUAL, 3)[0] for _ in range(2))
-    assert one.verdict == other.verdict and one.comparisons == other.comparisons
+    first, other = (simulate(EQUAL, 3)[0] for _ in range(2))
+    assert first.verdict == other.verdict and first.comparisons == other.comparisons

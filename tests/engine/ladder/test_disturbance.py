@@ -100,8 +100,8 @@ def test_timings_of_another_device_than_most_are_not_compared_and_are_named() ->
 
 def disturbed(ladder: Ladder, *names: str) -> Ladder:
     for name in names:
-        one = row(ladder, name)
-        one.training_seconds, one.all_seconds, one.disturbed = None, None, CAUSE
+        rung = row(ladder, name)
+        rung.training_seconds, rung.all_seconds, rung.disturbed = None, None, CAUSE
         run = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1e-3, status="finished", disturbed=CAUSE)
         ladder.entries.append(run)
     return ladder
@@ -138,7 +138,7 @@ def test_no_method_is_the_fastest_unless_all_candidates_have_comparable_timings(
     for names in itertools.combinations(("qlora", "lora", "full"), count):
         ladder = disturbed(holding(), *names)
         decisions = decide(ladder)
-        assert [one.name for one in decisions.untimed] == [row.name for row in ladder.rows if row.name in names]
+        assert [rung.name for rung in decisions.untimed] == [row.name for row in ladder.rows if row.name in names]
         assert (decisions.prototype is None) == bool(names) == ("Prototype with" not in text(ladder))
         assert any("prototype" in row.decision for row in summary_of(ladder).rows) == (not names)
         assert (unknown_fastest(decisions) in text(ladder)) == bool(names)
@@ -146,9 +146,9 @@ def test_no_method_is_the_fastest_unless_all_candidates_have_comparable_timings(
 
 def test_the_only_candidate_needs_no_timing_to_be_recommended() -> None:
     ladder = disturbed(holding(), "qlora", "lora", "full")
-    for one in ladder.comparisons:
-        if one.b == "base" and one.a != "lora":
-            one.finding = "undecided"
+    for compared in ladder.comparisons:
+        if compared.b == "base" and compared.a != "lora":
+            compared.finding = "undecided"
     prototype = decide(ladder).prototype
     (said,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "prototype"]
     assert prototype is row(ladder, "lora") and "LoRA, the only" in said
@@ -193,7 +193,9 @@ def test_retime_runs_again_what_was_disturbed_and_keeps_the_others(tmp_path: Pat
     state = state_after()
     (again,) = state["entries"]
     assert again["run"] == first["run"] and again["disturbed"].startswith("other processes used 50%")
-    assert state["rows"][1]["training_seconds"] is None and any(RETIME in one["text"] for one in state["verdict"])
+    assert state["rows"][1]["training_seconds"] is None and any(
+        RETIME in sentence["text"] for sentence in state["verdict"]
+    )
     (retimed,) = state_after("--retime")["entries"]
     assert retimed["run"] != first["run"] and not retimed["reused"]
     accepted = state_after("--set", "cost.max_other_load=1")["entries"][0]

@@ -26,8 +26,8 @@ def ladder(*arguments: str) -> Any:
 
 
 def only_ladder(tmp_path: Path) -> LadderDir:
-    (found,) = iterate(tmp_path / "runs")
-    return found
+    (directory,) = iterate(tmp_path / "runs")
+    return directory
 
 
 def rows(state: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def check_that_report_writes_again(folder: LadderDir) -> None:
 def check_that_runs_at_the_same_time_give_the_same(tmp_path: Path, expected: Any) -> None:
     """Repeat a ladder of two runs on halves of the CPU: answers and losses are equal bit for bit, the times overlap."""
     state = ladder("--rung", "lora", "--no-probe", "--seeds", "2", "--devices", "cpu:2")
-    assert state["runs_at_once"] == 2 and any("2 runs at a time" in one["text"] for one in state["verdict"])
+    assert state["runs_at_once"] == 2 and any("2 runs at a time" in sentence["text"] for sentence in state["verdict"])
     assert [entry["reused"] for entry in state["entries"]] == [False, False]  # timed with other threads
     spans = []
     for name, other in zip(run_names(state), run_names(expected), strict=True):
@@ -118,22 +118,22 @@ def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed
 def test_four_learning_rates_are_tried_by_successive_halving_on_validation_rows_only(tmp_path: Path) -> None:
     state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "4")
     trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
-    short, complete = ([one for one in trials if (one["steps"] is None) is full] for full in (False, True))
-    assert [one["steps"] for one in short] == [4] * 4 and len(complete) == 2
-    best = sorted(short, key=lambda one: one["validation_loss"])[:2]
-    assert {one["learning_rate"] for one in complete} == {one["learning_rate"] for one in best}
+    short, complete = ([trial for trial in trials if (trial["steps"] is None) is full] for full in (False, True))
+    assert [trial["steps"] for trial in short] == [4] * 4 and len(complete) == 2
+    best = sorted(short, key=lambda trial: trial["validation_loss"])[:2]
+    assert {trial["learning_rate"] for trial in complete} == {trial["learning_rate"] for trial in best}
     for trial in trials:
         result = result_of(tmp_path, trial["run"])
         assert result["before"] is None and result["after"] is None
         assert not (tmp_path / "runs" / trial["run"] / "predictions.jsonl").exists()
         assert trial["validation_loss"] == pytest.approx(result["final_validation"])
-    (chosen,) = [one for one in trials if one["chosen"]]
+    (chosen,) = [trial for trial in trials if trial["chosen"]]
     assert chosen["validation_loss"] == min(trial["validation_loss"] for trial in complete)
     (run,) = [entry for entry in state["entries"] if entry["kind"] == "run"]
     assert run["learning_rate"] == chosen["learning_rate"]
     assert chosen in complete and rows(state)["lora"]["learning_rate"] == chosen["learning_rate"]
     assert result_of(tmp_path, short[0]["run"])["steps"] == 4
-    caveats = [one["text"] for one in state["verdict"] if one["topic"] == "caveat"]
+    caveats = [sentence["text"] for sentence in state["verdict"] if sentence["topic"] == "caveat"]
     assert any("successive halving: 6 trials" in text for text in caveats)
     assert "Learning-rate trials" in ftbench("report", "last", "--markdown").stdout
 

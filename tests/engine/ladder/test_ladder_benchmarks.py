@@ -57,11 +57,11 @@ def scored(
         ladder.work.fingerprints[benchmark_fingerprint(name)] = f"print of {name}"
         for run in runs:
             directory = RunDir(folder.runs / run.entry.run)
-            found = scores(name, by_rung[run.entry.rung], run.entry.seed, higher, items)
-            write_scores(directory.benchmark_file(name, "after"), found)
+            benchmark_scores = scores(name, by_rung[run.entry.rung], run.entry.seed, higher, items)
+            write_scores(directory.benchmark_file(name, "after"), benchmark_scores)
             if base and run is results.bases[BASE]:
-                found = scores(name, by_rung[BASE], 99, higher, items)
-                write_scores(directory.benchmark_file(name, "before"), found)
+                benchmark_scores = scores(name, by_rung[BASE], 99, higher, items)
+                write_scores(directory.benchmark_file(name, "before"), benchmark_scores)
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     return folder, ladder, results
 
@@ -96,9 +96,9 @@ def test_lower_scores_can_be_better(tmp_path: Path) -> None:
 
 
 def test_intervals_hold_for_all_benchmarks_together(tmp_path: Path) -> None:
-    _, one, _ = scored(tmp_path / "one", {"arc_easy": FORGETS})
+    _, single, _ = scored(tmp_path / "one", {"arc_easy": FORGETS})
     _, ten, _ = scored(tmp_path / "ten", {"arc_easy": FORGETS, **{f"other{n}": FORGETS for n in range(9)}})
-    for alone, together in zip(one.benchmarks[0].rows[1:], ten.benchmarks[0].rows[1:], strict=True):
+    for alone, together in zip(single.benchmarks[0].rows[1:], ten.benchmarks[0].rows[1:], strict=True):
         assert alone.score == together.score and alone.p == together.p
         assert alone.difference and together.difference
         assert together.difference.low < alone.difference.low < alone.difference.high < together.difference.high

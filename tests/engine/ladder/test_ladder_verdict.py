@@ -38,7 +38,8 @@ def test_intervals_cover_the_true_values(truth: Truth) -> None:
         covered["score"] += row.score.low <= rate["qlora"] <= row.score.high
         covered["gain"] += bool(row.share_of_gain and row.share_of_gain.low <= gain <= row.share_of_gain.high)
         covered["together"] += all(
-            one.difference.low <= rate[one.a] - rate[one.b] <= one.difference.high for one in ladder.comparisons
+            compared.difference.low <= rate[compared.a] - rate[compared.b] <= compared.difference.high
+            for compared in ladder.comparisons
         )
     assert min(covered.values()) >= 0.92 * INTERVALS, covered  # 95% less more than one standard error of 100 ladders
 
@@ -57,7 +58,7 @@ def test_the_needed_number_of_items_makes_the_difference_significant() -> None:
     assert len(needed) > 10
     enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], seeds=3)
     compared = [comparison(simulate(enough, number)[0], "qlora", "full") for number in range(60)]
-    significant = sum(one is not None and one.finding == "worse" for one in compared)
+    significant = sum(result is not None and result.finding == "worse" for result in compared)
     assert 0.6 <= significant / 60 <= 0.95, (enough.items, significant)
 
 
@@ -76,9 +77,9 @@ def test_the_needed_sample_shows_that_equal_rungs_are_as_good() -> None:
     both, enough = 0, Truth(odds, seed_std=0.0, items=items, seeds=seeds, margin=0.06)
     for number in range(30):
         ladder, _ = simulate(enough, number)
-        assert all(one.needed_for == "difference" for one in ladder.comparisons if one.b == "base")
+        assert all(compared.needed_for == "difference" for compared in ladder.comparisons if compared.b == "base")
         directions = comparison(ladder, "qlora", "full"), comparison(ladder, "full", "qlora")
-        both += all(one is not None and one.finding == "as_good" for one in directions)
+        both += all(result is not None and result.finding == "as_good" for result in directions)
     assert both / 30 >= 0.8, (items, seeds, both)
 
 

@@ -57,8 +57,8 @@ def two_settings() -> Sweep:
     ladders: list[Ladder | None] = [ladder_with(0.8 + 0.04 * number, 11.0 + number) for number in range(6)]
     for number, ladder in enumerate(filter(None, ladders)):
         with_times(ladder, qlora=15.0, lora=40.0, full=100.0)
-        for one in ladder.rows if number == 1 else []:
-            one.share_of_gain, one.no_share = None, "full fine-tuning is not significantly better than the base model"
+        for row in ladder.rows if number == 1 else []:
+            row.share_of_gain, row.no_share = None, "full fine-tuning is not significantly better than the base model"
     sweep = sweep_of(ladders, axes)
     for number, cell in enumerate(sweep.cells):
         cell.ladder = f"20260131-12010{number}-demo-ladder-{number:04x}"
@@ -67,14 +67,14 @@ def two_settings() -> Sweep:
 
 def test_the_tables_of_a_sweep_need_no_scrolling_in_1100_pixels(chromium: Browser, pages: dict[str, str]) -> None:
     chromium.open(pages["sweep"], 1100)
-    wide = "[...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length"
+    wide = "[...document.querySelectorAll('.wide')].filter(element => element.scrollWidth > element.clientWidth).length"
     assert chromium.value("document.querySelectorAll('.wide').length") and chromium.value(wide) == 0
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as one:
-        yield one
+    with browser(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -95,13 +95,13 @@ def test_a_page_sends_no_requests_logs_no_errors_and_fits(
 
 
 SMALL_TEXTS = f"""
-[...document.querySelectorAll('body *')].filter(one => {{
-  const own = [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-  if (!own || one.closest('svg') && one.tagName !== 'text') return false;
-  const svg = one.closest('svg');
+[...document.querySelectorAll('body *')].filter(element => {{
+  const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+  if (!own || element.closest('svg') && element.tagName !== 'text') return false;
+  const svg = element.closest('svg');
   const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
-  return parseFloat(getComputedStyle(one).fontSize) * scale < {SMALLEST};
-}}).map(one => one.tagName + ' ' + one.textContent.slice(0, 40))
+  return parseFloat(getComputedStyle(element).fontSize) * scale < {SMALLEST};
+}}).map(element => element.tagName + ' ' + element.textContent.slice(0, 40))
 """
 
 
@@ -124,10 +124,10 @@ def test_a_long_line_is_complete_in_a_scrolling_box(chromium: Browser, pages: di
 
 def colors(chromium: Browser) -> tuple[str, str, str]:
     """Colors of the background, the text and the figures' text."""
-    found = chromium.value("""[
+    computed = chromium.value("""[
       getComputedStyle(document.documentElement).backgroundColor, getComputedStyle(document.querySelector('h1')).color,
       getComputedStyle(document.querySelector('svg text')).fill]""")
-    return found[0], found[1], found[2]
+    return computed[0], computed[1], computed[2]
 
 
 def test_print_is_light_and_the_screen_follows_the_preferred_scheme(chromium: Browser, pages: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ def test_three_seeds_of_every_method_with_the_settings_of_the_benchmark(data: Pa
     plan = make_plan("peft-benchmark", [], {"data.id": str(data)}, seeds=3)
     configs = {rung.name: rung.config for rung in plan.rungs}
     assert list(configs) == ["qlora", "lora", "full"] and plan.seeds == [0, 1, 2]
-    assert {name: one.train.learning_rate for name, one in configs.items()} == {
+    assert {name: config.train.learning_rate for name, config in configs.items()} == {
         "qlora": 1e-4,
         "lora": 1e-4,
         "full": 1e-5,
@@ -76,7 +76,7 @@ def test_memory_is_planned_for_the_gpu_of_the_published_table(tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_2_3B))
     done = ftbench("plan", "peft-benchmark", "--quick", "--json", "--gpu", "A100 80GB", "--model", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    methods = {one["method"]: one for one in json.loads(done.stdout)["methods"]}
+    methods = {method["method"]: method for method in json.loads(done.stdout)["methods"]}
     assert methods["lora"]["formula"]["trainable"] == methods["qlora"]["formula"]["trainable"] == 9_175_040
     assert methods["full"]["formula"]["trainable"] > 3.2e9
     assert methods["lora"]["fit"] == "fits"

@@ -29,9 +29,9 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def summary_of(ladder: Ladder) -> LadderSummary:
-    found = summarize(ladder, decide(ladder))
-    assert found is not None
-    return found
+    summary = summarize(ladder, decide(ladder))
+    assert summary is not None
+    return summary
 
 
 def with_times(ladder: Ladder, **seconds: float) -> Ladder:
@@ -67,9 +67,9 @@ def test_the_headline_says_that_the_rule_holds_only_if_quality_and_cost_do() -> 
 
 def test_a_rung_that_is_worse_than_the_base_model_is_the_first_sentence() -> None:
     ladder = holding()
-    for one in ladder.comparisons:
-        if (one.a, one.b) == ("lora", "base"):
-            one.finding, one.difference = "worse", one.difference.negated()
+    for compared in ladder.comparisons:
+        if (compared.a, compared.b) == ("lora", "base"):
+            compared.finding, compared.difference = "worse", compared.difference.negated()
     headline = summary_of(ladder).headline
     said = worse_than_base(ladder, [row(ladder, "lora")])
     assert headline.startswith(said) and SIGNIFICANTLY["worse"] in said and "LoRA − base = −" in said
@@ -84,11 +84,11 @@ def test_without_a_gain_the_headline_says_why_the_rule_cannot_be_checked() -> No
 
 def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     ladder = timed()
-    ladder.rows = [one for one in ladder.rows if one.name != "qlora"]
+    ladder.rows = [rung for rung in ladder.rows if rung.name != "qlora"]
     assert summary_of(ladder).headline.startswith("LoRA keeps ") and RULE not in summary_of(ladder).headline
-    ladder.rows = [one for one in ladder.rows if one.name != "full"]
+    ladder.rows = [rung for rung in ladder.rows if rung.name != "full"]
     assert UNTESTABLE in summary_of(ladder).headline
-    ladder.rows = [one for one in ladder.rows if one.name == "base"]
+    ladder.rows = [rung for rung in ladder.rows if rung.name == "base"]
     assert summarize(ladder, decide(ladder)) is None
 
 
@@ -142,8 +142,8 @@ def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None
 
 def test_rungs_with_the_same_first_letter_have_different_letters() -> None:
     tradeoffs = summary_of(timed()).tradeoffs
-    for one, name in zip(tradeoffs, ("wide", "wider", "widest"), strict=True):
-        one.title = name
+    for tradeoff, name in zip(tradeoffs, ("wide", "wider", "widest"), strict=True):
+        tradeoff.title = name
     assert letters(tradeoffs) == ["W", "I", "D"]
     tradeoffs[0].title = HOSTILE[0]
     assert all(len(letter) == 1 and letter.isascii() for letter in letters(tradeoffs))

@@ -91,24 +91,24 @@ def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
 
 def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
-    found = load_report_data(directory, ladder).samples
+    samples = load_report_data(directory, ladder).samples
     scores = [
         {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}
-        for sample in found.shown
+        for sample in samples.shown
     ]
     disagree = [len(set(score.values())) > 1 for score in scores]
     assert disagree == sorted(disagree, reverse=True)
-    assert found.items == ITEMS
-    assert found.disagreed == sum(disagree) + max(0, found.disagreed - len(disagree))
-    assert all("base" in sample.answers for sample in found.shown)  # scored by one run only
+    assert samples.items == ITEMS
+    assert samples.disagreed == sum(disagree) + max(0, samples.disagreed - len(disagree))
+    assert all("base" in sample.answers for sample in samples.shown)  # scored by one run only
 
 
 def test_the_4_bit_base_is_separate_from_the_base(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     ladder.rows.insert(1, msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit"))
-    found = load_report_data(directory, ladder).samples
-    assert "base" not in found.shown[0].answers
-    assert "base-4bit" in found.shown[0].answers
+    samples = load_report_data(directory, ladder).samples
+    assert "base" not in samples.shown[0].answers
+    assert "base-4bit" in samples.shown[0].answers
 
 
 def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
     sources = [
         PredictionSource(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)
     ]
-    found = collect_samples(sources, "exact_match")
-    (problem,) = found.problems
+    samples = collect_samples(sources, "exact_match")
+    (problem,) = samples.problems
     assert problem.startswith(runs[1].name) and "different test items" in problem
-    assert set(found.shown[0].answers) == {"base", "lora"}
+    assert set(samples.shown[0].answers) == {"base", "lora"}
 
 
 @pytest.mark.parametrize("damage", ["events.jsonl", "predictions.jsonl", "run.toml", "everything"])
@@ -181,4 +181,4 @@ def test_a_rung_whose_first_run_trains_has_a_curve_and_no_row(tmp_path: Path) ->
     folder, ladder = made_ladder(tmp_path)
     ladder.rows = [row for row in ladder.rows if row.name != "lora"]
     data = load_report_data(folder, ladder)
-    assert any(one.rung == "lora" for one in data.traces)
+    assert any(curve.rung == "lora" for curve in data.traces)

@@ -166,10 +166,10 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
     barrier = threading.Barrier(2, timeout=1.0)
 
     def index_together(runs: Path) -> dict[str, list[RunDir]]:
-        found = index(runs)
+        indexed = index(runs)
         with contextlib.suppress(threading.BrokenBarrierError):  # only one is here at a time, as intended
             barrier.wait()
-        return found
+        return indexed
 
     monkeypatch.setattr("engine.ladder.runner.index", index_together)
     monkeypatch.setattr(start, "start_worker", refuse_to_start)
@@ -184,13 +184,13 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 120
-    while not all(one.run for one in entries) and time.monotonic() < deadline:
+    while not all(ladder_entry.run for ladder_entry in entries) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for one in runners:
-        one.stopping.ask(signal.SIGTERM)
+    for runner in runners:
+        runner.stopping.ask(signal.SIGTERM)
     for thread in threads:
         thread.join()
-    assert entries[0].run == entries[1].run and sorted(one.reused for one in entries) == [False, True]
+    assert entries[0].run == entries[1].run and sorted(ladder_entry.reused for ladder_entry in entries) == [False, True]
     assert len(list(run_dir.iterate(tmp_path))) == 1
 
 
@@ -264,8 +264,8 @@ def test_a_ladder_without_test_or_validation_rows_is_refused(
     work = runner.ladder.work
     assert work
     work.test, work.validation = test, validation
-    found = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
-    monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: found)
+    reply = {"work": msgspec.to_builtins(work), "versions": {}, "machine": {}, "warnings": []}
+    monkeypatch.setattr("engine.ladder.pipeline.ask", lambda *_: reply)
     with pytest.raises(UserError, match=field):
         LadderPipeline(runner, plan).prepare()
 

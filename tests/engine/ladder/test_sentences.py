@@ -53,7 +53,9 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def text(ladder: Ladder, *topics: str) -> str:
-    return " ".join(one.text for one in verdict(ladder, decide(ladder)) if one.topic in topics or not topics)
+    return " ".join(
+        sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic in topics or not topics
+    )
 
 
 def by_loss(seeds: int = 3, **means: float) -> Ladder:
@@ -67,7 +69,7 @@ def by_loss(seeds: int = 3, **means: float) -> Ladder:
         for name, mean in means.items()
     }
     ladder = blank_ladder(ITEMS, list(range(seeds)), "loss")
-    ladder.rows = [one for one in ladder.rows if one.name in means]
+    ladder.rows = [rung for rung in ladder.rows if rung.name in means]
     add_statistics(ladder, LadderResults(losses=losses), "loss")
     return ladder
 
@@ -102,9 +104,9 @@ def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
     decisions = decide(ladder)
     assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
     ship = text(ladder, "ship")
-    assert [one.name for one in decisions.equals] == ["qlora", "lora", "full"]
+    assert [rung.name for rung in decisions.equals] == ["qlora", "lora", "full"]
     any_of, _, reason = ship.partition(": ")
-    assert any_of.startswith("Ship any ") and listed([method_noun(one) for one in decisions.equals], "or") in any_of
+    assert any_of.startswith("Ship any ") and listed([method_noun(rung) for rung in decisions.equals], "or") in any_of
     assert reason.startswith("LoRA ") and margin_text(ladder) in reason and "60.0 MiB vs. 90.0 MiB" in reason
 
 
@@ -132,8 +134,8 @@ def test_without_a_base_nothing_is_recommended_and_nothing_excluded() -> None:
 def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     for name in ("qlora", "lora", "full"):
-        one = row(ladder, name)
-        one.seeds, one.status = one.seeds[:1], "partly"
+        rung = row(ladder, name)
+        rung.seeds, rung.status = rung.seeds[:1], "partly"
     everything = text(ladder)
     assert ONE_SEED in everything
     for title in ("QLoRA", "LoRA", "Full fine-tuning"):
@@ -155,19 +157,19 @@ def test_one_method_better_than_the_base_is_called_the_only_one() -> None:
         row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
         row(ladder, name).peak = MeasuredPeak(rss_training=int(1e9 * seconds))
     assert decide(ladder).least_memory is not None and "LoRA, the fastest" in text(ladder, "prototype")
-    for one in ladder.comparisons:
-        if "base" in (one.a, one.b) and "full" not in (one.a, one.b):
-            one.finding = "undecided"
-    found = decide(ladder)
-    assert found.prototype and found.prototype.name == "full" and found.least_memory == found.prototype
+    for compared in ladder.comparisons:
+        if "base" in (compared.a, compared.b) and "full" not in (compared.a, compared.b):
+            compared.finding = "undecided"
+    decisions = decide(ladder)
+    assert decisions.prototype and decisions.prototype.name == "full" and decisions.least_memory == decisions.prototype
     prototype = text(ladder, "prototype")
     assert "the only method" in prototype and "memory" not in prototype
 
 
 def test_slightly_less_memory_is_not_recommended(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
-    for one, name in zip(ladder.comparisons, ("qlora", "lora"), strict=False):
-        one.a, one.b, one.finding = name, "base", "better"
+    for compared, name in zip(ladder.comparisons, ("qlora", "lora"), strict=False):
+        compared.a, compared.b, compared.finding = name, "base", "better"
     quick, small = row(ladder, "lora"), row(ladder, "qlora")
     assert LOW_MEMORY in text(ladder, "prototype")
     assert quick.peak and small.peak
@@ -179,7 +181,7 @@ def test_the_best_rung_is_only_called_the_only_one_if_it_is() -> None:
     alone = text(by_loss(base=3.0, lora=1.0), "ship")
     assert ONLY_RUNG in alone and NOT_COMPARED not in alone
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0)
-    ladder.comparisons = [one for one in ladder.comparisons if one.b == BASE]
+    ladder.comparisons = [compared for compared in ladder.comparisons if compared.b == BASE]
     ship = text(ladder, "ship")
     assert f"{NOT_COMPARED} with QLoRA" in ship and ONLY_RUNG not in ship
 
@@ -193,8 +195,10 @@ def test_without_trials_the_caveat_says_that_no_other_rate_was_tried() -> None:
 
 def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, gpu=True)
-    for one in ladder.comparisons:
-        one.a, one.b = (name.replace("qlora", "wide") if name == "qlora" else name for name in (one.a, one.b))
+    for compared in ladder.comparisons:
+        compared.a, compared.b = (
+            name.replace("qlora", "wide") if name == "qlora" else name for name in (compared.a, compared.b)
+        )
     row(ladder, "qlora").name = "wide"
     costs = text(ladder, "quality", "time", "rent")
     assert "wide's" in costs and "QLoRA" not in costs
@@ -224,12 +228,12 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     assert "does not show" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
     blind.warning_codes = [UNFIT]
     assert "cannot measure it" in text(blind, "quality") and "evaluation.metric=auto" in text(blind, "quality")
-    for one in blind.rows:
-        one.ended = 0.1
+    for rung in blind.rows:
+        rung.ended = 0.1
     assert longer_answers(blind) in text(blind, "quality") and "10.0%" in text(blind, "quality")
     assert "cannot measure it" not in text(blind, "quality")
-    for one in blind.rows:
-        one.extra = {"expected_calls": 0.0}
+    for rung in blind.rows:
+        rung.extra = {"expected_calls": 0.0}
     assert "0.0% where a call" in text(blind, "quality")
     assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
     assert METRIC_FAILED not in text(ladder_of(1, 1.3))

@@ -77,22 +77,24 @@ def test_decisions_stay_and_only_rungs_with_an_open_question_get_seeds(effects: 
         decided: set[tuple[str, str]] = set()
         needed = set(RUNGS)
         for look in ladder.looks:
-            pairs = {(one.comparison.a, one.comparison.b) for one in look.decisions if one.comparison}
+            pairs = {
+                (decision.comparison.a, decision.comparison.b) for decision in look.decisions if decision.comparison
+            }
             assert not pairs & decided  # each is decided once
             decided |= pairs
             assert set(look.rungs) <= needed
             needed = set(look.rungs)
-            assert all(one.comparison.finding != "undecided" for one in look.decisions if one.comparison)
-        final = {(one.a, one.b): one for one in ladder.comparisons}
+            assert all(decision.comparison.finding != "undecided" for decision in look.decisions if decision.comparison)
+        final = {(comparison.a, comparison.b): comparison for comparison in ladder.comparisons}
         for look in ladder.looks:
-            for one in look.decisions:
-                if one.comparison:
-                    assert final[one.comparison.a, one.comparison.b] == one.comparison
+            for decision in look.decisions:
+                if decision.comparison:
+                    assert final[decision.comparison.a, decision.comparison.b] == decision.comparison
         assert ladder.looks[0].seeds >= FIRST_LOOK and not ladder.looks[-1].rungs
         stopped += ladder.looks[-1].runs < 18
         conclude(ladder)
         said = [sentence.text for sentence in ladder.verdict if sentence.topic == "decided"]
-        undecided = sum(one.finding == "undecided" for one in ladder.comparisons)
+        undecided = sum(comparison.finding == "undecided" for comparison in ladder.comparisons)
         assert sum(text.startswith("Undecided: ") and " against " in text for text in said) == undecided
     assert stopped  # fewer runs than a fixed ladder with the most seeds
 
@@ -125,12 +127,12 @@ def test_a_killed_ladder_continues_with_the_same_decisions(tmp_path: Path) -> No
     assert looks(folder)[: len(before)] == before
     state = folder.state()
     assert state and state.status == "finished" and not state.looks[-1].rungs
-    runs = [one for one in state.entries if one.kind == "run"]
-    assert len(runs) == state.looks[-1].runs and all(one.status == "finished" for one in runs)
+    runs = [entry for entry in state.entries if entry.kind == "run"]
+    assert len(runs) == state.looks[-1].runs and all(entry.status == "finished" for entry in runs)
     # Another ladder reuses all runs, and decides the same.
     other = forked.ftbench(*words, "--runs", str(tmp_path / "runs"))
     assert other.returncode == 0
-    (second,) = [one for one in iterate(tmp_path / "runs") if one.path != folder.path]
+    (second,) = [directory for directory in iterate(tmp_path / "runs") if directory.path != folder.path]
     assert looks(second) == looks(folder)
 
 

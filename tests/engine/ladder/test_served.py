@@ -108,8 +108,8 @@ def test_labels_are_generated_on_every_rung_of_a_ladder_with_a_served_model() ->
     automatic = make_plan("demo", words, {"evaluation.metric": "auto"}).rungs[0].config.evaluation
     labels = SimpleNamespace(choose=lambda: MetricChoice("choice", "3 distinct labels"))
     with patch.object(AnswerProfile, "of", lambda rows, tags: labels):
-        found, _ = decide_metric(automatic, [])
-    assert found.metric == "exact_match" and "3 distinct labels" in found.reason
+        choice, _ = decide_metric(automatic, [])
+    assert choice.metric == "exact_match" and "3 distinct labels" in choice.reason
     assert tomli.loads(plan_text(plan))["served"][0]["endpoint"] == "http://h/v1#a"
 
 
@@ -130,12 +130,14 @@ def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trai
     results = LadderResults(read_finished(ladder, stored))
     collect(results, stored)
     rows = collect_served(ladder, results, [model], "exact_match")
-    stored.rows = [*rows, *(RungResult(name=one.name, method=one.method, status="finished") for one in stored.rows)]
+    stored.rows = [*rows, *(RungResult(name=row.name, method=row.method, status="finished") for row in stored.rows)]
     add_statistics(stored, results, "exact_match")
     (row,) = [row for row in stored.rows if row.name == "@big"]
     assert row.score is not None and row.score.mean == 1.0
     assert row.training_seconds is None and row.peak is None and row.loss is None  # unknown, not 0
-    assert {(one.a, one.b) for one in stored.comparisons} >= {(name, "@big") for name in ("qlora", "lora", "full")}
+    assert {(comparison.a, comparison.b) for comparison in stored.comparisons} >= {
+        (name, "@big") for name in ("qlora", "lora", "full")
+    }
     conclude(stored)
     assert [said.topic for said in stored.verdict if "big scores 100.0%" in said.text] == ["quality"]
     assert stored.recommended != "@big"

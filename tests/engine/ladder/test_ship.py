@@ -38,11 +38,11 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
     assert (entry["status"], entry["reused"], entry["progress"]) == ("finished", False, "")
     assert artifact.parent.parent.name == rows(state)["lora"]["runs"][0] and artifact.name == "adapter"
     scored = [json.loads(line) for line in (artifact / ITEM_SCORES).read_text().splitlines()]
-    assert [one["item"] for one in scored] == list(range(6)) and not set(scored[0]) & {"prompt", "output", "target"}
+    assert [score["item"] for score in scored] == list(range(6)) and not set(scored[0]) & {"prompt", "output", "target"}
     assert row["score"]["mean"] == rows(state)["lora"]["score"]["mean"]  # the same adapter gives the same answers
     assert row["source"] == "lora" and row["artifact_bytes"] > 0 and row["identical"] == 1.0
     assert row["all_seconds"]["mean"] > rows(state)["lora"]["all_seconds"]["mean"]
-    pairs = {(one["a"], one["b"]) for one in state["comparisons"]}
+    pairs = {(comparison["a"], comparison["b"]) for comparison in state["comparisons"]}
     assert {("lora:adapter", "lora"), ("lora:adapter", "base")} <= pairs
     texts = [sentence["text"] for sentence in state["verdict"] if sentence["topic"] == "artifact"]
     assert texts[0].startswith("LoRA adapter scores ") and "all its answers" in texts[0]
@@ -61,7 +61,7 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
     assert "ladder.export_failed" in again["warning_codes"] and (blocked / "thesis.tex").exists()
 
     (blocked / "thesis.tex").unlink()
-    latest = max(iterate(tmp_path / "runs"), key=lambda one: one.name)
+    latest = max(iterate(tmp_path / "runs"), key=lambda directory: directory.name)
     done = ftbench("resume", latest.name, "--json")
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)
@@ -73,7 +73,9 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
 def _export_the_recommended_run(folder: LadderDir, run: str) -> None:
     """`ftbench export LADDER`, without and with a recommendation, which needs more test items than a test has."""
     state = folder.state()
-    assert state is not None and state.recommended == "" and "ship" not in [one.topic for one in state.verdict]
+    assert (
+        state is not None and state.recommended == "" and "ship" not in [sentence.topic for sentence in state.verdict]
+    )
     refused = ftbench("export", folder.name, "--json")
     error = json.loads(refused.stderr)["error"]
     assert (refused.returncode, error["code"]) == (2, "ladder.no_recommendation") and run in error["hint"]

@@ -67,7 +67,7 @@ def with_statistics(
 
 
 def compared(ladder: Ladder, a: str, b: str) -> Comparison:
-    return next(one for one in ladder.comparisons if (one.a, one.b) == (a, b))
+    return next(comparison for comparison in ladder.comparisons if (comparison.a, comparison.b) == (a, b))
 
 
 def test_a_rung_with_one_seed_learns_the_spread_from_the_others() -> None:
@@ -75,8 +75,8 @@ def test_a_rung_with_one_seed_learns_the_spread_from_the_others() -> None:
     three = ItemScores(np.concatenate([binary(rate, 1, 200, 5) for rate in (0.3, 0.5, 0.7)]))
     samples = MeanSamples({BASE: base, "lora": three, "full": ItemScores(binary(0.5, 1, 200, 6))}, SHARE)
     assert np.median(samples.seed_std["full"]) > 0.05 and BASE not in samples.seed_std
-    (found,) = samples.differences([("full", BASE)])
-    assert found.high - found.low > 0.5  # one seed of rungs that vary this much is weak evidence
+    (difference,) = samples.differences([("full", BASE)])
+    assert difference.high - difference.low > 0.5  # one seed of rungs that vary this much is weak evidence
 
 
 def test_mcnemar_is_the_exact_binomial_tail() -> None:
@@ -120,9 +120,16 @@ def test_nothing_is_significant_with_fewer_items_than_a_sign_test_needs(items: i
     ladder = with_statistics(
         answers, losses={name: ItemScores(a.values + 1, np.ones(items)) for name, a in answers.items()}
     )
-    for one in ladder.comparisons:
-        assert (one.finding, one.p, one.p_adjusted, one.needed_items) == ("undecided", 1.0, 1.0, None)
-        assert one.difference.low is None and one.loss_difference and one.loss_difference.high is None
+    for comparison in ladder.comparisons:
+        assert (comparison.finding, comparison.p, comparison.p_adjusted, comparison.needed_items) == (
+            "undecided",
+            1.0,
+            1.0,
+            None,
+        )
+        assert (
+            comparison.difference.low is None and comparison.loss_difference and comparison.loss_difference.high is None
+        )
     assert msgspec.json.decode(msgspec.json.encode(ladder), type=Ladder).comparisons == ladder.comparisons
 
 
@@ -132,8 +139,8 @@ def test_few_losses_rarely_give_a_false_finding() -> None:
         random = np.random.default_rng(number)
         rungs = {name: ItemScores(random.gamma(2.0, 0.2, (1, 8)), tokens) for name in ("qlora", "lora", "full")}
         wrong += any(
-            one.low > 0 or one.high < 0
-            for one in MeanSamples(rungs, LOSS.bounds).differences([("qlora", "full"), ("lora", "full")])
+            difference.low > 0 or difference.high < 0
+            for difference in MeanSamples(rungs, LOSS.bounds).differences([("qlora", "full"), ("lora", "full")])
         )
     assert wrong / 200 <= 0.08
 
@@ -171,8 +178,8 @@ def known(item: float, seed: float, items: int, seeds: int, critical: float = 2.
 
 def test_the_required_sample_is_larger_than_the_present_one_and_enough() -> None:
     goal = ComparisonGoal("difference", 0.02)
-    found = required_sample(goal, known(0.2, 0.0, 300, 1))
-    assert found.items == pytest.approx(0.2 / (0.02 / 3.2416) ** 2, abs=2) and found.seeds is None
+    required = required_sample(goal, known(0.2, 0.0, 300, 1))
+    assert required.items == pytest.approx(0.2 / (0.02 / 3.2416) ** 2, abs=2) and required.seeds is None
     more = required_sample(goal, known(0.001, 0.01, 300, 3))
     assert more.items and more.items >= 300 and more.seeds and more.seeds > 3
     assert 0.001 / more.items + 0.01 / more.seeds <= (0.02 / 3.2415) ** 2
@@ -186,10 +193,10 @@ def test_one_seed_gives_no_number_of_seeds() -> None:
 def test_the_power_is_averaged_over_how_seeds_may_vary() -> None:
     spread = np.exp(np.linspace(-2, 2, 101)) * 4e-5
     goal, vague = ComparisonGoal("difference", 0.03), SampleVariances(0.3, spread, 300, 3, 2.4, 2.4)
-    found = required_sample(goal, vague)
-    assert found.items and vague.power(goal, found.items, 3) >= 0.8 > vague.power(goal, found.items - 1, 3)
+    required = required_sample(goal, vague)
+    assert required.items and vague.power(goal, required.items, 3) >= 0.8 > vague.power(goal, required.items - 1, 3)
     median = required_sample(goal, SampleVariances(0.3, np.median(spread, keepdims=True), 300, 3, 2.4, 2.4))
-    assert median.items and found.items > 1.1 * median.items
+    assert median.items and required.items > 1.1 * median.items
 
 
 def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
@@ -203,12 +210,12 @@ def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
 def test_equal_scores_need_no_sample() -> None:
     values = {"a": binary(0.55, 3, 400, 1), "b": binary(0.6, 3, 400, 2)}
     samples = MeanSamples({name: ItemScores(scores) for name, scores in values.items()}, SHARE)
-    (found,) = samples.differences([("a", "b")])
-    needed = samples.required_sample(found, [("a", "b")])
+    (difference,) = samples.differences([("a", "b")])
+    needed = samples.required_sample(difference, [("a", "b")])
     assert needed.items and needed.items >= 400
     equal = MeanSamples({name: ItemScores(values["a"]) for name in values}, SHARE)
-    (found,) = equal.differences([("a", "b")])
-    assert equal.required_sample(found, [("a", "b")]) == RequiredSample()
+    (difference,) = equal.differences([("a", "b")])
+    assert equal.required_sample(difference, [("a", "b")]) == RequiredSample()
 
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "diverged", "failed", "skipped"])
@@ -242,27 +249,27 @@ def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None
 def test_a_rung_with_only_correct_answers_has_an_interval(items: int, low: float) -> None:
     answers = {BASE: ItemScores(np.ones((1, items)), untrained=True), "full": ItemScores(np.ones((1, items)))}
     samples = MeanSamples(answers, SHARE)
-    found = samples.interval(BASE)
-    assert found.mean == found.high == 1.0 and found.low == pytest.approx(low, abs=1e-3)
-    assert samples.interval("full").low <= found.low  # another seed may make mistakes
+    interval = samples.interval(BASE)
+    assert interval.mean == interval.high == 1.0 and interval.low == pytest.approx(low, abs=1e-3)
+    assert samples.interval("full").low <= interval.low  # another seed may make mistakes
 
 
 def test_the_interval_of_a_difference_of_scores_is_within_one() -> None:
     answers = {"full": ItemScores(np.ones((1, 6))), BASE: ItemScores(np.zeros((1, 6)), untrained=True)}
-    (found,) = MeanSamples(answers, SHARE).differences([("full", BASE)])
-    assert 0 < found.low < found.mean == found.high == 1.0
+    (difference,) = MeanSamples(answers, SHARE).differences([("full", BASE)])
+    assert 0 < difference.low < difference.mean == difference.high == 1.0
 
 
 def test_p_is_below_005_exactly_where_the_interval_excludes_zero() -> None:
     """Also between the two samples at the border."""
     values = binary(0.5, 2, 40, 3)
     samples = MeanSamples({"a": ItemScores(values[:1]), "b": ItemScores(values[1:])}, SHARE)
-    (found,) = samples.differences([("a", "b")])
-    deviations = np.abs(samples.means["a"] - samples.means["b"] - found.mean)
+    (difference,) = samples.differences([("a", "b")])
+    deviations = np.abs(samples.means["a"] - samples.means["b"] - difference.mean)
     last = np.sort(deviations)[-210:-190]
     for size in (last[1:] + last[:-1]) / 2:
         beyond = ((deviations >= size).sum() + 0.5) / len(deviations)
-        half = (found.high - found.low) / 2
+        half = (difference.high - difference.low) / 2
         assert (beyond < 0.05) == (size > half)
 
 
@@ -277,7 +284,7 @@ def test_a_ladder_on_very_few_items_has_a_verdict_without_findings(metric: str, 
     }
     answers["base"] = ItemScores(np.zeros((1, items)), weights, (0,), untrained=True)
     ladder = with_statistics(answers, metric)
-    assert [one.finding for one in ladder.comparisons] == ["undecided"] * len(ladder.comparisons)
+    assert [comparison.finding for comparison in ladder.comparisons] == ["undecided"] * len(ladder.comparisons)
     assert verdict(ladder, decide(ladder))
     for row in ladder.rows:
         assert row.score and row.score.mean is not None and row.score.rows == items
@@ -296,7 +303,7 @@ def test_intervals_stay_within_the_bounds_of_the_metric() -> None:
         assert grade.low == pytest.approx(1 + 4 * (share.low or 0.0)) and grade.high == pytest.approx(
             1 + 4 * share.high
         )
-    (share_gap,), (grade_gap,) = (one.differences([("a", "b")]) for one in (of_shares, of_grades))
+    (share_gap,), (grade_gap,) = (samples.differences([("a", "b")]) for samples in (of_shares, of_grades))
     assert (grade_gap.low, grade_gap.high) == pytest.approx((4 * share_gap.low, 4 * share_gap.high))
     assert grade_gap.p == pytest.approx(share_gap.p, abs=0.01)
 
@@ -305,8 +312,8 @@ def test_a_score_without_an_upper_bound_is_not_below_its_lower_one() -> None:
     edits = np.zeros((1, 40))
     edits[0, :2] = 30.0
     seeds = np.concatenate([edits, 0.1 * edits])
-    found = MeanSamples({"lora": ItemScores(seeds)}, (0.0, math.inf)).interval("lora")
-    assert found.low == 0.0 and found.high is not None and found.high > 1.0
+    interval = MeanSamples({"lora": ItemScores(seeds)}, (0.0, math.inf)).interval("lora")
+    assert interval.low == 0.0 and interval.high is not None and interval.high > 1.0
 
 
 MEDIAN = 0.015
@@ -334,16 +341,16 @@ def test_the_points_have_the_moments_of_their_distributions() -> None:
 
 
 def test_with_one_seed_the_prior_stands_alone() -> None:
-    for found in seed_deviations([evidence(0.0, 1)] * 3, MEDIAN):
-        assert np.median(found) == pytest.approx(MEDIAN, rel=0.03)
-        assert 3 * MEDIAN < np.quantile(found, 0.95) < 4 * MEDIAN
+    for deviations in seed_deviations([evidence(0.0, 1)] * 3, MEDIAN):
+        assert np.median(deviations) == pytest.approx(MEDIAN, rel=0.03)
+        assert 3 * MEDIAN < np.quantile(deviations, 0.95) < 4 * MEDIAN
 
 
 @pytest.mark.parametrize("std", [0.004, 0.015, 0.06])
 def test_many_seeds_determine_their_spread(std: float) -> None:
-    (found, *_) = seed_deviations([evidence(std, 20)] * 2, MEDIAN)
-    assert np.median(found) == pytest.approx(std, rel=0.1)
-    assert np.quantile(found, 0.95) < 1.6 * std
+    (deviations, *_) = seed_deviations([evidence(std, 20)] * 2, MEDIAN)
+    assert np.median(deviations) == pytest.approx(std, rel=0.1)
+    assert np.quantile(deviations, 0.95) < 1.6 * std
 
 
 def test_residuals_are_not_counted_as_spread_between_seeds() -> None:
@@ -357,8 +364,8 @@ def test_what_other_rungs_say_never_makes_a_rung_with_fewer_seeds_more_certain()
     (alone,) = seed_deviations([few], MEDIAN)
     for others in (calm, wild):
         assert (seed_deviations([few, others, others], MEDIAN)[0] >= alone).all()
-    one = evidence(0.0, 1)
-    with_calm, with_wild = (np.median(seed_deviations([one, others, others], MEDIAN)[0]) for others in (calm, wild))
+    single = evidence(0.0, 1)
+    with_calm, with_wild = (np.median(seed_deviations([single, others, others], MEDIAN)[0]) for others in (calm, wild))
     assert MEDIAN < with_calm * 1.05 < with_wild
 
 
@@ -375,8 +382,10 @@ def test_without_spread_between_many_seeds_the_interval_is_that_of_the_items() -
     items = 1000
     a, b = np.zeros((20, items)), np.zeros((20, items))
     a[:, ::2] = 1.0
-    (found,) = MeanSamples({"a": ItemScores(a), "b": ItemScores(b)}, (-math.inf, math.inf)).differences([("a", "b")])
-    assert found.half_width == pytest.approx(1.96 * 0.5 / math.sqrt(items), rel=0.05)
+    (difference,) = MeanSamples({"a": ItemScores(a), "b": ItemScores(b)}, (-math.inf, math.inf)).differences(
+        [("a", "b")]
+    )
+    assert difference.half_width == pytest.approx(1.96 * 0.5 / math.sqrt(items), rel=0.05)
 
 
 def dependent(random: np.random.Generator, groups: int, size: int) -> dict[str, ItemScores]:
@@ -396,9 +405,9 @@ def test_dependent_items_count_as_one_group() -> None:
     pairs, false = [("lora", "full"), ("qlora", "full"), ("qlora", "lora")], 0
     for number in range(60):
         scores = dependent(np.random.default_rng(number), 40, 10)
-        found = MeanSamples(scores, SHARE).differences(pairs)
-        false += any(one.low > 0 or one.high < 0 for one in found)
-        assert found[0].interval(400).rows == 400 and MeanSamples(scores, SHARE).n == 40
+        differences = MeanSamples(scores, SHARE).differences(pairs)
+        false += any(difference.low > 0 or difference.high < 0 for difference in differences)
+        assert differences[0].interval(400).rows == 400 and MeanSamples(scores, SHARE).n == 40
     assert false <= 3
 
 
@@ -411,8 +420,8 @@ def test_groups_of_one_item_change_nothing() -> None:
         )
         for given in (keys, [str(number) for number in range(60)])
     )
-    (one,), (other,) = (samples.differences([("a", "b")]) for samples in (plain, alone))
-    assert (one.mean, one.low, one.high) == pytest.approx((other.mean, other.low, other.high))
+    (difference,), (other,) = (samples.differences([("a", "b")]) for samples in (plain, alone))
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((other.mean, other.low, other.high))
 
 
 @pytest.mark.parametrize("items", [100, 300])
@@ -422,8 +431,8 @@ def test_no_difference_among_few_items_is_not_as_good(items: int) -> None:
     for _ in range(400):
         lost = -(random.random(items) < 0.02).astype(float)
         pair = {"a": ItemScores(lost[None], untrained=True), "b": ItemScores(np.zeros((1, items)), untrained=True)}
-        (found,) = MeanSamples(pair, (-0.5, 0.5)).differences([("a", "b")])
-        passed += found.low > -0.02
+        (difference,) = MeanSamples(pair, (-0.5, 0.5)).differences([("a", "b")])
+        passed += difference.low > -0.02
     assert passed <= 0.025 * 400 + 5
     (none,) = MeanSamples({name: ItemScores(np.ones((1, items)), untrained=True) for name in "ab"}, SHARE).differences(
         [("a", "b")]

@@ -45,15 +45,15 @@ def check_the_ladders(runs: Path, sweep: Any) -> None:
 def check_the_benchmarks(runs: Path, *ladders: Any) -> None:
     """The base model was scored once, in the first ladder, and every rung of both is compared with it."""
     assert all("benchmark colors" in ladder["work"]["fingerprints"] for ladder in ladders)
-    assert all(any(one["topic"] == "forgetting" for one in ladder["verdict"]) for ladder in ladders)
+    assert all(any(sentence["topic"] == "forgetting" for sentence in ladder["verdict"]) for ladder in ladders)
     assert "Benchmarks" in ftbench("report", ladders[1]["name"], "--markdown").stdout
     assert len(list(runs.glob("*/benchmarks/colors.before.json"))) == 1
     assert len(list(runs.glob("*/benchmarks/colors.after.json"))) == 3
     rows = [ladder["benchmarks"][0]["rows"] for ladder in ladders]
-    assert [[row["name"] for row in one] for one in rows] == [["base", "lora", "full"]] * 2
-    base, full = ([one[place]["score"] for one in rows] for place in (0, 2))
+    assert [[row["name"] for row in ladder_rows] for ladder_rows in rows] == [["base", "lora", "full"]] * 2
+    base, full = ([ladder_rows[place]["score"] for ladder_rows in rows] for place in (0, 2))
     assert base[0] == base[1] and full[0] == full[1]
-    assert all(row["finding"] for one in rows for row in one[1:])
+    assert all(row["finding"] for ladder_rows in rows for row in ladder_rows[1:])
 
 
 def check_the_report(sweep: Any) -> None:

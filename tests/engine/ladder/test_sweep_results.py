@@ -50,12 +50,12 @@ def sweep_of(ladders: list[Ladder | None], axes: list[Axis] | None = None, **cel
     axes = axes or [RANKS]
     values: list[dict[str, Any]] = [{axes[0].key: value} for value in axes[0].values]
     if len(axes) > 1:
-        values = [{**one, axes[1].key: value} for one in values for value in axes[1].values]
+        values = [{**cell_values, axes[1].key: value} for cell_values in values for value in axes[1].values]
     sweep = Sweep(name="s", preset="demo", command="ftbench ladder demo --vary x=1,2", created=0.0, axes=axes)
     statuses = [cells.get(f"cell_{number}", "finished") for number in range(len(values))]
     sweep.cells = [
-        SweepCell(values=one, ladder=f"ladder-{number}", status=status)
-        for number, (one, status) in enumerate(zip(values, statuses, strict=True))
+        SweepCell(values=cell_values, ladder=f"ladder-{number}", status=status)
+        for number, (cell_values, status) in enumerate(zip(values, statuses, strict=True))
     ]
     summarize_sweep(sweep, ladders)
     return sweep
@@ -92,21 +92,21 @@ def test_a_cost_ratio_needs_no_share_of_the_gain() -> None:
         row.share_of_gain, row.no_share = None, "no gain"
     ladder.summary = summarize(ladder, decide(ladder))
     sweep = sweep_of([ladder] * 4)
-    point = next(one for one in sweep.points if one.rung == "qlora")
+    point = next(sweep_point for sweep_point in sweep.points if sweep_point.rung == "qlora")
     assert point.cost and point.cost.mean == pytest.approx(0.36) and point.share_of_gain is None
     assert (point.quality, point.cheap, point.rule) == ("unknown", "fails", "unknown")
     assert f"{RULE_VERBS['unknown']} in 4" in sweep.headline
 
 
 def test_a_trend_has_an_interval_and_is_per_doubling() -> None:
-    (trend,) = [one for one in rising().trends if one.rung == "qlora"]
+    (trend,) = [sweep_trend for sweep_trend in rising().trends if sweep_trend.rung == "qlora"]
     share = trend.share_of_gain
     assert share and share.mean == pytest.approx(0.06) and share.low is not None and share.low > 0
     assert trend.cost and trend.cost.mean == pytest.approx(1.0)
-    sentence = next(one for one in rising().sentences if one.startswith("QLoRA"))
+    sentence = next(candidate for candidate in rising().sentences if candidate.startswith("QLoRA"))
     assert re.match(r"QLoRA: .* adapter\.rank, .* \+6\.0 .*\[\+\d", sentence)
     flat = sweep_of([ladder_with(0.9, 11.0)] * 4)
-    assert "no significant trend" in next(one for one in flat.sentences if one.startswith("QLoRA"))
+    assert "no significant trend" in next(candidate for candidate in flat.sentences if candidate.startswith("QLoRA"))
 
 
 def test_there_is_no_trend_along_words_or_with_two_values() -> None:
@@ -118,7 +118,7 @@ def test_there_is_no_trend_along_words_or_with_two_values() -> None:
 def test_the_trend_along_each_axis_is_at_each_value_of_the_other() -> None:
     axes = [RANKS, Axis(key="data.max_rows", values=[100, 200, 400])]
     sweep = sweep_of([ladder_with(0.9, 11.0)] * 12, axes)
-    at = [(one.key, one.at) for one in sweep.trends if one.rung == "qlora"]
+    at = [(trend.key, trend.at) for trend in sweep.trends if trend.rung == "qlora"]
     assert at[:3] == [("adapter.rank", {"data.max_rows": rows}) for rows in (100, 200, 400)]
     assert at[3:] == [("data.max_rows", {"adapter.rank": rank}) for rank in (4, 8, 16, 32)]
 
@@ -148,13 +148,13 @@ def test_page_and_markdown_have_headline_sentences_results_and_figures(tmp_path:
     sweep = rising()
     write(SweepDir(tmp_path), sweep)
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    for one in (sweep.headline, *sweep.sentences):
-        assert one.replace("'", "&#39;").split("[")[0][:60] in page.replace("\u00a0", " ")
+    for sentence in (sweep.headline, *sweep.sentences):
+        assert sentence.replace("'", "&#39;").split("[")[0][:60] in page.replace("\u00a0", " ")
     assert page.count("<svg") == 3 and "Shaded: " in page and "<script" not in page
     assert "| 0.090× · [0.085, 0.095] | holds | [ladder-3](../ladder-3/report.html) |" in markdown
     for cell, row in itertools.product(sweep.cells, ("full", "base")):
         shown = with_bounds(getattr(cell, row), metric_spec(sweep.metric).is_share).split(" ", 1)
-        assert all(one in page for one in shown) and " · ".join(shown) in markdown
+        assert all(part in page for part in shown) and " · ".join(shown) in markdown
     assert all(point.score and point.score.low for point in sweep.points)
     links = re.findall(r'href="(\.\./[^"]+)"', page)
     assert set(links) == {f"../{cell.ladder}/report.html" for cell in sweep.cells}
@@ -202,11 +202,11 @@ def test_quantiles_of_students_t(degrees: int, expected: float) -> None:
 
 def test_the_slope_is_that_of_least_squares() -> None:
     x, y = [1.0, 2.0, 3.0, 5.0], [2.0, 2.5, 4.5, 5.0]
-    found = slope([(a, b, 0.0) for a, b in zip(x, y, strict=True)])
+    fitted = slope([(a, b, 0.0) for a, b in zip(x, y, strict=True)])
     expected, covariance = np.polyfit(x, y, 1, cov=True)
-    assert found and found.mean == pytest.approx(expected[0])
+    assert fitted and fitted.mean == pytest.approx(expected[0])
     half = 4.303 * math.sqrt(covariance[0, 0])
-    assert found.low == pytest.approx(expected[0] - half, abs=1e-3)
+    assert fitted.low == pytest.approx(expected[0] - half, abs=1e-3)
     assert slope([(1.0, 1.0, 0.1), (1.0, 2.0, 0.1), (1.0, 3.0, 0.1)]) is None
 
 
@@ -215,7 +215,7 @@ def test_intervals_of_slopes_contain_the_true_slope() -> None:
     hits = 0
     for _ in range(400):
         y = 0.5 * np.arange(5) + random.normal(0, 0.2, 5)
-        found = slope([(float(x), float(one), 0.2) for x, one in enumerate(y)])
-        assert found and found.low is not None and found.high is not None
-        hits += found.low <= 0.5 <= found.high
+        fitted = slope([(float(x), float(value), 0.2) for x, value in enumerate(y)])
+        assert fitted and fitted.low is not None and fitted.high is not None
+        hits += fitted.low <= 0.5 <= fitted.high
     assert hits / 400 >= 0.94

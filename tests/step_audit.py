@@ -128,22 +128,22 @@ class Bound:
         return self.value <= self.limit
 
 
-def bounds(found: MethodAudit) -> list[Bound]:
+def bounds(audit: MethodAudit) -> list[Bound]:
     """Every bound of one method."""
-    phases = (found.training, found.held_out, found.decoding)
-    waits = sum(found.training.host_waits.values())
+    phases = (audit.training, audit.held_out, audit.decoding)
+    waits = sum(audit.training.host_waits.values())
     logits = max(phase.logits_bytes for phase in phases)
     checked = [
-        Bound("matmul FLOPs / required", found.flops_ratio, MAX_FLOPS_RATIO),
-        Bound("tokens computed / real", found.training.tokens / found.tokens, MAX_TOKENS_RATIO),
+        Bound("matmul FLOPs / required", audit.flops_ratio, MAX_FLOPS_RATIO),
+        Bound("tokens computed / real", audit.training.tokens / audit.tokens, MAX_TOKENS_RATIO),
         Bound("materialized T x T attention masks", sum(phase.mask_bytes for phase in phases), 0, "bytes"),
         Bound("repeated keys and values", sum(phase.repeated_bytes for phase in phases), 0, "bytes"),
         Bound("host synchronizations per optimizer step", waits, MAX_HOST_WAITS),
-        Bound("blocking copies to the GPU", found.training.blocking_copies, 0),
-        Bound("synchronizations of the optimizer", found.training.optimizer_waits, found.optimizer_tensors),
+        Bound("blocking copies to the GPU", audit.training.blocking_copies, 0),
+        Bound("synchronizations of the optimizer", audit.training.optimizer_waits, audit.optimizer_tensors),
         Bound("logits", logits, MAX_LOGITS, "bytes"),
     ]
-    if found.precision == "bfloat16":
+    if audit.precision == "bfloat16":
         checked.insert(0, Bound("float32 matmul", sum(map(_float32, phases)), 0, "FLOPs"))
     return checked
 

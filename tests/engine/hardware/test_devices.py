@@ -80,8 +80,8 @@ class Box:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     def select(self, setting: int | str = "auto", visible: str | None = None) -> list[Any]:
-        found: list[Any] = json.loads(self.python(SELECT, json.dumps(setting), visible=visible))
-        return found
+        selection: list[Any] = json.loads(self.python(SELECT, json.dumps(setting), visible=visible))
+        return selection
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ def box(library: Path, tmp_path: Path) -> Box:
 def test_one_lock_and_one_plan_however_a_gpu_is_named(
     setting: int | str, visible: str | None, lock: str, title: str, gibibytes: int, box: Box
 ) -> None:
-    found = box.select(setting, visible)
-    assert found[:2] == [lock, title] and found[3] == gibibytes * GIB
+    selection = box.select(setting, visible)
+    assert selection[:2] == [lock, title] and selection[3] == gibibytes * GIB
     segments = None if lock.startswith("MIG-") else "expandable_segments:True"
-    assert found[4:] == ["PCI_BUS_ID", lock, segments, "1"]
+    assert selection[4:] == ["PCI_BUS_ID", lock, segments, "1"]
 
 
 LIST = """
@@ -144,8 +144,8 @@ except UserError as error:
 def test_several_devices_are_planned_for_the_one_with_the_least_memory(
     setting: str, visible: str | None, expected: list[str], gibibytes: int, box: Box
 ) -> None:
-    found = json.loads(box.python(LIST, setting, visible=visible))
-    assert found == [expected, len(expected), gibibytes * GIB]
+    listing = json.loads(box.python(LIST, setting, visible=visible))
+    assert listing == [expected, len(expected), gibibytes * GIB]
 
 
 def test_one_that_does_not_exist_or_is_hidden_refuses_all(box: Box) -> None:
@@ -191,8 +191,8 @@ def test_settings_of_the_user_are_kept(box: Box, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("setting", "visible"), [("cpu", None), ("cpu", "1"), ("auto", ""), ("auto", "-1")])
 def test_the_cpu_hides_every_gpu_from_the_worker(setting: str, visible: str | None, box: Box) -> None:
-    found = box.select(setting, visible)
-    assert found[:2] == ["cpu", "the CPU"] and found[5] == ""
+    selection = box.select(setting, visible)
+    assert selection[:2] == ["cpu", "the CPU"] and selection[5] == ""
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_the_cpu_hides_every_gpu_from_the_worker(setting: str, visible: str | No
 def test_a_device_that_does_not_exist_is_refused(
     setting: str, visible: str | None, code: str, names: list[str], box: Box
 ) -> None:
-    found = box.select(setting, visible)
-    assert found[0] == code and all(name in found[1] for name in names)
+    selection = box.select(setting, visible)
+    assert selection[0] == code and all(name in selection[1] for name in names)
 
 
 def test_mig_mode_without_instances_is_refused(box: Box) -> None:
@@ -236,8 +236,8 @@ def test_a_subcommand_refuses_it_in_one_line(box: Box, tmp_path: Path) -> None:
     ],
 )
 def test_a_driver_that_is_too_old_is_refused(cuda: str, device: str, names: list[str], box: Box) -> None:
-    found = box.python(DRIVER, cuda, device)
-    assert found.startswith("gpu.unusable ") and all(name in found for name in ("NVIDIA L4", "--device cpu", *names))
+    output = box.python(DRIVER, cuda, device)
+    assert output.startswith("gpu.unusable ") and all(name in output for name in ("NVIDIA L4", "--device cpu", *names))
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def looks(
     command = [sys.executable, "-c", LOOKS, str(scenario), str(namespace), json.dumps(worker), *scenarios]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [Look(**one) for one in json.loads(done.stdout)]
+    return [Look(**values) for values in json.loads(done.stdout)]
 
 
 MIG = (
@@ -140,7 +140,7 @@ def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_pat
     (gpu,) = look.gpus
     assert gpu["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
     unseen = "a process of another user or container"
-    assert [(one["pid"], one["name"], one["bytes"]) for one in gpu["others"]] == [(me, unseen, 2 * GIB)]
+    assert [(process["pid"], process["name"], process["bytes"]) for process in gpu["others"]] == [(me, unseen, 2 * GIB)]
 
 
 def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_a_failing_value_affects_no_other(field: str, tmp_path: Path) -> None:
     """With each error code of NVML; afterwards all values are read again."""
     working = f"{TWO}\n0 process 4242 {31 * GIB}\n"
     codes = (3, 4, 15, 18, 999)
-    found = looks(
+    results = looks(
         tmp_path, working, *(text for code in codes for text in (f"{working}0 error.{field} {code}\n", working))
     )
-    whole = found[0]
+    whole = results[0]
     of = {"process": "mine"}.get(field, field)
-    for code, look, after in zip(codes, found[1::2], found[2::2], strict=True):
+    for code, look, after in zip(codes, results[1::2], results[2::2], strict=True):
         shared = field == "used" and code == 3  # unified memory: the figures are the system's, and marked so
         known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
         for key in ("name", "used", "mine", "power", "load", "temperature"):
@@ -272,8 +272,8 @@ def recorded(tmp_path: Path, *scenarios: str) -> dict[str, Any]:
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
     command = [sys.executable, "-c", RECORDS, str(scenario), *scenarios]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    load: dict[str, Any] = json.loads(done.stdout)
+    return load
 
 
 def test_the_load_of_a_training_has_other_processes_clocks_and_throttling(tmp_path: Path) -> None:

@@ -42,28 +42,28 @@ def audited(method: str, rows: list[Row], **settings: Any) -> Any:
 
 
 def exceeded(checked: list[Bound]) -> list[str]:
-    return [f"{one.name} {one.value}" for one in checked if not one.kept]
+    return [f"{bound.name} {bound.value}" for bound in checked if not bound.kept]
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_a_step_keeps_every_bound(method: str) -> None:
     rows = rows_of(LENGTHS["log-normal"][:8])
-    found = audited(method, rows)
-    assert exceeded(bounds(found)) == []
-    assert found.training.micro_batches >= 2 and set(found.training.matmul) == {"bfloat16"}
-    assert found.decoding.flops and found.held_out.flops
+    audit = audited(method, rows)
+    assert exceeded(bounds(audit)) == []
+    assert audit.training.micro_batches >= 2 and set(audit.training.matmul) == {"bfloat16"}
+    assert audit.decoding.flops and audit.held_out.flops
     # bitsandbytes updates all weights: two layers of 9 tensors, embeddings, last norm, head
-    assert found.training.optimizer_waits == (2 * 9 + 3 if method == "full" else 0)
-    tokens, answers = found.tokens, sum(label != -100 for row in rows for label in row.labels[1:])
+    assert audit.training.optimizer_waits == (2 * 9 + 3 if method == "full" else 0)
+    tokens, answers = audit.tokens, sum(label != -100 for row in rows for label in row.labels[1:])
     passes = 3 if method == "full" else 2
     adapters = 0 if method == "full" else 3 * ADAPTERS
     in_layers, in_head = 2 * tokens * 2 * (LAYER * passes + adapters), 2 * answers * HEAD * passes
-    assert found.required_flops == in_layers + in_head
+    assert audit.required_flops == in_layers + in_head
 
 
 def test_an_optimizer_that_waits_at_every_tensor_is_counted() -> None:
-    found = audited("qlora", rows_of([64] * 4), **{"optimizer.name": "adamw_8bit"})
-    assert found.training.optimizer_waits == found.optimizer_tensors == 2 * 7 * 2
+    audit = audited("qlora", rows_of([64] * 4), **{"optimizer.name": "adamw_8bit"})
+    assert audit.training.optimizer_waits == audit.optimizer_tensors == 2 * 7 * 2
 
 
 @pytest.mark.parametrize("name", LENGTHS)
@@ -86,7 +86,7 @@ def padded_tokens(rows: list[Row]) -> int:
 def test_padded_rows_exceed_the_bound_on_tokens_and_masks() -> None:
     """The bounds fail where they should: padding, and a float32 base with bf16 autocast."""
     rows = rows_of(LENGTHS["log-normal"][8:16])
-    named = {one.name for one in bounds(audited("lora", rows, **{"train.packing": "padded"})) if not one.kept}
+    named = {bound.name for bound in bounds(audited("lora", rows, **{"train.packing": "padded"})) if not bound.kept}
     assert {"tokens computed / real", "materialized T x T attention masks", "repeated keys and values"} <= named
 
 

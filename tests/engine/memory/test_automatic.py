@@ -43,8 +43,8 @@ def test_memory_falls_from_choice_to_choice() -> None:
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: Any) -> None:
     resolved = [resolve_automatic(asked(method, gpu_budget(gib / 2))) for gib in range(8, 300, 3)]
-    fitting = [ORDER.index(choices_in(one)[0]) for one in resolved if one.fits()]
-    assert all(choices_in(one) for one in resolved)
+    fitting = [ORDER.index(choices_in(query)[0]) for query in resolved if query.fits()]
+    assert all(choices_in(query) for query in resolved)
     assert fitting == sorted(fitting, reverse=True)
     assert {OFF, EVERY_LAYER} < {ORDER[place] for place in fitting} and fitting[-1] == 0
 
@@ -103,10 +103,10 @@ def test_settings_are_read_and_described() -> None:
 def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(method: Any) -> None:
     paged = []
     for gib in (4, 8, 16, 24, 48, 80, 160):
-        found = resolve_automatic(asked(method, gpu_budget(gib), optimizer__name="auto"))
-        assert found.config.optimizer.name == ("adamw_8bit" if found.fits() else "paged_adamw_8bit")
-        assert found.formula_estimate().paged == (not found.fits())
-        paged.append(found.formula_estimate().paged)
+        query = resolve_automatic(asked(method, gpu_budget(gib), optimizer__name="auto"))
+        assert query.config.optimizer.name == ("adamw_8bit" if query.fits() else "paged_adamw_8bit")
+        assert query.formula_estimate().paged == (not query.fits())
+        paged.append(query.formula_estimate().paged)
     assert paged == sorted(paged, reverse=True) and len(set(paged)) == 2
     for gib in (1, 64):  # on a CPU 8-bit state would cost much time
         assert resolve_automatic(asked(method, memory(gib), optimizer__name="auto")).config.optimizer.name == "adamw"

@@ -38,12 +38,13 @@ MAX_UNDERESTIMATE = 0.04 if torch.cpu._is_amx_tile_supported() else 0.02
     ("method", "checkpointing"), [("qlora", True), ("lora", False), ("full", False), ("full", True)]
 )
 def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) -> None:
-    one = case("Qwen2, small", method, checkpointing, 128, 2)
-    plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)
+    configuration = case("Qwen2, small", method, checkpointing, 128, 2)
+    plan = dry_run(configuration.config, SHAPES[configuration.shape], MACHINE, configuration.rows)
+    real = measured_apart(configuration)
     assert plan.static == pytest.approx(real.static, rel=0.01)
     assert -MAX_UNDERESTIMATE < plan.training.total / real.training - 1 < 0.05
     assert -0.02 < plan.held_out.total / real.held_out - 1 < 0.05
-    check_answering(one, plan, real.answering)
+    check_answering(configuration, plan, real.answering)
 
 
 def config(method: Any, **settings: Any) -> Any:
@@ -101,10 +102,10 @@ def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(se
     shape = transformers.LlamaConfig(**TINY)
 
     def paged(limit: int) -> bool:
-        found = estimate_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
-        assert found.best is not None
-        assert found.config.optimizer.name == ("paged_adamw_8bit" if found.best.paged else "adamw_8bit")
-        return found.best.paged
+        estimates = estimate_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
+        assert estimates.best is not None
+        assert estimates.config.optimizer.name == ("paged_adamw_8bit" if estimates.best.paged else "adamw_8bit")
+        return estimates.best.paged
 
     assert (paged(8 << 30), paged(1 << 20)) == (False, True)
 

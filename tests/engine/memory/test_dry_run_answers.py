@@ -40,16 +40,17 @@ def test_the_predicted_memory_of_generate_is_what_it_takes(
 ) -> None:
     """Eight answers of maximum length, because of windows and as on CUDA. Ours: `test_dry_run`."""
     monkeypatch.setitem(DECODER, "cpu", decoder)
-    one = case(shape, "lora", False, 128, 2)
-    check_answering(one, dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), answering_apart(one, 8))
+    configuration = case(shape, "lora", False, 128, 2)
+    plan = dry_run(configuration.config, SHAPES[configuration.shape], MACHINE, configuration.rows)
+    check_answering(configuration, plan, answering_apart(configuration, 8))
 
 
 def test_real_generation_stays_below_the_prediction() -> None:
     """Sixteen prompts, eight at a time, all with answers of maximum length."""
-    one = case("Qwen2, small", "lora", False, 128, 2)
-    plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
+    configuration = case("Qwen2, small", "lora", False, 128, 2)
+    plan = dry_run(configuration.config, SHAPES[configuration.shape], MACHINE, configuration.rows)
     assert plan.answering
-    assert answering_apart(one, 16) <= 1.02 * plan.answering.total
+    assert answering_apart(configuration, 16) <= 1.02 * plan.answering.total
 
 
 GROWING = {
@@ -95,20 +96,20 @@ def test_the_formula_gives_the_evaluation_peaks_of_the_dry_run(
     """On a GPU all prompts of a batch are read at once, and their caches are copied to that of the batch."""
     for module in (memory_tracker, weights_and_state):  # on any machine
         monkeypatch.setattr(module, "sums_bf16_in_float32", lambda: True)
-    one = case("Qwen2, small", method, False, 128, 2)
-    shape, train = SHAPES[one.shape], msgspec.structs.replace(one.config.train, precision="bf16")
-    config = msgspec.structs.replace(one.config, train=train)
-    exact = dry_run(config, shape, machine, one.rows)
-    found = formula(config, shape.to_dict(), machine.device, one.rows, machine.bf16)
-    for measured, estimated in ((exact.held_out, found.held_out), (exact.answering, found.answering)):
+    configuration = case("Qwen2, small", method, False, 128, 2)
+    shape, train = SHAPES[configuration.shape], msgspec.structs.replace(configuration.config.train, precision="bf16")
+    config = msgspec.structs.replace(configuration.config, train=train)
+    exact = dry_run(config, shape, machine, configuration.rows)
+    estimate = formula(config, shape.to_dict(), machine.device, configuration.rows, machine.bf16)
+    for measured, estimated in ((exact.held_out, estimate.held_out), (exact.answering, estimate.answering)):
         assert measured and estimated
         tensors = [peak.total - peak.parts.get("pool", 0) for peak in (measured, estimated)]
         assert tensors[1] == pytest.approx(tensors[0], rel=0.05)
 
 
 def test_longest_prompts_come_first_and_no_more_than_a_batch() -> None:
-    found = longest_answers([[1], [1, 2, 3], [1, 2]], 2, 8)
-    assert found and [len(prompt) for prompt in found.prompts] == [3, 2]
+    longest = longest_answers([[1], [1, 2, 3], [1, 2]], 2, 8)
+    assert longest and [len(prompt) for prompt in longest.prompts] == [3, 2]
     assert longest_answers([], 2, 8) is None
 
 
@@ -136,22 +137,22 @@ def test_losses_do_not_depend_on_the_batch_size(packing: Packing, monkeypatch: p
         monkeypatch.setattr(batches, "HELD_OUT_LOGITS", logits)
         small = row_losses(model, rows, packing, PAD, "cpu")
         assert [loss.tokens for loss in small] == [loss.tokens for loss in large]
-        torch.testing.assert_close(*([loss.nll for loss in found] for found in (small, large)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(*([loss.nll for loss in losses] for losses in (small, large)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_has_at_most_the_allowed_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "HELD_OUT_LOGITS", 100 * 50)
     rows = [Row([1] * 30, [-100] * 20 + [1] * 10, [1], "", "", False) for _ in range(23)]
-    found = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, answers_only=True))
-    assert [len(group) for group in found] == [5, 5, 5, 5, 3]
+    groups = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, answers_only=True))
+    assert [len(group) for group in groups] == [5, 5, 5, 5, 3]
     whole = list(batches.held_out_batches(rows, Packing("padded", 4000), "cpu", 100, answers_only=False))
     assert {len(group) for group in whole} == {1}
 
 
 def test_metric_loss_plans_no_answers() -> None:
-    one = case("Qwen2, small", "lora", False, 128, 2)
+    configuration = case("Qwen2, small", "lora", False, 128, 2)
     config = msgspec.structs.replace(
-        one.config, evaluation=msgspec.structs.replace(one.config.evaluation, metric="loss")
+        configuration.config, evaluation=msgspec.structs.replace(configuration.config.evaluation, metric="loss")
     )
-    plan = dry_run(config, SHAPES[one.shape], MACHINE, one.rows)
+    plan = dry_run(config, SHAPES[configuration.shape], MACHINE, configuration.rows)
     assert plan.answering is None and plan.evaluation == plan.held_out

@@ -62,15 +62,15 @@ def test_the_formula_agrees_where_attention_has_no_kernel(model: str, layers: in
     rows = StepShape(count=8, length=length, answer=length - 1)
     values = {"train.micro_batch": 4, "evaluation.metric": "exact_match", "evaluation.batch": prompts}
     config = resolve(Preset("test", values), "lora").config
-    exact, found = dry_run(config, AutoConfig.for_model(**shape), GPU, rows), formula(config, shape, "cuda", rows)
+    exact, estimate = dry_run(config, AutoConfig.for_model(**shape), GPU, rows), formula(config, shape, "cuda", rows)
     for stage in ("training", "held_out", "answering"):
-        assert getattr(found, stage).total == pytest.approx(getattr(exact, stage).total, rel=0.06), stage
+        assert getattr(estimate, stage).total == pytest.approx(getattr(exact, stage).total, rel=0.06), stage
 
 
 def test_the_formula_knows_which_attention_has_no_kernel() -> None:
     """By transformers' classes; recurrent ones have no attention."""
     classes = {kind: model_class(family_config(kind)) for kind in installed_families() if kind != "gemma3n"}
-    without = {kind for kind, found in classes.items() if found is not None and not found._supports_sdpa}
+    without = {kind for kind, model_type in classes.items() if model_type is not None and not model_type._supports_sdpa}
     assert without - {"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"} == WITHOUT_SDPA
 
 

@@ -22,8 +22,8 @@ def planned(config: Config, model: str, size: int, folder: Path) -> MethodPlan:
     (folder / "config.json").write_text(json.dumps(CATALOG[model].shape))
     config = with_settings(config, {"model.id": str(folder)})
     query = PlanQuery(configs=[config], budget=smallest_of(size), length=config.train.max_length)
-    (found,) = plan_methods(query, lambda text: None).methods
-    return found
+    (plan,) = plan_methods(query, lambda text: None).methods
+    return plan
 
 
 @pytest.mark.parametrize(("case", "preset"), FITS_BY_DRY_RUN.items(), ids=str)
@@ -31,14 +31,14 @@ def test_full_fine_tuning_that_the_formula_calls_tight_fits(
     case: tuple[str, str, int], preset: str, tmp_path: Path
 ) -> None:
     model, _, size = case
-    found = planned(resolve_preset(preset, None, {}).config, model, size, tmp_path)
-    assert found.dry_run and found.fit == "fits"
-    assert found.dry_run.gradient_checkpointing is True
-    assert (found.optimizer, found.dry_run.paged) == ("adamw_8bit", False)  # as the run decides, by its dry run
+    plan = planned(resolve_preset(preset, None, {}).config, model, size, tmp_path)
+    assert plan.dry_run and plan.fit == "fits"
+    assert plan.dry_run.gradient_checkpointing is True
+    assert (plan.optimizer, plan.dry_run.paged) == ("adamw_8bit", False)  # as the run decides, by its dry run
 
 
 @pytest.mark.parametrize(("model", "method", "size"), TIGHT_BY_DRY_RUN)
 def test_what_the_formula_calls_tight_is_tight(model: str, method: str, size: int, tmp_path: Path) -> None:
     config = resolve(Preset("test", {"train.max_length": 2048}), method).config
-    found = planned(config, model, size, tmp_path)
-    assert found.dry_run and found.fit == "tight"
+    plan = planned(config, model, size, tmp_path)
+    assert plan.dry_run and plan.fit == "tight"

@@ -48,9 +48,9 @@ def test_rank_16_on_every_linear_layer_of_8b_trains_42_million() -> None:
 
 def test_nf4_takes_the_bits_in_the_paper() -> None:
     def bits(double: bool) -> float:
-        found = formula(config("qlora", quantization__double=double), LLAMA_8B, "cuda", ROWS)
+        estimate = formula(config("qlora", quantization__double=double), LLAMA_8B, "cuda", ROWS)
         rest = 2 * 128256 * 4096 * 2 + 65 * 4096 * 2  # embeddings, head and norms in bf16
-        return 8 * (found.training.parts["weights"] - rest) / (8_030_261_248 - 2 * 128256 * 4096 - 65 * 4096)
+        return 8 * (estimate.training.parts["weights"] - rest) / (8_030_261_248 - 2 * 128256 * 4096 - 65 * 4096)
 
     assert bits(double=True) == pytest.approx(4.127, abs=0.001)
     assert bits(double=False) == pytest.approx(4.5, abs=0.001)
@@ -59,14 +59,14 @@ def test_nf4_takes_the_bits_in_the_paper() -> None:
 @pytest.mark.parametrize(("name", "each"), [("adamw", 8), ("adamw_8bit", 2 + 8 / 256)])
 @pytest.mark.parametrize(("rounding", "remainder"), [("remainder", 2), ("stochastic", 0)])
 def test_bf16_weights_cost_state_and_remainder(name: str, each: float, rounding: str, remainder: int) -> None:
-    found = formula(config("full", optimizer__name=name, optimizer__rounding=rounding), LLAMA_8B, "cuda", ROWS)
-    assert found.static == pytest.approx(found.parameters * (2 + each + remainder), rel=1e-6)
+    estimate = formula(config("full", optimizer__name=name, optimizer__rounding=rounding), LLAMA_8B, "cuda", ROWS)
+    assert estimate.static == pytest.approx(estimate.parameters * (2 + each + remainder), rel=1e-6)
 
 
 def test_parts_sum_up_and_have_known_names() -> None:
     for method, checkpointing in itertools.product(("qlora", "lora", "full"), (True, False)):
-        found = formula(config(method, train__gradient_checkpointing=checkpointing), LLAMA_8B, "cuda", ROWS)
-        for peak in (found.training, found.evaluation):
+        estimate = formula(config(method, train__gradient_checkpointing=checkpointing), LLAMA_8B, "cuda", ROWS)
+        for peak in (estimate.training, estimate.evaluation):
             assert sum(peak.parts.values()) == peak.total
             assert set(peak.parts) <= set(PARTS)
 
@@ -84,8 +84,8 @@ def test_three_methods_take_less_than_a_frame() -> None:
     formula(config("lora"), LLAMA_8B, "cuda", ROWS)
     configs = [config(method) for method in ("qlora", "lora", "full")]
     started = time.process_time()
-    for one in configs:
-        formula(one, LLAMA_8B, "cuda", ROWS)
+    for configuration in configs:
+        formula(configuration, LLAMA_8B, "cuda", ROWS)
     assert time.process_time() - started < 0.05
 
 
@@ -132,8 +132,8 @@ def test_held_out_batches_are_those_of_the_worker(device: Any, wanted: str) -> N
 def test_a_held_out_batch_on_a_gpu_has_less_than_a_gibibyte_of_logits() -> None:
     """With only a token limit it would have 31 GiB of them."""
     rows = StepShape(count=64, length=1024, answer=1023)
-    found = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
-    assert found and found.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
+    held_out = formula(config("lora"), {**LLAMA_8B}, "cuda", rows).held_out
+    assert held_out and held_out.total - formula(config("lora"), LLAMA_8B, "cuda", rows).static < 4e9
 
 
 @pytest.mark.parametrize(

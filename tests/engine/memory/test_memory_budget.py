@@ -60,9 +60,9 @@ class Driver:
 
 
 def nvml(**how: Any) -> Nvml:
-    found = Nvml()
-    found._library, found.why = Driver(**how), ""
-    return found
+    library = Nvml()
+    library._library, library.why = Driver(**how), ""
+    return library
 
 
 def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +111,9 @@ def test_the_bench_plans_for_the_same_gpu(
     sample, budget = MachineSampler().look(WatchedProcess()), local_budget(nvml())
     assert sample.visible == position
     assert (sample.run_gpu and sample.run_gpu.name) == (None if position is None else budget.name)
-    found = memory_budget(sample)
-    assert (found.device, found.bf16) == (budget.device, budget.bf16)
-    assert position is None or found.total == budget.total
+    bench_budget = memory_budget(sample)
+    assert (bench_budget.device, bench_budget.bf16) == (budget.device, budget.bf16)
+    assert position is None or bench_budget.total == budget.total
 
 
 def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +124,11 @@ def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyP
             return number
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = nvml()
-    found._library = OneLost()
-    monkeypatch.setattr("tui.live.machine.Nvml", lambda: found)
+    unresponsive = nvml()
+    unresponsive._library = OneLost()
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: unresponsive)
     sample = MachineSampler().look(WatchedProcess())
-    assert sample.visible == 1 and local_budget(found).name == "NVIDIA A100-SXM4-80GB"
+    assert sample.visible == 1 and local_budget(unresponsive).name == "NVIDIA A100-SXM4-80GB"
 
 
 @pytest.mark.parametrize(

@@ -125,10 +125,10 @@ def test_the_errors_of_the_plan_are_those_of_the_measurements() -> None:
     assert summary and f" {summary[1]} configurations" in error_of("formula", "cpu").against
     tiers: list[tuple[Tier, int]] = [("dry run", 2), ("formula", 1)]
     for tier, digits in tiers:
-        found = re.search(rf"{tier}: median ([\d.]+)%, worst ([\d.]+)%, lowest -([\d.]+)%", summary[0], re.IGNORECASE)
+        match = re.search(rf"{tier}: median ([\d.]+)%, worst ([\d.]+)%, lowest -([\d.]+)%", summary[0], re.IGNORECASE)
         error = error_of(tier, "cpu")
         shown = [f"{100 * (value or 0):.{digits}f}" for value in (error.median, error.worst, error.under)]
-        assert found and shown == [*found.groups()]
+        assert match and shown == [*match.groups()]
 
 
 def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
@@ -214,10 +214,10 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
     helped = hopeless = 0
     for case in SOME:
         qlora = (config("qlora", train__batch=12), FormulaCorrection()) if case.config.method != "qlora" else None
-        found = changes(case, qlora, 131072)
-        assert not found or not case.fits_without_headroom()
-        helped, hopeless = helped + bool(found), hopeless + (not found and not case.fits_without_headroom())
-        for change in found:
+        proposals = changes(case, qlora, 131072)
+        assert not proposals or not case.fits_without_headroom()
+        helped, hopeless = helped + bool(proposals), hopeless + (not proposals and not case.fits_without_headroom())
+        for change in proposals:
             settings = dict(change.settings)
             start = case
             if settings.pop("method", None):
@@ -236,8 +236,8 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
 def test_the_smallest_change_comes_first() -> None:
     """An 8B LoRA with a large micro-batch: a smaller one has no cost, shorter rows and another method have."""
     case = asked("lora", gpu_budget(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
-    found = changes(case, (config("qlora"), FormulaCorrection()), 131072)
-    keys = [next(iter(change.settings)) for change in found]
+    proposals = changes(case, (config("qlora"), FormulaCorrection()), 131072)
+    keys = [next(iter(change.settings)) for change in proposals]
     assert keys[:2] == ["train.micro_batch", "train.gradient_checkpointing"]
     assert keys == sorted(keys, key=["train.micro_batch", "train.gradient_checkpointing", "optimizer.name",
                                      "train.max_length", "method"].index)  # fmt: skip
@@ -260,8 +260,8 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
             for s in alone
         )
     )
-    (found,) = changes(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
-    assert len(found.settings) > 1
+    (combined,) = changes(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
+    assert len(combined.settings) > 1
 
 
 def test_an_automatic_micro_batch_leaves_headroom_if_possible() -> None:

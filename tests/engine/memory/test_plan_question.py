@@ -46,22 +46,22 @@ def planned(question: PlanQuery) -> MemoryPlan:
 def test_a_configuration_is_enough(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**TINY, "model_type": "llama"}))
     configs = [config(method, model__id=str(tmp_path)) for method in ("qlora", "full")]
-    found = asked(PlanQuery(configs=configs, qlora=configs[0], budget=ROOM, data_given=False))
-    assert (found.rows.length, found.rows_from) == (512, "max_length")
-    assert "no tokenizer" in found.why
-    assert [method_plan.method for method_plan in found.methods] == ["qlora", "full"]
-    for method_plan in found.methods:
+    answer = asked(PlanQuery(configs=configs, qlora=configs[0], budget=ROOM, data_given=False))
+    assert (answer.rows.length, answer.rows_from) == (512, "max_length")
+    assert "no tokenizer" in answer.why
+    assert [method_plan.method for method_plan in answer.methods] == ["qlora", "full"]
+    for method_plan in answer.methods:
         assert method_plan.dry_run and method_plan.fit == "fits" and method_plan.micro_batch.limited_by == "nothing"
         assert method_plan.dry_run.training.total == pytest.approx(method_plan.formula.training.total, rel=0.25)
-        assert method_plan.dry_run.parameters == method_plan.formula.parameters == found.methods[-1].formula.trainable
+        assert method_plan.dry_run.parameters == method_plan.formula.parameters == answer.methods[-1].formula.trainable
 
 
 def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> None:
     configs = [config("lora", model__id="smollm2-135m", train__max_length=256)]
-    found = planned(PlanQuery(configs=configs, budget=ROOM))
-    assert found.methods[0].dry_run and (found.rows.length, found.rows_from) == (256, "max_length")
-    assert "tokenizer" in found.why
-    assert any("smollm2-135m" in note and "catalog" in note for note in found.notes)
+    answer = planned(PlanQuery(configs=configs, budget=ROOM))
+    assert answer.methods[0].dry_run and (answer.rows.length, answer.rows_from) == (256, "max_length")
+    assert "tokenizer" in answer.why
+    assert any("smollm2-135m" in note and "catalog" in note for note in answer.notes)
     with pytest.raises(UserError) as error:
         asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], budget=ROOM))
     assert error.value.code == "model.offline"
@@ -70,13 +70,13 @@ def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> 
 def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
     """Rows, steps and tokens equal those of a run (`engine.worker.planning`)."""
     configs = [config("lora", train__epochs=2.0)]
-    found = planned(
+    answer = planned(
         PlanQuery(configs=configs, budget=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))
     )
     workload = describe_workload(configs[0])["work"]
-    assert found.rows_from == "data" and found.work
-    assert found.rows.length < configs[0].train.max_length
-    assert (found.work.rows, found.work.steps, found.work.tokens) == (
+    assert answer.rows_from == "data" and answer.work
+    assert answer.rows.length < configs[0].train.max_length
+    assert (answer.work.rows, answer.work.steps, answer.work.tokens) == (
         workload["train"],
         workload["steps"],
         2 * workload["tokens"],
@@ -90,8 +90,8 @@ def test_unreadable_data_is_an_error_if_named_and_else_a_note(tmp_path: Path) ->
 
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         planned(question(given=True))
-    found = planned(question(given=False))
-    assert found.rows_from == "max_length" and "gone.jsonl" in found.why
+    answer = planned(question(given=False))
+    assert answer.rows_from == "max_length" and "gone.jsonl" in answer.why
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -128,8 +128,8 @@ def test_large_data_is_not_read(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(plan.MAX_BYTES + 1)
     for name, why in ((str(large), "16 MiB is too large"), ("nobody/nothing", "on the Hub")):
-        found = plan.read_rows(config("lora", data__id=name), None, CPU, given=True)
-        assert isinstance(found, str) and why in found
+        reason = plan.read_rows(config("lora", data__id=name), None, CPU, given=True)
+        assert isinstance(reason, str) and why in reason
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA GPU")

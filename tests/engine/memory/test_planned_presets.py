@@ -61,8 +61,10 @@ def estimate(config: Config, size: int) -> MemoryEstimate:
 
 def planned(config: Config, size: int) -> tuple[Fit, str]:
     """Fit and activation checkpointing by the formula."""
-    found = estimate(config, size)
-    return classify_fit(found.peak, budget_of(size), "formula"), describe_checkpointing(found.gradient_checkpointing)
+    estimated = estimate(config, size)
+    return classify_fit(estimated.peak, budget_of(size), "formula"), describe_checkpointing(
+        estimated.gradient_checkpointing
+    )
 
 
 @cache
@@ -86,7 +88,7 @@ def test_every_preset_fits_where_its_name_says(name: str) -> None:
     config = resolve_preset(name, None, {}).config
     assert [*planned(config, size)] == expected
     named = re.findall(r"(\d+)gb|(\d+) GB", f"{name} {config.title}")
-    assert {int(one or other) for one, other in named} <= {size}
+    assert {int(in_name or in_title) for in_name, in_title in named} <= {size}
 
 
 @pytest.mark.parametrize("size", [24, 48, 80])
@@ -105,18 +107,18 @@ def test_the_largest_model_that_a_preset_names_fits(name: str) -> None:
     config = resolve_preset(name, None, {}).config
     size = PLANNED[name][0]
     by_size = sorted(CATALOG, key=lambda model: CATALOG[model].parameters)
-    found = re.search(r"models up to (\S+) fit", config.about)
-    largest = found[1] if found else by_size[-1]
+    match = re.search(r"models up to (\S+) fit", config.about)
+    largest = match[1] if match else by_size[-1]
     fits = [model for model in by_size if catalog_fit(model, config.method, size) == "fits"]
     assert fits[-1] == largest
-    assert found or "every model" in config.about
+    assert match or "every model" in config.about
 
 
 @pytest.mark.parametrize("name", [name for name in PLANNED if re.match(r"\d+gb-full", name)])
 def test_a_larger_model_needs_the_gpu_that_a_preset_names(name: str) -> None:
-    found = re.search(r"(\d+B) models need (\d+) GB", resolve_preset(name, None, {}).config.about)
-    assert found
-    model, size = f"qwen3-{found[1].lower()}", int(found[2])
+    match = re.search(r"(\d+B) models need (\d+) GB", resolve_preset(name, None, {}).config.about)
+    assert match
+    model, size = f"qwen3-{match[1].lower()}", int(match[2])
     assert catalog_fit(model, "full", PLANNED[name][0]) == "does not fit"
     assert catalog_fit(model, "full", size) != "does not fit"
 
@@ -126,15 +128,17 @@ def test_the_catalog_names_the_smallest_gpu_of_each_method(entry: CatalogEntry) 
     claims = {METHODS[method]: int(size) for method, size in re.findall(r"(\w+) on (\d+)", entry.about)}
     assert claims or (entry.name == "smollm2-135m" and "CPU" in entry.about)
     for method, size in claims.items():
-        smaller = [one for one in sizes() if one < size]
-        found = [decided_fit(entry.name, method, one) for one in (*smaller[-1:], size)]
-        assert found[-1] == "fits" and "fits" not in found[:-1], method_title(method)
+        smaller = [gpu_size for gpu_size in sizes() if gpu_size < size]
+        fits = [decided_fit(entry.name, method, gpu_size) for gpu_size in (*smaller[-1:], size)]
+        assert fits[-1] == "fits" and "fits" not in fits[:-1], method_title(method)
 
 
 def test_the_peaks_in_the_documentation_are_those_of_the_plan() -> None:
-    found = re.findall(r"^\| `(\S+)` \| .* \| ([\d.]+) GiB \| \d+ \| (.+) \|$", (DOCS / "plan.md").read_text(), re.M)
-    assert [name for name, _, _ in found] == [name for name in PLANNED if re.match(r"\d+gb", name)]
-    for name, peak, checkpointing in found:
+    documented = re.findall(
+        r"^\| `(\S+)` \| .* \| ([\d.]+) GiB \| \d+ \| (.+) \|$", (DOCS / "plan.md").read_text(), re.M
+    )
+    assert [name for name, _, _ in documented] == [name for name in PLANNED if re.match(r"\d+gb", name)]
+    for name, peak, checkpointing in documented:
         size, _, expected = PLANNED[name]
         assert checkpointing == expected
         assert estimate(resolve_preset(name, None, {}).config, size).peak / GIB == pytest.approx(

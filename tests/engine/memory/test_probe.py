@@ -161,8 +161,8 @@ def test_a_few_tokens_recompute_activations_before_they_are_split(tmp_path: Path
     )  # fmt: skip
     assert seen[0].checkpointing == EVERY_LAYER and choices == [] and trainer.micro_batch == 4
     assert [code for code, _ in warnings] == ["memory.checkpointing_enabled"] * 2
-    for one, other in zip(plain, weights, strict=True):
-        torch.testing.assert_close(one, other)
+    for expected, actual in zip(plain, weights, strict=True):
+        torch.testing.assert_close(expected, actual)
 
 
 def test_rows_are_split_if_recomputing_does_not_help(tmp_path: Path) -> None:
@@ -218,13 +218,13 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 @pytest.mark.parametrize("packing", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
 def test_the_step_with_the_largest_micro_batch_is_found(start: int, packing: Packing) -> None:
     sampler = BatchSampler.of(len(ROWS), 3, 2, None, 1)
-    found = longest_step(ROWS, sampler, start, 2, packing)
+    longest = longest_step(ROWS, sampler, start, 2, packing)
 
     def largest(step: list[Row]) -> int:
         return max(relative_memory(group, packing) for group in micro_batches(step, 2, packing))
 
     steps = [[ROWS[number] for number in sampler.indices(step)] for step in range(start, sampler.steps)]
-    assert largest(found) == max(map(largest, steps))
+    assert largest(longest) == max(map(largest, steps))
 
 
 @pytest.mark.parametrize(("batch", "most", "rows"), [(16, 16, 16), (16, 11, 8), (16, 5, 4), (16, 1, 1), (7, 6, 4)])
@@ -248,7 +248,7 @@ def test_a_real_run_is_the_same_with_and_without_probe(tmp_path: Path) -> None:
     assert first["predicted"] > 0 and first["measured"] is None
     assert second["measured"] > 0 and second["probe_seconds"] > 0 and second["predicted"] == first["predicted"]
     result = msgspec.json.decode((runs["true"] / "result.json").read_bytes(), type=Result)
-    assert [found.tier for found in result.predicted] == ["formula", "dry run", "probe"]
+    assert [prediction.tier for prediction in result.predicted] == ["formula", "dry run", "probe"]
     assert result.peak_training_bytes and result.peak_training_bytes > 0
     plain = msgspec.json.decode((runs["false"] / "result.json").read_bytes(), type=Result)
-    assert [found.tier for found in plain.predicted] == ["formula"]
+    assert [prediction.tier for prediction in plain.predicted] == ["formula"]

@@ -48,8 +48,8 @@ def test_flops_are_those_of_the_layers(method: str, checkpointing: ActivationChe
     model = trainable(bare_model(config, LLAMA_8B, GPU), config, GPU)
     estimate = formula(config, LLAMA_8B.to_dict(), "cuda", STEP)
     shape = read_architecture(LLAMA_8B.to_dict(), "test")
-    found = training_cost(config, shape, estimate, WORK, gpu_budget(80)).flops
-    assert found == pytest.approx(required_flops(model, ROWS, checkpointing), rel=0.01)
+    flops = training_cost(config, shape, estimate, WORK, gpu_budget(80)).flops
+    assert flops == pytest.approx(required_flops(model, ROWS, checkpointing), rel=0.01)
 
 
 def test_an_adapter_of_the_head_computes_only_tokens_in_the_loss() -> None:

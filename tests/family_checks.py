@@ -74,7 +74,7 @@ def write_model(kind: str, folder: Path) -> int:
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     model_config = family_config(kind, len(tokenizer), tokenizer.pad_token_id, 1, tokenizer.eos_token_id)
     with torch.device("meta"):
-        count = sum(one.numel() for one in auto_class(model_config).from_config(model_config).parameters())
+        count = sum(parameter.numel() for parameter in auto_class(model_config).from_config(model_config).parameters())
     if count > MAX_PARAMETERS:
         raise UserError(f"{count:,} parameters are too many for a tiny model", kind, "", code="families.too_large")
     torch.manual_seed(0)
@@ -115,17 +115,17 @@ def check_method(name: str, folder: Path, machine: Machine) -> Result:
     account = account_of(model, config, machine.device)
     compared = account.total(parts=COMPARED) or 1
     spec = method_spec(name)
-    found: Result = {"state": "ok", "left_out": round(left_out_share(account, spec), 4)}
+    result: Result = {"state": "ok", "left_out": round(left_out_share(account, spec), 4)}
     if spec.trains_weights:
-        found["trained"] = round(account.total(state="trained", parts=COMPARED) / compared, 4)
+        result["trained"] = round(account.total(state="trained", parts=COMPARED) / compared, 4)
     else:
-        found["adapted"] = round(account.total(state="adapted", parts=COMPARED) / compared, 4)
+        result["adapted"] = round(account.total(state="adapted", parts=COMPARED) / compared, 4)
     if spec.quantizes_base:
-        found["quantized"] = round(account.total(quantized=True, parts=COMPARED) / compared, 4)
+        result["quantized"] = round(account.total(quantized=True, parts=COMPARED) / compared, 4)
     gradient = gradient_of(model, random_rows(vocabulary_of(folder))[:2], ONE_ROW)
     if not torch.isfinite(gradient).all() or not gradient.any():
-        found |= {"state": "error", "error": "the gradient is zero or not finite"}
-    return found
+        result |= {"state": "error", "error": "the gradient is zero or not finite"}
+    return result
 
 
 def vocabulary_of(folder: Path) -> int:
@@ -142,7 +142,11 @@ def gradient_of(model: Any, rows: Sequence[Row], packing: Packing) -> torch.Tens
     model.eval()
     for batch in micro_batches(rows, 4, packing):
         summed_loss(model, collate(batch, packing, 0, "cpu"), answers_only).backward()
-    parts = [one.grad.flatten().float() for one in model.parameters() if one.requires_grad and one.grad is not None]
+    parts = [
+        parameter.grad.flatten().float()
+        for parameter in model.parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    ]
     model.zero_grad(set_to_none=True)
     return torch.cat(parts)
 
@@ -163,9 +167,9 @@ def check_packing(folder: Path, machine: Machine) -> Result:
     chosen = gradient_of(model, rows, packing)
     alone = gradient_of(model, rows, ONE_ROW)
     padded = gradient_of(model, rows, choose_packing(rows, "padded", machine.device, varlen=False))
-    found: Result = {"packing": mode, "chosen": difference(chosen, alone), "padded": difference(padded, alone)}
-    found["notes"] = [note.split("\n")[0][:200] for note in notes if "padded" in note or "influence" in note]
-    return found
+    result: Result = {"packing": mode, "chosen": difference(chosen, alone), "padded": difference(padded, alone)}
+    result["notes"] = [note.split("\n")[0][:200] for note in notes if "padded" in note or "influence" in note]
+    return result
 
 
 class SaveAt(TrainerCallback):
@@ -226,7 +230,7 @@ def check_merged(folder: Path, scratch: Path, machine: Machine) -> Result:
         return {"merged": "error", "served": type(served).__name__, "error": str(wrong)}
     ids = torch.tensor([random_rows(vocabulary_of(folder))[0].input_ids])
     with torch.no_grad():
-        ours, theirs = (one.eval()(input_ids=ids, use_cache=False).logits for one in (model, served))
+        ours, theirs = (network.eval()(input_ids=ids, use_cache=False).logits for network in (model, served))
     apart = difference(theirs, ours)
     state = "equal" if apart <= SAME_LOGITS else "error"
     return {"merged": state, "served": type(served).__name__, "logits": apart}
@@ -239,11 +243,11 @@ def attempt(check: Callable[[], Result]) -> Result:
     except UserError as error:
         return {"state": "refused", "code": error.code, "error": error.problem[:200]}
     except Exception as error:  # noqa: BLE001 - a row of the table
-        where = traceback.extract_tb(error.__traceback__)[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         text = str(error).strip().split("\n")[0][:160]
         return {
             "state": "error",
-            "error": f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})",
+            "error": f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})",
         }
 
 

@@ -36,12 +36,12 @@ def reference_flash_kernels() -> Iterator[Counter[str]]:
         max_q: int, max_k: int, dropout: float, causal: bool, rng_state: Any, unused: Any, **options: Any,
     ) -> Any:  # fmt: skip
         calls["backward"] += 1
-        found = [torch.empty_like(tensor) for tensor in (query, key, value)]
+        gradients = [torch.empty_like(tensor) for tensor in (query, key, value)]
         for q, k in _parts(query_ends, key_ends):
             parts = _gradients(gradient[q].float(), query[q].float(), key[k].float(), value[k].float(), options)
-            for total, part, place in zip(found, parts, (q, k, k), strict=True):
+            for total, part, place in zip(gradients, parts, (q, k, k), strict=True):
                 total[place] = part.to(total.dtype)
-        return tuple(found)
+        return tuple(gradients)
 
     library = torch.library.Library("aten", "IMPL")
     library.impl("_flash_attention_forward", forward, "CPU")

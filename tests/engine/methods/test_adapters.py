@@ -42,14 +42,14 @@ aten = torch.ops.aten
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model folder of each shape, in bf16."""
-    found = {}
+    by_shape = {}
     for name, shape in SHAPES.items():
         torch.manual_seed(0)
-        found[name] = tmp_path_factory.mktemp(name)
+        by_shape[name] = tmp_path_factory.mktemp(name)
         made = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(shape), dtype=torch.bfloat16)
-        made.save_pretrained(found[name])
-        (found[name] / "tokenizer_config.json").write_text("{}")
-    return found
+        made.save_pretrained(by_shape[name])
+        (by_shape[name] / "tokenizer_config.json").write_text("{}")
+    return by_shape
 
 
 def loaded(folder: Path, name: str, precision: str = "bf16", **adapter: Any) -> Any:
@@ -81,9 +81,9 @@ def step(model: Any) -> tuple[float, dict[str, torch.Tensor]]:
     torch.manual_seed(2)
     loss = model(input_ids=IDS, labels=IDS).loss
     loss.backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.zero_grad(set_to_none=True)
-    return float(loss), found
+    return float(loss), gradients
 
 
 class Products(TorchDispatchMode):
@@ -174,8 +174,8 @@ def test_a_saved_adapter_is_a_plain_one(folders: dict[str, Path], tmp_path: Path
     base = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.bfloat16)
     again = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     assert not any(isinstance(module, CastLinear) for module in again.modules())
-    expected, found = peft.get_peft_model_state_dict(model), peft.get_peft_model_state_dict(again)
-    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    expected, actual = peft.get_peft_model_state_dict(model), peft.get_peft_model_state_dict(again)
+    assert expected.keys() == actual.keys() and all(torch.equal(expected[key], actual[key]) for key in expected)
     with torch.no_grad():
         plain, own = again(input_ids=IDS).logits, multiply_in_input_dtype(again)(input_ids=IDS).logits
         assert torch.equal(own, model(input_ids=IDS).logits)

@@ -52,8 +52,8 @@ def parameters(shape: Mapping[str, Any]) -> tuple[int, int]:
     kind = AutoModelForMultimodalLM if "vision_config" in shape else AutoModelForCausalLM
     with torch.device("meta"):
         model = kind.from_config(AutoConfig.for_model(**shape))
-    embeddings = {id(one.weight): one.weight.numel() for one in (model.get_input_embeddings(), model.lm_head)}
-    return sum(one.numel() for one in model.parameters()), sum(embeddings.values())
+    embeddings = {id(layer.weight): layer.weight.numel() for layer in (model.get_input_embeddings(), model.lm_head)}
+    return sum(parameter.numel() for parameter in model.parameters()), sum(embeddings.values())
 
 
 def same_digits(count: int, card: str) -> bool:
@@ -76,5 +76,5 @@ def test_a_catalog_shape_has_the_parameters_of_the_model_card(entry: CatalogEntr
 def test_a_downloaded_configuration_is_read_as_the_catalogs_shape(entry: CatalogEntry) -> None:
     """transformers writes default values and other names for layers into a config.json."""
     written = AutoConfig.for_model(**entry.shape).to_dict()
-    found = base_parameters(read_architecture(written))
-    assert found == pytest.approx(base_parameters(read_architecture(entry.shape)), rel=2e-3)
+    count = base_parameters(read_architecture(written))
+    assert count == pytest.approx(base_parameters(read_architecture(entry.shape)), rel=2e-3)

@@ -33,12 +33,12 @@ def run(code: str) -> Any:
 
 @pytest.mark.parametrize("function", ["import_libraries", "import_without_torch"])
 def test_all_models_have_their_names_and_each_file_is_read_once(function: str) -> None:
-    found = run(
+    output = run(
         f"{COUNT_FILES}from engine.methods.library_imports import {function}\n{function}()\n"
         "import json, transformers.models\n"
         "print(json.dumps([dir(transformers.models), len(opened), sum(times > 1 for times in opened.values())]))"
     )
-    names, files, again = found
+    names, files, again = output
     assert names == dir(transformers.models) and "LlamaForCausalLM" in names
     assert files > 1000 and again < 100  # those of models whose own package is imported
 
@@ -106,7 +106,7 @@ import torch._dynamo.utils as utils, torch._dynamo as package
 assert package is torch._dynamo is sys.modules['torch._dynamo'] and package.__file__.endswith('__init__.py')
 assert utils is package.utils is sys.modules['torch._dynamo.utils']
 assert utils.__spec__.origin.endswith('utils.py')
-assert torch.compiler.disable(len) is not len and not [one for one in sys.meta_path if 'First' in repr(one)]
+assert torch.compiler.disable(len) is not len and not [finder for finder in sys.meta_path if 'First' in repr(finder)]
 """
 
 
@@ -116,9 +116,9 @@ def failures() -> dict[str, str]:
     programs = {"step": STEP, **{name: f"assert not {LOADED}\n{use}\n{EVERYTHING}" for name, use in USES.items()}}
     done = subprocess.run([sys.executable, "-P", "-c", FORKED, json.dumps(programs)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    assert found.keys() == programs.keys()
-    return found
+    tracebacks: dict[str, str] = json.loads(done.stdout)
+    assert tracebacks.keys() == programs.keys()
+    return tracebacks
 
 
 def test_imports_and_a_training_step_do_not_load_the_compiler(failures: dict[str, str]) -> None:
@@ -131,10 +131,10 @@ def test_the_first_use_loads_it_and_everything_is_its_own(use: str, failures: di
 
 
 def test_with_a_gpu_the_compiler_is_imported_as_torch_does() -> None:
-    found = run(
+    output = run(
         "import torch; answers = iter([True]); torch.cuda.is_available = lambda: next(answers, False)\n"
         "from engine.methods.library_imports import DeferredCompiler, import_libraries\nimport_libraries()\n"
         "import json\nprint(json.dumps([isinstance(torch._dynamo, DeferredCompiler), torch._dynamo.__file__]))"
     )
-    deferred, file = found
+    deferred, file = output
     assert not deferred and file.endswith("__init__.py")

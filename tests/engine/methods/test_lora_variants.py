@@ -83,8 +83,8 @@ def test_a_step_moves_b_by_its_own_rate() -> None:
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=torch.arange(1, 9)[None]).logits
-    return found
+        values: torch.Tensor = model(input_ids=torch.arange(1, 9)[None]).logits
+    return values
 
 
 def base() -> torch.nn.Module:

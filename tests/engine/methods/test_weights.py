@@ -39,12 +39,12 @@ IDS = torch.randint(3, VOCABULARY, (2, 48), generator=torch.Generator().manual_s
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model folder of each family."""
-    found = {}
+    by_family = {}
     for name in FAMILIES:
-        found[name] = tmp_path_factory.mktemp(name.replace(" ", "-"))
-        made_family(name).save_pretrained(found[name])
-        (found[name] / "tokenizer_config.json").write_text("{}")
-    return found
+        by_family[name] = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        made_family(name).save_pretrained(by_family[name])
+        (by_family[name] / "tokenizer_config.json").write_text("{}")
+    return by_family
 
 
 def config_of(folder: Path, name: str, **settings: Any) -> Config:
@@ -156,10 +156,10 @@ def test_peft_by_itself_loads_the_adapter_onto_the_same_layers(
     )
     again = peft.PeftModel.from_pretrained(base, tmp_path).eval()
     with torch.no_grad():
-        expected, found = model(input_ids=IDS).logits, again(input_ids=IDS).logits
+        expected, actual = model(input_ids=IDS).logits, again(input_ids=IDS).logits
         with again.disable_adapter():
             plain = again(input_ids=IDS).logits
-    assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(actual, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert float((expected - plain).abs().max()) > 0.1 * float(expected.abs().max())
 
 
@@ -185,7 +185,7 @@ def test_an_adapter_of_4_bit_experts_is_that_of_a_16_bit_base(
     assert trained.keys() == loaded.keys() and any("experts" in name for name in trained)
     for name, (layer, _) in trained.items():
         for part in ("lora_A", "lora_B"):
-            ours, theirs = (getattr(one, part)["default"].weight for one in (layer, loaded[name][0]))
+            ours, theirs = (getattr(module, part)["default"].weight for module in (layer, loaded[name][0]))
             assert torch.equal(ours, theirs), name
 
 
@@ -203,8 +203,8 @@ def test_what_is_no_plain_layer_gets_no_adapter(family: str, leaf: str, part: st
     """Three dimensions do not make experts, and not every subclass of Linear is a product."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(tiny_configs.family_config(family))
-    found = {(weight.part, weight.not_adaptable) for weight in weights_of(model) if weight.leaf == leaf}
-    assert found == {(part, reason)}
+    parts = {(weight.part, weight.not_adaptable) for weight in weights_of(model) if weight.leaf == leaf}
+    assert parts == {(part, reason)}
 
 
 @pytest.mark.parametrize("name", ["qlora", "lora", "full"])
@@ -236,13 +236,13 @@ def test_4_bit_experts_compute_with_their_dequantized_values(family: str, folder
             values = getattr(module, key).clone()
             parametrize.remove_parametrizations(module, key, leave_parametrized=False)
             module._parameters[key] = torch.nn.Parameter(values, requires_grad=False)
-    for one in (plain, model):
-        backward(one)
+    for network in (plain, model):
+        backward(network)
     expected = {key: value.grad for key, value in plain.named_parameters() if value.grad is not None}
     for again in (False, True):
-        found = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
-        assert found.keys() == expected.keys()
-        assert all(torch.allclose(found[key], expected[key], rtol=1e-4, atol=1e-6) for key in expected)
+        gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+        assert gradients.keys() == expected.keys()
+        assert all(torch.allclose(gradients[key], expected[key], rtol=1e-4, atol=1e-6) for key in expected)
         if not again:
             model.zero_grad()
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -60,19 +60,19 @@ def train(
     optimizer, _ = make_optimizer(shards, config, CPU, lambda code, text: None)
     shards.attach(optimizer)
     sampler = BatchSampler.of(len(rows), BATCH, 1, STEPS, 0)
-    found: list[float] = []
+    losses: list[float] = []
     hooks = Hooks()
     trainer = trainer_class(
         rows=rows, sampler=sampler, packing=Packing("packed", 400), micro_batch=2, keep_checkpoints=1,
         checkpoint_folder=folder / "checkpoints", tokenizer=tokenizer, hooks=hooks, model=model,
         args=training_arguments(config, sampler, folder, "cpu", OFF), optimizers=(optimizer, None), ranks=ranks,
     )  # fmt: skip
-    optimizer.register_step_pre_hook(lambda *_: found.append(hooks.facts.loss))
+    optimizer.register_step_pre_hook(lambda *_: losses.append(hooks.facts.loss))
     trainer.train()
     generator = Generator(tokenizer, 6, 3, "cpu", frozenset({tokenizer.eos_token_id}), lambda code, text: None)
     with mock.patch.dict(DECODER, cpu="generate"):
         answers = generator.answer_tokens(model.eval(), rows[:5])
-    return {"losses": found, "micro_batches": ranks.all_gather(trainer.micro_batch), "answers": answers}
+    return {"losses": losses, "micro_batches": ranks.all_gather(trainer.micro_batch), "answers": answers}
 
 
 def save_rows(folder: Path) -> None:

@@ -122,8 +122,8 @@ ODD: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", ODD)
 def test_a_damaged_latest_checkpoint_is_reported_and_an_older_one_is_used(name: str, folder: Path) -> None:
     ODD[name](folder / "step-4")
-    found, complaints = latest_complete(folder)
-    assert found is not None and found.step == 2
+    checkpoint, complaints = latest_complete(folder)
+    assert checkpoint is not None and checkpoint.step == 2
     (complaint,) = complaints
     assert "incomplete checkpoint step-4" in complaint
 
@@ -131,8 +131,8 @@ def test_a_damaged_latest_checkpoint_is_reported_and_an_older_one_is_used(name: 
 @pytest.mark.parametrize("name", ["step-²", "step-٣", "step-", "step--1", "step-04", "step-1e3", "step-4 ", "stepp-9"])
 def test_folders_with_other_names_are_ignored(name: str, folder: Path) -> None:
     shutil.copytree(folder / "step-4", folder / name)
-    found, complaints = latest_complete(folder)
-    assert found is not None and (found.step, complaints) == (4, [])
+    checkpoint, complaints = latest_complete(folder)
+    assert checkpoint is not None and (checkpoint.step, complaints) == (4, [])
     rotate(folder, 1, 4)
     assert (folder / name).exists()
 
@@ -159,8 +159,8 @@ def test_rotation_never_leaves_only_an_incomplete_later_checkpoint(folder: Path)
     (folder / "step-8" / "optimizer.pt").write_bytes(b"")
     save(folder, 6)  # the run resumed from step 4
     rotate(folder, 1, 6)
-    found, complaints = latest_complete(folder)
-    assert found is not None and (found.step, complaints) == (6, [])
+    checkpoint, complaints = latest_complete(folder)
+    assert checkpoint is not None and (checkpoint.step, complaints) == (6, [])
     assert [path.name for path in folder.iterdir()] == ["step-6"]
 
 

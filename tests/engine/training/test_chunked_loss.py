@@ -66,13 +66,15 @@ def test_loss_and_gradients_are_those_of_whole_logits(name: str, packing: Packin
         rows = [replace(row, weights=[FACTORS[place % 4] for place in range(len(row.input_ids))]) for row in rows]
     batch = collate(rows, packing, 0, "cpu")
     assert chunkable_head(model) is not None
-    found: list[tuple[float, dict[str, torch.Tensor]]] = []
+    results: list[tuple[float, dict[str, torch.Tensor]]] = []
     for loss in (whole(model, batch, 3.0), summed_loss(model, batch, True, 3.0)):
         model.zero_grad()
         (loss * 2).backward()
-        gradients = {key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None}
-        found.append((float(loss.detach()), gradients))
-    (expected, wanted), (actual, gradients) = found
+        gradients = {
+            key: parameter.grad.clone() for key, parameter in model.named_parameters() if parameter.grad is not None
+        }
+        results.append((float(loss.detach()), gradients))
+    (expected, wanted), (actual, gradients) = results
     assert actual == pytest.approx(expected, rel=1e-5) and gradients.keys() == wanted.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[key], rtol=2e-3, atol=2e-5)
@@ -88,11 +90,11 @@ def test_in_bf16_it_differs_by_rounding(name: str) -> None:
     batch = collate(ROWS, PACKINGS[0], 0, "cpu")
     exact = made(name)
     exact.load_state_dict({key: value.float() for key, value in model.state_dict().items()})
-    wanted, found = whole(exact, batch, 1.0), summed_loss(model, batch, True)
+    wanted, actual = whole(exact, batch, 1.0), summed_loss(model, batch, True)
     wanted.backward()
-    found.backward()
-    assert float(found) == pytest.approx(float(wanted), rel=2e-2)
-    head, expected = (one.get_output_embeddings().weight.grad.float() for one in (model, exact))
+    actual.backward()
+    assert float(actual) == pytest.approx(float(wanted), rel=2e-2)
+    head, expected = (network.get_output_embeddings().weight.grad.float() for network in (model, exact))
     assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
 
 
@@ -103,11 +105,11 @@ def test_in_mixed_precision_too(name: str) -> None:
     enable_autocast(model)
     assert chunkable_head(model) is not None
     batch = collate(ROWS, PACKINGS[0], 0, "cpu")
-    wanted, found = whole(exact, batch, 1.0), summed_loss(model, batch, True)
+    wanted, actual = whole(exact, batch, 1.0), summed_loss(model, batch, True)
     wanted.backward()
-    found.backward()
-    assert float(found) == pytest.approx(float(wanted), rel=2e-2)
-    head, expected = (one.get_output_embeddings().weight.grad for one in (model, exact))
+    actual.backward()
+    assert float(actual) == pytest.approx(float(wanted), rel=2e-2)
+    head, expected = (network.get_output_embeddings().weight.grad for network in (model, exact))
     assert head.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
 

@@ -74,12 +74,12 @@ def test_losses_and_gradients_are_those_of_uncompiled_layers_for_all_lengths(
     first = gradients(model, batches[0], packing)
     graphs = len(compiled)
     assert graphs > 0
-    for found, (loss, parts) in zip(
+    for actual, (loss, parts) in zip(
         [first, *(gradients(model, batch, packing) for batch in batches[1:])], expected, strict=True
     ):
-        assert found[0] == pytest.approx(loss, rel=1e-5)
-        for one, other in zip(found[1], parts, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        assert actual[0] == pytest.approx(loss, rel=1e-5)
+        for gradient, other in zip(actual[1], parts, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
     assert len(compiled) == graphs
     with uncompiled(model):
         model.eval()(torch.tensor([[1, 2, 3]]))

@@ -25,21 +25,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
             program = [*PYTHON, "rank_program", str(folder)]
             ranks.append(ForkedProcess(program, stdin=subprocess.DEVNULL, stdout=printed, stderr=log, env=env))
     assert [rank.wait(1200) for rank in ranks] == [0, 0], [log.read_text() for log in output.glob("*.log")]
-    found: dict[str, dict[str, Any]] = json.loads((output / "0").read_text().splitlines()[-1])
-    return found
+    results: dict[str, dict[str, Any]] = json.loads((output / "0").read_text().splitlines()[-1])
+    return results
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_losses_and_answers_are_those_of_one_rank(trained: dict[str, dict[str, Any]], method: str, kind: str) -> None:
-    expected, found = trained[method]["single"]["losses"], trained[method][kind]["losses"]
+    expected, actual = trained[method]["single"]["losses"], trained[method][kind]["losses"]
     assert trained[method][kind]["answers"] == trained[method]["single"]["answers"]
-    assert len(expected) == len(found) == 20 and expected[-1] < expected[0] - 0.1
-    assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) < TOLERANCE
+    assert len(expected) == len(actual) == 20 and expected[-1] < expected[0] - 0.1
+    assert max(abs(loss - other) for loss, other in zip(expected, actual, strict=True)) < TOLERANCE
 
 
 def test_all_ranks_halve_the_micro_batch_of_one_that_is_out_of_memory(trained: dict[str, dict[str, Any]]) -> None:
-    expected, found = trained["lora"]["single"], trained["lora"]["tight"]
-    assert found["micro_batches"] == [1, 1] and trained["lora"]["ddp"]["micro_batches"] == [2, 2]
-    pairs = zip(expected["losses"], found["losses"], strict=True)
-    assert max(abs(one - other) for one, other in pairs) < TOLERANCE
+    expected, tight = trained["lora"]["single"], trained["lora"]["tight"]
+    assert tight["micro_batches"] == [1, 1] and trained["lora"]["ddp"]["micro_batches"] == [2, 2]
+    pairs = zip(expected["losses"], tight["losses"], strict=True)
+    assert max(abs(loss - other) for loss, other in pairs) < TOLERANCE

@@ -42,9 +42,9 @@ def model_of(config: Any, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_with_positions_keeps_rows_apart(shape: str, dtype: torch.dtype) -> None:
     for packing in (PACKED, PADDED):
-        found = rows_are_independent(model_of(SHAPES[shape], dtype), ROWS, packing, 0, "cpu")
-        assert found.holds, found.reason
-        assert found.gradient == found.moved == 0
+        independence = rows_are_independent(model_of(SHAPES[shape], dtype), ROWS, packing, 0, "cpu")
+        assert independence.holds, independence.reason
+        assert independence.gradient == independence.moved == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,8 +52,8 @@ def test_attention_over_segments_keeps_rows_apart(dtype: torch.dtype) -> None:
     model = model_of(SHAPES["llama"], dtype)
     varlen_attention.enable(model)
     for packing, rows in ((SEGMENTS, ROWS), (SHARED, WITH_PREFIX)):
-        found = rows_are_independent(model, rows, packing, 0, "cpu")
-        assert found.holds and found.gradient == found.moved == 0, found
+        independence = rows_are_independent(model, rows, packing, 0, "cpu")
+        assert independence.holds and independence.gradient == independence.moved == 0, independence
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -108,8 +108,8 @@ def test_padding_that_reaches_a_row_is_found() -> None:
 
 def test_positions_that_do_not_start_again_are_found() -> None:
     torch.manual_seed(0)
-    found = rows_are_independent(Mixing(part=0.0, restarts=False), ROWS, PACKED, 0, "cpu")
-    assert found.gradient == found.moved == 0 and found.alone > 1e-2 and not found.holds
+    independence = rows_are_independent(Mixing(part=0.0, restarts=False), ROWS, PACKED, 0, "cpu")
+    assert independence.gradient == independence.moved == 0 and independence.alone > 1e-2 and not independence.holds
 
 
 def test_nothing_is_changed_by_the_check() -> None:

@@ -126,7 +126,7 @@ def test_sliding_windows_shorter_than_the_rows(family: str, packing: Packing) ->
     torch.manual_seed(0)
     model_config, rows = family_config(family, VOCABULARY), shared_rows()
     model = transformers.AutoModelForCausalLM.from_config(model_config, dtype=torch.float32).train()
-    assert model_config.sliding_window == WINDOW < max(len(one.input_ids) for one in rows)
+    assert model_config.sliding_window == WINDOW < max(len(tokenized.input_ids) for tokenized in rows)
     assert varlen_attention.unsupported_reason(model, 43, CPU, torch.float32) == ""
     loss, gradients = loss_and_gradients(model, rows, PADDED)
     varlen_attention.enable(model)
@@ -150,7 +150,7 @@ def test_kernels_and_mask_agree_on_windows(rows: list[list[int]], window: int, s
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn((1, heads, segments.tokens, 8), generator=generator) for heads in (4, 2, 2)]
     direction = torch.randn((1, 4, segments.tokens, 8), generator=generator)
-    found = []
+    results = []
     for by_mask in (False, True):
         query, key, value = (tensor.clone().requires_grad_() for tensor in inputs)
         if by_mask:
@@ -160,8 +160,8 @@ def test_kernels_and_mask_agree_on_windows(rows: list[list[int]], window: int, s
         else:
             output = varlen_attention.SegmentAttention.apply(query, key, value, segments, 0.5, window)
         output.backward(direction)
-        found.append([output.detach(), query.grad, key.grad, value.grad])
-    for ours, expected in zip(*found, strict=True):
+        results.append([output.detach(), query.grad, key.grad, value.grad])
+    for ours, expected in zip(*results, strict=True):
         assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -197,7 +197,7 @@ def test_bf16_differs_no_more_than_packed_and_padded_do() -> None:
 def test_held_out_losses_of_each_row_are_those_of_the_row_alone(packing: Packing) -> None:
     model, rows = model_of("llama"), shared_rows()
     rows.append(row(rows[0].prompt, [5, 6], weights=[0.0] * len(rows[0].prompt) + [0.5, 2.0]))
-    alone = [row_losses(model, [one], PADDED, 0, "cpu")[0] for one in rows]
+    alone = [row_losses(model, [tokenized], PADDED, 0, "cpu")[0] for tokenized in rows]
     varlen_attention.enable(model)
     for ours, expected in zip(row_losses(model, rows, packing, 0, "cpu"), alone, strict=True):
         assert ours.nll == pytest.approx(expected.nll, rel=1e-5)
@@ -253,12 +253,12 @@ def test_gathered_keys_are_those_of_the_mask(rows: list[list[int]]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=12), st.integers(1, 5), st.integers(20, 120))
 def test_micro_batches_keep_the_rows_of_the_step(ids: list[list[int]], micro_batch: int, limit: int) -> None:
-    rows = [row(one, [1]) for one in ids]
+    rows = [row(input_ids, [1]) for input_ids in ids]
     groups = list(micro_batches(rows, micro_batch, Packing("shared_prefix", limit, segments=True)))
-    assert sorted(map(id, rows)) == sorted(id(one) for group in groups for one in group)
+    assert sorted(map(id, rows)) == sorted(id(tokenized) for group in groups for tokenized in group)
     for group in groups:
         assert len(group) <= micro_batch
-        assert len(group) == 1 or computed_tokens([one.input_ids for one in group]) <= limit
+        assert len(group) == 1 or computed_tokens([tokenized.input_ids for tokenized in group]) <= limit
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def test_micro_batches_keep_the_rows_of_the_step(ids: list[list[int]], micro_bat
 )
 def test_what_segments_do_not_support_is_named(shape: str, longest: int, reason: str) -> None:
     model = transformers.AutoModelForCausalLM.from_config(SHAPES.get(shape) or family_config(shape))
-    found = varlen_attention.unsupported_reason(model, longest, CPU, torch.float32)
-    assert reason in found and bool(found) == bool(reason)
+    unsupported = varlen_attention.unsupported_reason(model, longest, CPU, torch.float32)
+    assert reason in unsupported and bool(unsupported) == bool(reason)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,8 @@ def test_flash_attention_is_given_the_places_of_packed_rows(monkeypatch: pytest.
     model.set_attn_implementation("stand_in")
     with reference_flash_kernels():
         ours, ours_gradients = loss_and_gradients(model, rows, Packing("packed", 10_000, lengths=True))
-    padding = -sum(len(one.input_ids) for one in rows) % 64
-    longest = max(padding, *(len(one.input_ids) for one in rows))
+    padding = -sum(len(tokenized.input_ids) for tokenized in rows) % 64
+    longest = max(padding, *(len(tokenized.input_ids) for tokenized in rows))
     assert seen == [(longest, longest)] * model.config.num_hidden_layers
     assert ours == pytest.approx(loss, rel=1e-5)
     assert relative(ours_gradients, gradients) < 1e-5
@@ -381,11 +381,11 @@ def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:
     segments = Segments(layout.segments)
     states = [torch.randn(1, 2, segments.tokens, 16) for _ in range(3)]
     gradient = torch.randn(1, 2, segments.tokens, 16)
-    found = {}
+    by_dtype = {}
     for dtype in (torch.float32, torch.bfloat16):
         query, key, value = (state.bfloat16().to(dtype).requires_grad_() for state in states)
         with reference_flash_kernels(), kernels_of("cuda"), AtomicSums():
             attended = varlen_attention._on_cuda(query, key, value, segments, 0.25, None)
             attended.backward(gradient.bfloat16().to(dtype))
-        found[dtype] = torch.cat([key.grad[0, :, :prefix].flatten(), value.grad[0, :, :prefix].flatten()]).float()
-    assert relative(found[torch.bfloat16], found[torch.float32]) < 0.006
+        by_dtype[dtype] = torch.cat([key.grad[0, :, :prefix].flatten(), value.grad[0, :, :prefix].flatten()]).float()
+    assert relative(by_dtype[torch.bfloat16], by_dtype[torch.float32]) < 0.006

@@ -141,9 +141,9 @@ def weight_after(dtype: torch.dtype, name: str, rounding: str = "remainder", ste
 @pytest.mark.parametrize("rounding", ["remainder", "stochastic"])
 def test_small_updates_survive_in_bf16(name: str, rounding: str) -> None:
     """Uncompensated, 1 - 1e-4 rounds to 1 in bf16 and the weight never moves."""
-    found = weight_after(torch.bfloat16, name, rounding)
-    assert found == pytest.approx(weight_after(torch.float32, name), abs=4e-3)
-    assert found < 0.97
+    weight = weight_after(torch.bfloat16, name, rounding)
+    assert weight == pytest.approx(weight_after(torch.float32, name), abs=4e-3)
+    assert weight < 0.97
 
 
 def test_stochastic_rounding_has_the_exact_expectation_and_no_state() -> None:
@@ -251,9 +251,9 @@ def test_reference_cycles_are_collected_before_a_smaller_attempt() -> None:
 
     gc.disable()
     try:
-        one = Holder()
-        one.itself, seen = one, weakref.ref(one)  # type: ignore[attr-defined]
-        del one
+        holder = Holder()
+        holder.itself, seen = holder, weakref.ref(holder)  # type: ignore[attr-defined]
+        del holder
         free_memory()
         assert seen() is None
     finally:

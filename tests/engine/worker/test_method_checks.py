@@ -11,9 +11,9 @@ from engine.worker.training_checks.report import check_methods
 
 
 def test_every_built_in_method_trains_one_step() -> None:
-    found = {one["method"]: one for one in check_methods(this_machine())}
-    assert set(found) == set(method_names())
-    assert all(one["ready"] and one["optimizer"] for one in found.values()), found
+    checks = {check["method"]: check for check in check_methods(this_machine())}
+    assert set(checks) == set(method_names())
+    assert all(check["ready"] and check["optimizer"] for check in checks.values()), checks
 
 
 def test_a_broken_library_makes_only_its_method_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +21,6 @@ def test_a_broken_library_makes_only_its_method_not_ready(monkeypatch: pytest.Mo
         raise RuntimeError("no kernel image is\navailable")
 
     monkeypatch.setattr(qlora, "load", fail)
-    found = {one["method"]: one for one in check_methods(this_machine())}
-    assert found["qlora"]["why"] == "RuntimeError: no kernel image is available" and not found["qlora"]["ready"]
-    assert found["lora"]["ready"] and found["full"]["ready"]
+    checks = {check["method"]: check for check in check_methods(this_machine())}
+    assert checks["qlora"]["why"] == "RuntimeError: no kernel image is available" and not checks["qlora"]["ready"]
+    assert checks["lora"]["ready"] and checks["full"]["ready"]

@@ -93,7 +93,7 @@ def test_the_formula_counts_the_tokens_of_the_packing_that_was_chosen() -> None:
     shape, rows = CATALOG["smollm2-135m"].shape, StepShape(count=8, length=500, answer=20, shared=430)
     config, chosen = Config(method="lora"), Packing("shared_prefix", 2048, True)
     shared = with_packing(config, CPU, chosen)
-    peaks = [formula(one, shape, "cpu", rows).training.total for one in (config, shared)]
+    peaks = [formula(configuration, shape, "cpu", rows).training.total for configuration in (config, shared)]
     assert shared.train.packing == "shared_prefix" and peaks[1] < 0.8 * peaks[0]
     assert with_packing(config, FLASH, Packing("packed", 2048)).train.packing == "auto"
 

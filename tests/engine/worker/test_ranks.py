@@ -57,8 +57,8 @@ def ranks_of(run: RunDir) -> list[psutil.Process]:
     return sorted(psutil.Process(pid).children(), key=lambda process: process.pid)
 
 
-def close(found: dict[int, float], expected: dict[int, float]) -> bool:
-    return found.keys() == expected.keys() and all(abs(found[at] - expected[at]) < TOLERANCE for at in expected)
+def close(actual: dict[int, float], expected: dict[int, float]) -> bool:
+    return actual.keys() == expected.keys() and all(abs(actual[at] - expected[at]) < TOLERANCE for at in expected)
 
 
 def last(run: RunDir, kind: str) -> dict[str, object]:

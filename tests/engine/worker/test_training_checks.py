@@ -64,9 +64,9 @@ A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
     """LoRA, trained on the embedded model."""
-    found = TrainingSession(embedded_subject("lora"), this_machine(), tmp_path_factory.mktemp("session"))
-    found.train()
-    return found
+    trained_session = TrainingSession(embedded_subject("lora"), this_machine(), tmp_path_factory.mktemp("session"))
+    trained_session.train()
+    return trained_session
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +90,10 @@ def reports_of_command(method: str, monkeypatch: pytest.MonkeyPatch) -> list[Tra
 @pytest.mark.parametrize("method", method_names())
 def test_every_check_passes_or_needs_a_gpu(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if method == "qlora":
-        found = reports_of_command(method, monkeypatch)
+        reports = reports_of_command(method, monkeypatch)
     else:
-        found = [check_method(method, choice, this_machine(), tmp_path, lambda text: None) for choice in MODELS]
-    for report, choice in zip(found, MODELS, strict=True):
+        reports = [check_method(method, choice, this_machine(), tmp_path, lambda text: None) for choice in MODELS]
+    for report, choice in zip(reports, MODELS, strict=True):
         assert report.method == method and [check.name for check in report.checks] == list(CHECKS[choice])
         assert report.failed == []
         assert report.tokens_per_second and report.peak and report.peak_dry_run and report.parameters
@@ -182,15 +182,15 @@ def test_other_tokens_fail_the_decoding(session: TrainingSession, monkeypatch: p
 
     def worst(self: Generator, model: Any, rows: list[Any]) -> list[list[int]]:
         """Answers that begin with the least likely token."""
-        found = []
+        answers = []
         for row in rows:
             logits = model(input_ids=torch.tensor([row.prompt])).logits[0, -1]
-            found.append([int(logits.argmin())])
-        return found
+            answers.append([int(logits.argmin())])
+        return answers
 
     monkeypatch.setattr(Generator, "library_answer_tokens", worst)
-    found = check_decoding(session)
-    assert found.state == "failed" and "2 differ" in found.text
+    check = check_decoding(session)
+    assert check.state == "failed" and "2 differ" in check.text
 
 
 def test_only_ties_within_rounding_may_be_decoded_differently() -> None:
@@ -203,8 +203,8 @@ def test_only_ties_within_rounding_may_be_decoded_differently() -> None:
 
 def test_the_first_difference_of_an_answer_is_found_and_may_be_its_end() -> None:
     row = SimpleNamespace(prompt=[9])
-    found = divergences([row] * 3, [[1, 2], [1], [1, 5]], [[1, 2], [1, 3], [1, 4]], frozenset({7}))  # type: ignore[list-item]
-    assert [(one.context, one.ours, one.theirs) for one in found] == [
+    differences = divergences([row] * 3, [[1, 2], [1], [1, 5]], [[1, 2], [1, 3], [1, 4]], frozenset({7}))  # type: ignore[list-item]
+    assert [(divergence.context, divergence.ours, divergence.theirs) for divergence in differences] == [
         ([9, 1], [7], [3]), ([9, 1], [5], [4])
     ]  # fmt: skip
 
@@ -222,9 +222,9 @@ def speed(flops: float, peak: float | None, tokens: float = 900.0) -> Speed:
 
 
 def test_more_flops_than_the_gpu_has_fail_the_throughput() -> None:
-    found = check_throughput(speed(156e12, 312e12))
-    assert found.state == "ok"
-    assert found.text == "900 tokens/s, 1.50 s/step, 156 TFLOP/s, MFU 50.0% of 312 TFLOP/s (A100 80GB)"
+    check = check_throughput(speed(156e12, 312e12))
+    assert check.state == "ok"
+    assert check.text == "900 tokens/s, 1.50 s/step, 156 TFLOP/s, MFU 50.0% of 312 TFLOP/s (A100 80GB)"
     assert check_throughput(speed(400e12, 312e12)).state == "failed"
     unlisted = speed(1e9, None)
     assert check_throughput(unlisted).text.endswith(f"; MFU left out: {unlisted.why_no_peak}")
@@ -242,8 +242,8 @@ def test_more_flops_than_the_gpu_has_fail_the_throughput() -> None:
     ],
 )
 def test_the_peak_of_a_gpu_is_that_of_the_list(name: str, dtype: torch.dtype, peak: float | None, why: str) -> None:
-    found, reason, _ = listed_peak(replace(A100, name=name), dtype, list_gpus())
-    assert found == peak and why in reason
+    listed, reason, _ = listed_peak(replace(A100, name=name), dtype, list_gpus())
+    assert listed == peak and why in reason
 
 
 def test_every_shipped_gpu_has_a_peak() -> None:
@@ -285,8 +285,8 @@ def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
     monkeypatch.setattr(memory, "MAX_TOKENS", 800)
     monkeypatch.setattr(memory, "working_memory", lambda step: step() or 0)
     monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 5))
-    found = check_out_of_memory(session)
-    assert found.state == "ok" and "micro-batch " in found.text and " → " in found.text
+    check = check_out_of_memory(session)
+    assert check.state == "ok" and "micro-batch " in check.text and " → " in check.text
     monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 1000))
     never = check_out_of_memory(session)
     assert never.state == "failed" and f"{round(100 * memory.LIMIT)}% of" in never.text and " → " not in never.text
@@ -313,8 +313,8 @@ def test_another_loss_after_halving_fails() -> None:
 def test_state_that_is_not_paged_or_changes_on_a_full_gpu_fails(change: dict[str, Any], text: str) -> None:
     paged = PagingResult(bytes=128 << 20, managed=True, filled=70 * GIB, equal=True)
     assert judge_paging(paged).state == "ok"
-    found = judge_paging(replace(paged, **change))
-    assert found.state == "failed" and text in found.text
+    check = judge_paging(replace(paged, **change))
+    assert check.state == "failed" and text in check.text
 
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["out of memory", "NVML assertion"])
@@ -359,8 +359,8 @@ def test_a_method_that_does_not_train_is_a_failed_check(monkeypatch: pytest.Monk
         raise RuntimeError("no kernel image is\navailable")
 
     monkeypatch.setattr(lora, "load", fail)
-    found = check_method("lora", "embedded", this_machine(), tmp_path, lambda text: None)
-    first, *others = found.checks
+    report = check_method("lora", "embedded", this_machine(), tmp_path, lambda text: None)
+    first, *others = report.checks
     assert (first.name, first.state) == (TRAINING, "failed")
     assert first.text == "RuntimeError: no kernel image is available"
     assert all(check.state == "skipped" and check.text == "training failed" for check in others)

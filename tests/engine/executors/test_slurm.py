@@ -87,8 +87,8 @@ def test_a_job_that_is_cancelled_stopped_and_without_controller_gives_the_scores
     local = start(tmp_path / "local", *LONG, execute=forked.ftbench)
     wait_for_end(local)
     assert losses(local) == losses(run) and len(losses(run)) == 20 and local.job() is None
-    expected, found = (result.after for one in (local, run) if (result := one.result()))
-    assert expected and found and (expected.score, expected.loss) == (found.score, found.loss)
+    expected, actual = (result.after for finished in (local, run) if (result := finished.result()))
+    assert expected and actual and (expected.score, expected.loss) == (actual.score, actual.loss)
     check_a_damaged_job(run, ("damaged",))
 
 
@@ -165,8 +165,8 @@ def test_a_job_is_queued_again_at_its_time_limit_and_when_its_node_dies_and_foll
 def test_a_ladder_is_a_job_array_with_the_scores_of_the_same_ladder_on_this_machine(tmp_path: Path) -> None:
     words = ["demo-lora", "--rung", "lora", "--rung", "full", "--no-probe", *MICRO, *ON_SMALL]
     ladders = []
-    for name, where in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
-        done = forked.ftbench("ladder", *words, *where, "--runs", str(tmp_path / name))
+    for name, executor_options in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
+        done = forked.ftbench("ladder", *words, *executor_options, "--runs", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         folder = ladder_dir.find(tmp_path / name, "last")
         state = folder.state()

@@ -79,8 +79,8 @@ def test_a_name_cannot_become_another_option(name: str, tmp_path: Path) -> None:
     ):
         lines = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
         words = [shlex.split(line) for line in lines]
-        assert all(len(found) == 1 for found in words), lines
-        options = dict(found[0].partition("=")[::2] for found in words)
+        assert all(len(arguments) == 1 for arguments in words), lines
+        options = dict(arguments[0].partition("=")[::2] for arguments in words)
         assert options["--job-name"] == name and "--account" not in options
         hint = text.splitlines()[1]
         assert "ftbench" not in hint or shlex.split(hint.split("`")[1]) == ["ftbench", "resume", name]

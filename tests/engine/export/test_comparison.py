@@ -45,8 +45,8 @@ def items(scores: list[float]) -> list[ScoredItem]:
     ],
 )
 def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, said: list[str]) -> None:
-    found = items([1.0] * count)
-    difference = difference_of(found, found, "json")
+    scored = items([1.0] * count)
+    difference = difference_of(scored, scored, "json")
     assert fidelity_outcome(difference, metric_spec("json"), 0.02, []) == outcome
     known = {"run": "a", "kind": "merged", "type": "f32", "model": "tiny", "metric": "json", "device": "CPU"}
     check = msgspec.convert({**known, "margin": 0.02, "outcome": outcome}, Fidelity)

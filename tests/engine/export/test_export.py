@@ -118,8 +118,11 @@ def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
     status, answer = export(runs["qlora"], "--to", "adapter", "--out", str(folder))
     assert status == 0, answer
     check = answer["fidelity"]
-    assert [(one["base"], one["kept"]) for one in check["candidates"]] == [("dequantized", True), ("original", False)]
-    trained, served_as = (one["score"] for one in check["candidates"])
+    assert [(candidate["base"], candidate["kept"]) for candidate in check["candidates"]] == [
+        ("dequantized", True),
+        ("original", False),
+    ]
+    trained, served_as = (candidate["score"] for candidate in check["candidates"])
     assert trained == check["score"] and served_as["rows"] == 16
     card, fidelity = (folder / "README.md").read_text(), read_fidelity(folder)
     name, value = base_fact(fidelity, fidelity.candidates[1])
@@ -141,8 +144,10 @@ def test_a_merged_model_keeps_the_quality(
 
 def check_merged(check: dict[str, Any], merged: Path, quantized: bool) -> None:
     assert check["outcome"] == "pass" and check["defects"] == [], check
-    assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if quantized else [])
-    assert sum(one["kept"] for one in check["candidates"]) == quantized
+    assert [candidate["base"] for candidate in check["candidates"]] == (
+        ["original", "dequantized"] if quantized else []
+    )
+    assert sum(candidate["kept"] for candidate in check["candidates"]) == quantized
     assert {path.name for path in merged.iterdir() if path.name.startswith(".")} == set()
     assert read_fidelity(merged).bytes == check["bytes"] > 10_000_000
 
@@ -162,14 +167,14 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     """A full run, as a merged model in bf16, which float32 weights then replace."""
     run, (before, folder) = runs["full"], in_run
     assert {path.name for path in run.path.iterdir()} == before | {"exports"}
-    assert [found for found, _ in exports(run)] == [folder]
+    assert [exported_to for exported_to, _ in exports(run)] == [folder]
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
     in_bf16 = read_fidelity(folder).bytes
     status, answer = export(run, "--overwrite", "--margin", "20", "--type", "f32", "--out", str(folder))
     assert status == 0, answer
     check_merged(answer["fidelity"], folder, quantized=False)
-    assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]
+    assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [exported_to for exported_to, _ in exports(run)] == [folder]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +190,9 @@ def checker(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damage_is_noticed(name: str, checker: Checker, exported: Exported, tmp_path: Path) -> None:
     how, kind, code = DAMAGES[name]
-    copies = {one: Path(shutil.copytree(path, tmp_path / one)) for one, path in exported.folders.items()}
+    copies = {
+        type_name: Path(shutil.copytree(path, tmp_path / type_name)) for type_name, path in exported.folders.items()
+    }
     how(copies["adapter"], copies["merged"])
     artifact = copies[kind]
     request = ExportRequest(checker.run, kind, None, artifact, 0.02)

@@ -167,9 +167,9 @@ def test_weights_equal_pefts_merge(shape: str, options: dict[str, Any], tmp_path
     wrapped = tuned(model, tmp_path / "adapter", **options)
     merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     expected = wrapped.merge_and_unload().state_dict()
-    found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    assert merged.keys() == expected.keys()
+    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in expected)
 
 
 def test_a_resized_vocabulary_survives(tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_the_configuration_keeps_keys_that_transformers_does_not_know(tmp_path: 
     known = json.loads(path.read_text())
     path.write_text(json.dumps(known | {"server_hint": [1], "torch_dtype": "float16"}))
     merge(tmp_path / "base", None, tmp_path / "merged", torch.bfloat16)
-    found = json.loads((tmp_path / "merged" / "config.json").read_text())
-    assert found == known | {"server_hint": [1], "torch_dtype": "bfloat16", "dtype": "bfloat16"}
+    written = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert written == known | {"server_hint": [1], "torch_dtype": "bfloat16", "dtype": "bfloat16"}
 
 
 def test_small_weights_are_one_file(tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ class Tokenizer:
 def test_the_texts_around_turns_are_found(template: str, start: int) -> None:
     tokenizer, conversation = Tokenizer(template), SAMPLE[start:]
     messages = [{"role": role, "content": text} for role, text in conversation]
-    found = template_texts(tokenizer)
-    assert found is not None
-    assert found.render(conversation) == tokenizer.apply_chat_template(messages, False, True)
+    texts = template_texts(tokenizer)
+    assert texts is not None
+    assert texts.render(conversation) == tokenizer.apply_chat_template(messages, False, True)
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, NUMBERED, "{{ messages }}", "", "{% for"])
@@ -75,9 +75,9 @@ def test_the_system_prompt_of_the_training_rows_is_the_default() -> None:
 
 
 def test_the_go_template_has_the_same_texts() -> None:
-    found = template_texts(Tokenizer(DEFAULT_SYSTEM))
-    assert found is not None
-    assert found.go_template() == (
+    texts = template_texts(Tokenizer(DEFAULT_SYSTEM))
+    assert texts is not None
+    assert texts.go_template() == (
         "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n"
         "{{ else }}<|im_start|>system\nBe nice.<|im_end|>\n{{ end }}"
         '{{ range .Messages }}{{ if eq .Role "user" }}<|im_start|>user\n{{ .Content }}<|im_end|>\n{{ end }}'

@@ -85,7 +85,7 @@ def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_pa
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
     assert folder.stat().st_mode & 0o777 == 0o755
     assert "writing weights" in (run.path / "exports" / "merged-f32.log").read_text()
-    was, now = (json.loads((one / "config.json").read_text()) for one in (base, folder))
+    was, now = (json.loads((model_folder / "config.json").read_text()) for model_folder in (base, folder))
     assert was == now and (folder / "preprocessor_config.json").exists()
     _, info = transformers.AutoModelForMultimodalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))

@@ -66,12 +66,12 @@ class Requests(BaseHTTPRequestHandler):
             self.reply(200, {"name": "team", "type": "user"})
             return
         name = self.path.removeprefix("/api/models/").split("?")[0]
-        found = self.server.repositories.get(name)
-        if found is None:
+        repository = self.server.repositories.get(name)
+        if repository is None:
             self.reply(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
             return
-        siblings = [{"rfilename": file} for file in found["files"]]
-        self.reply(200, {"id": name, "private": found["private"], "siblings": siblings, "sha": "0" * 40})
+        siblings = [{"rfilename": file} for file in repository["files"]]
+        self.reply(200, {"id": name, "private": repository["private"], "siblings": siblings, "sha": "0" * 40})
 
     def do_PUT(self) -> None:
         self.server.stored[self.path.rpartition("/")[2]] = self.content()
@@ -96,8 +96,8 @@ class Requests(BaseHTTPRequestHandler):
             self.reply(200, {"files": [{"path": f, "uploadMode": m, "shouldIgnore": False} for f, m in modes.items()]})
         elif self.path.endswith("/info/lfs/objects/batch"):
             objects = [
-                {**one, "actions": {"upload": {"href": f"{hub.url}/store/{one['oid']}"}}}
-                for one in json.loads(content)["objects"]
+                {**lfs_object, "actions": {"upload": {"href": f"{hub.url}/store/{lfs_object['oid']}"}}}
+                for lfs_object in json.loads(content)["objects"]
             ]
             self.reply(200, {"transfer": "basic", "objects": objects})
         elif "/commit/" in self.path:
@@ -182,16 +182,16 @@ def code_of(question: str, **arguments: Any) -> str:
 def test_an_artifact_is_one_commit_to_a_private_repository(hub: Hub, artifact: Path) -> None:
     pushed = push(artifact, "tickets")  # without an owner: the account's own
     assert pushed["repository"] == NAME and pushed["private"] and pushed["url"].startswith(hub.url)
-    found = hub.repositories[NAME]
-    assert found["private"] and len(hub.commits) == 1 and "a-run" in hub.commits[0]["summary"]
-    assert found["files"] == {path.name: path.read_bytes() for path in artifact.iterdir()}
-    assert TOKEN.encode() not in b"".join(found["files"].values())
+    repository = hub.repositories[NAME]
+    assert repository["private"] and len(hub.commits) == 1 and "a-run" in hub.commits[0]["summary"]
+    assert repository["files"] == {path.name: path.read_bytes() for path in artifact.iterdir()}
+    assert TOKEN.encode() not in b"".join(repository["files"].values())
 
 
 def test_a_public_repository_needs_public(hub: Hub, artifact: Path) -> None:
     hub.repositories[NAME] = {"private": False, "files": {}}
-    where = {"repository": NAME, "public": False}
-    assert code_of("push.check", **where) == code_of("push", folder=str(artifact), **where) == "push.public"
+    target = {"repository": NAME, "public": False}
+    assert code_of("push.check", **target) == code_of("push", folder=str(artifact), **target) == "push.public"
     assert hub.commits == []
     assert not push(artifact, public=True)["private"] and len(hub.commits) == 1
 
@@ -212,17 +212,17 @@ def test_a_file_that_changed_since_the_check_is_refused(hub: Hub, artifact: Path
 def test_a_refused_or_failed_push_is_one_line(
     hub: Hub, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = {"repository": NAME, "public": False}
+    target = {"repository": NAME, "public": False}
     hub.fail_commits = True
-    assert code_of("push", folder=str(artifact), **where) == "push.failed"
+    assert code_of("push", folder=str(artifact), **target) == "push.failed"
     assert hub.repositories[NAME]["files"] == {}
     assert code_of("push.check", repository="no/such/name", public=False) == "push.repository_name"
     (tmp_path / "token").write_text("hf_expired")
-    assert code_of("push.check", **where) == "push.forbidden"
+    assert code_of("push.check", **target) == "push.forbidden"
     (tmp_path / "token").unlink()
-    assert code_of("push.check", **where) == "push.no_token"
+    assert code_of("push.check", **target) == "push.no_token"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert code_of("push.check", **where) == "push.offline"
+    assert code_of("push.check", **target) == "push.offline"
 
 
 def test_an_unreachable_hub_is_one_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

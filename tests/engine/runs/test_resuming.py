@@ -172,9 +172,9 @@ def test_a_file_with_the_same_name_is_found_where_the_run_is_resumed(
     stopped, now = moved_data_run(tmp_path)
     assert find_moved_files_code(stopped) == "run.file_missing"
     monkeypatch.chdir(now.parent)
-    found = find_moved_files(stopped, run_dir.read_frozen(stopped).config, {})
-    assert found == {"data.id": str(now)}
-    change_configuration(stopped, found, lambda config: None)
+    moved = find_moved_files(stopped, run_dir.read_frozen(stopped).config, {})
+    assert moved == {"data.id": str(now)}
+    change_configuration(stopped, moved, lambda config: None)
     frozen = run_dir.read_frozen(stopped)
     assert frozen.config.data.id == str(now) and str(now) in frozen.notes[-1]
     check_unchanged(stopped, frozen)

@@ -198,9 +198,9 @@ def test_the_server_ends_with_its_client(number: signal.Signals, busy: str, answ
     wait_until(lambda: not is_running(int(pid_file.read_text())))
 
 
-def wait_until(what: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
     deadline = time.monotonic() + 120
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None
         time.sleep(0.01)

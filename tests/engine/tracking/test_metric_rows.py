@@ -34,9 +34,9 @@ def test_one_row_has_step_validation_and_memory() -> None:
 
 
 def test_test_scores_are_at_step_0_and_at_the_last_step() -> None:
-    before, one, last = rows_of(score("before", 0, 0.1), step(1), step(2), score("after", 2, 0.8))
+    before, first, last = rows_of(score("before", 0, 0.1), step(1), step(2), score("after", 2, 0.8))
     assert (before.step, before.values["test/json"]) == (0, 0.1)
-    assert "test/json" not in one.values
+    assert "test/json" not in first.values
     assert (last.step, last.values["test/json"], last.values["test/json_high"]) == (2, 0.8, 1.0)
 
 

@@ -36,7 +36,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made_run(tmp_path: Path, *settings: str) -> RunDir:
-    values: dict[str, Any] = dict(one.split("=") for one in settings)
+    values: dict[str, Any] = dict(setting.split("=") for setting in settings)
     run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", values))
     write_events(run, "lora", 0, gpu=True)
     return run
@@ -210,7 +210,7 @@ def test_track_logs_a_finished_run_and_says_how_to_view_it(tmp_path: Path) -> No
     run = made_run(tmp_path)
     done = ftbench("track", run.name, "--to", "tensorboard,trackio", "--json")
     assert done.returncode == 0, done.stderr
-    logged = {one["tracker"]: one for one in json.loads(done.stdout)}
+    logged = {entry["tracker"]: entry for entry in json.loads(done.stdout)}
     assert logged["tensorboard"]["rows"] == logged["trackio"]["rows"] == STEPS
     assert logged["tensorboard"]["view"] == f"tensorboard --logdir {run.path.parent}"
     assert [step for step, _ in from_trackio(run)] == list(range(1, STEPS + 1))

@@ -14,14 +14,14 @@ from engine.runs.ladder.ladder_state import Ladder
 
 
 def test_without_an_earlier_ladder_the_prior_is_named_and_hours_are_unknown(tmp_path: Path) -> None:
-    found = forecast(make_plan("demo", [], {}), tmp_path, lambda: "exact_match")
-    assert found.source.startswith("assumed") and found.seed_std == PRIOR_SEED_STD
-    assert found.hours(3) is None
-    assert list(found.differences) == ["2 points", "5 points", "10 points"]
-    powers = [found.power(0.06, seeds) or 0.0 for seeds in range(1, 9)]
+    prediction = forecast(make_plan("demo", [], {}), tmp_path, lambda: "exact_match")
+    assert prediction.source.startswith("assumed") and prediction.seed_std == PRIOR_SEED_STD
+    assert prediction.hours(3) is None
+    assert list(prediction.differences) == ["2 points", "5 points", "10 points"]
+    powers = [prediction.power(0.06, seeds) or 0.0 for seeds in range(1, 9)]
     assert powers == sorted(powers)
     assert 0.3 < powers[2] < 0.5  # simulated ladders of 300 items and 3 seeds: 33.7 to 50.0%
-    assert forecast_rows(found, [2])[0][:3] == ["2", "6", "–"]
+    assert forecast_rows(prediction, [2])[0][:3] == ["2", "6", "–"]
 
 
 def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: Path) -> None:
@@ -31,31 +31,31 @@ def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: 
     _same_work(folder, ladder, shared(plan.rungs))
     damaged = make_ladder(tmp_path, plan)
     damaged.state_file.write_text("{damaged")  # not readable: it is left out of the forecast
-    found = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
-    assert ladder.name in found.source and ladder.work and found.items == ladder.work.test
-    assert found.seed_std == pytest.approx(0.004)
+    prediction = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
+    assert ladder.name in prediction.source and ladder.work and prediction.items == ladder.work.test
+    assert prediction.seed_std == pytest.approx(0.004)
     seconds = sum(row.all_seconds.mean for row in ladder.rows if row.all_seconds)
-    assert found.hours(2) == pytest.approx(2 * seconds / 3600)
+    assert prediction.hours(2) == pytest.approx(2 * seconds / 3600)
     seeds = len(ladder.seeds)
     low, high = ladder.comparisons[0].difference.low, ladder.comparisons[0].difference.high
     assert low is not None and high is not None
     half = (high - low) / 2
-    assert found.power(half, seeds) == pytest.approx(0.5, abs=0.1)  # of a difference as large as half the interval
+    assert prediction.power(half, seeds) == pytest.approx(0.5, abs=0.1)  # of a difference as large as half the interval
     assert seeds in CRITICAL
 
 
 @pytest.mark.parametrize("metric", ["auto", "open", "loss"])
 def test_of_a_loss_nothing_is_assumed_and_differences_are_in_nats(tmp_path: Path, metric: str) -> None:
     plan = make_plan("demo", [], {"evaluation.metric": metric})
-    found = forecast(plan, tmp_path, lambda: "open")
-    assert found.metric == metric.replace("auto", "open") and found.source.startswith("unknown")
-    assert list(found.differences) == ["0.02 nats/token", "0.05 nats/token", "0.1 nats/token"]
-    assert forecast_rows(found, [3]) == [["3", "9", "–", "–", "–", "–"]]
+    prediction = forecast(plan, tmp_path, lambda: "open")
+    assert prediction.metric == metric.replace("auto", "open") and prediction.source.startswith("unknown")
+    assert list(prediction.differences) == ["0.02 nats/token", "0.05 nats/token", "0.1 nats/token"]
+    assert forecast_rows(prediction, [3]) == [["3", "9", "–", "–", "–", "–"]]
     folder, ladder = made_ladder(tmp_path, metric="loss")
     _same_work(folder, ladder, shared(plan.rungs))
-    found = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
-    assert found.metric == "loss" and all(text in found.source for text in (ladder.name, "nats/token"))
-    chances = [found.power(size, 3) or 0.0 for size in found.differences.values()]
+    prediction = forecast(plan, tmp_path, lambda: pytest.fail("the earlier ladder has the metric"))
+    assert prediction.metric == "loss" and all(text in prediction.source for text in (ladder.name, "nats/token"))
+    chances = [prediction.power(size, 3) or 0.0 for size in prediction.differences.values()]
     assert chances == sorted(chances) and chances[-1] > 0
 
 

@@ -112,6 +112,6 @@ def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
 
 
 def test_values_are_written_as_on_the_command_line() -> None:
-    assert [axis_value_text(one) for one in (4, 0.5, True, "nf4", ["q_proj", "v_proj"])] == [
+    assert [axis_value_text(value) for value in (4, 0.5, True, "nf4", ["q_proj", "v_proj"])] == [
         "4", "0.5", "true", "nf4", "[q_proj, v_proj]"
     ]  # fmt: skip

@@ -62,9 +62,9 @@ def come(tmp_path: Path) -> Iterator[Come]:
         process.wait()
 
 
-def until(what: Callable[[], object], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.01)
 

@@ -113,7 +113,7 @@ def test_exports_of_a_run_are_listed_by_name_and_damaged_ones_are_left_out(tmp_p
         (tmp_path / "exports" / name).mkdir(parents=True)
         (tmp_path / "exports" / name / FIDELITY).write_bytes(msgspec.json.encode(check(type=name)))
     (tmp_path / "exports" / "damaged" / FIDELITY).write_text("{")
-    assert [(folder.name, found.type) for folder, found in exports(run)] == [
+    assert [(folder.name, fidelity.type) for folder, fidelity in exports(run)] == [
         ("adapter", "adapter"),
         ("merged-f16", "merged-f16"),
     ]
@@ -137,8 +137,8 @@ def test_artifacts_have_one_shortest_name_each() -> None:
 def test_item_scores_are_read_absent_or_damaged(tmp_path: Path) -> None:
     assert read_item_scores(tmp_path) == []
     (tmp_path / ITEM_SCORES).write_text('{"item":0,"nll":1.5,"tokens":3,"scores":{"json":0.5},"later":1}\n')
-    (one,) = read_item_scores(tmp_path)
-    assert (one.nll, one.tokens, one.weight, one.scores) == (1.5, 3, None, {"json": 0.5})
+    (item,) = read_item_scores(tmp_path)
+    assert (item.nll, item.tokens, item.weight, item.scores) == (1.5, 3, None, {"json": 0.5})
     (tmp_path / ITEM_SCORES).write_text('{"item":0,')
     with pytest.raises(UserError) as caught:
         read_item_scores(tmp_path)

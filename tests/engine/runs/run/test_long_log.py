@@ -83,14 +83,14 @@ def test_a_reader_does_not_keep_the_log_in_memory(name: str, run: RunDir) -> Non
 
 
 def test_no_event_is_lost(run: RunDir) -> None:
-    found = run_dir.result_from_events(run, run_dir.read_frozen(run))
-    assert found is not None
-    assert found.steps == EVENTS * 4 // 5 and found.tokens == 100 * found.steps
-    assert found.peak.rss_training == found.steps
+    result = run_dir.result_from_events(run, run_dir.read_frozen(run))
+    assert result is not None
+    assert result.steps == EVENTS * 4 // 5 and result.tokens == 100 * result.steps
+    assert result.peak.rss_training == result.steps
     assert sum(isinstance(event, events.Memory) for event in stream(run.events_file, events.Memory)) == EVENTS // 5
     thin = [event for portion in Follower(run.events_file).portions(thin=True) for event in portion]
     steps = [event.step for event in thin if isinstance(event, events.Step)]
-    assert steps[-1] == found.steps and len(steps) < 100
+    assert steps[-1] == result.steps and len(steps) < 100
     assert isinstance(thin[0], events.Hello) and isinstance(thin[-1], events.End)
 
 

@@ -43,8 +43,8 @@ def test_every_reason_fits(reason: str, tmp_path: Path) -> None:
     folder.reserve_end()
     assert folder.record_end("failed", reason)
     assert folder.end_file.stat().st_size == END_BYTES
-    found = folder.read_end()
-    assert found is not None and reason.startswith(found.reason) and len(found.reason) >= min(len(reason), 500)
+    end = folder.read_end()
+    assert end is not None and reason.startswith(end.reason) and len(end.reason) >= min(len(reason), 500)
     before = time.time()
     assert folder.record_end("failed", REASON)
     shorter = folder.read_end()

@@ -127,7 +127,7 @@ def test_a_damaged_run_section_is_a_user_error(line: str, tmp_path: Path) -> Non
     run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     lines = run.config_file.read_text().splitlines()
     key = line.partition(" ")[0] or "preset"
-    run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
+    run.config_file.write_text("\n".join(line if original.startswith(f"{key} = ") else original for original in lines))
     with pytest.raises(UserError) as error:
         run_dir.read_frozen(run)
     assert (error.value.code, error.value.location) == ("run.config_damaged", str(run.config_file))

@@ -98,6 +98,6 @@ def arrived(shown: bytes, sources: Sequence[str] = ()) -> list[str]:
     """Output that is neither visible text nor a sequence of ftbench, and hostile strings that were not escaped."""
     text = OURS.sub(b"", shown).decode("utf-8", "surrogateescape")
     left = SENT.sub("", text)
-    found = [left[max(0, hit.start() - 20) : hit.start() + 20] for hit in HIDDEN.finditer(left)]
-    given = [one for source in sources for one in strings(source) if HIDDEN.search(one)]
-    return found[:20] + [one for one in given if one in text]
+    excerpts = [left[max(0, hit.start() - 20) : hit.start() + 20] for hit in HIDDEN.finditer(left)]
+    given = [string for source in sources for string in strings(source) if HIDDEN.search(string)]
+    return excerpts[:20] + [string for string in given if string in text]

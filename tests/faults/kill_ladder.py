@@ -71,7 +71,9 @@ def kill_many(
     while sum(counts.values()) < kills:
         known = {ladder.path for ladder in iterate(runs)}
         terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"], forks)
-        folder = wait_for(lambda known=known: next((one for one in iterate(runs) if one.path not in known), None))
+        folder = wait_for(
+            lambda known=known: next((candidate for candidate in iterate(runs) if candidate.path not in known), None)
+        )
         finished: dict[str, bytes] = {}
         while not has_ended(folder):
             time.sleep(rng.uniform(0.0, wait))
@@ -148,11 +150,11 @@ def has_ended(folder: LadderDir) -> bool:
     return state is not None and state.status != "running" and not folder.is_active()
 
 
-def wait_for(what: Callable[[], T | None], seconds: float = 600.0) -> T:
+def wait_for(condition: Callable[[], T | None], seconds: float = 600.0) -> T:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := what():
-            return found
+        if result := condition():
+            return result
         time.sleep(0.05)
     raise TimeoutError(f"not true within {seconds:.0f} s")
 

@@ -45,9 +45,9 @@ VICTIMS = ("worker", "terminal", "GPU")
 LIMIT_SECONDS = 600.0
 
 
-def log(folder: Path, name: str, what: str, **more: object) -> None:
+def log(folder: Path, name: str, kind: str, **more: object) -> None:
     """Append an event; one write, so that lines of several processes do not mix."""
-    line = json.dumps({"t": time.monotonic(), "run": name, "pid": os.getpid(), "what": what, **more}) + "\n"
+    line = json.dumps({"t": time.monotonic(), "run": name, "pid": os.getpid(), "what": kind, **more}) + "\n"
     descriptor = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
@@ -192,18 +192,18 @@ def problems_of(history: list[dict[str, object]], names: list[str]) -> tuple[lis
     gone: set[object] = set()
     given_up: set[tuple[object, object]] = set()
     for event in sorted(history, key=lambda event: float(str(event["t"]))):
-        pid, what, gpu, now = event["pid"], event["what"], event.get("gpu"), float(str(event["t"]))
+        pid, kind, gpu, now = event["pid"], event["what"], event.get("gpu"), float(str(event["t"]))
         if pid in gone:
             continue  # a kill is dated before its signal, so lines of its worker can follow it
-        if what == "queued":
+        if kind == "queued":
             queued[pid] = now
-        elif what == "waiting":
+        elif kind == "waiting":
             waiting.setdefault(pid, event)
-        elif what == "turn":
+        elif kind == "turn":
             turns[pid] = now
-        elif what == "given up":
+        elif kind == "given up":
             given_up.add((pid, gpu))
-        elif what == "start":
+        elif kind == "start":
             waiting.pop(pid, None)
             waits.append(now - queued[pid])
             problems += [f"GPU {gpu} was used by two runs at a time"] if gpu in users else []

@@ -74,7 +74,7 @@ def outcome(folder: LadderDir) -> tuple[Outcome, list[str]]:
     """What the ladder's runs gave, and what is wrong in their directories."""
     state = folder.state()
     assert state is not None
-    found: Outcome = {}
+    results: Outcome = {}
     problems = []
     for entry in state.entries:
         run = RunDir(folder.runs / entry.run)
@@ -87,10 +87,10 @@ def outcome(folder: LadderDir) -> tuple[Outcome, list[str]]:
         sequence = [event["seq"] for event in events_of(run.path)]
         if sequence != sorted(set(sequence)):
             problems.append(f"{run.name}: two workers wrote events at the same time")
-        found[f"{entry.rung} {entry.seed}"] = (score, losses)
+        results[f"{entry.rung} {entry.seed}"] = (score, losses)
     if extra := {run.name for run in run_dir.iterate(folder.runs)} - {entry.run for entry in state.entries}:
         problems.append(f"runs that no entry has: {', '.join(sorted(extra))}")
-    return found, problems
+    return results, problems
 
 
 def kill_many(

@@ -116,7 +116,7 @@ def test_a_run_that_is_read_is_not_removed(tmp_path: Path) -> None:
     run_dir.write_result(run, result)
 
     def item() -> cleaning.StoredItem:
-        return next(one for one in cleaning.list_stored_items(runs) if one.kind == "runs")
+        return next(stored_item for stored_item in cleaning.list_stored_items(runs) if stored_item.kind == "runs")
 
     free = item()
     with used_folder(run.path), used_folder(run.path):

@@ -137,8 +137,8 @@ def screens() -> set[str]:
     """Names of all concrete screens, and Textual's palette."""
     names = {"CommandPalette"}
     for module in pkgutil.iter_modules(tui.screens.__path__):
-        found = vars(importlib.import_module(f"tui.screens.{module.name}"))
-        names |= {name for name, one in found.items() if isinstance(one, type) and issubclass(one, Screen)}
+        members = vars(importlib.import_module(f"tui.screens.{module.name}"))
+        names |= {name for name, member in members.items() if isinstance(member, type) and issubclass(member, Screen)}
     return {name for name in names if name not in BASES}
 
 
@@ -196,12 +196,12 @@ class Unescaped(Workbench):
     def on_mount(self):
         super().on_mount()
         text = " ".join(strings("c"))
-        one = Static(Content(text))
-        one.border_title = one.border_subtitle = Content(text)
-        one.styles.border = ("round", "red")
+        label = Static(Content(text))
+        label.border_title = label.border_subtitle = Content(text)
+        label.styles.border = ("round", "red")
         options = OptionList(*[Option(Content(text)) for text in strings("c")])
         options.styles.height = 8
-        self.bench.mount(one, options, Input(text))
+        self.bench.mount(label, options, Input(text))
         self.notify(text, title=text, markup=False)
         self.bench.mount(Static("all is mounted"))
 

@@ -59,9 +59,9 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     assert_same_selection(killed, complete)
 
 
-def assert_same_selection(found: RunDir, expected: RunDir) -> None:
+def assert_same_selection(actual: RunDir, expected: RunDir) -> None:
     """Both kept the weights with the lowest validation loss: the same ones."""
-    result, other = found.result(), expected.result()
+    result, other = actual.result(), expected.result()
     assert result is not None and other is not None
     assert result.validation_loss == other.validation_loss
     assert (result.selected_step, result.stopped_early) == (other.selected_step, other.stopped_early)
@@ -69,7 +69,7 @@ def assert_same_selection(found: RunDir, expected: RunDir) -> None:
     lowest = min(result.validation_loss, key=lambda pair: (pair[1], pair[0]))
     assert result.selected_step == lowest[0] < result.steps == other.steps
     assert lowest[1] == pytest.approx(result.final_validation, rel=1e-3)  # bf16 autocast is off after training
-    kept, others = weights(found), weights(expected)
+    kept, others = weights(actual), weights(expected)
     assert kept.keys() == others.keys() and all(torch.equal(kept[name], others[name]) for name in kept)
 
 

@@ -134,7 +134,7 @@ def work(run: RunDir) -> None:
             start.resume_run,
             start.start_worker,
             start.pause,
-            lambda one: start_tracker(one, "tensorboard"),
+            lambda run_directory: start_tracker(run_directory, "tensorboard"),
         ):
             with contextlib.suppress(UserError, RunFailed):
                 begin(run)
@@ -142,9 +142,9 @@ def work(run: RunDir) -> None:
 
 def compare(home: Path) -> None:
     """The process of a ladder or sweep, where its directory has a link."""
-    for one in (*ladder_dir.iterate(home), *ladder_dir.iterate_sweeps(home)):
-        if has_links(one.path):
-            assert ladder_process([str(one.path)]) in (1, 2)
+    for directory in (*ladder_dir.iterate(home), *ladder_dir.iterate_sweeps(home)):
+        if has_links(directory.path):
+            assert ladder_process([str(directory.path)]) in (1, 2)
 
 
 def export_again(run: RunDir) -> None:
@@ -169,7 +169,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "ladder": compare,
     "export": each_run(export_again),
     "clean temporary": remove_temporary,
-    "delete ladders": lambda home: [one.remove() for one in ladder_dir.iterate(home)],
+    "delete ladders": lambda home: [directory.remove() for directory in ladder_dir.iterate(home)],
 }
 TARGETS = ("documents", "documents/file", "same", "run", "nowhere")
 

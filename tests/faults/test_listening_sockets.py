@@ -25,14 +25,14 @@ pytestmark = pytest.mark.skipif(len(usable_cpus()) < 2, reason="one CPU cannot b
 
 def processes_of(run: RunDir) -> dict[psutil.Process, str]:
     """Everything that works for a run, with its name: worker, ranks, trackers, and what they started."""
-    found: dict[psutil.Process, str] = {}
+    names: dict[psutil.Process, str] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
             if str(run.path) in process.cmdline():
-                for one in (process, *process.children(recursive=True)):
+                for member in (process, *process.children(recursive=True)):
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        found[one] = one.name()
-    return found
+                        names[member] = member.name()
+    return names
 
 
 def tcp_listeners(process: psutil.Process) -> list[tuple[str, int]]:
@@ -41,7 +41,11 @@ def tcp_listeners(process: psutil.Process) -> list[tuple[str, int]]:
         connections = process.net_connections("inet")
     except psutil.NoSuchProcess:
         return []
-    return [(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN]
+    return [
+        (connection.laddr.ip, connection.laddr.port)
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    ]
 
 
 def unix_listeners(process: psutil.Process) -> list[str]:
@@ -75,16 +79,16 @@ def test_nothing_listens_to_other_users(tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *LONG, *RANKS, "--set", 'track.to=["tensorboard","trackio","wandb"]')
     wait_for(run, "step", step=2)
     deadline = time.monotonic() + 300
-    found = processes_of(run)
-    while "wandb-core" not in found.values():
+    processes = processes_of(run)
+    while "wandb-core" not in processes.values():
         assert time.monotonic() < deadline and run.is_active()
         time.sleep(0.1)
-        found = processes_of(run)
-    assert len(found) >= 7
-    listeners = [address for process in found for address in tcp_listeners(process)]
+        processes = processes_of(run)
+    assert len(processes) >= 7
+    listeners = [address for process in processes for address in tcp_listeners(process)]
     assert listeners and {address for address, _ in listeners} <= {"127.0.0.1", "::1"}
     assert not list(filter(accepts, listeners))
-    assert all(is_private(name) for process in found for name in unix_listeners(process))
+    assert all(is_private(name) for process in processes for name in unix_listeners(process))
     step = max(event["step"] for event in events_of(run.path) if event["type"] == "step")
     wait_for(run, "step", step=step + 2)  # the strangers ended nothing
     kill(run)

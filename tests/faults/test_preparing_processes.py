@@ -49,8 +49,8 @@ def test_results_are_in_the_order_of_the_batches(processes: int, count: int) -> 
 
 
 def test_work_is_done_in_other_processes() -> None:
-    found = list(in_order(numbers(8), lambda n: os.getpid(), 2))
-    assert len(set(found)) == 2 and os.getpid() not in found
+    pids = list(in_order(numbers(8), lambda n: os.getpid(), 2))
+    assert len(set(pids)) == 2 and os.getpid() not in pids
 
 
 def test_a_user_error_is_raised_with_all_fields_and_in_order() -> None:
@@ -110,7 +110,7 @@ def test_no_process_survives_its_parent(how: signal.Signals, pace: str, tmp_path
     else:
         process.send_signal(how)
     process.wait(120)
-    assert wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in members))
+    assert wait_until(lambda: not any(member.is_running() and member.status() != "zombie" for member in members))
     assert (folder / "interrupted").exists() == (how == signal.SIGINT)
 
 

@@ -55,7 +55,7 @@ MEASURED = {
 def shape(value: Any) -> Any:
     """A measurement without its numbers, and without the phase in which only a run waits that has to."""
     if isinstance(value, dict):
-        return {key: shape(one) for key, one in value.items() if key != "waiting"}
+        return {key: shape(part) for key, part in value.items() if key != "waiting"}
     return value is not None and value > 0
 
 
@@ -127,16 +127,16 @@ def interrupted(runs: Path, sequence: list[Interruption]) -> RunDir:
     return run
 
 
-def assert_same(found: RunDir, expected: RunDir) -> None:
-    result, other = found.result(), expected.result()
+def assert_same(actual: RunDir, expected: RunDir) -> None:
+    result, other = actual.result(), expected.result()
     assert result and other and result.status == "finished"
     assert exact(result) == exact(other)
     for field in MEASURED:
         assert shape(msgspec.to_builtins(result)[field]) == shape(msgspec.to_builtins(other)[field]), field
-    assert losses(found) == losses(expected)
+    assert losses(actual) == losses(expected)
     for name in ("predictions.jsonl", "model/adapter_model.safetensors"):
-        assert (found.path / name).read_bytes() == (expected.path / name).read_bytes(), name
-    curves = [trace("", 0, run.events_file) for run in (found, expected)]
+        assert (actual.path / name).read_bytes() == (expected.path / name).read_bytes(), name
+    curves = [trace("", 0, run.events_file) for run in (actual, expected)]
     assert [(curve.train.loss, curve.validation.tokens, curve.validation.loss) for curve in curves if curve] == [
         (curves[1].train.loss, curves[1].validation.tokens, curves[1].validation.loss)
     ] * 2

@@ -138,11 +138,11 @@ def stop(run: RunDir) -> None:
 
 def losses(run: RunDir) -> dict[int, float]:
     """Step -> loss; asserts that a step repeated after a kill has the same loss."""
-    found: dict[int, float] = {}
+    by_step: dict[int, float] = {}
     for event in events_of(run.path):
         if event["type"] == "step":
-            assert found.setdefault(event["step"], event["loss"]) == event["loss"], f"step {event['step']} differs"
-    return found
+            assert by_step.setdefault(event["step"], event["loss"]) == event["loss"], f"step {event['step']} differs"
+    return by_step
 
 
 def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:

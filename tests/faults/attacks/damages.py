@@ -180,6 +180,6 @@ LADDER: dict[str, Damage] = {
     "ladder.toml empty": overwrite("ladder.toml", b""),
     "ladder.toml deeply nested": overwrite("ladder.toml", b"x = " + b"[" * 5000),
     "a run of it deleted": lambda ladder: shutil.rmtree(
-        ladder.parent / next(one["run"] for one in json.loads((ladder / "ladder.json").read_text())["entries"])
+        ladder.parent / next(entry["run"] for entry in json.loads((ladder / "ladder.json").read_text())["entries"])
     ),
 }

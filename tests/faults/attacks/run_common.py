@@ -97,7 +97,7 @@ def start(runs: Path, *settings: str, preset: str = "demo-lora", env: dict[str, 
 
 def lines(run: Path) -> list[dict[str, Any]]:
     """The run's events; invalid lines are skipped."""
-    found = []
+    events = []
     try:
         for line in (run / "events.jsonl").read_bytes().split(b"\n"):
             try:
@@ -105,19 +105,19 @@ def lines(run: Path) -> list[dict[str, Any]]:
             except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict):
-                found.append(event)
+                events.append(event)
     except OSError:
         pass
-    return found
+    return events
 
 
 def losses(run: Path) -> dict[int, list[float]]:
     """Step -> every logged loss of that step."""
-    found: dict[int, list[float]] = {}
+    by_step: dict[int, list[float]] = {}
     for event in lines(run):
         if event.get("type") == "step":
-            found.setdefault(event["step"], []).append(event["loss"])
-    return found
+            by_step.setdefault(event["step"], []).append(event["loss"])
+    return by_step
 
 
 def pid_of(folder: Path) -> int | None:
@@ -148,14 +148,14 @@ def kill(folder: Path, number: int = signal.SIGKILL) -> bool:
     return True
 
 
-def wait(what: Callable[[], Any], name: str, seconds: float = MAX_SECONDS) -> Any:
-    """Poll until `what` returns a true value. Raises TimeoutError."""
+def wait(condition: Callable[[], Any], name: str, seconds: float = MAX_SECONDS) -> Any:
+    """Poll until `condition` returns a true value. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s for {name}")
         time.sleep(0.005)
-    return found
+    return result
 
 
 def ended(folder: Path) -> bool:
@@ -181,10 +181,10 @@ def limited(**limits: int) -> Callable[[], None]:
 def assert_no_active_run(runs: Path) -> None:
     """After a failure no run must look active."""
     shown = json.loads(ftbench("runs", "--json", runs=runs).out)
-    states = {one["name"]: one["state"] for one in shown}
+    states = {entry["name"]: entry["state"] for entry in shown}
     wait(lambda: all(ended(runs / name) for name in states), "workers to end", 300)
     shown = json.loads(ftbench("runs", "--json", runs=runs).out)
-    active = {one["state"] for one in shown} & {"live", "starting", "training"}
+    active = {entry["state"] for entry in shown} & {"live", "starting", "training"}
     assert not active, f"a run still looks {active}"
 
 

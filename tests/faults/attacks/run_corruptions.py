@@ -42,12 +42,12 @@ def copy(template: Path, folder: Path) -> Path:
 
 def look(run: Path, runs: Path) -> list[Done]:
     """Run the commands that change nothing; each must end cleanly."""
-    found = []
+    results = []
     for arguments in READ_COMMANDS:
         done = ftbench(*[run.name if word == "RUN" else word for word in arguments], runs=runs)
         assert not done.clean, f"{arguments[0]}: {done.clean}: {done.err[-300:]}"
-        found.append(done)
-    return found
+        results.append(done)
+    return results
 
 
 def finished(table: Table, folder: Path, part: str, damages: dict[str, Damage], template: Path) -> None:
@@ -76,8 +76,8 @@ def killed(
             warned = [event["text"] for event in lines(run) if event.get("type") == "warning"]
             say(f"resume: {last_line(done)}{f' ({warned[-1][:100]})' if warned else ''}")
             if done.code == 0:
-                found = losses(run)
-                assert found.get(6, [None])[-1] == expected[6][-1], "the last loss differs"
+                by_step = losses(run)
+                assert by_step.get(6, [None])[-1] == expected[6][-1], "the last loss differs"
                 wait(lambda: ended(run), "the worker to end")  # noqa: B023
             else:
                 assert name not in HARMLESS
@@ -109,7 +109,7 @@ def main(words: list[str]) -> int:
         wait(lambda: (complete / "result.json").exists() and ended(complete), "the run")
         expected = losses(complete)
         cut = start(folder / "template", "--set", "train.keep_checkpoints=3")
-        wait(lambda: any(one["type"] == "checkpoint" and one["step"] == 4 for one in lines(cut)), "a checkpoint")
+        wait(lambda: any(event["type"] == "checkpoint" and event["step"] == 4 for event in lines(cut)), "a checkpoint")
         kill(cut, signal.SIGKILL)
         shutil.rmtree(cut / "checkpoints" / "step-6", ignore_errors=True)
         for name, damages in (("result", RESULT), ("events", EVENTS), ("folder", FOLDER)):

@@ -119,14 +119,16 @@ def clock(table: Table, folder: Path, library: str) -> None:
             offset.write_text("0")
             holder = start(folder / "queue", "--set", "train.steps=60", env=env)
             second = start(folder / "queue", env=env)
-            wait(lambda: any(one.get("name") == "waiting" for one in lines(second)), "the second to wait")  # noqa: B023
+            wait(lambda: any(event.get("name") == "waiting" for event in lines(second)), "the second to wait")  # noqa: B023
             offset.write_text(str(way))
             third = start(folder / "queue", env=env)
             kill(holder, signal.SIGTERM)
-            for one in (second, third):
-                wait(lambda: (one / "result.json").exists() and ended(one), "the queue")  # noqa: B023
-            first_steps = [next(e["seq"] for e in lines(one) if e["type"] == "step") for one in (second, third)]
-            states = [json.loads((one / "result.json").read_text())["status"] for one in (second, third)]
+            for directory in (second, third):
+                wait(lambda: (directory / "result.json").exists() and ended(directory), "the queue")  # noqa: B023
+            first_steps = [
+                next(e["seq"] for e in lines(directory) if e["type"] == "step") for directory in (second, third)
+            ]
+            states = [json.loads((directory / "result.json").read_text())["status"] for directory in (second, third)]
             say(f"{', '.join(states)}; both ended")
             assert states == ["finished", "finished"] and all(first_steps)
         with table.attack(f"list and attach after a jump by {way // 86400} days") as say:

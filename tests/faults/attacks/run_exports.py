@@ -71,15 +71,17 @@ def main(kills: int, seed: int) -> int:
                     env={**os.environ, "FTBENCH_RUNS": str(run.parent)},
                 )
                 time.sleep(rng.uniform(0.2, 1.1) * longest)
-                found = processes(command)
-                victim = found[min(number % 3, len(found) - 1)] if found else None
+                candidates = processes(command)
+                victim = candidates[min(number % 3, len(candidates) - 1)] if candidates else None
                 if victim is not None and command.poll() is None:
                     victim.send_signal(signal.SIGKILL)
-                    say(f"killed process {min(number % 3, len(found) - 1) + 1} of {len(found)}")
+                    say(f"killed process {min(number % 3, len(candidates) - 1) + 1} of {len(candidates)}")
                 else:
                     say("already ended")
                 limit = time.monotonic() + SECONDS
-                while command.poll() is None or any(one.is_running() and one.status() != "zombie" for one in found):
+                while command.poll() is None or any(
+                    process.is_running() and process.status() != "zombie" for process in candidates
+                ):
                     assert time.monotonic() < limit, "a process of the export is still running"
                     time.sleep(0.1)
                 assert content(run) == before, "the run was changed"

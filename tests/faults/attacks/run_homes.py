@@ -68,8 +68,8 @@ class Home:
 
     def command(self, *arguments: str) -> Done:
         """As a fork of a process that has imported the libraries."""
-        found = forked.ftbench(*arguments, env={**os.environ, **self.env}, timeout=300)
-        return Done(found.returncode, found.stdout, found.stderr)
+        completed = forked.ftbench(*arguments, env={**os.environ, **self.env}, timeout=300)
+        return Done(completed.returncode, completed.stdout, completed.stderr)
 
     def current(self) -> Path:
         """Where `ftbench home` says that the runs are."""
@@ -80,8 +80,8 @@ class Home:
     def check(self) -> Path:
         """Everything is in the present home and listed, and nothing outside has changed; returns the runs."""
         runs = self.current()
-        found = tree(runs)
-        lost = [name for name, data in self.content.items() if found.get(name) != data]
+        files = tree(runs)
+        lost = [name for name, data in self.content.items() if files.get(name) != data]
         assert not lost, f"{len(lost)} files lost from {runs}: {lost[:2]}"
         shown = self.command("runs", "--json")
         assert shown.code == 0 and not shown.clean, shown.err
@@ -138,8 +138,8 @@ def kills(table: Table, folder: Path, rng: random.Random) -> None:
                     time.sleep(rng.uniform(0.4, 1.0) * longest)
                     process.send_signal(getattr(signal, name))
                     code = process.wait(60)
-                    where = home.check()
-                    say(f"{code}, {'new' if where == target / 'runs' else 'old'} home")
+                    current = home.check()
+                    say(f"{code}, {'new' if current == target / 'runs' else 'old'} home")
                 done = home.command("home", str(target), "--json")
                 assert done.code == 0 or json.loads(done.err.splitlines()[-1])["error"]["code"] == "home.same", done.err
                 assert home.check() == target / "runs"
@@ -214,17 +214,17 @@ def targets(table: Table, folder: Path) -> None:
     records = (b"", b"[]", b'["/etc", "/etc"]', b"x" * (2 << 20), json.dumps([str(home.documents)] * 2).encode(), None)
     for number, record in enumerate(records):
         with table.attack(f"a damaged record of a move: {record[:20] if record else 'a pipe'!r}") as say:
-            one = Home(folder / f"record{number}")
+            fresh_home = Home(folder / f"record{number}")
             target = folder / f"target{number}"
-            assert one.command("home", str(target)).code == 0
+            assert fresh_home.command("home", str(target)).code == 0
             (target / ".moved-from.json").write_bytes(record) if record is not None else os.mkfifo(
                 target / ".moved-from.json"
             )
             before = tree(Path("/etc/ssl")) if number == 2 else {}
-            done = one.command("home", str(target))
+            done = fresh_home.command("home", str(target))
             assert not done.clean, done.clean
             say(last_line(done))
-            assert one.check() == target / "runs"
+            assert fresh_home.check() == target / "runs"
             assert not before or tree(Path("/etc/ssl")) == before
 
 
@@ -252,11 +252,11 @@ def links(table: Table, folder: Path, rng: random.Random) -> None:
             assert not done.clean, f"{done.clean}: {done.err[-300:]}"
             assert tree(home.documents) == home.outside, "the documents were changed"
             say(last_line(done))
-            found = tree(home.current())
+            files = tree(home.current())
             lost = [
                 name
                 for name, data in home.content.items()
-                if not name.startswith(chosen.name) and found.get(name) != data
+                if not name.startswith(chosen.name) and files.get(name) != data
             ]
             assert not lost or chosen.parent == home.runs, f"lost: {lost[:2]}"
 
@@ -275,8 +275,8 @@ def disk(table: Table, folder: Path) -> None:
         with table.attack(
             "the settings cannot be written: " + ("read-only", "a directory", "a pipe", "full")[number]
         ) as say:
-            one = Home(folder / f"settings{number}")
-            config = Path(one.env["XDG_CONFIG_HOME"])
+            fresh_home = Home(folder / f"settings{number}")
+            config = Path(fresh_home.env["XDG_CONFIG_HOME"])
             if number in (0, 3):
                 mounted(config, "4k" if number == 3 else "1m", *(["ro"] if number == 0 else []))
                 if number == 3:
@@ -285,11 +285,11 @@ def disk(table: Table, folder: Path) -> None:
                 (config / "ftbench").mkdir(parents=True)
                 Path.mkdir(config / "ftbench/config.toml") if number == 1 else os.mkfifo(config / "ftbench/config.toml")
             try:
-                done = one.command("home", str(folder / f"moved{number}"))
+                done = fresh_home.command("home", str(folder / f"moved{number}"))
                 assert done.code in (1, 2) and not done.clean, f"{done.clean or done.out}: {done.err[-300:]}"
                 say(last_line(done))
-                found = tree(one.runs)
-                assert all(found.get(name) == data for name, data in one.content.items()), "lost"
+                files = tree(fresh_home.runs)
+                assert all(files.get(name) == data for name, data in fresh_home.content.items()), "lost"
             finally:
                 if number in (0, 3):
                     unmount(config)

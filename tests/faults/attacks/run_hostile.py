@@ -155,13 +155,13 @@ def bounded(*words: str, folder: Path, canary: Path) -> Done:
     """A command with the limits of this process; it must end cleanly and in time, and run no code."""
     environment = {**os.environ, "FTBENCH_RUNS": str(folder / "runs")}
     try:
-        found = forked.ftbench(*words, cwd=folder, env=environment, timeout=SECONDS)
+        completed = forked.ftbench(*words, cwd=folder, env=environment, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         for lock in folder.glob("runs/*/engine.lock"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(lock.read_text()), signal.SIGKILL)
         raise AssertionError("hangs") from None
-    done = Done(found.returncode, found.stdout, found.stderr)
+    done = Done(completed.returncode, completed.stdout, completed.stderr)
     assert not done.clean, f"{done.clean}: {(done.err or done.out)[-400:]}"
     assert not canary.exists(), "code was run"
     shown = [line for line in done.err.strip().splitlines() if line.startswith("ftbench")]

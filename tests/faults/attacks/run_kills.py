@@ -113,24 +113,28 @@ def kill_workers(table: Table, folder: Path, kills: int, rng: random.Random) -> 
             if not (run / "result.json").exists():
                 ftbench("resume", run.name, runs=run.parent)
             shown = ftbench("runs", "--json", runs=run.parent)
-            assert [one["state"] for one in json.loads(shown.out) if one["name"] == run.name] == ["finished"], shown.out
+            assert [entry["state"] for entry in json.loads(shown.out) if entry["name"] == run.name] == ["finished"], (
+                shown.out
+            )
             if (run / "result.json").exists():
                 assert equal_fields(run) == expected, differing(equal_fields(run), expected)
-            found = losses(run)
-            assert all(set(values) == set(curve[step]) for step, values in found.items()), "a loss differs"
-            assert set(found) == set(curve), "a step is missing"
+            by_step = losses(run)
+            assert all(set(values) == set(curve[step]) for step, values in by_step.items()), "a loss differs"
+            assert set(by_step) == set(curve), "a step is missing"
 
 
-def differing(one: dict[str, Any], other: dict[str, Any]) -> str:
-    return "; ".join(f"{key}: {one.get(key)} != {other.get(key)}" for key in other if one.get(key) != other.get(key))
+def differing(record: dict[str, Any], other: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{key}: {record.get(key)} != {other.get(key)}" for key in other if record.get(key) != other.get(key)
+    )
 
 
 def state(ladder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((ladder / "ladder.json").read_text())
+        loaded: dict[str, Any] = json.loads((ladder / "ladder.json").read_text())
     except FileNotFoundError:
         return {"status": "", "entries": []}
-    return found
+    return loaded
 
 
 def kill_ladders(table: Table, folder: Path, kills: int, rng: random.Random) -> Path:

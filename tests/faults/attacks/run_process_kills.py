@@ -91,7 +91,7 @@ def below(pid: int) -> list[psutil.Process]:
 
 def gone(processes: list[psutil.Process], name: str) -> None:
     deadline = time.monotonic() + SECONDS
-    while left := [one for one in processes if one.is_running() and one.status() != "zombie"]:
+    while left := [process for process in processes if process.is_running() and process.status() != "zombie"]:
         assert time.monotonic() < deadline, f"{len(left)} processes of {name} are still running: {left}"
         time.sleep(0.1)
 
@@ -114,8 +114,8 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
                 pid = pid_of(run)
                 if pid is None:
                     break
-                found = [p for p in below(pid)[1:] if any("rank" in word for word in p.cmdline())] or below(pid)[1:]
-                victims = found or below(pid)
+                children = [p for p in below(pid)[1:] if any("rank" in word for word in p.cmdline())] or below(pid)[1:]
+                victims = children or below(pid)
                 victim = victims[(number + killed) % len(victims)]
                 name = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)[number % 4]
                 say(f"{name.name} of {victims.index(victim) + 1} of {len(victims)}")
@@ -123,7 +123,7 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
                     victim.send_signal(name)
                 killed += 1
                 wait(lambda: ended(run), "the worker to end", 180)  # noqa: B023
-                gone(found, "the run")
+                gone(children, "the run")
                 assert len(lines(run)) >= seen
                 (shown,) = [
                     e for e in json.loads(ftbench("runs", "--json", runs=run.parent).out) if e["name"] == run.name
@@ -167,17 +167,17 @@ def sweeps(table: Table, folder: Path, rng: random.Random, kills: int = 8) -> No
     for number in range(kills):
         with table.attack(f"SIGKILL of a process of a sweep, number {number}") as say:
             time.sleep(rng.uniform(6, 24))
-            found = [
-                one
-                for one in psutil.process_iter()
-                if not is_gone(one) and any(word.startswith(str(runs)) for word in words_of(one))
+            candidates = [
+                process
+                for process in psutil.process_iter()
+                if not is_gone(process) and any(word.startswith(str(runs)) for word in words_of(process))
             ]
-            if found:
-                victim = rng.choice(found)
+            if candidates:
+                victim = rng.choice(candidates)
                 words = words_of(victim)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     victim.kill()
-                say(f"killed {' '.join(Path(word).name for word in words[-3:])[-70:]}, one of {len(found)}")
+                say(f"killed {' '.join(Path(word).name for word in words[-3:])[-70:]}, one of {len(candidates)}")
             else:
                 say("nothing was running")
             time.sleep(0.5)

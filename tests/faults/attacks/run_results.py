@@ -37,10 +37,10 @@ Rows = list[dict[str, Any]]
 def command(*words: str, runs: Path) -> Done:
     """As a fork of a process that has imported the libraries."""
     try:
-        found = forked.ftbench(*words, env={**os.environ, "FTBENCH_RUNS": str(runs)}, timeout=300)
+        completed = forked.ftbench(*words, env={**os.environ, "FTBENCH_RUNS": str(runs)}, timeout=300)
     except subprocess.TimeoutExpired:
         return Done(124, "", "hangs")
-    done = Done(found.returncode, found.stdout, found.stderr)
+    done = Done(completed.returncode, completed.stdout, completed.stderr)
     assert not done.clean, f"{words[0]}: {done.clean}: {(done.err or done.out)[-300:]}"
     return done
 
@@ -129,8 +129,8 @@ def gates(table: Table, folder: Path) -> None:
         done = command("gate", name, runs=template)
         assert done.code == 0, last_line(done)
         say(last_line(done))
-    for number, (what, change) in enumerate(EVIDENCE.items()):
-        with table.attack(f"gate: {what}") as say:
+    for number, (damage, change) in enumerate(EVIDENCE.items()):
+        with table.attack(f"gate: {damage}") as say:
             runs = folder / f"evidence{number}"
             shutil.copytree(template, runs)
             path = runs / name / "predictions.jsonl"
@@ -145,13 +145,13 @@ def gates(table: Table, folder: Path) -> None:
                 )
             done = command("gate", name, runs=runs)
             say(last_line(done))
-            harmless = what.startswith(
+            harmless = damage.startswith(
                 ("half", "scores of 7", "negative")
             )  # forged; no count is recorded in these runs
             assert done.code != 0 or harmless, f"passed: {done.out[-200:]}"
             shutil.rmtree(runs)
-    for number, (what, fields) in enumerate(RESULTS.items()):
-        with table.attack(f"gate: {what}") as say:
+    for number, (damage, fields) in enumerate(RESULTS.items()):
+        with table.attack(f"gate: {damage}") as say:
             runs = folder / f"result{number}"
             shutil.copytree(template, runs)
             run = RunDir(runs / name)
@@ -161,7 +161,7 @@ def gates(table: Table, folder: Path) -> None:
             run.result_file.write_text(json.dumps(json.loads(run.result_file.read_text()) | fields))
             done = command("gate", name, runs=runs)
             say(last_line(done))
-            assert done.code != 0 or what in ("test count of 10^9", "another format", "metric loss"), (
+            assert done.code != 0 or damage in ("test count of 10^9", "another format", "metric loss"), (
                 f"passed: {done.out[-200:]}"
             )
             shutil.rmtree(runs)

@@ -34,8 +34,8 @@ def disk(table: Table, folder: Path) -> None:
                 say(last_line(done))
                 assert_no_active_run(runs)
                 shown = json.loads(ftbench("runs", "--json", runs=runs).out)
-                say(f"state {[one['state'] for one in shown]}")
-                assert all(one["reason"] or one["state"] == "finished" for one in shown), "no reason is shown"
+                say(f"state {[entry['state'] for entry in shown]}")
+                assert all(entry["reason"] or entry["state"] == "finished" for entry in shown), "no reason is shown"
             finally:
                 subprocess.run(["umount", "--lazy", str(runs)], check=True)
         with table.attack(f"a ladder on a file system of {size}") as say:
@@ -56,7 +56,7 @@ def disk(table: Table, folder: Path) -> None:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(runs)], check=True)
             try:
                 run = start(runs)
-                wait(lambda: any(one.get("name") == "model" for one in lines(run)) or ended(run), "the model")  # noqa: B023
+                wait(lambda: any(event.get("name") == "model" for event in lines(run)) or ended(run), "the model")  # noqa: B023
                 fill(runs, left << 10)
                 wait(lambda: ended(run), "the end")  # noqa: B023
                 (shown,) = json.loads(ftbench("runs", "--json", runs=runs).out)
@@ -86,7 +86,7 @@ def filling(table: Table, folder: Path) -> None:
                 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(runs)], check=True)
                 try:
                     run = start(runs)
-                    wait(lambda: any(moment.items() <= one.items() for one in lines(run)) or ended(run), name)  # noqa: B023
+                    wait(lambda: any(moment.items() <= event.items() for event in lines(run)) or ended(run), name)  # noqa: B023
                     fill(runs, left << 10)
                     wait(lambda: ended(run), "the end")  # noqa: B023
                     done = ftbench("runs", "--json", runs=runs)
@@ -100,8 +100,8 @@ def filling(table: Table, folder: Path) -> None:
                         again = ftbench("resume", run.name, runs=runs)
                         assert again.code == 0 and not again.clean, f"resume: {again.clean}: {again.err[-200:]}"
                     assert json.loads((run / "result.json").read_text())["status"] == "finished"
-                    found = {step: set(values) for step, values in losses(run).items()}
-                    assert found == {step: set(values) for step, values in losses(reference).items()}, "losses differ"
+                    by_step = {step: set(values) for step, values in losses(run).items()}
+                    assert by_step == {step: set(values) for step, values in losses(reference).items()}, "losses differ"
                 finally:
                     subprocess.run(["umount", "--lazy", str(runs)], check=True)
 

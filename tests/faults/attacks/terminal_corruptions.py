@@ -91,7 +91,7 @@ def attack_with_corruptions(report: Report, rng: random.Random) -> None:
 
 
 def spoiled(
-    report: Report, rng: random.Random, what: str, path: str, spoil: Callable[[Path], None], held: bool = False
+    report: Report, rng: random.Random, damage: str, path: str, spoil: Callable[[Path], None], held: bool = False
 ) -> None:
     """Every command works or fails with one line; the bench opens, shows what is wrong and leaves."""
     with tempfile.TemporaryDirectory() as place:
@@ -109,12 +109,12 @@ def spoiled(
             descriptor = os.open(target, os.O_RDWR)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         for command in COMMANDS if held else rng.sample(COMMANDS, 2):
-            report.add("corrupted files, subcommands", f"{what}; {command}", one_line(folder, env, command.split()))
+            report.add("corrupted files, subcommands", f"{damage}; {command}", one_line(folder, env, command.split()))
             end_runs(folder)
         if held or rng.random() < 0.4:
             terminal = Terminal(cwd=folder, env=env)
             keys = ["r", "escape", "P", "escape", "d", "escape", "wait"]
-            report.add("corrupted files, bench", what, walk(terminal, keys, []))
+            report.add("corrupted files, bench", damage, walk(terminal, keys, []))
         if descriptor is not None:
             os.close(descriptor)
 

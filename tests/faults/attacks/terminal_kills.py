@@ -41,12 +41,12 @@ def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
 
 def rpc_servers() -> set[int]:
     """Process ids of RPC servers."""
-    found = set()
+    pids = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if b"engine.worker.rpc_server" in path.read_bytes():
-                found.add(int(path.parent.name))
-    return found
+                pids.add(int(path.parent.name))
+    return pids
 
 
 def attack_with_kills(report: Report, rng: random.Random) -> None:
@@ -132,16 +132,16 @@ def kill_benches(report: Report, rng: random.Random, folder: Path, env: dict[str
     places = {"immediately": [], "runs": ["r"], "presets": ["P"], "palette": ["ctrl+p"], "text input": ["/"],
               "inspector, loading": ["d", "down", "enter"], "launch preview, loading": ["enter"]}  # fmt: skip
     for name in (*FATAL, "INT"):
-        where = rng.choice(list(places))
+        place = rng.choice(list(places))
         terminal = Terminal(cwd=folder, env=env)
         try:
             terminal.wait("detach", 60.0)
-            terminal.press(*places[where])
+            terminal.press(*places[place])
         except (AssertionError, OSError) as error:
-            report.add("kills of the bench", f"{where}, SIG{name}", str(error).splitlines()[0])
+            report.add("kills of the bench", f"{place}, SIG{name}", str(error).splitlines()[0])
             continue
         wrong = send(terminal, name) or modes_left_on(terminal)
-        report.add("kills of the bench", f"{where}, SIG{name}", wrong or orphaned_servers())
+        report.add("kills of the bench", f"{place}, SIG{name}", wrong or orphaned_servers())
     for _ in range(8):
         name, moment = rng.choice(FATAL), rng.uniform(0.0, 1.2)
         terminal = Terminal(cwd=folder, env=env)
@@ -219,18 +219,18 @@ def kill_requests(report: Report, rng: random.Random, folder: Path, env: dict[st
 
 def servers_of_inspector(pid: int) -> list[int]:
     """RPC servers that the inspector waits for; the same client also requests previews of the listed datasets."""
-    found = []
+    servers = []
     for child in rpc_servers():
         with contextlib.suppress(OSError):
             if _parent(child) == pid and b"serve" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-    return found
+                servers.append(child)
+    return servers
 
 
 def wait_for_child(process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if found := [pid for pid in rpc_servers() if _parent(pid) == process.pid]:
-            return found[0]
+        if children := [pid for pid in rpc_servers() if _parent(pid) == process.pid]:
+            return children[0]
         time.sleep(0.01)
     raise AssertionError("no RPC server")

@@ -25,17 +25,17 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, kind: str, what: str, wrong: str) -> None:
+    def add(self, kind: str, case: str, wrong: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if wrong:
-            self.failures.append((f"{kind}: {what}", wrong))
-        print(f"{'FAILED' if wrong else 'ok':<7}{kind}: {what}{f': {wrong}' if wrong else ''}"[:400], flush=True)
+            self.failures.append((f"{kind}: {case}", wrong))
+        print(f"{'FAILED' if wrong else 'ok':<7}{kind}: {case}{f': {wrong}' if wrong else ''}"[:400], flush=True)
 
     def table(self) -> str:
         lines = ["| attack | attempts | failures |", "|---|---:|---:|"]
         for kind, count in self.counts.items():
-            lines.append(f"| {kind} | {count} | {sum(what.startswith(f'{kind}: ') for what, _ in self.failures)} |")
-        return "\n".join([*lines, "", *(f"- {what}: {wrong}" for what, wrong in self.failures)])
+            lines.append(f"| {kind} | {count} | {sum(label.startswith(f'{kind}: ') for label, _ in self.failures)} |")
+        return "\n".join([*lines, "", *(f"- {label}: {wrong}" for label, wrong in self.failures)])
 
 
 def isolated_environment(folder: Path) -> dict[str, str]:
@@ -57,7 +57,7 @@ def draw_strings(rng: random.Random, count: int = STRING_COUNT) -> list[str]:
     finals = "@ABCDEFGHIJKLMPSTXZ`abcdefghilmnpqrstuxyz{|}~"
     hidden = [chr(code) for code in range(0x80, 0x110000) if HIDDEN.match(chr(code)) and not 0xD800 <= code < 0xE000]
 
-    def one(number: int) -> str:
+    def draw_string(number: int) -> str:
         numbers = ";".join(str(rng.randrange(3000)) for _ in range(rng.randrange(5)))
         csi = f"{rng.choice(['', '?', '>', '=', '<'])}{numbers}{rng.choice(['', ' ', '$', '!', chr(34)])}"
         kinds = [
@@ -72,7 +72,7 @@ def draw_strings(rng: random.Random, count: int = STRING_COUNT) -> list[str]:
         ]
         return f"K{number}k{kinds[number % len(kinds)]()}K{number}k{rng.choice(kinds)()}"
 
-    return [one(number) for number in range(count)]
+    return [draw_string(number) for number in range(count)]
 
 
 def raw_output(terminal: Terminal, given: list[str]) -> str:
@@ -81,7 +81,7 @@ def raw_output(terminal: Terminal, given: list[str]) -> str:
     if (left := HIDDEN.search(SENT.sub("", shown))) is not None:
         text = SENT.sub("", shown)
         return f"raw {left.group()!r} in {text[max(0, left.start() - 30) : left.start() + 30]!r}"
-    raw = [one for one in given if HIDDEN.search(one) and one in shown]
+    raw = [sequence for sequence in given if HIDDEN.search(sequence) and sequence in shown]
     if raw:
         return f"written unescaped: {raw[0]!r}"
     return "a traceback" if "Traceback (most" in shown else ""

@@ -67,18 +67,18 @@ def processes(table: Table, folder: Path) -> None:
 
 
 def users(table: Table, folder: Path) -> None:
-    one, other = USERS
-    mine, theirs = private_folder(folder / "users" / "one", one), private_folder(folder / "users" / "other", other)
+    first, other = USERS
+    mine, theirs = private_folder(folder / "users" / "one", first), private_folder(folder / "users" / "other", other)
     with table.attack("two users train on one device at the same time") as say:
-        for user, runs in ((one, mine), (other, theirs)):
+        for user, runs in ((first, mine), (other, theirs)):
             done = as_user(user, runs, "run", "demo-lora", *TINY, "--detach")
             assert done.code == 0, done.err
-        for user, runs in ((one, mine), (other, theirs)):
+        for user, runs in ((first, mine), (other, theirs)):
             (run,) = runs.iterdir()
             wait(lambda: ended(run) and (run / "result.json").exists(), "both")  # noqa: B023
-            found = as_user(user, runs, "runs", "--json")
-            say(json.loads(found.out)[0]["state"])
-            assert json.loads(found.out)[0]["state"] == "finished"
+            listing = as_user(user, runs, "runs", "--json")
+            say(json.loads(listing.out)[0]["state"])
+            assert json.loads(listing.out)[0]["state"] == "finished"
     (run,) = mine.iterdir()
     for verb in ("attach", "resume", "stop", "report"):
         with table.attack(f"another user's `{verb}` on a private run") as say:
@@ -89,19 +89,19 @@ def users(table: Table, folder: Path) -> None:
     shared.mkdir()
     shared.chmod(0o1777)
     with table.attack("two users share a runs folder") as say:
-        for user in (one, other):
+        for user in (first, other):
             done = as_user(user, shared, "run", "demo-lora", *TINY)
             assert done.code == 0, done.err
-        for user in (one, other):
+        for user in (first, other):
             done = as_user(user, shared, "runs", "--json")
             say(f"{user} sees {len(json.loads(done.out))}")
             assert not done.clean and len(json.loads(done.out)) == 1
     with table.attack("FTBENCH_LOCKS names the lock folder of another user") as say:
-        done = as_user(other, theirs, "run", "demo-lora", *TINY, FTBENCH_LOCKS=str(folder / "users" / f"home-{one}"))
+        done = as_user(other, theirs, "run", "demo-lora", *TINY, FTBENCH_LOCKS=str(folder / "users" / f"home-{first}"))
         assert done.code in (1, 2) and not done.clean, f"{done.clean}: {(done.err or done.out)[-300:]}"
         say(last_line(done))
     with table.attack("`stop` on an active run of another user in a shared folder") as say:
-        done = as_user(one, shared, "run", "demo-lora", *tiny_with("--set", "train.steps=200"), "--detach", "--json")
+        done = as_user(first, shared, "run", "demo-lora", *tiny_with("--set", "train.steps=200"), "--detach", "--json")
         live = Path(json.loads(done.out)["path"])
         done = as_user(other, shared, "stop", str(live))
         say(last_line(done))
@@ -118,11 +118,11 @@ for line in sys.stdin:
     try:
         if kind == "tcp":
             host, _, port = name.rpartition(":")
-            one = socket.create_connection((host, int(port)), 1)
-            one.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); done.append("connect")
+            connection = socket.create_connection((host, int(port)), 1)
+            connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); done.append("connect")
         elif kind == "unix":
-            one = socket.socket(socket.AF_UNIX); one.settimeout(1)
-            one.connect("\\0" + name[1:] if name.startswith("@") else name); done.append("connect")
+            connection = socket.socket(socket.AF_UNIX); connection.settimeout(1)
+            connection.connect("\\0" + name[1:] if name.startswith("@") else name); done.append("connect")
         elif kind == "kill":
             os.kill(int(name), 0); done.append("kill")
         else:

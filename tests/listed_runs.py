@@ -40,5 +40,5 @@ def title(app: Workbench) -> str:
 
 def cell(app: Workbench, name: str, column: str) -> str:
     table = app.screen.query_one(Table)
-    number = [one.strip("↑↓") for one in table.names].index(column)
+    number = [heading.strip("↑↓") for heading in table.names].index(column)
     return next(row.cells[number][0] for row in table.rows if row.key == name)

@@ -83,10 +83,10 @@ def shown(app: Workbench, part: str) -> str:
     return str(app.bench.query_one(f"#{part}", Static).visual)
 
 
-async def wait_for(pilot: Pilot[Any], what: Callable[[], object], seconds: float = 600.0) -> None:
+async def wait_for(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 600.0) -> None:
     """Wait until something holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < deadline, "timed out"
         await pilot.pause(0.1)
 

@@ -144,11 +144,11 @@ class Terminal:
         self.bytes += block
         return bool(block)
 
-    def wait(self, what: str | Callable[[], object], seconds: float = 300.0) -> None:
+    def wait(self, expected: str | Callable[[], object], seconds: float = 300.0) -> None:
         """Wait until the screen shows a text, or a condition is true."""
         deadline = time.monotonic() + seconds
-        while not (what in self.text if isinstance(what, str) else what()):
-            assert time.monotonic() < deadline, f"{what} was not shown:\n{self.text}"
+        while not (expected in self.text if isinstance(expected, str) else expected()):
+            assert time.monotonic() < deadline, f"{expected} was not shown:\n{self.text}"
             self.read(0.05)
             assert self.process.poll() is None, f"the process ended:\n{self.text}"
 

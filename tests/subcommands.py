@@ -16,4 +16,4 @@ def _below(command: object, prefix: str) -> list[str]:
     inner = getattr(command, "commands", None)
     if inner is None:
         return [prefix.strip()]
-    return [name for key, one in inner.items() for name in _below(one, f"{prefix} {key}")]
+    return [name for key, subcommand in inner.items() for name in _below(subcommand, f"{prefix} {key}")]

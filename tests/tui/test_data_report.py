@@ -30,19 +30,19 @@ from tui.live.run_state import RunState
 KNOWN = DataReport.of(REPORT)
 
 
-def text(found: list[ReportLine]) -> str:
-    return "\n".join(f"{line.name}|{line.text}" for line in found)
+def text(shown: list[ReportLine]) -> str:
+    return "\n".join(f"{line.name}|{line.text}" for line in shown)
 
 
 def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values() -> None:
-    found = list(column_lines(KNOWN.columns))
-    assert [line.text.split()[:2] for line in found] == [
+    shown = list(column_lines(KNOWN.columns))
+    assert [line.text.split()[:2] for line in shown] == [
         ["question", "prompt"],
         ["answer", "answer"],
         ["topic", "ignored"],
     ]
-    assert [line.style for line in found] == ["", "", "warning"]
-    assert '"refund", "delivery", "xxx' in found[2].text and "4,198 rows" in found[2].text
+    assert [line.style for line in shown] == ["", "", "warning"]
+    assert '"refund", "delivery", "xxx' in shown[2].text and "4,198 rows" in shown[2].text
     assert all(column["name"] in summarize_columns(KNOWN.columns) for column in REPORT["columns"])
 
 
@@ -54,8 +54,8 @@ def test_displayed_row_counts_add_up_to_the_rows_read() -> None:
     reasons = list(row_lines(KNOWN.data_usage))[1:]
     assert [line.text.split()[0] for line in reasons] == ["7", "3"]
     assert all(f"[{code}]" in line.text for code, line in zip(REPORT["data_usage"]["left_out"], reasons, strict=True))
-    where = REPORT["data_usage"]["left_out"]["data.empty_answer"]["where"]
-    assert ", ".join(where[:3]) in reasons[0].text and where[3] not in reasons[0].text
+    places = REPORT["data_usage"]["left_out"]["data.empty_answer"]["where"]
+    assert ", ".join(places[:3]) in reasons[0].text and places[3] not in reasons[0].text
 
 
 def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
@@ -66,14 +66,14 @@ def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
 
 
 def test_warnings_are_separate_and_have_codes() -> None:
-    found = list(warning_lines(KNOWN.warnings))
-    assert [line.text.rpartition("[")[2] for line in found] == ["data.ignored_column]", "data.rows_left_out]"]
+    shown = list(warning_lines(KNOWN.warnings))
+    assert [line.text.rpartition("[")[2] for line in shown] == ["data.ignored_column]", "data.rows_left_out]"]
 
 
 @pytest.mark.parametrize(("refused", "style"), [(None, "good"), ("a line", "error")])
 def test_the_result_tells_whether_a_run_would_start(refused: str | None, style: str) -> None:
-    found = result_line({**REPORT, "refused": refused})
-    assert found.style == style and ("cannot train: a line" in found.text) == bool(refused)
+    line = result_line({**REPORT, "refused": refused})
+    assert line.style == style and ("cannot train: a line" in line.text) == bool(refused)
 
 
 def test_the_check_shows_everything_once() -> None:

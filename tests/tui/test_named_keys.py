@@ -60,7 +60,7 @@ def sentences(source: str) -> Iterator[tuple[int, str]]:
             skipped.update(node.args[:2])  # a command's id and its keys
         elif isinstance(node, ast.JoinedStr):
             skipped.update(node.values)
-            parts = [str(one.value) if isinstance(one, ast.Constant) else "{}" for one in node.values]
+            parts = [str(value.value) if isinstance(value, ast.Constant) else "{}" for value in node.values]
             yield node.lineno, "".join(parts)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
@@ -71,22 +71,22 @@ def named(text: str) -> list[str]:
     """Default keys that a sentence names; a text that is only a key is no sentence."""
     if text in LITERAL or set(text.split(",")) <= KEYS:
         return []
-    return [found.group() for found in NAMED.finditer(text)]
+    return [match.group() for match in NAMED.finditer(text)]
 
 
 def test_no_sentence_of_the_workbench_names_a_default_key() -> None:
     files = [path for path in SOURCES.rglob("*.py") if path.relative_to(SOURCES).parts[0] not in NO_SCREEN]
-    found = [
+    problems = [
         f"{path.relative_to(SOURCES)}:{line}: {keys} in {text[:80]!r}"
         for path in files
         for line, text in sentences(path.read_text())
         if (keys := named(text))
     ]
-    assert not found, "take the key from CommandKeys:\n" + "\n".join(found)
+    assert not problems, "take the key from CommandKeys:\n" + "\n".join(problems)
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "names_key"),
     [
         ('tell(f"{name}: press u to resume")', True),
         ('text = "mark two or more runs with space"', True),
@@ -101,8 +101,8 @@ def test_no_sentence_of_the_workbench_names_a_default_key() -> None:
         ('"""A docstring: press u."""', False),
     ],
 )
-def test_the_search_finds_keys_in_sentences_only(source: str, found: bool) -> None:
-    assert any(named(text) for _, text in sentences(source)) is found
+def test_the_search_finds_keys_in_sentences_only(source: str, names_key: bool) -> None:
+    assert any(named(text) for _, text in sentences(source)) is names_key
 
 
 def test_punctuation_is_shown_as_its_character() -> None:

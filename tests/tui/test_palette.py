@@ -34,13 +34,13 @@ async def search(pilot: Pilot[str], app: Workbench, word: str, entry: str = "") 
     await pilot.press("ctrl+p")
     assert isinstance(app.screen, CommandPalette)
     app.screen.query_one(CommandInput).value = word
-    found = app.screen.query_one(CommandList)
+    command_list = app.screen.query_one(CommandList)
     before: list[str] = []
 
     def is_settled() -> bool:
         """Whether the entries of this word, not those of an earlier one, were the same twice in a row."""
         nonlocal before
-        last, before = before, [str(option.prompt) for option in found.options]
+        last, before = before, [str(option.prompt) for option in command_list.options]
         return any(wanted in text for text in before) and last == before
 
     await wait_for(pilot, is_settled)
@@ -65,8 +65,8 @@ def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None
         assert isinstance(app.screen, RunsScreen)
         assert any("compare" in text for text in await search(pilot, app, "compare"))
         await pilot.press("escape")
-        found = await search(pilot, app, "start", entry="s")  # similar entries, but not the key of the bench
-        assert not any(text.startswith("start") for text in found)
+        entries = await search(pilot, app, "start", entry="s")  # similar entries, but not the key of the bench
+        assert not any(text.startswith("start") for text in entries)
 
     play(tmp_path / "runs", story)
 
@@ -96,17 +96,17 @@ def test_the_latest_runs_are_listed_and_older_ones_are_found(tmp_path: Path) -> 
         listed = await search(pilot, app, "", entry="run 2")
         assert len([text for text in listed if text.startswith("run 2")]) == LISTED_RUNS
         await pilot.press("escape")
-        found = await search(pilot, app, oldest.name)
-        assert any(f"run {oldest.name}" in text and "started in" in text for text in found)
+        entries = await search(pilot, app, oldest.name)
+        assert any(f"run {oldest.name}" in text and "started in" in text for text in entries)
 
     play(tmp_path / "runs", story)
 
 
 def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        found = await search(pilot, app, "[red]x")
-        assert any("[red]x[b].jsonl" in text for text in found)
-        assert not any(control in text for text in found for control in ("\x1b", "\x07"))
+        entries = await search(pilot, app, "[red]x")
+        assert any("[red]x[b].jsonl" in text for text in entries)
+        assert not any(control in text for text in entries for control in ("\x1b", "\x07"))
 
     play(tmp_path / "runs", story)
 

@@ -51,8 +51,8 @@ def test_another_model_drops_the_revision_and_the_run_to_start_from() -> None:
 
 def test_another_method_names_its_learning_rate_and_what_sets_it() -> None:
     before, after = Selection("demo-lora"), Selection("demo-lora", method="qlora")
-    found = changes(before.effective(), after.effective(), same_preset=True)
-    method, rate, *_ = found
+    changed = changes(before.effective(), after.effective(), same_preset=True)
+    method, rate, *_ = changed
     assert method == "method lora → qlora"
     assert rate.startswith("learning rate ") and rate.endswith(" 5e-3 (preset demo-lora)")
 
@@ -83,8 +83,8 @@ def test_the_command_line_starts_the_same_run(selection: Selection, tmp_path: Pa
     values = overrides(
         [value for option, value in pairs if option == "--set"], model=given.get("--model"), data=given.get("--data")
     )
-    found = resolve_preset(selection.preset, given.get("--method"), values)
-    assert flatten(found.config) == flatten(selection.effective().config)
+    effective = resolve_preset(selection.preset, given.get("--method"), values)
+    assert flatten(effective.config) == flatten(selection.effective().config)
 
 
 def test_what_the_bench_sets_names_the_selection() -> None:
@@ -154,8 +154,8 @@ def test_an_option_of_a_run_is_checked_and_an_empty_text_restores_it(tmp_path: P
     launch = RunLaunch.of(Selection("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
     changed = launch.with_option("learning rate", "1e-3").with_option("rank", "8")
     assert (changed.config.train.learning_rate, changed.config.adapter.rank) == (1e-3, 8)
-    assert [one.name for one in changed.options() if one.changed] == ["learning rate", "rank"]
-    assert next(one.default for one in changed.options() if one.name == "learning rate") == "0.005"
+    assert [option.name for option in changed.options() if option.changed] == ["learning rate", "rank"]
+    assert next(option.default for option in changed.options() if option.name == "learning rate") == "0.005"
     assert changed.with_option("learning rate", " ").with_option("rank", "").selection == launch.selection
     with pytest.raises(UserError, match="learning_rate"):
         launch.with_option("learning rate", "2")

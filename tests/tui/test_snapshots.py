@@ -444,14 +444,14 @@ async def play(scene: Scene, name: str, app: Workbench, start: tuple[int, int]) 
                 await pilot.resize_terminal(*size)
                 same_text = scene.same_text or mode != PLAIN
                 lines = await settle(pilot, app, texts[size] if same_text else None, QUIET_SECONDS)
-                where = f"{name}-{size[0]}x{size[1]}"
-                draw_picture(app, f"{where}-{mode.rpartition('-')[2]}")
+                label = f"{name}-{size[0]}x{size[1]}"
+                draw_picture(app, f"{label}-{mode.rpartition('-')[2]}")
                 if texts[size] is None:
                     texts[size] = text_of(lines)
-                assert text_of(lines) == texts[size] or not same_text, f"{where} in {mode}"
+                assert text_of(lines) == texts[size] or not same_text, f"{label} in {mode}"
                 check_colors(lines, front_region(app), mode)
                 if mode == PLAIN and isinstance(app.focused, Input):
-                    assert any(segment.style and segment.style.reverse for line in lines for segment in line), where
+                    assert any(segment.style and segment.style.reverse for line in lines for segment in line), label
     if "UPDATE_SNAPSHOTS" in os.environ:
         for (width, height), text in texts.items():
             (SNAPSHOTS / f"{name}-{width}x{height}.txt").write_text(text or "")

@@ -49,14 +49,14 @@ def test_everything_is_listed_with_its_size_and_nothing_is_removed(tmp_path: Pat
     entry.mkdir(parents=True)
     (entry / "ids.bin").write_bytes(b"y" * 50_000)
     told = shown(tmp_path / "runs")
-    found = {(item["kind"], item["name"]): item for item in told["items"]}
-    assert found["checkpoints", finished.name]["bytes"] >= 100_000
-    assert not found["checkpoints", finished.name]["keep"]
-    reason = found["checkpoints", stopped.name]["keep"]
+    items = {(item["kind"], item["name"]): item for item in told["items"]}
+    assert items["checkpoints", finished.name]["bytes"] >= 100_000
+    assert not items["checkpoints", finished.name]["keep"]
+    reason = items["checkpoints", stopped.name]["keep"]
     assert "stopped" in reason and "resumes" in reason
-    assert found["exports", f"{finished.name}/merged"]["bytes"] >= 100_000
-    assert found["runs", finished.name]["bytes"] > 300_000
-    assert ("prepared", "0123abcd") in found and told["free"] > 0
+    assert items["exports", f"{finished.name}/merged"]["bytes"] >= 100_000
+    assert items["runs", finished.name]["bytes"] > 300_000
+    assert ("prepared", "0123abcd") in items and told["free"] > 0
     assert finished.checkpoints.exists() and stopped.checkpoints.exists()
     table = ftbench("clean", "--runs", str(tmp_path / "runs")).stdout
     assert "checkpoints" in table and "removable" in table and "training states" in table
@@ -101,7 +101,11 @@ def test_runs_are_removed_only_if_named_or_old_and_not_from_ladders(tmp_path: Pa
     assert kinds(shown(home, "runs", "--run", run.name[-9:], "--yes")["removed"]) == [("runs", run.name)]
     assert not run.path.exists() and other.path.exists()
     old = time.time() - 5 * 86400
-    for path in [*other.path.rglob("*"), *made.path.rglob("*"), *(p for one in home.iterdir() for p in one.rglob("*"))]:
+    for path in [
+        *other.path.rglob("*"),
+        *made.path.rglob("*"),
+        *(p for folder in home.iterdir() for p in folder.rglob("*")),
+    ]:
         os.utime(path, (old, old))
     told = shown(home, "runs", "--older-than", "2", "--yes")
     assert kinds(told["removed"]) == [("runs", other.name)]

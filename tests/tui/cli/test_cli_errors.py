@@ -96,9 +96,9 @@ def error_as_json(
     shown = capsys.readouterr()
     assert shown.out == ""
     (line,) = shown.err.splitlines()
-    found = json.loads(line)
-    assert set(found) == {"error"} and set(found["error"]) == {"code", "problem", "location", "hint"}
-    return ended.value.code, found["error"]
+    output = json.loads(line)
+    assert set(output) == {"error"} and set(output["error"]) == {"code", "problem", "location", "hint"}
+    return ended.value.code, output["error"]
 
 
 @pytest.mark.parametrize("subcommand", sorted(set(subcommands()) - WITHOUT_JSON))
@@ -148,8 +148,8 @@ def test_json_errors_have_four_fields(
     def fail() -> None:
         raise raised
 
-    found, error = error_as_json(["run", "--json"], monkeypatch, capsys, fail)
-    assert found == status
+    exit_status, error = error_as_json(["run", "--json"], monkeypatch, capsys, fail)
+    assert exit_status == status
     assert (error["code"], error["problem"], error["location"], error["hint"]) == expected
 
 
@@ -168,8 +168,8 @@ def test_json_shows_the_notices_of_a_preset_with_their_codes(
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
     presets.show(str(mine), "full", json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert "preset.other_method_rate" in [notice["code"] for notice in found["notices"]]
+    output = json.loads(capsys.readouterr().out)
+    assert "preset.other_method_rate" in [notice["code"] for notice in output["notices"]]
     presets.show("demo-lora", json=True)
     assert "notices" not in json.loads(capsys.readouterr().out)
 

@@ -32,7 +32,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch, methods: list[dict[str, Any]]) -> 
     monkeypatch.setattr(doctor, "ask", lambda *_: {**FACTS, "methods": methods})
     done = CliRunner().invoke(app, ["doctor", "--json"])
     return done.exit_code, {
-        one["subject"]: (one["state"], one["text"]) for one in json.loads(done.stdout)[-len(methods) :]
+        check["subject"]: (check["state"], check["text"]) for check in json.loads(done.stdout)[-len(methods) :]
     }
 
 
@@ -41,16 +41,16 @@ def method(title: str, why: str = "") -> dict[str, Any]:
 
 
 def test_every_method_gets_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    status, found = verdicts(monkeypatch, [method("QLoRA"), method("LoRA")])
-    assert status == 0 and [state for state, _ in found.values()] == ["ok", "ok"]
-    assert re.fullmatch(r"ready: .*\bCPU\b.* adamw", found["QLoRA"][1])
+    status, by_method = verdicts(monkeypatch, [method("QLoRA"), method("LoRA")])
+    assert status == 0 and [state for state, _ in by_method.values()] == ["ok", "ok"]
+    assert re.fullmatch(r"ready: .*\bCPU\b.* adamw", by_method["QLoRA"][1])
 
 
 def test_a_method_that_does_not_work_sets_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "RuntimeError: no kernel image"
-    status, found = verdicts(monkeypatch, [method("LoRA"), method("QLoRA", why)])
-    assert status == 1 and [state for state, _ in found.values()] == ["ok", "bad"]
-    assert re.fullmatch(rf"not ready: .*\bCPU\b.*: {why}", found["QLoRA"][1])
+    status, by_method = verdicts(monkeypatch, [method("LoRA"), method("QLoRA", why)])
+    assert status == 1 and [state for state, _ in by_method.values()] == ["ok", "bad"]
+    assert re.fullmatch(rf"not ready: .*\bCPU\b.*: {why}", by_method["QLoRA"][1])
 
 
 def test_without_torch_no_method_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,10 +62,10 @@ def test_without_torch_no_method_is_ready(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(doctor, "ask", fail)
     done = CliRunner().invoke(app, ["doctor", "--json"])
     assert done.exit_code == 1
-    *found, qlora, lora, full = json.loads(done.stdout)
-    assert any(one["state"] == "bad" and why in one["text"] for one in found if one["subject"] == "engine")
-    assert [one["subject"] for one in (qlora, lora, full)] == ["QLoRA", "LoRA", "Full"]
-    assert all(one["state"] == "bad" and one["text"].startswith("not ready") for one in (qlora, lora, full))
+    *checks, qlora, lora, full = json.loads(done.stdout)
+    assert any(check["state"] == "bad" and why in check["text"] for check in checks if check["subject"] == "engine")
+    assert [check["subject"] for check in (qlora, lora, full)] == ["QLoRA", "LoRA", "Full"]
+    assert all(check["state"] == "bad" and check["text"].startswith("not ready") for check in (qlora, lora, full))
 
 
 SECRETS = {

@@ -26,28 +26,28 @@ def printed(*arguments: str) -> Any:
 def test_runs_and_ladders_are_listed_with_their_kind(tmp_path: Path) -> None:
     made, _ = made_ladder(tmp_path)
     listed = printed("runs", "--runs", str(tmp_path))
-    runs = [one for one in listed if one["kind"] == "run"]
-    (ladder,) = [one for one in listed if one["kind"] == "ladder"]
-    assert len(runs) == 9 and all(Path(one["path"], "run.toml").exists() for one in runs)
+    runs = [entry for entry in listed if entry["kind"] == "run"]
+    (ladder,) = [entry for entry in listed if entry["kind"] == "ladder"]
+    assert len(runs) == 9 and all(Path(entry["path"], "run.toml").exists() for entry in runs)
     assert (ladder["name"], ladder["state"], ladder["preset"]) == (made.name, "finished", "demo-lora")
     assert (ladder["runs_done"], ladder["runs_planned"], ladder["rungs"]) == (9, 9, ["qlora", "lora", "full"])
-    assert sorted(ladder["runs"]) == sorted(one["name"] for one in runs)
+    assert sorted(ladder["runs"]) == sorted(entry["name"] for entry in runs)
     assert ladder["scores"]["lora"]["mean"] == pytest.approx(0.583) and ladder["report"] == ""
     made.state_file.write_text("{")
-    (ladder,) = [one for one in printed("runs", "--runs", str(tmp_path)) if one["kind"] == "ladder"]
+    (ladder,) = [entry for entry in printed("runs", "--runs", str(tmp_path)) if entry["kind"] == "ladder"]
     assert ladder["state"] == "damaged" and "ladder.json" in ladder["reason"]
 
 
 def test_a_new_preset_and_the_catalog_are_reported(tmp_path: Path) -> None:
     made = printed("presets", "new", "mine", "--from", "demo-lora")
     assert made["name"] == "mine" and Path(made["path"]).exists()
-    models = {one["name"]: one for one in printed("pull")}
+    models = {model["name"]: model for model in printed("pull")}
     assert models["smollm2-135m"]["parameters"] == 135_000_000 and models["smollm2-135m"]["folder"] is None
 
 
 def test_the_outcome_of_a_stop_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = run_dir.create(tmp_path, "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
-    monkeypatch.setattr("engine.runs.start.stop", lambda one: None)
+    monkeypatch.setattr("engine.runs.start.stop", lambda run: None)
     done = CliRunner().invoke(app, ["stop", stopped.name, "--runs", str(tmp_path), "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {

@@ -71,8 +71,12 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
     state.entries = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
-    one = next(time_estimates(state))
-    assert one.startswith("lora: 1 run,") and figures(one) == ["1", "1:00", "1:30", "3", "0.50"] and "each" not in one
+    estimate = next(time_estimates(state))
+    assert (
+        estimate.startswith("lora: 1 run,")
+        and figures(estimate) == ["1", "1:00", "1:30", "3", "0.50"]
+        and "each" not in estimate
+    )
     state.entries.append(LadderEntry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
     several = next(time_estimates(state))
     assert (

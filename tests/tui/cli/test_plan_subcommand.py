@@ -98,10 +98,10 @@ def test_plain_terminals_get_ascii(model: str, how: dict[str, str]) -> None:
 
 
 def test_json_has_the_fields_of_its_schema(model: str) -> None:
-    found = json.loads(quick("--model", model, "--gpu", "4090", "--json", "--length", "512").stdout)
-    validator("plan").validate(found)
-    assert found["methods"][0]["time"] and found["measured_errors"]
-    assert found["rows"]["length"] == 512 and found["rows_from"] == "asked"
+    output = json.loads(quick("--model", model, "--gpu", "4090", "--json", "--length", "512").stdout)
+    validator("plan").validate(output)
+    assert output["methods"][0]["time"] and output["measured_errors"]
+    assert output["rows"]["length"] == 512 and output["rows_from"] == "asked"
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_history_compares_predictions_with_measured_peaks(tmp_path: Path) -> Non
     formula, dry_run = (line for line in text.splitlines() if line.startswith("here, "))
     assert formula.startswith("here, formula:") and figures(formula) == ["15.0%", "+20.0%", "2"]
     assert dry_run.startswith("here, dry run:") and figures(dry_run) == ["0.0%", "+0.0%", "2"]
-    found = json.loads(ftbench("plan", "--history", "--json").stdout)
-    assert [round(one["error"], 3) for one in found["runs"] if one["tier"] == "formula"] == [-0.1, 0.2]
-    assert {one["tier"]: one["count"] for one in found["tiers"]} == {"formula": 2, "dry run": 2}
+    output = json.loads(ftbench("plan", "--history", "--json").stdout)
+    assert [round(run["error"], 3) for run in output["runs"] if run["tier"] == "formula"] == [-0.1, 0.2]
+    assert {tier["tier"]: tier["count"] for tier in output["tiers"]} == {"formula": 2, "dry run": 2}
 
 
 def test_an_empty_history_tells_how_to_create_one() -> None:

@@ -145,7 +145,11 @@ def test_a_ladder_prints_the_score_of_each_finished_rung_once(
 ) -> None:
     made, state = made_ladder(tmp_path)
     view = LadderView(made, None, quiet=False)
-    (last,) = [one for one in state.entries if one.rung == "full" and one.kind == "run" and one.seed == 2]
+    (last,) = [
+        ladder_entry
+        for ladder_entry in state.entries
+        if ladder_entry.rung == "full" and ladder_entry.kind == "run" and ladder_entry.seed == 2
+    ]
     last.status = "live"
     view.show(state)
     shown = capsys.readouterr().out
@@ -161,7 +165,9 @@ def test_a_ladder_prints_the_score_of_each_finished_rung_once(
 
 def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
-    live = next(one for one in state.entries if one.rung == "lora" and one.kind == "run")
+    live = next(
+        ladder_entry for ladder_entry in state.entries if ladder_entry.rung == "lora" and ladder_entry.kind == "run"
+    )
     live.status = "live"
     line = ProgressLine()
     LadderView(made, ProgressDisplay(line, Live()), quiet=False).show(state)

@@ -97,8 +97,8 @@ def test_a_killed_download_continues_with_the_missing_file(hub: Hub) -> None:
     while not list(partial_files(".cache/huggingface/download/part-1.safetensors.metadata")):  # the last of it
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        one.kill()
+    for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+        member.kill()
     process.wait()
     assert not pulled_folder("smollm3-3b").exists()
     assert ("models", "smollm3-3b.partial") in [(item.kind, item.name) for item in list_stored_items(Path("none"))]

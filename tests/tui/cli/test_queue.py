@@ -108,8 +108,8 @@ def test_processes_of_other_users_are_named(
         monkeypatch.setattr(device_queue, "Nvml", Nvml)
         monkeypatch.setattr(nvml, "pids_are_local", lambda: True)
         assert process_name(other.pid) == "sleep of nobody" and process_user(other.pid) == "nobody"
-        (found,) = device_queue.others_on_gpus(queue_entries())  # process 17 is the run in the queue
-        assert (found["gpu"], found["pid"], found["user"], found["bytes"]) == (1, other.pid, "nobody", 3 << 30)
+        (foreign,) = device_queue.others_on_gpus(queue_entries())  # process 17 is the run in the queue
+        assert (foreign["gpu"], foreign["pid"], foreign["user"], foreign["bytes"]) == (1, other.pid, "nobody", 3 << 30)
         queue()
         (line,) = (line for line in capsys.readouterr().out.splitlines() if f" {other.pid} " in line)
         assert line.startswith("GPU 1 ") and "(sleep of nobody)" in line and "3.00 GiB" in line

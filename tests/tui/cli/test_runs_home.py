@@ -47,13 +47,13 @@ def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
         (line,) = [line for line in shown if line.startswith(name)]
         assert line.endswith("~/project")
     runs.runs(tmp_path / "runs", json=True)
-    assert {one["started_in"] for one in json.loads(capsys.readouterr().out)} == {str(project)}
-    for found in (run, ladder):
-        lookup.show_origin(found)
-        assert capsys.readouterr().out == f"{found.name}, started in ~/project\n"
-        lookup.show_origin(found, quiet=True)
+    assert {entry["started_in"] for entry in json.loads(capsys.readouterr().out)} == {str(project)}
+    for directory in (run, ladder):
+        lookup.show_origin(directory)
+        assert capsys.readouterr().out == f"{directory.name}, started in ~/project\n"
+        lookup.show_origin(directory, quiet=True)
         monkeypatch.chdir(project)
-        lookup.show_origin(found)
+        lookup.show_origin(directory)
         monkeypatch.chdir(tmp_path)
         assert capsys.readouterr().out == ""
 

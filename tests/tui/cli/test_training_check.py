@@ -55,8 +55,8 @@ def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.Monkey
     asked = answers(monkeypatch)
     done = CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    assert [(one["method"], one["device"]) for one in asked] == [(method, "cpu") for method in METHODS]
-    (scratch,) = {one["scratch"] for one in asked}
+    assert [(request["method"], request["device"]) for request in asked] == [(method, "cpu") for method in METHODS]
+    (scratch,) = {request["scratch"] for request in asked}
     assert not Path(scratch).exists()  # it was shared, and is deleted
     heading = next(line for line in done.stdout.splitlines() if line.startswith(f"QLoRA, {MODELS['embedded']}"))
     facts = ("8.03B", "bfloat16", "paged_adamw_8bit", "packed", "micro-batch 8", "1 in 4 layers")
@@ -96,11 +96,13 @@ def test_paging_is_checked_last_in_a_process_of_its_own(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(training_check, "ask", answer)
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
-    found = msgspec.convert(json.loads(done.stdout)["reports"], list[TrainingReport])
+    shown_reports = msgspec.convert(json.loads(done.stdout)["reports"], list[TrainingReport])
     trained = [("doctor.train", method) for method in METHODS]
     assert asked == [*trained, ("doctor.paging", "qlora"), ("doctor.paging", "full")]
-    assert all([check.name for check in one.checks] == list(CHECKS["embedded"]) for one in found[::2])
-    assert [one.failed[0].text for one in found if one.failed] == [why]
+    assert all(
+        [check.name for check in shown_report.checks] == list(CHECKS["embedded"]) for shown_report in shown_reports[::2]
+    )
+    assert [shown_report.failed[0].text for shown_report in shown_reports if shown_report.failed] == [why]
 
 
 def test_a_process_that_dies_fails_its_method_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,18 +113,18 @@ def test_a_process_that_dies_fails_its_method_only(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(training_check, "ask", answer)
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
-    found = json.loads(done.stdout)
-    assert done.exit_code == 1 and not found["ok"]
-    assert found["checks"] == {"ok": 28, "failed": 2, "skipped": 12}
-    assert "SIGKILL" in found["reports"][-1]["checks"][0]["text"]
+    output = json.loads(done.stdout)
+    assert done.exit_code == 1 and not output["ok"]
+    assert output["checks"] == {"ok": 28, "failed": 2, "skipped": 12}
+    assert "SIGKILL" in output["reports"][-1]["checks"][0]["text"]
 
 
 def test_json_follows_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch)
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
-    found = json.loads(done.stdout)
-    assert set(found) == {"ok", "checks", "notes", "reports"} and found["ok"] and len(found["reports"]) == 6
-    Draft202012Validator(msgspec.json.schema(list[TrainingReport])).validate(found["reports"])
+    output = json.loads(done.stdout)
+    assert set(output) == {"ok", "checks", "notes", "reports"} and output["ok"] and len(output["reports"]) == 6
+    Draft202012Validator(msgspec.json.schema(list[TrainingReport])).validate(output["reports"])
 
 
 def test_a_device_that_does_not_exist_is_a_user_error() -> None:

@@ -38,21 +38,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]
 def answered(*arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit status, JSON output (or the error) and stderr."""
     done = ftbench("try", "--json", *arguments)
-    found = json.loads(done.stdout) if done.stdout else json.loads(done.stderr.splitlines()[-1])["error"]
-    return done.returncode, found, done.stderr
+    output = json.loads(done.stdout) if done.stdout else json.loads(done.stderr.splitlines()[-1])["error"]
+    return done.returncode, output, done.stderr
 
 
 def test_a_prompt_and_test_items_as_json(made: dict[str, RunDir]) -> None:
     runs = [str(made[name].path) for name in ("lora", "full")]
     sampling = ["--max-new-tokens", "5", "--temperature", "0.5", "--top-p", "0.9", "--seed", "7"]
-    status, found, stderr = answered(
+    status, output, stderr = answered(
         *runs, "--prompt", "Hi", "--items", "1", "--now", "--system", "Be brief.", *sampling
     )
     assert status == 1 and "chat.full_is_base" in stderr  # its weights were not changed
-    assert [column["title"] for column in found["columns"]] == ["base", "LoRA", "Full"]
-    assert found["sampling"] == {"temperature": 0.5, "top_p": 0.9, "seed": 7, "max_new_tokens": 5}
-    assert [part["name"] for part in found["memory"]["parts"]] == ["base", "Full"] and found["memory"]["process"] > 0
-    item, prompt = found["answers"]
+    assert [column["title"] for column in output["columns"]] == ["base", "LoRA", "Full"]
+    assert output["sampling"] == {"temperature": 0.5, "top_p": 0.9, "seed": 7, "max_new_tokens": 5}
+    assert [part["name"] for part in output["memory"]["parts"]] == ["base", "Full"] and output["memory"]["process"] > 0
+    item, prompt = output["answers"]
     assert (item["item"], item["kind"]) == ("test.jsonl line 2", "disagree") and len(item["recorded"]) == 3
     assert prompt["prompt"] == "Hi" and len(prompt["answers"]) == 3
     for answer in [*item["answers"].values(), *prompt["answers"].values()]:

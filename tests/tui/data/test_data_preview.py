@@ -56,9 +56,9 @@ def test_the_list_has_embedded_sets_files_the_folder_and_recent_sets(tmp_path: P
         path.write_text(PAIR)
     (here / "folder.jsonl").mkdir()
     (here / "loop.csv").symlink_to(here / "loop.csv")
-    for one in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
-        recent.remember(one)
-    labels = [one.label for one in list_datasets("tickets")]
+    for dataset_id in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
+        recent.remember(dataset_id)
+    labels = [dataset.label for dataset in list_datasets("tickets")]
     assert labels == ["tickets", "./", "loop.csv", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]
     assert list_datasets("other/set")[0].id == "other/set"
 
@@ -68,7 +68,7 @@ def test_a_deleted_working_directory_offers_embedded_sets(tmp_path: Path, monkey
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert [one.id for one in list_datasets("tickets")] == ["tickets"]
+    assert [dataset.id for dataset in list_datasets("tickets")] == ["tickets"]
 
 
 @pytest.mark.parametrize("width", [10, 22, 26, 60])
@@ -83,12 +83,12 @@ def test_a_line_fits_into_its_pane(width: int, preview: Preview | None) -> None:
 
 
 def test_a_line_shows_rows_format_and_a_problem_mark() -> None:
-    found = Preview(
+    preview = Preview(
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
-    shown = line(DataSet("/x/y", "banking77/"), found, False, 30).plain
+    shown = line(DataSet("/x/y", "banking77/"), preview, False, 30).plain
     assert "10,003" in shown and "prompt" in shown and shown.endswith("!")
-    assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), found)
+    assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), preview)
     assert "network" in detail(DataSet("owner/name", "owner/name"), None)
 
 

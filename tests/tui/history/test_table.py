@@ -93,14 +93,14 @@ def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> No
 @pytest.mark.parametrize(("width", "height"), [(46, 5), (50, 12), (50, 22), (130, 40)])
 def test_the_first_start_help_fits_its_pane(width: int, height: int) -> None:
     lines = welcome(CommandKeys({"bench.start": "f5"}), width, height)
-    assert len(lines) <= height and max(one.cell_length for one in lines) <= width
-    text = "\n".join(one.plain for one in lines)
+    assert len(lines) <= height and max(help_line.cell_length for help_line in lines) <= width
+    text = "\n".join(help_line.plain for help_line in lines)
     assert "1-9" in text and "f5" in text
-    for _, what, _ in STEPS:
-        assert what in text
+    for _, description, _ in STEPS:
+        assert description in text
 
 
 def test_the_first_start_help_begins_with_runs_that_can_be_resumed() -> None:
     lines = welcome(CommandKeys(), 78, 6, ["lora-3f2a paused, lora of tiny on a", "full-0001 died, full of a on b"])
-    assert len(lines) == 5 and all(what in lines[-1].plain for what in ("preset", "data", "preview", "detach"))
+    assert len(lines) == 5 and all(word in lines[-1].plain for word in ("preset", "data", "preview", "detach"))
     assert "with u" in lines[0].plain and "lora-3f2a paused" in lines[1].plain and "full-0001" in lines[2].plain

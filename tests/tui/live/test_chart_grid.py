@@ -13,11 +13,11 @@ LOSS, MEMORY = METRICS[0], METRICS[4]
 
 
 def state(name: str, steps: int, loss: float) -> RunState:
-    found = RunState(f"20260101-000000-demo-lora-{name}-abcd")
-    found.feed([events.Phase(name="training")])
+    run_state = RunState(f"20260101-000000-demo-lora-{name}-abcd")
+    run_state.feed([events.Phase(name="training")])
     for number in range(1, steps + 1):
-        found.feed([step(number, loss + 1 / number), events.Memory(rss=(600 + number) << 20, rss_peak=0)])
-    return found
+        run_state.feed([step(number, loss + 1 / number), events.Memory(rss=(600 + number) << 20, rss_peak=0)])
+    return run_state
 
 
 def sample(
@@ -78,12 +78,12 @@ def test_answers_are_shown_up_to_the_cursor_without_the_template() -> None:
 
 
 def test_a_state_keeps_the_latest_answers_only() -> None:
-    found = RunState()
-    found.feed([sample("during", number, "x") for number in range(MAX_SAMPLES + 5)])
-    assert len(found.samples) == MAX_SAMPLES and found.samples[-1].step == MAX_SAMPLES + 4
+    run_state = RunState()
+    run_state.feed([sample("during", number, "x") for number in range(MAX_SAMPLES + 5)])
+    assert len(run_state.samples) == MAX_SAMPLES and run_state.samples[-1].step == MAX_SAMPLES + 4
 
 
 def test_memory_after_training_is_not_part_of_the_curve() -> None:
-    found = state("lora", 5, 1.0)
-    found.feed([events.Phase(name="evaluation"), events.Memory(rss=1 << 30, rss_peak=0)])
-    assert found.memory_use.latest == 605 << 20
+    run_state = state("lora", 5, 1.0)
+    run_state.feed([events.Phase(name="evaluation"), events.Memory(rss=1 << 30, rss_peak=0)])
+    assert run_state.memory_use.latest == 605 << 20

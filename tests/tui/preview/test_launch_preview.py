@@ -59,36 +59,36 @@ def preview(
     return run_preview(selection.name, selection.effective(), context, report or DataCheck(ANSWER))
 
 
-def fact(found: LaunchPreview, name: str) -> str:
-    names = [one.name for one in found.facts]
+def fact(launch: LaunchPreview, name: str) -> str:
+    names = [entry.name for entry in launch.facts]
     first = names.index(name)
     last = next((n for n in range(first + 1, len(names)) if names[n]), len(names))
-    return " ".join(one.text for one in found.facts[first:last])
+    return " ".join(entry.text for entry in launch.facts[first:last])
 
 
-def said(found: LaunchPreview) -> str:
-    return " ".join(f"{problem.text} {problem.hint}" for problem in found.problems)
+def said(launch: LaunchPreview) -> str:
+    return " ".join(f"{problem.text} {problem.hint}" for problem in launch.problems)
 
 
-def codes(found: LaunchPreview) -> list[str]:
-    return [problem.code for problem in found.problems]
+def codes(launch: LaunchPreview) -> list[str]:
+    return [problem.code for problem in launch.problems]
 
 
 def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
-    assert "packing" not in [one.name for one in preview(tmp_path).facts]
+    assert "packing" not in [entry.name for entry in preview(tmp_path).facts]
     sharing = "prefix of 26 tokens shared by 1,600 rows: 59% of the tokens are computed"
     assert fact(preview(tmp_path, DataCheck(ANSWER, sharing=sharing)), "packing") == sharing
-    assert "packing" not in [one.name for one in preview(tmp_path, DataCheck(ANSWER, sharing="")).facts]
+    assert "packing" not in [entry.name for entry in preview(tmp_path, DataCheck(ANSWER, sharing="")).facts]
     assert "padded" in fact(preview(tmp_path, model="gpt-oss-20b"), "packing")
 
 
 def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
     answer = {**ANSWER, "data_usage": {**ANSWER["data_usage"], "test_items": 250}}
-    found = preview(tmp_path, DataCheck(answer))
-    scored = fact(found, "eval")
+    launch = preview(tmp_path, DataCheck(answer))
+    scored = fact(launch, "eval")
     assert scored.startswith("before and after ") and scored.endswith(" auto") and figures(scored) == ["250"]
-    found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
-    scored = fact(found, "eval")
+    launch = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
+    scored = fact(launch, "eval")
     assert scored.startswith("after ") and scored.endswith(" auto") and figures(scored) == ["100"]
 
 
@@ -108,10 +108,10 @@ def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
 
 
 def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
-    found = preview(tmp_path)
-    assert figures(fact(found, "rows")) == ["2,110", "1,600", "200", "300", "10"]
-    assert fact(found, "columns") == "messages"
-    assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
+    launch = preview(tmp_path)
+    assert figures(fact(launch, "rows")) == ["2,110", "1,600", "200", "300", "10"]
+    assert fact(launch, "columns") == "messages"
+    assert "answers 27 (9%)" in fact(launch, "overlap") and "[data.rows_cut]" in said(launch)
 
 
 def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
 
 
 def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
-    found = preview(tmp_path, preset="qwen2.5-7b-full", budget=gpu_budget(24 * GIB), data="tickets")
-    (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
+    launch = preview(tmp_path, preset="qwen2.5-7b-full", budget=gpu_budget(24 * GIB), data="tickets")
+    (problem,) = [problem for problem in launch.problems if problem.code == "memory.does_not_fit"]
     assert "LoRA or QLoRA" in problem.hint and not problem.blocking
     used = 23 * GIB + 900 * (1 << 20)
     held = preview(tmp_path, budget=gpu_budget(24 * GIB, used))
-    (problem,) = [one for one in held.problems if one.code == "memory.does_not_fit"]
+    (problem,) = [problem for problem in held.problems if problem.code == "memory.does_not_fit"]
     assert size(used) in problem.text and size(24 * GIB) in problem.text
 
 
@@ -138,9 +138,9 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     assert whole is not None
     budget = gpu_budget(int(0.98 * whole.peak))
     (problem,) = [
-        one
-        for one in preview(tmp_path, budget=budget, settings=fixed, **how).problems
-        if one.code == "memory.does_not_fit"
+        problem
+        for problem in preview(tmp_path, budget=budget, settings=fixed, **how).problems
+        if problem.code == "memory.does_not_fit"
     ]
     key, _, value = problem.hint.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}
@@ -158,25 +158,25 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     ],
 )
 def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: str, tmp_path: Path) -> None:
-    found = preview(tmp_path, report, **how)
-    assert found.blocked
-    assert code in [problem.code for problem in found.problems if problem.blocking]
+    launch = preview(tmp_path, report, **how)
+    assert launch.blocked
+    assert code in [problem.code for problem in launch.problems if problem.blocking]
 
 
 def test_a_run_to_start_from_is_a_fact_and_blocks_where_it_was_deleted(tmp_path: Path) -> None:
     name = "20261126-120000-demo-lora-lora-3f2a"
     chosen = resolve_preset("demo-lora", None, {"model.from_run": str(tmp_path / name)})
     context = LaunchContext(tmp_path, gpu_budget(80 * GIB), (), ())
-    found = run_preview("demo-lora", chosen, context, DataCheck(ANSWER))
-    assert fact(found, "start").startswith("the adapter ") and fact(found, "start").endswith(f" {name}")
-    assert found.blocked and "run.start_missing" in codes(found)
+    launch = run_preview("demo-lora", chosen, context, DataCheck(ANSWER))
+    assert fact(launch, "start").startswith("the adapter ") and fact(launch, "start").endswith(f" {name}")
+    assert launch.blocked and "run.start_missing" in codes(launch)
 
 
 def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    found = preview(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
-    assert not found.blocked and "model.download" in codes(found)
-    assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
+    launch = preview(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
+    assert not launch.blocked and "model.download" in codes(launch)
+    assert "Qwen/Qwen2.5-7B-Instruct" in fact(launch, "model")
 
 
 def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
@@ -196,9 +196,9 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
-    found = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
-    assert found.queue.startswith("waits for first ") and figures(found.queue) == ["1"]
-    assert "process 4711" in said(found) and "3.00 GiB" in said(found)
+    launch = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
+    assert launch.queue.startswith("waits for first ") and figures(launch.queue) == ["1"]
+    assert "process 4711" in said(launch) and "3.00 GiB" in said(launch)
     alone = preview(tmp_path).queue
     assert alone.startswith("at once") and "the device" in alone and figures(alone) == []
     shared = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
@@ -210,8 +210,8 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
-    found = preview(tmp_path, preset=str(mine), method="full")
-    assert "preset.other_method_rate" in codes(found)
+    launch = preview(tmp_path, preset=str(mine), method="full")
+    assert "preset.other_method_rate" in codes(launch)
     plan = make_plan(str(mine), [], {})
     ladder = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
     assert codes(ladder).count("preset.other_method_rate") == 2
@@ -220,16 +220,16 @@ def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
-    found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
-    assert found.title == "ladder of demo"
-    rungs = fact(found, "rungs")
+    launch = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
+    assert launch.title == "ladder of demo"
+    rungs = fact(launch, "rungs")
     assert rungs.partition(";")[0].split(", ") == ["base", "qlora", "lora", "full"]
     assert figures(rungs) == ["3", "12"] and "probe" in rungs
     rates = [("qlora", "5e-3"), ("lora", "5e-3"), ("full", "5e-4")]
-    assert fact(found, "rates") == ", ".join(f"{rung} {rate} (preset demo)" for rung, rate in rates)
-    assert not [code for code in codes(found) if code.startswith("preset.")]
+    assert fact(launch, "rates") == ", ".join(f"{rung} {rate} (preset demo)" for rung, rate in rates)
+    assert not [code for code in codes(launch) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):
-        assert "of 80.0 GiB" in fact(found, rung)
+        assert "of 80.0 GiB" in fact(launch, rung)
     small = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(600 << 20)), DataCheck(ANSWER))
     assert len([code for code in codes(small) if code.startswith("memory.")]) == 3
 
@@ -241,11 +241,11 @@ def test_a_ladder_preview_has_the_weights_of_each_rung(tmp_path: Path) -> None:
     accounts = [ModelAccount(groups=[group, *more], adapters=9, tied=False) for more in ([], [left_out])]
     weights = (*map(WeightsCheck, accounts), WeightsCheck(refused="no layer matches nope: adapter.target_modules"))
     report = DataCheck(ANSWER, sharing="", weights=weights)
-    found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), report)
-    lines = [one.text for one in found.facts if one.text.startswith(("qlora: ", "lora: "))]
+    launch = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), report)
+    lines = [entry.text for entry in launch.facts if entry.text.startswith(("qlora: ", "lora: "))]
     assert [(line.partition(":")[0], figures(line)) for line in lines] == [
         ("qlora", ["700", "700"]),
         ("lora", ["1,000", "700", "300"]),
     ]
     assert "700 adapted" in lines[0] and "300 frozen" in lines[1]
-    assert found.blocked and {"model.refused", "model.left_out"} <= set(codes(found))
+    assert launch.blocked and {"model.refused", "model.left_out"} <= set(codes(launch))

@@ -48,12 +48,12 @@ def test_a_smaller_method_with_a_higher_peak_says_why() -> None:
     selection = Selection("qwen2.5-7b-lora")
     files = find_model(selection.effective().config.model)
     sample = MachineSample((GpuSample(0, A100, 80 * GIB, 0, None, ()),), "", 64 * GIB, 8 * GIB)
-    found = method_estimates(selection, files, memory_budget(sample))
-    qlora, lora, full = found
+    estimates = method_estimates(selection, files, memory_budget(sample))
+    qlora, lora, full = estimates
     assert qlora.peak and lora.peak and full.peak and qlora.estimate and lora.estimate
     higher = qlora.peak > lora.peak
     batches = qlora.estimate.micro_batch, lora.estimate.micro_batch
-    assert bool(qlora.above(found)) == higher and (
-        not higher or f"{batches[0]}, not {batches[1]}" in qlora.above(found)
+    assert bool(qlora.above(estimates)) == higher and (
+        not higher or f"{batches[0]}, not {batches[1]}" in qlora.above(estimates)
     )
-    assert full.above(found) == ""
+    assert full.above(estimates) == ""

@@ -37,7 +37,7 @@ def test_the_inspector_shows_the_rows_as_trained_token_by_token(here: Path) -> N
         config = screen.effective.config
         (row,) = show(Data(id=str(here / "mine.jsonl")), config.train.max_length, load_tokenizer(config.model), 1)
         shown = [(token.text, token.id, token.trained, token.special) for token in screen.samples["train"][0].tokens]
-        assert shown == [(one["text"], one["id"], one["trained"], one["special"]) for one in row["tokens"]]
+        assert shown == [(token["text"], token["id"], token["trained"], token["special"]) for token in row["tokens"]]
         assert "<|im_end|>" in text(app, "text") and "in the loss" in text(app, "row")
         facts = " ".join(text(app, "facts").split())  # on any line
         for part in ("prompt-completion", "the tokenizer's chat template", "eos <|im_end|>", "ready to train"):
@@ -162,7 +162,9 @@ def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d")
-        data(app).highlighted = next(number for number, one in enumerate(data(app).sets) if one.label == "empty.jsonl")
+        data(app).highlighted = next(
+            number for number, dataset in enumerate(data(app).sets) if dataset.label == "empty.jsonl"
+        )
         await pilot.press("enter", "v")
         screen = app.screen
         assert isinstance(screen, InspectorScreen)
@@ -176,7 +178,9 @@ def test_at_80x24_an_error_is_shown_in_every_view(here: Path) -> None:
 def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
     name = f"\x1b]52;c;{MARK}\x07[red]\n[b].jsonl"
     (here / name).write_text(
-        "".join(json.dumps({"prompt": one, "completion": f"{one} {n}"}) + "\n" for n, one in enumerate(STRINGS))
+        "".join(
+            json.dumps({"prompt": string, "completion": f"{string} {n}"}) + "\n" for n, string in enumerate(STRINGS)
+        )
     )
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

@@ -25,4 +25,4 @@ def test_every_handler_has_a_message() -> None:
 def subclasses(base: type[C]) -> set[type[C]]:
     """All subclasses, at any depth."""
     below = set(base.__subclasses__())
-    return below.union(*(subclasses(one) for one in below))
+    return below.union(*(subclasses(subclass) for subclass in below))

@@ -196,7 +196,7 @@ def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) ->
         assert lock is not None
         return lock
 
-    one = start_live()
+    descriptor = start_live()
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: "▶ lora-" in shown(app, "head"))  # the first one is watched
@@ -204,7 +204,7 @@ def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) ->
         await wait_for(pilot, lambda: "+1 active" in shown(app, "head"))
         os.close(other)
         await wait_for(pilot, lambda: "active" not in shown(app, "head"))
-        os.close(one)
+        os.close(descriptor)
         await wait_for(pilot, lambda: "■ lora-" in shown(app, "head"))
 
     play(tmp_path, story)
@@ -284,5 +284,5 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
             await says(pilot, app)
 
     play(tmp_path, story)
-    dialogs = {one.__name__ for one in Dialog.__subclasses__() if one.__module__.startswith("tui.")}
+    dialogs = {dialog.__name__ for dialog in Dialog.__subclasses__() if dialog.__module__.startswith("tui.")}
     assert dialogs <= set(opened), opened

@@ -88,8 +88,8 @@ def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> 
         assert "%" in part(app, "pull") and "━" in part(app, "pull")
         hub.gate.set()
         await wait_for(pilot, lambda: f"downloaded {NAME}" in part(app, "pull"))
-        found = {path.name for path in (hub_cache() / "models--team--small").rglob("*.safetensors")}
-        assert found == {"model.safetensors"}
+        names = {path.name for path in (hub_cache() / "models--team--small").rglob("*.safetensors")}
+        assert names == {"model.safetensors"}
         await wait_for(pilot, lambda: "HF cache" in part(app, "detail"))
 
     play(tmp_path / "runs", story)

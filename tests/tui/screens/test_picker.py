@@ -58,7 +58,7 @@ def test_every_key_of_the_picker(here: Path, tmp_path: Path, size: tuple[int, in
         assert "B" in lines(screen.query_one("#entries", OptionList))[1]
         await pilot.press("pagedown", "enter")
         assert app.screen is app.bench and chosen(app) == str(target)
-        assert any(one.label == "rows.jsonl" for one in data(app).sets)
+        assert any(dataset.label == "rows.jsonl" for dataset in data(app).sets)
 
     play(story, size)
 

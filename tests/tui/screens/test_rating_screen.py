@@ -57,7 +57,7 @@ def base_runs(ladder: LadderDir) -> list[Path]:
     """The runs that scored the base model."""
     state = ladder.state()
     assert state is not None
-    return [ladder.runs / one.run for one in state.entries if one.kind == "run" and one.rung == "lora"]
+    return [ladder.runs / entry.run for entry in state.entries if entry.kind == "run" and entry.rung == "lora"]
 
 
 def stored(ladder: LadderDir) -> list[Rating]:
@@ -83,8 +83,8 @@ def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -
             await pilot.press(key)
             shown.append(screen.pair)
         assert len({pair.id for pair in shown if pair}) == 6
-        assert [one.choice for one in stored(ladder)] == ["left", "right", "both_good", "both_bad", "skip"]
-        assert [one.left for one in stored(ladder)] == [text_hash(pair.left) for pair in shown[:-1] if pair]
+        assert [rating.choice for rating in stored(ladder)] == ["left", "right", "both_good", "both_bad", "skip"]
+        assert [rating.left for rating in stored(ladder)] == [text_hash(pair.left) for pair in shown[:-1] if pair]
         await pilot.press("backspace")
         assert screen.pair == shown[4]
         await pilot.press("enter", *"two words", "enter")
@@ -207,8 +207,8 @@ def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
             )
 
         def shown() -> list[str]:
-            found: Any = chrome.value("['question', 'left', 'right'].map((id) => part(id).textContent)")
-            return list(found)
+            contents: Any = chrome.value("['question', 'left', 'right'].map((id) => part(id).textContent)")
+            return list(contents)
 
         texts = {pair.question: {pair.left, pair.right} for pair in session.pairs}
         first = shown()
@@ -243,7 +243,7 @@ def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
         chrome.screenshot(tmp_path / "page.png")
     assert import_page(RatingDir(ladder), file, session.pairs) == ("Zoë", 5)
     ratings = read_ratings_file(ladder.path / "ratings" / "Zoë.jsonl")
-    assert [one.choice for one in ratings] == ["left", "right", "both_good", "both_bad", "left"]
+    assert [rating.choice for rating in ratings] == ["left", "right", "both_good", "both_bad", "left"]
     assert ratings[-1].note == 'too short, "quoted" ü'
     with pytest.raises(UserError):
         import_page(RatingDir(ladder), file, session.pairs)

@@ -50,7 +50,9 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: P
         assert all(" fits" in method for method in (qlora, lora, full))
         assert "▸LoRA" in lora and "▸" not in qlora + full
         listed = app.bench.query_one(PresetList)
-        assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == ["▸9 LoRA · OLMo 3 7B, 80 GB"]
+        assert [str(option.prompt) for option in listed.options if "▸" in str(option.prompt)] == [
+            "▸9 LoRA · OLMo 3 7B, 80 GB"
+        ]
         chosen = app.bench.selection_pane.effective
         assert chosen
         length = chosen.config.train.max_length
@@ -175,7 +177,7 @@ def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, machine(79 * GIB))
-        slots = {one.slot: one.name for one in app.bench.selection_pane.listed if one.slot}
+        slots = {entry.slot: entry.name for entry in app.bench.selection_pane.listed if entry.slot}
         assert sorted(slots) == list(range(1, 10)) and slots[5] == "mine"
         assert [slots[number] for number in (1, 2, 3)] == ["demo-qlora", "demo-lora", "demo-full"]
         assert not any("smollm2" in name for name in slots.values())
@@ -186,7 +188,7 @@ def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:
         await pilot.press("5")
         assert app.bench.selection_pane.selection.name == "mine"
         await look(app, pilot, MachineSample((), "none", 24 * GIB, 2 * GIB))
-        slots = {one.slot: one.name for one in app.bench.selection_pane.listed if one.slot}
+        slots = {entry.slot: entry.name for entry in app.bench.selection_pane.listed if entry.slot}
         assert {"smollm2-qlora", "smollm2-lora", "smollm2-full"} <= set(slots.values())
 
     play(tmp_path, story)

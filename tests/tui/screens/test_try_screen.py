@@ -61,8 +61,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def opened(server: Path) -> dict[str, Any]:
     """What the latest server was started with."""
-    found: dict[str, Any] = json.loads((server / "opened").read_text())
-    return found
+    arguments: dict[str, Any] = json.loads((server / "opened").read_text())
+    return arguments
 
 
 def tried(story: Story, size: tuple[int, int] = (160, 45), ready: bool = True) -> None:
@@ -244,8 +244,8 @@ def test_a_conversation_is_saved_as_a_data_set(here: Path) -> None:
         rows = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
         assert [row["model"] for row in rows] == list(TITLES.values())
         assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
-        found = preview(Data(id=str(file)))
-        assert (found["format"], found["rows"], found["unusable"]) == ("messages", {"train": 4}, 0)
+        report = preview(Data(id=str(file)))
+        assert (report["format"], report["rows"], report["unusable"]) == ("messages", {"train": 4}, 0)
 
 
 def test_closing_the_screen_ends_the_process(server: Path) -> None:

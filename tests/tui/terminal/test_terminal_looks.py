@@ -71,14 +71,14 @@ def test_a_chosen_theme_is_remembered_until_the_setting_changes(tmp_path: Path) 
 def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('theme = "nrod"\nascii = "yes"\ncolour = 1\n[keys]\n"bench.strat" = "f"\n"bench.stop" = "X"\n')
-    found = read_settings(["nord"], path)
-    assert found.theme == Settings().theme and found.keys == {"bench.stop": "X"}
-    assert len(found.errors) == 4
+    settings = read_settings(["nord"], path)
+    assert settings.theme == Settings().theme and settings.keys == {"bench.stop": "X"}
+    assert len(settings.errors) == 4
     suggested = (("unknown_theme", "nord"), ("unknown_command", "bench.start"))
     for code, name in suggested:
-        assert any(f"[settings.{code}]" in error and name in error for error in found.errors), code
+        assert any(f"[settings.{code}]" in error and name in error for error in settings.errors), code
     codes = ["unknown_key", "invalid_value", "unknown_theme", "unknown_command"]
-    assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in found.errors) == sorted(codes)
+    assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in settings.errors) == sorted(codes)
     path.write_text("not toml at all [")
     assert len(read_settings([], path).errors) == 1
 

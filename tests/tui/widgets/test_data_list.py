@@ -95,11 +95,11 @@ def test_a_recent_data_set_is_listed_until_it_is_removed(
     monkeypatch.chdir(other)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: [one.label for one in data(app).sets] == ["tickets", "mine.jsonl"])
+        await wait_for(pilot, lambda: [dataset.label for dataset in data(app).sets] == ["tickets", "mine.jsonl"])
         await pilot.press("d", "delete")
         assert len(data(app).sets) == 2, "what comes along is not forgotten"
         await pilot.press("down", "delete")
-        assert [one.label for one in data(app).sets] == ["tickets"]
+        assert [dataset.label for dataset in data(app).sets] == ["tickets"]
         await pilot.press("escape")
         assert isinstance(app.focused, LogPane)
 

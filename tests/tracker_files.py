@@ -19,9 +19,11 @@ def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Metric -> (step, value) of all event files in a folder, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    found.Reload()
-    return {tag: [(one.step, one.value) for one in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
 
 
 def trackio_logs(project: str, run: str) -> list[dict[str, Any]]:
@@ -31,9 +33,9 @@ def trackio_logs(project: str, run: str) -> list[dict[str, Any]]:
         "print(json.dumps({'runs': S.get_runs(project), 'logs': S.get_logs(project, run)}))"
     )
     done = subprocess.run([sys.executable, "-c", code, project, run], capture_output=True, text=True, check=True)
-    found = msgspec.json.decode(done.stdout.splitlines()[-1])
-    assert found["runs"] == [run]
-    rows: list[dict[str, Any]] = found["logs"]
+    output = msgspec.json.decode(done.stdout.splitlines()[-1])
+    assert output["runs"] == [run]
+    rows: list[dict[str, Any]] = output["logs"]
     return rows
 
 

@@ -29,19 +29,19 @@ pytestmark = [
 
 def devices() -> list[str]:
     """The index of every GPU that torch sees, and the UUID of one MIG instance."""
-    found = [str(number) for number in range(torch.cuda.device_count())]
+    names = [str(number) for number in range(torch.cuda.device_count())]
     instances = [instance.uuid() for gpu in Nvml().gpus() for instance in gpu.mig_instances()]
-    return found + [uuid for uuid in instances if uuid][:1]
+    return names + [uuid for uuid in instances if uuid][:1]
 
 
 @pytest.mark.parametrize("device", devices())
 def test_every_check_passes(device: str) -> None:
     done = ftbench("doctor", "--train", "--device", device, "--json")
-    found = json.loads(done.stdout)
-    print(json.dumps(found, indent=1))
-    assert done.returncode == 0 and found["ok"], done.stdout + done.stderr
+    output = json.loads(done.stdout)
+    print(json.dumps(output, indent=1))
+    assert done.returncode == 0 and output["ok"], done.stdout + done.stderr
     expected = [(method, choice) for method in method_names() for choice in MODELS]
-    for report, (method, choice) in zip(found["reports"], expected, strict=True):
+    for report, (method, choice) in zip(output["reports"], expected, strict=True):
         assert report["method"] == method
         assert [check["name"] for check in report["checks"]] == list(CHECKS[choice])
         skipped = {check["name"] for check in report["checks"] if check["state"] == "skipped"}

@@ -93,10 +93,10 @@ def test_ftbench_trains_as_fast_as_its_peers(scratch: Path) -> None:
 
 def token_rates(raw: Path) -> dict[tuple[str, str], float]:
     """(method, tool) -> median tokens/s of the steps after the first two."""
-    found: dict[tuple[str, str], list[float]] = {}
+    samples: dict[tuple[str, str], list[float]] = {}
     for line in raw.read_text("utf-8").splitlines():
         run = json.loads(line)
         seen = run["measured"]
         pairs = list(zip(seen["tokens"], seen["seconds"], strict=True))[2:]
-        found.setdefault((run["method"], run["tool"]), []).extend(tokens / seconds for tokens, seconds in pairs)
-    return {key: sorted(rates)[len(rates) // 2] for key, rates in found.items()}
+        samples.setdefault((run["method"], run["tool"]), []).extend(tokens / seconds for tokens, seconds in pairs)
+    return {key: sorted(rates)[len(rates) // 2] for key, rates in samples.items()}

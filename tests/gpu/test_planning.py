@@ -46,10 +46,12 @@ def test_predicted_peaks_equal_torchs(method: Any, checkpointing: bool, micro_ba
 
 def peaks(method: Any, checkpointing: bool, micro_batch: int) -> tuple[int, int, int, int]:
     """Bytes: planned peak, the part of it for the pool, allocated and reserved peaks."""
-    one = case("Llama, 128k vocabulary", method, checkpointing, 448, micro_batch, settings=UNPAGED.get(method))
+    configuration = case(
+        "Llama, 128k vocabulary", method, checkpointing, 448, micro_batch, settings=UNPAGED.get(method)
+    )
     machine = this_machine()
-    plan = dry_run(one.config, SHAPES[one.shape], machine, one.rows).training
-    allocated, reserved = on_gpu(one, machine)
+    plan = dry_run(configuration.config, SHAPES[configuration.shape], machine, configuration.rows).training
+    allocated, reserved = on_gpu(configuration, machine)
     return plan.total, plan.parts["pool"], allocated, reserved
 
 

@@ -77,9 +77,9 @@ def test_a_copy_of_a_checkpoint_is_that_of_its_step(name: str) -> None:
         assert copied is not None
         optimizer.step()
         torch.cuda.synchronize()
-        found = [tensor for part in copied.values() for tensor in part.values()]
-        assert all(tensor.device.type == "cpu" for tensor in found)
-        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        tensors = [tensor for part in copied.values() for tensor in part.values()]
+        assert all(tensor.device.type == "cpu" for tensor in tensors)
+        assert all(torch.equal(tensor, other) for tensor, other in zip(tensors, expected, strict=True))
     copy.close()
 
 

@@ -39,7 +39,7 @@ def circles(graph: Mapping[str, set[str]]) -> list[frozenset[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[frozenset[str]] = []
+    components: list[frozenset[str]] = []
 
     def visit(name: str) -> None:
         index[name] = low[name] = len(index)
@@ -54,18 +54,18 @@ def circles(graph: Mapping[str, set[str]]) -> list[frozenset[str]]:
             component = frozenset(stack[stack.index(name) :])
             del stack[stack.index(name) :]
             if len(component) > 1:
-                found.append(component)
+                components.append(component)
 
     for name in graph:
         if name not in index:
             visit(name)
-    return found
+    return components
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     known = modules()
-    found = circles({name: set(imported(file, known)) - {name} for name, file in known.items()})
-    assert [sorted(circle) for circle in found] == []
+    components = circles({name: set(imported(file, known)) - {name} for name, file in known.items()})
+    assert [sorted(circle) for circle in components] == []
 
 
 def test_hidden_imports_count(tmp_path: Path) -> None:

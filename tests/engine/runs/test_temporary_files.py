@@ -99,10 +99,10 @@ def listed(runs: Path) -> dict[Path, StoredItem]:
 
 
 def test_everything_is_found_once_and_nothing_else(runs: Path, left: list[Path]) -> None:
-    found = list(cleaning.list_temporary_items(runs))
-    assert sorted(item.path for item in found) == sorted(left)
-    assert all(item.kind == "temporary" and not item.keep and item.bytes > 0 for item in found)
-    assert [item for item in cleaning.list_stored_items(runs) if item.kind == "temporary"] == found
+    items = list(cleaning.list_temporary_items(runs))
+    assert sorted(item.path for item in items) == sorted(left)
+    assert all(item.kind == "temporary" and not item.keep and item.bytes > 0 for item in items)
+    assert [item for item in cleaning.list_stored_items(runs) if item.kind == "temporary"] == items
 
 
 def test_files_of_the_user_are_not_temporary(system_folder: Path, runs: Path) -> None:
@@ -116,12 +116,12 @@ def test_files_of_the_user_are_not_temporary(system_folder: Path, runs: Path) ->
 
 def test_every_temporary_name_in_the_sources_is_known() -> None:
     """A file that `ftbench clean temporary` does not recognize stays forever after a kill."""
-    found = []
+    names = []
     for path in Path("engine").rglob("*.py"):
         text = path.read_text("utf-8")
-        found += re.findall(r'with_name\(f?"(\.[^"]*)"', text) + re.findall(r'temporary_folder\(f?"([^"]*)"', text)
-    assert len(found) >= 6
-    for name in found:
+        names += re.findall(r'with_name\(f?"(\.[^"]*)"', text) + re.findall(r'temporary_folder\(f?"([^"]*)"', text)
+    assert len(names) >= 6
+    for name in names:
         made = re.sub(r"\{SCRATCH_PREFIX\}", SCRATCH_PREFIX, name)
         suffix = "" if made.endswith(".tmp") else "abc.tmp"  # as `temporary_folder` adds
         assert SCRATCH_NAME.fullmatch(f"{made}a1b2c3d4") or any(
@@ -139,7 +139,7 @@ def test_doctor_names_the_command_that_removes_them(
     assert check["state"] == "note" and "`ftbench clean temporary`" in check["text"]
     assert all(path.exists() for path in left)
 
-    others = {path for path in runs.rglob("*") if not any(one in (path, *path.parents) for one in left)}
+    others = {path for path in runs.rglob("*") if not any(temporary in (path, *path.parents) for temporary in left)}
     done = ftbench("clean", "temporary", "--yes", "--json")
     assert done.returncode == 0, done.stderr
     assert sorted(item["path"] for item in json.loads(done.stdout)["removed"]) == sorted(map(str, left))
@@ -166,9 +166,9 @@ def live(runs: Path) -> Iterator[dict[Path, str]]:
 
 
 def test_files_of_a_running_process_are_kept(runs: Path, live: dict[Path, str]) -> None:
-    found = listed(runs)
-    assert {path: item.keep for path, item in found.items()} == live
-    owner = next(item.owner for item in found.values() if item.owner is not None)
+    items = listed(runs)
+    assert {path: item.keep for path, item in items.items()} == live
+    owner = next(item.owner for item in items.values() if item.owner is not None)
     for named in ([], ["--run", owner.name]):
         done = ftbench("clean", "temporary", *named, "--yes", "--json")
         assert done.returncode == 0 and json.loads(done.stdout)["removed"] == []
@@ -176,15 +176,15 @@ def test_files_of_a_running_process_are_kept(runs: Path, live: dict[Path, str]) 
 
 
 def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: list[Path]) -> None:
-    found = listed(runs)
+    items = listed(runs)
     held = []
-    for item in found.values():
+    for item in items.values():
         if item.owner is None:
             os.utime(item.path)
         elif not item.owner.is_active():
             held.append(locks.acquire(item.owner.lock_file, str(os.getpid())))
     try:
-        assert [item for item in found.values() if cleaning.remove(item)] == []
+        assert [item for item in items.values() if cleaning.remove(item)] == []
         assert all(path.exists() for path in left)
     finally:
         for descriptor in held:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,7 +33,8 @@ from engine.training.batches import MicroBatch
 from engine.training.segments import Segments
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Settings of models that scale their logits after the head (Cohere, Granite, Falcon-H1)."""
+"""Settings of models that scale their logits: Cohere and Falcon-H1 multiply by theirs, HyperCLOVA X multiplies by
+`logits_scaling`, and Granite divides by it."""
 _heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDictionary()
 
 
@@ -81,16 +83,39 @@ def output_head(model: torch.nn.Module) -> Any:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """What a model does with the product of LM head and hidden state: x = product * multiplier / divisor, then
+    cap * tanh(x / cap). Multiplier and divisor are two fields because bf16 rounds x * (1 / 6) unlike x / 6.
+    """
+
+    cap: float | None = None
+    multiplier: float = 1.0
+    divisor: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        return self.multiplier / self.divisor
+
+    def apply_(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Scale and cap products in place; returns the derivative of the cap, in float32, None without a cap."""
+        if self.multiplier != 1:
+            logits.mul_(self.multiplier)
+        if self.divisor != 1:
+            logits.div_(self.divisor)
+        if self.cap is None:
+            return None
+        logits.div_(self.cap).tanh_()
+        slope = 1 - logits.float().square()
+        logits.mul_(self.cap)
+        return slope
+
+
+@dataclass(frozen=True)
 class Head:
-    """How a model computes its logits from the input of its LM head: cap * tanh(product / cap), or the product."""
+    """How a model computes its logits from the input of its LM head."""
 
     linear: torch.nn.Linear
-    cap: float | None
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(…, d) -> (…, V)."""
-        product = torch.nn.functional.linear(hidden.to(self.linear.weight.dtype), self.linear.weight, self.linear.bias)
-        return product if self.cap is None else (product / self.cap).tanh() * self.cap
+    scaling: Scaling
 
 
 def chunkable_head(model: torch.nn.Module) -> Head | None:
@@ -109,41 +134,56 @@ def chunkable_head(model: torch.nn.Module) -> Head | None:
 def _recognized(inner: Any, linear: Any) -> Head | None:
     if type(linear) is not torch.nn.Linear:  # an adapter or quantization changes the product
         return None
-    config = inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config
-    if any(getattr(config, name, None) not in (None, 0, 1, 1.0) for name in SCALES):
-        return None
-    head = Head(linear, getattr(config, "final_logit_softcapping", None) or None)
-    has_values = not isinstance(linear.weight, FakeTensor) and linear.weight.device.type != "meta"
-    return head if not has_values or _computes(inner, head) else None
+    scalings = _possible_scalings(inner.config)
+    if isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta":
+        return Head(linear, scalings[-1])  # all scalings take the same memory
+    scaling = _scaling_of_logits(inner, linear, scalings)
+    return None if scaling is None else Head(linear, scaling)
+
+
+def _possible_scalings(config: Any) -> list[Scaling]:
+    """None, then multiplication and division by each setting of the model that scales logits in some architecture."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    cap = getattr(text, "final_logit_softcapping", None) or None
+    values = [value for name in SCALES if isinstance(value := getattr(text, name, None), int | float) and value]
+    scaled = [(Scaling(cap, multiplier=value), Scaling(cap, divisor=value)) for value in values]
+    return [Scaling(cap), *itertools.chain.from_iterable(scaled)]
 
 
 @torch.no_grad()
-def _computes(inner: Any, head: Head) -> bool:
-    """Whether `head` gives the model's logits for two tokens, with autocast if the model's forward pass starts it."""
+def _scaling_of_logits(inner: Any, linear: torch.nn.Linear, scalings: list[Scaling]) -> Scaling | None:
+    """The first scaling that gives the model's logits for two tokens, with autocast if the model's forward pass starts
+    it; None if none does.
+    """
     inputs: list[tuple[torch.Tensor, torch.dtype | None]] = []
-    handle = head.linear.register_forward_pre_hook(
+    handle = linear.register_forward_pre_hook(
         lambda module, given: inputs.append((given[0], _autocast_dtype(given[0])))
     )
     training = inner.training
     inner.eval()
     try:
-        ids = torch.tensor([[1, 2]], device=head.linear.weight.device)
+        ids = torch.tensor([[1, 2]], device=linear.weight.device)
         logits = inner(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
         inner.train(training)
     if len(inputs) != 1:
-        return False
+        return None
     hidden, dtype = inputs[0]
     if hidden.shape[:2] != logits.shape[:2]:
-        return False
+        return None
     with torch.autocast(hidden.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        product = head.logits(hidden)
-    return torch.allclose(product.float(), logits.float(), rtol=1e-5, atol=1e-6)
+        product = torch.nn.functional.linear(hidden.to(linear.weight.dtype), linear.weight, linear.bias)
+    for scaling in scalings:
+        scaled = product.clone()
+        scaling.apply_(scaled)
+        if torch.allclose(scaled.float(), logits.float(), rtol=1e-5, atol=1e-6):
+            return scaling
+    return None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum over K positions of weight * -log softmax(head(hidden))[target] / divisor, and its gradients.
+    """Sum over K positions of weight * -log softmax(scaling(head(hidden)))[target] / divisor, and its gradients.
 
     hidden (K, d); weight (V, d) and bias (V,) or None of the head; targets (K',) and weights (K',) in float32 or None
     for 1, with K' <= K: further positions pad the shape and are not in the loss. Products are computed in `dtype`, the
@@ -160,7 +200,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         weights: torch.Tensor | None,
         divisor: float,
         dtype: torch.dtype,
-        cap: float | None = None,
+        scaling: Scaling = Scaling(),
     ) -> torch.Tensor:
         if len(targets) > len(hidden):  # otherwise it would train on a part of the rows, with a normal-looking loss
             raise ValueError(f"{len(hidden)} positions for {len(targets)} targets")
@@ -176,7 +216,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             if not count:
                 break
             logits = torch.nn.functional.linear(part, cast, cast_bias)
-            slope = None if cap is None else _soft_cap(logits, cap)
+            slope = scaling.apply_(logits)
             values, nll = _softmax(logits, wanted)
             del logits
             scales = nll.new_full((count,), 1 / divisor) if weights is None else weights[rows] / divisor
@@ -184,7 +224,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             if any(needed[:3]):
                 # Probabilities become the gradients of the logits, in place: (p - onehot(target)) * scale * slope.
                 values[:count].scatter_add_(1, wanted[:, None], values.new_full((count, 1), -1.0))
-                values[:count] *= scales[:, None]
+                values[:count] *= (scales * scaling.factor)[:, None]
                 values[count:] = 0
                 if slope is not None:
                     values *= slope
@@ -235,14 +275,6 @@ def accumulates_in_float32(device: str, dtype: torch.dtype) -> bool:
     return bool((ones == 1 + 9 * 128).all())
 
 
-def _soft_cap(logits: torch.Tensor, cap: float) -> torch.Tensor:
-    """Replace logits by cap * tanh(logits / cap); returns the derivative, in float32."""
-    logits.div_(cap).tanh_()
-    slope = 1 - logits.float().square()
-    logits.mul_(cap)
-    return slope
-
-
 def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(softmax in float32, which takes the memory of float32 logits, nll of the first rows, which have targets)."""
     values = logits.float()
@@ -264,15 +296,14 @@ def token_nll(hidden: torch.Tensor, head: Head, targets: torch.Tensor, dtype: to
         wanted = targets[rows]
         if len(wanted):
             logits = torch.nn.functional.linear(hidden[rows].to(dtype), cast, bias)
-            if head.cap is not None:
-                _soft_cap(logits, head.cap)
+            head.scaling.apply_(logits)
             nll[rows] = _softmax(logits, wanted)[1]
             del logits  # before the next chunk
     return nll
 
 
 class SummedCrossEntropy(torch.autograd.Function):
-    """For models that change their logits after the head, whose logits are computed at once.
+    """For heads that chunks cannot compute (an adapter on it, an unknown scaling): their logits are computed at once.
 
     Sum over K rows of weight * -log softmax(logits)[target] in float32, without a float32 copy of the logits.
 
@@ -378,7 +409,7 @@ def summed_loss(model: torch.nn.Module, batch: MicroBatch, answers_only: bool, d
     hidden, targets, dtype = answer_hidden(model, batch, answers_only)
     linear = head.linear
     chunked: torch.Tensor = ChunkedCrossEntropy.apply(
-        hidden, linear.weight, linear.bias, targets, weights, divisor, dtype, head.cap
+        hidden, linear.weight, linear.bias, targets, weights, divisor, dtype, head.scaling
     )
     return chunked
 

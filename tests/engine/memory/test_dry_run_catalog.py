@@ -45,6 +45,19 @@ def test_the_formula_agrees_with_the_dry_run(model: str, method: str, changes: d
     assert formula(config, shape, "cuda", rows).training.total == pytest.approx(exact, rel=0.05)
 
 
+def test_logits_of_a_model_that_scales_them_are_never_whole() -> None:
+    """All tokens are in the loss: whole logits would take more than all else."""
+    shape = fewer_layers(CATALOG["granite-4.0-1b"].shape, TWO_PERIODS)
+    rows = StepShape(count=4, length=2048, answer=2048)
+    values = {"train.micro_batch": 4, "train.gradient_checkpointing": True, "evaluation.metric": "loss"}
+    config = resolve(Preset("test", values), "qlora").config
+    exact = [
+        dry_run(config, AutoConfig.for_model(**shape, logits_scaling=scaling), GPU, rows) for scaling in (1.0, 8.0)
+    ]
+    assert exact[0].training == exact[1].training and exact[0].held_out == exact[1].held_out
+    assert formula(config, shape, "cuda", rows).training.total == pytest.approx(exact[0].training.total, rel=0.05)
+
+
 def fewer_layers(shape: dict[str, Any], changes: dict[str, int]) -> dict[str, Any]:
     """A shape with these numbers of layers, also where its text model has them."""
     if "text_config" in shape:

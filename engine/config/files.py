@@ -138,6 +138,26 @@ def read_tail(path: Path, limit: int) -> bytes:
         return file.read()
 
 
+def read_json_lines(path: Path, kind: type[T], skip_damaged: bool = False) -> list[T]:
+    """The content of a file with one JSON value per line; none if it is missing.
+
+    An incomplete last line, which a killed writer left, is ignored. `skip_damaged`: whether other lines that cannot be
+    decoded are left out. Raises OSError as `open_regular` does, else ValueError with the number of the damaged line.
+    """
+    try:
+        complete, _, _ = read_regular(path, MAX_ITEMS_BYTES).rpartition(b"\n")
+    except FileNotFoundError:
+        return []
+    values = []
+    for number, line in enumerate(filter(None, complete.split(b"\n")), 1):
+        try:
+            values.append(msgspec.json.decode(line, type=kind))
+        except (ValueError, RecursionError) as error:
+            if not skip_damaged:
+                raise ValueError(f"line {number}: {error}") from error
+    return values
+
+
 def read_item_lines(path: Path) -> list[bytes]:
     """The lines of a file with one per test item, without empty ones. Raises OSError as `open_regular` does."""
     return [line for line in read_regular(path, MAX_ITEMS_BYTES).split(b"\n") if line]

@@ -1,6 +1,6 @@
 """`python -m engine.judge DIR`: ask a judge until its verdicts are complete, while holding the directory's lock.
 
-It imports no torch.
+It imports torch for a model on this machine only, after its turn in the device queue.
 """
 
 from __future__ import annotations

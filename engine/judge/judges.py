@@ -1,37 +1,21 @@
-"""What a judge is asked about one pair of answers, and who answers: a served model, or one on this machine.
-
-A model on this machine has a worker of its own (`engine.worker.judge_server`). Messages are JSON objects, one per line,
-both ways. The worker takes its turn in the device queue, loads the model once, and answers what has arrived together.
-It ends with the judge's process.
-"""
+"""What a judge is asked about one pair of answers, and who answers: a served model, or one on this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
-import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol
 
-import msgspec
-from msgspec import Struct
-
-from engine.config.errors import RunFailed
 from engine.config.reasoning import REASONING_TAGS, without_reasoning
-from engine.runs.chat_client import RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.answers import readable, text_hash
-from engine.runs.preference.judge_dir import JudgeDir
-from engine.runs.queue.device_queue import JUDGE
-from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, send_line, start_server
 from engine.runs.run.predictions import PredictionLine
-from engine.runs.stopping import StopRequest
 
 FOLDER = Path(__file__).parent
 MAX_CHARACTERS = 24_000
@@ -43,7 +27,8 @@ VERDICT_LINE = re.compile(
     r"[*_#>\s]*(?:final )?verdict\s*[*_]*\s*:?\s*[*_\[\"'(]*\s*(A|B|tie)\b\s*[*_\])\"'.!]*", re.IGNORECASE
 )
 ANY_VERDICT = re.compile(r"verdict\s*[*_]*\s*:", re.IGNORECASE)
-POLL_SECONDS = 0.1
+CHARACTERS_PER_TOKEN = 3.0
+"""To estimate tokens: English text has about 4, code and other languages fewer."""
 
 
 @cache
@@ -113,21 +98,54 @@ def read_verdict(text: str) -> Verdict | None:
     return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
 
 
+@dataclass(frozen=True)
+class Question:
+    """One prompt of the judge."""
+
+    key: str
+    """Hash of judge and prompt."""
+    prompt: str
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of the prompt."""
+        return int(len(self.prompt) / CHARACTERS_PER_TOKEN) + 8
+
+
+Reply = tuple[Question, ChatAnswer | EndpointRefusal]
+"""A question with the judge's answer, or why it refused to give one."""
+Replies = Generator[Reply, None, None]
+"""In the order of arrival; closing it ends the work."""
+
+
+class Judge(Protocol):
+    """Who answers: a served model, or one on this machine."""
+
+    def answers(self, questions: Iterable[Question], check: Callable[[], None]) -> Replies:
+        """The replies as they arrive. `check` is called while the judge works; an error that it raises ends the work.
+
+        UserError and RunFailed end the judgment.
+        """
+
+
 class ServedJudge:
-    """A judge behind an endpoint; several threads call `ask`."""
+    """A judge behind an endpoint."""
 
     def __init__(self, plan: JudgePlan) -> None:
         self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
+        self._max_tokens = plan.answer_tokens
         self._mutex = threading.Lock()
         self.retries, self.failure = 0, ""
         """Attempts that failed and were repeated; why the latest one failed, '' after an answer."""
 
-    def open(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
-        """Check the endpoint. Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
-        self._client.check()
+    def answers(self, questions: Iterable[Question], check: Callable[[], None]) -> Replies:
+        """As `Judge`. Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
+        with contextlib.closing(self._client):
+            self._client.check()
+            yield from self._client.ask_all(questions, self._ask, check)
 
-    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        """Raises EndpointRefusal for this prompt only; UserError and RunFailed end the judgment."""
+    def _ask(self, question: Question) -> Reply:
+        """In a thread."""
 
         def tried(why: str) -> None:
             with self._mutex:
@@ -135,176 +153,9 @@ class ServedJudge:
             self.failure = f"{why} (see --timeout and --concurrency)"
             print(why, flush=True)
 
-        answer = self._client.chat([{"role": "user", "content": prompt}], max_tokens, tried)
+        try:
+            answer = self._client.chat([{"role": "user", "content": question.prompt}], self._max_tokens, tried)
+        except EndpointRefusal as error:
+            return question, error
         self.failure = ""
-        return answer
-
-    def stop(self) -> None:
-        self._client.stop()
-
-    def close(self) -> None:
-        self._client.close()
-
-
-class OpenJudge(Struct, frozen=True, kw_only=True, tag=True):
-    """Load the model. The first request."""
-
-    model: str
-    """As `model.id`."""
-    device: int | str
-    """As `hardware.device`."""
-    place: str
-    """Path under which the worker is in the device queue."""
-    batch: int
-    """Prompts that are answered at a time."""
-    answer_tokens: int
-    """Maximum tokens of an answer."""
-
-
-class JudgePrompt(Struct, frozen=True, kw_only=True, tag=True):
-    """Answer one prompt."""
-
-    number: int
-    """Repeated in its answer."""
-    prompt: str
-
-
-class JudgeNote(Struct, frozen=True, tag=True):
-    """Waiting in the device queue, or loading."""
-
-    text: str
-
-
-class JudgeReady(Struct, frozen=True, tag=True):
-    """The model is loaded."""
-
-    device: str
-
-
-class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to one prompt, or why there is none."""
-
-    number: int
-    answer: ChatAnswer | None = None
-    refused: str = ""
-
-
-JudgeRequest: TypeAlias = OpenJudge | JudgePrompt
-JudgeMessage: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | RequestRefused | SessionFailed
-
-
-class LocalJudge:
-    """A judge in a worker of its own; several threads call `ask`."""
-
-    retries, failure = 0, ""
-
-    def __init__(self, folder: JudgeDir, plan: JudgePlan) -> None:
-        self._opening = OpenJudge(
-            model=plan.judge,
-            device=plan.device,
-            place=str(folder.subject.path / JUDGE),
-            batch=plan.concurrency,
-            answer_tokens=plan.answer_tokens,
-        )
-        self._log = folder.log_file
-        self._process: subprocess.Popen[bytes] | None = None
-        self._numbers = itertools.count()
-        self._pending: dict[int, Future[ChatAnswer]] = {}
-        self._mutex = threading.Lock()
-        self._ended: Exception | None = None
-        """Why no more answers will come."""
-        self._ready = threading.Event()
-        self._note = ""
-        """What the worker waits for."""
-        self._reader = threading.Thread(target=self._read, daemon=True, name="judge's answers")
-
-    def open(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
-        """Start the worker and wait until the model is loaded; in the main thread, with which the worker ends.
-
-        Raises UserError for a model that cannot be loaded, RunFailed if the worker fails, and StopRequested.
-        """
-        try:
-            with self._log.open("ab") as log:
-                self._process = start_server("engine.worker.judge_server", log)
-        except OSError as error:
-            raise RunFailed(f"cannot start the judge's worker: {error.strerror}", "system.no_process") from error
-        self._send(self._opening)
-        self._reader.start()
-        shown = ""
-        while not self._ready.wait(POLL_SECONDS):
-            if self._ended is not None:
-                raise self._ended
-            stopping.check()
-            if shown != self._note:
-                waiting(shown := self._note)
-        waiting("")
-
-    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        """Raises EndpointRefusal for a prompt that is too long for the model, and what ended the worker."""
-        answer: Future[ChatAnswer] = Future()
-        with self._mutex:
-            if self._ended is not None:
-                raise self._ended
-            number = next(self._numbers)
-            self._pending[number] = answer
-            self._send(JudgePrompt(number=number, prompt=prompt))
-        return answer.result()
-
-    def stop(self) -> None:
-        """End the worker: prompts that it has not answered yet fail."""
-        if self._process is not None:
-            self._process.kill()
-
-    def close(self) -> None:
-        """Wait for the end of the worker: its memory is free."""
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        if self._reader.is_alive():
-            self._reader.join()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):
-                stream.close()
-
-    def _send(self, request: JudgeRequest) -> None:
-        assert self._process is not None
-        send_line(self._process, encoded_line(msgspec.to_builtins(request)))
-
-    def _read(self) -> None:
-        """Pass on the worker's messages until it ends; then fail what it has not answered."""
-        assert self._process is not None
-        ended: Exception | None = None
-        try:
-            for line in message_lines(self._process):
-                message = msgspec.json.decode(line, type=JudgeMessage)
-                if isinstance(message, RequestRefused):
-                    ended = message.error()
-                elif isinstance(message, SessionFailed):
-                    ended = RunFailed(message.reason, message.code)
-                elif isinstance(message, JudgeAnswer):
-                    with self._mutex:
-                        answer = self._pending.pop(message.number)
-                    if message.answer is None:
-                        answer.set_exception(EndpointRefusal("too_long", message.refused))
-                    else:
-                        answer.set_result(message.answer)
-                elif isinstance(message, JudgeReady):
-                    print(f"the judge's model is loaded on {message.device}", flush=True)
-                    self._ready.set()
-                else:
-                    print(message.text, flush=True)
-                    self._note = message.text
-        except msgspec.DecodeError as error:
-            ended = RunFailed(f"invalid message of the judge's worker: {error}", "engine.failed")
-            self._process.kill()
-        if ended is None:
-            with self._log.open("rb") as log:
-                reason = exit_reason(self._process.wait(), log)
-            ended = RunFailed(f"the judge's worker ended: {reason}", "judge.worker_died")
-        with self._mutex:
-            self._ended = ended
-            left, self._pending = list(self._pending.values()), {}
-        for answer in left:
-            answer.set_exception(ended)
+        return question, answer

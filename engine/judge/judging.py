@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
@@ -15,10 +13,13 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_regular
+from engine.config.files import appended_lines, read_json_lines
 from engine.config.schema import Model
+from engine.hardware.devices import select_devices
 from engine.judge.judges import (
-    LocalJudge,
+    CHARACTERS_PER_TOKEN,
+    Judge,
+    Question,
     ServedJudge,
     Verdict,
     comparison_prompt,
@@ -38,7 +39,8 @@ from engine.judge.win_rates import (
     why_unusable,
     win_rates,
 )
-from engine.runs.endpoint import EndpointRefusal, is_endpoint, token_cost
+from engine.methods.library_imports import import_libraries
+from engine.runs.endpoint import ChatAnswer, EndpointRefusal, is_endpoint, token_cost
 from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
 from engine.runs.preference.answers import (
     PAIR_SEPARATOR,
@@ -50,12 +52,11 @@ from engine.runs.preference.answers import (
     text_hash,
 )
 from engine.runs.preference.judge_dir import JudgeDir, judge_dir, subject_of
+from engine.runs.queue.device_queue import JUDGE, wait_for_devices
 from engine.runs.stopping import StopRequest, StopRequested
 
 SAVE_SECONDS = 1.0
 """Between two writes of the state while verdicts are received."""
-CHARACTERS_PER_TOKEN = 3.0
-"""To estimate tokens: English text has about 4, code and other languages fewer."""
 MAX_STORED = 4000
 """Characters of a judge's reasons that are stored."""
 Decision = Preferred | None
@@ -75,19 +76,6 @@ class StoredVerdict(msgspec.Struct, kw_only=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """One prompt of the judge."""
-
-    key: str
-    prompt: str
-
-    @property
-    def tokens(self) -> int:
-        """Estimated tokens of the prompt."""
-        return int(len(self.prompt) / CHARACTERS_PER_TOKEN) + 8
 
 
 @dataclass
@@ -190,6 +178,31 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     )
 
 
+def open_judge(folder: JudgeDir, plan: JudgePlan, stopping: StopRequest, tell: Callable[[str], None]) -> Judge:
+    """The judge of a plan. One on this machine takes its turn in the device queue and loads its model.
+
+    `tell` is called with what it waits for. Raises UserError for a device or model that cannot be used, RunFailed if
+    the model does not fit in memory, and StopRequested.
+    """
+    if not plan.is_local:
+        return ServedJudge(plan)
+    devices = wait_for_devices(
+        select_devices(plan.device),
+        time.time(),
+        folder.subject.path / JUDGE,
+        lambda note: tell(f"waiting in the device queue: {note}"),
+        lambda: stopping.requested,
+    )
+    if devices is None:
+        raise StopRequested
+    devices[0].apply()
+    tell("loading libraries")
+    import_libraries()  # after the wait: it takes seconds
+    from engine.judge.local_judge import LocalJudge
+
+    return LocalJudge(plan, tell)
+
+
 @dataclass
 class Judging:
     """One judgment from its start to its end or stop."""
@@ -197,9 +210,14 @@ class Judging:
     folder: JudgeDir
     plan: JudgePlan
     stopping: StopRequest
-    judge: ServedJudge | LocalJudge | None = None
+    judge: Judge | None = None
     verdicts: dict[str, StoredVerdict] = field(default_factory=dict)
+    under_way: int = 0
+    """Questions without an answer yet."""
     began: float = 0.0
+    """When the first question was asked, by the monotonic clock."""
+    saved: float = 0.0
+    """When the state was written last."""
     refused: bool = False
     """Whether it failed because of invalid input, such as a wrong key."""
 
@@ -231,83 +249,58 @@ class Judging:
         self._price()
         try:
             if left:
-                self.judge = LocalJudge(self.folder, self.plan) if self.plan.is_local else ServedJudge(self.plan)
-                try:
-                    self.judge.open(self.stopping, self._save)
-                    self._ask(left)
-                finally:
-                    self.judge.close()
+                self.judge = open_judge(self.folder, self.plan, self.stopping, self._tell)
+                self._save("")
+                self._ask(self.judge, left)
         finally:
             conclude(self.state, comparisons, self.verdicts, decided_by_people(self.folder.subject))
 
-    def _ask(self, questions: list[Question]) -> None:
-        """Ask the questions with `concurrency` threads. A stop or an error keeps the verdicts that were received.
+    def _tell(self, note: str) -> None:
+        """What a judge on this machine waits for, for the log and whoever follows."""
+        print(note, flush=True)
+        self._save(note)
+
+    def _ask(self, judge: Judge, questions: list[Question]) -> None:
+        """Ask the questions. A stop or an error keeps the verdicts that were received.
 
         A verdict is appended with one write: a killed process leaves at most one incomplete line.
         """
-        assert self.judge is not None
-        self.began, saved, todo = time.monotonic(), time.monotonic(), iter(questions)
-        running: dict[Future[StoredVerdict], Question] = {}
-        pool = ThreadPoolExecutor(self.plan.concurrency)
-        try:
-            with appended_lines(self.folder.verdicts_file) as append:
-                while True:
-                    for question in islice(todo, self.plan.concurrency - len(running)):
-                        self._check_limits(question, len(running))
-                        running[pool.submit(self._verdict, question)] = question
-                    if not running:
-                        return
-                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                    errors = []
-                    for future in done:
-                        del running[future]
-                        if error := future.exception():
-                            errors.append(error)
-                        else:
-                            verdict = future.result()
-                            append(msgspec.json.encode(verdict) + b"\n")
-                            self.verdicts[verdict.key] = verdict
-                            self.state.done += 1
-                            self.state.prompt_tokens += verdict.prompt_tokens
-                            self.state.completion_tokens += verdict.completion_tokens
-                            self._price()
-                    if errors:
-                        raise errors[0]
-                    self.stopping.check()
-                    if time.monotonic() - saved > SAVE_SECONDS:
-                        self._save()
-                        saved = time.monotonic()
-        finally:
-            self.judge.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
+        with (
+            appended_lines(self.folder.verdicts_file) as append,
+            contextlib.closing(judge.answers(self._within_limits(questions), self._check)) as replies,
+        ):
+            for question, answer in replies:
+                verdict = stored_verdict(question, answer)
+                append(msgspec.json.encode(verdict) + b"\n")
+                self.verdicts[verdict.key] = verdict
+                self.under_way -= 1
+                self.state.done += 1
+                self.state.prompt_tokens += verdict.prompt_tokens
+                self.state.completion_tokens += verdict.completion_tokens
+                self._price()
 
-    def _verdict(self, question: Question) -> StoredVerdict:
-        """Ask one question; in a thread."""
-        assert self.judge is not None
-        try:
-            answer = self.judge.ask(question.prompt, self.plan.answer_tokens)
-        except EndpointRefusal as error:
-            return StoredVerdict(key=question.key, verdict=None, text=f"refused: {error}")
-        completion = answer.completion_tokens
-        if completion is None:
-            completion = int(len(answer.text + answer.reasoning) / CHARACTERS_PER_TOKEN)
-        return StoredVerdict(
-            key=question.key,
-            verdict=read_verdict(answer.text),
-            text=answer.text[-MAX_STORED:],
-            prompt_tokens=question.tokens if answer.prompt_tokens is None else answer.prompt_tokens,
-            completion_tokens=completion,
-            seconds=answer.seconds,
-        )
+    def _check(self) -> None:
+        """Raises StopRequested after a stop request; writes the state from time to time."""
+        self.stopping.check()
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self._save()
 
-    def _check_limits(self, question: Question, running: int) -> None:
+    def _within_limits(self, questions: Iterable[Question]) -> Iterator[Question]:
+        """The questions, as the judge takes them. Raises StopRequested before one that could exceed a limit."""
+        self.began = time.monotonic()
+        for question in questions:
+            self._check_limits(question)
+            self.under_way += 1
+            yield question
+
+    def _check_limits(self, question: Question) -> None:
         """Raises StopRequested before a request that could exceed a limit."""
-        plan, state = self.plan, self.state
-        pending = (running + 1) * (question.tokens + plan.answer_tokens)
+        plan, state, requests = self.plan, self.state, self.under_way + 1
+        pending = requests * (question.tokens + plan.answer_tokens)
         if plan.token_limit is not None and state.prompt_tokens + state.completion_tokens + pending > plan.token_limit:
             raise StopRequested(f"the limit of {plan.token_limit:,} tokens is reached")
         if plan.cost_limit is not None and plan.price is not None:
-            more = token_cost(plan.price, question.tokens, plan.answer_tokens) * (running + 1)
+            more = token_cost(plan.price, question.tokens, plan.answer_tokens) * requests
             if (state.cost or 0.0) + more > plan.cost_limit:
                 raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
 
@@ -317,31 +310,39 @@ class Judging:
 
     def _save(self, note: str | None = None) -> None:
         self.state.note = self.state.note if note is None else note
-        if self.judge:
-            self.state.retries = self.judge.retries
-            if not self.plan.is_local:
-                self.state.note = self.judge.failure
+        if isinstance(self.judge, ServedJudge):
+            self.state.retries, self.state.note = self.judge.retries, self.judge.failure
         if self.began:
             self.state.seconds = time.monotonic() - self.began
-        self.state.updated = time.time()
         self.folder.write_state(self.state)
+        self.saved = time.monotonic()
+
+
+def stored_verdict(question: Question, answer: ChatAnswer | EndpointRefusal) -> StoredVerdict:
+    """The verdict in a judge's answer; tokens that a server did not count are estimated."""
+    if isinstance(answer, EndpointRefusal):
+        return StoredVerdict(key=question.key, verdict=None, text=f"refused: {answer}")
+    completion = answer.completion_tokens
+    if completion is None:
+        completion = int(len(answer.text + answer.reasoning) / CHARACTERS_PER_TOKEN)
+    return StoredVerdict(
+        key=question.key,
+        verdict=read_verdict(answer.text),
+        text=answer.text[-MAX_STORED:],
+        prompt_tokens=question.tokens if answer.prompt_tokens is None else answer.prompt_tokens,
+        completion_tokens=completion,
+        seconds=answer.seconds,
+    )
 
 
 def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
     """The stored verdicts by key. Does not change the file: the judge's process may be appending to it."""
     try:
-        content = read_regular(file, MAX_ITEMS_BYTES)
-    except FileNotFoundError:
-        return {}
+        stored = read_json_lines(file, StoredVerdict, skip_damaged=True)  # what a damaged line had is asked again
     except OSError as error:
         problem, hint = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
         raise UserError(problem, str(file), hint, "judgment.unreadable") from error
-    verdicts = {}
-    for line in content.split(b"\n"):
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # asked again
-            verdict = msgspec.json.decode(line, type=StoredVerdict)
-            verdicts[verdict.key] = verdict
-    return verdicts
+    return {verdict.key: verdict for verdict in stored}
 
 
 Decided = dict[tuple[int, str, str, int], tuple[AnswerPair, tuple[Decision, Decision]]]

@@ -9,7 +9,6 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -18,7 +17,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read_regular, write_atomically
+from engine.config.files import appended_lines, read_json, read_json_lines, read_regular, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
@@ -154,44 +153,26 @@ def _ask_missing(
         return
     client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT, model.concurrency)
     mutex = threading.Lock()
-    try:
-        with appended_lines(place / "answers.jsonl") as append, ThreadPoolExecutor(model.concurrency) as pool:
+    with contextlib.closing(client), appended_lines(place / "answers.jsonl") as append:
 
-            def answer(question: tuple[str, dict[str, Any]]) -> None:
-                stopping.check()
-                key, item = question
-                try:
-                    given = client.chat(item["messages"], longest, tools=item["tools"])
-                    record = ServedAnswer(key=key, answer=given)
-                except EndpointRefusal as error:
-                    record = ServedAnswer(key=key, refused=error.kind, why=str(error))
-                with mutex:
-                    append(msgspec.json.encode(record) + b"\n")
-
+        def ask_one(question: tuple[str, dict[str, Any]]) -> None:
+            key, item = question
             try:
-                for number, _ in enumerate(pool.map(answer, left), 1):
-                    if number % 50 == 0 or number == len(left):
-                        print(f"{model.name}: {number} of {len(left)} answers", flush=True)
-            except BaseException:
-                client.stop()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        client.close()
+                given = client.chat(item["messages"], longest, tools=item["tools"])
+                record = ServedAnswer(key=key, answer=given)
+            except EndpointRefusal as error:
+                record = ServedAnswer(key=key, refused=error.kind, why=str(error))
+            with mutex:
+                append(msgspec.json.encode(record) + b"\n")
+
+        for number, _ in enumerate(client.ask_all(left, ask_one, stopping.check), 1):
+            if number % 50 == 0 or number == len(left):
+                print(f"{model.name}: {number} of {len(left)} answers", flush=True)
 
 
 def _known(file: Path) -> dict[str, ServedAnswer]:
-    """The stored answers by key; an incomplete last line, which a killed process left, is ignored."""
-    try:
-        content = read_regular(file, MAX_ITEMS_BYTES)
-    except FileNotFoundError:
-        return {}
-    by_key = {}
-    for line in content.split(b"\n"):
-        with contextlib.suppress(ValueError, RecursionError):  # asked again
-            answer = msgspec.json.decode(line, type=ServedAnswer)
-            by_key[answer.key] = answer
-    return by_key
+    """The stored answers by key; what a damaged line had is asked again."""
+    return {answer.key: answer for answer in read_json_lines(file, ServedAnswer, skip_damaged=True)}
 
 
 def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedState:

@@ -12,9 +12,11 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -34,6 +36,7 @@ CHECK_TRIES = 2
 """Attempts of the first request: a server that is not there is told at once."""
 MAX_DELAY = 60.0
 """Longest delay in seconds that a server can ask for by Retry-After."""
+POLL_SECONDS = 0.2
 MAX_RESPONSE_BYTES = 16 << 20
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)
@@ -45,6 +48,8 @@ NOT_FOUND = re.compile(r"not.{0,12}(found|exist)", re.I)
 
 RefusalKind = Literal["too_long", "system_role", "refused"]
 Message = Mapping[str, Any]
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class EndpointClient:
         key = endpoint.key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self.endpoint, self.timeout = endpoint, timeout
+        self.endpoint, self.timeout, self.concurrency = endpoint, timeout, concurrency
         self._redact = Redactor([key])
         self._closed = threading.Event()
         # A redirect would send prompts and key to another place.
@@ -235,6 +240,29 @@ class EndpointClient:
                 backoff = 0.5 * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # not all threads at the same moment
                 self._closed.wait(backoff if error.delay is None else error.delay)
         raise AssertionError("unreachable")
+
+    def ask_all(
+        self, questions: Iterable[Question], ask: Callable[[Question], Answer], check: Callable[[], None]
+    ) -> Iterator[Answer]:
+        """What `ask` returns for each question, in the order of arrival; `concurrency` threads call it.
+
+        A question is taken when a thread is free. `check` is called at least every POLL_SECONDS. An error that it or
+        `ask` raises ends the iteration, which stops the client, after what has arrived.
+        """
+        waiting, running = iter(questions), set[Future[Answer]]()
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            while True:
+                running |= {pool.submit(ask, question) for question in islice(waiting, self.concurrency - len(running))}
+                if not running:
+                    return
+                done, running = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+                for answered in sorted(done, key=lambda future: future.exception() is not None):
+                    yield answered.result()
+                check()
+        finally:
+            self.stop()
+            pool.shutdown(cancel_futures=True)
 
     def _attempt(self, method: str, path: str, request: dict[str, Any] | None) -> Any:
         """The JSON of one response. Raises _Transient, EndpointRefusal, UserError and RunFailed."""

@@ -5,6 +5,7 @@ People compare without the names of the rungs: on a screen, or on a page that is
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ import msgspec
 import typer
 
 from engine.config.errors import Notice, RunFailed, UserError
-from engine.config.files import read_small, remove_tree
+from engine.config.files import open_regular, read_small, remove_tree
 from engine.config.text import visible
 from engine.runs import start
 from engine.runs.endpoint import is_endpoint, parse_price
@@ -27,8 +28,7 @@ from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
 from engine.runs.preference.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
 from engine.runs.preference.ratings import RatingSession, import_page, login, open_session, render_page
-from engine.runs.rpc_client import ask
-from engine.runs.run.event_log import last_line
+from engine.runs.rpc_client import ask, exit_reason
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.cli.errors import show_notices
@@ -193,7 +193,9 @@ def ended(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
     """The state after the process has ended. Raises UserError if it was refused, RunFailed if it died."""
     state = folder.state()
     if state is None or state.status == "running":
-        reason = last_line(folder.log_file) or f"exit status {process.returncode}"
+        reason = f"exit status {process.returncode}"
+        with contextlib.suppress(OSError), open_regular(folder.log_file) as log:
+            reason = exit_reason(process.returncode, log)
         raise RunFailed(f"the judge's process ended: {reason}; see {folder.log_file}", "judge.died")
     if state.status == "failed" and process.returncode == 2:
         if not state.done:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read_regular, read_small, write_atomically
+from engine.config.files import appended_lines, read_json, read_json_lines, read_small, write_atomically
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE
@@ -204,21 +204,13 @@ def login() -> str:
 def read_ratings_file(file: Path) -> list[Rating]:
     """The ratings in a rater's file; an incomplete last line is ignored. Raises UserError if another is damaged."""
     try:
-        content = read_regular(file, MAX_ITEMS_BYTES)
-    except FileNotFoundError:
-        return []
+        return read_json_lines(file, Rating)
     except OSError as error:
         hint = "check its permissions"
         raise UserError(f"cannot read ratings ({error.strerror})", str(file), hint, "rating.unreadable") from error
-    complete, _, _ = content.rpartition(b"\n")
-    ratings = []
-    for number, line in enumerate(filter(None, complete.split(b"\n")), 1):
-        try:
-            ratings.append(msgspec.json.decode(line, type=Rating))
-        except (ValueError, RecursionError) as error:
-            problem, hint = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
-            raise UserError(problem, str(file), hint, "rating.damaged") from error
-    return ratings
+    except ValueError as error:
+        hint = "restore the file, or remove the line"
+        raise UserError(f"damaged ratings ({error})", str(file), hint, "rating.damaged") from error
 
 
 def _counting(ratings: Sequence[Rating]) -> dict[str, Rating]:

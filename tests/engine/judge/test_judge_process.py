@@ -187,17 +187,13 @@ def test_a_model_on_this_machine_is_a_judge_with_the_same_checks(ladder: LadderD
     assert "first is unusable" in ladder.markdown.read_text()
 
 
-def test_a_judge_on_this_machine_waits_for_its_device_and_ends_with_its_worker(
+def test_a_judge_on_this_machine_waits_for_its_device_and_continues_after_a_kill_or_stop(
     ladder: LadderDir, tmp_path: Path
 ) -> None:
-
-    def is_waiting(judge: JudgeDir) -> bool:
-        return (state := judge.state()) is not None and "waiting in the device queue" in state.note
-
     model = plant_model(tmp_path / "first", "Verdict: A")
     lock = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {tmp_path / 'another'}")
     assert lock is not None
-    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15")
+    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15", "--json")
     try:
         judge = wait_for(
             lambda: next(
@@ -211,15 +207,23 @@ def test_a_judge_on_this_machine_waits_for_its_device_and_ends_with_its_worker(
     finally:
         os.close(lock)
     judge_at_work(ladder, 4)
-    worker = next(place.pid for place in device_queue.queue_places() if place.run.name == "judge")
-    os.kill(worker, signal.SIGKILL)
+    os.kill(judge.pid() or 0, signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    failure = json.loads(error.splitlines()[-1])["error"]
+    assert (process.returncode, failure["code"]) == (1, "judge.died") and "SIGKILL" in failure["problem"]
+    known = judge.verdicts_file.read_bytes().count(b"\n")
+    assert 4 <= known < 60
+
+    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15", "--json")
+    judge_at_work(ladder, known + 2)
+    process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1 and "worker ended: SIGKILL" in output
-    state = judge.state()
-    assert state is not None and (state.status, state.reason_code) == ("failed", "judge.worker_died")
-    assert 4 <= state.done < 60
-    done = judged_here(ladder, model, "--items", "15")  # continues
-    assert json.loads(done.stdout)["reused"] == state.done and json.loads(done.stdout)["done"] == 60
+    state = json.loads(output)
+    assert (process.returncode, state["status"], state["reused"]) == (0, "stopped", known)
+    assert known + 2 <= state["done"] < 60 and state["rates"]
+
+    done = judged_here(ladder, model, "--items", "15")
+    assert json.loads(done.stdout)["reused"] == state["done"] and json.loads(done.stdout)["done"] == 60
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,6 @@ def _row(
         by_seed=[score + 0.004 * (s - 1) for s in seeds],
         extra={"valid": 1.0},
         loss=_interval(loss, 0.02),
-        share_of_score=_interval(score / 0.612, 0.05),
         share_of_gain=_interval((score - 0.021) / 0.591, 0.06),
         peak=MeasuredPeak(
             rss=scale,
@@ -200,10 +199,8 @@ def _comparison(a: str, b: str, difference: float, p: float) -> Comparison:
         a=a,
         b=b,
         difference=_interval(difference, 0.028),
-        p=p,
         p_adjusted=min(1.0, p * 2.5),
         finding="better" if p < 0.02 else "undecided",
-        mcnemar=[p, p * 1.2],
         needed_items=None if p < 0.02 else int(300 / p),
         loss_difference=_interval(-difference, 0.01),
     )

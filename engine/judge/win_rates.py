@@ -92,7 +92,6 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
                 ties=max(0.0, 1 - pair_scores.wins - pair_scores.losses),
                 losses=pair_scores.losses,
                 seeds=len(pair_scores.values),
-                p=difference.p,
                 p_adjusted=difference.p_adjusted,
                 finding="undecided" if finding == "as_good" else finding,
             )

@@ -37,7 +37,7 @@ from engine.ladder.results import (
 )
 from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
 from engine.ladder.served import collect_served, with_examples
-from engine.ladder.statistics import CONFIDENCE_LEVEL, MeanSamples, mcnemar
+from engine.ladder.statistics import CONFIDENCE_LEVEL, MeanSamples
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -200,7 +200,7 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Lo
     is_full = any((row.name, row.method) == (reference, RULE_REFERENCE) for row in ladder.rows)
     for name in scores:
         if not is_base(name):
-            add_shares(rows[name], by_score, ladder, spec, reference, share_level)
+            add_shares(rows[name], by_score, ladder, reference, share_level)
         if is_full and rows[name].share_of_gain:
             rows[name].rule_p = by_score.share_of_gain_p(name, reference, BASE, RULE_GAIN_SHARE)
     keep_shares(ladder)
@@ -255,13 +255,7 @@ def _comparisons(
     loss_of = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
     comparisons = []
     for difference in by_score.differences(pairs, level):
-        a, b = by_score.scores[difference.a], by_score.scores[difference.b]
         compared = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
-        if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
-            # One test per seed that both rungs have; the base model is paired with every seed.
-            of_a, of_b = a.by_seed(), b.by_seed()
-            others = {seed: b.values[0] if b.untrained else of_b.get(seed) for seed in of_a}
-            compared.mcnemar = [mcnemar(of_a[seed], other) for seed, other in others.items() if other is not None]
         if compared.finding == "undecided":
             # Against a base model the question is whether there is a gain, however small.
             needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)

@@ -245,7 +245,7 @@ def _compare_kind(
                 for name, own in pair.items()
             }
             of_share = MeanSamples({**others, **means}, bounds)
-        add_shares(row, of_share, ladder, spec, reference)
+        add_shares(row, of_share, ladder, reference)
     pairs = [(name, BASE) for name in scores if BASE in others]
     pairs += [
         (artifact.row.name, reference)

@@ -230,7 +230,7 @@ def _benchmark_rows(
         for difference in samples.differences([(name, BASE) for name in trained], level):
             row, low, high = rows[difference.a], difference.low, difference.high
             row.difference = difference.interval(samples.items)
-            row.p, row.p_adjusted = difference.p, min(1.0, difference.p_adjusted * benchmarks)
+            row.p_adjusted = min(1.0, difference.p_adjusted * benchmarks)
             finding = finding_of(*((low, high) if higher_is_better else (-high, -low)), None)
             row.finding = "undecided" if finding == "as_good" else finding
     return list(rows.values())
@@ -375,7 +375,6 @@ def make_comparison(
         a=difference.a,
         b=difference.b if b is None else b,
         difference=difference.interval(items),
-        p=difference.p,
         p_adjusted=difference.p_adjusted,
         finding=finding_of(-high, -low, margin) if spec.lower_is_better else finding_of(low, high, margin),
         loss_difference=of_loss.interval(items) if of_loss else None,
@@ -386,11 +385,10 @@ def add_shares(
     row: RungResult,
     samples: MeanSamples,
     ladder: Ladder,
-    spec: MetricSpec,
     reference: str,
     level: float = CONFIDENCE_LEVEL,
 ) -> None:
-    """Fill in a rung's share of the reference's score and of its gain, or why it is missing.
+    """Fill in a rung's share of the reference's gain, or why it is missing.
 
     `reference`: full fine-tuning's rung, or without its score the one with the best score; '' for none.
     """
@@ -398,8 +396,6 @@ def add_shares(
     if other is None:
         row.no_share = "full fine-tuning has no score"
         return
-    if not spec.lower_is_better and other.score and other.score.low:
-        row.share_of_score = samples.share(row.name, other.name)
     noun = "full fine-tuning" if other.method == RULE_REFERENCE else "the best rung"
     row.no_share = row.not_compared or why_no_share(comparison(ladder, other.name, BASE), noun)
     if not row.no_share:

@@ -324,7 +324,6 @@ class Difference:
     high: float
     half_width: float
     """Half the interval's width before it is cut off at the bounds of the metric."""
-    p: float
     p_adjusted: float
 
     def interval(self, items: int) -> Interval:
@@ -401,13 +400,6 @@ class MeanSamples:
         widened.rows = self.items
         return widened
 
-    def share(self, rung: str, reference: str) -> Interval:
-        """rung / reference, at least 0. The caller makes sure that the reference's score is not near zero."""
-        mean = self.scores[rung].mean / self.scores[reference].mean
-        interval = self._interval(mean, self.means[rung] / self.means[reference])
-        interval.low = None if interval.low is None else max(0.0, interval.low)
-        return interval
-
     def share_of_gain(self, rung: str, reference: str, base: str, level: float = CONFIDENCE_LEVEL) -> Interval:
         """(rung − base) / (reference − base). The caller makes sure that the reference's gain is not near zero."""
         origin = self.scores[base].mean
@@ -449,8 +441,8 @@ class MeanSamples:
         for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
             size, half_width = abs(mean) if enough else 0.0, float(half[pair])
             low, high = self._ends(a, b, float(mean), half_width, bound)
-            p, p_adjusted = _tail(samples[pair], size), _tail(largest, size / unit[pair])
-            differences.append(Difference(a, b, float(mean), low, high, half_width, p, p_adjusted))
+            p_adjusted = _tail(largest, size / unit[pair])
+            differences.append(Difference(a, b, float(mean), low, high, half_width, p_adjusted))
         return differences
 
     def _ends(self, a: str, b: str, mean: float, half: float, bound: float) -> tuple[float, float]:
@@ -528,22 +520,6 @@ def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[fl
     half = student_quantile(degrees) * math.sqrt(squares / degrees * sum(1 / len(values) for values in logs))
     middle = float(logs[0].mean() - logs[1].mean())
     return math.exp(middle - half), math.exp(middle + half)
-
-
-def mcnemar(a: Floats, b: Floats) -> float:
-    """Exact two-sided p of McNemar's test for two scores (n,) of 0 or 1: binomial over the items where they differ.
-
-    Each term of the tail follows from the one before it, until the rest is below the precision of a float.
-    """
-    only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    trials, fewer = only_a + only_b, min(only_a, only_b)
-    tail, term = 0.0, math.comb(trials, fewer) / 2**trials
-    for successes in range(fewer, -1, -1):
-        tail += term
-        if term < 1e-17 * tail:
-            break
-        term *= successes / (trials - successes + 1)
-    return min(1.0, 2 * tail)
 
 
 def _tail(deviations: Floats, size: float) -> float:

@@ -217,7 +217,6 @@ def render_page(data: ReportData) -> str:
             headline_figure=summary_figure(ladder.summary, data.styles),
             styles=data.styles,
             tables=tables.results(ladder),
-            by_seed=tables.by_seed(ladder),
             comparisons=tables.comparisons(ladder),
             preferences=preference_tables(ladder),
             judge_prompts=judge_prompts(ladder),
@@ -308,7 +307,7 @@ def render_markdown(data: ReportData) -> str:
 
     if ladder.rows:
         preferences = preference_tables(ladder)
-        shown_tables = [*tables.results(ladder), *preferences, tables.by_seed(ladder), tables.comparisons(ladder)]
+        shown_tables = [*tables.results(ladder), *preferences, tables.comparisons(ladder)]
         parts += ["## Results", *(markdown_table(table) for table in shown_tables if table)]
         notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
         parts += ["### How to read these tables", bullets(map(escape_inline, notes))]

@@ -119,7 +119,7 @@ def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str
         ReportColumn("win", lambda row: percent(rate(row).wins), "comparisons"),
         ReportColumn("tie", lambda row: percent(rate(row).ties), "comparisons"),
         ReportColumn("loss", lambda row: percent(rate(row).losses), "comparisons"),
-        ReportColumn("adjusted", adjusted, "p"),
+        ReportColumn("adjusted p", adjusted),
         ReportColumn("finding", lambda row: PREFERRED[rate(row).finding], words=True),
     ]
 

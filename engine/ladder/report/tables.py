@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from engine.config.method_specs import RULE_REFERENCE
@@ -209,8 +208,7 @@ def quality(ladder: Ladder) -> ReportTable:
     score_column = ReportColumn[RungResult](metric_title(metric), lambda row: score_cell(row.score, metric))
     columns: list[ReportColumn[RungResult]] = [
         *([] if metric_spec(metric).is_loss else [score_column]),
-        ReportColumn("score", lambda row: share_cell(row.share_of_score), "share of full’s", unmeasured=""),
-        ReportColumn("gain over base", lambda row: share_cell(row.share_of_gain), "share of full’s", unmeasured=""),
+        ReportColumn("share of full’s gain", lambda row: share_cell(row.share_of_gain), unmeasured=""),
         ReportColumn("held-out loss, nats/token", lambda row: score_cell(row.loss, LOSS.name)),
         ReportColumn(
             "forgetting, nats/token",
@@ -270,22 +268,6 @@ def share_cell(share: Interval | None) -> Cell:
     return cell(percent(share.mean), percent_bounds(share) if share.low != share.high else "")
 
 
-def by_seed(ladder: Ladder) -> ReportTable | None:
-    """The score of every seed; None if there is only one."""
-    seeds = sorted({seed for row in ladder.rows for seed in row.seeds})
-    if len(seeds) < 2:
-        return None
-    metric = ladder.metric
-    rows = []
-    for row in ladder.rows:
-        if scores := dict(zip(row.seeds, row.by_seed, strict=False)):
-            rows.append([row.name, *(score(scores.get(seed), metric) for seed in seeds)])
-    columns = [ReportColumn[list[str]](str(seed), itemgetter(place), "seed") for place, seed in enumerate(seeds, 1)]
-    title = metric_title(metric)
-    title = f"{title[:1].upper()}{title[1:]} by seed"
-    return report_table(title, "rung", rows, lambda row: rung_line(row[0]), columns)
-
-
 def comparisons(ladder: Ladder) -> ReportTable | None:
     """Every pair of rungs; None if nothing was compared."""
     if not ladder.comparisons:
@@ -300,14 +282,7 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
     columns: list[ReportColumn[Comparison]] = [
         ReportColumn("of scores", lambda compared: difference_cell(compared.difference, metric), "difference"),
         *([] if metric_spec(metric).is_loss else [of_losses]),
-        ReportColumn("unadjusted", lambda compared: p_value(compared.p), "p"),
-        ReportColumn("adjusted", lambda compared: p_value(compared.p_adjusted), "p"),
-        ReportColumn(
-            "McNemar, by seed",
-            lambda compared: ", ".join(map(p_value, compared.mcnemar)) or ABSENT,
-            "p",
-            unmeasured="McNemar’s test applies to scores of 0 or 1 only.",
-        ),
+        ReportColumn("adjusted p", lambda compared: p_value(compared.p_adjusted)),
         ReportColumn("finding", lambda compared: finding(ladder, compared), words=True),
     ]
     return report_table(
@@ -521,8 +496,7 @@ def benchmarks(ladder: Ladder) -> ReportTable | None:
         ),
         ReportColumn("score", lambda pair: result(*pair)),
         ReportColumn("difference from base", lambda pair: gap(*pair), unmeasured=NO_BENCHMARK_OF_BASE),
-        ReportColumn("unadjusted", lambda pair: p_value(pair[1].p), "p", unmeasured=""),
-        ReportColumn("adjusted", lambda pair: p_value(pair[1].p_adjusted), "p", unmeasured=""),
+        ReportColumn("adjusted p", lambda pair: p_value(pair[1].p_adjusted), unmeasured=""),
         ReportColumn(
             "finding", lambda pair: FINDINGS[pair[1].finding] if pair[1].finding else ABSENT, words=True, unmeasured=""
         ),

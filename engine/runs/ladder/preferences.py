@@ -85,10 +85,8 @@ class WinRate(Struct, kw_only=True):
     """Share in which b is preferred."""
     seeds: int
     """Compared ones."""
-    p: float
-    """Two-sided, unadjusted."""
     p_adjusted: float
-    """Adjusted for all pairs; below 0.05 exactly where the interval excludes one half."""
+    """Two-sided, adjusted for all pairs; below 0.05 exactly where the interval excludes one half."""
     finding: PreferenceFinding
     """Of a against b."""
 

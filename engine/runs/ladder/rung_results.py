@@ -97,11 +97,9 @@ class RungResult(Struct, kw_only=True):
     """Share of answers without the format that the metric needs; None if it needs none."""
     loss: Interval | None = None
     """Held-out loss on the test rows, nats/token."""
-    share_of_score: Interval | None = None
-    """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
-    """Gain over the base model divided by full fine-tuning's, or without its score by that of the best rung; pointwise,
-    as `share_of_score`."""
+    """Gain over the base model divided by full fine-tuning's, or without its score by that of the best rung;
+    pointwise."""
     rule_p: float | None = None
     """Two-sided p of the share of the gain against that of the rule of thumb; None without a share."""
     no_share: str = ""
@@ -188,14 +186,10 @@ class Comparison(Struct, kw_only=True):
     """The rung it is compared with."""
     difference: Interval
     """Of the score, with a 95% interval that holds simultaneously for all comparisons."""
-    p: float
-    """Two-sided, unadjusted."""
     p_adjusted: float
-    """Adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
+    """Two-sided, adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
     finding: Finding
     """Of a against b."""
-    mcnemar: list[float] = field(default_factory=list)
-    """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
     needed_for: NeededFor = "difference"
     """What the numbers below would show: `as_good` if the difference is less than half the margin."""
     needed_items: int | None = None
@@ -322,10 +316,8 @@ class BenchmarkRow(Struct, kw_only=True):
     difference: Interval | None = None
     """The rung's score minus the base model's, paired by item; simultaneous for all rungs and benchmarks. None for the
     base model, and if it has no score or the rung is not compared."""
-    p: float | None = None
-    """Two-sided, unadjusted."""
     p_adjusted: float | None = None
-    """Adjusted for all rungs and benchmarks; below 0.05 exactly where the interval excludes 0."""
+    """Two-sided, adjusted for all rungs and benchmarks; below 0.05 exactly where the interval excludes 0."""
     finding: Literal["better", "worse", "undecided"] | None = None
     """Of the rung against the base model: significantly better or worse, or neither; None without a difference."""
 

@@ -69,7 +69,6 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
                 a=name,
                 b="base",
                 difference=Interval(mean=0.6, low=0.5, high=0.7, rows=ITEMS),
-                p=0.001,
                 p_adjusted=0.001,
                 finding="better",
             )
@@ -156,7 +155,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     of_run = {0: right(0.6)}
     ladder, _ = made(tmp_path, of_run, of_run)
     near = Interval(mean=-0.005, low=-0.015, high=0.005, rows=ITEMS)
-    ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p=0.5, p_adjusted=0.9, finding="as_good"))
+    ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p_adjusted=0.9, finding="as_good"))
     decisions = decide(ladder)
     assert [row.name for row in decisions.trained] == ["lora", "full"]
     texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]

@@ -60,7 +60,6 @@ def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
     assert [head.endswith("loss, nats/token") for head in texts(tables.quality(ladder))[0]].count(True) == 1
     assert "of losses" not in texts(tables.comparisons(ladder))[0]
     assert texts(tables.comparisons(ladder))[1][1] == "+0.041"
-    assert tables.by_seed(ladder) is None
 
 
 def test_findings_name_the_needed_sample(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report's figures: share of gain against cost, scores against costs, curves of the runs, learning-rate trials.
+"""The report's figures: share of gain against cost, losses of the runs, learning-rate trials.
 
 Each rung has a color, a marker and a dash, so that it never differs by color alone. The hues are from Okabe and Ito's
 palette for color-blind readers, darker on white and lighter on a dark screen (see `page.css`). Figures are drawn in
@@ -17,16 +17,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from engine.config.method_specs import method_names
-from engine.config.metric_specs import metric_spec
 from engine.config.quantities import percent, rate, ratio
 from engine.config.text import visible
 from engine.ladder.phrases import RULE_GAIN, rung_title
-from engine.ladder.report.material import MEMORY_KINDS, LossCurve, Trace
-from engine.ladder.report.tables import PEAKS
-from engine.runs.ladder.ladder_state import BASE, Ladder, LadderEntry, is_base
-from engine.runs.ladder.rung_results import LadderSummary, RungResult
+from engine.ladder.report.material import LossCurve, Trace
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, is_base
+from engine.runs.ladder.rung_results import LadderSummary
 from engine.runs.run.result import Interval
-from engine.runs.score_format import COST_TICKS, of_reference, score
+from engine.runs.score_format import COST_TICKS, of_reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,9 +114,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
 
 WIDTH, HEIGHT = 400, 290
 """CSS pixels, if the page shows the figure at its own width."""
-SECONDS = (("s", 1.0), ("min", 60.0), ("h", 3600.0))
-BYTES = (("MiB", 2.0**20), ("GiB", 2.0**30))
 TOKENS = (("tokens", 1.0), ("thousand tokens", 1e3), ("million tokens", 1e6), ("billion tokens", 1e9))
+"""Units of the axis: the largest one in which the longest curve has at least 2."""
 LEGEND_ROW = 17
 """Height of each additional row of the legend, in pixels."""
 LOG_FROM = 8.0
@@ -247,11 +244,6 @@ def wants_log(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) >= LOG_FROM
 
 
-def unit(largest: float, units: Sequence[tuple[str, float]]) -> tuple[str, float]:
-    """The largest unit in which the value is at least 2, else the smallest unit."""
-    return next((u for u in reversed(units) if largest >= 2 * u[1]), units[0])
-
-
 LOWEST_SHARE, HIGHEST_SHARE = -50.0, 200.0
 """Percent at which the axis ends: a very wide interval would leave no room for the others."""
 SUMMARY_TITLE = "Share of gain vs. share of cost"
@@ -302,92 +294,20 @@ def summary_figure(summary: LadderSummary | None, styles: Styles) -> ReportFigur
     return ReportFigure(SUMMARY_TITLE, svg, caption)
 
 
-def against_costs(ladder: Ladder, styles: Styles) -> list[ReportFigure | None]:
-    """The score against time, peak memory and price: mean, lowest and highest seed of each cost."""
-    scored = [row for row in ladder.rows if not is_base(row.name) and row.score and row.score.mean is not None]
-    longest = max((row.training_seconds.high for row in ladder.rows if row.training_seconds), default=0.0)
-    name, factor = unit(longest, SECONDS)
-    times = [(row, cost) for row in scored if (cost := row.training_seconds)]
-    points = [(row, (cost.mean / factor, cost.low / factor, cost.high / factor)) for row, cost in times]
-    by_time = _against(ladder, styles, points, "time", f"training time, {name}", "training time")
-
-    # Memory reserved on the GPU; on a CPU the memory of the process.
-    by_memory = None
-    for kind in ("gpu_training", "reserved", "rss_training", "rss"):
-        peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and not is_base(row.name)}
-        if any(peaks.values()):
-            name, factor = unit(max(filter(None, peaks.values())), BYTES)
-            known = [(row, peaks[row.name] / factor) for row in scored if peaks.get(row.name)]
-            points = [(row, (peak, peak, peak)) for row, peak in known]
-            axis = f"peak memory, {PEAKS[kind][1]} ({PEAKS[kind][0]}), {name}"
-            by_memory = _against(ladder, styles, points, "memory", axis, "peak memory")
-            break
-
-    currency = next((row.currency for row in ladder.rows if row.money), "")
-    points = [(row, (cost.mean, cost.low, cost.high)) for row in scored if (cost := row.money)]
-    return [by_time, by_memory, _against(ladder, styles, points, "money", f"price per run, {currency}", "price")]
-
-
-def _against(
-    ladder: Ladder, styles: Styles, points: Sequence[tuple[RungResult, Bounds]], what: str, axis: str, title: str
-) -> ReportFigure | None:
-    if not points:
-        return None
-    spec = metric_spec(ladder.metric)
-    title, scale = f"{'Loss' if spec.is_loss else 'Score'} vs. {title}", spec.scale
-    scored = [(row, row.score) for row, _ in points if row.score]
-    ends = [end for _, own in scored for end in (own.low, own.high, own.mean)]
-    values, costs = [end * scale for end in ends if end is not None], [cost for _, own in points for cost in own]
-    low, high = min(values), max(values)
-    height = max(high - low, 0.02 * scale, 1e-9)
-    base = next((row.score.mean for row in ladder.rows if row.name == BASE and row.score), None)
-    near = base is not None and low - 2 * height <= base * scale <= high + 2 * height
-    with new_figure(axis, f"{spec.title}, {spec.unit}") as (figure, axes):
-        for row, cost in points:
-            if row.score:
-                draw_point(axes, styles[row.name], cost, bounds_of(row.score, scale))
-        if wants_log(costs):
-            axes.set_xscale("log")
-            axes.set_xlim(min(costs) / 1.3, max(costs) * 1.3)
-        else:
-            axes.set_xlim(0, max(costs) * 1.12 or 1.0)
-        ticks(axes.xaxis, costs, wants_log(costs))
-        # The axis shows the range of the rungs' scores. The base model is a line if it is near that range, else a
-        # label at the edge.
-        if base is not None and near:
-            axes.axhline(base * scale, color=BASE_COLOR, linewidth=1.2, dashes=(4, 3))
-            low, high = min(low, base * scale), max(high, base * scale)
-        elif base is not None:
-            below = base * scale < low
-            y, edge = (0.02, "bottom") if below else (0.98, "top")
-            text = f"base {score(base, spec.name)} {'↓' if below else '↑'}"
-            axes.text(1.0, y, text, transform=axes.transAxes, color=MUTED, ha="right", va=edge)
-        pad = 0.12 * max(high - low, height)
-        axes.set_ylim(low - pad, high + pad)
-        ticks(axes.yaxis, [low, high])
-        legend(figure, styles, [row.name for row, _ in points], marker=True)
-        texts = ", ".join(f"{rung_title(row.name)} {score(own.mean, spec.name)}" for row, own in scored)
-        svg = inline_svg(figure, f"against-{what}", f"{title}: {texts}")
-    parts = ["Vertical bars: 95% CI."]
-    parts += ["Horizontal bars: lowest to highest seed."] if any(low < high for _, (_, low, high) in points) else []
-    parts += ["Dashed line: the base model."] if near else []
-    return ReportFigure(title, svg, " ".join(parts))
-
-
-def loss_figure(
-    traces: Sequence[Trace], styles: Styles, by: str, units: Sequence[tuple[str, float]], axis: str, title: str
-) -> ReportFigure | None:
-    """Training and validation loss by tokens or seconds; None without a finite loss."""
-
-    def xy(curve: LossCurve) -> tuple[list[float], list[float]]:
-        return [x / factor for x in getattr(curve, by)], curve.loss
-
+def loss_figure(traces: Sequence[Trace], styles: Styles) -> ReportFigure | None:
+    """Training and validation loss by tokens; None without a finite loss."""
     curves = [curve for trace in traces for curve in (trace.train, trace.validation)]
     values = [value for curve in curves for value in curve.loss if math.isfinite(value)]
     if not values:
         return None
-    name, factor = unit(max(max(getattr(curve, by), default=0.0) for curve in curves), units)
-    with new_figure(axis.format(name), "loss, nats/token") as (figure, axes):
+    longest = max(max(curve.tokens, default=0.0) for curve in curves)
+    name, factor = next((unit for unit in reversed(TOKENS) if longest >= 2 * unit[1]), TOKENS[0])
+    title = "Loss by tokens"
+
+    def xy(curve: LossCurve) -> tuple[list[float], list[float]]:
+        return [tokens / factor for tokens in curve.tokens], curve.loss
+
+    with new_figure(f"trained, {name}", "loss, nats/token") as (figure, axes):
         for trace in traces:
             style = styles[trace.rung]
             axes.plot(*xy(trace.train), color=style.color, dashes=style.dashes, linewidth=1.4)
@@ -398,38 +318,10 @@ def loss_figure(
         axes.set_xlim(left=0)
         ticks(axes.xaxis, [])
         legend(figure, styles, list(dict.fromkeys(trace.rung for trace in traces)), marker=False)
-        svg = inline_svg(figure, f"loss-by-{by}", title)
+        svg = inline_svg(figure, "loss-by-tokens", title)
     steps = max(trace.steps_per_point for trace in traces)
     mean = f", each point is the mean of {steps} steps" if steps > 1 else ""
     return ReportFigure(title, svg, f"Lines: training loss, one line per seed{mean}. Markers: validation loss.")
-
-
-def memory(traces: Sequence[Trace], styles: Styles) -> list[ReportFigure]:
-    """One figure for each kind of memory that was measured, with the first seed of each rung."""
-    firsts = list({trace.rung: trace for trace in reversed(traces)}.values())[::-1]
-    drawn = []
-    for kind in MEMORY_KINDS:
-        measured = [trace for trace in firsts if kind in trace.memory]
-        if not measured:
-            continue
-        longest, highest = (max(max(trace.memory[kind][axis]) for trace in measured) for axis in (0, 1))
-        (time_unit, seconds), (size_unit, size) = unit(longest, SECONDS), unit(highest, BYTES)
-        name = PEAKS[kind][1]
-        with new_figure(f"since the start of the run, {time_unit}", f"{name}, {size_unit}") as (figure, axes):
-            for trace in measured:
-                style, (x, y) = styles[trace.rung], trace.memory[kind]
-                line = [t / seconds for t in x], [value / size for value in y]
-                axes.plot(*line, color=style.color, dashes=style.dashes, linewidth=1.4)
-            axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
-            ticks(axes.xaxis, [])
-            ticks(axes.yaxis, [])
-            legend(figure, styles, [trace.rung for trace in measured], marker=False)
-            svg = inline_svg(figure, f"memory-{kind.replace('_', '-')}", f"Memory over time, {name}")
-        seeds = ", ".join(dict.fromkeys(str(trace.seed) for trace in measured))
-        caption = f"All phases, without waiting for the GPU; seed {seeds}."
-        drawn.append(ReportFigure(f"Memory over time: {name}", svg, caption))
-    return drawn
 
 
 def rates(ladder: Ladder, styles: Styles) -> ReportFigure | None:
@@ -469,23 +361,11 @@ def rates(ladder: Ladder, styles: Styles) -> ReportFigure | None:
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
 
 
+NO_LOSS = "Loss: no run has a finite loss yet."
 NO_TRIALS = "Learning-rate trials: none; each rung was trained at one rate."
 
 
 def report_figures(ladder: Ladder, styles: Styles, traces: Sequence[Trace]) -> tuple[list[ReportFigure], list[str]]:
-    """(figures of a ladder's report, why others are missing)."""
-    by_time, by_memory, by_money = against_costs(ladder, styles)
-    by_tokens = loss_figure(traces, styles, "tokens", TOKENS, "trained, {}", "Loss by tokens")
-    by_seconds = loss_figure(traces, styles, "seconds", SECONDS, "training time, {}", "Loss by training time")
-    figures = (
-        (by_time, "Score vs. training time: no rung has both yet."),
-        (by_memory, "Score vs. peak memory: no rung has both yet."),
-        (by_money, ""),
-        (by_tokens, "Loss: no run has a finite loss yet."),
-        (by_seconds, ""),
-        (rates(ladder, styles), NO_TRIALS),
-    )
-    missing = [why for figure, why in figures if why and not figure]
-    by_kind = memory(traces, styles)
-    missing += [] if by_kind else ["Memory over time: no run has recorded it yet."]
-    return [*(figure for figure, _ in figures if figure), *by_kind], missing
+    """(figures of a ladder's report below its summary, why others are missing)."""
+    figures = [(loss_figure(traces, styles), NO_LOSS), (rates(ladder, styles), NO_TRIALS)]
+    return [figure for figure, _ in figures if figure], [why for figure, why in figures if not figure]

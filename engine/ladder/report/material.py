@@ -1,6 +1,6 @@
 """What a report reads from the directories of its runs: curves from events, and test items with their answers.
 
-Events are streamed: of a step 40 bytes are kept, of a memory sample 16.
+Events are streamed: of a step 32 bytes are kept.
 """
 
 from __future__ import annotations
@@ -16,15 +16,11 @@ import numpy as np
 from engine.config.metric_specs import metric_spec
 from engine.runs.ladder.ladder_state import is_base
 from engine.runs.run.event_log import stream
-from engine.runs.run.events import Eval, Hello, Memory, Phase, Step
+from engine.runs.run.events import Eval, Hello, Step
 from engine.runs.run.predictions import ScoredItem, read_predictions
 
-MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
-"""Allocated by tensors, reserved by PyTorch, used on the GPU by all processes, resident memory of the process."""
 MAX_LOSS_POINTS = 100
 """Points of a training curve; with more steps, each point is a mean of several."""
-MAX_MEMORY_POINTS = 240
-"""Points of a memory curve; with more samples, each point is the highest of several."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +29,6 @@ class LossCurve:
 
     tokens: list[float] = field(default_factory=list)
     """Tokens trained so far."""
-    seconds: list[float] = field(default_factory=list)
-    """Seconds in optimizer steps so far."""
     loss: list[float] = field(default_factory=list)
     """Nats/token; NaN where the loss is not finite."""
 
@@ -47,8 +41,6 @@ class Trace:
     seed: int
     train: LossCurve
     validation: LossCurve
-    memory: dict[str, tuple[list[float], list[float]]]
-    """By kind: (seconds since the start of the run, bytes)."""
     steps_per_point: int = 1
     """Steps averaged in one point of the training curve."""
 
@@ -56,56 +48,33 @@ class Trace:
 def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
     """Read the curves of a run; None if there are no events."""
     table = array("d")
-    """Of each step: number, tokens, seconds, answer tokens, summed loss of these."""
+    """Of each step: number, tokens, answer tokens, summed loss of these."""
     evaluated: dict[int, float | None] = {}
     """Validation losses by step."""
-    samples: dict[str, array[float]] = {}
-    """By kind of memory: seconds and bytes of each sample in turn."""
-    clock, last, waiting = 0.0, math.nan, False
-    for event in stream(events_file):
-        # The time axis of memory leaves out the time before a resume and the time spent waiting for the GPU.
-        now = event.t if event.elapsed is None else event.elapsed
-        if not (math.isnan(last) or waiting or isinstance(event, Hello)):
-            clock += max(0.0, now - last)
-        last = now
-        if isinstance(event, Phase):
-            waiting = event.name == "waiting"
-        elif isinstance(event, Memory):
-            for kind in MEMORY_KINDS:
-                if (used := getattr(event, kind)) is not None:
-                    samples.setdefault(kind, array("d")).extend((clock, used))
-        elif isinstance(event, Step):
-            while table and table[-5] >= event.step:  # a resumed run repeats steps
-                del table[-5:]
+    has_events = False
+    for event in stream(events_file, Hello, Step, Eval):
+        has_events = True
+        if isinstance(event, Step):
+            while table and table[-4] >= event.step:  # a resumed run repeats steps
+                del table[-4:]
             loss = math.nan if event.loss is None else event.loss * event.answer_tokens
-            table.extend((event.step, event.tokens, event.seconds, event.answer_tokens, loss))
+            table.extend((event.step, event.tokens, event.answer_tokens, loss))
         elif isinstance(event, Eval) and event.split == "validation" and event.when == "during":
             evaluated[event.step] = event.loss  # a repeated evaluation replaces the earlier one
-    if math.isnan(last):
+    if not has_events:
         return None
 
-    steps = np.frombuffer(table).reshape(-1, 5)
+    steps = np.frombuffer(table).reshape(-1, 4)
     size = _group_size(len(steps), MAX_LOSS_POINTS)
-    so_far = steps[:, 1:3].cumsum(0)
+    so_far = steps[:, 1].cumsum()
     starts = np.arange(0, len(steps), size)
     ends = np.minimum(starts + size, len(steps)) - 1
-    sums = np.add.reduceat(steps[:, 3:], starts, axis=0) if len(steps) else steps[:, 3:]
+    sums = np.add.reduceat(steps[:, 2:], starts, axis=0) if len(steps) else steps[:, 2:]
     means = [float(loss / weight) if weight else math.nan for weight, loss in sums]
-    tokens, seconds = so_far[ends].T.tolist()
-    train = LossCurve(tokens, seconds, means)
     known = {step: loss for step, loss in sorted(evaluated.items()) if loss is not None}
-    before = np.vstack([np.zeros((1, 2)), so_far])[np.searchsorted(steps[:, 0], list(known), side="right")]
-    tokens, seconds = before.T.tolist()
-    validation = LossCurve(tokens, seconds, list(known.values()))
-
-    memory = {}
-    for kind, values in samples.items():
-        points = np.frombuffer(values).reshape(-1, 2)
-        length = _group_size(len(points), MAX_MEMORY_POINTS)
-        groups = [points[start : start + length] for start in range(0, len(points), length)]
-        seconds, peaks = np.array([group[group[:, 1].argmax()] for group in groups]).T
-        memory[kind] = seconds.tolist(), peaks.tolist()
-    return Trace(rung, seed, train, validation, memory, size)
+    before = np.r_[0.0, so_far][np.searchsorted(steps[:, 0], list(known), side="right")]
+    validation = LossCurve(before.tolist(), list(known.values()))
+    return Trace(rung, seed, LossCurve(so_far[ends].tolist(), means), validation, size)
 
 
 def _group_size(number: int, most: int) -> int:

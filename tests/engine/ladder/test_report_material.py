@@ -14,7 +14,7 @@ from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predicti
 from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.figures import NO_TRIALS
-from engine.ladder.report.material import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, PredictionSource, collect_samples, trace
+from engine.ladder.report.material import MAX_LOSS_POINTS, PredictionSource, collect_samples, trace
 from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run import events, run_dir
@@ -34,14 +34,13 @@ def append(run: RunDir, *more: events.Event) -> None:
         file.writelines(msgspec.json.encode(event) + b"\n" for event in more)
 
 
-def test_a_curve_counts_tokens_and_seconds_of_all_steps(run: RunDir) -> None:
+def test_a_curve_counts_the_tokens_of_all_steps(run: RunDir) -> None:
     curves = trace("lora", 0, run.events_file)
     assert curves is not None
     log = [decode(line) for line in run.events_file.read_bytes().splitlines()]
     steps = [event for event in log if isinstance(event, events.Step)]
     assert len(curves.train.tokens) <= MAX_LOSS_POINTS
     assert curves.train.tokens[-1] == sum(step.tokens for step in steps)
-    assert curves.train.seconds[-1] == pytest.approx(sum(step.seconds for step in steps))
     assert curves.steps_per_point == math.ceil(STEPS / MAX_LOSS_POINTS)
     assert len(curves.validation.loss) == 4
     assert curves.validation.tokens[-1] == curves.train.tokens[-1]
@@ -55,30 +54,6 @@ def test_a_repeated_step_counts_once(run: RunDir) -> None:
     assert before is not None
     assert after is not None
     assert after.train == before.train
-
-
-def test_waiting_and_the_time_before_resuming_do_not_count(run: RunDir) -> None:
-    first = trace("lora", 0, run.events_file)
-    assert first is not None
-    known = first.memory["reserved"][0]
-    assert known[0] < 5  # the 500 seconds of waiting are not in it
-    later = known[-1] + BEGIN + 10_000
-    append(
-        run,
-        events.Hello(pid=2, host="box", version="0.1.0", resumed=True, t=later),
-        events.Memory(rss=1, rss_peak=1, reserved=1, t=later + 2),
-    )
-    second = trace("lora", 0, run.events_file)
-    assert second is not None
-    assert second.memory["reserved"][0][-1] < known[-1] + 10
-
-
-def test_no_peak_is_lost_when_a_curve_is_thinned(run: RunDir) -> None:
-    append(run, *[events.Memory(rss=9 << 30 if n == 777 else 5, rss_peak=5, t=BEGIN + 600 + n) for n in range(2000)])
-    curves = trace("lora", 0, run.events_file)
-    assert curves is not None
-    assert len(curves.memory["rss"][1]) <= MAX_MEMORY_POINTS
-    assert max(curves.memory["rss"][1]) == 9 << 30
 
 
 def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
@@ -134,7 +109,7 @@ def test_a_run_with_missing_files_is_named_and_the_rest_is_shown(tmp_path: Path,
         (run / damage).unlink()
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
-    assert 'id="against-time-' in page
+    assert 'id="loss-by-tokens-' in page
     assert (run.name in page) if damage == "run.toml" else (f"{run.name} has no" in page)
 
 

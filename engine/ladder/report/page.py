@@ -227,7 +227,7 @@ def render_page(data: ReportData) -> str:
             answered=metric_spec(ladder.metric).needs_answers,
             problems=data.problems,
             configuration=record.configuration(ladder),
-            commands=record.commands(data.directory, ladder),
+            commands=record.commands(ladder),
         )
     )
 
@@ -331,7 +331,7 @@ def render_markdown(data: ReportData) -> str:
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(escape_inline, warnings))]
     parts.append("## Reproduce")
-    for title, command in record.commands(data.directory, ladder):
+    for title, command in record.commands(ladder):
         parts += [f"{escape_inline(title)}:", fenced(command)]
     return "\n\n".join(parts) + "\n"
 

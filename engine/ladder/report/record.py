@@ -8,12 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from engine.config.errors import UserError
 from engine.config.metric_specs import metric_text
-from engine.config.preset_library import resolve_preset
-from engine.config.quantities import ABSENT, count, decimal, duration, integer, percent, rate, ratio, size
-from engine.config.schema import TOP_KEYS
-from engine.config.settings import flatten
+from engine.config.quantities import ABSENT, count, decimal, duration, integer, percent, rate, size
 from engine.config.text import amount
 from engine.ladder.phrases import p_value, rung_title
 from engine.ladder.report.tables import (
@@ -33,7 +29,7 @@ from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, W
 from engine.runs.ladder.sweep import Sweep
 from engine.runs.preference.judge_dir import kappa_text, settled_text
 from engine.runs.run.result import MIN_ITEMS
-from engine.runs.run.run_dir import RunDir, read_frozen
+from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import PARTS, exceptions, summarize_columns, summarize_rows
 from engine.runs.score_format import loss, percent_bounds
 
@@ -150,7 +146,7 @@ def configuration(ladder: Ladder) -> ConfigurationTables:
     }
     return ConfigurationTables(
         _filled(settings_table(ladder), weights(ladder), work(ladder)),
-        _filled(two_columns("Settings shared by all rungs", ladder.config), trials(ladder), runs(ladder)),
+        _filled(two_columns("Settings shared by all rungs", ladder.config), runs(ladder)),
         _filled(two_columns("Versions", ladder.versions), two_columns("Machine", machine)),
     )
 
@@ -247,50 +243,15 @@ def runs(ladder: Ladder) -> ReportTable:
         ReportColumn("outcome", outcome, words=True),
         ReportColumn("directory", lambda entry: entry.run or ABSENT, words=True),
     ]
-    return report_table("Runs", "rung", ladder.entries, lambda entry: rung_line(entry.rung), columns)
+    trials = [entry.seconds or 0.0 for entry in ladder.entries if entry.kind == "trial"]
+    notes = [f"The {amount(len(trials), 'learning-rate trial')} took {duration(sum(trials))}."] if trials else []
+    return report_table("Runs", "rung", ladder.entries, lambda entry: rung_line(entry.rung), columns, notes)
 
 
-def trials(ladder: Ladder) -> ReportTable:
-    """What choosing the learning rates took: of each rung, and of all rungs, whose name here is ''."""
-
-    def of(name: str, kind: str = "trial") -> list[LadderEntry]:
-        return [entry for entry in ladder.entries if entry.kind == kind and name in ("", entry.rung)]
-
-    def seconds(entries: list[LadderEntry]) -> float:
-        return sum(entry.seconds or 0.0 for entry in entries)
-
-    def share(name: str) -> str:
-        runs = seconds(of(name, "run"))
-        return ratio(seconds(of(name)) / runs) if runs else ABSENT
-
-    columns: list[ReportColumn[str]] = [
-        ReportColumn("trials", lambda name: integer(len(of(name)))),
-        ReportColumn("shortened", lambda name: integer(sum(e.steps is not None for e in of(name))) if name else ""),
-        ReportColumn("time", lambda name: duration(seconds(of(name)))),
-        ReportColumn("relative to its runs", lambda name: share(name) if name else ""),
-    ]
-    rungs = list(dict.fromkeys(entry.rung for entry in of("")))
-    return report_table(
-        "Learning-rate trials",
-        "rung",
-        [*rungs, ""] if rungs else [],
-        lambda name: rung_line(name) if name else TableLine(Cell("all rungs")),
-        columns,
-    )
-
-
-def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:
-    """(title, command line) of the ladder, its report, and one run of each rung."""
+def commands(ladder: Ladder) -> list[tuple[str, str]]:
+    """(title, command line) of the ladder and of its report."""
     lines = [("Run the ladder", from_anywhere(ladder))] if ladder.command else []
-    lines.append(("Write this report", shlex.join(["ftbench", "report", ladder.name])))
-    listed = set()
-    for entry in ladder.entries:
-        run = folder(ladder_dir, entry) if entry.kind == "run" and entry.rung not in listed else None
-        command = _run_command(ladder.preset, run) if run else None
-        if command:
-            listed.add(entry.rung)
-            lines.append((f"Run {rung_title(entry.rung)} alone, seed {entry.seed}", command))
-    return lines
+    return [*lines, ("Write this report", shlex.join(["ftbench", "report", ladder.name]))]
 
 
 def from_anywhere(state: Ladder | Sweep) -> str:
@@ -298,37 +259,12 @@ def from_anywhere(state: Ladder | Sweep) -> str:
     return f"cd {shlex.quote(state.started_in)} && {state.command}" if state.started_in else state.command
 
 
-def _run_command(preset: str, run: RunDir) -> str | None:
-    """The `ftbench run` command that repeats this run; None if no command line can express it."""
-    try:
-        config = read_frozen(run).config
-        defaults = flatten(resolve_preset(preset, config.method, {}).config)
-    except (UserError, OSError):
-        return None
-    words = ["ftbench", "run", preset, "--method", config.method]
-    for key, value in flatten(config).items():
-        if key not in TOP_KEYS and value != defaults[key]:
-            if value is None:
-                return None  # --set cannot unset what the preset sets
-            words += ["--set", f"{key}={toml(value)}"]
-    return shlex.join(words)
-
-
-def toml(value: Any) -> str:
-    """A value as TOML on one line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(str(key))} = {toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    return json.dumps(value)
-
-
 def setting_cell_text(value: Any) -> str:
-    """A setting's value for reading: text without quotes, small numbers as 2e-4, empty values as a dash."""
+    """A setting's value for reading: text without quotes, small numbers as 2e-4, empty values as a dash, else JSON."""
     if value is None or value in ("", {}, []):
         return ABSENT
     if isinstance(value, str):
         return value
     if isinstance(value, float) and 0 < abs(value) < 0.01:
         return rate(value)
-    return toml(value)
+    return json.dumps(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 from made_ladder import made_ladder
@@ -12,6 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from engine.config import quantities
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     POWER,
@@ -22,6 +22,7 @@ from engine.ladder.phrases import (
 from engine.ladder.report import page, record, tables
 from engine.ladder.report.page import load_report_data
 from engine.ladder.report.tables import NO_ENERGY, ReportTable
+from engine.ladder.sentences import verdict
 
 
 def texts(table: ReportTable | None) -> list[list[str]]:
@@ -100,18 +101,22 @@ def test_numbers_of_the_tables_have_the_format_of_the_verdict(tmp_path: Path) ->
         assert number in printed
 
 
-def test_the_commands_repeat_the_runs(tmp_path: Path) -> None:
-    directory, ladder = made_ladder(tmp_path / "runs")
-    commands = dict(record.commands(directory, ladder))
+def test_the_command_repeats_the_ladder(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path / "runs")
+    commands = dict(record.commands(ladder))
     assert commands["Run the ladder"] == "ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'"
-    words = shlex.split(commands["Run QLoRA alone, seed 0"])
-    assert words[:5] == ["ftbench", "run", "demo-lora", "--method", "qlora"]
-    assert "train.learning_rate=0.0005" in words
 
 
-def test_values_are_written_as_toml() -> None:
-    assert record.toml({"prompt": 'Q: "{q}"'}) == '{"prompt" = "Q: \\"{q}\\""}'
-    assert record.toml([True, 1, 0.5, "a"]) == '[true, 1, 0.5, "a"]'
+def test_every_learning_rate_trial_is_in_the_report_with_its_cost(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path / "runs")
+    trials = [entry for entry in ladder.entries if entry.kind == "trial"]
+    listed = [row for row in texts(record.runs(ladder))[1:] if row[1] == record.KINDS["trial"]]
+    assert [(row[3], row[4], row[5]) for row in listed] == [
+        (quantities.rate(trial.learning_rate), quantities.decimal(trial.validation_loss, 3), "30.0 s")
+        for trial in trials
+    ]
+    said = " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
+    assert f"{len(trials)} trials took {quantities.duration(30.0 * len(trials))}" in said
 
 
 def parsed(text: str) -> list[Token]:

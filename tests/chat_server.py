@@ -101,7 +101,7 @@ def answer(ask: AnswerRequest) -> None:
         if stopped:
             break
         prompt = conversation.messages[-1]["content"]
-        tell(AnswerStarted(number=ask.number, column=key, prompt_tokens=9, cached_tokens=0))
+        tell(AnswerStarted(number=ask.number, column=key))
         text = f"{TITLES[key]} heard {prompt} after {len(conversation.messages)} messages\n{HOSTILE}"
         tell(AnswerText(number=ask.number, column=key, text=text))
         while prompt == "endless" and not stopped:

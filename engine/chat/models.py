@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 import peft
 import psutil
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 
-from engine.chat.generation import ReusableCache
+from engine.chat.generation import KeptTurns
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
@@ -47,8 +45,6 @@ class BaseCopy:
         self.bytes = stored_bytes(network)
         self.adapters: dict[str, int] = {}
         """Key of an adapter -> its size in bytes."""
-        self._enabled = True
-        self._layers: list[BaseTunerLayer] = []
 
     def attach(self, key: str, folder: Path) -> None:
         """Load an adapter from its folder."""
@@ -61,33 +57,16 @@ class BaseCopy:
         copy_adapter(self.network, folder, key)  # all of it
         multiply_in_input_dtype(self.network)  # as in training and evaluation
         self.network.eval()
-        self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
-        self.network.base_model.enable_adapter_layers()
-        self.network.set_adapter(key)
-        self._enabled = True
         self.adapters[key] = stored_bytes(self.network) - before
 
-    @contextmanager
-    def active(self, adapter: str | None) -> Iterator[torch.nn.Module]:
-        """The network with this adapter, or with all adapters disabled; it stays so until the next call.
-
-        Calls the layers' own `enable_adapters` and `set_adapter`: PEFT's methods of the model first walk all modules,
-        which for 30 decoder layers takes three times as long.
-        """
-        if adapter is None and self._enabled:
-            self._enabled = False
-            for layer in self._layers:
-                layer.enable_adapters(False)
-        elif adapter is not None:
-            if not self._enabled:
-                for layer in self._layers:
-                    layer.enable_adapters(True)
-            if not self._enabled or self.network.active_adapter != adapter:
-                for layer in self._layers:
-                    layer.set_adapter(adapter)
-                self.network.active_adapter = adapter
-            self._enabled = True
-        yield self.network
+    def activate(self, adapter: str | None) -> torch.nn.Module:
+        """The network with this adapter, or with all adapters disabled; it stays so until the next call."""
+        if adapter is not None:
+            self.network.base_model.enable_adapter_layers()
+            self.network.set_adapter(adapter)
+        elif self.adapters:
+            self.network.base_model.disable_adapter_layers()
+        return self.network
 
     @property
     def part(self) -> WeightsMemory:
@@ -124,14 +103,12 @@ def verify(
     before: logits of the base before an adapter was attached. titles: key of an adapter -> its column's title.
     """
     defects = []
-    with copy.active(None) as network:
-        logits = logits_of(network, prompt, device)
+    logits = logits_of(copy.activate(None), prompt, device)
     if largest_difference(logits, before) > TOLERANCE:
         text = f"{copy.name} is not the base model while adapters are loaded: its logits differ from those before"
         defects.append(Notice("chat.base_changed", text))
     for key in copy.adapters:
-        with copy.active(key) as network:
-            logits = logits_of(network, prompt, device)
+        logits = logits_of(copy.activate(key), prompt, device)
         if largest_difference(logits, before) <= TOLERANCE:
             text = f"the adapter of {titles[key]} is not active: its logits equal those of the base model"
             defects.append(Notice("chat.adapter_inactive", text))
@@ -227,7 +204,7 @@ class Responder:
     ends: frozenset[int]
     positions: int | None
     """Maximum sequence length of the model."""
-    kept: ReusableCache = field(default_factory=ReusableCache)
+    kept: KeptTurns = field(default_factory=KeptTurns)
 
 
 @dataclass

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.chat.generation import TextStream, stream
+import msgspec
+
+from engine.chat.generation import AnswerStreamer, Stopped, generate_answer
 from engine.chat.models import ChatRun, LoadedModels, Progress, Responder, prompt_of, tried_runs
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
@@ -35,8 +37,6 @@ from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lin
 from engine.training.guards import free_memory
 
 Tell = Callable[[Message], None]
-Stopped = Callable[[], bool]
-"""Whether the client asked to stop the current answer."""
 
 
 class ChatSession:
@@ -128,46 +128,32 @@ class ChatSession:
                 )
                 raise UserError(problem, responder.column.title, "start a new conversation", "chat.too_long")
             limit = min(limit, free)
-        key = responder.column.key
-        text = TextStream(responder.tokenizer)
-        ended: Ending = "length"
+        key, limited = responder.column.key, msgspec.structs.replace(sampling, max_new_tokens=limit)
+        answer = AnswerStreamer(
+            responder.tokenizer, responder.ends, lambda text: tell(AnswerText(number=number, column=key, text=text))
+        )
+        tell(AnswerStarted(number=number, column=key))
         started = time.monotonic()
-        first = last = 0.0
-
-        def started_with(cached: int) -> None:
-            tell(AnswerStarted(number=number, column=key, prompt_tokens=len(prompt), cached_tokens=cached))
-
         try:
-            with responder.copy.active(responder.adapter) as network:
-                for token in stream(network, prompt, responder.kept, sampling, self.machine.device, started_with):
-                    last = time.monotonic()
-                    first = first or last
-                    if token in responder.ends:
-                        ended = "end token"
-                        break
-                    if piece := text.add(token):
-                        tell(AnswerText(number=number, column=key, text=piece))
-                    if len(text.tokens) >= limit:
-                        break
-                    if stopped():
-                        ended = "stopped"
-                        break
+            network = responder.copy.activate(responder.adapter)
+            generate_answer(network, prompt, responder.kept, limited, self.machine.device, answer, stopped)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             for column in self.models.responders.values():  # release the kept keys and values
-                column.kept.tokens, column.kept.cache = [], None
+                column.kept.cache = None
             free_memory()
             problem, hint = "not enough memory to answer", "start a new conversation, or ask for fewer tokens"
             raise UserError(problem, responder.column.title, hint, "chat.out_of_memory") from error
+        ended: Ending = "end token" if answer.has_ended else "length" if len(answer.tokens) == limit else "stopped"
         finished = AnswerFinished(
             number=number,
             column=key,
-            text=text.text,
-            tokens=len(text.tokens),
+            text=answer.text,
+            tokens=len(answer.tokens),
             ended=ended,
-            first_token=max(0.0, first - started),
-            seconds=last - first,
+            first_token=answer.first - started,
+            seconds=answer.last - answer.first,
         )
         tell(finished)
 

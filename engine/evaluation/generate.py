@@ -5,7 +5,7 @@ applied, so that base and tuned model are compared under the same settings.
 
 The decoder depends on the device and the architecture alone (`is_answered_by_generate`): `Decoder` on a CPU,
 transformers' `generate` on CUDA. Not generated here: choices are scored (`choice_scoring`), and the replies of
-`ftbench try` are streamed (`engine.chat.generation`).
+`ftbench try` are streamed by `generate` (`engine.chat.generation`).
 
 transformers' `generate_batch` (5.24) is not used. It needs FlashAttention 2 or 3 on CUDA: otherwise each step computes
 attention of all rows to the keys of all rows, on a CPU in 40 times the time of `Decoder`. It refuses layers with a
@@ -15,8 +15,8 @@ a batch that does not fit would end as missing answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -153,14 +153,7 @@ class Generator:
             prefill_chunk_size=columns if in_parts else None,
             disable_compile=True,
         )
-        # `generate` takes what its caller leaves unset from the model's generation config. On a GPU it would replace
-        # `grouped_mm` of a mixture of experts by `batched_mm` while it decodes, which copies the weights of every
-        # expert of every row (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256
-        # rows of Qwen3-30B-A3B.
-        inner: Any = unwrap_peft(model)
-        own = inner.generation_config
-        inner.generation_config, inner._optimize_model_for_decode = GenerationConfig(), nullcontext
-        try:
+        with without_own_settings(model):
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -168,11 +161,26 @@ class Generator:
                 stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
                 synced_gpus=weights_are_sharded(),
             )
-        finally:
-            inner.generation_config = own
-            del inner._optimize_model_for_decode
         answers = out[:, ids.shape[1] :].tolist()
         return [list(takewhile(lambda token: token not in self.ends, answer)) for answer in answers]
+
+
+@contextmanager
+def without_own_settings(model: torch.nn.Module) -> Iterator[None]:
+    """Context in which `generate` uses what its caller sets.
+
+    It takes what its caller leaves unset from the model's generation config. On a GPU it would replace `grouped_mm` of
+    a mixture of experts by `batched_mm` while it decodes, which copies the weights of every expert of every row
+    (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256 rows of Qwen3-30B-A3B.
+    """
+    inner: Any = unwrap_peft(model)
+    own = inner.generation_config
+    inner.generation_config, inner._optimize_model_for_decode = GenerationConfig(), nullcontext
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+        del inner._optimize_model_for_decode
 
 
 class _FinishedRows(StoppingCriteria):

@@ -156,9 +156,6 @@ class AnswerStarted(Struct, frozen=True, kw_only=True, tag=True):
 
     number: int
     column: str
-    prompt_tokens: int
-    cached_tokens: int
-    """Tokens of the prompt whose keys and values are kept from the conversation's last turn."""
 
 
 class AnswerText(Struct, frozen=True, kw_only=True, tag=True):

@@ -76,7 +76,6 @@ class Turn:
     """The prompt as plain text, for models without a chat template."""
     text: str = ""
     """The answer so far."""
-    started: AnswerStarted | None = None
     answer: AnswerFinished | None = None
 
 
@@ -132,7 +131,6 @@ class ChatState:
                 self.items = message
             case AnswerStarted():
                 self.answering = message.column
-                self.columns[message.column].turns[-1].started = message
             case AnswerText():
                 self.columns[message.column].turns[-1].text += message.text
             case AnswerFinished():

@@ -102,8 +102,8 @@ def test_every_column_is_the_model_that_it_names(loaded: LoadedModels, made: dic
             alone.load_state_dict(load_file(run_of(made, name).model / "model.safetensors"), strict=False)
             alone.tie_weights()
         expected = logits_of(alone.eval(), prompt, machine.device)
-        with responder.copy.active(responder.adapter) as network:
-            assert largest_difference(logits_of(network, prompt, machine.device), expected) < 1e-5
+        network = responder.copy.activate(responder.adapter)
+        assert largest_difference(logits_of(network, prompt, machine.device), expected) < 1e-5
 
 
 def run_of(made: dict[str, RunDir], name: str) -> RunDir:

@@ -52,6 +52,7 @@ from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.rpc_client import ask
+from engine.runs.run.exports import ArtifactMeasurements
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir, read_frozen
@@ -81,28 +82,15 @@ class CheckJob(Struct, kw_only=True):
     """File with the logits of the run's model: written for `run`, else compared with."""
 
 
-class ArtifactCheck(Struct, kw_only=True):
+class ArtifactCheck(ArtifactMeasurements, kw_only=True):
     """What a check found."""
 
     items: list[ScoredItem] = field(default_factory=list)
     """The artifact's answers and losses, in the order of the run's predictions."""
-    ended: float | None = None
     seconds: float = 0.0
     """Generation time."""
     tokens: int = 0
     """Generated tokens."""
-    defects: list[Notice] = field(default_factory=list)
-    warnings: list[Notice] = field(default_factory=list)
-    largest_logit_difference: float | None = None
-    logits_compared: int = 0
-    experts_changed: float | None = None
-    logit_difference_with_same_experts: float | None = None
-    logits_with_same_experts: int = 0
-    tensor_types: dict[str, int] = field(default_factory=dict)
-    vllm_names: bool | None = None
-    """Whether vLLM's mapping of the family has the names of the weights; None for families that are not listed."""
-    device: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
 
     def warn(self, code: str, text: str) -> None:
         self.warnings.append(Notice(code, text))

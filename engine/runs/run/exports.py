@@ -115,7 +115,36 @@ class MergeCandidate(Struct, kw_only=True):
     """Whether the artifact's own figures are those of this base."""
 
 
-class Fidelity(Struct, kw_only=True):
+class ArtifactMeasurements(Struct, kw_only=True):
+    """What the process measures that loads an artifact from disk, apart from losses and scores."""
+
+    device: str = ""
+    defects: list[Notice] = field(default_factory=list)
+    """What makes the artifact wrong, even with an equal score."""
+    warnings: list[Notice] = field(default_factory=list)
+    """What the check did otherwise than asked, such as answering in smaller batches."""
+    ended: float | None = None
+    """Share of generated answers that ended with an end token."""
+    largest_logit_difference: float | None = None
+    """Between artifact and run over the answer tokens of the first test items."""
+    logits_compared: int = 0
+    """Answer tokens of that comparison."""
+    experts_changed: float | None = None
+    """Share of the choices of a mixture of experts, by token and router, that differ from the run's; None without."""
+    logit_difference_with_same_experts: float | None = None
+    """The largest over answer tokens that all routers pass on to the run's experts; None if there are none."""
+    logits_with_same_experts: int = 0
+    """Answer tokens of that comparison."""
+    tensor_types: dict[str, int] = field(default_factory=dict)
+    """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
+    vllm_names: bool | None = None
+    """Whether vLLM's mapping of the family, as read in its source, has all names of the weights; None for families that
+    are not listed.
+    """
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class Fidelity(ArtifactMeasurements, kw_only=True):
     """Content of `fidelity.json`: an artifact, loaded from disk in a new process, compared with its run."""
 
     v: int = 1
@@ -126,13 +155,8 @@ class Fidelity(Struct, kw_only=True):
     model: str
     """The base model, as the run's configuration names it."""
     metric: str
-    device: str
     margin: float
     outcome: FidelityOutcome
-    defects: list[Notice] = field(default_factory=list)
-    """What makes the artifact wrong, even with an equal score."""
-    warnings: list[Notice] = field(default_factory=list)
-    """What the check did otherwise than asked, such as answering in smaller batches."""
     score: Interval | None = None
     """Of the artifact; None without test items."""
     run_score: Interval | None = None
@@ -147,28 +171,12 @@ class Fidelity(Struct, kw_only=True):
     loss_difference: Interval | None = None
     identical: float | None = None
     """Share of test items with the same answer as the run's; None if the metric needs no answers."""
-    ended: float | None = None
-    """Share of generated answers that ended with an end token."""
-    largest_logit_difference: float | None = None
-    """Between artifact and run over the answer tokens of the first test items."""
-    logits_compared: int = 0
-    """Answer tokens of that comparison."""
-    experts_changed: float | None = None
-    """Share of the choices of a mixture of experts, by token and router, that differ from the run's; None without."""
-    logit_difference_with_same_experts: float | None = None
-    """The largest over answer tokens that all routers pass on to the run's experts; None if there are none."""
-    logits_with_same_experts: int = 0
-    """Answer tokens of that comparison."""
     bytes: int = 0
     """Size of the weights."""
-    tensor_types: dict[str, int] = field(default_factory=dict)
-    """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
     copied: dict[str, int] = field(default_factory=dict)
     """Number of tensors by module that were copied from the base, because the class of the trained model does not load
     them: heads for multi-token prediction, towers.
     """
-    vllm_names: bool | None = None
-    """Whether vLLM's mapping of the family, as read in its source, has all names of the weights; None if it was not."""
     seconds_per_token: float | None = None
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[MergeCandidate] = field(default_factory=list)
@@ -176,7 +184,6 @@ class Fidelity(Struct, kw_only=True):
     """Duration of writing the artifact, without the checks."""
     system_prompt: int = 0
     """Characters of the system prompt that all training rows have; 0 if they have none or different ones."""
-    versions: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file that was checked, by its path in the artifact."""
     created: float = 0.0

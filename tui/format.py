@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from engine.config.quantities import ABSENT, percent
+from engine.config.quantities import ABSENT
 
 
 def number(value: float) -> str:
@@ -28,14 +28,6 @@ def number(value: float) -> str:
 def four_digits(value: float | None) -> str:
     """A loss or perplexity with four significant digits."""
     return ABSENT if value is None else f"{value:.4g}"
-
-
-def share(mean: float | None, low: float | None, high: float | None) -> str:
-    """A share with its interval in percent: `71.3% [68.0, 74.4]`."""
-    if mean is None:
-        return ABSENT
-    interval = f" [{low * 100:.1f}, {high * 100:.1f}]" if low is not None and high is not None else ""
-    return f"{percent(mean)}{interval}"
 
 
 def setting(value: object) -> str:

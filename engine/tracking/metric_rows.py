@@ -113,13 +113,13 @@ class RowBuilder:
                 self._set(event, values)
             case events.Eval() if event.step >= self._step or event.when != "during":
                 self._set(event, _of_score(event))
-            case events.GeneralLoss():
-                tokens = sum(event.tokens) or 1
-                after = sum(event.after) / tokens if event.after else None
-                rise = sum(event.after) / tokens - sum(event.before) / tokens if event.before else None
+            case events.GeneralLoss(general=general):
+                tokens = sum(general.tokens) or 1
+                after = sum(general.after) / tokens if general.after else None
+                rise = sum(general.after) / tokens - sum(general.before) / tokens if general.before else None
                 self._set(event, {"general/loss": after, "general/loss_increase": rise})
-            case events.BenchmarkScored():
-                self._set(event, {f"benchmark/{event.benchmark}/{event.metric}": event.score.mean})
+            case events.BenchmarkScored(scores=scores):
+                self._set(event, {f"benchmark/{scores.benchmark}/{scores.metric}": scores.score.mean})
 
     def flush(self) -> Iterator[MetricRow]:
         """The row in progress, if it has values."""
@@ -140,13 +140,14 @@ class RowBuilder:
 
 def _of_score(event: events.Eval) -> dict[str, float | None]:
     """Validation as `eval/…`, test rows as `test/…`; scores before training are in the row of step 0."""
-    if event.split == "validation":
+    score = event.score
+    if score is None:
         return {"eval/loss" if event.when == "during" else "eval/final_loss": event.loss}
-    values = {"test/loss": event.loss, "test/perplexity": event.perplexity}
-    if metric_spec(event.metric).is_loss:
-        return values | {f"test/{name}": score.mean for name, score in event.extra.items()}
-    name = f"test/{event.metric}"
-    return values | {name: event.score, f"{name}_low": event.low, f"{name}_high": event.high}
+    values = {"test/loss": event.loss, "test/perplexity": score.perplexity}
+    if metric_spec(score.metric).is_loss:
+        return values | {f"test/{name}": extra.mean for name, extra in score.extra.items()}
+    name, interval = f"test/{score.metric}", score.score
+    return values | {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def summary_of(run: RunDir) -> dict[str, Any]:

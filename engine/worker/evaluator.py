@@ -46,8 +46,7 @@ from engine.evaluation.score import (
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
 from engine.runs.run.predictions import ScoredItem
-from engine.runs.run.result import MIN_ENDED, Score, read_scores, write_scores
-from engine.runs.run.result_builder import score_of
+from engine.runs.run.result import MIN_ENDED, General, Score, read_scores, write_scores
 from engine.runs.run.run_dir import RunDir
 from engine.training.batches import Packing, answer_tokens
 from engine.training.ranks import Ranks
@@ -155,7 +154,7 @@ class Evaluator:
             self._log_score("before", self.base_items, seconds)
         else:
             score = self._summary(self.base_items, logged.seconds if logged else 0.0)
-            if logged is None or score_of(logged) != score:  # else the log contains it already
+            if logged is None or logged.score != score:  # else the log contains it already
                 self._log_score("before", self.base_items, score.seconds)
         bos, new_tokens = self.tokenizer.bos_token_id, self.config.evaluation.max_new_tokens
         for shots in self.config.evaluation.base_shots:  # number of examples in each prompt
@@ -184,7 +183,8 @@ class Evaluator:
         if self.general:
             after = self._general_losses(model)
             tokens = [answer_tokens(row) for row in self.general]
-            self.log.write(events.GeneralLoss(text=self.text, tokens=tokens, before=self.base_general, after=after))
+            general = General(text=self.text, tokens=tokens, before=self.base_general, after=after)
+            self.log.write(events.GeneralLoss(general=general))
         if self.config.evaluation.when != "never":
             self._score_benchmarks(model, "after")
 
@@ -246,17 +246,8 @@ class Evaluator:
                 step=self.log.step if when == "after" else 0,
                 rows=len(self.test),
                 loss=score.loss.mean,
-                loss_low=score.loss.low,
-                loss_high=score.loss.high,
-                perplexity=score.perplexity,
-                metric=score.metric,
-                score=score.score.mean,
-                low=score.score.low,
-                high=score.score.high,
-                extra=score.extra,
                 seconds=score.seconds,
-                ended=score.ended,
-                format_errors=score.format_errors,
+                score=score,
             )
         )
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
@@ -291,8 +282,8 @@ class Evaluator:
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)
-            facts = {key: value for key, value in msgspec.structs.asdict(scores).items() if key != "items"}
-            self.log.write(events.BenchmarkScored(when=when, **facts))
+            without_items = msgspec.structs.replace(scores, items=[])
+            self.log.write(events.BenchmarkScored(when=when, scores=without_items))
 
 
 def sample_event(

@@ -48,6 +48,7 @@ from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.methods.weights import account_of
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
+from engine.runs.run.result import Predicted
 from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
 from engine.runs.run.usage import LEFT_OUT, SplitOverlap, left_out_warning
 from engine.runs.stopping import StopRequest, StopRequested
@@ -263,12 +264,12 @@ def train(
         if settings.probe:
             probed = probe(trainer, optimizer, batches, evaluator, estimates, meters)
             enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
+            peaks = Predicted(tier="probe", training=probed.training, evaluation=probed.evaluation)
             measured = msgspec.structs.replace(
                 plan,
                 micro_batch=trainer.micro_batch,
                 gradient_checkpointing=enabled,
-                measured=probed.training,
-                measured_evaluation=probed.evaluation,
+                predictions=[*plan.predictions, peaks],
                 probe_seconds=round(probed.seconds, 3),
             )
             log.write(measured)
@@ -517,7 +518,4 @@ def _plan(
     if plan.packing == "shared_prefix":
         plan.shared_prefix, plan.shared_rows = sharing.prefix, sharing.rows
         plan.token_ratio = round(sharing.ratio, 3)
-    if plan.predictions:
-        best = plan.predictions[-1]
-        plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
     return plan

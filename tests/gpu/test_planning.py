@@ -59,11 +59,11 @@ def peaks(method: Any, checkpointing: bool, micro_batch: int) -> tuple[int, int,
 def test_a_run_probes_its_longest_batch_and_its_evaluation(method: str, tmp_path: Path) -> None:
     assert ftbench("run", f"demo-{method}", *WHOLE).returncode == 0
     run = only_run(tmp_path)
-    probe = next(event for event in events_of(run) if event["type"] == "plan" and event["measured"])
-    assert probe["measured_evaluation"] > 0
+    probe = [event for event in events_of(run) if event["type"] == "plan"][-1]["predictions"][-1]
+    assert probe["tier"] == "probe" and probe["evaluation"] > 0
     result = msgspec.json.decode((run / "result.json").read_bytes(), type=Result)
     assert result.peak_training_bytes and result.peak_training_bytes <= 1.1 * max(
-        probe["measured"], probe["measured_evaluation"]
+        probe["training"], probe["evaluation"]
     )
 
 

@@ -9,10 +9,11 @@ from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
 from engine.runs.run import events
+from engine.runs.run.result import Predicted, Score
 from engine.runs.run.usage import account_lines, describe_sharing, summarize_columns, summarize_model, summarize_rows
 from engine.runs.score_format import with_bounds
 from tui.data_report import DataReport, overlap_in_short
-from tui.format import four_digits, moment, share
+from tui.format import four_digits, moment
 
 
 def lines(event: events.Event, overhead: int = 0) -> list[str]:
@@ -36,9 +37,9 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return "resumed"
         case events.Phase(name="waiting", note=note):
             return f"waiting in the queue: {note}" if note else "waiting in the queue"
-        case events.Plan(measured=int(measured)):
+        case events.Plan(measured=Predicted(training=peak)):
             took = f" ({duration(event.probe_seconds)})" if event.probe_seconds is not None else ""
-            return f"memory probe: {size(measured + overhead)} peak at micro-batch {event.micro_batch}{took}"
+            return f"memory probe: {size(peak + overhead)} peak at micro-batch {event.micro_batch}{took}"
         case events.Plan():
             return _plan(event, overhead)
         case events.Compiled():
@@ -53,12 +54,12 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return f"kept: weights of step {event.step}{loss}{early}"
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
-        case events.Eval():
-            return _test_score(event)
-        case events.BenchmarkScored(score=score):
-            text = f"{event.when} training, benchmark {visible(event.benchmark)}, {amount(score.rows, 'item')} (95% CI)"
-            value = with_bounds(score, event.is_share)
-            return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
+        case events.Eval(score=Score() as score):
+            return f"{event.when} training, {event.rows} test items (95% CI): {_test_score(score)}"
+        case events.BenchmarkScored(scores=scores):
+            items, value = amount(scores.score.rows, "item"), with_bounds(scores.score, scores.is_share)
+            text = f"{event.when} training, benchmark {visible(scores.benchmark)}, {items} (95% CI)"
+            return f"{text}: {visible(scores.metric)} {value} ({duration(scores.seconds)})"
         case events.Checkpoint():
             waited = event.seconds if event.blocked is None else event.blocked
             differs = not math.isclose(waited, event.seconds, rel_tol=0.05, abs_tol=0.1)
@@ -107,7 +108,8 @@ def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = describe_checkpointing(event.gradient_checkpointing)
     checkpointing = f", activation checkpointing of {checkpointing}" if event.gradient_checkpointing else ""
-    predicted = f", predicted peak {size(event.predicted + overhead)}" if event.predicted is not None else ""
+    peaks = event.predictions
+    predicted = f", predicted peak {size(peaks[-1].training + overhead)}" if peaks else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"
     devices = f" on {event.devices} devices{', weights sharded' if event.sharded else ''}" if event.devices > 1 else ""
@@ -115,18 +117,16 @@ def _plan(event: events.Plan, overhead: int) -> str:
     return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{predicted}"
 
 
-def _test_score(event: events.Eval) -> str:
-    """Scores with their 95% confidence intervals."""
-    if metric_spec(event.metric).is_loss:
-        extra = event.extra.items()
-        scores = {metric_spec(name).title: share(value.mean, value.low, value.high) for name, value in extra}
-    else:
-        scores = {event.metric: share(event.score, event.low, event.high)}
-    metric = "".join(f", {name} {value}" for name, value in scores.items())
-    metric += f", {percent(event.ended.mean)} of answers end" if event.ended else ""
-    metric += f", {percent(event.format_errors.mean)} format errors" if event.format_errors else ""
+def _test_score(score: Score) -> str:
+    """Loss and scores with their intervals."""
+    is_loss, metric = metric_spec(score.metric).is_loss, ""
+    for name, value in (score.extra if is_loss else {score.metric: score.score}).items():
+        spec = metric_spec(name)
+        metric += f", {spec.title if is_loss else name} {with_bounds(value, spec.is_share)}"
+    metric += f", {percent(score.ended.mean)} of answers end" if score.ended else ""
+    metric += f", {percent(score.format_errors.mean)} format errors" if score.format_errors else ""
+    loss = score.loss
     return (
-        f"{event.when} training, {event.rows} test items (95% CI): loss {four_digits(event.loss)} "
-        f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
-        f"perplexity {four_digits(event.perplexity)}{metric} ({duration(event.seconds)})"
+        f"loss {four_digits(loss.mean)} [{four_digits(loss.low)}, {four_digits(loss.high)}], "
+        f"perplexity {four_digits(score.perplexity)}{metric} ({duration(score.seconds)})"
     )

@@ -263,12 +263,13 @@ class RunState:
     def expected_peak(self) -> ExpectedPeak | None:
         """Of the worker's process: measured by the memory probe, else predicted before the first step."""
         plan = self.plan
-        if plan is None or plan.predicted is None:
+        if plan is None or not plan.predictions:
             return None
-        training = plan.measured or plan.predicted
-        evaluation = plan.measured_evaluation or plan.predicted_evaluation or 0
-        peak = training if self.on_gpu else max(training, evaluation)
-        return ExpectedPeak(peak + self.overhead, peak in (plan.measured, plan.measured_evaluation))
+        peaks = [(plan.predictions[-1].training, plan.predictions[-1].tier)]
+        if not self.on_gpu:  # where the probe does not measure the evaluation, it is predicted
+            peaks += [(tier.evaluation, tier.tier) for tier in plan.predictions if tier.evaluation is not None][-1:]
+        peak, tier = max(peaks, key=lambda pair: pair[0])
+        return ExpectedPeak(peak + self.overhead, tier == "probe")
 
 
 class ExpectedPeak(NamedTuple):

@@ -164,16 +164,18 @@ def _running(state: RunState, width: int, ladder: Ladder | None) -> list[StyledT
 
 def _score(state: RunState) -> str:
     """Scores on the test rows before and after training."""
-    before, after = state.before, state.after
+    from engine.runs.score_format import score  # imports what ladders store
+
+    before, after = (event.score if event else None for event in (state.before, state.after))
     if after is None:
         return ""
     parts = []
-    if after.score is not None and not metric_spec(after.metric).is_loss:
-        was = f"{before.score:.1%} -> " if before is not None and before.score is not None else ""
-        parts.append(f"{after.metric} {was}{after.score:.1%}")
-    if after.loss is not None:
-        was = f"{number(before.loss)} -> " if before is not None and before.loss is not None else ""
-        parts.append(f"held-out loss {was}{number(after.loss)}")
+    if after.score.mean is not None and not metric_spec(after.metric).is_loss:
+        was = f"{score(before.score.mean, after.metric)} -> " if before and before.score.mean is not None else ""
+        parts.append(f"{after.metric} {was}{score(after.score.mean, after.metric)}")
+    if after.loss.mean is not None:
+        was = f"{number(before.loss.mean)} -> " if before and before.loss.mean is not None else ""
+        parts.append(f"held-out loss {was}{number(after.loss.mean)}")
     return ", ".join(parts)
 
 

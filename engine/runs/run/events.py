@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engine.config.device_defaults import ResolvedCheckpointing
-from engine.runs.run.result import SCHEMA_VERSION, Interval, Predicted, TrainingLoad
+from engine.runs.run.result import SCHEMA_VERSION, BenchmarkScores, General, Predicted, Score, TrainingLoad
 from engine.runs.run.result import Status as Status
 from engine.runs.run.usage import ModelAccount, SplitOverlap
 
@@ -146,16 +146,16 @@ class Plan(Event, tag="plan"):
     """Rows with this prefix: all training rows, or a sample of a large dataset."""
     token_ratio: float = 1.0
     """Tokens of the rows divided by tokens computed, because of shared prefixes."""
-    predicted: int | None = None
-    """Predicted peak of training: by the dry run, else by the formula."""
-    predicted_evaluation: int | None = None
-    measured: int | None = None
-    """Peak of the two largest micro-batches, measured by the memory probe."""
-    measured_evaluation: int | None = None
+    predictions: list[Predicted] = msgspec.field(default_factory=list)
+    """All predictions made before the first step, least accurate first; the last one is measured if its tier is
+    `probe`: the peak of the two largest micro-batches, and on a GPU that of the evaluation."""
     probe_seconds: float | None = None
     """Duration of the memory probe."""
-    predictions: list[Predicted] = msgspec.field(default_factory=list)
-    """All predictions made before the first step, least accurate first."""
+
+    @property
+    def measured(self) -> Predicted | None:
+        """The peaks that the memory probe measured; None before it."""
+        return self.predictions[-1] if self.predictions and self.predictions[-1].tier == "probe" else None
 
 
 class Compiled(Event, tag="compiled"):
@@ -234,7 +234,7 @@ class Load(Event, tag="load"):
 
 
 class Eval(Event, tag="eval"):
-    """A held-out score; `low` and `high` are a bootstrap 95% confidence interval over the items."""
+    """A held-out loss, and on the test items the score."""
 
     when: Literal["before", "during", "after"]
     split: Literal["validation", "test"]
@@ -242,20 +242,11 @@ class Eval(Event, tag="eval"):
     rows: int
     """Number of items."""
     loss: float | None
-    loss_low: float | None = None
-    loss_high: float | None = None
-    perplexity: float | None = None
-    metric: str = ""
-    score: float | None = None
-    low: float | None = None
-    high: float | None = None
-    extra: dict[str, Interval] = msgspec.field(default_factory=dict)
-    """Additional scores of the same answers, as in `Score.extra`."""
+    """Mean negative log-likelihood in nats per answer token."""
     seconds: float = 0.0
-    ended: Interval | None = None
-    """Share of answers that an end token ended, as in `Score.ended`."""
-    format_errors: Interval | None = None
-    """As in `Score.format_errors`."""
+    """Duration of the evaluation."""
+    score: Score | None = None
+    """Of the test items; None for validation items, of which only the loss is measured."""
 
 
 class Selected(Event, tag="selected"):
@@ -272,25 +263,16 @@ class Selected(Event, tag="selected"):
 
 
 class GeneralLoss(Event, tag="general"):
-    """Loss on general text per passage; fields as in `result.General`."""
+    """Loss on general text per passage."""
 
-    text: str
-    tokens: list[int]
-    before: list[float]
-    after: list[float]
+    general: General
 
 
 class BenchmarkScored(Event, tag="benchmark"):
-    """The score of a model on a benchmark; fields as in `BenchmarkScores`."""
+    """The score of a model on a benchmark, without those of its items, which are in `benchmarks/`."""
 
     when: Literal["before", "after"]
-    benchmark: str
-    metric: str
-    higher_is_better: bool
-    is_share: bool
-    fingerprint: str
-    score: Interval
-    seconds: float = 0.0
+    scores: BenchmarkScores
 
 
 class Sample(Event, tag="sample"):

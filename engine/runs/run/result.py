@@ -406,8 +406,8 @@ class BenchmarkScores(Struct, kw_only=True):
     """SHA-256 of library version, task file and items; scores with different fingerprints are not comparable."""
     score: Interval
     """The mean over the items, with its bootstrap 95% confidence interval."""
-    items: list[float]
-    """By item, in the order of the benchmark."""
+    items: list[float] = field(default_factory=list)
+    """By item, in the order of the benchmark; empty in events."""
     seconds: float = 0.0
 
 

@@ -11,15 +11,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import End, Event, Hello, Phase, Step
 from engine.runs.run.folder import EndRecord
-from engine.runs.run.result import (
-    BenchmarkResult,
-    General,
-    Interval,
-    Predicted,
-    Result,
-    Score,
-    benchmark_fingerprint,
-)
+from engine.runs.run.result import BenchmarkResult, Result, benchmark_fingerprint
 
 
 class ResultBuilder:
@@ -89,20 +81,20 @@ class ResultBuilder:
                 self._validations[event.step] = event
             case events.Eval(split="test"):
                 if event.when == "before":
-                    result.before = score_of(event)
+                    result.before = event.score
                 else:
-                    result.after = score_of(event)
+                    result.after = event.score
             case events.Selected():
                 result.selected_step, result.stopped_early = event.step, event.early
             case events.GeneralLoss():
-                result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
-            case events.BenchmarkScored():
-                if event.benchmark not in result.benchmarks:
-                    result.benchmarks[event.benchmark] = BenchmarkResult(
-                        metric=event.metric, higher_is_better=event.higher_is_better, is_share=event.is_share
+                result.general = event.general
+            case events.BenchmarkScored(scores=scores):
+                if scores.benchmark not in result.benchmarks:
+                    result.benchmarks[scores.benchmark] = BenchmarkResult(
+                        metric=scores.metric, higher_is_better=scores.higher_is_better, is_share=scores.is_share
                     )
-                setattr(result.benchmarks[event.benchmark], event.when, event.score)
-                result.fingerprints[benchmark_fingerprint(event.benchmark)] = event.fingerprint
+                setattr(result.benchmarks[scores.benchmark], event.when, scores.score)
+                result.fingerprints[benchmark_fingerprint(scores.benchmark)] = scores.fingerprint
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
@@ -145,13 +137,9 @@ class ResultBuilder:
                 benchmark.after = None
         self._plan = plan
         result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
-        predictions = list(plan.predictions)
-        if plan.measured is not None:
-            probe = Predicted(tier="probe", training=plan.measured, evaluation=plan.measured_evaluation)
-            predictions.append(probe)
         # The worker with the most steps still to do predicted the peak for all of them.
-        if predictions and (not result.predicted or start <= self._predicted_at):
-            result.predicted, self._predicted_at = predictions, start
+        if plan.predictions and (not result.predicted or start <= self._predicted_at):
+            result.predicted, self._predicted_at = plan.predictions, start
 
     def build(self, end: EndRecord, damaged: int = 0) -> Result:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
@@ -182,22 +170,6 @@ class ResultBuilder:
 def damage(lines: int) -> str:
     """The warning about unreadable lines of a log."""
     return f"events.jsonl has {lines} damaged {'line' if lines == 1 else 'lines'}; their events are missing"
-
-
-def score_of(event: events.Eval) -> Score:
-    """The score in an `eval` event of the test rows."""
-    loss = Interval(mean=event.loss, low=event.loss_low, high=event.loss_high, rows=event.rows)
-    score = Interval(mean=event.score, low=event.low, high=event.high, rows=event.rows)
-    return Score(
-        loss=loss,
-        perplexity=event.perplexity,
-        metric=event.metric,
-        score=score,
-        extra=event.extra,
-        seconds=event.seconds,
-        ended=event.ended,
-        format_errors=event.format_errors,
-    )
 
 
 def read_events(builder: ResultBuilder, follower: Follower) -> events.End | None:

@@ -7,7 +7,7 @@ from made_runs import step
 
 from engine.runs.run import events
 from engine.runs.run.events import Event
-from engine.runs.run.result import Interval
+from engine.runs.run.result import BenchmarkScores, General, Interval, Score
 from engine.tracking.metric_rows import MetricRow, RowBuilder
 
 
@@ -17,9 +17,9 @@ def rows_of(*log: Event) -> list[MetricRow]:
 
 
 def score(when: str, at: int, value: float) -> events.Eval:
-    return events.Eval(
-        when=when, split="test", step=at, rows=9, loss=1.0, metric="json", score=value, low=0.0, high=1.0
-    )  # fmt: skip
+    interval = Interval(mean=value, low=0.0, high=1.0, rows=9)
+    scored = Score(loss=interval, perplexity=None, metric="json", score=interval)
+    return events.Eval(when=when, split="test", step=at, rows=9, loss=1.0, score=scored)
 
 
 def test_one_row_has_step_validation_and_memory() -> None:
@@ -60,15 +60,14 @@ def test_a_number_that_is_not_finite_is_left_out() -> None:
 
 
 def test_forgetting_is_the_rise_of_the_loss_on_general_text() -> None:
-    event = events.GeneralLoss(text="t", tokens=[10, 10], before=[20.0, 20.0], after=[25.0, 25.0])
-    (row,) = rows_of(event)
+    general = General(text="t", tokens=[10, 10], before=[20.0, 20.0], after=[25.0, 25.0])
+    (row,) = rows_of(events.GeneralLoss(general=general))
     assert row.values["general/loss"] == pytest.approx(2.5)
     assert row.values["general/loss_increase"] == pytest.approx(0.5)
 
 
 def test_a_benchmark_is_a_metric_with_its_name() -> None:
-    scored = events.BenchmarkScored(
-        when="before",
+    scores = BenchmarkScores(
         benchmark="arc_easy",
         metric="acc",
         higher_is_better=True,
@@ -76,5 +75,5 @@ def test_a_benchmark_is_a_metric_with_its_name() -> None:
         fingerprint="f",
         score=Interval(mean=0.5, low=0.4, high=0.6, rows=40),
     )
-    (row,) = rows_of(scored)
+    (row,) = rows_of(events.BenchmarkScored(when="before", scores=scores))
     assert row.values["benchmark/arc_easy/acc"] == 0.5 and row.step == 0

@@ -13,6 +13,7 @@ from schema_checks import check_files, validator
 from engine.config.errors import UserError
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
+from engine.runs.run.result import Interval, Score
 from tui.cli.schema import FILES, json_schema
 
 SETTINGS = ("Config",)
@@ -44,7 +45,9 @@ def test_written_files_are_valid(tmp_path: Path) -> None:
 
 def test_a_number_that_is_not_finite_is_null_and_valid(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    log.write(events.Eval(when="before", split="test", step=0, rows=3, loss=float("nan"), score=float("inf")))
+    interval = Interval(mean=float("inf"), low=None, high=None, rows=3)
+    score = Score(loss=interval, perplexity=float("nan"), metric="json", score=interval)
+    log.write(events.Eval(when="before", split="test", step=0, rows=3, loss=float("nan"), score=score))
     log.close()
     assert check_files(tmp_path) == 1
 

@@ -7,6 +7,7 @@ from made_runs import step
 from message_parts import figures
 
 from engine.runs.run import events
+from engine.runs.run.result import Predicted
 from tui.live.curves import lowest_loss
 from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
@@ -62,16 +63,20 @@ def test_the_expected_peak_is_the_predicted_one_until_the_memory_probe() -> None
         micro_batch=4,
         packing="packed",
         gradient_checkpointing=False,
-        predicted=100,
-        predicted_evaluation=120,
+        predictions=[Predicted(tier="formula", training=100, evaluation=120)],
     )
+
+    def probed(**peaks: int) -> events.Plan:
+        predictions = [*planned.predictions, Predicted(tier="probe", **peaks)]
+        return msgspec.structs.replace(planned, predictions=predictions)
+
     state.feed([planned])
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (120 + state.overhead, "predicted peak")
-    state.feed([msgspec.structs.replace(planned, measured=150, measured_evaluation=140)])
+    state.feed([probed(training=150, evaluation=140)])
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (150 + state.overhead, "memory probe")
-    state.feed([msgspec.structs.replace(planned, measured=110)])  # of training only: answers are predicted to need more
+    state.feed([probed(training=110)])  # of training only: answers are predicted to need more
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (120 + state.overhead, "predicted peak")
 

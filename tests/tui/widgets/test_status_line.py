@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from made_runs import step
 
+from engine.config import metric_specs
+from engine.config.metric_specs import MetricSpec
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from engine.runs.run.event_log import last_line
+from engine.runs.run.result import Interval, Score
 from tui.commands import CommandKeys
+from tui.live.event_lines import lines
 from tui.live.run_state import RunState
 from tui.widgets.status_line import SILENT_EXIT, status
 
@@ -48,11 +54,26 @@ def test_every_end_shows_what_happened_and_what_to_do(end: events.Status) -> Non
     assert ("O worker output" in shown) == (end != "stopped")
 
 
+def scored(when: Literal["before", "after"], loss: float, metric: str, mean: float) -> events.Eval:
+    nll, value = (Interval(mean=number, low=number, high=number, rows=9) for number in (loss, mean))
+    score = Score(loss=nll, perplexity=None, metric=metric, score=value)
+    return events.Eval(when=when, split="test", step=9, rows=9, loss=loss, score=score)
+
+
 def test_a_finished_run_shows_its_scores() -> None:
-    before = events.Eval(when="before", split="test", step=0, rows=9, loss=4.0, metric="json", score=0.0)
-    after = events.Eval(when="after", split="test", step=9, rows=9, loss=0.4, metric="json", score=0.581)
+    before, after = scored("before", 4.0, "json", 0.0), scored("after", 0.4, "json", 0.581)
     shown = status(state(before, after, events.End(status="finished", reason="")), False, None).plain
     assert "json 0.0% -> 58.1%" in shown and "4 -> 0.4" in shown and "r compare" in shown
+
+
+def test_a_score_that_is_no_share_is_shown_without_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    edits = MetricSpec(name="edits", title="edits", lower_is_better=True, bounds=(0.0, math.inf), unit="edits")
+    monkeypatch.setattr(metric_specs, "metric_specs", lambda: {"edits": edits})
+    before, after = scored("before", 4.0, "edits", 12.5), scored("after", 0.4, "edits", 3.2)
+    shown = status(state(before, after, events.End(status="finished", reason="")), False, None).plain
+    assert "edits 12.500 -> 3.200" in shown and "%" not in shown
+    (line,) = lines(after)
+    assert "edits 3.200 [3.200, 3.200]" in line and "%" not in line.partition("(95% CI)")[2]
 
 
 def test_invalid_input_is_to_be_fixed_and_not_resumed() -> None:

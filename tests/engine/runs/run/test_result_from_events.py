@@ -100,13 +100,14 @@ def test_the_prediction_for_all_steps_and_the_peak_of_all_workers_are_kept(run: 
         fingerprint="f", resident_before=100,
     )  # fmt: skip
     whole, rest = Predicted(tier="formula", training=7), Predicted(tier="formula", training=5)
+    probes = [Predicted(tier="probe", training=6), Predicted(tier="probe", training=4)]
     result = result_of(
         run,
-        *(hello(), model, plan(0, predictions=[whole]), plan(0, predictions=[whole], measured=6), memory(900)),
-        *(hello(True), model, plan(4, predictions=[rest]), plan(4, predictions=[rest], measured=4), memory(300)),
+        *(hello(), model, plan(0, predictions=[whole]), plan(0, predictions=[whole, probes[0]]), memory(900)),
+        *(hello(True), model, plan(4, predictions=[rest]), plan(4, predictions=[rest, probes[1]]), memory(300)),
         events.End(status="finished", reason=""),
     )
-    assert result.predicted == [whole, Predicted(tier="probe", training=6)]
+    assert result.predicted == [whole, probes[0]]
     assert (result.peak.rss_training, result.peak_training_bytes) == (900, 800)
 
 

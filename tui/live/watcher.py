@@ -1,6 +1,6 @@
 """Watch one run in a thread: new events in batches, raw output, and whether the worker is running.
 
-The thread touches no widget; it posts messages.
+The thread touches no widget; it posts a message for each poll that found something.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from textual.message import Message
 
@@ -33,53 +33,27 @@ DEAD_SECONDS = 0.75
 
 
 @dataclass
-class RunStateLoaded(Message):
-    """The state so far; `NewEvents` follow. Posted again when a sampled state has become exact."""
+class RunNews(Message):
+    """What one poll of the run found, in the order in which it is shown; a field is None or empty if nothing is new."""
 
     run: RunDir
-    state: RunState
+    state: RunState | None = None
+    """The state so far, to which later `events` are added. Again when a sampled state has become exact."""
     config: Config | None = None
-    """Its configuration; None where `run.toml` cannot be read."""
-
-
-@dataclass
-class LadderRead(Message):
+    """Its configuration, with `state`; None where `run.toml` cannot be read."""
+    ladder: Ladder | None = None
     """The ladder of the run, as its process wrote it now."""
-
-    run: RunDir
-    ladder: Ladder
-
-
-@dataclass
-class NewEvents(Message):
-    """New events of the run, in order."""
-
-    run: RunDir
-    events: list[Event]
-
-
-@dataclass
-class NewOutput(Message):
-    run: RunDir
-    piece: OutputChunk
-
-
-@dataclass
-class Liveness(Message):
-    """Whether the run is active (`RunDir.is_active`); `died`: it exited without an end, `gone`: its directory was
-    deleted.
-    """
-
-    run: RunDir
-    live: bool
+    events: list[Event] = field(default_factory=list)
+    """In order."""
+    output: OutputChunk | None = None
+    live: bool | None = None
+    """Whether the run is active (`RunDir.is_active`)."""
     died: bool = False
+    """With `live`: its worker exited without an `end` event."""
     gone: bool = False
-
-
-@dataclass
-class RunReadError(Message):
-    run: RunDir
-    text: str
+    """With `live`: its directory was deleted."""
+    error: str = ""
+    """A file that cannot be read, once until reading succeeds again."""
 
 
 class Watcher(threading.Thread):
@@ -93,7 +67,7 @@ class Watcher(threading.Thread):
         self._read_error = ""
         """The read error reported last, '' where the last read succeeded."""
         self._job_text = ""
-        """The state of its Slurm job that was posted last, '' for none."""
+        """The state of its waiting Slurm job that was posted last, '' for none."""
         self._live: bool | None = None
         self._gone = False
         self._last_sign = 0.0
@@ -108,45 +82,44 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         events, output = EventLoader(self.watched.events_file, self.watched.name), OutputReader(self.watched.log_file)
         while not self._stopping.is_set():
+            news = RunNews(self.watched)
             try:
-                self._poll(events, output)
+                self._poll(news, events, output)
                 self._read_error = ""
             except OSError as error:  # a network file system may recover
                 text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
-                if text != self._read_error:  # once until reading succeeds again
-                    self._read_error = text
-                    self.post(RunReadError(self.watched, text))
+                if text != self._read_error:
+                    self._read_error = news.error = text
+            if news != RunNews(self.watched):
+                self.post(news)
             interval = SECONDS if self._live is not False else RESTING_SECONDS
             self._stopping.wait(READING_SECONDS if events.sampled and not self._read_error else interval)
 
-    def _poll(self, events: EventLoader, output: OutputReader) -> None:
-        """Post everything new. Raises OSError where a file cannot be read."""
+    def _poll(self, news: RunNews, events: EventLoader, output: OutputReader) -> None:
+        """Fill in everything new. Raises OSError where a file cannot be read; what was found before it is kept."""
         if not self._opened:
-            self.post(RunStateLoaded(self.watched, events.first(), self._config()))
+            news.config, news.state = self._config(), events.first()
             self._opened = True
             with contextlib.suppress(UserError):  # the list of runs reports it
                 ladder = ladder_of_run(self.watched.path.parent, self.watched.name)
                 self._ladder = (ladder, 0.0) if ladder else None
-        self._post_ladder()
-        news = self._post_job()
-        for fresh in events.follower.portions():
-            self.post(NewEvents(self.watched, fresh))
-            news = True
+        elif exact := events.advance():  # the events that follow it are read below
+            news.state, news.config = exact, self._config()
+        self._read_ladder(news)
+        self._read_job(news)
+        news.events += next(events.follower.portions(), [])  # of a longer backlog the rest with the next polls
         try:
-            if piece := output.read():
-                self.post(NewOutput(self.watched, piece))
+            news.output = output.read()
         finally:
-            self._post_liveness(news)
-        if exact := events.advance():
-            self.post(RunStateLoaded(self.watched, exact, self._config()))
+            self._read_liveness(news)
 
     def _config(self) -> Config | None:
         with contextlib.suppress(UserError):
             return read_frozen(self.watched).config
         return None
 
-    def _post_ladder(self) -> None:
-        """Post the ladder each time that its process has written it."""
+    def _read_ladder(self, news: RunNews) -> None:
+        """Read the ladder each time that its process has written it."""
         if self._ladder is None:
             return
         ladder, before = self._ladder
@@ -154,22 +127,21 @@ class Watcher(threading.Thread):
             written = ladder.state_file.stat().st_mtime
             if written != before and (state := ladder.state()):
                 self._ladder = ladder, written
-                self.post(LadderRead(self.watched, state))
+                news.ladder = state
 
-    def _post_job(self) -> bool:
-        """Post the state of a Slurm job that waits, once until it changes, as a run does that waits for its device."""
+    def _read_job(self, news: RunNews) -> None:
+        """Read the state of a Slurm job that waits: as an event of a run that waits for its device, once per state."""
         job = self.watched.job_state()
         text = job.text if job is not None and job.is_waiting else ""
         if text == self._job_text:
-            return False
-        self._job_text = text
+            return
+        self._job_text, self._last_sign = text, time.monotonic()
         if text:
-            self.post(NewEvents(self.watched, [Phase(name="waiting", note=text, t=time.time())]))
-        return True
+            news.events.append(Phase(name="waiting", note=text, t=time.time()))
 
-    def _post_liveness(self, news: bool) -> None:
+    def _read_liveness(self, news: RunNews) -> None:
         live, now = self.watched.is_active(), time.monotonic()
-        if live or news:
+        if live or news.events:
             self._last_sign = now
         if not live and self._live is not False and now - self._last_sign < DEAD_SECONDS:
             return
@@ -177,5 +149,5 @@ class Watcher(threading.Thread):
         if (live, gone) != (self._live, self._gone):
             self._live, self._gone = live, gone
             if not live and (record := self.watched.read_end()):  # not in the log: the disk was full
-                self.post(NewEvents(self.watched, [End(status=record.status, reason=record.reason, t=record.t)]))
-            self.post(Liveness(self.watched, live, self.watched.state() == "died", gone))
+                news.events.append(End(status=record.status, reason=record.reason, t=record.t))
+            news.live, news.died, news.gone = live, self.watched.state() == "died", gone

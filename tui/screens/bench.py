@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
     from tui.history.run_list import ResumableRun
     from tui.live.machine import MachineSampled
-    from tui.live.watcher import LadderRead, Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
+    from tui.live.watcher import RunNews
     from tui.preview.launch_context import DataCheckCache
     from tui.screens.announcer import Announcer
 
@@ -353,40 +353,35 @@ class BenchView(BaseScreen[None]):
             return
         self._update_panes()
 
-    def on_run_state_loaded(self, message: RunStateLoaded) -> None:
-        if message.run == self.follower.run:
-            self.follower.state, self.follower.config = message.state, message.config
-            self.redraw()
-            self.show_head()
-
-    def on_ladder_read(self, message: LadderRead) -> None:
-        if message.run == self.follower.run:
-            self.follower.ladder = message.ladder
-            self._show_status()
-
-    def on_new_events(self, message: NewEvents) -> None:
-        if message.run == self.follower.run and self.follower.state is not None:
-            self.follower.state.feed(message.events)
-            if any(type(event).__name__ in URGENT for event in message.events):
-                self.redraw()
-            elif not is_covered(self):
-                self.log_pane.show_state(self._state())
-
-    def on_new_output(self, message: NewOutput) -> None:
-        if message.run == self.follower.run:
-            self.log_pane.add_output(message.piece)
-
-    def on_liveness(self, message: Liveness) -> None:
-        if message.run == self.follower.run:
-            self.follower.live, self.follower.deleted = message.live, message.gone
-            self.follower.last_output = self.log_pane.last_output_line() if message.died else None
-            if message.died and len(self.log_pane.views["output"]):
+    def on_run_news(self, news: RunNews) -> None:
+        """Take what is new of the watched run, and draw what changed."""
+        follower = self.follower
+        if news.run != follower.run:
+            return
+        if news.state is not None:
+            follower.state, follower.config = news.state, news.config
+        if news.ladder is not None:
+            follower.ladder = news.ladder
+        if follower.state is not None:
+            follower.state.feed(news.events)
+        if news.output is not None:
+            self.log_pane.add_output(news.output)
+        if news.live is not None:
+            follower.live, follower.deleted = news.live, news.gone
+            follower.last_output = self.log_pane.last_output_line() if news.died else None
+            if news.died and len(self.log_pane.views["output"]):
                 self.log_pane.show_view("output")
-            self.redraw()
-            self.show_head()
             self.find_resumable()
+        if news.error:  # what was shown of another run is removed
+            self.tell(news.error, severity="error", timeout=15)
 
-    def on_run_read_error(self, message: RunReadError) -> None:
-        if message.run == self.follower.run:
-            self.tell(message.text, severity="error", timeout=15)
-            self.redraw()  # what was shown of another run is removed
+        loaded = news.state is not None or news.live is not None
+        if loaded or news.error or any(type(event).__name__ in URGENT for event in news.events):
+            self.redraw()
+            if loaded:
+                self.show_head()
+            return
+        if news.ladder is not None:
+            self._show_status()
+        if news.events and not is_covered(self):
+            self.log_pane.show_state(self._state())

@@ -22,7 +22,7 @@ from engine.runs.run.events import End, Phase
 from engine.runs.run.folder import END_BYTES, Folder
 from engine.runs.run.run_dir import RunDir
 from tui.history.run_list import describe
-from tui.live.watcher import NewEvents, Watcher
+from tui.live.watcher import RunNews, Watcher
 
 REASON = "no room for the checkpoint"
 
@@ -106,11 +106,11 @@ def test_a_watcher_shows_the_record_if_the_log_has_no_end(run: RunDir) -> None:
     watcher.start()
     try:
         seen = time.monotonic() + 60
-        while not any(isinstance(message, NewEvents) for message in told):
+        while not any(isinstance(message, RunNews) and message.events for message in told):
             assert time.monotonic() < seen, "no end is shown"
             time.sleep(0.01)
     finally:
         watcher.leave()
         watcher.join()
-    (end,) = next(message.events for message in told if isinstance(message, NewEvents))
+    (end,) = [event for message in told if isinstance(message, RunNews) for event in message.events]
     assert isinstance(end, End) and (end.status, end.reason) == ("failed", REASON)

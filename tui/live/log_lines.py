@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from engine.config.files import open_regular
 from engine.config.text import LINE_LIMIT, shortened, without_credentials
@@ -14,7 +14,9 @@ from engine.config.text import LINE_LIMIT, shortened, without_credentials
 MAX_LINES = 5000
 """Maximum number of lines kept."""
 MAX_READ_BYTES = 1 << 20
-"""Maximum bytes of raw output read at a time; of a longer backlog only the end is read."""
+"""Maximum bytes of raw output read at a time; of a longer backlog only the complete lines at its end are read."""
+SKIPPED = b"[older output is not shown]\n"
+"""In place of what was not read."""
 
 
 class LogLines:
@@ -39,11 +41,6 @@ class LogLines:
             self.gone += 1
         self._lines.append(text)
 
-    def skip(self, count: int) -> None:
-        """Drop all lines and skip `count` more, so that numbers remain those of the file."""
-        self.gone += len(self._lines) + count
-        self._lines.clear()
-
     def matching(self, word: str) -> list[tuple[int, str]]:
         """(number, line) of lines that contain the word, ignoring case; all lines for an empty word."""
         word = word.lower()
@@ -54,8 +51,6 @@ class LogLines:
 class OutputChunk(NamedTuple):
     """Output since the last read."""
 
-    skipped: int
-    """Number of lines skipped before `lines`, because the backlog was too long."""
     lines: list[str]
     unfinished: str
     """The last line if it is incomplete: a progress bar, a prompt."""
@@ -67,8 +62,6 @@ class OutputReader:
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
         self._rest = b""
-        self._dropped = 0
-        """Bytes at the start of the unfinished line that were dropped."""
 
     def read(self) -> OutputChunk | None:
         """Read new output; None if nothing was added."""
@@ -78,39 +71,27 @@ class OutputReader:
                 if size == self.offset:
                     return None
                 if size < self.offset:
-                    self.offset, self._rest, self._dropped = 0, b"", 0
-                skipped = self._skip(file, size - MAX_READ_BYTES)
+                    self.offset, self._rest = 0, b""
+                skipped = size - self.offset > MAX_READ_BYTES
+                if skipped:
+                    self.offset, self._rest = size - MAX_READ_BYTES, b""
                 file.seek(self.offset)
                 block = file.read(MAX_READ_BYTES)
         except FileNotFoundError:
             return None
         self.offset += len(block)
+        if skipped:
+            block = SKIPPED + block[block.find(b"\n") + 1 :]  # without the end of a partial line
         *complete, rest = (self._rest + block).split(b"\n")
-        lines = [displayed_line(line, self._dropped if number == 0 else 0) for number, line in enumerate(complete)]
-        before = 0 if complete else self._dropped
         self._rest = rest[-MAX_READ_BYTES:]
-        self._dropped = before + len(rest) - len(self._rest)
-        return OutputChunk(skipped, lines, displayed_line(self._rest, self._dropped))
-
-    def _skip(self, file: BinaryIO, until: int) -> int:
-        """Advance to `until`; returns the number of line ends skipped."""
-        ends = 0
-        file.seek(self.offset)
-        while self.offset < until:
-            block = file.read(min(MAX_READ_BYTES, until - self.offset))
-            self.offset += len(block)
-            unfinished = len(self._rest) + self._dropped if b"\n" not in block else 0
-            self._rest, self._dropped = b"", unfinished + len(block) - (block.rfind(b"\n") + 1)
-            ends += block.count(b"\n")
-        return ends
+        return OutputChunk([displayed_line(line) for line in complete], displayed_line(self._rest))
 
 
-def displayed_line(line: bytes, dropped: int = 0) -> str:
+def displayed_line(line: bytes) -> str:
     """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
-    Credentials are replaced. `dropped` bytes before it are missing.
+    Credentials are replaced.
     """
-    _, again, shown = line.rstrip(b"\r").rpartition(b"\r")
-    text = shown.decode("utf-8", "replace")
+    text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
     rest = max(0, len(text) - 2 * LINE_LIMIT)
-    return shortened(without_credentials(text[: 2 * LINE_LIMIT]), cut_before=rest + (0 if again else dropped))
+    return shortened(without_credentials(text[: 2 * LINE_LIMIT]), cut_before=rest)

@@ -63,8 +63,6 @@ class LogPane(ScrolledRows):
         self.redraw()
 
     def add_output(self, piece: OutputChunk) -> None:
-        if piece.skipped:
-            self.views["output"].skip(piece.skipped)
         for text in piece.lines:
             self.views["output"].add(text)
         self.unfinished = piece.unfinished
@@ -96,7 +94,7 @@ class LogPane(ScrolledRows):
         if self.filter_word:
             hidden.append(f"{len(numbered)} of {len(lines)} contain {visible(self.filter_word, 20)}")
         if lines.gone:
-            hidden.append(f"{lines.gone:,} older lines dropped")
+            hidden.append(f"the latest {len(lines):,} lines")
         if self.top is not None:
             hidden.append("scrolled up; press end to follow")
         self.border_subtitle = Content(" · ".join(hidden))

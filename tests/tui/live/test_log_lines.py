@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tui.live.log_lines import MAX_READ_BYTES, LogLines, OutputReader
+from tui.live.log_lines import MAX_READ_BYTES, SKIPPED, LogLines, OutputReader
 
 
 def test_lines_keep_their_numbers_when_older_ones_are_dropped() -> None:
@@ -15,14 +15,6 @@ def test_lines_keep_their_numbers_when_older_ones_are_dropped() -> None:
     assert list(lines) == ["line 2", "line 3", "line 4"] and lines.gone == 2
     assert lines.matching("LINE 3") == [(3, "line 3")]
     assert [number for number, _ in lines.matching("")] == [2, 3, 4]
-
-
-def test_skipping_lines_drops_those_before() -> None:
-    lines = LogLines(most=10)
-    lines.add("first")
-    lines.skip(100)
-    lines.add("after")
-    assert list(lines) == ["after"] and lines.gone == 101
 
 
 def test_output_may_be_read_before_its_file_exists_and_separates_the_unfinished_line(tmp_path: Path) -> None:
@@ -45,14 +37,18 @@ def test_a_progress_bar_shows_its_last_state(tmp_path: Path) -> None:
     assert piece is not None and piece.lines == [" 3%|", "done"] and piece.unfinished == " 5%|"
 
 
-def test_only_the_end_of_a_huge_log_is_read_and_the_rest_counted(tmp_path: Path) -> None:
+def test_only_the_complete_lines_at_the_end_of_a_huge_log_are_read(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    count = 3 * MAX_READ_BYTES // 8
-    path.write_bytes(b"".join(b"%07d\n" % number for number in range(count)))
-    piece = OutputReader(path).read()
-    assert piece is not None
-    assert piece.skipped + len(piece.lines) == count
-    assert piece.lines[-1] == f"{count - 1:07}" and len(piece.lines) * 8 == MAX_READ_BYTES
+    count = 3 * MAX_READ_BYTES // 10
+    path.write_bytes(b"".join(b"%09d\n" % number for number in range(count)))
+    output = OutputReader(path)
+    piece = output.read()
+    assert piece is not None and piece.lines[0] == SKIPPED.decode().rstrip()
+    assert piece.lines[1:] == [f"{number:09}" for number in range(count - MAX_READ_BYTES // 10, count)]
+    with path.open("ab") as file:
+        file.write(b"more\n")
+    piece = output.read()
+    assert piece is not None and piece.lines == ["more"]
 
 
 def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
@@ -74,12 +70,15 @@ def test_invalid_utf8_is_replaced(tmp_path: Path) -> None:
 
 def test_a_very_long_line_tells_how_much_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "engine.log"
-    path.write_bytes(b"x" * 10_000 + b"\nnext\n" + b"y" * (2 * MAX_READ_BYTES))
-    piece = OutputReader(path).read()  # a backlog: only its last TAIL bytes are read
-    assert piece is not None
-    assert re.search(rf"y \S+ \[{2 * MAX_READ_BYTES - 4000:,} more [^]]*\]$", piece.unfinished)
     path.write_bytes(b"x" * 10_000 + b"\n")
     piece = OutputReader(path).read()
     assert piece is not None
     (line,) = piece.lines
     assert re.fullmatch(r"x{4000} … \[6,000 more [^]]*\]", line)
+
+
+def test_a_progress_bar_longer_than_what_is_read_shows_its_last_state(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    path.write_bytes(b"first\n" + b"\r 50% of it" * (MAX_READ_BYTES // 8))
+    piece = OutputReader(path).read()
+    assert piece is not None and (piece.lines[1:], piece.unfinished) == ([], " 50% of it")

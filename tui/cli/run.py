@@ -16,6 +16,7 @@ import typer
 from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree
 from engine.config.preset_library import preset_name, resolve_preset
+from engine.config.quantities import ABSENT
 from engine.config.schema import Config
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
@@ -32,7 +33,7 @@ from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
 from tui.cli.lookup import home_for_launch
-from tui.history.tables import benchmark_lines, show_results
+from tui.history.tables import benchmark_lines, figures
 from tui.output.console import print_json, say
 from tui.preview.method_estimate import disk_space
 
@@ -143,7 +144,9 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
     if json:
         print_json(outcome(run, result, end))
     elif result and end.status == "finished":
-        show_results("", [result])
+        for name, value in figures(result).items():
+            if value != ABSENT:
+                say(f"{name}: {value}")
         for line in benchmark_lines(result):
             say(line)
         if result.from_run:

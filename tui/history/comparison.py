@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.errors import UserError
-from engine.config.quantities import ABSENT, count, decimal, duration, size, with_unit
+from engine.config.quantities import ABSENT
 from engine.config.schema import DESCRIPTIVE_KEYS
 from engine.config.settings import Flat, flatten
 from engine.config.text import visible
@@ -16,10 +16,10 @@ from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
-from engine.runs.score_format import loss, score, score_bounds
 from tui.charts import DASHES, ChartStyle, Curve, Series, draw, line_sample
 from tui.format import setting
 from tui.history.run_list import describe
+from tui.history.tables import figures
 from tui.live.run_state import EventLoader, RunState
 
 COLORS = (
@@ -43,7 +43,6 @@ class ComparedRun:
     state: str
     color: str
     loss: Series
-    validation: Series
     result: Result | None
     settings: Flat | None
     error: str = ""
@@ -67,7 +66,7 @@ def read(runs: Sequence[RunDir]) -> list[ComparedRun]:
         except UserError as caught:
             error = error or caught.line
         shown, color = describe(run).state, COLORS[number % len(COLORS)]
-        compared.append(ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, error))
+        compared.append(ComparedRun(run.name, shown, color, state.loss, result, settings, error))
     return compared
 
 
@@ -99,15 +98,18 @@ def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
         for key in (known[0] if known else ())
         if key not in DESCRIPTIVE_KEYS and any(flat.get(key) != known[0][key] for flat in known)
     ]
-    figures = {run.name: _figures(run) for run in runs}
-    label = min(LONGEST_LABEL, max(map(len, [*keys, *figures[runs[0].name]]))) + 2
+    values = {
+        run.name: {"state": run.state.replace("_", " "), **(figures(run.result) if run.result else {})} for run in runs
+    }
+    labels = max(values.values(), key=len)  # all of them, if one of the runs has a result
+    label = min(LONGEST_LABEL, max(map(len, [*keys, *labels]))) + 2
     room = max(1, (width - label) // CELL)
     for first in range(0, len(runs), room):
         block = runs[first : first + room]
         heads = [(f"{visible(short_name(run.name), CELL - 2):<{CELL}}", run.color) for run in block]
         yield Content.assemble((" " * label, ""), *heads)
-        for name in figures[runs[0].name]:
-            yield _line(name, [figures[run.name][name] for run in block], block, label)
+        for name in labels:
+            yield _line(name, [values[run.name].get(name, ABSENT) for run in block], block, label)
         if known:
             yield Content.styled("settings that differ" if keys else "the configurations are identical", "bold")
         for key in keys:
@@ -128,28 +130,3 @@ def _setting_lines(key: str, block: Sequence[ComparedRun], label: int) -> Iterat
     yield Content.styled(key, "$foreground-muted")
     for run, value in zip(block, values, strict=True):
         yield Content.assemble((f"  {visible(short_name(run.name), label - 3):<{label - 2}}", run.color), value)
-
-
-def _figures(run: ComparedRun) -> dict[str, str]:
-    """Scores and costs by label; a dash for unknown values."""
-    result = run.result
-    metric = result.metric if result else ""
-    before, after = (result.before, result.after) if result else (None, None)
-    return {
-        "state": run.state.replace("_", " "),
-        "metric": metric or ABSENT,
-        "score before": score(before.score.mean if before else None, metric),
-        "score after": score(after.score.mean if after else None, metric),
-        "95% CI": score_bounds(after.score if after else None, metric) or ABSENT,
-        "test loss": loss(after.loss.mean if after else None),
-        "steps": f"{result.steps:,}" if result else "–",
-        "weights of step": f"{result.selected_step or result.steps:,}" if result else "–",
-        "training time": duration(result.training_seconds) if result else "–",
-        "total time": duration(result.active_seconds) if result else "–",
-        "tokens/s": decimal((result and result.tokens_per_second) or None, 0),
-        "computed tokens": with_unit(decimal((result and result.computed_tokens_per_second) or None, 0), "/s", ""),
-        "peak memory": size(result.peak.training if result else None),
-        "trainable": count(result.trainable) if result else "–",
-        "artifact": size(result.artifact_bytes if result else None),
-        "energy": f"{result.energy / 3600:.1f} Wh" if result and result.energy is not None else "–",
-    }

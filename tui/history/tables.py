@@ -1,10 +1,10 @@
-"""Tables of results within 80 columns: of runs and of a ladder."""
+"""The figures of a run, and tables of a ladder within 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.config.quantities import ABSENT, count, duration, percent, share_percent, size
+from engine.config.quantities import ABSENT, count, decimal, duration, energy, integer, percent, share_percent, size
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import WinRate
@@ -12,34 +12,33 @@ from engine.runs.run.result import Result
 from engine.runs.score_format import difference_with_bounds, loss, percent_bounds, score, score_bounds, with_bounds
 from tui.output.console import table
 
-COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
 BENCHMARK_COLUMNS = 24
 """Columns of the name of a benchmark or metric."""
 
 
-def show_results(title: str, results: Sequence[Result]) -> None:
-    """Print one row per run: score before, score and held-out loss after training, costs.
+def figures(result: Result) -> dict[str, str]:
+    """Scores and costs of a run by label; a dash for what is not known.
 
-    `training` is the time of the steps only, as in a ladder's table and in a plan. Peak memory is reserved by torch on
-    a GPU, and the worker's resident set on the CPU.
+    `training time` is that of the steps only, as in a ladder's table and in a plan.
     """
-    rows = []
-    for result in results:
-        before, after, peak = result.before, result.after, result.peak
-        rows.append(
-            [
-                result.method,
-                score(before.score.mean if before else None, result.metric),
-                score(after.score.mean, result.metric) if after else result.status,
-                score_bounds(after.score if after else None, result.metric) or ABSENT,
-                loss(after.loss.mean if after else None),
-                duration(result.training_seconds or None),
-                size(peak.reserved or peak.rss_training or peak.rss),
-                f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
-                size(result.artifact_bytes),
-            ]
-        )
-    table(title, COLUMNS, rows, right=(1, 2, 4, 5, 6, 7, 8))
+    metric, before, after = result.metric, result.before, result.after
+    return {
+        "metric": metric or ABSENT,
+        "score before": score(before.score.mean if before else None, metric),
+        "score after": score(after.score.mean if after else None, metric),
+        "95% CI": score_bounds(after.score if after else None, metric) or ABSENT,
+        "test loss": loss(after.loss.mean if after else None),
+        "steps": integer(result.steps),
+        "weights of step": integer(result.selected_step or result.steps),
+        "training time": duration(result.training_seconds or None),
+        "total time": duration(result.active_seconds),
+        "tokens/s": decimal(result.tokens_per_second or None, 0),
+        "computed tokens/s": decimal(result.computed_tokens_per_second or None, 0),
+        "peak memory": size(result.peak.training),
+        "trainable": f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
+        "artifact": size(result.artifact_bytes),
+        "energy": energy(result.energy),
+    }
 
 
 def benchmark_lines(result: Result) -> list[str]:

@@ -21,7 +21,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.start import repeat_run
 from tui.commands import bindings
 from tui.format import Column, TableRow, last_part, moment
-from tui.history.comparison import compare, read
+from tui.history.comparison import ComparedRun, compare, read
 from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe, model, score
 from tui.screens.base import RunActions
 from tui.screens.dialogs import TextScreen
@@ -227,9 +227,16 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
         if len(runs) < 2:
             self.tell(f"mark two or more runs with {app_keys(self).of('runs.mark')}", severity="warning")
             return
-        compared, ascii_only = read(runs), app_settings(self).ascii
-        title = f"comparison of {len(runs)} runs"
-        self.app.push_screen(TextScreen(title, lambda width: compare(compared, width, ascii_only)))
+        title, ascii_only = f"comparison of {len(runs)} runs", app_settings(self).ascii
+
+        def show(compared: list[ComparedRun]) -> None:
+            if self.is_current:
+                self.app.push_screen(TextScreen(title, lambda width: compare(compared, width, ascii_only)))
+
+        def read_all() -> None:  # in a thread: their logs may be long
+            self.app.call_from_thread(show, read(runs))
+
+        self.run_worker(read_all, thread=True, exclusive=True, group="compare")
 
     def action_try_runs(self) -> None:
         from tui.screens.trying import TryScreen  # imported when it is opened

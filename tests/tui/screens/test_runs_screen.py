@@ -94,7 +94,7 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
         await pilot.press("r", "C")
         assert isinstance(app.screen, RunsScreen)  # no run is marked
         await pilot.press("space", "space", "space", "C")
-        assert isinstance(app.screen, TextScreen)
+        await wait_for(pilot, lambda: isinstance(app.screen, TextScreen))
         lines = str(app.screen.query_one("#text", Static).visual).splitlines()
         assert max(map(len, lines)) <= size[0] - 5
         text = "\n".join(lines)

@@ -286,11 +286,6 @@ TITLES = {group: title for group, title, _ in GROUPS}
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 
 
-def actions(table: str) -> frozenset[str]:
-    """The actions of a table, without their arguments."""
-    return frozenset(command.action.partition("(")[0] for command in TABLES[table])
-
-
 def bindings(group: str) -> list[BindingType]:
     """The Textual bindings of a screen or of the app."""
     return [
@@ -370,9 +365,15 @@ def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
                     yield f"keys: {key} is bound to both {other} and {command.id}; change one of them [keys.conflict]"
 
 
+def typed_character(key: str) -> str | None:
+    """The character that a key types; None for other keys."""
+    names = {short: long for long, short in KEY_NAME_REPLACEMENTS.items()}  # `key_to_character` knows the long ones
+    return key if len(key) == 1 else key_to_character(names.get(key, key))
+
+
 def is_typed_character(key: str) -> bool:
     """Whether an input line takes the key as a character."""
-    character = key if len(key) == 1 else key_to_character(key)
+    character = typed_character(key)
     return character is not None and character.isprintable()
 
 

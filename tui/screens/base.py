@@ -41,6 +41,12 @@ class BaseScreen(Screen[R]):
         """Show one line of text, literally, or content in the Static with this id."""
         self.query_one(f"#{id}", Static).update(Content(visible(text)) if isinstance(text, str) else text)
 
+    def is_useful(self, command: str) -> bool:
+        """Whether a command of this screen would do something now: its key is shown only then, and says why not if it
+        is pressed all the same.
+        """
+        return True
+
     def on_unmount(self) -> None:
         if self.request:
             self.request.cancel()

@@ -232,7 +232,6 @@ class BenchView(BaseScreen[None]):
         self._fold()
 
     def is_useful(self, command: str) -> bool:
-        """Whether a command of this screen would do something now; its key is shown only then."""
         follower, log = self.follower, self.log_pane
         ended = follower.state.end if follower.state else None
         if self.maximized is not None and command not in self.SHOWN_WHILE_ZOOMED:

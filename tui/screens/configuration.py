@@ -91,7 +91,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         self.table.show_rows(rows, cursor=cursor)
         self.describe()
 
-    def is_useful_here(self, command: str) -> bool:
+    def is_useful(self, command: str) -> bool:
         return command != "default" or self.selection.changed(self.key)
 
     def describe(self) -> None:

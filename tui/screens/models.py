@@ -82,7 +82,7 @@ class ModelsScreen(TableScreen[Selection | None]):
     def row(self) -> ModelRow | None:
         return self.rows.get(self.key)
 
-    def is_useful_here(self, command: str) -> bool:
+    def is_useful(self, command: str) -> bool:
         model = self.row.model if self.row else None
         match command:
             case "pull":

@@ -73,7 +73,7 @@ class PresetsScreen(TableScreen[str | None]):
         self.table.show_rows(rows, cursor=cursor)
         self.describe()
 
-    def is_useful_here(self, command: str) -> bool:
+    def is_useful(self, command: str) -> bool:
         listed = self._selected()
         return command != "delete" or (listed is not None and preset_library.is_own(listed))
 

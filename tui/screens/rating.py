@@ -10,14 +10,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from engine.config.text import visible
 from engine.runs.ladder.preferences import RatingSummary
 from engine.runs.preference.judge_dir import progress_of_ratings
 from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
 from tui.background import BackgroundRequest
-from tui.commands import actions, bindings, moves
+from tui.commands import bindings, moves
 from tui.screens.base import BaseScreen
 from tui.screens.table_screen import ValueInput
 from tui.settings import app_keys
@@ -25,7 +25,6 @@ from tui.widgets.text_rows import KeyLine, literal
 
 SUMMARY_EVERY = 5
 """Ratings after which it is computed again how far the result is decided."""
-ACTIONS = actions("rate")
 
 
 class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
@@ -166,14 +165,12 @@ class RatingScreen(BaseScreen[None]):
 
     # Keys
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide keys that type letters into the note, and choices while nothing is shown."""
-        if action in ACTIONS and isinstance(self.focused, Input):
-            return action == "back"
-        return self.pair is not None if action in ("choose", "write_note") else True
+    def is_useful(self, command: str) -> bool:
+        return self.pair is not None or command in ("back", "undo")
 
     def action_choose(self, choice: Choice) -> None:
         if self.pair is None:
+            self.tell("all pairs are rated")
             return
         with self.errors_told():
             self.session.choose(self.pair, choice, self.note, time.monotonic() - self._shown_at)
@@ -191,6 +188,9 @@ class RatingScreen(BaseScreen[None]):
             self._next()
 
     def action_write_note(self) -> None:
+        if self.pair is None:
+            self.tell("all pairs are rated")
+            return
         self.query_one(ValueInput).ask(self.note, "note on this pair", self._take_note)
 
     def _take_note(self, text: str) -> None:

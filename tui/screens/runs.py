@@ -22,7 +22,7 @@ from engine.runs.start import repeat_run
 from tui.commands import bindings
 from tui.format import Column, TableRow, last_part, moment
 from tui.history.comparison import ComparedRun, compare, read
-from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe, model, score
+from tui.history.run_list import SETTLED, RunSummary, describe, model, score
 from tui.screens.base import RunActions
 from tui.screens.dialogs import TextScreen
 from tui.screens.table_screen import FILTER, TableScreen
@@ -174,7 +174,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
             text = "\n".join(part for part in (about, reason, origin) if part)
         self.show_detail(text)
 
-    def is_useful_here(self, command: str) -> bool:
+    def is_useful(self, command: str) -> bool:
         line = self.lines.get(self.key)
         if line is None:
             return command in ("back", "filter")
@@ -183,7 +183,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
             case "stop" | "pause":
                 return not ended
             case "resume":
-                return line.state in RESUMABLE
+                return ended and line.state not in ("finished", "damaged")
             case "try" | "continue" | "export":
                 return line.state == "finished"
             case "compare":

@@ -152,14 +152,6 @@ class TableScreen(BaseScreen[R]):
 
     # The input line
 
-    def is_useful(self, command: str) -> bool:
-        """Whether a key would do something now: while the input line is open, most type a letter."""
-        return not self.purpose and self.is_useful_here(command)
-
-    def is_useful_here(self, command: str) -> bool:
-        """Whether a command of this screen would do something with the row under the cursor."""
-        return True
-
     def ask(self, purpose: str, text: str, hint: str = "") -> None:
         """Open the input line with a text to edit."""
         self.purpose = purpose

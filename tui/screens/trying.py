@@ -20,7 +20,7 @@ from engine.config.text import visible
 from engine.runs import chat_client
 from engine.runs.chat_client import OpenSession, ReplayItem, save_conversations
 from engine.runs.home import tilde
-from tui.commands import actions, bindings
+from tui.commands import bindings
 from tui.live import chat
 from tui.live.chat import ChatState, ChatThread, ColumnState, answer_facts, parse_sampling, recorded_text, written
 from tui.screens.base import BaseScreen
@@ -32,7 +32,6 @@ ITEMS = 200
 """Test items that are listed."""
 MIN_WIDTH = 38
 """Width of a column; a narrower terminal shows fewer columns at a time."""
-ACTIONS = actions("try")
 
 
 class TryScreen(BaseScreen[None]):
@@ -185,6 +184,9 @@ class TryScreen(BaseScreen[None]):
 
     def action_write(self, purpose: str) -> None:
         """Focus the input line for a prompt, sampling settings or a system prompt."""
+        if self.state.ready is None:
+            self.tell("the models are not loaded", severity="warning")
+            return
         value: str | None = None
         if purpose == "sampling":
             value = written(self.state.sampling)
@@ -241,16 +243,14 @@ class TryScreen(BaseScreen[None]):
 
     # Keys
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide keys that type letters while the input line has the focus, and keys that do nothing at the moment."""
-        if action not in ACTIONS or action == "back":
-            return True
+    def is_useful(self, command: str) -> bool:
         waiting = self.state.waiting
-        if isinstance(self.focused, Input):
-            return False
-        if action in ("cpu", "now"):
-            return waiting is not None and (action == "now" or waiting.device != chat.CPU_TITLE)
-        return self.state.ready is not None
+        match command:
+            case "cpu":
+                return waiting is not None and waiting.device != chat.CPU_TITLE
+            case "now":
+                return waiting is not None
+        return command == "back" or self.state.ready is not None
 
     def action_back(self) -> None:
         """Stop generating; else leave the input line, then the screen."""
@@ -303,11 +303,17 @@ class TryScreen(BaseScreen[None]):
 
     def action_cpu(self) -> None:
         """Open the session on the CPU."""
+        if not self.is_useful("cpu"):
+            self.tell("not waiting for a GPU", severity="warning")
+            return
         self.on_cpu = True
         self._open()
 
     def action_now(self) -> None:
         """Start without waiting in the queue."""
+        if not self.is_useful("now"):
+            self.tell("not waiting for a device", severity="warning")
+            return
         self.opening = msgspec.structs.replace(self.opening, wait=False)
         self._open()
 

@@ -87,7 +87,9 @@ def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -
         assert [rating.left for rating in stored(ladder)] == [text_hash(pair.left) for pair in shown[:-1] if pair]
         await pilot.press("backspace")
         assert screen.pair == shown[4]
-        await pilot.press("enter", *"two words", "enter")
+        await pilot.press("enter", *"two words")
+        assert "both bad" not in screen_text(app)  # its key, a minus, is text now
+        await pilot.press("enter")
         assert "note: two words" in screen_text(app)
         await pilot.press("left")
         assert (stored(ladder)[-1].choice, stored(ladder)[-1].note) == ("left", "two words")
@@ -116,6 +118,8 @@ def test_the_result_shows_how_far_it_is_decided_without_names(ladder: LadderDir)
         text = screen_text(app)
         assert "All pairs" in text and re.search(r"\b12 of 12 items\b.*\b1 person\b", text)
         assert not any(f" {name} " in text.lower() for name in NAMES)
+        await pilot.press("left", "enter")
+        assert len(notes(app)) == 2 and len(stored(ladder)) == 12  # both say that nothing is left to rate
         await pilot.press("backspace")
         assert screen.pair is not None
         await wait_for(pilot, lambda: screen.summary is not None and screen.summary.raters.get(login()) == 11)

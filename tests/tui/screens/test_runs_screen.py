@@ -20,6 +20,7 @@ from tui.screens.dialogs import TextScreen
 from tui.screens.launching import LaunchScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 
 def test_a_died_run_is_shown_as_live_after_it_is_resumed(tmp_path: Path) -> None:
@@ -83,6 +84,21 @@ def test_the_filter_shows_matching_runs_and_keeps_the_cursor(tmp_path: Path) -> 
         assert isinstance(app.screen, RunsScreen) and len(keys(app)) == 2
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize(("status", "offered"), [("failed", True), ("diverged", True), ("finished", False)])
+def test_every_run_that_has_not_finished_can_be_resumed(status: str, offered: bool, tmp_path: Path) -> None:
+    made(tmp_path, 1, status=status)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        await wait_for(pilot, lambda: "x export" in (line := key_line(app)) or "u resume" in line)
+        assert ("u resume" in key_line(app)) == offered
+
+    def key_line(app: Workbench) -> str:
+        return str(app.screen.query_one(KeyLine).lines[0])
+
+    play(tmp_path, story, (160, 45))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])

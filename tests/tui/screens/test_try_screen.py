@@ -181,12 +181,19 @@ def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -
         assert re.search(r"Press D .*\bCPU\b.* Press ! ", words())
         first = opened(server)
         await wait_for(pilot, lambda: "D CPU" in screen_text(app))
+        for number, key in enumerate(("n", "j", "e", "enter"), 1):  # they need the models, and say so
+            assert f"{key} " not in screen_text(app).splitlines()[-1]
+            await pilot.press(key)
+            assert len(app.notes) == number
         await pilot.press("D")
         await wait_for(pilot, lambda: screen.state.ready)
         assert opened(server)["cpu"] and not psutil.pid_exists(first["pid"])
         await pilot.press("escape")
         await wait_for(pilot, lambda: "j next item" in screen_text(app))
         await wait_for(pilot, lambda: "D CPU" not in screen_text(app) and "start now" not in screen_text(app))
+        session, told = screen.session, len(app.notes)
+        await pilot.press("D", "exclamation_mark")
+        assert screen.session is session and len(app.notes) == told + 2
 
     tried(story, (80, 24), ready=False)
 

@@ -17,7 +17,7 @@ from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.folder import Folder
 
-FOLLOWERS = {"attach run": "training", "attach ladder": "starting", "run": "waiting"}
+FOLLOWERS = {"attach run": "TRAINING", "attach ladder": "STARTING", "run": "waiting"}
 """Command -> a word of its output."""
 HIDE_CURSOR = b"\x1b[?25l"
 

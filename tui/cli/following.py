@@ -24,7 +24,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
 from tui.cli.progress import ProgressDisplay, progress_display
 from tui.live.event_lines import lines
-from tui.live.run_state import ladder_left
+from tui.live.run_state import RunState
 from tui.output.console import console, say
 
 POLL_SECONDS = 0.1
@@ -58,7 +58,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             for text in lines(event):
                 say(text, "yellow" if isinstance(event, events.Warning) else "")
             if display is not None:
-                display.line.add(event)
+                display.run.feed([event])
 
         def poll() -> tuple[events.End | None, bool]:
             nonlocal end, shown_job
@@ -195,7 +195,7 @@ class LadderView:
     printed_warnings: int = 0
     estimated: bool = False
     follower: Follower | None = None
-    run: str = ""
+    """Reads the events of the active run."""
 
     def show(self, ladder: Ladder) -> None:
         if self.quiet:
@@ -247,29 +247,20 @@ class LadderView:
         _line(f"{row.name}: {score}{interval}{seeds}")
 
     def _update_line(self, ladder: Ladder) -> None:
-        """Update the progress line with the active run, or with the stage between runs."""
+        """Update the progress line with the active run or export, or with the stage between runs."""
         if self.display is None:
             return
-        line = self.display.line
-        place = f"{sum(entry.is_done for entry in ladder.entries) + 1}/{len(ladder.entries)}"  # of the live run: `2/6`
+        self.display.ladder = ladder
         live = next((entry for entry in ladder.entries if entry.status == "live" and entry.run), None)
-        if live is None:
-            self.run = ""
-            line.show_stage("", ladder.stage)
-            line.ladder_left = ladder_left(ladder, time.time())
+        if live is None or live.kind == "export":
+            note = f"{live.rung}: {shortened(live.progress)}" if live else ""
+            self.display.run, self.follower = RunState(phase=ladder.stage, note=note), None
             return
-        if live.kind == "export":
-            line.show_stage(f"{place} {live.rung}", shortened(live.progress))
-            return
-        if live.run != self.run or self.follower is None:
-            self.run = live.run
+        if self.follower is None or live.run != self.display.run.name:
+            self.display.run = RunState(live.run)
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
-            probe = f" {TIMING_PROBE}" if live.kind == "probe" else ""
-            line.start(f"{place} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
-            for event in portion:
-                line.add(event)
-        line.ladder_left = ladder_left(ladder, time.time(), live.run, line.left)
+            self.display.run.feed(portion)
 
 
 def _line(text: str, style: str = "") -> None:

@@ -184,7 +184,7 @@ def follow(folder: JudgeDir, process: start.StartedProcess, json: bool) -> Judgm
                 show_notices([Notice("judge.waiting", told)], json)
             if display and state is not None and state.requests:
                 work = state.note or "judging"
-                display.line.show_work(work, state.done, state.requests, progress_text(state))
+                display.show_work(work, state.done, state.requests, progress_text(state))
             time.sleep(POLL_SECONDS)
     return ended(folder, process)
 

@@ -15,7 +15,6 @@ from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.run.folder import current_directory, short_name
-from tui.charts import StyledText, bar
 from tui.commands import CommandKeys
 from tui.format import last_part, number
 
@@ -72,7 +71,6 @@ def selection_line(
     return Content.assemble((head, "$foreground-muted"), ", ".join(shown))
 
 
-MIN_BAR = 8
 SILENT_EXIT = "no error message: the worker was killed, or the machine ran out of memory"
 
 
@@ -122,44 +120,10 @@ def status(
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
         return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
+    from tui.live.progress import run_progress
+
     suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
-    return Content.assemble(*_running(state, width - len(suffix), ladder), (suffix, "$foreground-muted"))
-
-
-def _running(state: RunState, width: int, ladder: Ladder | None) -> list[StyledText]:
-    """Phase, bar, position, and the time left of the whole: of the run, or of its ladder.
-
-    The bar is that of all of a ladder's runs; else of the phase. It fills the line; what does not fit is dropped.
-    """
-    step, progress = state.step, state.progress
-    share, position = None, visible(state.note, 60)  # share of the phase that is done, and the step or row
-    if progress is not None and progress.total:
-        share = min(1.0, progress.done / progress.total)
-        position = f"{visible(progress.text, 40)} {progress.done:,}/{progress.total:,}"
-    elif step is not None and state.phase == "training":
-        share, position = step.step / max(1, step.steps), f"{step.step:,}/{step.steps:,}"
-    head = (state.phase or "starting").upper()
-    left = str(known) if (known := state.left()) is not None and known.seconds >= 0.5 else ""
-    if ladder:
-        from tui.live.run_state import ladder_left
-
-        names, done = [entry.run for entry in ladder.entries], sum(entry.is_done for entry in ladder.entries)
-        place, rung = done + 1, ""
-        if state.name in names:
-            place, rung = names.index(state.name) + 1, ladder.entries[names.index(state.name)].rung
-        head = f"{f'ladder {place}/{len(names)} {rung}'.rstrip()} · {head}"
-        left = ladder_left(ladder, time.time(), state.name, state.left()).removeprefix("ladder ")
-        share = (done + (share or 0.0)) / max(1, len(names))
-    parts: list[StyledText] = [(head, "bold")]
-    if share is None:
-        return [*parts, *((f"  {text}", "") for text in (position, left) if text)]
-    tail: list[StyledText] = [(f" {position}", ""), (f"  {share:.0%}", "")]
-    tail += [("  loss not finite", "$text-error")] if step is not None and step.loss is None else []
-    tail += [(f"   {left}", "bold")] if left else []
-    while len(tail) > 2 and width - len(head) - sum(len(text) for text, _ in tail) < MIN_BAR:
-        tail.pop()
-    room = width - len(head) - 1 - sum(len(text) for text, _ in tail)
-    return [*parts, (" ", ""), *bar(share, room), *tail]
+    return Content.assemble(*run_progress(state, width - len(suffix), ladder), (suffix, "$foreground-muted"))
 
 
 def _score(state: RunState) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
-from rich.live import Live
 
 from engine.runs.ladder.ladder_state import LadderEntry
 from tui.cli import runs
 from tui.cli.following import LadderView
-from tui.cli.progress import ProgressDisplay, ProgressLine
+from tui.cli.progress import ProgressDisplay
 from tui.history.ladder_view import headline
 
 STATUSES = {
@@ -44,10 +43,10 @@ def test_a_stopped_run_is_counted_as_done_nowhere(tmp_path: Path, capsys: pytest
     assert f"{count - 1}/{count}" in capsys.readouterr().out
     ladder.status = "running"
     assert f"{count - 1}/{count}" in headline(ladder)
-    line = ProgressLine()
+    display = ProgressDisplay()
     ladder.entries[-1].status = "live"
-    LadderView(folder, ProgressDisplay(line, Live()), quiet=False).show(ladder)
-    assert line.where.startswith(f"{count - 1}/{count} ")
+    LadderView(folder, display, quiet=False).show(ladder)
+    assert display.text(120).startswith(f"ladder {count - 1}/{count} ")
 
 
 def test_a_score_is_printed_once_the_rows_include_the_run_that_has_just_ended(

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 from message_parts import figures
-from rich.live import Live
 from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
@@ -29,7 +28,7 @@ from tui.cli import attach, following, ladder, run
 from tui.cli.following import Detached, LadderView, follow_comparison, time_estimates
 from tui.cli.gate import gate
 from tui.cli.main import app
-from tui.cli.progress import ProgressDisplay, ProgressLine
+from tui.cli.progress import ProgressDisplay
 
 
 def test_detaching_with_json_prints_only_json(
@@ -149,15 +148,15 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
 
 def test_the_bar_of_the_next_run_does_not_show_the_last_ones_phase(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
-    line = ProgressLine()
-    view = LadderView(made, ProgressDisplay(line, Live()), quiet=False)
+    display = ProgressDisplay()
+    view = LadderView(made, display, quiet=False)
     first, second = [entry for entry in state.entries if entry.kind == "run"][:2]
     first.status = "live"
     view.show(state)
-    line.add(events.Phase(name="saving"))
+    display.run.feed([events.Phase(name="saving")])
     first.status, second.status, second.run = "finished", "live", "there-is-none"
     view.show(state)
-    assert f"{second.rung} starting" in line.text(200)
+    assert f"{second.rung} · STARTING" in display.text(200)
 
 
 def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

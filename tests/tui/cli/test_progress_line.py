@@ -9,12 +9,11 @@ import pytest
 from made_ladder import made_ladder
 from made_runs import step
 from message_parts import figures
-from rich.live import Live
 
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from tui.cli.following import LadderView
-from tui.cli.progress import ProgressDisplay, ProgressLine
+from tui.cli.progress import ProgressDisplay
 from tui.live.run_state import RunTimer, TimeLeft, ladder_left
 
 
@@ -32,52 +31,48 @@ def baseline(seconds: float, rows: int = 300) -> list[events.Event]:
     ]
 
 
-def fed(*fed_events: events.Event) -> ProgressLine:
-    line = ProgressLine()
-    for event in fed_events:
-        line.add(event)
-    return line
+def fed(*fed_events: events.Event) -> ProgressDisplay:
+    display = ProgressDisplay()
+    display.run.feed(fed_events)
+    return display
 
 
 def test_baseline_and_evaluation_show_their_rows_and_time_left() -> None:
     line = fed(*baseline(41))
-    assert line.text(120).startswith("baseline  ━")
-    assert line.left == TimeLeft(20.0, "baseline")
-    assert figures(line.text(120)) == ["150", "300", "20"] and line.text(120).endswith(f"  {line.left}")
-    line.add(at(41, events.Phase(name="training")))
-    line.add(at(60, events.Phase(name="evaluation")))
-    line.add(at(61, events.Progress(phase="evaluation", text="loss", done=100, total=300)))
-    assert str(line.left) == "40 s left"  # as the baseline, which scored the same rows
-    line.add(at(70, events.Progress(phase="evaluation", text="test answers", done=0, total=300)))
-    line.add(at(80, events.Progress(phase="evaluation", text="test answers", done=200, total=300)))
-    assert str(line.left) == "5 s left"
+    assert line.text(120).startswith("BASELINE ━")
+    assert line.run.left() == TimeLeft(20.0, "baseline")
+    assert figures(line.text(120)) == ["150", "300", "50%", "20"] and line.text(120).endswith(f"  {line.run.left()}")
+    line.run.feed([at(41, events.Phase(name="training")), at(60, events.Phase(name="evaluation"))])
+    line.run.feed([at(61, events.Progress(phase="evaluation", text="loss", done=100, total=300))])
+    assert str(line.run.left()) == "40 s left"  # as the baseline, which scored the same rows
+    line.run.feed([at(70, events.Progress(phase="evaluation", text="test answers", done=0, total=300))])
+    line.run.feed([at(80, events.Progress(phase="evaluation", text="test answers", done=200, total=300))])
+    assert str(line.run.left()) == "5 s left"
 
 
 def test_time_left_of_training_includes_validation_and_the_evaluation_after_it() -> None:
     line = fed(*baseline(41), at(41, events.Phase(name="training")))
-    line.add(at(50, events.Plan(steps=100, start_step=0, batch=4, micro_batch=4, packing="packed",
-                                gradient_checkpointing=False)))  # fmt: skip
+    plan = events.Plan(steps=100, start_step=0, batch=4, micro_batch=4, packing="packed", gradient_checkpointing=False)
+    line.run.feed([at(50, plan)])
     assert "memory probe" in line.text(120)
-    line.add(at(60, step(1, steps=100, seconds=1.0)))
-    line.add(at(80, step(11, steps=100, seconds=1.0)))  # 2 s/step, because a validation took 10 s
-    assert line.left == TimeLeft(2 * 89 + 41)
+    line.run.feed([at(60, step(1, steps=100, seconds=1.0))])
+    line.run.feed([at(80, step(11, steps=100, seconds=1.0))])  # 2 s/step, because a validation took 10 s
+    assert line.run.left() == TimeLeft(2 * 89 + 41)
     assert "11/100" in line.text(120) and "3:39 left" in line.text(120)
 
 
 def test_without_a_baseline_only_the_end_of_training_is_known() -> None:
     line = fed(at(0, events.Phase(name="training")), at(1, step(1, steps=9, seconds=2.0)))
-    assert str(line.left) == "16 s left in training"
+    assert str(line.run.left()) == "16 s left in training"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_the_line_fits_and_keeps_phase_and_time_left(width: int) -> None:
-    line = fed(*baseline(41), at(41, events.Phase(name="training")), at(50, step(1, steps=100)))
-    line.where, line.ladder_left = "2/6 lora", "ladder 12:30 left"
+    line = fed(*baseline(41), at(41, events.Phase(name="training")), at(50, step(50, steps=100)))
     text = line.text(width)
-    assert len(text) <= width and text.startswith("2/6 lora training")
-    assert ("tokens/s" in text) == (width >= 120)
-    if width >= 80:
-        assert text.endswith("ladder 12:30 left")
+    assert len(text) == width and text.startswith("TRAINING ━") and " 50/100  50% " in text
+    shown = [part for part in (" left", "  loss ", " tokens/s") if part in text]  # the last is dropped first
+    assert shown == [" left", "  loss ", " tokens/s"][: 1 if width < 60 else 2 if width < 80 else 3]
 
 
 def test_a_loss_that_is_not_finite_is_said_in_words() -> None:
@@ -86,7 +81,16 @@ def test_a_loss_that_is_not_finite_is_said_in_words() -> None:
 
 def test_a_waiting_run_shows_what_it_waits_for() -> None:
     note = "next on GPU 0"
-    assert fed(events.Phase(name="waiting", note=note)).text(80) == f"waiting  {note}"
+    assert fed(events.Phase(name="waiting", note=note)).text(80) == f"WAITING  {note}"
+
+
+def test_other_work_shows_how_far_it_is() -> None:
+    display = ProgressDisplay()
+    display.show_work("reading")
+    assert display.text(80) == "reading"
+    display.show_work("tokenizing", 30, 120, "30 of 120 rows")
+    text = display.text(80)
+    assert text.startswith("tokenizing ━") and len(text) == 80 and figures(text) == ["30", "120", "25%"]
 
 
 def entry(
@@ -169,6 +173,22 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
         ladder_entry for ladder_entry in state.entries if ladder_entry.rung == "lora" and ladder_entry.kind == "run"
     )
     live.status = "live"
-    line = ProgressLine()
-    LadderView(made, ProgressDisplay(line, Live()), quiet=False).show(state)
-    assert line.where.endswith("lora") and line.phase == "finished"  # its events are complete
+    display = ProgressDisplay()
+    LadderView(made, display, quiet=False).show(state)
+    done, count = sum(one.is_done for one in state.entries), len(state.entries)
+    text = display.text(120)  # the run's events are complete
+    assert text.startswith(f"ladder {done + 1}/{count} lora · FINISHED ━") and f"{done / count:.0%}" in text
+
+
+def test_the_line_shows_the_active_export_of_a_ladder(tmp_path: Path) -> None:
+    made, state = made_ladder(tmp_path)
+    state.stage = "exporting"
+    run = next(one for one in state.entries if one.kind == "run")
+    export = LadderEntry(rung="lora:merged", kind="export", seed=0, learning_rate=1e-3, run=run.run, status="live")
+    export.progress = "test answers 12 of 40"
+    state.entries.append(export)
+    display = ProgressDisplay()
+    LadderView(made, display, quiet=False).show(state)
+    count = len(state.entries)
+    text = display.text(120)
+    assert text.startswith(f"ladder {count}/{count} · EXPORTING ━") and "lora:merged: test answers 12 of 40" in text

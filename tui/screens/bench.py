@@ -58,7 +58,7 @@ class BenchView(BaseScreen[None]):
     SHOWN_WHILE_ZOOMED = ("stop", "pause", "resume", "previous", "clear", "zoom")
     """Of the bench's commands in the key line: the one which ends the zoom is in it also on a narrow terminal."""
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-medium"), (140, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
 
     def __init__(self, runs: Path) -> None:

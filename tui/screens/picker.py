@@ -54,7 +54,7 @@ class PickerScreen(BaseScreen[str | None]):
     ]
     CSS = """
     PickerScreen PathInput { height: 1; margin: 0 1; }
-    PickerScreen OptionList { height: 1fr; margin: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    PickerScreen OptionList { height: 1fr; margin: 0 1; }
     PickerScreen OptionList > .option-list--option-highlighted { background: $primary 20%; }
     PickerScreen #note { height: 1; padding: 0 1; color: $foreground-muted; }
     """

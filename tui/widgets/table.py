@@ -33,8 +33,7 @@ class Lines(OptionList, inherit_bindings=False):
     )
 
     DEFAULT_CSS = """
-    Lines { height: 1fr; border: none; padding: 0; text-wrap: nowrap; text-overflow: ellipsis;
-            scrollbar-size-vertical: 1; background: $background; }
+    Lines { height: 1fr; border: none; padding: 0; background: $background; }
     Lines:focus { border: none; }
     """
 

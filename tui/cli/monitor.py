@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import visible
-from engine.runs.queue.device_queue import others_on_gpus, queue_entries
+from engine.runs.queue.device_queue import QueuePlace, others_on_gpus, titled_places
 from tui.cli import options
 from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells, queue_lines
 from tui.output import streams
@@ -29,10 +29,10 @@ QUEUE_LINES = 6
 
 def queue(json: options.Json = False) -> None:
     """Print the queue of every device, then the processes on GPUs that are not in it."""
-    entries = queue_entries()
+    entries = titled_places()
     others: list[dict[str, Any]] = list(others_on_gpus(entries))
     if json:
-        print_json({"queue": [asdict(entry) for entry in entries], "others": others})
+        print_json({"queue": [_as_json(entry) for entry in entries], "others": others})
         return
     if entries:
         table("", COLUMNS, [cells(entry, time.time()) for entry in entries], right=(4, 5))
@@ -41,6 +41,20 @@ def queue(json: options.Json = False) -> None:
     for other in others:
         used = f", {size(other['bytes'])}" if other["bytes"] else ""
         say(f"GPU {other['gpu']} is also used by process {other['pid']} ({other['name']}){used}", "yellow")
+
+
+def _as_json(entry: QueuePlace) -> dict[str, Any]:
+    return {
+        "device": entry.device,
+        "title": entry.title,
+        "place": entry.place,
+        "run": entry.name,
+        "what": entry.what,
+        "pid": entry.pid,
+        "since": entry.since,
+        "started_in": entry.started_in,
+        "home": str(entry.home) if entry.name else "",
+    }
 
 
 def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> None:
@@ -79,7 +93,7 @@ def lines(sample: MachineSample) -> Iterator[str]:
 def queue_now() -> list[str]:
     """Which run uses each device and who waits, or why that is unknown."""
     try:
-        text = queue_lines(queue_entries(), time.time(), QUEUE_LINES).plain
+        text = queue_lines(titled_places(), time.time(), QUEUE_LINES).plain
     except (UserError, OSError) as error:
         text = visible(f"cannot read the device queue: {error}", 400)
     return text.split("\n")

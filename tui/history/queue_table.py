@@ -7,7 +7,7 @@ from textual.content import Content
 from engine.config.quantities import duration
 from engine.config.text import visible
 from engine.runs.home import tilde
-from engine.runs.queue.device_queue import QueueEntry
+from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.folder import short_name
 from tui.format import moment
 
@@ -15,9 +15,9 @@ COLUMNS = ("device", "state", "run", "since", "for", "process", "started in")
 EMPTY_QUEUE = "no run uses or waits for a device"
 
 
-def cells(entry: QueueEntry, now: float) -> list[str]:
+def cells(entry: QueuePlace, now: float) -> list[str]:
     """The cells of COLUMNS: `GPU 0`, `running` or the place in the queue, run, date, duration, process, directory."""
-    run = short_name(entry.run) or "another program"
+    run = short_name(entry.name) or "another program"
     return [
         entry.title,
         "running" if entry.place == 0 else f"waiting, place {entry.place}",
@@ -29,7 +29,7 @@ def cells(entry: QueueEntry, now: float) -> list[str]:
     ]
 
 
-def queue_lines(entries: list[QueueEntry], now: float, most: int) -> Content:
+def queue_lines(entries: list[QueuePlace], now: float, most: int) -> Content:
     """One line per run in the queue, at most `most` lines; how many more there are."""
     if not entries:
         return Content.styled(EMPTY_QUEUE, "$foreground-muted")

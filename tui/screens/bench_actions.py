@@ -120,12 +120,12 @@ class BenchScreen(BenchView, RunActions[None]):
 
     def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
-        from engine.runs.queue.device_queue import is_timing_probe, runs_of
+        from engine.runs.queue.device_queue import is_timing_probe
         from engine.runs.run.run_dir import RunDir
 
         self.refresh_live_runs()
-        probes = [turn.run for turn in self.live_runs.turns if is_timing_probe(turn.run)]
-        runs = [*self.live_runs.live(), *(RunDir(run) for run in probes if runs_of(run) == self.runs)]
+        probes = [turn for turn in self.live_runs.turns if is_timing_probe(turn.run)]
+        runs = [*self.live_runs.live(), *(RunDir(turn.run) for turn in probes if turn.home == self.runs)]
         watched = self.follower.run
         if not runs:
             self.tell(f"No active runs in this folder. {running_elsewhere(self.runs)}".rstrip(), severity="warning")

@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.quantities import duration, share_percent, size
 from engine.config.text import visible
 from engine.hardware.devices import queue_of
-from engine.runs.queue.device_queue import QueueEntry, queue_entries
+from engine.runs.queue.device_queue import QueuePlace, titled_places
 from engine.runs.run.folder import short_name
 from tui.commands import bindings
 from tui.format import Column, TableRow
@@ -140,7 +140,7 @@ class DevicesScreen(Dialog[str]):
     def __init__(self, devices: Sequence[str], selected: str, machine: MachineContext) -> None:
         super().__init__()
         self.devices, self.selected, self.machine = devices, selected, machine
-        self.entries: Sequence[QueueEntry] = ()
+        self.entries: Sequence[QueuePlace] = ()
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
@@ -157,7 +157,7 @@ class DevicesScreen(Dialog[str]):
     def refresh_queue(self) -> None:
         """Read the queue again; an unreadable lock folder is shown instead."""
         try:
-            self.entries = queue_entries()
+            self.entries = titled_places()
             shown = queue_lines(list(self.entries), time.time(), MAX_LINES)
         except (UserError, OSError) as error:
             self.entries = ()
@@ -183,7 +183,7 @@ class DevicesScreen(Dialog[str]):
             for process in gpu.processes
             if process.pid not in known
         ]
-        runs = ", ".join(short_name(entry.run) for entry in ours)
+        runs = ", ".join(short_name(entry.name) for entry in ours)
         free = "free" if gpu.total and not ours and not others else ""
         cells = [
             (f"{mark}{gpu.label if device == gpu.uuid else device}", style),

@@ -12,7 +12,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,15 +39,48 @@ this machine are in the queue: the end of none is the end of the run.
 
 
 class QueuePlace(NamedTuple):
-    """Place of one run in the queue of one device."""
+    """Place of one process in the queue of one device."""
 
     device: str
+    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot."""
     place: int
     """0 uses the device, 1 is next."""
     pid: int
     run: Path
+    """Directory of the run; in it one of COMMANDS for a chat session, an export and a judge."""
     since: float = 0.0
     """Unix seconds: when it got the device, or when it joined the queue."""
+    title: str = ""
+    """Of the device, as SelectedDevice has it; only `titled_places` asks NVML for it."""
+
+    @property
+    def what(self) -> str:
+        """`run`, `try` for a chat session with the run, `export`, or `judge`."""
+        return self.run.name if self.run.name in COMMANDS else "run"
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the run, or of the ladder that is judged."""
+        return self.run if self.what == "run" else self.run.parent
+
+    @property
+    def name(self) -> str:
+        """Name of the run; '' if it is not known."""
+        return self.directory.name
+
+    @property
+    def home(self) -> Path:
+        """The runs home: the parent of the run, and for a timing probe the parent of its ladder."""
+        return self.directory.parent.parent.parent if is_timing_probe(self.directory) else self.directory.parent
+
+    @property
+    def started_in(self) -> str:
+        """The directory it was started from, '' where it was not recorded."""
+        return started_in(self.directory / "run.toml") if self.name else ""
+
+    def __str__(self) -> str:
+        """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
+        return (self.name if self.what == "run" else f"ftbench {self.what} {self.name}") or "another run"
 
 
 def wait_for_devices(
@@ -231,33 +263,18 @@ def _note(where: str, earlier: Sequence[Path], user: QueuePlace | None) -> str:
     """
     use = "being released"
     if user and user.pid:
-        use = f"in use by {_named(user.run)} (process {user.pid})"
+        use = f"in use by {user} (process {user.pid})"
         if user.since:
             then = time.localtime(user.since)
             today = time.strftime("%Y%m%d", then) == time.strftime("%Y%m%d")
             use += f" since {time.strftime('%H:%M' if today else '%Y-%m-%d %H:%M', then)}"
-        run = user.run.parent if user.run.name in COMMANDS else user.run
-        if directory := started_in(run / "run.toml"):
-            use += f", started in {tilde(directory)}"
+        if user.started_in:
+            use += f", started in {tilde(user.started_in)}"
     if not earlier:
         return f"next on {where}; {use}"
     held = (holder for ticket in reversed(earlier) if (holder := locks.holder(ticket)) is not None)
-    behind = next((_read(holder)[1] for holder in held), Path())
-    return f"place {len(earlier) + 1} on {where}, behind {_named(behind)}; {use}"
-
-
-def _named(run: Path) -> str:
-    """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
-    return f"ftbench {run.name} {run.parent.name}" if run.name in COMMANDS else run.name or "another run"
-
-
-def runs_of(run: Path) -> Path:
-    """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
-    session, an export and a judge (`<run>/try` and others of COMMANDS in the device queue) the parent of its run.
-    """
-    if run.name in COMMANDS:
-        return run.parent.parent
-    return run.parent.parent.parent if is_timing_probe(run) else run.parent
+    behind = QueuePlace("", 0, *_read(next(held, "")))
+    return f"place {len(earlier) + 1} on {where}, behind {behind}; {use}"
 
 
 def is_timing_probe(run: Path) -> bool:
@@ -265,53 +282,11 @@ def is_timing_probe(run: Path) -> bool:
     return run.parent.name == "probes"
 
 
-@dataclass(frozen=True)
-class QueueEntry:
-    """One process in the queue of a device."""
-
-    device: str
-    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot."""
-    title: str
-    """`CPU`, `CPU slot 1 of 2`, `GPU 0`, `MIG instance 5c1b2a3d`."""
-    place: int
-    """0 uses the device, 1 is next."""
-    run: str
-    """Name of the run; '' if it is not known."""
-    what: str
-    """`run`, `try` for a chat session with the run, `export`, or `judge`."""
-    pid: int
-    since: float
-    """Unix seconds: when it got the device, or when it joined the queue."""
-    started_in: str
-    """The directory it was started from, '' where it was not recorded."""
-    home: str
-    """The runs home of the run."""
-
-
-def queue_entries() -> list[QueueEntry]:
-    """The queues of all devices of this machine, per device with its user first.
-
-    Raises UserError if the lock folder cannot be used.
-    """
+def titled_places() -> list[QueuePlace]:
+    """`queue_places` with the titles of the devices. Raises UserError if the lock folder cannot be used."""
     places = queue_places()
     nvml = Nvml() if any(queue_of(turn.device) != CPU for turn in places) else None
-    entries = []
-    for turn in places:
-        is_command = turn.run.name in COMMANDS
-        path = turn.run.parent if is_command else turn.run
-        entry = QueueEntry(
-            device=turn.device,
-            title=device_title(turn.device, nvml),
-            place=turn.place,
-            run=path.name,
-            what=turn.run.name if is_command else "run",
-            pid=turn.pid,
-            since=turn.since,
-            started_in=started_in(path / "run.toml") if path.name else "",
-            home=str(runs_of(turn.run)) if path.name else "",
-        )
-        entries.append(entry)
-    return entries
+    return [turn._replace(title=device_title(turn.device, nvml)) for turn in places]
 
 
 def device_title(device: str, nvml: Nvml | None) -> str:
@@ -328,9 +303,9 @@ def device_title(device: str, nvml: Nvml | None) -> str:
     return f"GPU {gpu.index if gpu else short or device}"
 
 
-def others_on_gpus(entries: list[QueueEntry]) -> Iterator[dict[str, object]]:
+def others_on_gpus(places: list[QueuePlace]) -> Iterator[dict[str, object]]:
     """Processes on the GPUs that are not in the queue, as NVML reports them: GPU, pid, user, name, bytes."""
-    ours = {entry.pid for entry in entries}
+    ours = {turn.pid for turn in places}
     for gpu in Nvml().gpus():
         for pid, used in gpu.processes():
             if pid not in ours:

@@ -363,10 +363,8 @@ def running_elsewhere(home: Path) -> str:
     """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' without one."""
     with contextlib.suppress(UserError, OSError):
         for turn in device_queue.queue_places():
-            directory = device_queue.runs_of(turn.run)
-            if turn.run.name and directory != home:
-                run = turn.run.parent if turn.run.name in device_queue.COMMANDS else turn.run
-                return f"{short_name(run.name)} is running in {tilde(directory)}."
+            if turn.run.name and turn.home != home:
+                return f"{short_name(turn.name)} is running in {tilde(turn.home)}."
     return ""
 
 

@@ -30,7 +30,6 @@ from engine.runs.chat_client import (
     Sampling,
 )
 from engine.runs.queue import device_queue, locks
-from engine.runs.queue.device_queue import runs_of
 from engine.runs.run.folder import running_elsewhere
 from engine.runs.run.run_dir import RunDir
 
@@ -72,7 +71,7 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
     assert waiting.device == "the CPU" and other.name in waiting.note
     assert waiting.note.startswith("next ") and waiting.device in waiting.note
     place = next(place for place in device_queue.queue_places() if place.place == 1)
-    assert place.run == run.path / "try" and place.pid == client.pid and runs_of(place.run) == run.path.parent
+    assert place.run == run.path / "try" and place.pid == client.pid and place.home == run.path.parent
     os.close(held)
     ready = until(messages, Ready)
     assert [column.title for column in ready.columns] == ["base", "LoRA"] and ready.notices == []

@@ -12,7 +12,7 @@ from screen import Terminal
 
 from engine.config.preset_library import resolve_preset
 from engine.runs.queue import locks
-from engine.runs.queue.device_queue import QueueEntry
+from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run import run_dir
 from tui.cli.monitor import QUEUE_LINES
 from tui.history.queue_table import EMPTY_QUEUE, queue_lines
@@ -46,6 +46,6 @@ def test_a_pipe_gets_one_sample() -> None:
 
 def test_a_long_queue_is_counted() -> None:
     now = time.time()
-    entries = [QueueEntry("0", "GPU 0", place, f"run-{place}", "run", 7, now, "/d", "/r") for place in range(9)]
+    entries = [QueuePlace("0", place, 7, Path(f"/r/run-{place}"), now) for place in range(9)]
     lines = queue_lines(entries, now, QUEUE_LINES).plain.splitlines()
     assert len(lines) == QUEUE_LINES and lines[-1] == "4 more waiting"

@@ -18,7 +18,7 @@ from engine.config.preset_library import resolve_preset
 from engine.hardware import nvml
 from engine.hardware.nvml import process_name, process_user
 from engine.runs.queue import device_queue, locks
-from engine.runs.queue.device_queue import QueueEntry, queue_entries
+from engine.runs.queue.device_queue import QueuePlace, titled_places
 from engine.runs.run import run_dir
 from tui.cli.monitor import queue
 from tui.history import queue_table
@@ -42,11 +42,11 @@ def queued(tmp_path: Path) -> Iterator[list[Path]]:
 
 
 def test_the_queue_names_run_time_and_directory(queued: list[Path]) -> None:
-    user, waiting = queue_entries()
-    assert (user.device, user.place, user.pid, user.run, user.what) == ("cpu", 0, 17, queued[0].name, "run")
-    assert user.started_in == "/home/me/first" and user.home == str(queued[0].parent)
+    user, waiting = titled_places()
+    assert (user.device, user.place, user.pid, user.name, user.what) == ("cpu", 0, 17, queued[0].name, "run")
+    assert user.started_in == "/home/me/first" and user.home == queued[0].parent
     assert time.time() - user.since < 60 < 89 < time.time() - waiting.since < 150
-    assert (waiting.place, waiting.what, waiting.run) == (1, "try", queued[1].name)
+    assert (waiting.place, waiting.what, waiting.name) == (1, "try", queued[1].name)
     assert waiting.started_in == "/home/me/second" and waiting.home == user.home
 
 
@@ -54,8 +54,8 @@ def test_an_export_in_the_queue_is_not_the_run(queued: list[Path], tmp_path: Pat
     """So that its end is not announced as the end of the run."""
     ticket = device_queue.Ticket(locks.device_lock("cpu"), time.time(), f"19 {queued[0]}/{device_queue.EXPORT}")
     try:
-        entry = queue_entries()[-1]
-        assert (entry.run, entry.what, entry.home) == (queued[0].name, "export", str(queued[0].parent))
+        entry = titled_places()[-1]
+        assert (entry.name, entry.what, entry.home) == (queued[0].name, "export", queued[0].parent)
         live = LiveRuns(cast("Any", SimpleNamespace(queue=device_queue.queue_places, read_all=list)), queued[0].parent)
         live.refresh()
         assert [run.path for run in live.live()] == [queued[0]]  # which uses the device, not its export
@@ -71,6 +71,18 @@ def test_the_table_and_the_json_tell_the_same(queued: list[Path]) -> None:
     assert "waiting, place 1" in second and "ftbench try lora-" in second and second.endswith("/home/me/second")
     told = json.loads(ftbench("queue", "--json").stdout)
     assert [entry["place"] for entry in told["queue"]] == [0, 1] and told["others"] == []
+    waiting = told["queue"][1]
+    assert 80 < time.time() - waiting.pop("since") < 1200
+    assert waiting == {
+        "device": "cpu",
+        "title": "CPU",
+        "place": 1,
+        "run": queued[1].name,
+        "what": "try",
+        "pid": 18,
+        "started_in": "/home/me/second",
+        "home": str(queued[1].parent),
+    }
 
 
 def test_an_empty_queue_is_one_line() -> None:
@@ -78,7 +90,7 @@ def test_an_empty_queue_is_one_line() -> None:
 
 
 def test_an_unknown_holder_is_shown_without_a_run() -> None:
-    entry = QueueEntry("0", "GPU 0", 0, "", "run", 0, 0.0, "", "")
+    entry = QueuePlace("0", 0, 0, Path(), title="GPU 0")
     assert queue_table.cells(entry, 100_000.0)[:3] == ["GPU 0", "running", "another program"]
 
 
@@ -108,7 +120,7 @@ def test_processes_of_other_users_are_named(
         monkeypatch.setattr(device_queue, "Nvml", Nvml)
         monkeypatch.setattr(nvml, "pids_are_local", lambda: True)
         assert process_name(other.pid) == "sleep of nobody" and process_user(other.pid) == "nobody"
-        (foreign,) = device_queue.others_on_gpus(queue_entries())  # process 17 is the run in the queue
+        (foreign,) = device_queue.others_on_gpus(titled_places())  # process 17 is the run in the queue
         assert (foreign["gpu"], foreign["pid"], foreign["user"], foreign["bytes"]) == (1, other.pid, "nobody", 3 << 30)
         queue()
         (line,) = (line for line in capsys.readouterr().out.splitlines() if f" {other.pid} " in line)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.hardware.devices import SelectedDevice
 from engine.runs.queue import locks
-from engine.runs.queue.device_queue import queue_entries
+from engine.runs.queue.device_queue import titled_places
 from engine.runs.training_report import CHECKS, MODELS, ModelChoice, TrainingCheck, TrainingReport
 from tui.cli import training_check
 from tui.cli.main import app
@@ -136,12 +136,12 @@ def test_runs_wait_while_the_checks_use_the_device(monkeypatch: pytest.MonkeyPat
     seen: list[str] = []
 
     def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
-        seen.extend(entry.run for entry in queue_entries())
+        seen.extend(entry.name for entry in titled_places())
         return msgspec.to_builtins([report(arguments["method"], choice) for choice in MODELS])
 
     monkeypatch.setattr(training_check, "ask", answer)
     assert CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu"]).exit_code == 0
-    assert seen == ["ftbench doctor --train"] * 3 and queue_entries() == []
+    assert seen == ["ftbench doctor --train"] * 3 and titled_places() == []
 
 
 def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:

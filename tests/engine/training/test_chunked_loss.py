@@ -216,7 +216,8 @@ class LargestLogits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.ndim and result.shape[-1] == VOCABULARY:
+        transposed = func is torch.ops.aten.t.default  # the head's weight
+        if isinstance(result, torch.Tensor) and result.shape[-1:] == (VOCABULARY,) and not transposed:
             self.positions = max(self.positions, result.numel() // VOCABULARY)
         return result
 

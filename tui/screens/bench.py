@@ -68,8 +68,6 @@ class BenchView(BaseScreen[None]):
         classes = [max(point for point in points if point[0] <= length)[1] for length, points in breakpoints]
         super().__init__(classes=" ".join(classes))  # the breakpoints will set the same: nothing is styled twice
         self.runs = runs
-        self.opened = False
-        """Whether live runs have been looked for."""
         self.resumable: list[ResumableRun] = []
         """Runs that can be resumed, the latest first; read after the first frame."""
         self.panes: list[Pane] = []
@@ -81,7 +79,7 @@ class BenchView(BaseScreen[None]):
         self.live_runs = LiveRuns(self, runs)
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
         self.announcer: Announcer | None = None
-        """Created after the first frame."""
+        """Created after the first frame, when live runs are looked for."""
 
     def compose(self) -> ComposeResult:
         memory = make_pane(MemoryPane)
@@ -129,7 +127,6 @@ class BenchView(BaseScreen[None]):
         """After the first frame: the panes of installed packages, and the runs that are live."""
         from tui.screens.announcer import Announcer
 
-        self.opened = True
         self.announcer = Announcer(self, self.runs, lambda: self.follower.run)
         try:
             for kind in added_panes():
@@ -166,7 +163,7 @@ class BenchView(BaseScreen[None]):
         self.call_after_refresh(self.show_head)
 
     def on_screen_resume(self) -> None:
-        if self.opened:
+        if self.announcer is not None:
             self.refresh_live_runs()
             self.redraw()
             self.query_one(DataList).suggest()

@@ -83,8 +83,6 @@ class LadderScreen(BaseScreen[None]):
         self.ladder: Ladder | None = None
         """As it was drawn last."""
         self._has_others = False
-        self._active = False
-        """Whether its process was running then."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -104,6 +102,11 @@ class LadderScreen(BaseScreen[None]):
     def ladders(self) -> list[LadderDir]:
         """The latest first."""
         return sorted(self.read_all(ladder_dir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
+
+    @property
+    def _active(self) -> bool:
+        """Whether the process of the ladder was running when it was drawn last."""
+        return self.drawn is not None and self.drawn[3]
 
     def current(self) -> LadderDir | None:
         known = self.ladders()
@@ -150,6 +153,7 @@ class LadderScreen(BaseScreen[None]):
         for name in PARTS:
             self.query_one(f"#{name}").display = False
         self.set_text("headline", headline)
+        self.query_one(KeyLine).redraw()
 
     def _show(self, name: str, text: Content) -> None:
         """Show one of the parts, which is hidden while it is empty."""
@@ -175,7 +179,7 @@ class LadderScreen(BaseScreen[None]):
         self._show("current", curve)
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
-        self.ladder, self._active = state, folder.is_active()
+        self.ladder = state
         live = (entry.run for entry in state.entries if entry.status == "live" and entry.kind != "export")
         run = next(filter(None, live), "") if self._active else ""
         events = RunDir(folder.runs / run).events_file

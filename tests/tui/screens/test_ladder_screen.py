@@ -26,6 +26,7 @@ from tui.screens.dialogs import NameScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
 from tui.terminal import plain
+from tui.widgets.text_rows import KeyLine
 
 Story = Callable[[Pilot[None], LadderScreen], Awaitable[None]]
 
@@ -155,6 +156,25 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
         assert pilot.app.screen is not screen
 
     play(tmp_path, story)
+
+
+def test_the_keys_are_those_of_the_ladder_that_is_shown(tmp_path: Path) -> None:
+    older, newer = sorted((made_ladder(tmp_path)[0] for _ in range(2)), key=lambda folder: folder.name)
+    older.state_file.unlink()  # not started
+    held = locks.acquire(newer.lock_file, "1")
+    assert held is not None
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        keys = screen.query_one(KeyLine)
+        await wait_for(pilot, lambda: "s stop" in str(keys.lines[0]))
+        await pilot.press("w")
+        await wait_for(pilot, lambda: "not started" in text(screen, "headline"))
+        assert "w next" in str(keys.lines[0]) and "s stop" not in str(keys.lines[0])
+
+    try:
+        play(tmp_path, story)
+    finally:
+        os.close(held)
 
 
 def test_a_finished_ladder_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

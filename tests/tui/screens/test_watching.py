@@ -198,7 +198,7 @@ def test_a_run_that_starts_later_is_watched_if_none_is(tmp_path: Path) -> None:
     """The bench may be opened between two runs of a ladder."""
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.opened)
+        await wait_for(pilot, lambda: app.bench.announcer)
         assert app.bench.follower.run is None
         first = made(tmp_path, "lora", ended=False)
         lock = locks.acquire(first.lock_file)

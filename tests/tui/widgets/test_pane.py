@@ -73,6 +73,6 @@ def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypat
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: any("not a Widget" in note for note in notes))
-        assert app.screen is app.bench and app.bench.opened
+        assert app.screen is app.bench and app.bench.announcer
 
     play(tmp_path / "runs", story)

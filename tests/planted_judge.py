@@ -206,7 +206,7 @@ def plant_answers(
                 "where": f"test.jsonl line {item + 1}",
                 "prompt": f"<|im_start|>user\nQuestion {item}?<|im_end|>\n<|im_start|>assistant\n",
                 "target": f"The answer to {item}.",
-                "base": _scored(texts["base"]) if entry.rung == "lora" else None,
+                "base": _scored(texts["base"]) if entry.rung in ("qlora", "lora") else None,
                 "tuned": _scored(texts[entry.rung]),
             }
             lines.append(json.dumps(line))

@@ -1,4 +1,4 @@
-"""What a report reads from the directories of its runs: curves from events, and test items with their answers.
+"""What a report reads from the events of its runs: curves of losses.
 
 Events are streamed: of a step 32 bytes are kept.
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from engine.config.metric_specs import metric_spec
-from engine.runs.ladder.ladder_state import is_base
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Eval, Hello, Step
-from engine.runs.run.predictions import ScoredItem, read_predictions
 
 MAX_LOSS_POINTS = 100
 """Points of a training curve; with more steps, each point is a mean of several."""
@@ -83,97 +79,3 @@ def _group_size(number: int, most: int) -> int:
     while number > size * most:
         size *= 2
     return size
-
-
-MAX_SAMPLES = 30
-"""Test items in a report."""
-
-
-@dataclass(frozen=True)
-class PredictionSource:
-    """The predictions of a run: of which rung, and of which base model."""
-
-    rung: str
-    base: str
-    """Row of the answers from before training: `base` or `base-4bit`."""
-    path: Path
-
-
-@dataclass
-class ItemAnswers:
-    """A test item with the answers by rung or base model, one per seed in the order of the runs."""
-
-    item: int
-    where: str
-    prompt: str
-    targets: list[str]
-    """All accepted answers."""
-    answers: dict[str, list[ScoredItem]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The test items that a report shows."""
-
-    shown: list[ItemAnswers]
-    items: int = 0
-    """Number of test items."""
-    disagreed: int = 0
-    """Items on which the rungs' mean scores differ."""
-    problems: list[str] = field(default_factory=list)
-
-
-def collect_samples(sources: Sequence[PredictionSource], metric: str) -> Samples:
-    """Collect the items of all runs. Reads the files twice: the scores of all items, then the texts of those shown."""
-    values: dict[int, dict[str, list[float]]] = {}
-    texts: dict[int, int] = {}
-    problems: list[str] = []
-    readable = []
-    for source in sources:
-        run, hashes, scored = source.path.parent.name, dict[int, int](), list[tuple[int, str, float]]()
-        try:
-            for line in read_predictions(source.path):
-                hashes[line.item] = hash((line.prompt, line.target, *line.references))
-                for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
-                    if answer and (score := value(answer, metric)) is not None:
-                        scored.append((line.item, name, score))
-        except FileNotFoundError:
-            problems.append(f"{run} has no predictions.jsonl")
-        except (OSError, ValueError) as error:
-            problems.append(f"cannot read {run}/predictions.jsonl: {error}")
-        else:
-            if any(texts.get(item, text) != text for item, text in hashes.items()):
-                problems.append(f"{run} was scored on different test items")
-                continue
-            readable.append(source)
-            texts |= hashes
-            for item, name, score in scored:
-                values.setdefault(item, {}).setdefault(name, []).append(score)
-
-    ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))[:MAX_SAMPLES]
-    disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if not metric_spec(metric).is_loss else 0
-    samples: dict[int, ItemAnswers] = {}
-    for source in readable:
-        for line in read_predictions(source.path):
-            if line.item not in ranked:
-                continue
-            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, line.targets))
-            for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
-                if answer:
-                    sample.answers.setdefault(name, []).append(answer)
-    return Samples([samples[item] for item in ranked if item in samples], len(texts), disagreed, problems)
-
-
-def value(answer: ScoredItem, metric: str) -> float | None:
-    """The score; nats/token if the metric is the loss."""
-    if metric_spec(metric).is_loss:
-        return answer.nll / answer.loss_weight if answer.loss_weight else None
-    return (answer.scores or {}).get(metric)
-
-
-def _rank(scores: Mapping[str, Sequence[float]]) -> tuple[float, float]:
-    """Sort key: the range of the rungs' mean scores, then the range including the base models, largest first."""
-    means = {name: sum(values) / len(values) for name, values in scores.items()}
-    rungs = [mean for name, mean in means.items() if not is_base(name)]
-    every = list(means.values())
-    return min(rungs, default=0.0) - max(rungs, default=0.0), min(every, default=0.0) - max(every, default=0.0)

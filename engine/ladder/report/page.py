@@ -17,18 +17,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from engine.config.method_specs import method_spec
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
 from engine.ladder.report.figures import Styles, report_figures, rung_styles, summary_figure
-from engine.ladder.report.material import PredictionSource, Samples, Trace, collect_samples, trace, value
+from engine.ladder.report.material import Trace, trace
 from engine.ladder.report.record import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.preference.answers import RungAnswers, answer_files, empty_answers, item_score
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
@@ -159,7 +160,7 @@ class ReportData:
     ladder: Ladder
     styles: Styles
     traces: list[Trace]
-    samples: Samples
+    answers: RungAnswers
     problems: list[str]
     """What could not be read and is therefore missing from the report."""
 
@@ -169,7 +170,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
     ladder = with_preferences(directory, ladder)
     methods = {row.name: row.method for row in ladder.rows}
     problems: list[str] = []
-    traces, predictions = [], []
+    traces = []
     for entry in ladder.entries:
         run = record.folder(directory, entry) if entry.kind == "run" else None
         if run is None:
@@ -177,26 +178,34 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
         try:
             run_trace = trace(entry.rung, entry.seed, run.events_file)
         except OSError as error:
-            run_trace = None
             problems.append(f"cannot read {run.name}/events.jsonl: {error.strerror}")
+            continue
         if run_trace:
             traces.append(run_trace)
-            # There is a 4-bit row only if another run scored the unquantized base model.
-            # A rung that has not finished a run has no row yet.
-            method = methods.get(entry.rung)
-            quantized = method is not None and method_spec(method).quantizes_base and BASE_4BIT in methods
-            predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
-    samples = collect_samples(predictions, ladder.metric)
+    answers = empty_answers(ladder)
+    for source in answer_files(directory, ladder):
+        try:
+            answers.add(*source)
+        except UserError as error:
+            problems.append(f"{error.problem}: {error.location}")
     names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
     styles = rung_styles((name, methods.get(name, name)) for name in names)
-    return ReportData(directory, ladder, styles, traces, samples, problems + samples.problems)
+    return ReportData(directory, ladder, styles, traces, answers, problems)
+
+
+def shown_items(answers: RungAnswers) -> list[int]:
+    """The test items that are shown: first those on which the mean scores of the rungs differ most, then those on which
+    they and the base models do.
+    """
+    rungs, every = answers.ranges(answers.trained), answers.ranges(answers.by_rung)
+    return sorted(range(len(answers.items)), key=lambda item: (-rungs[item], -every[item], item))[:MAX_SAMPLES]
 
 
 FOLDER = Path(__file__).parent
-OPEN_SAMPLES = 6
-"""Samples shown unfolded."""
+MAX_SAMPLES, OPEN_SAMPLES = 30, 6
+"""Test items with their answers in the page; of these, unfolded ones, which Markdown has too."""
 
 
 def render_page(data: ReportData) -> str:
@@ -222,7 +231,9 @@ def render_page(data: ReportData) -> str:
             judge_prompts=judge_prompts(ladder),
             figures=drawn,
             missing=missing,
-            samples=data.samples,
+            answers=data.answers,
+            shown=shown_items(data.answers),
+            differing=sum(map(bool, data.answers.ranges(data.answers.trained))),
             metric=ladder.metric,
             answered=metric_spec(ladder.metric).needs_answers,
             problems=data.problems,
@@ -282,12 +293,9 @@ def unbroken(text: str) -> str:
 def marks(answers: list[ScoredItem], metric: str) -> str:
     """The scores of a rung's seeds on one test item."""
     spec = metric_spec(metric)
-    values = [value(answer, metric) for answer in answers]
+    values = [item_score(answer, metric) for answer in answers]
     texts = [percent(v, 0) if spec.is_share else score(v, metric) for v in values if v is not None]
     return (", ".join(texts) + ("" if spec.is_share else f" {spec.unit}")) if texts else ""
-
-
-MAX_SAMPLES = 6
 
 
 def render_markdown(data: ReportData) -> str:
@@ -312,18 +320,19 @@ def render_markdown(data: ReportData) -> str:
         notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
         parts += ["### How to read these tables", bullets(map(escape_inline, notes))]
 
-    samples = data.samples.shown[:MAX_SAMPLES]
-    count = f"{len(samples)} of {integer(data.samples.items)} test items"
+    answers, samples = data.answers, shown_items(data.answers)[:OPEN_SAMPLES]
+    count = f"{len(samples)} of {integer(len(answers.items))} test items"
     order = "Items on which the rungs differ most come first."
     parts += ["## Samples", f"{count}. {order}" if samples else NO_SAMPLES]
-    for sample in samples:
-        parts += [f"### Item {sample.item} · {escape_inline(sample.where)}", "Prompt:", fenced(sample.prompt)]
-        parts += [f"{target_heading(sample.targets)}:", *map(fenced, sample.targets)]
-        for name, style in data.styles.items():
-            if answers := sample.answers.get(name):
-                scores = marks(answers if style.marker else answers[:1], metric)
-                scored = f" ({scores})" if scores else ""
-                parts += [f"{escape_inline(rung_title(name))}{scored}:", fenced(answers[0].output)]
+    for number in samples:
+        line = answers.items[number]
+        parts += [f"### Item {line.item} · {escape_inline(line.where)}", "Prompt:", fenced(line.prompt)]
+        parts += [f"{target_heading(line.targets)}:", *map(fenced, line.targets)]
+        for name in filter(answers.by_rung.__contains__, data.styles):
+            given = answers.of_item(name, number)
+            scores = marks(given, metric)
+            scored = f" ({scores})" if scores else ""
+            parts += [f"{escape_inline(rung_title(name))}{scored}:", fenced(given[0].output)]
 
     parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder)))]
     for title, prompt in judge_prompts(ladder):

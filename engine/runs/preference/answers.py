@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
+
+import msgspec
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec
+from engine.config.metric_specs import LOSS
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, Ladder, is_base, is_served, shots_of
 from engine.runs.run.folder import short_name
-from engine.runs.run.predictions import PredictionLine, Who, read_predictions
+from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, read_predictions
 from engine.runs.run.run_dir import RunDir, read_frozen
 
 ONLY = -1
@@ -58,78 +61,139 @@ class RungAnswers:
 
     items: list[PredictionLine] = field(default_factory=list)
     """The test items, as in the predictions that were added first."""
-    outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    by_rung: dict[str, dict[int, list[ScoredItem]]] = field(default_factory=dict)
     """Rung -> seed -> one answer per item; the seed of a base model is ONLY.
 
-    Answers are as metrics score them: without reasoning, and empty if the reasoning does not end.
+    Texts are as metrics score them: without reasoning, and empty if the reasoning does not end.
     """
+    metric: str = ""
+    """Of the scores by which items are ordered."""
     tags: Sequence[str] = REASONING_TAGS
     """What precedes and follows the reasoning of a reference, and of an answer whose run has no tags of its own."""
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    """Rung -> mean score over its seeds, per item; only of rungs with a metric of answers."""
     recommended: str = ""
     """The rung that the verdict recommends to ship."""
 
-    def add(
-        self, rung: str, seed: int, file: Path, who: Who, metric: str, reasoning_tags: Sequence[str] | None = None
-    ) -> None:
+    def add(self, rung: str, seed: int, file: Path, who: Who, reasoning_tags: Sequence[str] | None = None) -> None:
         """Add the answers of one run. Raises UserError if they are damaged or to other items."""
         lines, tags = _read(file), reasoning_tags or self.tags
         self.items = self.items or lines
         if [(line.prompt, line.targets) for line in lines] != [(line.prompt, line.targets) for line in self.items]:
             problem, hint = "the runs were scored on different test items", "compare runs on the same data"
             raise UserError(problem, file.parent.name, hint, "judge.different_items")
-        answers = [answer for line in lines if (answer := line.answer(who)) is not None]
-        if len(answers) < len(lines) or not any(answer.output for answer in answers):
-            return  # not scored, or by the loss alone
-        self.outputs.setdefault(rung, {})[seed] = [
-            "" if is_unfinished(answer.output, tags, line.targets) else without_reasoning(answer.output, tags)
-            for line, answer in zip(lines, answers, strict=True)
+        answers = [
+            msgspec.structs.replace(answer, output=_scored_text(answer.output, tags, line.targets))
+            for line in lines
+            if (answer := line.answer(who)) is not None
         ]
-        known = metric if all(metric in (answer.scores or {}) for answer in answers) else SIMILARITY
-        scores = [answer.scores[known] for answer in answers if answer.scores and known in answer.scores]
-        if len(scores) == len(answers):
-            seeds = len(self.outputs[rung])
-            before = self.scores.get(rung, [0.0] * len(scores))
-            self.scores[rung] = [(old * (seeds - 1) + new) / seeds for old, new in zip(before, scores, strict=True)]
+        if answers and len(answers) == len(lines):  # else it was not scored
+            self.by_rung.setdefault(rung, {})[seed] = answers
+
+    @property
+    def written(self) -> list[str]:
+        """The rungs that wrote answers; others were scored by the loss alone."""
+        return [
+            rung
+            for rung, seeds in self.by_rung.items()
+            if any(answer.scores is not None for answers in seeds.values() for answer in answers)
+        ]
+
+    @property
+    def trained(self) -> list[str]:
+        """The rungs that are neither base nor served models."""
+        return [rung for rung in self.by_rung if not is_base(rung)]
+
+    @property
+    def scores(self) -> dict[str, list[float]]:
+        """Rung -> mean score over its seeds, per item; without rungs that have none."""
+        means = {}
+        for rung, seeds in self.by_rung.items():
+            for metric in (self.metric, SIMILARITY):
+                rows = [[item_score(answer, metric) for answer in answers] for answers in seeds.values()]
+                known = [[score for score in row if score is not None] for row in rows]
+                if known == rows:
+                    means[rung] = [fmean(scores) for scores in zip(*known, strict=True)]
+                    break
+        return means
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every trained rung with every base model, then every two trained ones; as the ladder compares them."""
-        tuned = [name for name in self.outputs if not is_base(name)]
-        bases = [name for name in self.outputs if is_base(name) and name != BASE_4BIT]
+        tuned = [name for name in self.written if not is_base(name)]
+        bases = [name for name in self.written if is_base(name) and name != BASE_4BIT]
         return [(name, base) for base in bases for name in tuned] + [
             (a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]
         ]
 
     def seeds(self, a: str, b: str) -> list[int]:
         """The seeds that both have; a base model is paired with every seed."""
-        of_a, of_b = self.outputs[a], self.outputs[b]
+        of_a, of_b = self.by_rung[a], self.by_rung[b]
         return sorted(of_b if ONLY in of_a else of_a if ONLY in of_b else of_a.keys() & of_b.keys())
 
     def pair(self, a: str, b: str, seed: int, item: int) -> AnswerPair:
         """The answers of two rungs with a seed to one item."""
-        texts = [outputs.get(seed, outputs.get(ONLY, []))[item] for outputs in (self.outputs[a], self.outputs[b])]
+        texts = [seeds.get(seed, seeds.get(ONLY, []))[item].output for seeds in (self.by_rung[a], self.by_rung[b])]
         return AnswerPair(item, seed, a, b, *texts)
+
+    def of_item(self, rung: str, item: int) -> list[ScoredItem]:
+        """A rung's answers to one item, one per seed."""
+        return [answers[item] for answers in self.by_rung[rung].values()]
 
     def chosen(self, limit: int | None) -> list[int]:
         """At most `limit` items, selected by content hash, in order."""
         order = sorted(range(len(self.items)), key=lambda n: hashlib.sha256(self.items[n].prompt.encode()).digest())
         return sorted(order[:limit])
 
+    def ranges(self, rungs: Iterable[str]) -> list[float]:
+        """Of each item, the range of the mean scores of these rungs; 0 where less than two of them have scores."""
+        scores = self.scores
+        known = [scores[rung] for rung in rungs if rung in scores]
+        return [max(own) - min(own) for own in zip(*known, strict=True)] if known else [0.0] * len(self.items)
+
     def by_disagreement(self, a: str, b: str) -> list[int]:
         """All items: first those on which the rungs' scores differ most, then those with the most different lengths.
 
         Nothing in it depends on which rung is the better one.
         """
-        seed = self.seeds(a, b)[0]
+        seed, gaps = self.seeds(a, b)[0], self.ranges((a, b))
 
         def rank(item: int) -> tuple[float, float, int]:
             pair = self.pair(a, b, seed, item)
-            gap = abs(self.scores[a][item] - self.scores[b][item]) if {a, b} <= self.scores.keys() else 0.0
             longest = max(len(pair.answer_a), len(pair.answer_b), 1)
-            return -gap, -abs(len(pair.answer_a) - len(pair.answer_b)) / longest, item
+            return -gaps[item], -abs(len(pair.answer_a) - len(pair.answer_b)) / longest, item
 
         return sorted(range(len(self.items)), key=rank)
+
+
+def item_score(answer: ScoredItem, metric: str) -> float | None:
+    """The score of an answer; nats/token if the metric is the loss. None if it has none."""
+    if metric == LOSS.name:
+        return answer.nll / answer.loss_weight if answer.loss_weight else None
+    return (answer.scores or {}).get(metric)
+
+
+def _scored_text(output: str, tags: Sequence[str], targets: Sequence[str]) -> str:
+    return "" if is_unfinished(output, tags, targets) else without_reasoning(output, tags)
+
+
+def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, Path, Who]]:
+    """Rung, seed, file and model of all answers of a ladder: of its base models, served models and finished runs."""
+    for row in ladder.rows:
+        runs = [RunDir(folder.runs / run) for run in row.runs]
+        if is_served(row.name) and row.status == "finished":
+            file = folder.path / "served" / row.name.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
+            yield row.name, ONLY, file, "base"
+        elif is_base(row.name):
+            for run in runs:
+                shots = shots_of(row.name)
+                yield row.name, ONLY, run.few_shot_file(shots) if shots else run.predictions_file, "base"
+        elif not row.source:
+            for seed, run in zip(row.seeds, runs, strict=True):
+                yield row.name, seed, run.predictions_file, "tuned"
+
+
+def empty_answers(ladder: Ladder) -> RungAnswers:
+    """For the answers of a ladder, without any."""
+    tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
+    return RungAnswers(metric=ladder.metric, tags=tags, recommended=ladder.recommended)
 
 
 def ladder_answers(folder: LadderDir) -> RungAnswers:
@@ -137,28 +201,9 @@ def ladder_answers(folder: LadderDir) -> RungAnswers:
     ladder = folder.state()
     if ladder is None:
         return _with_pairs(RungAnswers(), folder.name)
-    tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
-    answers = RungAnswers(recommended=ladder.recommended, tags=tags)
-    metric = ladder.work.metric if ladder.work else ""
-    entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
-    rows = {row.name: row.method for row in ladder.rows}
-    of_base = {name: RunDir(folder.runs / run) for name, run in ladder.base_runs.items()}
-    for entry in entries:
-        run = RunDir(folder.runs / entry.run)
-        quantized = BASE_4BIT in rows and entry.rung in rows and method_spec(rows[entry.rung]).quantizes_base
-        if _has_base(run):
-            of_base.setdefault(BASE_4BIT if quantized else BASE, run)
-    for name, run in of_base.items():
-        answers.add(name, ONLY, run.predictions_file, "base", metric)
-    if BASE in of_base:
-        for name, shots in ((row, shots_of(row)) for row in rows if shots_of(row)):
-            answers.add(name, ONLY, of_base[BASE].few_shot_file(shots), "base", metric)
-    for row in filter(is_served, rows):
-        file = folder.path / "served" / row.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
-        if file.exists():
-            answers.add(row, ONLY, file, "base", metric)
-    for entry in entries:
-        answers.add(entry.rung, entry.seed, RunDir(folder.runs / entry.run).predictions_file, "tuned", metric)
+    answers = empty_answers(ladder)
+    for source in answer_files(folder, ladder):
+        answers.add(*source)
     return _with_pairs(answers, folder.name)
 
 
@@ -172,13 +217,15 @@ def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
         return ladder_answers(folder)
     compared = [RunDir(Path(run)) for run in runs]
     tags = {run: read_frozen(run).config.evaluation.reasoning_tags for run in compared}
-    answers = RungAnswers(tags=read_frozen(folder).config.evaluation.reasoning_tags)
-    metrics = {run: result.metric if (result := run.result()) else "" for run in compared}
+    result = compared[0].result()
+    answers = RungAnswers(
+        metric=result.metric if result else "", tags=read_frozen(folder).config.evaluation.reasoning_tags
+    )
     for run in compared:
-        if BASE not in answers.outputs and _has_base(run):
-            answers.add(BASE, ONLY, run.predictions_file, "base", metrics[run], tags[run])
+        if BASE not in answers.by_rung:
+            answers.add(BASE, ONLY, run.predictions_file, "base", tags[run])
     for run in compared:
-        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", metrics[run], tags[run])
+        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", tags[run])
     return _with_pairs(answers, ", ".join(run.name for run in compared))
 
 
@@ -187,10 +234,10 @@ def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, s
     pairs = []
     for word in given:
         names = [name.strip() for name in word.split(PAIR_SEPARATOR)]
-        unknown = [name for name in names if name not in answers.outputs]
+        unknown = [name for name in names if name not in answers.written]
         if unknown or len(set(names)) != 2:
             problem = f"no answers of {unknown[0]!r}" if unknown else f"not two rungs: {word!r}"
-            hint = f"use two of {', '.join(answers.outputs)}, as in --pair {','.join(answers.pairs()[0])}"
+            hint = f"use two of {', '.join(answers.written)}, as in --pair {','.join(answers.pairs()[0])}"
             raise UserError(problem, "--pair", hint, "judge.unknown_rung")
         if not answers.seeds(*names):
             raise UserError("the rungs have no seed in common", f"--pair {word}", "choose others", "judge.no_seed")
@@ -221,11 +268,6 @@ def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
         hint = "wait until a run has finished; loss generates no answers, --set evaluation.metric=open does"
         raise UserError(problem, name, hint, "judge.no_answers")
     return answers
-
-
-def _has_base(run: RunDir) -> bool:
-    """Whether the run scored the base model."""
-    return any(line.base is not None for line in _read(run.predictions_file)[:1])
 
 
 def _read(file: Path) -> list[PredictionLine]:

@@ -121,10 +121,10 @@ def test_reasoning_in_the_answers_of_compared_runs_changes_nothing_that_is_compa
         return answers_of(runs[1], paths)
 
     before, after = compared(""), compared("<think>Better than the other.</think>\n\n")
-    assert after.outputs == before.outputs
+    assert after.by_rung == before.by_rung
     config = runs[0].config_file.read_text()  # of this run only
     runs[0].config_file.write_text(re.sub(r"</?think>", lambda tag: tag[0].replace("think", "plan"), config))
-    assert compared("<plan>Better than the other.</plan>\n\n").outputs == before.outputs
+    assert compared("<plan>Better than the other.</plan>\n\n").by_rung == before.by_rung
     plan = RatingPlan(pairs=before.pairs(), runs=paths)
     assert pairs_to_rate(after, plan, "me") == pairs_to_rate(before, plan, "me")
 

@@ -55,7 +55,7 @@ def test_nothing_that_is_shown_or_stored_tells_which_rung_wrote_an_answer(ladder
     shown = {name: pairs_to_rate(answers, plan, name) for name in ("ann", "bob", "eve")}
     order = [pair.id for pair in shown["ann"]]
     assert all([pair.id for pair in pairs] == order for pairs in shown.values())
-    base = {text for seed in answers.outputs["base"].values() for text in seed}
+    base = {answer.output for seed in answers.by_rung["base"].values() for answer in seed}
     for pairs in shown.values():
         on_left = [pair.left in base for pair in pairs]
         assert 8 <= sum(on_left) <= 32  # of 40: random sides

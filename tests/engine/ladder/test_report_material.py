@@ -14,8 +14,8 @@ from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predicti
 from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.figures import NO_TRIALS
-from engine.ladder.report.material import MAX_LOSS_POINTS, PredictionSource, collect_samples, trace
-from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data
+from engine.ladder.report.material import MAX_LOSS_POINTS, trace
+from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data, shown_items
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run import events, run_dir
 from engine.runs.run.events import decode
@@ -65,38 +65,42 @@ def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
 
 
 def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
-    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
-    samples = load_report_data(directory, ladder).samples
+    answers = load_report_data(*made_ladder(tmp_path / "runs", seeds=(0,))).answers
     scores = [
-        {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}
-        for sample in samples.shown
+        [answers.of_item(rung, item)[0].scores["exact_match"] for rung in answers.trained]
+        for item in shown_items(answers)
     ]
-    disagree = [len(set(score.values())) > 1 for score in scores]
-    assert disagree == sorted(disagree, reverse=True)
-    assert samples.items == ITEMS
-    assert samples.disagreed == sum(disagree) + max(0, samples.disagreed - len(disagree))
-    assert all("base" in sample.answers for sample in samples.shown)  # scored by one run only
+    disagree = [len(set(of_item)) > 1 for of_item in scores]
+    assert disagree == sorted(disagree, reverse=True) and len(scores[0]) == 3
+    assert len(answers.items) == ITEMS
+    assert len(answers.of_item("base", 0)) == 1  # scored by one run only
 
 
 def test_the_4_bit_base_is_separate_from_the_base(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
-    ladder.rows.insert(1, msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit"))
-    samples = load_report_data(directory, ladder).samples
-    assert "base" not in samples.shown[0].answers
-    assert "base-4bit" in samples.shown[0].answers
+    quantized = msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit")
+    ladder.rows[:1] = [quantized]
+    answers = load_report_data(directory, ladder).answers
+    assert "base" not in answers.by_rung and "base-4bit" in answers.by_rung
 
 
 def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
-    runs = [run_dir.create(tmp_path / "runs", "demo", resolve(Preset("demo", {}), m)) for m in ("lora", "full")]
-    write_predictions(runs[0], "lora", 0, hostile=False, base=True)
-    write_predictions(runs[1], "full", 0, hostile=True, base=False)
-    sources = [
-        PredictionSource(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)
-    ]
-    samples = collect_samples(sources, "exact_match")
-    (problem,) = samples.problems
-    assert problem.startswith(runs[1].name) and "different test items" in problem
-    assert set(samples.shown[0].answers) == {"base", "lora"}
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    run = RunDir(directory.runs / ladder.rows[-1].runs[0])
+    write_predictions(run, "full", 0, hostile=True, base=False)
+    data = load_report_data(directory, ladder)
+    (problem,) = data.problems
+    assert problem == f"the runs were scored on different test items: {run.name}"
+    assert set(data.answers.by_rung) == {"base", "qlora", "lora"}
+
+
+def test_answers_are_shown_as_they_are_scored(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
+    file = RunDir(directory.runs / ladder.rows[-1].runs[0]).predictions_file
+    file.write_text(file.read_text().replace('"output":"', '"output":"<think>Hm.</think>'))
+    answers = load_report_data(directory, ladder).answers
+    (answer,) = answers.of_item("full", shown_items(answers)[0])
+    assert "Hm." in file.read_text() and "Hm." not in answer.output and "category" in answer.output
 
 
 @pytest.mark.parametrize("damage", ["events.jsonl", "predictions.jsonl", "run.toml", "everything"])
@@ -110,7 +114,8 @@ def test_a_run_with_missing_files_is_named_and_the_rest_is_shown(tmp_path: Path,
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
     assert 'id="loss-by-tokens-' in page
-    assert (run.name in page) if damage == "run.toml" else (f"{run.name} has no" in page)
+    said = {"events.jsonl": "has no events", "everything": "has no events", "predictions.jsonl": "no answers"}
+    assert run.name in page and said.get(damage, "") in page
 
 
 def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:

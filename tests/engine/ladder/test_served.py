@@ -130,7 +130,11 @@ def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trai
     results = LadderResults(read_finished(ladder, stored))
     collect(results, stored)
     rows = collect_served(ladder, results, [model], "exact_match")
-    stored.rows = [*rows, *(RungResult(name=row.name, method=row.method, status="finished") for row in stored.rows)]
+    trained = [
+        RungResult(name=row.name, method=row.method, status="finished", seeds=row.seeds, runs=row.runs)
+        for row in stored.rows
+    ]
+    stored.rows = [*rows, *trained]
     add_statistics(stored, results, "exact_match")
     (row,) = [row for row in stored.rows if row.name == "@big"]
     assert row.score is not None and row.score.mean == 1.0
@@ -142,7 +146,7 @@ def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trai
     assert [said.topic for said in stored.verdict if "big scores 100.0%" in said.text] == ["quality"]
     assert stored.recommended != "@big"
     ladder.write_state(stored)
-    assert ladder_answers(ladder).outputs["@big"][-1][3] == "The answer to 3."  # for judges and people
+    assert ladder_answers(ladder).of_item("@big", 3)[0].output == "The answer to 3."  # for judges and people
     assert ("full", "@big") in ladder_answers(ladder).pairs()
 
 

@@ -57,7 +57,7 @@ def base_runs(ladder: LadderDir) -> list[Path]:
     """The runs that scored the base model."""
     state = ladder.state()
     assert state is not None
-    return [ladder.runs / entry.run for entry in state.entries if entry.kind == "run" and entry.rung == "lora"]
+    return [ladder.runs / run for row in state.rows if row.name == "base" for run in row.runs]
 
 
 def stored(ladder: LadderDir) -> list[Rating]:

@@ -170,6 +170,7 @@ def start_server() -> str:
             stdin=subprocess.PIPE,
             env={**local.DEFAULT_ENVIRONMENT, **os.environ},
             pass_fds=[listener.fileno()],
+            cwd=Path(__file__).parent,  # not that of the test that needs it first, whose folder is deleted
             start_new_session=True,
         )
     assert server.stdin

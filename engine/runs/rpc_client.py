@@ -279,6 +279,8 @@ def _converse(process: subprocess.Popen[bytes], content: bytes, hear: Hear) -> M
         try:
             message = msgspec.json.decode(line, type=Message)
         except msgspec.DecodeError:
+            process.kill()  # a kept one could answer the next request with what follows
+            process.wait()
             return {"failed": f"invalid response {visible(line[:80].decode('utf-8', 'replace'))!r}"}
         if "progress" not in message:
             return message

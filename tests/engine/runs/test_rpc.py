@@ -171,6 +171,18 @@ def test_a_kept_process_handles_several_requests_and_a_cancelled_one_is_replaced
     server.close()
 
 
+def test_a_kept_process_with_an_invalid_response_answers_no_other_request(answerer: Answerer) -> None:
+    garbage, answer = "{", '{"answer": 1}'
+    answerer(f"for line in ({garbage!r}, {answer!r}): sys.stdin.readline(); print(line, flush=True)")
+    arguments = {"model": {"id": "tiny"}}
+    server = KeptServer()
+    for _ in range(2):
+        with pytest.raises(RunFailed) as failed:
+            server.ask("data.show", arguments, print, CancelToken(), print, print)
+        assert failed.value.code == "engine.failed"
+    server.close()
+
+
 ASKER = """
 import sys
 from engine.runs import rpc_client

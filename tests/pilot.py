@@ -13,7 +13,10 @@ from textual.pilot import Pilot
 from textual.strip import Strip
 from textual.widgets import Static
 
+from engine.hardware.devices import THE_CPU, SelectedDevice
+from engine.memory.formula.memory_budget import MemoryBudget
 from tui.app import Workbench
+from tui.live.machine import MachineSample, MachineSampled, NextDevice
 from tui.screens.launching import LaunchScreen
 from tui.selection import Selection
 from tui.settings import Settings
@@ -89,6 +92,27 @@ async def wait_for(pilot: Pilot[Any], condition: Callable[[], object], seconds: 
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         await pilot.pause(0.1)
+
+
+def sampled(sample: MachineSample) -> MachineSampled:
+    """What the sampler posts: a sample, and its first GPU or its CPU as the device of the next run."""
+    if not sample.gpus:
+        used = sample.memory_used - (sample.worker_rss or 0)
+        budget = MemoryBudget(
+            name="system memory", device="cpu", source="system", total=sample.memory_total, used=used, bf16=False
+        )
+        return MachineSampled(sample, NextDevice([THE_CPU], budget))
+    gpu = sample.gpus[0]
+    budget = MemoryBudget(
+        name=f"GPU {gpu.label}, {gpu.name}",
+        recorded_name=gpu.name,
+        device="cuda",
+        source="gpu",
+        total=gpu.total or 0,
+        used=(gpu.used or 0) - (gpu.mine or 0),
+    )
+    device = SelectedDevice(gpu.label, f"GPU {gpu.label}", gpu.label)
+    return MachineSampled(sample, NextDevice([device], budget, gpu.label, gpu.others))
 
 
 async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:

@@ -183,7 +183,7 @@ class Workbench(DiffApp):
             return
         gc.freeze()
         gc.enable()
-        self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
+        self.sampler = SamplerThread(self.bench.post_message, self.bench.machine.request)
         self.sampler.start()
         self.set_timer(IMPORT_SECONDS, threading.Thread(target=_import_screens, daemon=True, name="imports").start)
         self.set_timer(2 * IMPORT_SECONDS, self._read_styles)

@@ -30,7 +30,7 @@ import pytest
 from chat_server import stand_in
 from made_ladder import made_ladder
 from made_runs import BEGIN, METHODS, write_events
-from pilot import drawn
+from pilot import drawn, sampled
 from rich.style import Style
 from textual.color import Color
 from textual.geometry import Region
@@ -198,7 +198,6 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(**fixed))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
-    monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU
     monkeypatch.setattr(MemoryPane, "feed", feed_one)
     monkeypatch.setattr(ProcessTable, "look", lambda table: PROCESSES)
     monkeypatch.setenv("LOGNAME", "mike")
@@ -494,7 +493,7 @@ def draw_picture(app: Workbench, name: str) -> None:
 def test_snapshots_and_colors(name: str, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = SCENES[name]
     stand_in(tmp_path, monkeypatch)
-    monkeypatch.setattr(MachineSampler, "look", lambda self, worker: scene.machine)
+    monkeypatch.setattr(MachineSampler, "sample", lambda self, request: sampled(scene.machine))
     held = scene.prepare(desk)
     start = scene.sizes[list(SCENES).index(name) % len(scene.sizes)]
     asyncio.run(play(scene, name, Workbench(desk / "runs", Settings(theme=THEMES[0])), start))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import psutil
+from msgspec import structs
 from textual.message import Message
 
 from engine.config.errors import UserError
-from engine.hardware.devices import select_device
+from engine.hardware.devices import THE_CPU, SelectedDevice, select_devices
 from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, NvmlGpu, gpu_label, pids_are_local
+from engine.memory.formula.memory_budget import MemoryBudget, device_budget, slot_budget, smallest_gpu, system_memory
 
 
 @dataclass(frozen=True)
@@ -86,35 +88,7 @@ class MachineSample:
     load: float = 0.0
     """CPU utilization in percent of all cores."""
     visible: int | None = 0
-    """Index in `gpus` of the GPU that a run started now uses; None where it would use the CPU."""
-
-    @property
-    def run_gpu(self) -> GpuSample | None:
-        """The GPU that a run started now uses."""
-        return self.gpus[self.visible] if self.visible is not None and self.gpus else None
-
-    def gpu_of(self, device: int | str) -> GpuSample | None:
-        """The GPU that a run with this `hardware.device` is planned for: of several the one with the least memory.
-
-        None for the CPU and for an unknown GPU.
-        """
-        return min(self.gpus_of(device), key=lambda gpu: gpu.total or 0, default=None)
-
-    def gpus_of(self, device: int | str) -> list[GpuSample]:
-        """The GPUs that a run with this `hardware.device` can use."""
-        names = str(device).partition(":")[0].split(",")
-        if names == ["auto"]:
-            return [self.run_gpu] if self.run_gpu else []
-        if names == ["all"]:
-            return [gpu for gpu in self.gpus if gpu.total] if self.run_gpu else []
-        matches = list[GpuSample]()
-        for name in names:
-            is_uuid = name.startswith(("GPU-", "MIG-"))
-            for gpu in self.gpus:
-                if (gpu.uuid or "").startswith(name) if is_uuid else name in (gpu.label, str(gpu.index)):
-                    matches.append(gpu)
-                    break  # the first match: a MIG instance can have a GPU's index
-        return matches
+    """Index in `gpus` of the GPU that `hardware.device` auto selects; None where it selects the CPU."""
 
 
 class WatchedProcess(NamedTuple):
@@ -125,19 +99,44 @@ class WatchedProcess(NamedTuple):
     pool: int | None = None
 
 
+class SampleRequest(NamedTuple):
+    """What the bench wants to know of the machine."""
+
+    watched: WatchedProcess = WatchedProcess()
+    workers: frozenset[int] = frozenset()
+    """Process ids of the workers of ftbench: a new run waits for them, so their memory will be free."""
+    device: int | str = "auto"
+    """`hardware.device` of the next run."""
+
+
+@dataclass(frozen=True)
+class NextDevice:
+    """The device of the next run, as `select_devices` finds it."""
+
+    devices: Sequence[SelectedDevice]
+    """Those of which the run uses the first that is free; each slot is one."""
+    budget: MemoryBudget
+    """Memory of the device with the least, without what runs of ftbench use."""
+    label: str | None = None
+    """Label of the GPU that has this memory; None for the CPU."""
+    others: Sequence[OtherProcess] = ()
+    """Processes on that GPU that are not of ftbench, so that a run does not wait for them."""
+
+
 @dataclass
 class MachineSampled(Message):
     sample: MachineSample
+    next_device: NextDevice
 
 
 class SamplerThread(threading.Thread):
     """Samples the machine once a second, also while no run is watched."""
 
     def __init__(
-        self, post: Callable[[Message], object], worker: Callable[[], WatchedProcess], seconds: float = 1.0
+        self, post: Callable[[Message], object], request: Callable[[], SampleRequest], seconds: float = 1.0
     ) -> None:
         super().__init__(daemon=True, name="machine")
-        self.post, self.worker, self.seconds = post, worker, seconds
+        self.post, self.request, self.seconds = post, request, seconds
         self._leave = threading.Event()
 
     def leave(self) -> None:
@@ -146,41 +145,77 @@ class SamplerThread(threading.Thread):
     def run(self) -> None:
         sampler = MachineSampler()
         while not self._leave.is_set():
-            self.post(MachineSampled(sampler.look(self.worker())))
+            self.post(sampler.sample(self.request()))
             self._leave.wait(self.seconds)
 
 
 class MachineSampler:
-    """Takes samples; opens NVML once."""
+    """Takes samples; opens NVML once, and looks once for the devices of each `hardware.device`."""
 
     def __init__(self) -> None:
         self.nvml = Nvml()
         self.gpus = self.nvml.devices()
-        self.visible = self._visible()
+        self._found: dict[int | str, tuple[list[SelectedDevice], int | None]] = {}
+        _, self.visible = self._find("auto")
         psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
+    def sample(self, request: SampleRequest) -> MachineSampled:
+        """A sample, and the device of the next run with its memory."""
+        devices, position = self._find(request.device)  # first: its GPU is then in the sample
+        sample = self.look(request.watched)
+        return MachineSampled(sample, self._next_device(devices, position, sample, request))
+
     def look(self, worker: WatchedProcess) -> MachineSample:
-        memory = psutil.virtual_memory()
+        total, used = system_memory()
         why = "" if self.gpus else self.nvml.why or "no GPU found"
         rss = None
         if worker.pid is not None:
             with contextlib.suppress(psutil.Error):
                 rss = psutil.Process(worker.pid).memory_info().rss
-        gpus = tuple(self._sample(gpu, worker, memory.total, memory.used) for gpu in self.gpus)
-        load = psutil.cpu_percent(None)
-        return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, load, self.visible)
+        gpus = tuple(self._sample(gpu, worker, total, used) for gpu in self.gpus)
+        return MachineSample(gpus, why, total, used, rss, worker.pool, psutil.cpu_percent(None), self.visible)
 
-    def _visible(self) -> int | None:
-        """The position of the GPU that a run uses. A MIG instance of a GPU that NVML does not list is added."""
-        try:
-            gpu = select_device(nvml=self.nvml).gpu
-        except UserError:  # a launch reports it
-            return None
-        if gpu is None:
-            return None
+    def _next_device(
+        self, devices: Sequence[SelectedDevice], position: int | None, sample: MachineSample, request: SampleRequest
+    ) -> NextDevice:
+        """The memory of a GPU in `gpus`, or of the system, without what runs of ftbench use: a new run waits for them.
+
+        In a container only the watched run is known to be one: other process ids are not the driver's.
+        """
+        if position is None:
+            budget = device_budget(None, own=sample.worker_rss or 0)
+            name, label, others = "system memory", None, list[OtherProcess]()
+        else:
+            gpu = sample.gpus[position]
+            ours = {request.watched.gpu_pid, *(request.workers if pids_are_local() else ())}
+            own = sum(process.bytes or 0 for process in gpu.processes if process.pid in ours)
+            if len(sample.gpus) == 1:  # of several it is not known which one the watched run uses
+                own = max(own, sample.worker_pool or 0)
+            budget = device_budget(self.gpus[position], own)
+            name, label = f"GPU {gpu.label}, {gpu.name}", gpu.label
+            others = [process for process in gpu.processes if process.pid not in ours]
+        named = structs.replace(budget, name=name, recorded_name=budget.name)
+        return NextDevice(devices, slot_budget(named, devices[0].slots), label, others)
+
+    def _find(self, device: int | str) -> tuple[list[SelectedDevice], int | None]:
+        """The devices of `hardware.device`, and the position in `gpus` of the one that the next run is planned for.
+
+        The CPU where there is no such device, which a launch reports.
+        """
+        if device not in self._found:
+            try:
+                devices = select_devices(device, self.nvml)
+            except UserError:
+                devices = [THE_CPU]
+            gpu = smallest_gpu(devices)
+            self._found[device] = devices, None if gpu is None else self._position(gpu)
+        return self._found[device]
+
+    def _position(self, gpu: NvmlGpu) -> int:
+        """Position of a GPU in `gpus`. A MIG instance of a GPU that NVML does not list is added."""
         uuid = gpu.uuid()
         for position, listed in enumerate(self.gpus):
-            if listed.uuid() == uuid if uuid else listed.index == gpu.index:
+            if listed.uuid() == uuid if uuid else (listed.index, listed.instance) == (gpu.index, gpu.instance):
                 return position
         self.gpus.append(gpu)
         return len(self.gpus) - 1

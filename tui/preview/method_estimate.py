@@ -6,13 +6,14 @@ every token in the loss: an upper bound.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from msgspec import structs
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_title
@@ -21,20 +22,15 @@ from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry, user_folder, without_method
 from engine.config.schema import Config
-from engine.hardware.cpu import has_bf16
-from engine.hardware.devices import slots_of
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape, error_of, rows_per_device
 from engine.memory.formula.fit import FitQuery, classify_fit, resolve_automatic
 from engine.memory.formula.formula import needed_space
-from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.home import nearest_existing
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.live.run_state import ExpectedPeak
 from tui.selection import Selection
-
-if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual
-    from tui.live.machine import GpuSample, MachineSample, OtherProcess
 
 Fit = Literal["fits", "tight", "does not fit", "refused", "unknown"]
 STYLES: dict[Fit, str] = {
@@ -45,7 +41,7 @@ STYLES: dict[Fit, str] = {
     "unknown": "$foreground-muted",
 }
 STEPS_OF_MEMORY = 32
-"""Memory used by others is rounded to this fraction of the total, so that estimates do not change with every sample."""
+"""Memory used by others is rounded to this fraction of the total."""
 
 
 @dataclass(frozen=True)
@@ -75,49 +71,10 @@ class MethodEstimate:
         return ""
 
 
-def memory_budget(
-    sample: MachineSample, own: Collection[int] = (), steady: bool = False, device: int | str = "auto"
-) -> MemoryBudget:
-    """The memory budget: of the GPU that a run with this `hardware.device` uses, else of the system, or of its slot.
-
-    `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
-    memory used by others, so that it does not change with every sample.
-    """
-
-    def counted(used: int, total: int) -> int:
-        part = max(1, total // STEPS_OF_MEMORY)
-        return round(used / part) * part if steady else used
-
-    gpu = sample.gpu_of(device)
-    if gpu is None or not gpu.total:
-        whole = MemoryBudget(
-            name="system memory",
-            recorded_name=f"{os.cpu_count()} CPU cores",
-            device="cpu",
-            source="system",
-            total=sample.memory_total,
-            used=counted(max(0, sample.memory_used - (sample.worker_rss or 0)), sample.memory_total),
-            bf16=has_bf16(),
-        )
-    else:
-        used_by_others = sum(other.bytes or 0 for other in foreign_processes(gpu, own))
-        if gpu.shared:
-            used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
-        whole = MemoryBudget(
-            name=f"GPU {gpu.label}, {gpu.name}",
-            recorded_name=gpu.name,
-            device="cuda",
-            source="shared" if gpu.shared else "gpu",
-            total=gpu.total,
-            used=counted(used_by_others, gpu.total),
-            bf16=gpu.bf16,
-        )
-    return slot_budget(whole, slots_of(device))
-
-
-def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess]:
-    """GPU processes that are not ftbench runs, so a new run does not wait for them."""
-    return [other for other in gpu.others if other.pid not in own]
+def steady(budget: MemoryBudget) -> MemoryBudget:
+    """The budget with the memory used by others rounded, so that estimates do not change with every sample."""
+    part = max(1, budget.total // STEPS_OF_MEMORY)
+    return structs.replace(budget, used=round(budget.used / part) * part)
 
 
 def method_estimates(

@@ -339,7 +339,7 @@ class BenchView(BaseScreen[None]):
     def on_machine_sampled(self, message: MachineSampled) -> None:
         if not self.query(MemoryPane):  # as in `_update_panes`
             return
-        budget = self.machine.take(message.sample, self.selection_pane)
+        budget = self.machine.take(message)
         if is_covered(self):
             self.query_one(MemoryPane).show_state(self._state())  # its trace has no gap
             return

@@ -60,8 +60,7 @@ class BenchScreen(BenchView, RunActions[None]):
                 self.selection_pane.select(self.selection_pane.selection.with_setting(DEVICE, device))
 
         self.selection_pane.select_initial()
-        devices = self.machine.devices
-        self.app.push_screen(DevicesScreen(devices, str(self.selection_pane.device), self.machine), closed)
+        self.app.push_screen(DevicesScreen(str(self.selection_pane.device), self.machine), closed)
 
     def action_data(self) -> None:
         self.open_lists()
@@ -273,6 +272,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
     @on(SelectionChanged)
     def _selection_changed(self) -> None:
+        self.machine.device = self.selection_pane.device
         self.show_head()
 
     @on(ItemPicked)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows neither
     from engine.runs.ladder.ladder_state import Ladder
     from engine.runs.queue.device_queue import QueuePlace
     from engine.runs.run.run_dir import RunDir
-    from tui.live.machine import MachineSample, WatchedProcess
+    from tui.live.machine import GpuSample, MachineSample, MachineSampled, NextDevice, SampleRequest, WatchedProcess
     from tui.live.run_state import ExpectedPeak, RunState
     from tui.live.watcher import Watcher
     from tui.preview.launch_context import LaunchContext
@@ -122,44 +122,47 @@ class MachineContext:
     def __init__(self, screen: BaseScreen[Any], runs: Path, follower: RunFollower, live_runs: LiveRuns) -> None:
         self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs
         self.sample: MachineSample | None = None
-        self._device: int | str = "auto"
+        self.next_device: NextDevice | None = None
+        """What a run of the selection uses; None until there is a sample."""
+        self.device: int | str = "auto"
+        """`hardware.device` of the selection."""
         self._predicted: tuple[object, ExpectedPeak | None] = None, None
         """The last question to the memory formula, and its answer."""
 
-    def take(self, sample: MachineSample, selection_pane: SelectionPane) -> MemoryBudget:
-        """Take a new sample; returns the memory budget of the selection, rounded so that it does not change with every
-        sample.
-        """
-        from tui.preview.method_estimate import memory_budget
+    def request(self) -> SampleRequest:
+        """What the next sample is to answer; called from the sampler's thread."""
+        from tui.live.machine import SampleRequest
 
-        self.sample, self._device = sample, selection_pane.device
-        own = self._own_processes()
-        return memory_budget(sample, own, True, selection_pane.device)
+        workers = frozenset(turn.pid for turn in self._live_runs.turns)
+        return SampleRequest(self._follower.process(), workers, self.device)
 
-    def _own_processes(self) -> set[int]:
-        """Process ids of our runs, as the driver counts them; in a container only that of the watched run is known."""
-        from engine.hardware.nvml import pids_are_local
+    def take(self, sampled: MachineSampled) -> MemoryBudget:
+        """Take a new sample; returns the memory budget, rounded so that it does not change with every sample."""
+        from tui.preview.method_estimate import steady
 
-        watched = self._follower.process().gpu_pid
-        known = {turn.pid for turn in self._live_runs.turns} if pids_are_local() else set()
-        return known | ({watched} if watched is not None else set())
+        self.sample, self.next_device = sampled.sample, sampled.next_device
+        return steady(sampled.next_device.budget)
 
     @property
     def next_gpu(self) -> str | None:
         """Label of the GPU that a run of the selection is planned for."""
-        gpu = self.sample.gpu_of(self._device) if self.sample else None
-        return gpu.label if gpu else None
+        return self.next_device.label if self.next_device else None
 
-    @property
-    def devices(self) -> list[str]:
-        """The values of `hardware.device` that exist here: auto, each GPU by its index, each MIG instance by
-        its UUID (CUDA knows no index of it), all of several, cpu, and halves of it for the runs of a ladder.
+    def devices(self) -> dict[str, GpuSample | None]:
+        """The values of `hardware.device` that exist here, each with its GPU, if it is a single one.
+
+        They are auto, each GPU by its index, each MIG instance by its UUID (CUDA knows no index of it), all of several,
+        cpu, and halves of it for the runs of a ladder.
         """
-        gpus = self.sample.gpus if self.sample else ()
-        names = [str(gpu.index) if gpu.instance is None else gpu.uuid for gpu in gpus]
-        devices = [name for name in names if name]
-        halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
-        return ["auto", *devices, *(["all"] if len(devices) > 1 else []), "cpu", *halves]
+        sample = self.sample
+        auto = sample.gpus[sample.visible] if sample and sample.gpus and sample.visible is not None else None
+        devices: dict[str, GpuSample | None] = {"auto": auto}
+        for gpu in sample.gpus if sample else ():
+            if name := str(gpu.index) if gpu.instance is None else gpu.uuid:
+                devices[name] = gpu
+        others = ["all"] if len(devices) > 2 else []
+        others += ["cpu", *(["cpu:2"] if len(usable_cpus()) > 1 else [])]
+        return devices | dict.fromkeys(others)
 
     def expected_peak(self, selection_pane: SelectionPane) -> ExpectedPeak | None:
         """Peak memory of the watched run while it is running, else of the selection.
@@ -181,19 +184,12 @@ class MachineContext:
 
     def launch_context(self) -> LaunchContext:
         """The machine as of the latest sample, and the device queue."""
-        from engine.hardware.devices import CPU, queue_of, slots_of
+        from engine.hardware.devices import queue_of
         from tui.preview.launch_context import LaunchContext
-        from tui.preview.method_estimate import foreign_processes, memory_budget
 
-        if self.sample is None:
+        device = self.next_device
+        if device is None:
             return LaunchContext(self._runs)
-        own = self._own_processes()
-        gpu, gpus = self.sample.gpu_of(self._device), self.sample.gpus_of(self._device)
-        names = {name for device in gpus for name in device.queues} or {CPU}
-        return LaunchContext(
-            self._runs,
-            memory_budget(self.sample, own, device=self._device),
-            foreign_processes(gpu, own) if gpu else (),
-            [turn for turn in self._screen.queue() if queue_of(turn.device) in names],
-            max(1, len(gpus)) * slots_of(self._device),
-        )
+        queues = {possible.queue for possible in device.devices}
+        turns = [turn for turn in self._screen.queue() if queue_of(turn.device) in queues]
+        return LaunchContext(self._runs, device.budget, device.others, turns, len(device.devices))

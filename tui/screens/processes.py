@@ -22,7 +22,7 @@ from engine.runs.run.folder import short_name
 from tui.commands import bindings
 from tui.format import Column, TableRow
 from tui.history.queue_table import queue_lines
-from tui.live.machine import ProcessRow, ProcessTable
+from tui.live.machine import GpuSample, ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen, Dialog
 from tui.screens.live_runs import MachineContext
 from tui.selection import MARK
@@ -137,9 +137,9 @@ class DevicesScreen(Dialog[str]):
     DevicesScreen Static { text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
-    def __init__(self, devices: Sequence[str], selected: str, machine: MachineContext) -> None:
+    def __init__(self, selected: str, machine: MachineContext) -> None:
         super().__init__()
-        self.devices, self.selected, self.machine = devices, selected, machine
+        self.selected, self.machine = selected, machine
         self.entries: Sequence[QueuePlace] = ()
 
     def compose(self) -> ComposeResult:
@@ -163,19 +163,16 @@ class DevicesScreen(Dialog[str]):
             self.entries = ()
             shown = Content.styled(visible(f"cannot read the device queue: {error}", 400), "$text-error")
         self.set_text("queue", Content.assemble(("queue\n", "bold"), shown))
-        rows = [self._row(device) for device in self.devices]
+        rows = [self._row(device, gpu) for device, gpu in self.machine.devices().items()]
         self.query_one(Table).show_rows(rows, cursor="" if self.query_one(Table).rows else self.selected)
 
-    def _row(self, device: str) -> TableRow:
+    def _row(self, device: str, gpu: GpuSample | None) -> TableRow:
         """Device, memory in use, load, the run of ftbench that has it, other processes."""
-        sample = self.machine.sample
-        gpus = sample.gpus_of(device) if sample and device != "cpu" else []
         mark, style = (MARK, "bold") if device == self.selected else (" ", "")
-        if len(gpus) != 1:
+        if gpu is None:
             what = DEVICE_TEXTS.get(device, device)
             cells = [(f"{mark}{device}", ""), ("", ""), ("", ""), ("", ""), (what, "$foreground-muted")]
             return TableRow(device, tuple(cells))
-        (gpu,) = gpus
         ours = [entry for entry in self.entries if queue_of(entry.device) in gpu.queues and not entry.place]
         known = {entry.pid for entry in ours}
         others = [

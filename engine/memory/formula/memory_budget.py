@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 
 from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
-from engine.hardware.devices import CPU, select_devices
+from engine.hardware.devices import CPU, SelectedDevice, select_devices
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
 from engine.memory.formula.estimate import CONTEXT, WORKSPACES, Device
 
@@ -89,17 +90,52 @@ def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> Memory
     """
     nvml = nvml or Nvml()
     selected = select_devices(device, nvml)
-    budgets = [_gpu_budget(candidate.gpu) for candidate in selected if candidate.gpu is not None]
-    if budgets:
-        return slot_budget(min(budgets, key=lambda budget: budget.total), selected[0].slots)
-    note = "the CPU was selected" if str(device).partition(":")[0] == CPU else nvml.why
-    if not note:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None
-        note = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "no GPU detected"
-    total, used = system_memory()
-    cores = f"{os.cpu_count()} CPU cores"
-    memory = MemoryBudget(name=cores, device="cpu", source="system", total=total, used=used, bf16=has_bf16(), note=note)
-    return slot_budget(memory, selected[0].slots)
+    gpu = smallest_gpu(selected)
+    budget = device_budget(gpu)
+    if gpu is not None:
+        listed = gpu_prices.find_gpu(budget.name, gpu_prices.list_gpus())
+        budget = replace(
+            budget,
+            holders=[f"{process_name(pid)} ({pid})" for pid, _ in gpu.processes()],
+            price_per_hour=listed.price_per_hour if listed else None,
+            currency=listed.currency if listed else "USD",
+        )
+    else:
+        note = "the CPU was selected" if str(device).partition(":")[0] == CPU else nvml.why
+        if not note:
+            hidden = os.environ.get("CUDA_VISIBLE_DEVICES") is not None
+            note = "CUDA_VISIBLE_DEVICES hides all GPUs" if hidden else "no GPU detected"
+        budget = replace(budget, note=note)
+    return slot_budget(budget, selected[0].slots)
+
+
+def smallest_gpu(devices: Iterable[SelectedDevice]) -> NvmlGpu | None:
+    """The GPU with the least memory, for which a run that may get any of these devices is planned; None for the CPU."""
+    gpus = (device.gpu for device in devices if device.gpu is not None)
+    return min(gpus, key=lambda gpu: gpu.total() or system_memory()[0], default=None)
+
+
+def device_budget(gpu: NvmlGpu | None, own: int = 0) -> MemoryBudget:
+    """The memory of a whole GPU, or of the system without one.
+
+    `own`: bytes that runs of ftbench use, for which a new run waits; they are not counted as used by others.
+    """
+    if gpu is None:
+        total, used = system_memory()
+        cores = f"{os.cpu_count()} CPU cores"
+        used = max(0, used - own)
+        return MemoryBudget(name=cores, device="cpu", source="system", total=total, used=used, bf16=has_bf16())
+    gpu_total, gpu_used, shared = gpu.total(), gpu.used(), gpu.has_unified_memory()
+    total, used = system_memory() if gpu_total is None or gpu_used is None else (gpu_total, gpu_used)
+    return MemoryBudget(
+        name=gpu.name() or "GPU",
+        device="cuda",
+        source="shared" if shared else "gpu",
+        total=total,
+        used=max(0, used - own),
+        bf16=gpu.bf16(),
+        note="GPU without dedicated memory: showing system memory" if shared else "",
+    )
 
 
 def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
@@ -109,27 +145,6 @@ def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
     total = budget.total // slots
     used = min(total, budget.used // slots)
     return replace(budget, name=f"1 of {slots} slots of {budget.name}", recorded_name="", total=total, used=used)
-
-
-def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:
-    name = gpu.name() or "GPU"
-    total, used = gpu.total(), gpu.used()
-    shared = gpu.has_unified_memory()
-    if total is None or used is None:
-        total, used = system_memory()
-    known = gpu_prices.find_gpu(name, gpu_prices.list_gpus())
-    return MemoryBudget(
-        name=name,
-        device="cuda",
-        source="shared" if shared else "gpu",
-        total=total,
-        used=used,
-        holders=[f"{process_name(pid)} ({pid})" for pid, _ in gpu.processes()],
-        bf16=gpu.bf16(),
-        price_per_hour=known.price_per_hour if known else None,
-        currency=known.currency if known else "USD",
-        note="GPU without dedicated memory: showing system memory" if shared else "",
-    )
 
 
 def system_memory(cgroup: Path = CGROUP) -> tuple[int, int]:

@@ -3,66 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pytest
+from nvml_driver import GIB, Driver, nvml
 
 from engine.config.errors import UserError
-from engine.hardware.nvml import Nvml
+from engine.hardware.nvml import INITIAL
 from engine.memory.formula.memory_budget import listed_budget, local_budget, system_memory
-from tui.live.machine import MachineSampler, WatchedProcess
-from tui.preview.method_estimate import memory_budget
-
-GIB = 1 << 30
-
-
-class Driver:
-    """Simulates NVML's library with two GPUs."""
-
-    class NVMLError(Exception):
-        value = 3
-
-    def __init__(self, memory: Any = True) -> None:
-        self.memory = memory
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
-        return number
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
-        if uuid not in (whole := {"GPU-0123": 0, "GPU-abcd": 1, "MIG-777": 2}):
-            raise self.NVMLError
-        return whole[uuid]
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return ["GPU-0123", "GPU-abcd", "MIG-777"][handle]
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
-        return [(7, 5), (8, 0), (8, 0)][handle]
-
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return ["NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"][handle]
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        if not self.memory:
-            raise self.NVMLError
-        return SimpleNamespace(total=[22, 80, 10][handle] * GIB, used=[1, 30, 0][handle] * GIB)
-
-    def __getattr__(self, name: str) -> Any:
-        def refuse(*_: object) -> None:
-            raise self.NVMLError
-
-        return refuse
-
-
-def nvml(**how: Any) -> Nvml:
-    library = Nvml()
-    library._library, library.why = Driver(**how), ""
-    return library
+from tui.live.machine import MachineSampler, SampleRequest, WatchedProcess
 
 
 def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,21 +48,46 @@ def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("visible", "position"),
-    [(None, 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None)],
+    [(None, 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None), ("7", None)],
 )
-def test_the_bench_plans_for_the_same_gpu(
+def test_a_sample_has_the_gpu_of_a_run(
     visible: str | None, position: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also one that NVML does not list; the CPU where CUDA_VISIBLE_DEVICES names no GPU, which a launch reports."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr("tui.live.machine.Nvml", nvml)
-    sample, budget = MachineSampler().look(WatchedProcess()), local_budget(nvml())
-    assert sample.visible == position
-    assert (sample.run_gpu and sample.run_gpu.name) == (None if position is None else budget.name)
-    bench_budget = memory_budget(sample)
-    assert (bench_budget.device, bench_budget.bf16) == (budget.device, budget.bf16)
-    assert position is None or bench_budget.total == budget.total
+    sampled = MachineSampler().sample(SampleRequest())
+    assert sampled.sample.visible == position
+    assert sampled.next_device.label == (None if position is None else sampled.sample.gpus[position].label)
+    if visible != "7":
+        assert sampled.next_device.budget.total == local_budget(nvml()).total
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "total"), [("0,1", 2, 22), ("1:2", 2, 40), ("all:2", 4, 11), ("7", 1, 0)]
+)
+def test_the_next_device_is_the_smallest_of_several_or_a_slot(
+    device: str, devices: int, total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("tui.live.machine.Nvml", nvml)
+    next_device = MachineSampler().sample(SampleRequest(device=device)).next_device
+    assert (len(next_device.devices), next_device.budget.total) == (devices, total * GIB or system_memory()[0])
+
+
+def test_memory_of_runs_is_not_counted_as_used_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the watched run and of other workers; in a container, only of the watched run: ids are not the driver's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    processes = {70001: 20 * GIB, 70002: 4 * GIB, 70003: GIB}  # of 30 GiB in use
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes=processes))
+    request = SampleRequest(WatchedProcess(4242, 70001), frozenset({70002}))
+    for namespace, used, others in ((INITIAL, 6, [70003]), ("pid:[4026532999]", 10, [70002, 70003])):
+        (link := tmp_path / namespace).symlink_to(namespace)
+        monkeypatch.setattr("engine.hardware.nvml.NAMESPACE", link)
+        next_device = MachineSampler().sample(request).next_device
+        assert (next_device.budget.used, [process.pid for process in next_device.others]) == (used * GIB, others)
 
 
 def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pilot import notes, play, shown, wait_for
+import pytest
+from nvml_driver import nvml
+from pilot import notes, play, sampled, shown, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
 from engine.hardware.cpu import usable_cpus
+from engine.memory.formula.memory_budget import local_budget, system_memory
 from tui.app import Workbench
-from tui.live.machine import GpuSample, MachineSample, OtherProcess
+from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess
 from tui.widgets.selection_pane import MethodList, PresetList
 
 GIB = 1 << 30
@@ -34,9 +37,7 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     app.sampler.leave()
     app.sampler.join()
     await pilot.pause()
-    from tui.live.machine import MachineSampled
-
-    app.bench.post_message(MachineSampled(sample))
+    app.bench.post_message(sampled(sample))
     await pilot.pause()
 
 
@@ -146,27 +147,53 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
     play(tmp_path, story)
 
 
-def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
-    gpus = [GpuSample(index, "NVIDIA A100", (12 + 68 * index) * GIB, 0, None, uuid=f"GPU-{index}") for index in (0, 1)]
-    instance = GpuSample(1, "NVIDIA A100 MIG 1g.10gb", 10 * GIB, 0, None, uuid="MIG-7", instance=0)
-    sample = MachineSample((*gpus, instance), "", 64 * GIB, 8 * GIB)
+def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("tui.live.machine.Nvml", nvml)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await look(app, pilot, sample)
-        chosen, memory = [], []
+        chosen, memory, sampler = [], [], MachineSampler()
+        sampler._find("MIG-777")  # as if NVML listed it
+        assert app.sampler is not None
+        app.sampler.leave()
+        app.sampler.join()
+        await pilot.pause()
+
+        async def look() -> None:
+            app.bench.post_message(sampler.sample(app.bench.machine.request()))
+            await pilot.pause()
+
+        await look()
         halves = len(usable_cpus()) > 1
         for down in range(6 + halves):
             await pilot.press("D", "home", *["down"] * down, "enter")
-            await look(app, pilot, sample)
+            await look()
             assert app.bench.selection_pane.budget is not None
             chosen.append(app.bench.selection_pane.device)
-            memory.append(app.bench.selection_pane.budget.total // GIB)
-        assert chosen == ["auto", "0", "1", "MIG-7", "all", "cpu", *["cpu:2"] * halves][: len(chosen)]
-        assert memory == [12, 12, 80, 10, 10, 64, *[32] * halves][: len(memory)]
+            memory.append(app.bench.selection_pane.budget.total)
+        assert chosen == ["auto", "0", "1", "MIG-777", "all", "cpu", *["cpu:2"] * halves]
+        assert memory[:5] == [22 * GIB, 22 * GIB, 80 * GIB, 10 * GIB, 22 * GIB]
+        assert memory[5:] == [local_budget(device=device).total for device in chosen[5:]]
         await pilot.press("D", "home", "down", "enter", "2")  # another preset keeps the device
         assert app.bench.selection_pane.device == "0"
 
     play(tmp_path, story)
+
+
+def test_a_launch_plans_with_the_memory_limit_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ftbench plan` does."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(system_memory, "__defaults__", (tmp_path,))
+    (tmp_path / "memory.max").write_text(f"{3 * GIB}\n")
+    (tmp_path / "memory.current").write_text(f"{GIB}\n")
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.machine.sample)
+        budget = app.bench.machine.launch_context().budget
+        assert budget is not None
+        assert budget.total == local_budget().total == 3 * GIB
+
+    play(tmp_path / "runs", story)
 
 
 def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from made_runs import write_events
-from pilot import notes, play, screen_text, wait_for
+from pilot import notes, play, sampled, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
@@ -18,7 +18,7 @@ from engine.runs.queue import locks
 from engine.runs.run import events, run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
-from tui.live.machine import GpuSample, MachineSample, MachineSampled
+from tui.live.machine import GpuSample, MachineSample
 from tui.live.run_state import ExpectedPeak
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
@@ -140,7 +140,7 @@ def test_every_gpu_has_a_line_and_can_be_scrolled_to(size: tuple[int, int], tmp_
         app.sampler.leave()
         await wait_for(pilot, lambda: not app.sampler or not app.sampler.is_alive())
         pane = app.bench.query_one(MemoryPane)
-        app.bench.post_message(MachineSampled(MachineSample(cards, "", 256 * GIB, GIB)))
+        app.bench.post_message(sampled(MachineSample(cards, "", 256 * GIB, GIB)))
         pane.focus()
         await wait_for(pilot, lambda: pane.content_size.height >= 8)
         rows = [str(line) for line in pane.lines if "/80" in str(line)]

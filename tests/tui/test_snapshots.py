@@ -49,7 +49,7 @@ from engine.runs.run import events, run_dir
 from engine.runs.run.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench, subclasses
-from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess, ProcessRow, ProcessTable
+from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
 from tui.screens.base import BaseScreen, Dialog
 from tui.settings import Settings, contrast
 from tui.widgets.data_list import DataList
@@ -83,7 +83,7 @@ MACHINE = MachineSample(
             total=80 * GIB,
             used=7 * GIB,
             mine=None,
-            others=(OtherProcess(4242, "vllm", 6 * GIB, "ann", 1, 11_000.0),),
+            others=(ProcessSample(4242, "vllm", 6 * GIB, "ann", 1, 11_000.0),),
             power=312.0,
             load=97,
             temperature=64,
@@ -102,7 +102,7 @@ TRAINING = dataclasses.replace(
             MACHINE.gpus[0],
             used=38 * GIB,
             mine=31 * GIB,
-            own=OtherProcess(4711, "python", 31 * GIB, "mike", 96, 662.0),
+            own=ProcessSample(4711, "python", 31 * GIB, "mike", 96, 662.0),
         ),
     ),
 )
@@ -115,7 +115,7 @@ BUSY = MachineSample(
             total=80 * GIB,
             used=used * GIB,
             mine=None,
-            others=(OtherProcess(4000 + number, name, used * GIB, user, load, 11_000.0),) if user else (),
+            others=(ProcessSample(4000 + number, name, used * GIB, user, load, 11_000.0),) if user else (),
             power=load * 3.5,
             load=load,
             temperature=30 + load // 3,
@@ -139,11 +139,22 @@ BUSY = MachineSample(
     load=31.0,
 )
 """Eight GPUs, of which the first is in use."""
-PROCESSES = [
-    ProcessRow(4711, "0", 31 * GIB, 80 * GIB, 96, "mike", 104.0, 3 * GIB, 662.0, "demo-lora-000a"),
-    ProcessRow(4242, "0", 6 * GIB, 80 * GIB, 1, "ann", 12.0, 2 * GIB, 11_000.0, "vllm serve Qwen/Qwen3-8B --port 8000"),
-    ProcessRow(1234, None, user="mike", cpu=99.0, rss=GIB, seconds=61.0, command="demo-full-0007"),
-]
+PROCESSES = dataclasses.replace(
+    MACHINE,
+    gpus=(
+        dataclasses.replace(
+            MACHINE.gpus[0],
+            others=(
+                ProcessSample(4711, "python", 31 * GIB, "mike", 96, 662.0, 104.0, 3 * GIB, "demo-lora-000a"),
+                ProcessSample(
+                    4242, "vllm", 6 * GIB, "ann", 1, 11_000.0, 12.0, 2 * GIB, "vllm serve Qwen/Qwen3-8B --port 8000"
+                ),
+            ),
+        ),
+    ),
+    workers=(ProcessSample(1234, "python", user="mike", seconds=61.0, cpu=99.0, rss=GIB, command="demo-full-0007"),),
+)
+"""Two processes on the GPU, and a run on the CPU."""
 NO_GPU = MachineSample((), "NVML Shared Library Not Found", 24 * GIB, 6 * GIB, load=9.0, visible=None)
 
 
@@ -199,7 +210,6 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
     monkeypatch.setattr(MemoryPane, "feed", feed_one)
-    monkeypatch.setattr(ProcessTable, "look", lambda table: PROCESSES)
     monkeypatch.setenv("LOGNAME", "mike")
     monkeypatch.setattr(Screen, "_compositor_refresh", forget_changes)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
@@ -360,7 +370,7 @@ SCENES = {
     "configuration-value": Scene("ConfigurationScreen", ("e", "f", *"steps", "enter", "enter", *"700")),
     "models": Scene("ModelsScreen", ("i",)),
     "charts": Scene("ChartsScreen", ("r", "enter", "c", "b", "b", "left", "left")),
-    "processes": Scene("ProcessesScreen", ("M",)),
+    "processes": Scene("ProcessesScreen", ("M",), machine=PROCESSES),
     "picker": Scene("PickerScreen", ("d", "a"), unclear_columns),
     "inspector": Scene("InspectorScreen", ("d", "enter"), same_text=False),
     "inspector-report": Scene("InspectorScreen", ("d", "enter", "v"), same_text=False),

@@ -59,11 +59,11 @@ def _as_json(entry: QueuePlace) -> dict[str, Any]:
 
 def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> None:
     """Show the machine every second until Ctrl+C, in a pipe or with --json once."""
-    from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which they import, is slow to import
+    from tui.live.machine import MachineSampler, SampleRequest  # Textual, which they import, is slow to import
 
     sampler = MachineSampler()
     time.sleep(LOAD_SECONDS)
-    sample = sampler.look(WatchedProcess())
+    sample = sampler.look(SampleRequest())
     if json:
         print_json(asdict(sample))
     elif console.is_dumb_terminal or not streams.is_terminal():
@@ -78,7 +78,7 @@ def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> No
                 shown = [*lines(sample), "", *queue_now(), "", "Ctrl+C to leave"]
                 live.update(Text("\n".join(shown), no_wrap=True, overflow="ellipsis"), refresh=True)
                 time.sleep(SECONDS)
-                sample = sampler.look(WatchedProcess())
+                sample = sampler.look(SampleRequest())
 
 
 def lines(sample: MachineSample) -> Iterator[str]:

@@ -20,18 +20,25 @@ from engine.memory.formula.memory_budget import MemoryBudget, device_budget, slo
 
 
 @dataclass(frozen=True)
-class OtherProcess:
-    """A process on a GPU; None for what is not known."""
+class ProcessSample:
+    """A process on a GPU, or a worker of ftbench; None for what is not known."""
 
     pid: int
     name: str
-    bytes: int | None
+    bytes: int | None = None
+    """GPU memory."""
     user: str = ""
     """Its owner, where it is visible from here."""
     load: int | None = None
-    """Percent of the last sample periods in which its kernels ran."""
+    """Percent of the last sample periods in which its kernels ran on the GPU."""
     seconds: float | None = None
     """Since it started."""
+    cpu: float | None = None
+    """Percent of one core since the sample before."""
+    rss: int | None = None
+    """Resident set."""
+    command: str = ""
+    """The run of a worker of ftbench, else its command line."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class GpuSample:
     used: int | None
     mine: int | None
     """Bytes used by the watched run's process."""
-    others: tuple[OtherProcess, ...] = ()
+    others: tuple[ProcessSample, ...] = ()
     power: float | None = None
     load: int | None = None
     temperature: int | None = None
@@ -53,7 +60,7 @@ class GpuSample:
     bf16: bool = True
     """Whether it supports bf16 natively."""
     uuid: str | None = None
-    own: OtherProcess | None = None
+    own: ProcessSample | None = None
     """The watched run's process."""
     instance: int | None = None
     """Number of a MIG instance on the GPU with this index; None for a whole GPU."""
@@ -69,7 +76,7 @@ class GpuSample:
         return {name for name in (self.uuid, str(self.index) if self.instance is None else None) if name}
 
     @property
-    def processes(self) -> tuple[OtherProcess, ...]:
+    def processes(self) -> tuple[ProcessSample, ...]:
         """All processes, the watched run's first."""
         return (*([self.own] if self.own else []), *self.others)
 
@@ -89,6 +96,8 @@ class MachineSample:
     """CPU utilization in percent of all cores."""
     visible: int | None = 0
     """Index in `gpus` of the GPU that `hardware.device` auto selects; None where it selects the CPU."""
+    workers: tuple[ProcessSample, ...] = ()
+    """Workers of ftbench that use no GPU."""
 
 
 class WatchedProcess(NamedTuple):
@@ -103,8 +112,8 @@ class SampleRequest(NamedTuple):
     """What the bench wants to know of the machine."""
 
     watched: WatchedProcess = WatchedProcess()
-    workers: frozenset[int] = frozenset()
-    """Process ids of the workers of ftbench: a new run waits for them, so their memory will be free."""
+    workers: Mapping[int, str] = {}
+    """The run of each worker of ftbench by process id: a new run waits for them, so their memory will be free."""
     device: int | str = "auto"
     """`hardware.device` of the next run."""
 
@@ -119,7 +128,7 @@ class NextDevice:
     """Memory of the device with the least, without what runs of ftbench use."""
     label: str | None = None
     """Label of the GPU that has this memory; None for the CPU."""
-    others: Sequence[OtherProcess] = ()
+    others: Sequence[ProcessSample] = ()
     """Processes on that GPU that are not of ftbench, so that a run does not wait for them."""
 
 
@@ -155,6 +164,7 @@ class MachineSampler:
     def __init__(self) -> None:
         self.nvml = Nvml()
         self.gpus = self.nvml.devices()
+        self._processes: dict[int, psutil.Process] = {}
         self._found: dict[int | str, tuple[list[SelectedDevice], int | None]] = {}
         _, self.visible = self._find("auto")
         psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
@@ -162,18 +172,33 @@ class MachineSampler:
     def sample(self, request: SampleRequest) -> MachineSampled:
         """A sample, and the device of the next run with its memory."""
         devices, position = self._find(request.device)  # first: its GPU is then in the sample
-        sample = self.look(request.watched)
+        sample = self.look(request)
         return MachineSampled(sample, self._next_device(devices, position, sample, request))
 
-    def look(self, worker: WatchedProcess) -> MachineSample:
+    def look(self, request: SampleRequest) -> MachineSample:
         total, used = system_memory()
         why = "" if self.gpus else self.nvml.why or "no GPU found"
-        rss = None
-        if worker.pid is not None:
+        watched, rss = request.watched, None
+        if watched.pid is not None:
             with contextlib.suppress(psutil.Error):
-                rss = psutil.Process(worker.pid).memory_info().rss
-        gpus = tuple(self._sample(gpu, worker, total, used) for gpu in self.gpus)
-        return MachineSample(gpus, why, total, used, rss, worker.pool, psutil.cpu_percent(None), self.visible)
+                rss = psutil.Process(watched.pid).memory_info().rss
+        gpus = tuple(self._sample(gpu, request, total, used) for gpu in self.gpus)
+        on_gpus = {process.pid for gpu in gpus for process in gpu.processes}
+        workers = [self._process(pid, request) for pid in request.workers if pid not in on_gpus]
+        self._processes = {
+            pid: process for pid, process in self._processes.items() if pid in on_gpus or pid in request.workers
+        }
+        return MachineSample(
+            gpus=gpus,
+            why=why,
+            memory_total=total,
+            memory_used=used,
+            worker_rss=rss,
+            worker_pool=watched.pool,
+            load=psutil.cpu_percent(None),
+            visible=self.visible,
+            workers=tuple(worker for worker in workers if worker is not None),
+        )
 
     def _next_device(
         self, devices: Sequence[SelectedDevice], position: int | None, sample: MachineSample, request: SampleRequest
@@ -184,7 +209,7 @@ class MachineSampler:
         """
         if position is None:
             budget = device_budget(None, own=sample.worker_rss or 0)
-            name, label, others = "system memory", None, list[OtherProcess]()
+            name, label, others = "system memory", None, list[ProcessSample]()
         else:
             gpu = sample.gpus[position]
             ours = {request.watched.gpu_pid, *(request.workers if pids_are_local() else ())}
@@ -220,15 +245,15 @@ class MachineSampler:
         self.gpus.append(gpu)
         return len(self.gpus) - 1
 
-    def _sample(self, gpu: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
+    def _sample(self, gpu: NvmlGpu, request: SampleRequest, system_total: int, system_used: int) -> GpuSample:
         total, used = gpu.total(), gpu.used()
         shared = gpu.has_unified_memory()
         running = gpu.processes()
         loads = gpu.process_loads() if running else {}
         if gpu.instance is None and gpu.mig_mode():  # it has no instance, else these were listed: nothing can run on it
             return GpuSample(gpu.index, f"{gpu.name() or 'GPU'} in MIG mode without an instance", None, None, None)
-        processes = [self._process(pid, used, loads.get(pid)) for pid, used in running]
-        own = next((process for process in processes if process.pid == worker.gpu_pid), None)
+        processes = [self._gpu_process(pid, used, loads.get(pid), request) for pid, used in running]
+        own = next((process for process in processes if process.pid == request.watched.gpu_pid), None)
         return GpuSample(
             index=gpu.index,
             name=gpu.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
@@ -246,68 +271,26 @@ class MachineSampler:
             instance=gpu.instance,
         )
 
-    def _process(self, pid: int, used: int | None, load: int | None) -> OtherProcess:
-        """A process with its owner and its age, where it is visible from here."""
-        if pids_are_local():
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                age = max(0.0, time.time() - process.create_time())
-                return OtherProcess(pid, process.name(), used, process.username(), load, age)
-        return OtherProcess(pid, UNKNOWN_PROCESS, used, load=load)
+    def _gpu_process(self, pid: int, used: int | None, load: int | None, request: SampleRequest) -> ProcessSample:
+        """A process on a GPU, by the driver's id of it."""
+        process = self._process(pid, request) if pids_are_local() else None
+        return replace(process or ProcessSample(pid, UNKNOWN_PROCESS), bytes=used, load=load)
 
-
-@dataclass(frozen=True)
-class ProcessRow:
-    """One process; None for what is not known."""
-
-    pid: int
-    gpu: str | None = None
-    """Label of its GPU; None for a worker on the CPU."""
-    gpu_bytes: int | None = None
-    gpu_total: int | None = None
-    """Memory of the GPU."""
-    gpu_load: int | None = None
-    """Percent of the last sample periods in which its kernels ran."""
-    user: str = ""
-    cpu: float | None = None
-    """Percent of one core since the last look."""
-    rss: int | None = None
-    seconds: float | None = None
-    """Since it started."""
-    command: str = ""
-    """The run of an ftbench worker, else its command line."""
-
-
-class ProcessTable:
-    """Looks at the processes; CPU utilization is that between two looks."""
-
-    def __init__(self, runs: Mapping[int, str]) -> None:
-        """`runs`: the run of each worker by process id."""
-        self._runs, self._nvml = runs, Nvml()
-        self._known: dict[int, psutil.Process] = {}
-
-    def look(self) -> list[ProcessRow]:
-        """The processes on the GPUs, then workers of ftbench that use none."""
-        rows: list[ProcessRow] = []
-        for gpu in self._nvml.devices():
-            total, loads = gpu.total(), gpu.process_loads()
-            for pid, used in gpu.processes():
-                row = ProcessRow(pid, gpu.label, used, total, loads.get(pid))
-                rows.append(self._described(row) if pids_are_local() else replace(row, command=UNKNOWN_PROCESS))
-        on_gpu = {row.pid for row in rows}
-        rows += [self._described(ProcessRow(pid)) for pid in self._runs if pid not in on_gpu and psutil.pid_exists(pid)]
-        self._known = {pid: process for pid, process in self._known.items() if pid in {row.pid for row in rows}}
-        return rows
-
-    def _described(self, row: ProcessRow) -> ProcessRow:
-        """The row with what the system knows of its process, which may not be visible from here."""
+    def _process(self, pid: int, request: SampleRequest) -> ProcessSample | None:
+        """A process with what the system knows of it; None where it is not visible from here."""
         try:
-            process = self._known[row.pid] = self._known.get(row.pid) or psutil.Process(row.pid)
+            process = self._processes.get(pid)
+            if process is None or not process.is_running():  # or another process has its id now
+                process = self._processes[pid] = psutil.Process(pid)
             with process.oneshot():
-                user, rss = process.username(), process.memory_info().rss
-                seconds = max(0.0, time.time() - process.create_time())
-                command = self._runs.get(row.pid) or " ".join(process.cmdline()) or process.name()
-                cpu = process.cpu_percent(None)
+                return ProcessSample(
+                    pid,
+                    process.name(),
+                    user=process.username(),
+                    seconds=max(0.0, time.time() - process.create_time()),
+                    cpu=process.cpu_percent(None),
+                    rss=process.memory_info().rss,
+                    command=request.workers.get(pid) or " ".join(process.cmdline()) or process.name(),
+                )
         except psutil.Error:
-            return replace(row, command=UNKNOWN_PROCESS)
-        return replace(row, user=user, cpu=cpu, rss=rss, seconds=seconds, command=command)
+            return None

@@ -15,7 +15,7 @@ from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.usage import ModelAccount
 from tui.data.preview import signature
 from tui.data_report import check_arguments
-from tui.live.machine import OtherProcess
+from tui.live.machine import ProcessSample
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LaunchContext:
 
     runs: Path
     budget: MemoryBudget | None = None
-    foreign: Sequence[OtherProcess] = ()
+    foreign: Sequence[ProcessSample] = ()
     """GPU processes that are not ftbench runs."""
     turns: Sequence[QueuePlace] = ()
     """Who uses the devices that the launch can use, and who waits for them."""

@@ -174,7 +174,7 @@ class BenchScreen(BenchView, RunActions[None]):
     def action_processes(self) -> None:
         from tui.screens.processes import ProcessesScreen
 
-        self.app.push_screen(ProcessesScreen({turn.pid: turn.run.name for turn in self.live_runs.turns}))
+        self.app.push_screen(ProcessesScreen(self.machine))
 
     def action_runs(self) -> None:
         from tui.screens.runs import ContinueFrom, RunsScreen

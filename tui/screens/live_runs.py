@@ -133,7 +133,7 @@ class MachineContext:
         """What the next sample is to answer; called from the sampler's thread."""
         from tui.live.machine import SampleRequest
 
-        workers = frozenset(turn.pid for turn in self._live_runs.turns)
+        workers = {turn.pid: turn.run.name for turn in self._live_runs.turns}
         return SampleRequest(self._follower.process(), workers, self.device)
 
     def take(self, sampled: MachineSampled) -> MemoryBudget:

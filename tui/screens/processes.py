@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -22,14 +22,13 @@ from engine.runs.run.folder import short_name
 from tui.commands import bindings
 from tui.format import Column, TableRow
 from tui.history.queue_table import queue_lines
-from tui.live.machine import GpuSample, ProcessRow, ProcessTable
+from tui.live.machine import GpuSample, ProcessSample
 from tui.screens.base import BaseScreen, Dialog
 from tui.screens.live_runs import MachineContext
 from tui.selection import MARK
 from tui.widgets.table import Table
 from tui.widgets.text_rows import KeyLine
 
-SECONDS = 2.0
 COLUMNS = (
     Column("GPU", 3, right=True),
     Column("pid", 5, right=True),
@@ -41,13 +40,14 @@ COLUMNS = (
     Column("time", right=True),
     Column("command", 12),
 )
-SORTS: Sequence[tuple[str, Callable[[ProcessRow], float]]] = (
-    ("GPU memory", lambda row: row.gpu_bytes or 0),
-    ("GPU utilization", lambda row: row.gpu_load or 0),
-    ("CPU", lambda row: row.cpu or 0.0),
-    ("resident memory", lambda row: row.rss or 0),
+SORTS: Sequence[tuple[str, Callable[[ProcessSample], float]]] = (
+    ("GPU memory", lambda process: process.bytes or 0),
+    ("GPU utilization", lambda process: process.load or 0),
+    ("CPU", lambda process: process.cpu or 0.0),
+    ("resident memory", lambda process: process.rss or 0),
 )
 """Name of an order, and the key of it; the largest first."""
+REFRESH_SECONDS = 1.0
 
 
 class ProcessesScreen(BaseScreen[None]):
@@ -57,13 +57,10 @@ class ProcessesScreen(BaseScreen[None]):
     AUTO_FOCUS = "Lines"
     CSS = "ProcessesScreen Table { padding: 0 1; }"
 
-    def __init__(self, runs: Mapping[int, str]) -> None:
-        """`runs`: the run of each worker of ftbench by process id."""
+    def __init__(self, machine: MachineContext) -> None:
         super().__init__()
-        self.runs = runs
-        self.rows: list[ProcessRow] = []
+        self.machine = machine
         self.order = 0
-        self._table: ProcessTable | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -72,47 +69,41 @@ class ProcessesScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self._show()
-        self._look()
-        self.set_interval(SECONDS, self._look)
-
-    def _look(self) -> None:
-        if self.is_current:
-
-            def read() -> None:  # in a thread: NVML and /proc may take a while
-                self._table = self._table or ProcessTable(self.runs)
-                self.rows = self._table.look()
-                self.app.call_from_thread(self._show)
-
-            self.run_worker(read, thread=True, exclusive=True, group="processes")
+        self.set_interval(REFRESH_SECONDS, self._show)
 
     def _show(self) -> None:
-        name, key = SORTS[self.order]
-        rows = sorted(self.rows, key=key, reverse=True)
-        self.query_one(Table).show_rows([table_row(row) for row in rows])
-        count = f"{len(rows)} process{'' if len(rows) == 1 else 'es'}"
-        title = f"{count} on GPUs and of ftbench, sorted by {name}"
-        self.set_text("title", title)
+        """Show the processes of the latest sample."""
+        sample, (name, key) = self.machine.sample, SORTS[self.order]
+        processes: list[tuple[ProcessSample, GpuSample | None]] = []
+        if sample is not None:
+            processes += [(process, gpu) for gpu in sample.gpus for process in gpu.processes]
+            processes += [(worker, None) for worker in sample.workers]
+        processes.sort(key=lambda found: key(found[0]), reverse=True)
+        self.query_one(Table).show_rows([table_row(process, gpu) for process, gpu in processes])
+        count = f"{len(processes)} process{'' if len(processes) == 1 else 'es'}"
+        self.set_text("title", f"{count} on GPUs and of ftbench, sorted by {name}")
 
     def action_sort(self) -> None:
         self.order = (self.order + 1) % len(SORTS)
         self._show()
 
 
-def table_row(row: ProcessRow) -> TableRow:
-    """One line, a dash for what is not known."""
-    share = f" {share_percent(row.gpu_bytes / row.gpu_total)}" if row.gpu_bytes and row.gpu_total else ""
+def table_row(process: ProcessSample, gpu: GpuSample | None) -> TableRow:
+    """One line, a dash for what is not known; `gpu` is None for a worker on the CPU."""
+    label = gpu.label if gpu else "–"
+    share = f" {share_percent(process.bytes / gpu.total)}" if gpu and gpu.total and process.bytes else ""
     cells = (
-        row.gpu or "–",
-        str(row.pid),
-        row.user or "–",
-        f"{size(row.gpu_bytes)}{share}" if row.gpu_bytes else "–",
-        "–" if row.gpu_load is None else f"{row.gpu_load}%",
-        "–" if row.cpu is None else f"{row.cpu:.0f}%",
-        size(row.rss),
-        duration(row.seconds),
-        row.command,
+        label,
+        str(process.pid),
+        process.user or "–",
+        f"{size(process.bytes)}{share}" if process.bytes else "–",
+        "–" if process.load is None else f"{process.load}%",
+        "–" if process.cpu is None else f"{process.cpu:.0f}%",
+        size(process.rss),
+        duration(process.seconds),
+        process.command or process.name,
     )
-    return TableRow(f"{row.gpu} {row.pid}", tuple((text, "") for text in cells))
+    return TableRow(f"{label} {process.pid}", tuple((text, "") for text in cells))
 
 
 DEVICE_COLUMNS = (Column("device", 8), Column("memory", 13), Column("load"), Column("run"), Column("others"))
@@ -123,7 +114,6 @@ DEVICE_TEXTS = {
     "cpu:2": "half of the CPU",
 }
 MAX_LINES = 100
-REFRESH_SECONDS = 1.0
 
 
 class DevicesScreen(Dialog[str]):

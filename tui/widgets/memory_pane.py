@@ -20,7 +20,7 @@ from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import ScrolledRows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
-    from tui.live.machine import GpuSample, MachineSample, OtherProcess
+    from tui.live.machine import GpuSample, MachineSample, ProcessSample
     from tui.live.run_state import ExpectedPeak
 
 MINUTES = 10
@@ -353,7 +353,7 @@ class MemoryView:
             yield Content.styled(text, MUTED)
 
 
-def _who(process: OtherProcess, names: Mapping[int, str] | None) -> str:
+def _who(process: ProcessSample, names: Mapping[int, str] | None) -> str:
     """`ann vllm`: user and name of a process, the run's where it is one of ftbench's."""
     what = (names or {}).get(process.pid) or process.name
     return visible(f"{process.user} {what}".strip(), 28)

@@ -34,13 +34,13 @@ from dataclasses import asdict
 from pathlib import Path
 from engine.hardware import nvml
 from tui.live.run_state import ExpectedPeak
-from tui.live.machine import MachineSampler, WatchedProcess
+from tui.live.machine import MachineSampler, SampleRequest, WatchedProcess
 from tui.widgets.memory_pane import MemoryView
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
 eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
 for text in sys.argv[4:]:
     scenario.write_text(text)
-    sample = eyes.look(worker)
+    sample = eyes.look(SampleRequest(worker))
     view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), next_gpu="0", live=True, device_key="D")
     lines = [view.title, view.load, view.note, *(line.plain for line in view.lines(100, 0))]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
@@ -125,6 +125,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     unseen = "a process of another user or container"
     assert (other["pid"], other["name"], other["bytes"]) == (999999999, unseen, None)
     assert first["own"]["pid"] == 4242 and first["others"][0]["user"] and first["others"][0]["seconds"] > 0
+    assert first["others"][0]["rss"] > 0 and "python" in first["others"][0]["command"]
     assert look.lines[:2] == ["VRAM", f"2 GPUs: {first['name']}"]
     lines = [line for line in look.lines if "/80" in line]
     assert (

@@ -82,7 +82,7 @@ def test_memory_of_runs_is_not_counted_as_used_by_others(tmp_path: Path, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     processes = {70001: 20 * GIB, 70002: 4 * GIB, 70003: GIB}  # of 30 GiB in use
     monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes=processes))
-    request = SampleRequest(WatchedProcess(4242, 70001), frozenset({70002}))
+    request = SampleRequest(WatchedProcess(4242, 70001), {70002: "run"})
     for namespace, used, others in ((INITIAL, 6, [70003]), ("pid:[4026532999]", 10, [70002, 70003])):
         (link := tmp_path / namespace).symlink_to(namespace)
         monkeypatch.setattr("engine.hardware.nvml.NAMESPACE", link)
@@ -101,7 +101,7 @@ def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyP
     unresponsive = nvml()
     unresponsive._library = OneLost()
     monkeypatch.setattr("tui.live.machine.Nvml", lambda: unresponsive)
-    sample = MachineSampler().look(WatchedProcess())
+    sample = MachineSampler().look(SampleRequest())
     assert sample.visible == 1 and local_budget(unresponsive).name == "NVIDIA A100-SXM4-80GB"
 
 

@@ -17,7 +17,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.usage import ModelAccount, WeightGroup
-from tui.live.machine import OtherProcess
+from tui.live.machine import ProcessSample
 from tui.preview.launch_context import DataCheck, LaunchContext, WeightsCheck
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_estimate import disk_space, method_estimate
@@ -196,12 +196,12 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
-    launch = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
+    launch = preview(tmp_path, foreign=(ProcessSample(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert launch.queue.startswith("waits for first ") and figures(launch.queue) == ["1"]
     assert "process 4711" in said(launch) and "3.00 GiB" in said(launch)
     alone = preview(tmp_path).queue
     assert alone.startswith("at once") and "the device" in alone and figures(alone) == []
-    shared = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
+    shared = preview(tmp_path, foreign=(ProcessSample(4711, "python", 3 * GIB),))
     assert shared.queue.startswith(alone) and figures(shared.queue) == ["1"]
     one_of_two = preview(tmp_path, turns=places[:1], devices=2)
     assert one_of_two.queue.startswith("at once") and "a device" in one_of_two.queue

@@ -14,13 +14,13 @@ from engine.config.catalog import pulled_folder
 from engine.hardware.cpu import usable_cpus
 from engine.memory.formula.memory_budget import local_budget, system_memory
 from tui.app import Workbench
-from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess
+from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
 from tui.widgets.selection_pane import MethodList, PresetList
 
 GIB = 1 << 30
 
 
-def machine(total: int, others: tuple[OtherProcess, ...] = (), used: int = 0) -> MachineSample:
+def machine(total: int, others: tuple[ProcessSample, ...] = (), used: int = 0) -> MachineSample:
     """A machine with one GPU."""
     gpu = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
     return MachineSample((gpu,), "", 64 * GIB, 8 * GIB)
@@ -58,7 +58,7 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: P
         assert chosen
         length = chosen.config.train.max_length
         assert str(app.bench.query_one(MethodList).border_subtitle).endswith(f"%, {length}-token rows")
-        await look(app, pilot, machine(79 * GIB, (OtherProcess(7, "somebody", 70 * GIB),), 70 * GIB))
+        await look(app, pilot, machine(79 * GIB, (ProcessSample(7, "somebody", 70 * GIB),), 70 * GIB))
         assert "does not fit" in methods(app)[1]
         await look(app, pilot, machine(12 * GIB))
         assert "does not fit" in methods(app)[1]

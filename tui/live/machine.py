@@ -14,6 +14,7 @@ from msgspec import structs
 from textual.message import Message
 
 from engine.config.errors import UserError
+from engine.config.text import without_credentials
 from engine.hardware.devices import THE_CPU, SelectedDevice, select_devices
 from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, NvmlGpu, gpu_label, pids_are_local
 from engine.memory.formula.memory_budget import MemoryBudget, device_budget, slot_budget, smallest_gpu, system_memory
@@ -290,7 +291,9 @@ class MachineSampler:
                     seconds=max(0.0, time.time() - process.create_time()),
                     cpu=process.cpu_percent(None),
                     rss=process.memory_info().rss,
-                    command=request.workers.get(pid) or " ".join(process.cmdline()) or process.name(),
+                    command=request.workers.get(pid)
+                    or without_credentials(" ".join(process.cmdline()))
+                    or process.name(),
                 )
         except psutil.Error:
             return None

@@ -277,7 +277,7 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
             ExportScreen([]),
             JumpScreen({"d": "data"}),
             SuggestionScreen("a.csv", Preview(columns=[{"name": "a"}])),
-            DevicesScreen(["auto"], "auto", app.bench.machine),
+            DevicesScreen("auto", app.bench.machine),
         )
         for screen in opened_last:
             await app.push_screen(screen)

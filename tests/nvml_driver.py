@@ -24,6 +24,8 @@ class Driver:
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        if number > 1:
+            raise self.NVMLError
         return number
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:

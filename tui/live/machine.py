@@ -15,7 +15,7 @@ from textual.message import Message
 
 from engine.config.errors import UserError
 from engine.config.text import without_credentials
-from engine.hardware.devices import THE_CPU, SelectedDevice, select_devices
+from engine.hardware.devices import MIG, THE_CPU, SelectedDevice, select_devices
 from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, NvmlGpu, gpu_label, pids_are_local
 from engine.memory.formula.memory_budget import MemoryBudget, device_budget, slot_budget, smallest_gpu, system_memory
 
@@ -72,9 +72,14 @@ class GpuSample:
         return gpu_label(self.index, self.instance)
 
     @property
+    def device(self) -> str | None:
+        """The value of `hardware.device` that selects it: its index, or the UUID of a MIG instance, which has none."""
+        return self.uuid if self.instance is not None or (self.uuid or "").startswith(MIG) else str(self.index)
+
+    @property
     def queues(self) -> set[str]:
         """The names that its queue can have: of a run that knows its UUID, and of one that does not."""
-        return {name for name in (self.uuid, str(self.index) if self.instance is None else None) if name}
+        return {name for name in (self.uuid, self.device) if name}
 
     @property
     def processes(self) -> tuple[ProcessSample, ...]:

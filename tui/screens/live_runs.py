@@ -149,17 +149,13 @@ class MachineContext:
         return self.next_device.label if self.next_device else None
 
     def devices(self) -> dict[str, GpuSample | None]:
-        """The values of `hardware.device` that exist here, each with its GPU, if it is a single one.
-
-        They are auto, each GPU by its index, each MIG instance by its UUID (CUDA knows no index of it), all of several,
-        cpu, and halves of it for the runs of a ladder.
+        """The values of `hardware.device` that exist here, each with its GPU, if it is a single one: auto, each GPU and
+        MIG instance, all of several, cpu, and halves of it for the runs of a ladder.
         """
         sample = self.sample
         auto = sample.gpus[sample.visible] if sample and sample.gpus and sample.visible is not None else None
         devices: dict[str, GpuSample | None] = {"auto": auto}
-        for gpu in sample.gpus if sample else ():
-            if name := str(gpu.index) if gpu.instance is None else gpu.uuid:
-                devices[name] = gpu
+        devices |= {gpu.device: gpu for gpu in (sample.gpus if sample else ()) if gpu.device}
         others = ["all"] if len(devices) > 2 else []
         others += ["cpu", *(["cpu:2"] if len(usable_cpus()) > 1 else [])]
         return devices | dict.fromkeys(others)

@@ -346,7 +346,7 @@ def subclasses(kind: type[Screen[Any]]) -> Iterator[type[Screen[Any]]]:
 
 def _import_screens() -> None:
     """Import the other screens, and read what settings mean, before their keys are pressed: it takes up to 0.2 s."""
-    for name in ("runs", "launching", "presets", "configuration", "models", "charts", "ladder", "processes", "picker"):
+    for name in ("runs", "launching", "presets", "configuration", "models", "charts", "ladder", "processes", "adding"):
         importlib.import_module(f"tui.screens.{name}")
     importlib.import_module("tui.palette")
     importlib.import_module("engine.config.settings").setting_specs()

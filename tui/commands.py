@@ -204,13 +204,6 @@ INSPECTOR = (
     Command("inspector.parts", "b", "parts", "tokens", "Show or hide token separators."),
 )
 
-PICKER = (
-    Command("picker.back", "escape", "back", "back", "Return without selecting a set."),
-    Command("picker.open", "enter", "open", "open", "Open the folder, or select the file or Hub id."),
-    Command("picker.erase", "backspace", "erase", "up", "Delete the last character, or go up a folder."),
-    Command("picker.hidden", "ctrl+t", "hidden", "hidden", "Show or hide hidden files (names that start with a dot)."),
-)
-
 PRESETS = (
     Command("presets.back", "escape,q,P", "back", "back", "Return to the bench."),
     Command("presets.select", "enter", "select", "select", "Select the preset."),
@@ -274,7 +267,6 @@ GROUPS = (
     ("devices", "Devices", DEVICES),
     ("data", "Data list", DATA),
     ("inspector", "Data inspector", INSPECTOR),
-    ("picker", "File picker", PICKER),
     ("presets", "Presets", PRESETS),
     ("runs", "Runs", RUNS),
     ("ladder", "Ladder", LADDER),
@@ -302,7 +294,7 @@ MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\", "colon": ":"}
 """Textual's name of a key -> its character."""
 
-WHILE_TYPING = ("try.back", *(command.id for command in TABLES["picker"]))
+WHILE_TYPING = ("try.back",)
 """Commands that work while an input line has the focus, which takes characters as text."""
 
 FIRST_PRESET = "preset.1"

@@ -371,7 +371,7 @@ SCENES = {
     "models": Scene("ModelsScreen", ("i",)),
     "charts": Scene("ChartsScreen", ("r", "enter", "c", "b", "b", "left", "left")),
     "processes": Scene("ProcessesScreen", ("M",), machine=PROCESSES),
-    "picker": Scene("PickerScreen", ("d", "a"), unclear_columns),
+    "bench-add": Scene("BenchScreen", ("d", "a", "m"), unclear_columns),
     "inspector": Scene("InspectorScreen", ("d", "enter"), same_text=False),
     "inspector-report": Scene("InspectorScreen", ("d", "enter", "v"), same_text=False),
     "runs": Scene("RunsScreen", ("r",)),

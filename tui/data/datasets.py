@@ -1,17 +1,19 @@
-"""The list of datasets on the bench, each as a line of text, and what the file picker shows of a folder."""
+"""The list of datasets on the bench, each as a line of text, and the dataset that a typed text is."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.cells import cell_len
 from textual.content import Content
 
-from engine.config.files import is_data_file, is_hub_id
-from engine.config.quantities import count, size
+from engine.config.errors import UserError
+from engine.config.files import READABLE, expanded, is_data_file, is_hub_id, working_directory
+from engine.config.quantities import count
 from engine.config.text import visible
 from engine.runs.run.usage import ColumnUse, summarize_columns
 from tui.data.preview import Preview
@@ -21,8 +23,6 @@ from tui.selection import MARK
 
 MAX_FILES = 200
 """Maximum number of files listed of the working directory."""
-MAX_ENTRIES = 500
-"""Maximum number of entries displayed; typing filters them."""
 ON_THE_HUB = Preview(note="on the Hub: not checked, because that requires network access")
 NOT_TEXT = "file name is not valid UTF-8: rename the file"
 FORMATS = {"messages": "chat", "prompt-completion": "prompt", "sharegpt": "share"}
@@ -55,7 +55,7 @@ def is_utf8(data: str) -> bool:
 def list_datasets(chosen: str) -> list[DataSet]:
     """Embedded datasets, the working directory and its files, recent datasets; `chosen` is always included.
 
-    .txt files are not listed, since most are no data; they can be selected by path or in the file picker.
+    .txt files are not listed, since most are no data; they can be added by their path.
     """
     sets = [DataSet(name, name) for name in EMBEDDED]
     with contextlib.suppress(OSError):  # missing or unreadable: list nothing
@@ -142,85 +142,19 @@ def detail(dataset: DataSet, preview: Preview | None) -> str:
     return "; ".join([*problems, f"{rows} rows", *([used] if used else [preview.why])])
 
 
-@dataclass(frozen=True)
-class FolderEntry:
-    """One entry of the picker."""
-
-    kind: str
-    """up, select (this folder as one dataset), folder, file or hub."""
-    name: str
-    target: str
-    """The path, or the Hub id."""
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class FolderView:
-    """Content of a folder; `error` is the reason where it cannot be read."""
-
-    path: Path
-    folders: tuple[str, ...] = ()
-    files: tuple[tuple[str, int | None], ...] = ()
-    """(name, bytes) of the data files."""
-    others: int = 0
-    """Number of files in unsupported formats."""
-    error: str = ""
-
-
-def read_folder(path: Path) -> FolderView:
-    """Read folders and data files, sorted by name. File system errors are returned in `error`."""
-    folders: list[str] = []
-    files: list[tuple[str, int | None]] = []
-    others = 0
+def typed_dataset(text: str) -> str:
+    """The id of a dataset that a user typed: an absolute path, or a Hub id. Raises UserError if it is neither."""
+    path = expanded(text)
+    if not path.is_absolute():
+        path = working_directory() / path
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if is_folder(entry):
-                    folders.append(entry.name)
-                elif is_data_file(entry.name):
-                    files.append((entry.name, _bytes(entry)))
-                else:
-                    others += 1
-    except OSError as error:
-        return FolderView(path, error=f"cannot read the folder {path} ({error.strerror})")
-    return FolderView(path, tuple(sorted(folders)), tuple(sorted(files)), others)
-
-
-def _bytes(entry: os.DirEntry[str]) -> int | None:
-    with contextlib.suppress(OSError):
-        return entry.stat().st_size
-    return None
-
-
-def resolve_typed_path(text: str, here: Path) -> tuple[Path, str]:
-    """The folder that a typed path refers to, relative to `here`, and the prefix of a name to look for in it."""
-    if text in ("~", ".", ".."):
-        text += "/"
-    head, slash, word = text.rpartition("/")
-    if not slash:
-        return here, text
-    try:
-        folder = Path(f"{head}/").expanduser()
-    except RuntimeError:  # ~user for an unknown user
-        folder = Path(f"{head}/")
-    return Path(os.path.normpath(here / folder)), word
-
-
-def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
-    """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
-    lines = [FolderEntry("folder", f"{name}/", str(view.path / name)) for name in view.folders]
-    lines += [FolderEntry("file", name, str(view.path / name), size(count)) for name, count in view.files]
-    if not hidden and not word.startswith("."):
-        lines = [line for line in lines if not line.name.startswith(".")]
-    lower = word.lower()
-    paths = [line for line in lines if line.name.lower().startswith(lower)]
-    paths += [line for line in lines if line not in paths and lower in line.name.lower()]
-    if DataSet(typed, typed).on_the_hub:
-        paths.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
-    if word or view.error:
-        return paths[:MAX_ENTRIES]
-    top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]
-    if len(view.files) > 1:
-        names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
-        top.insert(0, FolderEntry("select", "./", str(view.path), f"this folder as one dataset: {names}"))
-    return [*top, *paths][:MAX_ENTRIES]
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        if is_hub_id(text) and not is_data_file(text):
+            return text
+        problem = f"cannot read the file or folder ({getattr(error, 'strerror', None) or error})"
+        hint = "check the path; Hub ids have the form owner/name"
+        raise UserError(problem, visible(text), hint, code="data.not_found") from error
+    if not is_directory and not is_data_file(path):
+        raise UserError("unsupported file type", visible(path.name), f"use {READABLE}", code="data.file_type")
+    return os.path.normpath(path)

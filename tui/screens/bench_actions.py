@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -10,7 +9,6 @@ from textual.binding import BindingType
 from textual.widget import Widget
 
 from engine.config.errors import UserError
-from engine.config.files import working_directory
 from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.base import RunActions
@@ -220,8 +218,7 @@ class BenchScreen(BenchView, RunActions[None]):
             return
         self.log_pane.find("")
         self.log_pane.filter("")
-        for line in self.query("ValueInput"):
-            line.remove()
+        self.query("#word").remove()
 
     def action_zoom(self) -> None:
         if self.maximized is not None:
@@ -259,12 +256,12 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.screens.table_screen import ValueInput
 
         log = self.log_pane
-        if not self.query(ValueInput):
+        if not self.query("#word"):
             await self.mount(ValueInput(log.focus, id="word"), before="#next")
             self.redraw()
         text, take = (log.filter_word, log.filter) if purpose == "filter" else (log.find_word, log.find)
         typed = log.filter if purpose == "filter" else None
-        self.query_one(ValueInput).ask(text, WORD_PLACEHOLDERS[purpose], take, typed, escape="")
+        self.query_one("#word", ValueInput).ask(text, WORD_PLACEHOLDERS[purpose], take, typed, escape="")
 
     def action_pane(self, name: str, what: str) -> None:
         """Call the method `action_WHAT` of a pane."""
@@ -328,16 +325,22 @@ class BenchScreen(BenchView, RunActions[None]):
             effective = self.selection_pane.selection.with_data(data).effective()
             self.app.push_screen(InspectorScreen(effective), answered)
 
-    def action_add_data(self) -> None:
-        from tui.screens.picker import PickerScreen
+    async def action_add_data(self) -> None:
+        """Ask for a path or a Hub id; the input is created when it is first needed."""
+        from tui.screens.adding import PathInput
 
-        try:
-            folder = working_directory()
-        except UserError:
-            folder = Path.home()
+        if not self.query(PathInput):
+            await self.mount(PathInput(self.query_one("#data").focus), before="#next")
+        self.query_one(PathInput).open(self._add_data)
 
-        def answered(data: str | None) -> None:
-            if data is not None:
-                self.selection_pane.select_data(data)
+    def _add_data(self, text: str) -> bool:
+        """Select the dataset that was typed; False for a text that is none, with a notification."""
+        from tui.data.datasets import typed_dataset
 
-        self.app.push_screen(PickerScreen(folder), answered)
+        if text.strip():
+            try:
+                self.selection_pane.select_data(typed_dataset(text.strip()))
+            except UserError as error:
+                self.tell(error.line, severity="error")
+                return False
+        return True

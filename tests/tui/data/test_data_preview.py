@@ -1,7 +1,8 @@
-"""Data list, inspector and file picker, without an app."""
+"""Data list, inspector and typed paths, without an app."""
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -10,14 +11,16 @@ from pathlib import Path
 import pytest
 from hostile import MARK, STRINGS
 
+from engine.config.errors import UserError
 from engine.config.files import is_hub_id
 from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts import Histogram, draw_histogram
 from tui.data import recent
-from tui.data.datasets import DataSet, detail, entries, line, list_datasets, read_folder, resolve_typed_path
+from tui.data.datasets import DataSet, detail, line, list_datasets, typed_dataset
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
 from tui.data.preview import MAX_BYTES, Preview, PreviewCache, request_preview, signature
+from tui.screens.adding import continuations
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 
@@ -236,39 +239,39 @@ def test_hostile_tokens_are_literal_text(hostile: str) -> None:
     assert not any(character != "\n" and not character.isprintable() for character in shown)
 
 
-def test_typed_paths_are_split_into_folder_and_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert resolve_typed_path("ti", Path("/a")) == (Path("/a"), "ti")
-    assert resolve_typed_path("/x/ti", Path("/a")) == (Path("/x"), "ti")
-    assert resolve_typed_path("/ti", Path("/a")) == (Path("/"), "ti")
-    assert resolve_typed_path("~/b/", Path("/a")) == (Path("/home/me/b"), "")
-    assert resolve_typed_path("~", Path("/a")) == (Path("/home/me"), "")
-    assert resolve_typed_path("../b/c", Path("/a/x")) == (Path("/a/b"), "c")
-    assert resolve_typed_path("~nobody-of-that-name/x", Path("/a"))[1] == "x"
-
-
-def test_a_folder_shows_folders_data_files_and_itself(here: Path) -> None:
+def test_a_path_is_continued_to_folders_and_data_files(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
     for name in ("sub", ".hidden"):
         (here / name).mkdir()
-    for name in ("train.jsonl", "test.jsonl", "notes.md", ".secret.jsonl"):
+    for name in ("train.jsonl", "test.jsonl", "notes.md", ".secret.jsonl", "sub/rows.csv", "t\x1b.csv"):
         (here / name).write_text(PAIR)
-    view = read_folder(here)
-    assert view.others == 1
-    shown = [(entry.kind, entry.name) for entry in entries(view, "", False, "")]
-    files = [("file", "test.jsonl"), ("file", "train.jsonl")]
-    assert shown == [("select", "./"), ("up", "../"), ("folder", "sub/"), *files]
-    assert [entry.name for entry in entries(view, "", True, "")][2] == ".hidden/"
-    assert [entry.name for entry in entries(view, ".s", False, ".s")] == [".secret.jsonl"]
-    assert [entry.name for entry in entries(view, "r", False, "r")] == ["train.jsonl"]
-    assert [(entry.kind, entry.target) for entry in entries(view, "name", False, "owner/name")] == [
-        ("hub", "owner/name")
-    ]
+
+    def of(text: str) -> list[str]:
+        return asyncio.run(continuations(text))
+
+    assert of("") == ["sub/", "test.jsonl", "train.jsonl"]
+    assert of("t") == ["test.jsonl", "train.jsonl"] and of("no") == []
+    assert of(".") == ["./"] and of("./.") == ["./.hidden/", "./.secret.jsonl"]
+    assert of("~") == ["~/"] and of("~/s") == ["~/sub/"]
+    assert of(f"{here}/sub/") == [f"{here}/sub/rows.csv"] and of("sub/../s") == ["sub/../sub/"]
+    for unreadable in ("gone/", "train.jsonl/", "~nobody-of-that-name/"):
+        with pytest.raises(UserError):
+            of(unreadable)
 
 
-def test_an_unreadable_folder_has_an_error(tmp_path: Path) -> None:
-    assert "No such file" in read_folder(tmp_path / "gone").error
-    (tmp_path / "file").write_text("")
-    assert "Not a directory" in read_folder(tmp_path / "file").error
+def test_a_typed_dataset_is_an_absolute_path_or_a_hub_id(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    (here / "owner").mkdir()
+    (here / "owner" / "train.jsonl").write_text(PAIR)
+    (here / "notes.md").write_text("")
+    file = str(here / "owner" / "train.jsonl")
+    assert [typed_dataset(text) for text in (file, "~/owner/train.jsonl", "owner/../owner/train.jsonl")] == [file] * 3
+    assert typed_dataset("owner/") == str(here / "owner") and typed_dataset("owner/name") == "owner/name"
+    bad = {"notes.md": "data.file_type", "owner/gone.jsonl": "data.not_found", "x\0y": "data.not_found"}
+    for text, code in (bad | {"~nobody-of-that-name/x": "file.unknown_user"}).items():
+        with pytest.raises(UserError) as refused:
+            typed_dataset(text)
+        assert refused.value.code == code
 
 
 def test_lone_surrogates_in_rows_are_counted_or_reported(tmp_path: Path) -> None:

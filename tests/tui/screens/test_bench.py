@@ -24,7 +24,6 @@ from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
 from tui.screens.models import ModelsScreen
-from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.processes import DevicesScreen, ProcessesScreen
 from tui.screens.rating import RatingScreen
@@ -47,7 +46,6 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "processes": ProcessesScreen,
         "data": DataList,
         "inspector": InspectorScreen,
-        "picker": PickerScreen,
         "presets": PresetsScreen,
         "runs": RunsScreen,
         "ladder": LadderScreen,

@@ -97,8 +97,7 @@ def test_conflicting_keys_are_reported() -> None:
 
 def test_a_key_that_an_input_line_takes_as_text_is_reported() -> None:
     for keys in ("q", "space", "a, question_mark", "slash", "minus"):
-        for command in ("try.back", "picker.back", "picker.hidden"):
-            assert any(command in line and "[keys.text]" in line for line in key_conflicts({command: keys})), command
+        assert any("try.back" in line and "[keys.text]" in line for line in key_conflicts({"try.back": keys})), keys
     assert not [line for line in key_conflicts({"try.back": "ctrl+x, b", "bench.stop": "X"}) if "[keys.text]" in line]
 
 

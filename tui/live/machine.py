@@ -171,7 +171,7 @@ class MachineSampler:
         self.nvml = Nvml()
         self.gpus = self.nvml.devices()
         self._processes: dict[int, psutil.Process] = {}
-        self._found: dict[int | str, tuple[list[SelectedDevice], int | None]] = {}
+        self._selected: dict[int | str, tuple[list[SelectedDevice], int | None]] = {}
         _, self.visible = self._find("auto")
         psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
@@ -233,14 +233,14 @@ class MachineSampler:
 
         The CPU where there is no such device, which a launch reports.
         """
-        if device not in self._found:
+        if device not in self._selected:
             try:
                 devices = select_devices(device, self.nvml)
             except UserError:
                 devices = [THE_CPU]
             gpu = smallest_gpu(devices)
-            self._found[device] = devices, None if gpu is None else self._position(gpu)
-        return self._found[device]
+            self._selected[device] = devices, None if gpu is None else self._position(gpu)
+        return self._selected[device]
 
     def _position(self, gpu: NvmlGpu) -> int:
         """Position of a GPU in `gpus`. A MIG instance of a GPU that NVML does not list is added."""

@@ -78,7 +78,7 @@ class ProcessesScreen(BaseScreen[None]):
         if sample is not None:
             processes += [(process, gpu) for gpu in sample.gpus for process in gpu.processes]
             processes += [(worker, None) for worker in sample.workers]
-        processes.sort(key=lambda found: key(found[0]), reverse=True)
+        processes.sort(key=lambda row: key(row[0]), reverse=True)
         self.query_one(Table).show_rows([table_row(process, gpu) for process, gpu in processes])
         count = f"{len(processes)} process{'' if len(processes) == 1 else 'es'}"
         self.set_text("title", f"{count} on GPUs and of ftbench, sorted by {name}")

@@ -43,7 +43,7 @@ def test_a_path_is_completed_as_a_shell_does(here: Path, size: tuple[int, int]) 
         await wait_for(pilot, lambda: typed(app)._suggestion.endswith("/train.jsonl"))
         await pilot.press("right", "enter")
         assert chosen(app) == str(target) and data(app).has_focus and not typed(app).display
-        assert any(one.label == "er/train.jsonl" for one in data(app).sets)
+        assert any(dataset.label == "er/train.jsonl" for dataset in data(app).sets)
 
     play(story, size)
 

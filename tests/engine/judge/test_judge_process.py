@@ -19,6 +19,8 @@ from planted_judge import noisy, perfect, plant_answers, plant_model, planted, s
 from served_model import served
 
 from engine.assets import tiny_folder
+from engine.config.errors import RunFailed
+from engine.judge.judges import Question
 from engine.judge.judging import prepare
 from engine.ladder.report.page import escape_inline
 from engine.ladder.report.record import preference_tables
@@ -26,6 +28,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import JudgeDir, judges, with_preferences
 from engine.runs.queue import device_queue, locks
+from engine.runs.stopping import StopRequested
 
 PAIR = ("--pair", "full,base")
 Found = TypeVar("Found")
@@ -251,3 +254,37 @@ def test_a_prompt_that_is_too_long_for_the_model_is_no_verdict(ladder: LadderDir
     assert (state["status"], state["check"]["unreadable"], state["done"]) == ("finished", 1.0, 8)
     (judge,) = judges(ladder)
     assert b"more than the model's 256 positions" in judge.verdicts_file.read_bytes()
+
+
+def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.evaluation.decode import Decoder
+    from engine.judge.local_judge import LocalJudge
+
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16), print)
+    questions = [Question(str(number), f"Which one? {number}") for number in range(6)]
+    run = Decoder.run
+    fits, tried = 2, list[int]()
+
+    def limited(decoder: Decoder, batch: int, progress: Callable[[int], None]) -> dict[int, list[int]]:
+        tried.append(batch)
+        if batch > fits:
+            raise MemoryError
+        return run(decoder, batch, progress)
+
+    monkeypatch.setattr(Decoder, "run", limited)
+    replies = {question.key: answer for question, answer in judge.answers(questions, lambda: None)}
+    assert tried == [4, 2, 2] and replies.keys() == {question.key for question in questions}
+    assert {getattr(answer, "text", "") for answer in replies.values()} == {"Verdict: A"}
+
+    def stop() -> None:
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        list(judge.answers(questions, stop))
+    fits = 0
+    with pytest.raises(RunFailed) as raised:
+        list(judge.answers(questions, lambda: None))
+    assert raised.value.code == "judge.out_of_memory"

@@ -218,6 +218,8 @@ class Judging:
     """When the first question was asked, by the monotonic clock."""
     saved: float = 0.0
     """When the state was written last."""
+    reached: str = ""
+    """The limit of tokens or of the cost at which it stops, '' before."""
     refused: bool = False
     """Whether it failed because of invalid input, such as a wrong key."""
 
@@ -278,6 +280,8 @@ class Judging:
                 self.state.prompt_tokens += verdict.prompt_tokens
                 self.state.completion_tokens += verdict.completion_tokens
                 self._price()
+        if self.reached:
+            raise StopRequested(self.reached)
 
     def _check(self) -> None:
         """Raises StopRequested after a stop request; writes the state from time to time."""
@@ -286,23 +290,26 @@ class Judging:
             self._save()
 
     def _within_limits(self, questions: Iterable[Question]) -> Iterator[Question]:
-        """The questions, as the judge takes them. Raises StopRequested before one that could exceed a limit."""
+        """The questions, as the judge takes them, until one could exceed a limit; those under way are answered."""
         self.began = time.monotonic()
         for question in questions:
-            self._check_limits(question)
+            self.reached = self._limit_reached_by(question)
+            if self.reached:
+                return
             self.under_way += 1
             yield question
 
-    def _check_limits(self, question: Question) -> None:
-        """Raises StopRequested before a request that could exceed a limit."""
+    def _limit_reached_by(self, question: Question) -> str:
+        """Which limit one more request could exceed, '' if none."""
         plan, state, requests = self.plan, self.state, self.under_way + 1
         pending = requests * (question.tokens + plan.answer_tokens)
         if plan.token_limit is not None and state.prompt_tokens + state.completion_tokens + pending > plan.token_limit:
-            raise StopRequested(f"the limit of {plan.token_limit:,} tokens is reached")
+            return f"the limit of {plan.token_limit:,} tokens is reached"
         if plan.cost_limit is not None and plan.price is not None:
             more = token_cost(plan.price, question.tokens, plan.answer_tokens) * requests
             if (state.cost or 0.0) + more > plan.cost_limit:
-                raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
+                return f"the limit of {plan.cost_limit:g} for the cost is reached"
+        return ""
 
     def _price(self) -> None:
         if self.plan.price is not None:

@@ -244,9 +244,17 @@ def test_limits_stop_the_judge_before_they_are_exceeded(ladder: LadderDir) -> No
     state = judged_by(ladder, perfect, token_limit=20_000, answer_tokens=64)
     assert state.status == "stopped"
     assert 10_000 < state.prompt_tokens + state.completion_tokens <= 20_000
+    assert "20,000" in state.reason
     state = judged_by(ladder, perfect, cost_limit=0.05, price=(2.0, 10.0), answer_tokens=64)
     assert state.status == "stopped"
     assert state.cost is not None and 0.02 < state.cost <= 0.05
+
+
+def test_every_answer_that_was_paid_before_a_limit_is_kept(ladder: LadderDir) -> None:
+    with planted(perfect) as server:
+        state = judged(ladder, server.name, token_limit=20_000, answer_tokens=64, concurrency=8)
+        assert state.status == "stopped"
+        assert state.done == len(server.requests) - 1  # one request is the check
 
 
 def test_what_a_judge_takes_is_known_before_it_starts(ladder: LadderDir) -> None:

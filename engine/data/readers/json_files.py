@@ -1,12 +1,11 @@
-"""Read JSON files: JSON lines are streamed; a single JSON value is kept as bytes and decoded row by row.
+"""Read JSON files: lines are streamed, the items of an array are decoded one by one, an object is decoded at once.
 
 A value that is not a flat object may be one, too: a list of messages, a [prompt, answer] pair, an article of SQuAD.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +46,10 @@ def read_lines(path: Path, name: str) -> Iterator[RawRow]:
             if not text:
                 continue
             values = parsed(text, where)
-        else:
-            if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and is_deeper(values, DEPTH_LIMIT):
-                raise too_deep(where)
         count += 1
         if count > MAX_ROWS:
             raise too_many_rows(name)
-        if type(values) is dict and NESTED not in values:
-            yield RawRow(values, where)  # the length of a line is limited
-        else:
-            yield from rows_of(values, where)
+        yield from _rows(values, line, where)
 
 
 def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
@@ -65,39 +58,26 @@ def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
     if not content:
         raise no_rows(name)
     if content[:1] == b"[":
-        yield from _array(content, content, name, f"{name} item", notes)
+        yield from _array(content, name, notes)
         return
-    members = _members(content)
-    if members is None:
-        if _is_lines(content, name):
-            notes.add(f"{name}: contains JSON lines, read as .jsonl")
-            yield from read_lines(path, name)
-        else:
-            yield from _decoded_rows(content, name)
-        return
-    # An object: its rows are decoded as late as possible.
-    firsts = {key: first for key, item in members.items() if (first := _first(item)) is not None}
-    arrays = [key for key, first in firsts.items() if isinstance(first, dict)]
-    if len(firsts) == 1:  # the only candidate, so rows may be arrays as well
-        arrays = [key for key, first in firsts.items() if isinstance(first, dict | list)]
-    if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
-        yield from _array(members[arrays[0]], content, name, f"{name} item")
-    elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
-        problem = f"several arrays of rows ({', '.join(arrays[:8])})"
-        hint = "name them train, validation and test, or write each to a separate file"
-        raise UserError(problem, name, hint, code="data.several_arrays")
+    try:
+        value = _value(content, name)
+    except UserError as error:
+        if content[:1] != b"{" or getattr(error.__cause__, "msg", "") != "Extra data":
+            raise
+        notes.add(f"{name}: contains JSON lines, read as .jsonl")
+        yield from read_lines(path, name)
     else:
-        yield from _decoded_rows(content, name)
+        yield from _numbered(_rows_in(value, name), name, f"{name} item")
 
 
 def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
     """The rows of the array under one key of a JSON object of splits."""
-    content = whole(path, name)
-    members = _members(content)
-    if members is None or key not in members:
+    value = _value(whole(path, name), name)
+    if not isinstance(value, dict) or not isinstance(value.get(key), list):
         hint = "run the command again"
         raise UserError("the file changed while it was read", name, hint, code="data.changed")
-    yield from _array(members[key], content, name, f"{name} {key} item")
+    yield from _numbered(value[key], name, f"{name} {key} item")
 
 
 def array_keys(path: Path, name: str) -> list[str]:
@@ -105,100 +85,97 @@ def array_keys(path: Path, name: str) -> list[str]:
     content = whole(path, name)
     if content.lstrip()[:1] != b"{":
         return []
-    return [key for key, item in (_members(content) or {}).items() if isinstance(_first(item), dict | list)]
-
-
-def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
-    """Undecoded values of a JSON object by key; None if the content is not a single valid object."""
     try:
-        return msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-    except _INVALID:
-        return None
+        value = _value(content, name)
+    except UserError:  # JSON lines, or invalid, as `read_json` will say
+        return []
+    return [key for key, items in _arrays(value).items() if isinstance(items[0], dict | list)]
 
 
-def _first(array: msgspec.Raw) -> Any:
-    """The first value of an undecoded JSON array; None for anything else."""
-    if bytes(memoryview(array)[:1]) != b"[":
-        return None
+def _arrays(value: dict[str, Any]) -> dict[str, list[Any]]:
+    """The arrays in an object that are not empty and do not start with null."""
+    return {key: item for key, item in value.items() if isinstance(item, list) and item and item[0] is not None}
+
+
+def _rows_in(value: Any, name: str) -> list[Any]:
+    """What the rows of an object are: itself (a conversation, an article with nested questions), the items of its only
+    array of rows, those of its columns, or its values (rows by id). Raises UserError if it has none.
+    """
+    hint = "write an array of objects"
+    if not isinstance(value, dict):
+        raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
+    arrays, members = _arrays(value), list(value.values())
+    is_row = NESTED in value or any(_is_message(items[0]) for items in arrays.values())
+    if is_row and any(isinstance(item, list) for item in members):
+        return [value]
+    row_types = (dict, list) if len(arrays) == 1 else (dict,)  # rows of the only array may be arrays as well
+    keys = [key for key, items in arrays.items() if isinstance(items[0], row_types)]
+    if len(keys) == 1:
+        return arrays[keys[0]]
+    if keys:
+        problem = f"several arrays of rows ({', '.join(keys[:8])})"
+        hint = "name them train, validation and test, or write each to a separate file"
+        raise UserError(problem, name, hint, code="data.several_arrays")
+    if len(members) > 1 and all(isinstance(item, list) for item in members):
+        if len(set(map(len, members))) > 1:
+            sizes = ", ".join(f"{key} {len(items)}" for key, items in list(value.items())[:8])
+            problem = f"columns of different lengths ({sizes})"
+            raise UserError(problem, name, "give all columns the same length", code="data.unequal_columns")
+        return [dict(zip(value, items, strict=True)) for items in zip(*members, strict=True)]
+    if members and all(isinstance(item, dict) for item in members):
+        return members
+    raise UserError("an object without an array of rows", name, hint, code="data.invalid_rows")
+
+
+def _array(content: bytes, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
+    """Rows of a JSON array, decoded one at a time."""
     try:
-        items = msgspec.json.decode(array, type=list[msgspec.Raw])
-        return msgspec.json.decode(items[0]) if items else None
+        items = msgspec.json.decode(content, type=list[msgspec.Raw])
     except _INVALID:
-        return None
-
-
-def _array(
-    array: bytes | msgspec.Raw, content: bytes, name: str, label: str, notes: ReadingNotes | None = None
-) -> Iterator[RawRow]:
-    """Rows of a JSON array in the file's `content`, decoded one at a time."""
-    try:
-        items = msgspec.json.decode(array, type=list[msgspec.Raw])
-    except _INVALID:
-        yield from _decoded_rows(content, name)
+        yield from _numbered(_precise(content, name), name, f"{name} item")
         return
-    if notes is not None and items and _is_message(_decoded(items[0], content, name, f"{label} 1")):
+    if items and _is_message(_item(items[0], content, name, f"{name} item 1")):
         notes.add(f"{name}: read as one conversation")
-        yield from rows_of([_decoded(item, content, name, name) for item in items], name)
+        yield from rows_of([_item(item, content, name, name) for item in items], name)
         return
     if len(items) > MAX_ROWS:
         raise too_many_rows(name)
     for number, item in enumerate(items, 1):
-        where = f"{label} {number}"
-        value = _decoded(item, content, name, where)
-        if type(value) is dict and NESTED not in value and len(memoryview(item)) <= MAX_ROW_BYTES:
-            yield RawRow(value, where)
-        else:
-            yield from rows_of(value, where)
+        where = f"{name} item {number}"
+        yield from _rows(_item(item, content, name, where), bytes(item), where)
 
 
-def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
+def _item(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
+    """The value of an item of the array that is the file's `content`."""
     try:
-        value = msgspec.json.decode(item)
+        return msgspec.json.decode(item)
     except _INVALID:
         _precise(content, name)  # raises an error with line and column in the file
         return parsed(bytes(item).decode(), where)
-    text = bytes(item)
+
+
+def _rows(value: Any, text: bytes, where: str) -> Iterable[RawRow]:
+    """`rows_of` with checks by the value's text, which are fast."""
     if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and is_deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
-    return value
+    if type(value) is dict and NESTED not in value and len(text) <= MAX_ROW_BYTES:
+        return (RawRow(value, where),)
+    return rows_of(value, where)
 
 
-def _is_lines(content: bytes, name: str) -> bool:
-    """Whether another value follows the first one."""
+def _numbered(items: list[Any], name: str, label: str) -> Iterator[RawRow]:
+    if len(items) > MAX_ROWS:
+        raise too_many_rows(name)
+    for number, item in enumerate(items, 1):
+        yield from rows_of(item, f"{label} {number}")
+
+
+def _value(content: bytes, name: str) -> Any:
+    """A file's JSON value. Raises UserError with the position of the error."""
     try:
-        json.loads(decoded(content, name))
-    except json.JSONDecodeError as error:
-        return error.msg == "Extra data" and content[:1] == b"{"
-    except (ValueError, RecursionError):
-        return False
-    return False
-
-
-def _decoded_rows(content: bytes, name: str) -> Iterator[RawRow]:
-    """Rows of a file that `_array` does not cover, decoded at once. Raises UserError if it has none."""
-    value = _precise(content, name)
-    if isinstance(value, dict):
-        members = list(value.values())
-        # Whether the object is itself a row: a conversation, or an article with nested questions.
-        is_row = NESTED in value or any(isinstance(item, list) and item and _is_message(item[0]) for item in members)
-        if len(members) > 1 and all(isinstance(item, list) for item in members) and not is_row:
-            if len(set(map(len, members))) > 1:
-                sizes = ", ".join(f"{key} {len(items)}" for key, items in list(value.items())[:8])
-                problem = f"columns of different lengths ({sizes})"
-                raise UserError(problem, name, "give all columns the same length", code="data.unequal_columns")
-            value = [dict(zip(value, items, strict=True)) for items in zip(*members, strict=True)]
-        elif members and all(isinstance(item, dict) for item in members):
-            value = members
-        elif is_row and any(isinstance(item, list) for item in members):
-            value = [value]
-        else:
-            problem = "an object without an array of rows"
-            raise UserError(problem, name, "write an array of objects", code="data.invalid_rows")
-    if not isinstance(value, list):
-        hint = "write an array of objects"
-        raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
-    for number, item in enumerate(value, 1):
-        yield from rows_of(item, f"{name} item {number}")
+        return msgspec.json.decode(content)
+    except _INVALID:
+        return _precise(content, name)
 
 
 def _is_message(item: Any) -> bool:

@@ -59,7 +59,7 @@ REPORT: dict[str, Any] = {
     "metric_reason": "answers are labels",
     "duplicates": {"rows": 12, "where": [["mails.csv line 1", "mails.csv line 2"]]},
     "conflicting_labels": {"rows": 0, "where": []},
-    "multiple_references": {"rows": 9, "prompts": 8, "where": [["mails.csv line 3", "mails.csv line 6"]]},
+    "multiple_references": {"rows": 9, "where": [["mails.csv line 3", "mails.csv line 6"]]},
     "fingerprint": "8770" * 16,
     "warnings": [
         {"code": "data.ignored_column", "text": 'column topic is ignored: "refund", "delivery", "other"'},

@@ -66,10 +66,10 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight | None = None) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    facts, error = done.facts, done.refusal()
+    error, same_prompt = done.refusal(), done.facts.same_prompt
     preflight_result = preflight(done) if preflight and not error else PreflightResult(error)
     refusal = preflight_result.refusal
-    conflicts, several = (facts.same_prompt, Places()) if done.conflicting else (Places(), facts.same_prompt)
+    conflicts, several = (same_prompt, Places()) if done.conflicting else (Places(), same_prompt)
     lengths = {}
     for name, rows in done.rows.items():
         if len(rows):
@@ -84,15 +84,10 @@ def report(done: Preparation, max_length: int, preflight: Preflight | None = Non
     roles = [f"{place}: {what}" for rows in unknown for place, what in zip(rows.where, rows.what, strict=True)]
     return {
         **done.about(),
-        "fingerprint": facts.fingerprint,
         "max_length": max_length,
         "lengths": lengths,
-        "duplicates": msgspec.to_builtins(facts.duplicates),
         "conflicting_labels": msgspec.to_builtins(conflicts),
-        "multiple_references": {
-            **msgspec.to_builtins(several),
-            "prompts": 0 if done.conflicting else facts.repeated_prompts,
-        },
+        "multiple_references": msgspec.to_builtins(several),
         "unknown_roles": {"rows": sum(rows.rows for rows in unknown), "where": roles[:SHOWN]},
         "warnings": [msgspec.to_builtins(notice) for notice in (*done.warnings(), *preflight_result.notices)],
         "metric": preflight_result.metric,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -198,7 +197,7 @@ class ColumnSummary:
 
 @dataclass
 class Summary:
-    """The columns of a split in order of appearance, the number of rows, and a digest of the content."""
+    """The columns of a split in order of appearance, and the number of rows."""
 
     rows: int = 0
     columns: dict[str, ColumnSummary] = field(default_factory=dict)
@@ -207,8 +206,6 @@ class Summary:
     sample_bytes: int = 0
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
     """File (or Hub split) -> column -> rows with a value."""
-    digest: str = ""
-    """sha256 of the rows' values, independent of the file format."""
 
     @property
     def filled(self) -> dict[str, int]:
@@ -219,18 +216,11 @@ class Summary:
 def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
     """Read all rows once, part by part."""
     summary = Summary()
-    columns, digest = summary.columns, hashlib.sha256()
-    encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
+    columns = summary.columns
     for part, rows in parts:
         earlier = summary.filled
         for raw in rows:
             summary.rows += 1
-            try:
-                encoded = encode(raw.values)
-            except (UnicodeError, TypeError, ValueError, msgspec.MsgspecError):  # not JSON, or a lone surrogate
-                encoded = json.dumps(raw.values, sort_keys=True, default=repr).encode()
-            digest.update(encoded)
-            digest.update(b"\n")
             kept = summary.rows <= SAMPLE
             for name, value in raw.values.items():
                 column = columns.get(name)
@@ -243,10 +233,11 @@ def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
                 before = column.rows
                 column.add(value, raw.where)
                 kept = kept or (not before and column.rows > 0)
-            if kept and (not summary.sample or summary.sample_bytes + len(encoded) <= SAMPLE_BYTES):
-                summary.sample.append(raw)
-                summary.sample_bytes += len(encoded)
+            if kept:
+                size = len(repr(raw.values))
+                if not summary.sample or summary.sample_bytes + size <= SAMPLE_BYTES:
+                    summary.sample.append(raw)
+                    summary.sample_bytes += size
         added = {name: filled - earlier.get(name, 0) for name, filled in summary.filled.items()}
         summary.parts[part] = {name: filled for name, filled in added.items() if filled}
-    summary.digest = digest.hexdigest()
     return summary

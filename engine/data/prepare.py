@@ -45,7 +45,7 @@ from engine.data.items import (
     warn_of_earlier_prompts,
 )
 from engine.data.parallel import batched, in_child, in_order, processes_for
-from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
+from engine.data.prepared import Facts, Places, Preparation, fingerprint
 from engine.data.rows import SPLITS, Example, Problem, RawRow, Row
 from engine.data.source import Source, read
 from engine.data.split import NOT_SELECTED, SHARED, TEST, Assignment, assign, given_codes, note_near_duplicates
@@ -67,7 +67,7 @@ def no_progress(phase: str, done: int, total: int | None) -> None:
     """A progress callback that does nothing."""
 
 
-def prepare(data: Data, max_length: int, tokenizer: Any, progress: Progress = no_progress) -> Prepared:
+def prepare(data: Data, max_length: int, tokenizer: Any, progress: Progress = no_progress) -> Preparation:
     """Read, convert, split and tokenize a dataset. Deterministic.
 
     Raises UserError for invalid data, and if more than 30% of the rows of a file (or given split) have no token in the
@@ -76,15 +76,7 @@ def prepare(data: Data, max_length: int, tokenizer: Any, progress: Progress = no
     done = prepare_unchecked(data, max_length, tokenizer, progress)
     if error := done.refusal():
         raise error
-    return Prepared(
-        train=done.rows["train"],
-        validation=done.rows["validation"],
-        test=done.rows["test"],
-        references=done.references,
-        about=done.about(),
-        warnings=done.warnings(),
-        fingerprint=done.facts.fingerprint,
-    )
+    return done
 
 
 def prepare_unchecked(data: Data, max_length: int, tokenizer: Any, progress: Progress = no_progress) -> Preparation:
@@ -324,7 +316,6 @@ class Builder:
 
         return Facts(
             source=source.about,
-            source_fingerprint=source.fingerprint,
             files=source.files,
             notes=source.notes,
             format=self.format.name,
@@ -340,7 +331,6 @@ class Builder:
             test_items=test_items,
             duplicates=Places(duplicates, [places_of(group) for group in equal]),
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
-            repeated_prompts=repeated.prompts,
             distinct_answers=repeated.answers,
             notices=self._notices(assignment),
         )

@@ -23,7 +23,7 @@ from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.problems import BY_SPLIT, EXCLUDED_BY_DATA, LEFT_OUT, enough_length, meaning
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 from engine.data.store import CALLS, CUT, ColumnStore
-from engine.runs.run.usage import ColumnUse, SplitOverlap
+from engine.runs.run.usage import ColumnUse, LeftOut, RowUsage, SplitOverlap
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""
@@ -45,7 +45,6 @@ class Facts(msgspec.Struct):
 
     source: str
     """One sentence on what was read."""
-    source_fingerprint: str
     files: dict[str, list[str]]
     notes: list[str]
     format: str
@@ -62,14 +61,12 @@ class Facts(msgspec.Struct):
     duplicates: Places
     same_prompt: Places
     """Training rows whose prompt has a different answer in an earlier row."""
-    repeated_prompts: int
-    """Prompts with several answers in the training rows."""
     distinct_answers: int
     """Distinct answers in the training rows."""
     notices: list[Notice]
     """Warnings of the format and the split."""
     fingerprint: str = ""
-    """Fingerprint of the rows in use."""
+    """sha256 of the tokenized rows of the three splits: equal for equal content, tokenizer and settings."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,9 @@ class LeftOutRows:
 
 @dataclass
 class Preparation:
-    """Rows and facts, before the decision whether they are good enough to train on."""
+    """The rows that every method trains on and is scored on, and facts about them. `refusal` says whether they are good
+    enough to train on.
+    """
 
     columns: ColumnStore
     facts: Facts
@@ -112,6 +111,32 @@ class Preparation:
             for number, name in enumerate(SPLITS)
         }
 
+    @property
+    def train(self) -> TokenizedRows:
+        return self.rows["train"]
+
+    @property
+    def validation(self) -> TokenizedRows:
+        return self.rows["validation"]
+
+    @property
+    def test(self) -> TokenizedRows:
+        return self.rows["test"]
+
+    @cached_property
+    def test_items(self) -> list[EvaluationItem]:
+        """The test rows as evaluation items."""
+        return evaluation_items(self.test, self.references)
+
+    @property
+    def validation_items(self) -> list[EvaluationItem]:
+        return evaluation_items(self.validation)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of all splits."""
+        return max(int(rows.lengths.max()) for rows in (*self.rows.values(), self.references) if rows)
+
     def left_out(self, name: str) -> list[LeftOutRows]:
         """The reasons why rows of a split are left out, in order of appearance."""
         columns = self.columns
@@ -136,54 +161,39 @@ class Preparation:
         few = self.facts.distinct_answers * FEW_ANSWERS <= len(self.rows["train"])
         return bool(self.facts.same_prompt.rows) and few
 
-    def about(self) -> dict[str, Any]:
-        """The counts of the preparation, JSON-able; in `data_usage`, train + validation + test + left out = read."""
-        rows, facts, columns = self.rows, self.facts, self.columns
+    @cached_property
+    def usage(self) -> RowUsage:
+        """The use of all rows that were read."""
+        columns = self.columns
         reasons = columns["reason"][: self.read]
         counts = np.bincount(reasons, minlength=1)
-        left_out: dict[str, dict[str, Any]] = {}
+        left_out: dict[str, LeftOut] = {}
         for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
-            numbers = np.flatnonzero(reasons == reason)[:SHOWN].tolist()
             code = columns.kinds[reason]
-            entry = left_out.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
-            entry["rows"] += int(counts[reason])
-            entry["where"] = [*entry["where"], *map(columns.where, numbers)][:SHOWN]
-        given: dict[str, dict[str, int]] = {}  # given split -> the splits to which its rows went
-        start = 0
-        for name, read in facts.read.items():
-            part = slice(start, start + read)
-            start += read
-            used = np.bincount(columns["split"][part][reasons[part] == 0], minlength=len(SPLITS)).tolist()
-            given[name] = {"read": read, **dict(zip(SPLITS, used, strict=True)), "left_out": read - sum(used)}
+            before = left_out.get(code, LeftOut(0))
+            places = map(columns.where, np.flatnonzero(reasons == reason)[:SHOWN].tolist())
+            where = [*before.where, *places][:SHOWN]
+            left_out[code] = LeftOut(before.rows + int(counts[reason]), LEFT_OUT.get(code, code), where)
+        sizes = {name: len(rows) for name, rows in self.rows.items()}
+        return RowUsage(read=self.read, **sizes, test_items=self.facts.test_items, left_out=left_out)
+
+    def about(self) -> dict[str, Any]:
+        """Facts and counts of the preparation, JSON-able."""
+        facts, rows = msgspec.to_builtins(self.facts), self.rows
+        for name in ("test_items", "same_prompt", "distinct_answers", "notices"):  # part of other figures
+            del facts[name]
         dropped = {
             name: {reason.kind: {"rows": reason.rows, "where": reason.where} for reason in self._unusable(name)}
             for name in SPLITS
         }
         return {
-            "source": facts.source,
-            "source_fingerprint": facts.source_fingerprint,
-            "files": facts.files,
-            "notes": facts.notes,
-            "format": facts.format,
-            "why": facts.why,
-            "template": facts.template,
-            "split": facts.split,
+            **facts,
             "rows": {name: len(rows[name]) for name in SPLITS},
             "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
             "loss_tokens": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
             "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
-            "test_items": facts.test_items,
             "dropped": {name: lost for name, lost in dropped.items() if lost},
-            "noticed": {name: noted for name in SPLITS if (noted := _noted(rows[name]))},
-            "columns": msgspec.to_builtins(facts.columns),
-            "data_usage": {
-                "read": self.read,
-                **{name: len(rows[name]) for name in SPLITS},
-                "test_items": facts.test_items,
-                "left_out": left_out,
-                "given": given,
-            },
-            "overlap": msgspec.to_builtins(facts.overlap),
+            "data_usage": msgspec.to_builtins(self.usage),
         }
 
     def warnings(self) -> list[Notice]:
@@ -250,38 +260,6 @@ class Preparation:
     def _unusable(self, name: str) -> list[LeftOutRows]:
         """`left_out` without the rows that splitting left out: `engine.data.split` reports them."""
         return [left_out for left_out in self.left_out(name) if left_out.kind not in BY_SPLIT]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The rows that every method trains on and is scored on."""
-
-    train: TokenizedRows
-    validation: TokenizedRows
-    test: TokenizedRows
-    references: TokenizedRows
-    """A row for each further accepted answer of test rows, and for each earlier answer of their conversations."""
-    about: dict[str, Any]
-    """JSON-able: source, format, template, splits and all counts, with places."""
-    warnings: list[Notice]
-    fingerprint: str
-    """sha256 of the tokenized rows of the three splits: equal for equal content, tokenizer and settings."""
-
-    @cached_property
-    def test_items(self) -> list[EvaluationItem]:
-        """The test rows as evaluation items."""
-        return evaluation_items(self.test, self.references)
-
-    @property
-    def validation_items(self) -> list[EvaluationItem]:
-        return evaluation_items(self.validation)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row of all splits."""
-        return max(
-            int(rows.lengths.max()) for rows in (self.train, self.validation, self.test, self.references) if rows
-        )
 
 
 class TokenizedRows(Sequence[Row]):

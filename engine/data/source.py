@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -95,13 +94,6 @@ class Source:
         """The given splits."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in named.items() if rows is not None}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of the rows of all splits, independent of the file format. Reads splits that were not read yet."""
-        summaries = {name: rows.summary for name, rows in self.splits.items()}
-        lines = [f"{name} {summary.rows} {summary.digest}\n" for name, summary in summaries.items()]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def about(self) -> str:

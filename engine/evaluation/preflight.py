@@ -24,7 +24,7 @@ from engine.config.schema import Config, Evaluation, Model
 from engine.config.text import amount
 from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
-from engine.data.prepared import Preparation, Prepared, TokenizedRows, lengths_of
+from engine.data.prepared import Preparation, TokenizedRows, lengths_of
 from engine.data.rows import Row
 from engine.data.store import CALLS
 from engine.evaluation.metrics import (
@@ -189,10 +189,9 @@ def _is_number(text: str) -> bool:
     return len(NUMBER.findall(text)) == 1 and not any(map(str.isalnum, NUMBER.sub("", text)))
 
 
-def refuse_rows(config: Config, rows: Prepared) -> None:
+def refuse_rows(config: Config, rows: Preparation) -> None:
     """Raise UserError if a run with this configuration cannot train on these rows or cannot score them."""
-    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
-    if refusal := preflight(config.model, config.train.max_length, config.evaluation, splits):
+    if refusal := preflight(config.model, config.train.max_length, config.evaluation, rows.rows):
         raise refusal
 
 

@@ -17,7 +17,7 @@ from engine.config.schema import Model
 from engine.data.detection import system_prompt, training_examples
 from engine.data.items import EvaluationItem, items_fingerprint, sampled
 from engine.data.prepare import prepare
-from engine.data.prepared import Prepared
+from engine.data.prepared import Preparation
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer
@@ -30,7 +30,7 @@ from engine.runs.run.run_dir import FrozenRun, RunDir
 class ScoredRows:
     """Prepared rows and the test items on which the run was scored."""
 
-    rows: Prepared
+    rows: Preparation
     items: list[EvaluationItem]
 
 

@@ -30,7 +30,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import ModelAccount
 
 if TYPE_CHECKING:
-    from engine.data.prepared import Prepared
+    from engine.data.prepared import Preparation
     from engine.methods.machine import Machine
     from engine.worker.run_log import EarlierWorkers
 
@@ -96,30 +96,30 @@ def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
+def check_rows_unchanged_since_check(rows: Preparation, checked: str) -> None:
     """Raise UserError if the rows differ from those checked before launch (`checked` is '' without a check)."""
-    if not checked or rows.fingerprint == checked:
+    if not checked or rows.facts.fingerprint == checked:
         return
     counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
     problem = f"the rows differ from those that were checked before launch (now {counts})"
     hint = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
-    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_check")
+    raise UserError(problem, rows.facts.source, hint, code="data.changed_since_check")
 
 
-def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
+def check_rows_unchanged_since_start(rows: Preparation, first: events.DataPrepared | None) -> None:
     """Raise UserError if a resumed run would train on other rows than at its first start."""
-    if first is None or rows.fingerprint == first.fingerprint:
+    if first is None or rows.facts.fingerprint == first.fingerprint:
         return
     before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _counts(rows)
     changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
     details = "; ".join(changed) or "equal counts, different content"
     problem = f"the rows differ from those of the run's first start ({details})"
     hint = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
-    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_start")
+    raise UserError(problem, rows.facts.source, hint, code="data.changed_since_start")
 
 
-def _counts(rows: Prepared) -> dict[str, int]:
-    return {name: len(getattr(rows, name)) for name in SPLITS} | {"tokens": int(rows.train.lengths.sum())}
+def _counts(rows: Preparation) -> dict[str, int]:
+    return {name: len(rows.rows[name]) for name in SPLITS} | {"tokens": int(rows.train.lengths.sum())}
 
 
 def _amount(name: str, count: int) -> str:

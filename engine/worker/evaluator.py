@@ -26,7 +26,7 @@ from engine.data.items import (
     sampled,
     sampled_by_rows,
 )
-from engine.data.prepared import Prepared
+from engine.data.prepared import Preparation
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.general_text import general_rows
@@ -68,7 +68,7 @@ class Evaluator:
 
     config: Config
     tokenizer: PreTrainedTokenizerBase
-    rows: Prepared
+    rows: Preparation
     run_dir: RunDir
     device: str
     """"cuda" or "cpu"."""

@@ -26,7 +26,7 @@ from engine.config.settings import with_settings
 from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows, items_fingerprint, sampled_by_rows
 from engine.data.prepare import prepare
-from engine.data.prepared import Prepared
+from engine.data.prepared import Preparation
 from engine.evaluation.preflight import MetricChoice, decide_metric, refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
@@ -50,7 +50,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.result import Predicted
 from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
-from engine.runs.run.usage import LEFT_OUT, SplitOverlap, left_out_warning
+from engine.runs.run.usage import LEFT_OUT, left_out_warning
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler, Sharing
@@ -438,24 +438,24 @@ def _log_start(frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, log
             log.warn("gpu.shared", text)
 
 
-def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoice, log: RunLog) -> None:
-    for warning in rows.warnings:
+def _log_data(rows: Preparation, test: Sequence[EvaluationItem], metric: MetricChoice, log: RunLog) -> None:
+    for warning in rows.warnings():
         log.warn(warning.code, warning.text)
     log.write(
         events.DataPrepared(
             train=len(rows.train),
             validation=len(rows.validation),
             test=len(all_rows(test)),
-            format=rows.about["format"],
-            format_reason=rows.about["why"],
-            fingerprint=rows.fingerprint,
+            format=rows.facts.format,
+            format_reason=rows.facts.why,
+            fingerprint=rows.facts.fingerprint,
             test_fingerprint=items_fingerprint(test),
             tokens=int(rows.train.lengths.sum()),
             answer_tokens=int(rows.train.answer_tokens.sum()),
-            columns=rows.about["columns"],
-            data_usage=rows.about["data_usage"],
+            columns=msgspec.to_builtins(rows.facts.columns),
+            data_usage=msgspec.to_builtins(rows.usage),
             test_items=len(test),
-            overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),
+            overlap=rows.facts.overlap,
             metric=metric.metric,
             metric_reason=metric.reason,
         )

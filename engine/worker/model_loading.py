@@ -19,7 +19,7 @@ from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.config.start_checks import refuse_whole_weights
-from engine.data.prepared import Prepared
+from engine.data.prepared import Preparation
 from engine.hardware.devices import slots_of
 from engine.memory.dry_run.plan import RunEstimates, as_measured, run_query
 from engine.memory.formula.fit import resolve_automatic
@@ -36,7 +36,7 @@ from engine.training.ranks import Ranks, shard
 from engine.worker.run_log import RunLog
 
 
-def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, rows: Prepared, log: RunLog) -> None:
+def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, rows: Preparation, log: RunLog) -> None:
     """Copy the weights that the run starts from, unless it starts from the base model or an earlier worker did.
 
     Raises UserError if the other run was deleted, does not match, or was trained on another base model.
@@ -50,7 +50,7 @@ def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, row
     if result.fingerprints.get("model", base) != base:
         problem = f"the base model has changed since {run.name} was trained"
         raise UserError(problem, config.model.id, "restore the weights that it was trained on", "run.start_base")
-    if result.fingerprints.get("data") != rows.fingerprint:
+    if result.fingerprints.get("data") != rows.facts.fingerprint:
         text = f"{run.name} was trained on other rows: whether test rows of this run are among them was not checked"
         log.warn("run.start_other_data", text)
     with folder_atomically(run_dir.path / ".start.tmp", run_dir.start_model) as folder:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
 
 from engine.config.device_defaults import (
@@ -27,7 +28,7 @@ from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.data.items import items_fingerprint, sampled
 from engine.data.prepare import prepare
-from engine.data.prepared import Prepared, lengths_of
+from engine.data.prepared import Preparation, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
@@ -99,11 +100,11 @@ def describe_workload(config: Config) -> dict[str, Any]:
             "batch": train.batch,
             "metric": chosen.metric,
             "metric_reason": chosen.reason,
-            "overlap": rows.about["overlap"],
-            "columns": rows.about["columns"],
-            "data_usage": rows.about["data_usage"],
+            "overlap": msgspec.to_builtins(rows.facts.overlap),
+            "columns": msgspec.to_builtins(rows.facts.columns),
+            "data_usage": msgspec.to_builtins(rows.usage),
             "fingerprints": {
-                "data": rows.fingerprint,
+                "data": rows.facts.fingerprint,
                 "test": items_fingerprint(test),
                 "model": fingerprint(config.model, config_of(config.model)),
                 **({"general": general} if general else {}),
@@ -112,12 +113,12 @@ def describe_workload(config: Config) -> dict[str, Any]:
         },
         "versions": versions(),
         "machine": machine_facts(this_machine()),
-        "warnings": [{"code": notice.code, "text": notice.text} for notice in (*rows.warnings, *notices)],
+        "warnings": [{"code": notice.code, "text": notice.text} for notice in (*rows.warnings(), *notices)],
     }
 
 
 def with_answer_batch(
-    config: Config, model_config: Any, machine: Machine, rows: Prepared, ranks: Ranks, meters: Meters
+    config: Config, model_config: Any, machine: Machine, rows: Preparation, ranks: Ranks, meters: Meters
 ) -> Config:
     """The configuration with the number of rows that `evaluation.batch = "auto"` generates at a time: on a GPU as many
     as are predicted to fit, before weights are loaded. The memory probe measures it, and reduces it if needed.

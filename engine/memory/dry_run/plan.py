@@ -18,7 +18,7 @@ from engine.config.model_config import mixing_reason
 from engine.config.settings import with_settings
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
-from engine.data.prepared import Prepared
+from engine.data.prepared import Preparation
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account, segments_unsupported, uses_flash_attention
@@ -226,7 +226,7 @@ def with_packing(config: schema.Config, machine: Machine, packing: Packing) -> s
 class DataWorkload:
     """Prepared data with its sampler and packing."""
 
-    prepared: Prepared
+    prepared: Preparation
     sampler: BatchSampler
     packing: Packing
     sharing: Sharing

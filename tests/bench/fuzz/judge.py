@@ -92,7 +92,7 @@ def _judge(case: Case, data: Data, tokenizer: Any) -> Verdict:
         return _refusal(case, error)
     if report["refused"]:
         return Verdict("wrong", f"the run accepts what check refuses: {report['refused']}")
-    if made.fingerprint != report["fingerprint"]:
+    if made.facts.fingerprint != report["fingerprint"]:
         return Verdict("wrong", "check and run prepare different rows")
     wrong = _unexpected_rows(case, made, tokenizer)
     return Verdict("wrong", wrong) if wrong else Verdict("trained")

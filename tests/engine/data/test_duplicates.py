@@ -102,7 +102,7 @@ def test_above_the_limit_nothing_is_counted_and_the_reason_is_given(
     monkeypatch.setattr("engine.data.prepare.LIMIT", 3)
     rows = [{"prompt": f"prompt {number}", "completion": "a"} for number in range(40)]
     done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    overlap = done.about["overlap"]["test/train"]
+    overlap = done.about()["overlap"]["test/train"]
     assert overlap["near"] is None and f"{LIMIT:,}" in overlap["near_reason"]
 
 

@@ -207,9 +207,9 @@ def test_a_multi_reference_set_is_prepared_into_items(tmp_path: Path) -> None:
     assert prompts["test"] and not prompts["test"] & prompts["train"]
     assert prompts["validation"] and not prompts["validation"] & (prompts["train"] | prompts["test"])
     items = made.test_items
-    assert len(items) == made.about["test_items"] == len(prompts["test"]) < len(made.test)
+    assert len(items) == made.facts.test_items == len(prompts["test"]) < len(made.test)
     assert sum(len(item.references) for item in items) == len(made.test)
-    assert made.about["overlap"]["test/train"]["prompt"] == 0
+    assert made.about()["overlap"]["test/train"]["prompt"] == 0
 
 
 def called(city: str) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def prepared_chats(path: Path, rows: list[list[dict[str, Any]]], max_length: int
 def test_every_answer_in_the_loss_of_a_conversation_is_an_item(tmp_path: Path) -> None:
     prepared, tokenizer = prepared_chats(tmp_path / "a.jsonl", [chat(number) for number in range(40)])
     items, rows = prepared.test_items, list(prepared.test)
-    assert len(items) == 3 * len(rows) == prepared.about["test_items"] > 3
+    assert len(items) == 3 * len(rows) == prepared.facts.test_items > 3
     for row, three in zip(rows, zip(*[iter(items)] * 3, strict=True), strict=True):
         assert [row.where in item.row.where for item in three] == [True] * 3
         assert len({item.row.where for item in three}) == 3
@@ -256,7 +256,7 @@ def test_every_answer_in_the_loss_of_a_conversation_is_an_item(tmp_path: Path) -
 
 def test_an_answer_that_is_not_in_the_loss_is_no_item(tmp_path: Path) -> None:
     prepared, _ = prepared_chats(tmp_path / "a.jsonl", [chat(number, weight=0) for number in range(40)])
-    assert len(prepared.test_items) == 2 * len(prepared.test) == prepared.about["test_items"]
+    assert len(prepared.test_items) == 2 * len(prepared.test) == prepared.facts.test_items
     single = [[*chat(number)[:1], {"role": "assistant", "content": "Cold."}] for number in range(40)]
     prepared, _ = prepared_chats(tmp_path / "b.jsonl", single)
     assert len(prepared.test_items) == len(prepared.test) and {item.group for item in prepared.test_items} == {""}
@@ -267,7 +267,7 @@ def test_an_answer_beyond_max_length_is_no_item(tmp_path: Path) -> None:
     whole, _ = prepared_chats(tmp_path / "a.jsonl", rows)
     short = min(len(row.prompt) for row in whole.test)
     cut, _ = prepared_chats(tmp_path / "a.jsonl", rows, max_length=short)
-    assert len(cut.test_items) == cut.about["test_items"] == 2 * len(cut.test)
+    assert len(cut.test_items) == cut.facts.test_items == 2 * len(cut.test)
 
 
 def test_conversations_with_the_same_last_prompt_have_the_same_earlier_items(tmp_path: Path) -> None:
@@ -326,10 +326,10 @@ def test_an_earlier_answer_to_a_prompt_of_training_is_no_item(tmp_path: Path) ->
     prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
     trained = {tuple(row.input_ids[: n + 1]) for row in prepared.train for n in range(len(row.input_ids))}
     items = prepared.test_items
-    assert len(items) == prepared.about["test_items"] >= len(prepared.test)
+    assert len(items) == prepared.facts.test_items >= len(prepared.test)
     earlier = [item for item in items if " answer " in item.row.where]
     assert earlier and not any(tuple(item.row.prompt) in trained for item in earlier)
-    assert any("earlier answer" in text and "also in training" in text for text in prepared.about["split"])
+    assert any("earlier answer" in text and "also in training" in text for text in prepared.about()["split"])
 
 
 def test_rows_whose_prompt_a_conversation_answers_are_in_its_split(tmp_path: Path) -> None:
@@ -347,14 +347,14 @@ def test_rows_whose_prompt_a_conversation_answers_are_in_its_split(tmp_path: Pat
 
     of = {name: {conversation(row) for row in getattr(prepared, name)} for name in ("train", "validation", "test")}
     assert of["test"] and not of["test"] & (of["train"] | of["validation"]) and not of["validation"] & of["train"]
-    assert "data.test_overlaps_earlier" not in [notice.code for notice in prepared.warnings]
-    usage = prepared.about["data_usage"]
+    assert "data.test_overlaps_earlier" not in [notice.code for notice in prepared.warnings()]
+    usage = prepared.about()["data_usage"]
     assert usage["train"] + usage["validation"] + usage["test"] == usage["read"] == len(stored)
-    (account,) = [text for text in prepared.about["split"] if "last turn" in text]
+    (account,) = [text for text in prepared.about()["split"] if "last turn" in text]
     together, moved = map(int, figures(account))
     assert together == 60 and 0 < moved <= 60
     items = prepared.test_items  # each answer once, with one unit of the statistics per conversation
-    assert len(items) == prepared.about["test_items"] == 3 * len(of["test"])
+    assert len(items) == prepared.facts.test_items == 3 * len(of["test"])
     by_group: dict[str, set[str]] = {}
     for item in items:
         by_group.setdefault(item.group, set()).add(conversation(item.row))
@@ -366,7 +366,7 @@ def test_a_given_test_split_with_prompts_that_training_answers_early_is_warned_o
     path = write_jsonl(tmp_path / "a.jsonl", [{"messages": said(f"a {n}?", "b", f"c {n}?", "d")} for n in range(2, 40)])
     data = Data(id=str(path), test=str(tmp_path / "test.jsonl"))
     prepared = prepare(data, 512, load_tokenizer(Model(chat_template="tools-plain")))
-    (warned,) = [notice.text for notice in prepared.warnings if notice.code == "data.test_overlaps_earlier"]
+    (warned,) = [notice.text for notice in prepared.warnings() if notice.code == "data.test_overlaps_earlier"]
     assert warned.startswith("1 of 3 test rows") and len(prepared.test) == 3
     assert not {row.where for row in prepared.validation} & {"a.jsonl line 1"}  # the conversation of the tested prompt
 

@@ -33,17 +33,17 @@ def banking(tmp_path: Path) -> Any:
 def test_a_folder_of_csv_is_prepared_and_accounted_for(banking: Any) -> None:
     tok = tokenizer()
     made = prepare(banking, 128, tok)
-    assert made.about["rows"] == {"train": 57, "validation": 3, "test": 10}
-    assert made.about["format"] == "prompt-completion"
-    assert [(column["name"], column["role"]) for column in made.about["columns"]] == [
+    assert made.about()["rows"] == {"train": 57, "validation": 3, "test": 10}
+    assert made.about()["format"] == "prompt-completion"
+    assert [(column["name"], column["role"]) for column in made.about()["columns"]] == [
         ("text", "prompt"),
         ("category", "answer"),
     ]
-    assert made.about["notes"] == [f"{NOT_READ}categories.json"]
-    assert made.about["loss_tokens"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
+    assert made.about()["notes"] == [f"{NOT_READ}categories.json"]
+    assert made.about()["loss_tokens"]["test"] == sum(len(learnt_ids(row)) for row in made.test)
     assert loss_texts(made.test[0], tok) == ["card_0<|im_end|>"]
     assert (made.test[0].target, made.test[0].where) == ("card_0", "test.csv line 2")
-    assert made.warnings == []
+    assert made.warnings() == []
 
 
 def learnt_ids(row: Any) -> Any:
@@ -52,10 +52,8 @@ def learnt_ids(row: Any) -> Any:
 
 def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking: Any) -> None:
     first, other = prepare(banking, 128, tokenizer()), prepare(banking, 128, tokenizer())
-    assert first == other
-    shorter = prepare(banking, 46, tokenizer())
-    assert shorter.fingerprint != first.fingerprint
-    assert shorter.about["source_fingerprint"] == first.about["source_fingerprint"]
+    assert first.rows == other.rows and first.about() == other.about()
+    assert prepare(banking, 46, tokenizer()).facts.fingerprint != first.facts.fingerprint
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -96,13 +94,13 @@ def test_rows_with_nothing_to_learn_are_left_out_and_counted(
 ) -> None:
     rows = [{"question": f"q{n}", "answer": "" if n < empty else "a"} for n in range(count)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
-    assert made.about["dropped"]["train"]["data.empty"] == {
+    assert made.about()["dropped"]["train"]["data.empty"] == {
         "rows": empty,
         "where": [f"a.jsonl line {n}" for n in range(1, empty + 1)],
     }
-    (text,) = [notice.text for notice in made.warnings if notice.code == "data.rows_left_out"]
+    (text,) = [notice.text for notice in made.warnings() if notice.code == "data.rows_left_out"]
     assert text.startswith(left_out) and LEFT_OUT["data.empty"] in text and "a.jsonl line 1" in text
-    assert made.about["split"][1].startswith(f"validation: {held_out}") and "by prompt" in made.about["split"][1]
+    assert made.about()["split"][1].startswith(f"validation: {held_out}") and "by prompt" in made.about()["split"][1]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp
     tok = tokenizer(None)
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tok)
     assert tok.decode(made.train[0].input_ids) == "2 + 0 = 2<|im_end|>"
-    assert made.about["template"].startswith("no chat template")
+    assert made.about()["template"].startswith("no chat template")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ def test_conversations_need_a_template(tmp_path: Path, row: Any) -> None:
 
 def test_a_template_with_todays_date_is_warned_about(banking: Any) -> None:
     dated = tokenizer("{% set d = strftime_now('%d %b') %}" + tokenizer().chat_template)
-    assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
+    assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings())
 
 
 @pytest.mark.parametrize(

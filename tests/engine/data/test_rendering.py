@@ -132,7 +132,7 @@ def test_ids_of_calls_and_keys_without_a_value_are_not_missed() -> None:
 def test_rows_are_counted_by_what_was_dropped(tmp_path: Path) -> None:
     rows = [{"messages": [ASKED, SAID], "tools": TOOLS}] * 30 + [{"messages": [{**ASKED, "name": "bob"}, SAID]}] * 12
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), validation=0.0, test=0.0)
-    told = {notice.code: notice.text for notice in prepare(data, 512, tokenizer(TEXT_ONLY)).warnings}
+    told = {notice.code: notice.text for notice in prepare(data, 512, tokenizer(TEXT_ONLY)).warnings()}
     assert told["data.template_drops_tools"].startswith("30 rows: ")
     assert told["data.template_drops_names"].startswith("12 rows: ")
 
@@ -171,5 +171,5 @@ def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     prints = set()
     for weight in (1, 0.5):
         path = write_jsonl(tmp_path / "a.jsonl", [{"messages": [ASKED, {**SAID, "weight": weight}]}] * 3)
-        prints.add(prepare(Data(id=str(path), validation=0.0, test=0.0), 512, tokenizer()).fingerprint)
+        prints.add(prepare(Data(id=str(path), validation=0.0, test=0.0), 512, tokenizer()).facts.fingerprint)
     assert len(prints) == 2

@@ -64,11 +64,7 @@ def sums(report: dict[str, Any]) -> None:
     usage = report["data_usage"]
     left_out = sum(entry["rows"] for entry in usage["left_out"].values())
     assert sum(usage[name] for name in SPLITS) + left_out == usage["read"]
-    given = usage["given"].values()
-    for entry in given:
-        assert sum(entry[name] for name in SPLITS) + entry["left_out"] == entry["read"]
-    for key in ("read", *SPLITS):
-        assert sum(entry[key] for entry in given) == usage[key]
+    assert sum(report["read"].values()) == usage["read"]
     assert usage["test_items"] <= usage["test"] == report["rows"]["test"]
     for entry in usage["left_out"].values():
         assert entry["reason"] and len(entry["where"]) == min(5, entry["rows"])
@@ -85,7 +81,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path, shape: str, se
         return
     assert json.loads(json.dumps(report)) == report
     files = {name: (tmp_path / names[0]).read_text().count("\n") for name, names in report["files"].items()}
-    assert {name: given["read"] for name, given in report["data_usage"]["given"].items()} == files
+    assert report["read"] == files
     unread = {path.name for path in tmp_path.glob("*.jsonl")} - {names[0] for names in report["files"].values()}
     assert set(report["notes"]) >= {f"not read: {name}" for name in unread}
     sums(report)
@@ -102,10 +98,10 @@ def test_check_inspection_and_run_give_one_account(tmp_path: Path, shape: str, m
     inspected = inspect(data, 64, tokenizer(), 5, 100)["report"]
     prepared = prepare(data, 64, tokenizer())
     assert report == inspected
-    assert {name: prepared.about[name] for name in ("columns", "data_usage", "overlap")} == {
+    assert {name: prepared.about()[name] for name in ("columns", "data_usage", "overlap")} == {
         name: report[name] for name in ("columns", "data_usage", "overlap")
     }
-    assert prepared.fingerprint == report["fingerprint"]
+    assert prepared.facts.fingerprint == report["fingerprint"]
 
 
 def test_every_column_has_a_role_and_an_ignored_one_is_a_warning_with_examples(tmp_path: Path) -> None:
@@ -133,13 +129,7 @@ def test_rows_left_out_by_settings_have_codes_of_their_own(tmp_path: Path) -> No
     report = check(Data(id=str(tmp_path), max_rows=10, test=0.0), 64, tokenizer())
     left_out = {code: entry["rows"] for code, entry in report["data_usage"]["left_out"].items()}
     assert left_out["data.max_rows"] == 30 and left_out["data.validation_overlaps"] == 3
-    assert report["data_usage"]["given"]["validation"] == {
-        "read": 4,
-        "train": 0,
-        "validation": 1,
-        "test": 0,
-        "left_out": 3,
-    }
+    assert report["read"]["validation"] == 4 and report["rows"]["validation"] == 1
     assert report["refused"] is None
 
 

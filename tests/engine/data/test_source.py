@@ -158,14 +158,6 @@ def test_the_default_share_gives_way_to_the_datas_own_validation(tmp_path: Path)
     assert source.read(Data(id=str(tmp_path), validation=0.0)).validation is None
 
 
-def test_the_fingerprint_is_of_the_content_not_of_the_file(tmp_path: Path) -> None:
-    original = source.read(Data(id=str(write_jsonl(tmp_path / "a.jsonl", ROWS))))
-    (tmp_path / "b.json").write_text(json.dumps(ROWS, indent=2))
-    other = source.read(Data(id=str(tmp_path / "b.json")))
-    changed = source.read(Data(id=str(write_jsonl(tmp_path / "c.jsonl", ROWS[:3]))))
-    assert original.fingerprint == other.fingerprint != changed.fingerprint
-
-
 def test_the_embedded_set_has_three_splits() -> None:
     read = source.read(Data(id="tickets"))
     assert read.train and read.validation and read.test

@@ -309,17 +309,17 @@ def passages(count: int, questions: int) -> list[dict[str, Any]]:
 def test_a_group_is_offered_where_passages_recur_and_is_the_group_of_the_items(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", passages(40, 5))
     plain = prepare(Data(id=str(file), map=PASSAGES), 512, tokenizer(CHATML))
-    (offer,) = [notice.text for notice in plain.warnings if notice.code == "data.group_suggestion"]
+    (offer,) = [notice.text for notice in plain.warnings() if notice.code == "data.group_suggestion"]
     assert settings(offer) == {"data.group": "context"}
     by_passage = prepare(Data(id=str(file), map=PASSAGES, group="context"), 512, tokenizer(CHATML))
-    assert "data.group_suggestion" not in [notice.code for notice in by_passage.warnings]
+    assert "data.group_suggestion" not in [notice.code for notice in by_passage.warnings()]
     seen = {name: {row.input_ids[40] for row in getattr(by_passage, name)} for name in SIDES}
-    assert by_passage.about["overlap"]["test/train"]["near"] == 0 < plain.about["overlap"]["test/train"]["near"]
+    assert by_passage.about()["overlap"]["test/train"]["near"] == 0 < plain.about()["overlap"]["test/train"]["near"]
     groups = [item.group for item in by_passage.test_items]
     assert seen["test"] and all(groups.count(group) == 5 for group in groups)
     numbers = prepare(Data(id=str(file), map=PASSAGES, group="doc"), 512, tokenizer(CHATML))
-    assert "numbers read" in numbers.about["why"]
-    role = next(column["role"] for column in numbers.about["columns"] if column["name"] == "doc")
+    assert "numbers read" in numbers.about()["why"]
+    role = next(column["role"] for column in numbers.about()["columns"] if column["name"] == "doc")
     assert role == "group"
 
 

@@ -51,10 +51,10 @@ def test_without_torch_rows_get_the_tokens_of_a_run() -> None:
         "rows = prepare(schema.Data(), 512, load_tokenizer(schema.Model()))\n"
         "splits = {'train': rows.train, 'validation': rows.validation, 'test': rows.test}\n"
         "assert preflight(schema.Model(), 512, schema.Evaluation(), splits) is None\n"
-        "print(json.dumps([rows.fingerprint, 'torch' not in sys.modules]))"
+        "print(json.dumps([rows.facts.fingerprint, 'torch' not in sys.modules]))"
     )
     assert torch_free
-    assert fingerprint == prepare(schema.Data(), 512, load_tokenizer(schema.Model())).fingerprint
+    assert fingerprint == prepare(schema.Data(), 512, load_tokenizer(schema.Model())).facts.fingerprint
 
 
 FORKED = """

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Convert = Callable[[Any], Any]
 
@@ -21,12 +21,12 @@ class NoCounterpart(Exception):
     """A value without a counterpart; the text says why."""
 
 
-class Changed(Exception):
-    """A value that is set as another one; the note says why."""
+class Changed(NamedTuple):
+    """A value with a near counterpart only."""
 
-    def __init__(self, value: Any, note: str) -> None:
-        self.value = value
-        super().__init__(note)
+    value: Any
+    note: str
+    """What differs."""
 
 
 # Values
@@ -58,16 +58,15 @@ def flag(value: Any) -> bool:
     return value
 
 
-def choice(known: Mapping[str, str], changed: Mapping[str, tuple[str, str]] | None = None, why: str = "") -> Convert:
-    """A converter of names: `changed` has those with a near counterpart and what differs."""
+def choice(known: Mapping[str, str | Changed]) -> Convert:
+    """A converter of names."""
 
-    def convert(value: Any) -> str:
+    def convert(value: Any) -> str | Changed:
         name = str(value).lower()
-        if name in known:
-            return known[name]
-        if changed and name in changed:
-            raise Changed(*changed[name])
-        raise NoCounterpart(why or f"one of {', '.join(dict.fromkeys(known.values()))}")
+        if name not in known:
+            names = dict.fromkeys(setting for setting in known.values() if isinstance(setting, str))
+            raise NoCounterpart(f"one of {', '.join(names)}")
+        return known[name]
 
     return convert
 
@@ -77,12 +76,14 @@ optimizer = choice(
         **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
         **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit"), "adamw_8bit"),
         "paged_adamw_8bit": "paged_adamw_8bit",
-    },
-    dict.fromkeys(("paged_adamw_32bit", "paged_adamw"), ("adamw", "32-bit state is not paged here")),
+        **dict.fromkeys(("paged_adamw_32bit", "paged_adamw"), Changed("adamw", "32-bit state is not paged here")),
+    }
 )
 schedule = choice(
-    {name: name for name in ("cosine", "linear", "constant")},
-    {"constant_with_warmup": ("constant", "every schedule has the warmup of train.warmup_ratio")},
+    {
+        **{name: name for name in ("cosine", "linear", "constant")},
+        "constant_with_warmup": Changed("constant", "every schedule has the warmup of train.warmup_ratio"),
+    }
 )
 attention = choice(
     {
@@ -93,12 +94,10 @@ attention = choice(
 )
 
 
-def checkpointing(value: Any) -> bool | str:
-    if value in ("offload", "offload_disk"):
-        if value == "offload_disk":
-            raise Changed("offload", "to host memory, not to the disk")
-        return "offload"
-    return flag(value)
+def checkpointing(value: Any) -> bool | str | Changed:
+    if value == "offload_disk":
+        return Changed("offload", "to host memory, not to the disk")
+    return "offload" if value == "offload" else flag(value)
 
 
 def not_flag(value: Any) -> bool:
@@ -116,10 +115,10 @@ def target_modules(value: Any) -> str | list[str]:
     return [name.strip() for name in names]
 
 
-def initial_weights(value: Any) -> str:
-    if value in (True, None, "default", "gaussian"):
-        if value == "gaussian":
-            raise Changed("default", "A is initialized as in PEFT's default")
+def initial_weights(value: Any) -> str | Changed:
+    if value == "gaussian":
+        return Changed("default", "A is initialized as in PEFT's default")
+    if value in (True, None, "default"):
         return "default"
     if str(value).startswith("pissa"):
         return "pissa"

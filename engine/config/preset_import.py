@@ -365,13 +365,14 @@ def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None
         if isinstance(value, Tag):
             raise NoCounterpart("never constructed")
         converted = convert(value)
-        if setting in result.values and result.values[setting] != converted:
+        setting_value = converted.value if isinstance(converted, Changed) else converted
+        if setting in result.values and result.values[setting] != setting_value:
             raise NoCounterpart(f"{setting} is already set by another key")
-        result.values[setting] = converted
-        result.add("taken", key, value, setting)
-    except Changed as change:
-        result.values[setting] = change.value
-        result.add("changed", key, value, f"{setting} = {change.value}", str(change))
+        result.values[setting] = setting_value
+        if isinstance(converted, Changed):
+            result.add("changed", key, value, f"{setting} = {setting_value}", converted.note)
+        else:
+            result.add("taken", key, value, setting)
     except NoCounterpart as error:
         result.add("left out", key, value, "", str(error))
 

@@ -160,6 +160,12 @@ hf_token: hf_abcdefghijklmnopqrstuvwxyz
     assert set(result.values) & {"data.id", "model.from_run", "train.seed"} == set()
 
 
+def test_a_value_without_an_exact_counterpart_does_not_replace_that_of_another_key(tmp_path: Path) -> None:
+    result = imported(tmp_path, "base_model: acme/m\noptim: adamw_8bit\noptimizer: paged_adamw_32bit")
+    assert result.values["optimizer.name"] == "adamw_8bit"
+    assert (outcomes(result)["optim"], outcomes(result)["optimizer"]) == ("taken", "left out")
+
+
 def test_aliases_do_not_expand(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]

@@ -5,7 +5,9 @@ the set of its lowercase character 5-grams, without those that most prompts shar
 prompts similar). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of at most
 0.035 at THRESHOLD; candidate pairs are found by locality-sensitive hashing in 16 bands of 8 minima. Together they count
 about half of the pairs at a similarity of 0.8, nearly all from 0.9 and none up to 0.65
-(`tests/engine/data/test_duplicates.py`).
+(`tests/engine/data/test_duplicates.py`). rensa computes the minima of 5-grams that NumPy has hashed. Its `RMinHashLSH`
+over strings counts the same rows, but takes 1.9 times the CPU time and 1.5 times the memory for 200,000 prompts of 110
+characters, and 2.5 times the CPU time for 20,000 of 800.
 """
 
 from __future__ import annotations

@@ -298,8 +298,9 @@ def test_squad_articles_give_a_row_for_each_question(tmp_path: Path) -> None:
     assert dataset.left_out == {"data.unanswerable": 1}
 
 
-def test_a_json_object_of_splits_gives_its_splits(tmp_path: Path) -> None:
-    rows = [{"question": "q", "answer": "a"}]
+@pytest.mark.parametrize("score", [1.0, float("nan")])  # NaN is read by the standard library only
+def test_a_json_object_of_splits_gives_its_splits(tmp_path: Path, score: float) -> None:
+    rows = [{"question": "q", "answer": "a", "score": score}]
     path = write(tmp_path / "a.json", json.dumps({"train": rows * 5, "dev": rows * 2, "test": rows}))
     source = reading(path).source
     assert {name: len(list(part)) for name, part in source.splits.items()} == {"train": 5, "validation": 2, "test": 1}

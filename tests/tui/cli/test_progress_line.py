@@ -175,7 +175,7 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
     live.status = "live"
     display = ProgressDisplay()
     LadderView(made, display, quiet=False).show(state)
-    done, count = sum(one.is_done for one in state.entries), len(state.entries)
+    done, count = sum(ladder_entry.is_done for ladder_entry in state.entries), len(state.entries)
     text = display.text(120)  # the run's events are complete
     assert text.startswith(f"ladder {done + 1}/{count} lora · FINISHED ━") and f"{done / count:.0%}" in text
 
@@ -183,7 +183,7 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
 def test_the_line_shows_the_active_export_of_a_ladder(tmp_path: Path) -> None:
     made, state = made_ladder(tmp_path)
     state.stage = "exporting"
-    run = next(one for one in state.entries if one.kind == "run")
+    run = next(ladder_entry for ladder_entry in state.entries if ladder_entry.kind == "run")
     export = LadderEntry(rung="lora:merged", kind="export", seed=0, learning_rate=1e-3, run=run.run, status="live")
     export.progress = "test answers 12 of 40"
     state.entries.append(export)

@@ -245,8 +245,10 @@ def test_a_real_run_is_the_same_with_and_without_probe(tmp_path: Path) -> None:
     losses = [[event["loss"] for event in events if event["type"] == "step"] for events in (with_it, without)]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     first, second = (event for event in with_it if event["type"] == "plan")
-    assert first["predicted"] > 0 and first["measured"] is None
-    assert second["measured"] > 0 and second["probe_seconds"] > 0 and second["predicted"] == first["predicted"]
+    assert [prediction["tier"] for prediction in first["predictions"]] == ["formula", "dry run"]
+    *predicted, measured = second["predictions"]
+    assert predicted == first["predictions"] and all(prediction["training"] > 0 for prediction in predicted)
+    assert measured["tier"] == "probe" and measured["training"] > 0 and second["probe_seconds"] > 0
     result = msgspec.json.decode((runs["true"] / "result.json").read_bytes(), type=Result)
     assert [prediction.tier for prediction in result.predicted] == ["formula", "dry run", "probe"]
     assert result.peak_training_bytes and result.peak_training_bytes > 0

@@ -35,6 +35,8 @@ from engine.training.segments import Segments
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings of models that scale their logits: Cohere and Falcon-H1 multiply by theirs, HyperCLOVA X multiplies by
 `logits_scaling`, and Granite divides by it."""
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Settings of models that cap their logits: Gemma's name, which others have too, RecurrentGemma's and xLSTM's."""
 _heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDictionary()
 
 
@@ -144,7 +146,7 @@ def _recognized(inner: Any, linear: Any) -> Head | None:
 def _possible_scalings(config: Any) -> list[Scaling]:
     """None, then multiplication and division by each setting of the model that scales logits in some architecture."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    cap = getattr(text, "final_logit_softcapping", None) or None
+    cap = next((value for name in SOFT_CAPS if (value := getattr(text, name, None))), None)
     values = [value for name in SCALES if isinstance(value := getattr(text, name, None), int | float) and value]
     scaled = [(Scaling(cap, multiplier=value), Scaling(cap, divisor=value)) for value in values]
     return [Scaling(cap), *itertools.chain.from_iterable(scaled)]

@@ -44,8 +44,12 @@ SCALED = {
         transformers.FalconH1Config(**LAYERS, **SSM, mamba_d_ssm=128, lm_head_multiplier=0.7),
         Scaling(multiplier=0.7),
     ),
+    "recurrent_gemma": (
+        transformers.RecurrentGemmaConfig(**LAYERS, lru_width=64, attention_window_size=32, logits_soft_cap=20.0),
+        Scaling(cap=20.0),
+    ),
 }
-"""Models that scale their logits, and how."""
+"""Models that scale or cap their logits in their own way, and how."""
 ALL_SHAPES = {**SHAPES, **{name: shape for name, (shape, _) in SCALED.items()}}
 
 

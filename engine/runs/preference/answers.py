@@ -12,6 +12,7 @@ from statistics import fmean
 import msgspec
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 from engine.config.metric_specs import LOSS
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -74,7 +75,12 @@ class RungAnswers:
     """The rung that the verdict recommends to ship."""
 
     def add(self, rung: str, seed: int, file: Path, who: Who, reasoning_tags: Sequence[str] | None = None) -> None:
-        """Add the answers of one run. Raises UserError if they are damaged or to other items."""
+        """Add the answers of one run, except to those of a base model, which are added once.
+
+        Raises UserError if they are damaged or to other items.
+        """
+        if seed == ONLY and rung in self.by_rung:
+            return
         lines, tags = _read(file), reasoning_tags or self.tags
         self.items = self.items or lines
         if [(line.prompt, line.targets) for line in lines] != [(line.prompt, line.targets) for line in self.items]:
@@ -175,19 +181,28 @@ def _scored_text(output: str, tags: Sequence[str], targets: Sequence[str]) -> st
 
 
 def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, Path, Who]]:
-    """Rung, seed, file and model of all answers of a ladder: of its base models, served models and finished runs."""
-    for row in ladder.rows:
-        runs = [RunDir(folder.runs / run) for run in row.runs]
-        if is_served(row.name) and row.status == "finished":
-            file = folder.path / "served" / row.name.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
-            yield row.name, ONLY, file, "base"
-        elif is_base(row.name):
-            for run in runs:
-                shots = shots_of(row.name)
-                yield row.name, ONLY, run.few_shot_file(shots) if shots else run.predictions_file, "base"
-        elif not row.source:
-            for seed, run in zip(row.seeds, runs, strict=True):
-                yield row.name, seed, run.predictions_file, "tuned"
+    """Rung, seed, file and model of all answers of a ladder, also of one that has not ended.
+
+    Each finished run may have scored a base model: `RungAnswers.add` takes the first one that did.
+    """
+    finished = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
+    methods = {row.name: row.method for row in ladder.rows}
+    of_base = [(name, RunDir(folder.runs / run)) for name, run in ladder.base_runs.items()]
+    for entry in finished:
+        quantized = {BASE_4BIT, entry.rung} <= methods.keys() and method_spec(methods[entry.rung]).quantizes_base
+        of_base.append((BASE_4BIT if quantized else BASE, RunDir(folder.runs / entry.run)))
+    for name, run in of_base:
+        yield name, ONLY, run.predictions_file, "base"
+    for name in filter(shots_of, methods):
+        for base, run in of_base:
+            if base == BASE and (file := run.few_shot_file(shots_of(name))).exists():
+                yield name, ONLY, file, "base"
+    for name in filter(is_served, methods):
+        file = folder.path / "served" / name.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
+        if file.exists():
+            yield name, ONLY, file, "base"
+    for entry in finished:
+        yield entry.rung, entry.seed, RunDir(folder.runs / entry.run).predictions_file, "tuned"
 
 
 def empty_answers(ladder: Ladder) -> RungAnswers:
@@ -222,8 +237,7 @@ def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
         metric=result.metric if result else "", tags=read_frozen(folder).config.evaluation.reasoning_tags
     )
     for run in compared:
-        if BASE not in answers.by_rung:
-            answers.add(BASE, ONLY, run.predictions_file, "base", tags[run])
+        answers.add(BASE, ONLY, run.predictions_file, "base", tags[run])
     for run in compared:
         answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", tags[run])
     return _with_pairs(answers, ", ".join(run.name for run in compared))

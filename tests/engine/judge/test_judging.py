@@ -250,6 +250,17 @@ def test_limits_stop_the_judge_before_they_are_exceeded(ladder: LadderDir) -> No
     assert state.cost is not None and 0.02 < state.cost <= 0.05
 
 
+def test_finished_runs_of_a_ladder_that_has_not_ended_are_compared(ladder: LadderDir) -> None:
+    ended = ladder_answers(ladder)
+    state = ladder.state()
+    assert state is not None
+    state.status, state.rows = "stopped", []  # they are written when all runs have ended
+    ladder.write_state(state)
+    stopped = ladder_answers(ladder)
+    assert sorted(stopped.by_rung) == sorted(ended.by_rung) and stopped.pairs()
+    assert stopped.by_rung == ended.by_rung
+
+
 def test_every_answer_that_was_paid_before_a_limit_is_kept(ladder: LadderDir) -> None:
     with planted(perfect) as server:
         state = judged(ladder, server.name, token_limit=20_000, answer_tokens=64, concurrency=8)

@@ -214,7 +214,7 @@ class MachineSampler:
         In a container only the watched run is known to be one: other process ids are not the driver's.
         """
         if position is None:
-            budget = device_budget(None, own=sample.worker_rss or 0)
+            budget = device_budget(None, sample.worker_rss or 0, (sample.memory_total, sample.memory_used))
             name, label, others = "system memory", None, list[ProcessSample]()
         else:
             gpu = sample.gpus[position]

@@ -115,13 +115,14 @@ def smallest_gpu(devices: Iterable[SelectedDevice]) -> NvmlGpu | None:
     return min(gpus, key=lambda gpu: gpu.total() or system_memory()[0], default=None)
 
 
-def device_budget(gpu: NvmlGpu | None, own: int = 0) -> MemoryBudget:
+def device_budget(gpu: NvmlGpu | None, own: int = 0, system: tuple[int, int] | None = None) -> MemoryBudget:
     """The memory of a whole GPU, or of the system without one.
 
-    `own`: bytes that runs of ftbench use, for which a new run waits; they are not counted as used by others.
+    `own`: bytes that runs of ftbench use, for which a new run waits; they are not counted as used by others. `system`:
+    what `system_memory` has just returned, to not read it again.
     """
     if gpu is None:
-        total, used = system_memory()
+        total, used = system or system_memory()
         cores = f"{os.cpu_count()} CPU cores"
         used = max(0, used - own)
         return MemoryBudget(name=cores, device="cpu", source="system", total=total, used=used, bf16=has_bf16())

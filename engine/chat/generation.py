@@ -1,4 +1,4 @@
-"""Generate one answer by transformers' `generate`, which hands over its text while it is written.
+"""Generate one answer with transformers' `generate` and stream its text.
 
 The end tokens are those of evaluation, so a greedy answer is evaluation's, up to rounding in batches of other sizes.
 Keys and values of earlier turns are kept.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
+from transformers.cache_utils import DynamicLayer
 
 from engine.evaluation.forward import Forward, reads_prompts_in_parts
 from engine.evaluation.generate import without_own_settings
@@ -23,17 +25,28 @@ Stopped = Callable[[], bool]
 
 
 @dataclass
-class KeptTurns:
-    """Keys and values of the conversation that a column has answered last, for a prompt that continues it."""
+class ConversationCache:
+    """Keys and values of the conversation that a column has answered last."""
 
     tokens: list[int] = field(default_factory=list)
     cache: DynamicCache | None = None
 
     def take(self, prompt: list[int], forward: Forward) -> DynamicCache:
-        """The cache if the prompt continues its tokens, else an empty one."""
+        """A cache of the first tokens of this prompt that were computed last; the last token is always computed.
+
+        Templates may render earlier turns differently, for example without their reasoning.
+        """
         cache, self.cache = self.cache, None  # an answer that fails leaves no cache of unknown content
-        continues = prompt[: len(self.tokens)] == self.tokens and len(prompt) > len(self.tokens)
-        return cache if cache is not None and continues else forward.new_cache()
+        pairs = zip(self.tokens, prompt[:-1], strict=False)
+        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if cache is None or not kept:
+            return forward.new_cache()
+        if kept < len(self.tokens):
+            if any(type(layer) is not DynamicLayer for layer in cache.layers):
+                return forward.new_cache()  # sliding windows cannot be cropped
+            for layer in cache.layers:  # `crop` has other arguments in other versions
+                layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
+        return cache
 
 
 class AnswerStreamer(TextStreamer):
@@ -75,7 +88,7 @@ class AnswerStreamer(TextStreamer):
 def generate_answer(
     network: torch.nn.Module,
     prompt: list[int],
-    kept: KeptTurns,
+    kept: ConversationCache,
     sampling: Sampling,
     device: str,
     streamer: AnswerStreamer,

@@ -13,7 +13,7 @@ import peft
 import psutil
 import torch
 
-from engine.chat.generation import KeptTurns
+from engine.chat.generation import ConversationCache
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
@@ -204,7 +204,7 @@ class Responder:
     ends: frozenset[int]
     positions: int | None
     """Maximum sequence length of the model."""
-    kept: KeptTurns = field(default_factory=KeptTurns)
+    kept: ConversationCache = field(default_factory=ConversationCache)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly, random_prompts
 
 from engine.assets import tiny_folder
-from engine.chat.generation import AnswerStreamer, KeptTurns, generate_answer
+from engine.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.config.schema import Model
 from engine.methods.model_source import load_tokenizer
 from engine.runs.chat_client import Sampling
@@ -28,12 +28,12 @@ def streamer(pieces: list[str] | None = None) -> AnswerStreamer:
 def answer(
     model: torch.nn.Module,
     prompt: list[int],
-    kept: KeptTurns | None = None,
+    kept: ConversationCache | None = None,
     sampling: Sampling = GREEDY,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     received = streamer()
-    generate_answer(model, prompt, kept or KeptTurns(), sampling, "cpu", received, stopped)
+    generate_answer(model, prompt, kept or ConversationCache(), sampling, "cpu", received, stopped)
     assert received.has_ended or stopped() or len(received.tokens) == sampling.max_new_tokens
     return received.tokens
 
@@ -48,7 +48,7 @@ def test_a_greedy_answer_is_that_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_conversation_continues_with_the_kept_cache(name: str) -> None:
     """A longer prompt, one that differs from the middle on, and another one: each as with an empty cache."""
-    model, kept = made(EVERY[name]), KeptTurns()
+    model, kept = made(EVERY[name]), ConversationCache()
     computed: list[int] = []
     model.register_forward_pre_hook(
         lambda module, given, named: computed.append(named["input_ids"].shape[1]), with_kwargs=True
@@ -112,12 +112,12 @@ def test_text_appears_while_it_is_written(text: str) -> None:
 def test_an_answer_that_is_stopped_ends_with_the_next_token() -> None:
     model, received = made(FULL_ATTENTION["llama"]), streamer()
     received.ends = frozenset()
-    generate_answer(model, PROMPTS[0], KeptTurns(), GREEDY, "cpu", received, lambda: len(received.tokens) >= 3)
+    generate_answer(model, PROMPTS[0], ConversationCache(), GREEDY, "cpu", received, lambda: len(received.tokens) >= 3)
     assert len(received.tokens) == 4 and not received.has_ended
 
 
 def test_an_answer_that_fails_leaves_no_cache() -> None:
-    model, kept = made(FULL_ATTENTION["llama"]), KeptTurns()
+    model, kept = made(FULL_ATTENTION["llama"]), ConversationCache()
     tokens = answer(model, PROMPTS[0], kept)
     with pytest.raises(IndexError):
         answer(model, [*PROMPTS[0], *tokens, 100_000], kept)

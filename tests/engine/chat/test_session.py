@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from made_models import conversation_of, made_model, record_answers
 
 from engine.chat.models import BASE, PromptEncoder, prompt_of, tried_run
@@ -16,6 +19,7 @@ from engine.config.schema import Data, Model
 from engine.data.detection import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
+from engine.methods.adapters import unwrap_peft
 from engine.methods.model_source import load_tokenizer
 from engine.runs.chat_client import (
     AnswerFinished,
@@ -133,6 +137,21 @@ def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict
     assert isinstance(messages[-1], RequestFinished) and messages[-1].memory.process > 0
 
 
+@contextmanager
+def prompt_tokens_read(networks: Iterable[torch.nn.Module]) -> Iterator[list[int]]:
+    """The number of tokens of each forward pass that reads a prompt, in order."""
+    read: list[int] = []
+
+    def note(network: torch.nn.Module, given: object, named: dict[str, Any]) -> None:
+        if (count := named["input_ids"].shape[1]) > 1:
+            read.append(count)
+
+    hooks = [network.register_forward_pre_hook(note, with_kwargs=True) for network in set(networks)]
+    yield read
+    for hook in hooks:
+        hook.remove()
+
+
 def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[str, RunDir]) -> None:
     conversation = conversation_of(made["lora"], 1)
     first = {
@@ -151,10 +170,14 @@ def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[
         for name, answer in first.items()
     }
     ask = AnswerRequest(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
-    continued = told(session, ask)
-    for responder in session.models.responders.values():
-        responder.kept.cache = None
-    again = told(session, ask)
+    responders = session.models.responders
+    with prompt_tokens_read(unwrap_peft(responder.copy.network) for responder in responders.values()) as read:
+        continued = told(session, ask)
+        for responder in responders.values():
+            responder.kept.cache = None
+        again = told(session, ask)
+    prompt = len(responders[BASE].encoder.ids(conversation))
+    assert len(read) == 6 and all(short <= whole - prompt for short, whole in zip(read[:3], read[3:], strict=True))
     texts = [
         [message.text for message in messages if isinstance(message, AnswerFinished)] for messages in (continued, again)
     ]

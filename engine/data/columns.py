@@ -25,8 +25,8 @@ DISTINCT_LIMIT = 32
 """Maximum number of distinct values of a column that are stored."""
 SAMPLE = 200
 """Number of rows in the sample that formats are detected from."""
-SAMPLE_BYTES = 32 << 20
-"""Maximum size of the sample as JSON: a row may have megabytes."""
+SAMPLE_CHARACTERS = 32 << 20
+"""Maximum characters of the sample: a row may have millions."""
 _SCALARS = (str, int, float, bool)
 
 
@@ -203,7 +203,7 @@ class Summary:
     columns: dict[str, ColumnSummary] = field(default_factory=dict)
     sample: list[RawRow] = field(default_factory=list)
     """The first rows, and the first row with a value for each further column."""
-    sample_bytes: int = 0
+    sample_characters: int = 0
     parts: dict[str, dict[str, int]] = field(default_factory=dict)
     """File (or Hub split) -> column -> rows with a value."""
 
@@ -235,9 +235,9 @@ def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
                 kept = kept or (not before and column.rows > 0)
             if kept:
                 size = len(repr(raw.values))
-                if not summary.sample or summary.sample_bytes + size <= SAMPLE_BYTES:
+                if not summary.sample or summary.sample_characters + size <= SAMPLE_CHARACTERS:
                     summary.sample.append(raw)
-                    summary.sample_bytes += size
+                    summary.sample_characters += size
         added = {name: filled - earlier.get(name, 0) for name, filled in summary.filled.items()}
         summary.parts[part] = {name: filled for name, filled in added.items() if filled}
     return summary

@@ -15,12 +15,13 @@ MIN_BAR = 8
 def run_progress(
     state: RunState, width: int, ladder: Ladder | None = None, with_metrics: bool = False
 ) -> list[StyledText]:
-    """Phase, bar, position, and the time left of the whole: of the run, or of its ladder.
+    """Phase, bar, position, and the time left: of the ladder where it is known, else of the run.
 
-    The bar is that of all of a ladder's runs; else of the phase. `with_metrics`: also the latest loss and throughput.
+    The bar is that of a ladder's runs, each by its training steps; else of the phase. `with_metrics`: also the latest
+    loss and throughput.
     """
     step, progress, is_training = state.step, state.progress, state.phase == "training"
-    share, position = None, visible(state.note, 60)  # share of the phase that is done, and the step or row
+    share, position = None, visible(state.note, max(60, width))  # share of the phase that is done, and the step or row
     if progress is not None and progress.total:
         share = min(1.0, progress.done / progress.total)
         position = f"{visible(progress.text, 40)} {progress.done:,}/{progress.total:,}"
@@ -37,8 +38,9 @@ def run_progress(
         entry = next((entry for entry in ladder.entries if entry.run and entry.run == state.name), None)
         rung = f" {entry.rung}{f' {TIMING_PROBE}' if entry.kind == 'probe' else ''}" if entry else ""
         head = f"ladder {min(done + 1, count)}/{count}{rung} · {head}"
-        left = ladder_left(ladder, time.time(), state.name, state.left()).removeprefix("ladder ")
-        share = (done + (share or 0.0)) / max(1, count)
+        left = ladder_left(ladder, time.time(), state.name, state.left()).removeprefix("ladder ") or left
+        trained = step.step / max(1, step.steps) if step is not None and entry and not entry.is_done else 0.0
+        share = (done + trained) / max(1, count)
     tail: list[StyledText] = [("  loss not finite", "$text-error")] if step is not None and step.loss is None else []
     tail += [(f"   {left}", "bold")] if left else []
     if with_metrics and step is not None and is_training:

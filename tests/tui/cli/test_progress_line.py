@@ -80,8 +80,8 @@ def test_a_loss_that_is_not_finite_is_said_in_words() -> None:
 
 
 def test_a_waiting_run_shows_what_it_waits_for() -> None:
-    note = "next on GPU 0"
-    assert fed(events.Phase(name="waiting", note=note)).text(80) == f"WAITING  {note}"
+    note = "next on GPU 0; in use by 20260101-000000-demo-lora-lora-abcd (process 17) since 14:05, started in ~/mails"
+    assert fed(events.Phase(name="waiting", note=note)).text(120) == f"WAITING  {note}"
 
 
 def test_other_work_shows_how_far_it_is() -> None:
@@ -177,7 +177,22 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
     LadderView(made, display, quiet=False).show(state)
     done, count = sum(ladder_entry.is_done for ladder_entry in state.entries), len(state.entries)
     text = display.text(120)  # the run's events are complete
-    assert text.startswith(f"ladder {done + 1}/{count} lora · FINISHED ━") and f"{done / count:.0%}" in text
+    assert text.startswith(f"ladder {done + 1}/{count} lora · FINISHED ━") and f"{(done + 1) / count:.0%}" in text
+
+
+def test_the_bar_of_a_ladder_moves_forward_and_an_unknown_time_left_is_that_of_the_run() -> None:
+    display = fed(*baseline(41))
+    display.run.name = "lora"
+    display.ladder = Ladder(name="l", preset="demo", command="", created=0.0)
+    display.ladder.entries = [entry("lora", "live"), entry("full")]
+    assert "  0% " in display.text(120) and display.text(120).endswith(f"  {display.run.left()}")
+    display.run.feed([at(41, events.Phase(name="training")), at(50, step(50, steps=100))])
+    assert "  25% " in display.text(120)
+    display.run.feed([at(60, step(100, steps=100)), at(61, events.Phase(name="evaluation"))])
+    display.run.feed([at(62, events.Progress(phase="evaluation", text="loss", done=1, total=300))])
+    assert "  50% " in display.text(120)
+    display.ladder.entries[0].status = "finished"
+    assert "  50% " in display.text(120)
 
 
 def test_the_line_shows_the_active_export_of_a_ladder(tmp_path: Path) -> None:

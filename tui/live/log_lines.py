@@ -17,6 +17,8 @@ MAX_READ_BYTES = 1 << 20
 """Maximum bytes of raw output read at a time; of a longer backlog only the complete lines at its end are read."""
 SKIPPED = b"[older output is not shown]\n"
 """In place of what was not read."""
+CUT = "[start not shown] … "
+"""In place of the start of a line that is longer than what is read at a time."""
 
 
 class LogLines:
@@ -81,17 +83,20 @@ class OutputReader:
             return None
         self.offset += len(block)
         if skipped:
-            block = SKIPPED + block[block.find(b"\n") + 1 :]  # without the end of a partial line
+            end = block.find(b"\n") + 1  # of a partial line, which is not shown unless it is all
+            block = SKIPPED + (block[end:] if end else CUT.encode() + block)
         *complete, rest = (self._rest + block).split(b"\n")
-        self._rest = rest[-MAX_READ_BYTES:]
+        self._rest = rest if len(rest) <= MAX_READ_BYTES else CUT.encode() + rest[-MAX_READ_BYTES:]
         return OutputChunk([displayed_line(line) for line in complete], displayed_line(self._rest))
 
 
 def displayed_line(line: bytes) -> str:
     """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
-    Credentials are replaced.
+    Credentials are replaced. Of a line without its start the end is shown.
     """
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+    if text.startswith(CUT):
+        return CUT + without_credentials(text[-2 * LINE_LIMIT :])[-LINE_LIMIT:]
     rest = max(0, len(text) - 2 * LINE_LIMIT)
     return shortened(without_credentials(text[: 2 * LINE_LIMIT]), cut_before=rest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tui.live.log_lines import MAX_READ_BYTES, SKIPPED, LogLines, OutputReader
+from tui.live.log_lines import CUT, MAX_READ_BYTES, SKIPPED, LogLines, OutputReader
 
 
 def test_lines_keep_their_numbers_when_older_ones_are_dropped() -> None:
@@ -82,3 +82,26 @@ def test_a_progress_bar_longer_than_what_is_read_shows_its_last_state(tmp_path: 
     path.write_bytes(b"first\n" + b"\r 50% of it" * (MAX_READ_BYTES // 8))
     piece = OutputReader(path).read()
     assert piece is not None and (piece.lines[1:], piece.unfinished) == ([], " 50% of it")
+
+
+def test_a_line_longer_than_what_is_read_shows_its_end(tmp_path: Path) -> None:
+    """Whether it is read as it grows or at once; also of the whole line, once it is complete."""
+    path = tmp_path / "engine.log"
+    growing = OutputReader(path)
+    path.write_bytes(b"start")
+    for number in range(8):
+        with path.open("ab") as file:
+            file.write(b"x" * (MAX_READ_BYTES // 3) + b" end %d" % number)
+        piece = growing.read()
+        assert piece is not None and piece.unfinished.startswith(CUT if number > 1 else "startx")
+    late = OutputReader(path)
+    at_once = late.read()
+    assert piece is not None and at_once is not None and at_once.lines == [SKIPPED.decode().rstrip()]
+    for unfinished in (piece.unfinished, at_once.unfinished):
+        assert unfinished.startswith(f"{CUT}xxx") and unfinished.endswith("x end 7") and len(unfinished) < 5000
+    with path.open("ab") as file:
+        file.write(b"!\nnext\n")
+    for reader in (growing, late):
+        piece = reader.read()
+        assert piece is not None and piece.lines[0].startswith(CUT) and piece.lines[0].endswith(" end 7!")
+        assert (piece.lines[1:], piece.unfinished) == (["next"], "")

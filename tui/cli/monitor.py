@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import visible
-from engine.runs.queue.device_queue import QueuePlace, others_on_gpus, titled_places
+from engine.runs.queue.device_queue import QueuePlace, others_on_gpus, queue_places, titled_places
 from tui.cli import options
 from tui.history.queue_table import COLUMNS, EMPTY_QUEUE, cells, queue_lines
 from tui.output import streams
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = 1.0
 LOAD_SECONDS = 0.5
-"""Interval over which the CPU load of the first sample is measured."""
+"""Interval over which the CPU load and that of each process are measured for the first sample."""
 MAX_WIDTH = 100
 QUEUE_LINES = 6
 
@@ -61,9 +61,13 @@ def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> No
     """Show the machine every second until Ctrl+C, in a pipe or with --json once."""
     from tui.live.machine import MachineSampler, SampleRequest  # Textual, which they import, is slow to import
 
-    sampler = MachineSampler()
+    workers = dict[int, str]()
+    with contextlib.suppress(UserError, OSError):  # the queue cannot be read, which `ftbench queue` reports
+        workers = {place.pid: str(place) for place in queue_places()}
+    sampler, request = MachineSampler(), SampleRequest(workers=workers, command_lines=False)
+    sampler.look(request)
     time.sleep(LOAD_SECONDS)
-    sample = sampler.look(SampleRequest())
+    sample = sampler.look(request)
     if json:
         print_json(asdict(sample))
     elif console.is_dumb_terminal or not streams.is_terminal():

@@ -35,7 +35,7 @@ class ProcessSample:
     seconds: float | None = None
     """Since it started."""
     cpu: float | None = None
-    """Percent of one core since the sample before."""
+    """Percent of one core since the sample before; None in the first one that has the process."""
     rss: int | None = None
     """Resident set."""
     command: str = ""
@@ -122,6 +122,8 @@ class SampleRequest(NamedTuple):
     """The run of each worker of ftbench by process id: a new run waits for them, so their memory will be free."""
     device: int | str = "auto"
     """`hardware.device` of the next run."""
+    command_lines: bool = True
+    """Whether processes that are not of ftbench have their command line, which may contain credentials."""
 
 
 @dataclass(frozen=True)
@@ -285,20 +287,24 @@ class MachineSampler:
     def _process(self, pid: int, request: SampleRequest) -> ProcessSample | None:
         """A process with what the system knows of it; None where it is not visible from here."""
         try:
-            process = self._processes.get(pid)
+            process, is_new = self._processes.get(pid), False
             if process is None or not process.is_running():  # or another process has its id now
-                process = self._processes[pid] = psutil.Process(pid)
+                process, is_new = psutil.Process(pid), True
+                self._processes[pid] = process
             with process.oneshot():
+                cpu = process.cpu_percent(None)  # the first call has no interval to measure and returns 0
+                command = request.workers.get(pid, "")
+                if request.command_lines and not command:
+                    with contextlib.suppress(psutil.Error):  # a zombie has none
+                        command = without_credentials(" ".join(process.cmdline()))
                 return ProcessSample(
                     pid,
                     process.name(),
                     user=process.username(),
                     seconds=max(0.0, time.time() - process.create_time()),
-                    cpu=process.cpu_percent(None),
+                    cpu=None if is_new else cpu,
                     rss=process.memory_info().rss,
-                    command=request.workers.get(pid)
-                    or without_credentials(" ".join(process.cmdline()))
-                    or process.name(),
+                    command=command or process.name(),
                 )
         except psutil.Error:
             return None

@@ -37,10 +37,16 @@ def test_it_shows_the_machine_and_the_queue_until_ctrl_c(tmp_path: Path) -> None
         terminal.process.wait()
 
 
-def test_a_pipe_gets_one_sample() -> None:
+def test_a_pipe_gets_one_sample(tmp_path: Path) -> None:
     text = ftbench("monitor")
     assert text.returncode == 0 and "GiB" in text.stdout and "\x1b" not in text.stdout
+    run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
+    held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
+    assert held is not None
     sample = json.loads(ftbench("monitor", "--json").stdout)
+    os.close(held)
+    (worker,) = sample["workers"]
+    assert (worker["pid"], worker["command"]) == (os.getpid(), run.name) and worker["cpu"] is not None
     assert sample["memory_total"] > sample["memory_used"] > 0 and 0 <= sample["load"] <= 100
 
 

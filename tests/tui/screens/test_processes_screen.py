@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nvml_driver import nvml
 from pilot import play, sampled, screen_text, wait_for
 from textual.pilot import Pilot
 
+from engine.hardware.nvml import INITIAL
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample, SampleRequest
 from tui.screens.processes import ProcessesScreen, table_row
@@ -22,9 +25,22 @@ def test_a_worker_without_a_gpu_is_sampled_with_its_run() -> None:
     sampler, gone = MachineSampler(), 2**22 + 1
     request = SampleRequest(workers={os.getpid(): "20260101-000000-demo-lora-lora-abcd", gone: "gone"})
     (worker,) = sampler.look(request).workers
+    assert worker.cpu is None  # it needs an interval
+    (worker,) = sampler.look(request).workers
     assert (worker.pid, worker.bytes, worker.command) == (os.getpid(), None, "20260101-000000-demo-lora-lora-abcd")
     assert worker.rss and worker.user and worker.seconds is not None and worker.cpu is not None
     assert sampler.look(SampleRequest()).workers == () and not sampler._processes
+
+
+def test_a_zombie_on_a_gpu_keeps_what_is_known_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (link := tmp_path / "namespace").symlink_to(INITIAL)
+    monkeypatch.setattr("engine.hardware.nvml.NAMESPACE", link)
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes={child.pid: GIB}))
+    (process,) = MachineSampler().look(SampleRequest()).gpus[1].processes
+    child.wait()
+    assert (process.name, process.command, process.bytes) == ("true", "true", GIB) and process.user
 
 
 def test_a_line_has_a_dash_for_what_is_not_known() -> None:

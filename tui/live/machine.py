@@ -58,8 +58,6 @@ class GpuSample:
     temperature: int | None = None
     shared: bool = False
     """Whether the GPU shares the system's memory; the figures are then the system's."""
-    bf16: bool = True
-    """Whether it supports bf16 natively."""
     uuid: str | None = None
     own: ProcessSample | None = None
     """The watched run's process."""
@@ -274,7 +272,6 @@ class MachineSampler:
             load=gpu.utilization(),
             temperature=gpu.temperature(),
             shared=shared,
-            bf16=gpu.bf16(),
             uuid=gpu.uuid(),
             instance=gpu.instance,
         )

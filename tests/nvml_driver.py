@@ -16,8 +16,8 @@ class Driver:
     class NVMLError(Exception):
         value = 3
 
-    def __init__(self, memory: bool = True, processes: dict[int, int] | None = None) -> None:
-        """`memory`: whether it reports memory; `processes`: bytes on the second GPU by process id."""
+    def __init__(self, memory: bool = True, processes: dict[int, int | None] | None = None) -> None:
+        """`memory`: whether it reports memory; `processes`: bytes on the second GPU by process id, None if unknown."""
         self.memory, self.processes = memory, processes or {}
 
     def nvmlDeviceGetCount(self) -> int:
@@ -45,7 +45,11 @@ class Driver:
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         if not self.memory:
             raise self.NVMLError
-        return SimpleNamespace(total=[22, 80, 10][handle] * GIB, used=[1, 30, 0][handle] * GIB)
+        return SimpleNamespace(total=[22, 80, 10][handle] * GIB, used=[1 * GIB, self.used(), 0][handle])
+
+    def used(self) -> int:
+        """Bytes in use on the second GPU."""
+        return max(30 * GIB, sum(used or 0 for used in self.processes.values()))
 
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: int) -> list[Any]:
         running = self.processes.items() if handle == 1 else ()

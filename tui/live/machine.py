@@ -211,16 +211,20 @@ class MachineSampler:
     ) -> NextDevice:
         """The memory of a GPU in `gpus`, or of the system, without what runs of ftbench use: a new run waits for them.
 
-        In a container only the watched run is known to be one: other process ids are not the driver's.
+        The system's also where the GPU no longer responds. Only the watched run counts on a GPU in a container, where
+        other process ids are not the driver's, and on the CPU of a machine with a GPU, which other runs may wait for.
         """
-        if position is None:
-            budget = device_budget(None, sample.worker_rss or 0, (sample.memory_total, sample.memory_used))
+        if position is None or not sample.gpus[position].total:
+            own = sample.worker_rss or 0
+            if not sample.gpus:
+                own = max(own, sum(worker.rss or 0 for worker in sample.workers))
+            budget = device_budget(None, own, (sample.memory_total, sample.memory_used))
             name, label, others = "system memory", None, list[ProcessSample]()
         else:
             gpu = sample.gpus[position]
             ours = {request.watched.gpu_pid, *(request.workers if pids_are_local() else ())}
             own = sum(process.bytes or 0 for process in gpu.processes if process.pid in ours)
-            if len(sample.gpus) == 1:  # of several it is not known which one the watched run uses
+            if gpu.own or len(sample.gpus) == 1:  # else it is not known which one the watched run uses
                 own = max(own, sample.worker_pool or 0)
             budget = device_budget(self.gpus[position], own)
             name, label = f"GPU {gpu.label}, {gpu.name}", gpu.label

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -88,6 +89,38 @@ def test_memory_of_runs_is_not_counted_as_used_by_others(tmp_path: Path, monkeyp
         monkeypatch.setattr("engine.hardware.nvml.NAMESPACE", link)
         next_device = MachineSampler().sample(request).next_device
         assert (next_device.budget.used, [process.pid for process in next_device.others]) == (used * GIB, others)
+
+
+def test_a_run_on_one_of_several_gpus_uses_its_pool_where_the_driver_reports_no_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes={70001: None}))
+    for gpu_pid, used in ((70001, 10), (None, 30)):  # the other may run on another GPU
+        request = SampleRequest(WatchedProcess(4242, gpu_pid, 20 * GIB))
+        assert MachineSampler().sample(request).next_device.budget.used == used * GIB
+
+
+def test_a_run_is_planned_for_the_cpu_when_its_gpu_no_longer_responds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    library = nvml()
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: library)
+    sampler = MachineSampler()
+    assert sampler.sample(SampleRequest()).next_device.label == "1"
+    monkeypatch.setattr(Driver.NVMLError, "value", 15)  # the GPU is lost
+    monkeypatch.setattr(library._library, "memory", False)
+    lost = sampler.sample(SampleRequest()).next_device
+    assert (lost.label, lost.budget.device, lost.budget.name) == (None, "cpu", "system memory")
+
+
+def test_memory_of_every_worker_is_free_for_the_next_run_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.live.machine.system_memory", lambda: (64 * GIB, 32 * GIB))
+    without_gpus = nvml()
+    without_gpus._library = None
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: without_gpus)
+    sampled = MachineSampler().sample(SampleRequest(workers={os.getpid(): "run", os.getppid(): "another"}))
+    resident = sum(worker.rss or 0 for worker in sampled.sample.workers)
+    assert sampled.next_device.budget.used == 32 * GIB - resident < 32 * GIB
 
 
 def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:

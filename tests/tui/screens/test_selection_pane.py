@@ -14,15 +14,15 @@ from engine.config.catalog import pulled_folder
 from engine.hardware.cpu import usable_cpus
 from engine.memory.formula.memory_budget import local_budget, system_memory
 from tui.app import Workbench
-from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
+from tui.live.machine import GpuSample, MachineSample, MachineSampler, SampleRequest, WatchedProcess
 from tui.widgets.selection_pane import MethodList, PresetList
 
 GIB = 1 << 30
 
 
-def machine(total: int, others: tuple[ProcessSample, ...] = (), used: int = 0) -> MachineSample:
+def machine(total: int) -> MachineSample:
     """A machine with one GPU."""
-    gpu = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
+    gpu = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, 0, None)
     return MachineSample((gpu,), "", 64 * GIB, 8 * GIB)
 
 
@@ -41,7 +41,11 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     await pilot.pause()
 
 
-def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: Path) -> None:
+def test_each_method_shows_its_memory_before_the_model_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, machine(79 * GIB))
         app.bench.take_preset("80gb-lora")
@@ -58,8 +62,11 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: P
         assert chosen
         length = chosen.config.train.max_length
         assert str(app.bench.query_one(MethodList).border_subtitle).endswith(f"%, {length}-token rows")
-        await look(app, pilot, machine(79 * GIB, (ProcessSample(7, "somebody", 70 * GIB),), 70 * GIB))
-        assert "does not fit" in methods(app)[1]
+        monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes={70001: 70 * GIB}))
+        for gpu_pid, text in ((None, "does not fit"), (70001, " fits")):  # beside another process and the watched run
+            app.bench.post_message(MachineSampler().sample(SampleRequest(WatchedProcess(None, gpu_pid))))
+            await pilot.pause()
+            assert text in methods(app)[1]
         await look(app, pilot, machine(12 * GIB))
         assert "does not fit" in methods(app)[1]
 

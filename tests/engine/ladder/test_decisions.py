@@ -14,7 +14,7 @@ from engine.config import quantities
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.ladder.aggregate import OUTLIER, add_statistics, memory_of_full
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import RULE_GAIN_SHARE, decide
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     POWER,
@@ -144,14 +144,15 @@ def test_a_gain_that_two_seeds_cannot_show_is_not_called_none_and_needs_more_see
 
 
 def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
-    """QLoRA keeps 95% of the score and 90% of the gain."""
+    """QLoRA keeps 95% of the score, which would be enough, and 90% of the gain."""
     ladder = ladder_of(scores(base=0.4, qlora=0.76, lora=0.8, full=0.8))
-    qlora = row(ladder, "qlora")
-    assert qlora.score and qlora.score.mean == pytest.approx(0.95 * 0.8)
+    qlora, full = row(ladder, "qlora"), row(ladder, "full")
+    assert qlora.score and full.score and full.score.mean and qlora.score.mean
+    assert qlora.score.mean / full.score.mean >= RULE_GAIN_SHARE
     assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
     assert decide(ladder).rule_quality != "holds"
     assert ladder.summary and ladder.summary.headline.startswith(f"QLoRA keeps 90.0% of {ladder.summary.reference}'s ")
-    assert ladder.summary.reference == method_noun(row(ladder, "full"))
+    assert ladder.summary.reference == method_noun(full)
 
 
 def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:

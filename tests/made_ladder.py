@@ -9,6 +9,7 @@ from typing import Any
 
 from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, write_predictions
 
+from engine.config.metric_specs import metric_spec
 from engine.config.preset import Preset, resolve
 from engine.ladder.decisions import decide
 from engine.ladder.recommendation import summarize
@@ -148,7 +149,7 @@ def _row(
             learning_rate=5e-4,
         )
     score, seconds, loss = METHODS[method]
-    if metric == "loss":
+    if metric_spec(metric).is_loss:
         score = loss
     peak = {"qlora": 1.23, "lora": 1.42, "full": 2.01}[method]
     scale = int(peak * GIB)

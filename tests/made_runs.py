@@ -144,5 +144,5 @@ def write_predictions(
 
 
 def _answer(output: str, right: bool, metric: str) -> dict[str, Any]:
-    scores = None if metric == "loss" else {metric: float(right), "valid": 1.0}
-    return {"nll": 4.0 if right else 30.0, "tokens": 20, "output": output, "scores": scores}
+    scores = {name: float(right) for name in {"loss": (), "open": ("chrf", "rouge")}.get(metric, (metric, "valid"))}
+    return {"nll": 4.0 if right else 30.0, "tokens": 20, "output": output, "scores": scores or None}

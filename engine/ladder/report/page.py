@@ -184,7 +184,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             traces.append(run_trace)
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
-    answers = empty_answers(ladder)
+    answers = empty_answers(ladder, ladder.metric, first_texts=True)
     for source in answer_files(directory, ladder):
         try:
             answers.add(*source)

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.metric_specs import LOSS
+from engine.config.metric_specs import metric_spec
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, Ladder, is_base, is_served, shots_of
@@ -25,7 +25,7 @@ ONLY = -1
 """Seed of answers that no training seed changes: those of a base model."""
 PAIR_SEPARATOR = ","
 SIMILARITY = "chrf"
-"""Score by which items are ordered where the metric has none of its own (`open`)."""
+"""Score that orders the items that people rate, where the metric is the loss (`open`)."""
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
 """Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
 
@@ -68,14 +68,28 @@ class RungAnswers:
     Texts are as metrics score them: without reasoning, and empty if the reasoning does not end.
     """
     metric: str = ""
-    """Of the scores by which items are ordered."""
+    """Of the scores by which items are ordered, unless a run has its own."""
     tags: Sequence[str] = REASONING_TAGS
     """What precedes and follows the reasoning of a reference, and of an answer whose run has no tags of its own."""
     recommended: str = ""
     """The rung that the verdict recommends to ship."""
+    first_texts: bool = False
+    """Whether only the texts of each rung's first seed are kept, and the scores of all."""
+    seed_scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Rung -> of each seed, the score of each item."""
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    """Rung -> mean score over its seeds, per item; without rungs that have none."""
 
-    def add(self, rung: str, seed: int, file: Path, who: Who, reasoning_tags: Sequence[str] | None = None) -> None:
-        """Add the answers of one run, except to those of a base model, which are added once.
+    def add(
+        self,
+        rung: str,
+        seed: int,
+        file: Path,
+        who: Who,
+        reasoning_tags: Sequence[str] | None = None,
+        metric: str = "",
+    ) -> None:
+        """Add the answers of one run. Those of a base model are added once; later ones are ignored.
 
         Raises UserError if they are damaged or to other items.
         """
@@ -86,13 +100,20 @@ class RungAnswers:
         if [(line.prompt, line.targets) for line in lines] != [(line.prompt, line.targets) for line in self.items]:
             problem, hint = "the runs were scored on different test items", "compare runs on the same data"
             raise UserError(problem, file.parent.name, hint, "judge.different_items")
+        with_text = not (self.first_texts and rung in self.by_rung)
         answers = [
-            msgspec.structs.replace(answer, output=_scored_text(answer.output, tags, line.targets))
+            msgspec.structs.replace(answer, output=_scored_text(answer.output, tags, line.targets) if with_text else "")
             for line in lines
             if (answer := line.answer(who)) is not None
         ]
-        if answers and len(answers) == len(lines):  # else it was not scored
-            self.by_rung.setdefault(rung, {})[seed] = answers
+        if not answers or len(answers) < len(lines):
+            return  # it was not scored
+        self.by_rung.setdefault(rung, {})[seed] = answers
+        scores = [item_score(answer, metric or self.metric) for answer in answers]
+        known = [score for score in scores if score is not None]
+        if known == scores:
+            self.seed_scores.setdefault(rung, []).append(known)
+            self.scores[rung] = [fmean(of_item) for of_item in zip(*self.seed_scores[rung], strict=True)]
 
     @property
     def written(self) -> list[str]:
@@ -107,19 +128,6 @@ class RungAnswers:
     def trained(self) -> list[str]:
         """The rungs that are neither base nor served models."""
         return [rung for rung in self.by_rung if not is_base(rung)]
-
-    @property
-    def scores(self) -> dict[str, list[float]]:
-        """Rung -> mean score over its seeds, per item; without rungs that have none."""
-        means = {}
-        for rung, seeds in self.by_rung.items():
-            for metric in (self.metric, SIMILARITY):
-                rows = [[item_score(answer, metric) for answer in answers] for answers in seeds.values()]
-                known = [[score for score in row if score is not None] for row in rows]
-                if known == rows:
-                    means[rung] = [fmean(scores) for scores in zip(*known, strict=True)]
-                    break
-        return means
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every trained rung with every base model, then every two trained ones; as the ladder compares them."""
@@ -150,8 +158,7 @@ class RungAnswers:
 
     def ranges(self, rungs: Iterable[str]) -> list[float]:
         """Of each item, the range of the mean scores of these rungs; 0 where less than two of them have scores."""
-        scores = self.scores
-        known = [scores[rung] for rung in rungs if rung in scores]
+        known = [self.scores[rung] for rung in rungs if rung in self.scores]
         return [max(own) - min(own) for own in zip(*known, strict=True)] if known else [0.0] * len(self.items)
 
     def by_disagreement(self, a: str, b: str) -> list[int]:
@@ -171,9 +178,14 @@ class RungAnswers:
 
 def item_score(answer: ScoredItem, metric: str) -> float | None:
     """The score of an answer; nats/token if the metric is the loss. None if it has none."""
-    if metric == LOSS.name:
+    if metric_spec(metric).is_loss:
         return answer.nll / answer.loss_weight if answer.loss_weight else None
     return (answer.scores or {}).get(metric)
+
+
+def _answer_metric(metric: str) -> str:
+    """The score that orders the items that people rate. `metric`: '' if it is unknown."""
+    return SIMILARITY if not metric or metric_spec(metric).is_loss else metric
 
 
 def _scored_text(output: str, tags: Sequence[str], targets: Sequence[str]) -> str:
@@ -205,10 +217,10 @@ def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, 
         yield entry.rung, entry.seed, RunDir(folder.runs / entry.run).predictions_file, "tuned"
 
 
-def empty_answers(ladder: Ladder) -> RungAnswers:
+def empty_answers(ladder: Ladder, metric: str, first_texts: bool = False) -> RungAnswers:
     """For the answers of a ladder, without any."""
     tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
-    return RungAnswers(metric=ladder.metric, tags=tags, recommended=ladder.recommended)
+    return RungAnswers(metric=metric, tags=tags, recommended=ladder.recommended, first_texts=first_texts)
 
 
 def ladder_answers(folder: LadderDir) -> RungAnswers:
@@ -216,7 +228,7 @@ def ladder_answers(folder: LadderDir) -> RungAnswers:
     ladder = folder.state()
     if ladder is None:
         return _with_pairs(RungAnswers(), folder.name)
-    answers = empty_answers(ladder)
+    answers = empty_answers(ladder, _answer_metric(ladder.metric))
     for source in answer_files(folder, ladder):
         answers.add(*source)
     return _with_pairs(answers, folder.name)
@@ -232,14 +244,12 @@ def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
         return ladder_answers(folder)
     compared = [RunDir(Path(run)) for run in runs]
     tags = {run: read_frozen(run).config.evaluation.reasoning_tags for run in compared}
-    result = compared[0].result()
-    answers = RungAnswers(
-        metric=result.metric if result else "", tags=read_frozen(folder).config.evaluation.reasoning_tags
-    )
+    metrics = {run: _answer_metric(result.metric if (result := run.result()) else "") for run in compared}
+    answers = RungAnswers(tags=read_frozen(folder).config.evaluation.reasoning_tags)
     for run in compared:
-        answers.add(BASE, ONLY, run.predictions_file, "base", tags[run])
+        answers.add(BASE, ONLY, run.predictions_file, "base", tags[run], metrics[run])
     for run in compared:
-        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", tags[run])
+        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", tags[run], metrics[run])
     return _with_pairs(answers, ", ".join(run.name for run in compared))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from planted_judge import plant_answers, quality
 from engine.config.errors import UserError
 from engine.judge.win_rates import agreement, settled, summarize
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.preference.answers import ladder_answers
+from engine.runs.preference.answers import answers_of, ladder_answers
 from engine.runs.preference.judge_dir import progress_of_ratings
 from engine.runs.preference.ratings import (
     PAGE_KIND,
@@ -27,6 +28,8 @@ from engine.runs.preference.ratings import (
     open_session,
     pairs_to_rate,
 )
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 NAMES = ("base", "qlora", "lora", "full")
 
@@ -72,11 +75,35 @@ def test_nothing_that_is_shown_or_stored_tells_which_rung_wrote_an_answer(ladder
     assert not any(name in stored for name in NAMES)
 
 
-def test_items_on_which_the_rungs_disagree_come_first(ladder: LadderDir) -> None:
+def score_by(ladder: LadderDir, rungs: Sequence[str], metric: str, score: str) -> list[str]:
+    """Turn the scores of these rungs into those of another metric. Returns the directories of their runs."""
+    state = ladder.state()
+    assert state is not None and state.work is not None
+    state.work.metric = metric
+    ladder.write_state(state)
+    runs = [RunDir(ladder.runs / entry.run) for entry in state.entries if entry.kind == "run" and entry.rung in rungs]
+    for run in runs:
+        file = run.predictions_file
+        file.write_text(file.read_text().replace('"exact_match"', f'"{score}"'))
+        result = run_dir.blank_result(run, run_dir.read_frozen(run))
+        result.metric = metric
+        run_dir.write_result(run, result)
+    return [str(run.path) for run in runs]
+
+
+@pytest.mark.parametrize(("metric", "score"), [("exact_match", "exact_match"), ("open", "chrf")])
+def test_items_on_which_the_rungs_disagree_come_first(ladder: LadderDir, metric: str, score: str) -> None:
+    """The loss says nothing about answers: with the metric `open`, their similarity to the references does."""
+    score_by(ladder, NAMES, metric, score)
     answers = ladder_answers(ladder)
     pairs = pairs_to_rate(answers, RatingPlan(pairs=[("full", "base")]), "ann")
     gaps = [abs(answers.scores["full"][pair.item] - answers.scores["base"][pair.item]) for pair in pairs]
-    assert gaps == sorted(gaps, reverse=True)
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] > gaps[-1]
+
+
+def test_compared_runs_are_ordered_by_their_own_metrics(ladder: LadderDir) -> None:
+    runs = [score_by(ladder, [rung], metric, metric)[0] for rung, metric in (("lora", "exact_match"), ("full", "json"))]
+    assert len(answers_of(RunDir(Path(runs[0])), runs).scores) == 3  # of both and of the base model
 
 
 def test_ratings_continue_where_they_were_left_and_can_be_undone(ladder: LadderDir) -> None:

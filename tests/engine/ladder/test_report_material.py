@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,7 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.figures import NO_TRIALS
 from engine.ladder.report.material import MAX_LOSS_POINTS, trace
-from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data, shown_items
+from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data, render_page, shown_items
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run import events, run_dir
 from engine.runs.run.events import decode
@@ -64,16 +66,27 @@ def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
     assert math.isfinite(curves.train.loss[0])
 
 
-def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
-    answers = load_report_data(*made_ladder(tmp_path / "runs", seeds=(0,))).answers
-    scores = [
-        [answers.of_item(rung, item)[0].scores["exact_match"] for rung in answers.trained]
-        for item in shown_items(answers)
-    ]
-    disagree = [len(set(of_item)) > 1 for of_item in scores]
-    assert disagree == sorted(disagree, reverse=True) and len(scores[0]) == 3
-    assert len(answers.items) == ITEMS
+@pytest.mark.parametrize(("metric", "score"), [("exact_match", "100%"), ("open", "1.500 nats/token")])
+def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path, metric: str, score: str) -> None:
+    directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,), metric=metric)
+    for file in directory.runs.glob("*/predictions.jsonl"):  # the metric `open` is the loss, whatever the other scores
+        file.write_text(re.sub(r'"chrf":[.\d]+', '"chrf":0.5', file.read_text()))
+    data = load_report_data(directory, ladder)
+    answers = data.answers
+    assert len(answers.items) == ITEMS and len(answers.trained) == 3
     assert len(answers.of_item("base", 0)) == 1  # scored by one run only
+    disagree = [len({answers.of_item(rung, item)[0].nll for rung in answers.trained}) > 1 for item in range(ITEMS)]
+    shown = [disagree[item] for item in shown_items(answers)]
+    assert shown == sorted(shown, reverse=True) and 0 < sum(disagree) < ITEMS
+    html = unescape(render_page(data)).replace("\u00a0", " ")
+    assert f"scores differ on {sum(disagree)} items" in html and score in html.partition('id="samples"')[2]
+
+
+def test_a_report_keeps_the_scores_of_all_seeds_and_the_texts_of_the_first(tmp_path: Path) -> None:
+    answers = load_report_data(*made_ladder(tmp_path / "runs", seeds=(0, 1))).answers
+    for rung in answers.trained:
+        first, second = answers.of_item(rung, 0)
+        assert first.output and not second.output and second.scores
 
 
 def test_the_4_bit_base_is_separate_from_the_base(tmp_path: Path) -> None:

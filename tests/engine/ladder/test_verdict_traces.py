@@ -40,7 +40,7 @@ def tables_of(folder, ladder: Ladder) -> str:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("metric", ["exact_match", "loss"])
+@pytest.mark.parametrize("metric", ["exact_match", "loss", "open"])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_every_number_of_the_verdict_is_in_a_table(
     gpu: bool, metric: str, seeds: tuple[int, ...], tmp_path: Path

@@ -170,7 +170,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
     ladder = with_preferences(directory, ladder)
     methods = {row.name: row.method for row in ladder.rows}
     problems: list[str] = []
-    traces = []
+    traces, deleted = [], set[Path]()
     for entry in ladder.entries:
         run = record.folder(directory, entry) if entry.kind == "run" else None
         if run is None:
@@ -184,15 +184,19 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             traces.append(run_trace)
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
+            deleted.add(run.path)
     answers = empty_answers(ladder, ladder.metric, first_texts=True)
-    for source in answer_files(directory, ladder):
+    for rung, seed, file, who in answer_files(directory, ladder):
+        if file.parent in deleted:
+            continue
         try:
-            answers.add(*source)
+            answers.add(rung, seed, file, who)
         except UserError as error:
             problems.append(f"{error.problem}: {error.location}")
     names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
     styles = rung_styles((name, methods.get(name, name)) for name in names)
-    return ReportData(directory, ladder, styles, traces, answers, problems)
+    # A run can be read as a base model's and as its own: it has one problem.
+    return ReportData(directory, ladder, styles, traces, answers, list(dict.fromkeys(problems)))
 
 
 def shown_items(answers: RungAnswers) -> list[int]:

@@ -117,18 +117,26 @@ def test_answers_are_shown_as_they_are_scored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["events.jsonl", "predictions.jsonl", "run.toml", "everything"])
-def test_a_run_with_missing_files_is_named_and_the_rest_is_shown(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("rung", ["qlora", "lora"])  # the first run scored the base model too
+def test_a_run_with_missing_files_is_named_once_and_the_rest_is_shown(tmp_path: Path, damage: str, rung: str) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
-    run = directory.runs / next(entry.run for entry in ladder.entries if entry.rung == "lora" and entry.run)
+    run = directory.runs / next(entry.run for entry in ladder.entries if entry.rung == rung and entry.run)
     if damage == "everything":
         shutil.rmtree(run)
     else:
         (run / damage).unlink()
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
-    assert 'id="loss-by-tokens-' in page
-    said = {"events.jsonl": "has no events", "everything": "has no events", "predictions.jsonl": "no answers"}
-    assert run.name in page and said.get(damage, "") in page
+    assert 'id="loss-by-tokens-' in page and run.name in page
+    no_events = f"{run.name} has no events: its directory may have been deleted"
+    said = {
+        "events.jsonl": [no_events],
+        "everything": [no_events],
+        "predictions.jsonl": [f"no answers to test items: {run.name}"],
+        "run.toml": [],
+    }
+    problems = load_report_data(directory, ladder).problems
+    assert problems == said[damage] and all(problem in page for problem in problems)
 
 
 def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:

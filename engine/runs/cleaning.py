@@ -49,9 +49,10 @@ NAMED_ONLY: tuple[Kind, ...] = ("runs", "ladders")
 """Kinds of which only those are removed that are named or older than a given age: they cannot be recreated."""
 DEPTH, CACHE_DEPTH, SETTINGS_DEPTH = 3, 2, 2
 """Levels of folders that are searched for temporary files: of a run or ladder, of ftbench's cache, of its settings."""
-COPY_NAME = re.compile(r"\.\d{8}-\d{6}-.+-[0-9a-f]{4}\.tmp")
-"""Names of unfinished copies of runs in a new home, after those that `folder.make` creates. Other hidden files next to
-runs are the user's."""
+RUN_NAME = r"\d{8}-\d{6}-.+-[0-9a-f]{4}"
+"""Names of directories that `folder.make` creates."""
+COPY_NAME = re.compile(rf"\.{RUN_NAME}\.tmp")
+"""Names of unfinished copies of runs in a new home. Other hidden files next to runs are the user's."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class StoredItem:
     changed: float
     """Unix seconds of the latest change."""
     keep: str = ""
-    """Why it is not removed: a process uses it, or a run needs it to resume; '' if it can be removed."""
+    """Why it is not removed: a process uses it, it changed in the last hour, or a run or report needs it; '' if it can
+    be removed."""
     owner: Folder | None = None
     """The run, ladder or sweep that contains it."""
 
@@ -109,7 +111,8 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
 
 def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
     """Temporary files and folders, which only killed processes leave: named as in TEMPORARY_NAMES in the directories of
-    runs, ladders, sweeps and timing probes, in ftbench's cache and settings, and SCRATCH_NAME in the system's folder.
+    runs, ladders, sweeps and timing probes, in ftbench's cache and settings, and SCRATCH_NAME in the system's folder;
+    also directories of runs, ladders and sweeps without a configuration.
 
     A resumed run, a repeated export and a repeated move remove their own. Raises UserError for unreadable runs.
     """
@@ -122,7 +125,7 @@ def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
 
     folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
     state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
-    paths = [path for path in _entries(runs) if COPY_NAME.fullmatch(path.name)]
+    paths = [path for path in _entries(runs) if COPY_NAME.fullmatch(path.name) or _is_unfinished(path)]
     paths += [*_temporary(cache_folder(), CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, SETTINGS_DEPTH)]
     paths += [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name) and is_own_folder(path)]
     for path in paths:
@@ -161,10 +164,18 @@ def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = N
 
 
 def _temporary_item(name: str, path: Path, live: str = "", owner: Folder | None = None) -> StoredItem:
-    size, changed = _measure(_tree(path))
-    recent = RECENT if time.time() - changed < RECENT_SECONDS else ""
+    now, statuses = time.time(), list(_tree(path))
+    # Times in the future, from a wrong clock, are not recent: else nothing could remove the item.
+    recent = RECENT if any(abs(now - status.st_mtime) < RECENT_SECONDS for status in statuses) else ""
     keep = live or (IN_USE if locks.is_locked(path) else recent)
-    return StoredItem("temporary", name, path, size, changed, keep, owner)
+    return StoredItem("temporary", name, path, *_measure(statuses), keep, owner)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether it is a directory of a `folder.make` that was killed before it wrote the configuration."""
+    if not re.fullmatch(RUN_NAME, path.name) or not is_own_folder(path):
+        return False
+    return all(entry.name == "end.json" or any(map(entry.match, TEMPORARY_NAMES)) for entry in _entries(path))
 
 
 def _temporary(folder: Path, depth: int) -> Iterator[Path]:
@@ -221,7 +232,9 @@ def _below(path: Path) -> Iterator[os.stat_result]:
 def select_items(
     items: list[StoredItem], kinds: list[Kind], names: list[str], min_age_days: float | None
 ) -> tuple[list[StoredItem], list[StoredItem]]:
-    """(items to remove, items of these kinds that are kept); `names` are those of runs, ladders and cache entries.
+    """(items to remove, items of these kinds that are kept).
+
+    `names` are those of runs, ladders, sweeps and cache entries, and paths of temporary files that belong to none.
 
     A run or ladder that is named is removed also if it belongs to a ladder or could be resumed; never while it is
     running.

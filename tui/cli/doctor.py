@@ -80,7 +80,7 @@ def doctor(
         for result in results:
             mark, style = marks[result.state]
             console.print(mark, style=style, end=" ")
-            say(f"{result.subject:<14}{result.text}")
+            say(f"{result.subject:<16}{result.text}")
     return int(any(result.state == "bad" for result in results))
 
 
@@ -134,11 +134,11 @@ def _runs_home(runs: Path) -> Iterator[BoxCheck]:
         locks.lock_folder()
         left = [item for item in list_temporary_items(runs) if not item.keep]
     except UserError as error:
-        yield BoxCheck("bad", "leftovers", error.line)
+        yield BoxCheck("bad", "temporary files", error.line)
         return
     taken = size(sum(item.bytes for item in left))
     text = f"{taken} in temporary files of killed processes: `ftbench clean temporary` removes them" if left else "none"
-    yield BoxCheck("note" if left else "ok", "leftovers", text)
+    yield BoxCheck("note" if left else "ok", "temporary files", text)
 
 
 def _engine() -> tuple[list[BoxCheck], list[BoxCheck]]:

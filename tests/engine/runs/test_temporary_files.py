@@ -91,6 +91,9 @@ def left(runs: Path, system_folder: Path) -> list[Path]:
         put(system_folder / f"{SCRATCH_PREFIX}pull-a1_c2e3g" / "x.whl").parent,
         put(cache / "prepared" / ".tmp-0123" / "input_ids.bin").parent,
         put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
+        put(runs / "20260101-120001-demo-lora-lora-0a0b" / "end.json").parent,  # `folder.make` was killed
+        put(runs / "20260101-120002-demo-ladder-0a0b" / ".ladder.toml.01ab23cd.tmp").parent,
+        put(state / ".future.json.tmp", age=-LONG_AGO),  # of a wrong clock
     ]
 
 
@@ -109,8 +112,9 @@ def test_files_of_the_user_are_not_temporary(system_folder: Path, runs: Path) ->
     for name in ("ftbench-tickets", "ftbench-0", "ftbench-support-20261128", "ftbench-tmp-notes.txt", SCRATCH_PREFIX):
         put(system_folder / name / "model.safetensors")
     put(system_folder / f"{SCRATCH_PREFIX}a1b2c3d4")  # a file: `temporary_folder` makes folders only
-    for name in (".thesis.tmp", ".tmp-photos/a.jpg", ".writing-notes/b.txt", ".20260101-notes.tmp"):
+    for name in (".thesis.tmp", ".tmp-photos/a.jpg", ".writing-notes/b.txt", ".20260101-notes.tmp", "notes/end.json"):
         put(runs / name)
+    put(runs / "20260101-120000-demo-lora-0a0b" / "notes.txt")
     assert listed(runs) == {}
 
 
@@ -135,7 +139,7 @@ def test_doctor_names_the_command_that_removes_them(
     monkeypatch.setattr("tui.cli.doctor._engine", lambda: ([], []))  # it imports the libraries
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code in (0, 1), shown.output
-    (check,) = (check for check in json.loads(shown.output) if check["subject"] == "leftovers")
+    (check,) = (check for check in json.loads(shown.output) if check["subject"] == "temporary files")
     assert check["state"] == "note" and "`ftbench clean temporary`" in check["text"]
     assert all(path.exists() for path in left)
 
@@ -157,9 +161,14 @@ def live(runs: Path) -> Iterator[dict[Path, str]]:
     probe = made_run(next(ladder_dir.iterate(runs)).probes)  # whose ladder's process was killed
     held = [locks.acquire(folder.lock_file, str(os.getpid())) for folder in (run, probe)]
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
+    started = put(runs / "20260101-120000-demo-lora-0a0b" / ".run.toml.01ab23cd.tmp", age=1.0).parent
     with temporary_folder(SCRATCH_PREFIX) as scratch:
         os.utime(scratch, (time.time() - LONG_AGO, time.time() - LONG_AGO))
-        yield dict.fromkeys([*temporary_of(run), *temporary_of(probe)], RUNNING) | {young: RECENT, scratch: IN_USE}
+        yield dict.fromkeys([*temporary_of(run), *temporary_of(probe)], RUNNING) | {
+            young: RECENT,
+            started: RECENT,
+            scratch: IN_USE,
+        }
     for descriptor in held:
         assert descriptor is not None
         os.close(descriptor)

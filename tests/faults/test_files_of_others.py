@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.files import expanded, used_folder, write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
@@ -20,6 +21,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.exports import FIDELITY, unfinished_folder
 from engine.runs.run.folder import directories_with_file
 from engine.runs.run.run_dir import RunDir
+from tui.cli.export import export
 
 
 def test_a_temporary_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
@@ -74,6 +76,24 @@ def test_an_export_removes_only_what_a_killed_one_to_the_same_place_left(tmp_pat
     with pytest.raises(FileExistsError), _folder_in_progress(run, tmp_path / "linked", True):
         pass
     assert all((folder / "model.safetensors").exists() for folder in kept)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunFailed("SIGKILL", "engine.died")])
+def test_the_command_removes_what_its_killed_export_left(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
+    left = []
+
+    def killed(*_: Any, **__: Any) -> None:
+        left.append(killed_export(tmp_path / "out"))
+        raise error
+
+    monkeypatch.setattr("tui.cli.export.ask", killed)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with pytest.raises(type(error)):
+        export(str(run.path), out=tmp_path / "linked" / "out")
+    assert len(left) == 1 and not left[0].exists()
 
 
 def test_an_export_to_a_folder_that_another_one_writes_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.text import amount, visible
@@ -22,6 +22,7 @@ from engine.runs.run.exports import (
     export_arguments,
     export_folder,
     read_fidelity,
+    remove_unfinished_to,
 )
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
@@ -90,7 +91,11 @@ def export(
             progress(f"checking {push} on the Hub")
             destination["repository"] = ask("push.check", destination, progress)
             answer = None if overwrite else existing_artifact(run, to, weights, folder)
-        answer = answer or ask("export", arguments, progress, counted=counted)
+        try:
+            answer = answer or ask("export", arguments, progress, counted=counted)
+        except (KeyboardInterrupt, RunFailed):  # the process was killed
+            remove_unfinished_to(folder)
+            raise
     check = msgspec.convert(answer["fidelity"], Fidelity)
     refused = check.outcome == "worse" and not accept_loss
     if not json:

@@ -16,6 +16,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import locked_folder, read_item_lines, read_regular, remove_tree, subfolders
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs.queue import locks
+from engine.runs.run.folder import real_path
 from engine.runs.run.result import Interval
 from engine.runs.run.run_dir import RunDir
 
@@ -251,7 +252,7 @@ def unfinished_folder(final: Path) -> Iterator[Path]:
     Raises UserError while another export to `final` is running. `ftbench` is in its name, because the folder around it
     can be the user's.
     """
-    temporary = final.with_name(f".{final.name}.ftbench.tmp")
+    temporary = _temporary_folder(final)
     with contextlib.ExitStack() as stack:
         with locks.exclusive(final.parent):  # until it is locked, it looks like that of a killed export
             if locks.is_locked(temporary):
@@ -266,6 +267,18 @@ def unfinished_folder(final: Path) -> Iterator[Path]:
         except BaseException:
             remove_tree(temporary, ignore_errors=True)
             raise
+
+
+def remove_unfinished_to(final: Path) -> None:
+    """Delete what a killed export to `final` left; a folder that another export is writing is locked and stays."""
+    temporary = _temporary_folder(real_path(final))
+    with locks.exclusive(temporary.parent):
+        if is_own_folder(temporary) and not locks.is_locked(temporary):
+            remove_tree(temporary, ignore_errors=True)
+
+
+def _temporary_folder(final: Path) -> Path:
+    return final.with_name(f".{final.name}.ftbench.tmp")
 
 
 def is_own_folder(path: Path) -> bool:

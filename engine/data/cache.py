@@ -31,6 +31,7 @@ from engine.data.prepared import Facts, Preparation
 from engine.data.readers.text_files import FILE_LIMIT
 from engine.data.source import Source
 from engine.data.store import ColumnStore, DamagedStore, checksums, mapped
+from engine.runs.queue import locks
 
 Digests = list[list[str]]
 PREPARATION_VERSION = 1
@@ -42,7 +43,7 @@ _NAMES = ("name_or_path", "chat_template", "tokenizer_file", "tokenizer_object",
 MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
 """Limits on the total size: bytes, and share of the disk space that would be free without the cache."""
 ABANDONED_SECONDS = 3600
-"""An incomplete entry whose files have not changed for this long was abandoned by a killed process."""
+"""An incomplete entry that no process has locked, and whose files have not changed for this long, was abandoned."""
 _UNFINISHED = ".tmp-"
 
 
@@ -224,7 +225,7 @@ def prune(root: Path) -> None:
             used = (folder / "meta.json").stat().st_mtime
         if not folder.name.startswith(_UNFINISHED):
             entries.append((used, size, folder.name))
-        elif now - changed > ABANDONED_SECONDS:
+        elif abs(now - changed) > ABANDONED_SECONDS and not locks.is_locked(folder):
             remove_tree(folder, ignore_errors=True)
     total = sum(size for _, size, _ in entries)
     maximum = limit(root, total)

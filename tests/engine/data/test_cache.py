@@ -15,6 +15,7 @@ import pytest
 from data_fixtures import CHATML, tokenizer, write_jsonl
 
 from engine.config.errors import UserError
+from engine.config.files import locked_folder
 from engine.config.schema import Data
 from engine.data import cache
 from engine.data.prepare import Builder, prepare_unchecked
@@ -199,14 +200,16 @@ def test_the_least_recently_used_entries_are_removed_above_the_limit(
 
 
 def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(data: Data) -> None:
-    for name, age in (("old", 2 * cache.ABANDONED_SECONDS), ("new", 0)):
+    ages = {"old": 2 * cache.ABANDONED_SECONDS, "future": -2 * cache.ABANDONED_SECONDS, "new": 0}
+    for name, age in (ages | {"used": ages["old"]}).items():
         folder = cache.cache_folder() / f".tmp-{name}"
         folder.mkdir(parents=True)
         (folder / "ids.bin").write_bytes(b"x")
         for path in (folder / "ids.bin", folder):
             os.utime(path, (time.time() - age, time.time() - age))
-    prepare_unchecked(data, 64, tokenizer())
-    assert [path.name for path in entries() if path.name.startswith(".")] == [".tmp-new"]
+    with locked_folder(cache.cache_folder() / ".tmp-used"):
+        prepare_unchecked(data, 64, tokenizer())
+    assert {path.name for path in entries() if path.name.startswith(".")} == {".tmp-new", ".tmp-used"}
 
 
 def prepare_in_child(data: Data, end: Any) -> None:

@@ -296,7 +296,8 @@ class ChatClient:
                     ready = ready or isinstance(message, Ready)
                     yield message
                 if not self._closed:
-                    reason = exit_reason(self._process.wait(), errors)
+                    self.close()  # it may have closed only its output
+                    reason = exit_reason(self._process.returncode, errors)
                     raise RunFailed(f"the chat process exited unexpectedly: {reason}", "engine.died")
             except OSError as error:
                 text = f"cannot start the chat process: {error.strerror}"

@@ -18,6 +18,7 @@ import pytest
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import resolve_preset
+from engine.runs.chat_client import CLOSE_SECONDS, ChatClient, OpenSession
 from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, ask
 
 PYTHON = sys.executable
@@ -86,6 +87,13 @@ def test_a_killed_server_is_an_error_within_a_second(
         ask("question", {"model": "x"})
     assert quick() < SECONDS
     assert "question" in str(failed.value)
+
+
+def test_a_chat_process_that_only_closes_its_output_is_an_error(answerer: Answerer, quick: Callable[[], float]) -> None:
+    answerer(DEATHS["closed its output"])
+    with pytest.raises(RunFailed, match="exited unexpectedly"):
+        list(ChatClient(OpenSession(runs=[])).messages())
+    assert quick() < CLOSE_SECONDS + SECONDS
 
 
 def test_the_error_has_the_last_line_and_the_signal(answerer: Answerer) -> None:

@@ -63,7 +63,7 @@ SUBCOMMANDS: Table = {
     "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),
     "track": ("Log a run, or a ladder's runs, to experiment trackers.", "track:track"),
     "completion": ("Print the completion script of bash or zsh.", "completion:completion"),
-    "schema": ("Print the JSON Schema of events, results, ladders or plans.", "schema:schema"),
+    "schema": ("Print the JSON Schema of a file or of --json output.", "schema:schema"),
     "doctor": ("Check machine, libraries, disk, and a step of each method.", "doctor:doctor"),
     "clean": ("Show what takes disk space, and remove what is named.", "disk:clean"),
     "queue": ("Show who uses each device and who waits, since when.", "monitor:queue"),

@@ -36,7 +36,7 @@ FILES: dict[str, tuple[Any, str]] = {
 
 
 def schema(
-    name: Annotated[str, typer.Argument(metavar="FILE", help="events, result, ladder or plan.")],
+    name: Annotated[str, typer.Argument(metavar="FILE", help=f"{', '.join(FILES)}.")],
     json: options.Json = False,
 ) -> None:
     """Print the schema of this name. Raises UserError for an unknown one."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +36,7 @@ SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings of models that scale their logits: Cohere and Falcon-H1 multiply by theirs, HyperCLOVA X multiplies by
 `logits_scaling`, and Granite divides by it."""
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""Settings of models that cap their logits: Gemma's name, which others have too, RecurrentGemma's and xLSTM's."""
+"""Settings that soft-cap logits: of Gemma and others, RecurrentGemma, xLSTM."""
 _heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDictionary()
 
 
@@ -88,28 +88,31 @@ def output_head(model: torch.nn.Module) -> Any:
 class Scaling:
     """What a model does with the product of LM head and hidden state: x = product * multiplier / divisor, then
     cap * tanh(x / cap). Multiplier and divisor are two fields because bf16 rounds x * (1 / 6) unlike x / 6.
+
+    Beam, Inkling 2 and xLSTM cap in float32, others in the data type of the product.
     """
 
     cap: float | None = None
     multiplier: float = 1.0
     divisor: float = 1.0
+    float32_cap: bool = False
 
     @property
     def factor(self) -> float:
         return self.multiplier / self.divisor
 
-    def apply_(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Scale and cap products in place; returns the derivative of the cap, in float32, None without a cap."""
+    def apply(self, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(logits, derivative of the cap in float32 or None without a cap); overwrites the products."""
         if self.multiplier != 1:
-            logits.mul_(self.multiplier)
+            products.mul_(self.multiplier)
         if self.divisor != 1:
-            logits.div_(self.divisor)
+            products.div_(self.divisor)
         if self.cap is None:
-            return None
+            return products, None
+        logits = products.float() if self.float32_cap else products
         logits.div_(self.cap).tanh_()
-        slope = 1 - logits.float().square()
-        logits.mul_(self.cap)
-        return slope
+        slope = logits.float().square().neg_().add_(1)
+        return logits.mul_(self.cap), slope
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class Head:
 def chunkable_head(model: torch.nn.Module) -> Head | None:
     """The model's head; None if its logits are computed in another way, so that chunks cannot compute them.
 
-    Compared once per model, on two tokens; for fake tensors, which have no values, only its configuration decides.
+    Compared once per model, on two tokens. For fake tensors, which have no values, chunks are assumed unless the
+    configuration truncates the logits.
     """
     inner = unwrap_peft(model)
     module = output_head(model) if hasattr(inner, "get_output_embeddings") else None
@@ -138,24 +142,33 @@ def _recognized(inner: Any, linear: Any) -> Head | None:
         return None
     scalings = _possible_scalings(inner.config)
     if isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta":
-        return Head(linear, scalings[-1])  # all scalings take the same memory
+        vocabulary = getattr(_text_config(inner.config), "unpadded_vocab_size", None)  # Inkling returns no more logits
+        return Head(linear, scalings[-1]) if (vocabulary or linear.out_features) >= linear.out_features else None
     scaling = _scaling_of_logits(inner, linear, scalings)
     return None if scaling is None else Head(linear, scaling)
 
 
 def _possible_scalings(config: Any) -> list[Scaling]:
-    """None, then multiplication and division by each setting of the model that scales logits in some architecture."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    """No scaling, then multiplication and division by each setting of the model that scales logits in some
+    architecture; all with the model's cap, first in the data type of the product, then in float32. All take the same
+    memory.
+    """
+    text = _text_config(config)
     cap = next((value for name in SOFT_CAPS if (value := getattr(text, name, None))), None)
     values = [value for name in SCALES if isinstance(value := getattr(text, name, None), int | float) and value]
     scaled = [(Scaling(cap, multiplier=value), Scaling(cap, divisor=value)) for value in values]
-    return [Scaling(cap), *itertools.chain.from_iterable(scaled)]
+    scalings = [Scaling(cap), *itertools.chain.from_iterable(scaled)]
+    return scalings if cap is None else [*scalings, *(replace(scaling, float32_cap=True) for scaling in scalings)]
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 @torch.no_grad()
 def _scaling_of_logits(inner: Any, linear: torch.nn.Linear, scalings: list[Scaling]) -> Scaling | None:
     """The first scaling that gives the model's logits for two tokens, with autocast if the model's forward pass starts
-    it; None if none does.
+    it; None if none does, or if several factors do, as for a head of zeros.
     """
     inputs: list[tuple[torch.Tensor, torch.dtype | None]] = []
     handle = linear.register_forward_pre_hook(
@@ -176,12 +189,14 @@ def _scaling_of_logits(inner: Any, linear: torch.nn.Linear, scalings: list[Scali
         return None
     with torch.autocast(hidden.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         product = torch.nn.functional.linear(hidden.to(linear.weight.dtype), linear.weight, linear.bias)
-    for scaling in scalings:
-        scaled = product.clone()
-        scaling.apply_(scaled)
-        if torch.allclose(scaled.float(), logits.float(), rtol=1e-5, atol=1e-6):
-            return scaling
-    return None
+    if product.shape != logits.shape:  # truncated logits
+        return None
+    matching = [
+        scaling
+        for scaling in scalings
+        if torch.allclose(scaling.apply(product.clone())[0].float(), logits.float(), rtol=1e-5, atol=1e-6)
+    ]
+    return matching[0] if len({scaling.factor for scaling in matching}) == 1 else None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -217,8 +232,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             count = len(wanted)
             if not count:
                 break
-            logits = torch.nn.functional.linear(part, cast, cast_bias)
-            slope = scaling.apply_(logits)
+            logits, slope = scaling.apply(torch.nn.functional.linear(part, cast, cast_bias))
             values, nll = _softmax(logits, wanted)
             del logits
             scales = nll.new_full((count,), 1 / divisor) if weights is None else weights[rows] / divisor
@@ -242,7 +256,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 if of_bias is not None:
                     of_bias += values.sum(0)
                 del of_logits
-            del values  # before the next chunk
+            del values, slope  # before the next chunk
         ctx.gradients = [
             gradient,
             None if of_weight is None else of_weight.to(weight.dtype),
@@ -297,8 +311,7 @@ def token_nll(hidden: torch.Tensor, head: Head, targets: torch.Tensor, dtype: to
     for rows in logit_chunks(len(hidden), len(cast), kernel_device(hidden)):
         wanted = targets[rows]
         if len(wanted):
-            logits = torch.nn.functional.linear(hidden[rows].to(dtype), cast, bias)
-            head.scaling.apply_(logits)
+            logits = head.scaling.apply(torch.nn.functional.linear(hidden[rows].to(dtype), cast, bias))[0]
             nll[rows] = _softmax(logits, wanted)[1]
             del logits  # before the next chunk
     return nll

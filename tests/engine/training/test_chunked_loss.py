@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,10 @@ import peft
 import pytest
 import torch
 import transformers
-from model_shapes import LAYERS, SHAPES, SMALL, SSM, VOCABULARY
+from model_shapes import SHAPES, VOCABULARY
+from scaled_logits import SCALED, assert_scaling_is_found, large_logits
 from test_loss import ROWS
+from tiny_configs import family_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config import device_defaults
@@ -29,27 +30,11 @@ from engine.training.loss import (
     chunkable_head,
     logit_chunks,
     summed_loss,
+    supports_logits_to_keep,
 )
 
 PACKINGS = [Packing("packed", 1000), Packing("padded", 1000)]
 FACTORS = [1.0, 0.0, 2.5, 0.5]
-ROUTED = {"num_local_experts": 4, "num_experts_per_tok": 2}
-SCALED = {
-    "granite": (transformers.GraniteConfig(**SMALL, logits_scaling=6.0), Scaling(divisor=6.0)),
-    "granitemoe": (transformers.GraniteMoeConfig(**SMALL, **ROUTED, logits_scaling=8.0), Scaling(divisor=8.0)),
-    "hyperclovax": (transformers.HyperCLOVAXConfig(**SMALL, logits_scaling=0.3), Scaling(multiplier=0.3)),
-    "cohere": (transformers.CohereConfig(**SMALL, logit_scale=0.0625), Scaling(multiplier=0.0625)),
-    "cohere2": (transformers.Cohere2Config(**SMALL, logit_scale=0.3), Scaling(multiplier=0.3)),
-    "falcon_h1": (
-        transformers.FalconH1Config(**LAYERS, **SSM, mamba_d_ssm=128, lm_head_multiplier=0.7),
-        Scaling(multiplier=0.7),
-    ),
-    "recurrent_gemma": (
-        transformers.RecurrentGemmaConfig(**LAYERS, lru_width=64, attention_window_size=32, logits_soft_cap=20.0),
-        Scaling(cap=20.0),
-    ),
-}
-"""Models that scale or cap their logits in their own way, and how."""
 ALL_SHAPES = {**SHAPES, **{name: shape for name, (shape, _) in SCALED.items()}}
 
 
@@ -61,15 +46,12 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def made(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    shape = copy.deepcopy(ALL_SHAPES[name])
-    shape.initializer_range = 0.3  # logits that a soft cap changes
-    return transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()
+    return large_logits(ALL_SHAPES[name], dtype)
 
 
 def whole(model: Any, batch: Any, divisor: float) -> torch.Tensor:
     """The loss by torch, from all logits."""
-    logits, targets = answer_logits(model, batch, True)
+    logits, targets = answer_logits(model, batch, supports_logits_to_keep(model))
     nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     weights = answer_weights(batch)
     return (nll if weights is None else nll * weights).sum() / divisor
@@ -87,7 +69,8 @@ def test_loss_and_gradients_are_those_of_whole_logits(name: str, packing: Packin
     batch = collate(rows, packing, 0, "cpu")
     assert chunkable_head(model) is not None
     results: list[tuple[float, dict[str, torch.Tensor]]] = []
-    for loss in (whole(model, batch, 3.0), summed_loss(model, batch, True, 3.0)):
+    answers_only = supports_logits_to_keep(model)
+    for loss in (whole(model, batch, 3.0), summed_loss(model, batch, answers_only, 3.0)):
         model.zero_grad()
         (loss * 2).backward()
         gradients = {
@@ -98,9 +81,9 @@ def test_loss_and_gradients_are_those_of_whole_logits(name: str, packing: Packin
     assert actual == pytest.approx(expected, rel=1e-5) and gradients.keys() == wanted.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[key], rtol=2e-3, atol=2e-5)
-    logits, targets = answer_logits(model, batch, True)
+    logits, targets = answer_logits(model, batch, answers_only)
     nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").detach()
-    torch.testing.assert_close(answer_nll(model, batch, True), nll, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(answer_nll(model, batch, answers_only), nll, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("chunk")
@@ -125,7 +108,7 @@ def test_in_mixed_precision_too(name: str) -> None:
     enable_autocast(model)
     assert chunkable_head(model) is not None
     batch = collate(ROWS, PACKINGS[0], 0, "cpu")
-    wanted, actual = whole(exact, batch, 1.0), summed_loss(model, batch, True)
+    wanted, actual = whole(exact, batch, 1.0), summed_loss(model, batch, supports_logits_to_keep(model))
     wanted.backward()
     actual.backward()
     assert float(actual) == pytest.approx(float(wanted), rel=2e-2)
@@ -200,8 +183,7 @@ def test_more_targets_than_positions_are_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", SCALED)
 def test_the_scaling_of_logits_is_found_by_comparing_them(name: str, dtype: torch.dtype) -> None:
-    head = chunkable_head(made(name, dtype))
-    assert head is not None and head.scaling == SCALED[name][1]
+    assert_scaling_is_found(name, dtype, "cpu")
 
 
 def test_a_setting_that_a_model_does_not_apply_is_ignored() -> None:
@@ -209,6 +191,29 @@ def test_a_setting_that_a_model_does_not_apply_is_ignored() -> None:
     model.config.logits_scaling = 8.0
     head = chunkable_head(model)
     assert head is not None and head.scaling == Scaling()
+
+
+@pytest.mark.parametrize(("name", "scaling"), [("granite", None), ("llama", Scaling()), ("gemma2", Scaling(cap=30.0))])
+def test_a_head_of_zeros_does_not_decide_between_factors(name: str, scaling: Scaling | None) -> None:
+    model = made(name)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    head = chunkable_head(model)
+    assert (head and head.scaling) == scaling
+
+
+def test_truncated_logits_are_computed_at_once() -> None:
+    """The dry run, which has no values, finds them in the configuration."""
+    config = family_config("inkling_text", VOCABULARY + 11)
+    config.unpadded_vocab_size = VOCABULARY
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    batch = collate(ROWS, PACKINGS[1], 0, "cpu")
+    assert answer_logits(model, batch, True)[0].shape[1] == VOCABULARY
+    assert float(summed_loss(model, batch, True).detach()) == pytest.approx(float(whole(model, batch, 1.0)), rel=1e-5)
+    for unpadded in (VOCABULARY, VOCABULARY + 11, None):
+        config.unpadded_vocab_size = unpadded
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        assert (chunkable_head(model) is None) == (unpadded == VOCABULARY)
 
 
 class LargestLogits(TorchDispatchMode):
@@ -232,8 +237,8 @@ def test_logits_are_never_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     model, batch = made(name), collate(ROWS, PACKINGS[0], 0, "cpu")
     model.get_output_embeddings().weight.requires_grad_(False)  # whose gradients may have the shape of logits
     with LargestLogits() as largest:
-        summed_loss(model, batch, True).backward()
-        answer_nll(model, batch, True)
+        summed_loss(model, batch, supports_logits_to_keep(model)).backward()
+        answer_nll(model, batch, supports_logits_to_keep(model))
     assert largest.positions == 7 < len(batch.columns)
 
 

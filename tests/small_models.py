@@ -111,8 +111,9 @@ def plainly(
 ) -> list[list[int]]:
     """Answers of transformers' generate for all prompts in one left-padded batch, in order."""
     longest = max(map(len, prompts))
-    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    device = next(model.parameters()).device
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": sorted(ends), "pad_token_id": PAD}
     answers = model.generate(input_ids=ids, attention_mask=mask, **how)[:, longest:].tolist()
     return [answer[: next((n for n, token in enumerate(answer) if token in ends), most)] for answer in answers]

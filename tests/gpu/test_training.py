@@ -1,4 +1,6 @@
-"""On a real GPU: the three methods, NVML against torch, the paged optimizer, a real out-of-memory error."""
+"""On a real GPU: the three methods, NVML against torch, the paged optimizer, a real out-of-memory error, the scaling of
+logits.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import msgspec
 import pytest
 import torch
 from command import events_of, ftbench, only_run
+from scaled_logits import SCALED, assert_scaling_is_found
 
 from engine.runs.run.result import Result
 from gpu.nearly_full import run_on_nearly_full_gpu
@@ -115,3 +118,9 @@ def test_resuming_restores_weights_and_paged_optimizer_state(name: str, tmp_path
     step(first, optimizer)
     step(second, resumed)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", SCALED)
+def test_the_scaling_of_logits_is_found_on_the_gpu(name: str, dtype: torch.dtype) -> None:
+    assert_scaling_is_found(name, dtype, "cuda")

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -246,8 +246,8 @@ class EndpointClient:
     ) -> Iterator[Answer]:
         """What `ask` returns for each question, in the order of arrival; `concurrency` threads call it.
 
-        A question is taken when a thread is free. `check` is called at least every POLL_SECONDS. An error that it or
-        `ask` raises ends the iteration, which stops the client, after what has arrived.
+        A question is taken when a thread is free. `check` is called at least every POLL_SECONDS. If `check` or `ask`
+        raises, the client is stopped, the answers to the requests under way are yielded, and the error is raised.
         """
         waiting, running = iter(questions), set[Future[Answer]]()
         pool = ThreadPoolExecutor(self.concurrency)
@@ -260,6 +260,12 @@ class EndpointClient:
                 for answered in sorted(done, key=lambda future: future.exception() is not None):
                     yield answered.result()
                 check()
+        except Exception:
+            self.stop()
+            for answered in as_completed(running):
+                if answered.exception() is None:
+                    yield answered.result()
+            raise
         finally:
             self.stop()
             pool.shutdown(cancel_futures=True)

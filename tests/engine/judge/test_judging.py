@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,23 @@ def test_every_answer_that_was_paid_before_a_limit_is_kept(ladder: LadderDir) ->
         state = judged(ladder, server.name, token_limit=20_000, answer_tokens=64, concurrency=8)
         assert state.status == "stopped"
         assert state.done == len(server.requests) - 1  # one request is the check
+
+
+def test_every_answer_that_was_paid_before_a_stop_is_kept(ladder: LadderDir) -> None:
+    stopping = StopRequest()
+
+    def reply(request: dict[str, Any]) -> str:
+        if len(server.requests) > 20:
+            stopping.ask()
+            time.sleep(0.5)
+        return perfect(request)
+
+    with planted(reply) as server:
+        plan = prepare(ladder.path, JudgePlan(judge=server.name, rubric="", pairs=[], concurrency=8)).plan
+        folder = create_judge(ladder, plan)
+        state = Judging(folder, plan, stopping).run()
+    assert state.status == "stopped" and state.requests > state.done >= 20
+    assert state.done == len(server.requests) - 1 == len(read_verdicts(folder.verdicts_file))
 
 
 def test_what_a_judge_takes_is_known_before_it_starts(ladder: LadderDir) -> None:

@@ -81,7 +81,15 @@ def judge(
     items: Annotated[
         int | None, typer.Option("--items", min=1, metavar="N", help="Compare at most N test items (default: all).")
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests at a time.")] = 8,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency",
+            min=1,
+            max=256,
+            help="Requests at a time; the batch size of a model on this machine.",
+        ),
+    ] = 8,
     answer_tokens: Annotated[
         int, typer.Option("--answer-tokens", min=8, help="Maximum tokens of a verdict with its reasons.")
     ] = 512,

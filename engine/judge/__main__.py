@@ -49,4 +49,7 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     redact_output()
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter would wait for a thread that still loads a model after a stop request

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +14,7 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import appended_lines, read_json_lines
 from engine.config.schema import Model
 from engine.hardware.devices import select_devices
@@ -57,6 +59,8 @@ from engine.runs.stopping import StopRequest, StopRequested
 
 SAVE_SECONDS = 1.0
 """Between two writes of the state while verdicts are received."""
+POLL_SECONDS = 0.1
+"""Between two checks for a stop request while a model is loaded."""
 MAX_STORED = 4000
 """Characters of a judge's reasons that are stored."""
 Decision = Preferred | None
@@ -178,11 +182,13 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     )
 
 
-def open_judge(folder: JudgeDir, plan: JudgePlan, stopping: StopRequest, tell: Callable[[str], None]) -> Judge:
+def open_judge(
+    folder: JudgeDir, plan: JudgePlan, stopping: StopRequest, report_progress: Callable[[str], None]
+) -> Judge:
     """The judge of a plan. One on this machine takes its turn in the device queue and loads its model.
 
-    `tell` is called with what it waits for. Raises UserError for a device or model that cannot be used, RunFailed if
-    the model does not fit in memory, and StopRequested.
+    `report_progress` is called with what it waits for. Raises UserError for a device or model that cannot be used,
+    RunFailed if libraries or model cannot be loaded, and StopRequested: a thread may still be loading then.
     """
     if not plan.is_local:
         return ServedJudge(plan)
@@ -190,17 +196,30 @@ def open_judge(folder: JudgeDir, plan: JudgePlan, stopping: StopRequest, tell: C
         select_devices(plan.device),
         time.time(),
         folder.subject.path / JUDGE,
-        lambda note: tell(f"waiting in the device queue: {note}"),
+        lambda note: report_progress(f"waiting in the device queue: {note}"),
         lambda: stopping.requested,
     )
     if devices is None:
         raise StopRequested
     devices[0].apply()
-    tell("loading libraries")
-    import_libraries()  # after the wait: it takes seconds
-    from engine.judge.local_judge import LocalJudge
+    report_progress(f"loading {plan.judge} on {devices[0].title}")
+    loading = ThreadPoolExecutor(1).submit(_load_judge, plan)
+    while not loading.done():
+        stopping.check()
+        wait([loading], POLL_SECONDS)
+    stopping.check()
+    return loading.result()
 
-    return LocalJudge(plan, tell)
+
+def _load_judge(plan: JudgePlan) -> Judge:
+    """Import the libraries and load the model. Raises as `open_judge`."""
+    try:
+        import_libraries()
+        from engine.judge.local_judge import LocalJudge
+    except Exception as error:
+        traceback.print_exc()
+        raise RunFailed(f"cannot import the libraries: {error_text(error)}", "engine.failed") from error
+    return LocalJudge(plan)
 
 
 @dataclass
@@ -212,35 +231,50 @@ class Judging:
     stopping: StopRequest
     judge: Judge | None = None
     verdicts: dict[str, StoredVerdict] = field(default_factory=dict)
-    under_way: int = 0
+    pending_questions: int = 0
     """Questions without an answer yet."""
     began: float = 0.0
     """When the first question was asked, by the monotonic clock."""
     saved: float = 0.0
     """When the state was written last."""
-    reached: str = ""
+    limit_reached: str = ""
     """The limit of tokens or of the cost at which it stops, '' before."""
     refused: bool = False
     """Whether it failed because of invalid input, such as a wrong key."""
 
     def run(self) -> Judgment:
-        """Ask what is not known yet. Raises OSError if the state cannot be written."""
+        """Ask what is not known yet. Raises OSError if the state cannot be written.
+
+        The memory of a model on this machine is freed before the statistics. Its place in the device queue is held
+        until the process ends: until then CUDA's context uses memory of the GPU.
+        """
         self.state = Judgment(judge=self.plan.judge, rubric=self.plan.rubric, prompt=prompt_template())
         self._save()
-        try:
-            self._run()
+        with self._outcome():
+            comparisons = Comparisons(self.plan, answers_of(self.folder.subject, self.plan.runs))
+            self.verdicts = read_verdicts(self.folder.verdicts_file)
+            with self._outcome():  # which drops the error: the frames of its traceback refer to the model
+                self._ask_unknown(comparisons)
+            self._free_model()
+            conclude(self.state, comparisons, self.verdicts, decided_by_people(self.folder.subject))
+        if self.state.status == "running":
             self.state.status = "finished"
+        self._save()
+        return self.state
+
+    @contextlib.contextmanager
+    def _outcome(self) -> Iterator[None]:
+        """Make a stop or failure the outcome of the judgment instead of raising it."""
+        try:
+            yield
         except StopRequested as error:
             self.state.status, self.state.reason = "stopped", str(error) or "stopped by request"
         except (UserError, RunFailed) as error:
             self.refused = isinstance(error, UserError)
             self.state.status, self.state.reason, self.state.reason_code = "failed", str(error), error.code
-        self._save()
-        return self.state
 
-    def _run(self) -> None:
-        comparisons = Comparisons(self.plan, answers_of(self.folder.subject, self.plan.runs))
-        self.verdicts = read_verdicts(self.folder.verdicts_file)
+    def _ask_unknown(self, comparisons: Comparisons) -> None:
+        """Ask the questions whose verdict is not known. Raises StopRequested, UserError and RunFailed."""
         questions = list(comparisons.questions())
         left = [question for question in questions if question.key not in self.verdicts]
         known = [self.verdicts[question.key] for question in questions if question.key in self.verdicts]
@@ -249,15 +283,21 @@ class Judging:
         self.state.prompt_tokens = sum(verdict.prompt_tokens for verdict in known)
         self.state.completion_tokens = sum(verdict.completion_tokens for verdict in known)
         self._price()
-        try:
-            if left:
-                self.judge = open_judge(self.folder, self.plan, self.stopping, self._tell)
-                self._save("")
-                self._ask(self.judge, left)
-        finally:
-            conclude(self.state, comparisons, self.verdicts, decided_by_people(self.folder.subject))
+        if left:
+            self.judge = open_judge(self.folder, self.plan, self.stopping, self._report_progress)
+            self._save("")
+            self._ask(self.judge, left)
 
-    def _tell(self, note: str) -> None:
+    def _free_model(self) -> None:
+        """Free the memory of a model on this machine."""
+        if self.plan.is_local and self.judge is not None:
+            from engine.training.guards import free_memory  # imports torch, as the judge did
+
+            self.judge = None
+            with contextlib.suppress(RuntimeError):  # the CUDA error that the judge failed with
+                free_memory()
+
+    def _report_progress(self, note: str) -> None:
         """What a judge on this machine waits for, for the log and whoever follows."""
         print(note, flush=True)
         self._save(note)
@@ -275,13 +315,13 @@ class Judging:
                 verdict = stored_verdict(question, answer)
                 append(msgspec.json.encode(verdict) + b"\n")
                 self.verdicts[verdict.key] = verdict
-                self.under_way -= 1
+                self.pending_questions -= 1
                 self.state.done += 1
                 self.state.prompt_tokens += verdict.prompt_tokens
                 self.state.completion_tokens += verdict.completion_tokens
                 self._price()
-        if self.reached:
-            raise StopRequested(self.reached)
+        if self.limit_reached:
+            raise StopRequested(self.limit_reached)
 
     def _check(self) -> None:
         """Raises StopRequested after a stop request; writes the state from time to time."""
@@ -293,15 +333,15 @@ class Judging:
         """The questions, as the judge takes them, until one could exceed a limit; those under way are answered."""
         self.began = time.monotonic()
         for question in questions:
-            self.reached = self._limit_reached_by(question)
-            if self.reached:
+            self.limit_reached = self._limit_reached_by(question)
+            if self.limit_reached:
                 return
-            self.under_way += 1
+            self.pending_questions += 1
             yield question
 
     def _limit_reached_by(self, question: Question) -> str:
         """Which limit one more request could exceed, '' if none."""
-        plan, state, requests = self.plan, self.state, self.under_way + 1
+        plan, state, requests = self.plan, self.state, self.pending_questions + 1
         pending = requests * (question.tokens + plan.answer_tokens)
         if plan.token_limit is not None and state.prompt_tokens + state.completion_tokens + pending > plan.token_limit:
             return f"the limit of {plan.token_limit:,} tokens is reached"

@@ -22,41 +22,40 @@ from engine.methods.model_source import config_of, load_tokenizer, maximum_posit
 from engine.runs.chat_client import Conversation
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal
 from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.stopping import StopRequested
 from engine.training.guards import OutOfMemory
 
 
 class LocalJudge:
     """A loaded model that answers prompts greedily, as evaluation generates."""
 
-    def __init__(self, plan: JudgePlan, tell: Callable[[str], None]) -> None:
-        """`tell`: called with what is loaded. Raises UserError for a model that cannot be loaded, and RunFailed."""
-        model, machine = Model(id=plan.judge), this_machine()
+    def __init__(self, plan: JudgePlan) -> None:
+        """Raises UserError for a model that cannot be loaded, and RunFailed."""
         self._plan = plan
-        tell(f"loading {plan.judge} on {machine.name}")
-        with self._failures():
+        with _failures(plan.judge):
+            model, machine = Model(id=plan.judge), this_machine()
             tokenizer = load_tokenizer(model)
             dtype = torch.bfloat16 if machine.bf16 else torch.float32
             self._network = load_pretrained(model, machine, dtype).eval()
             self._encoder = PromptEncoder(tokenizer)
             self._positions = maximum_positions(config_of(model))
             ends = end_tokens(tokenizer, self._network, [self._encoder.row(PROBE)])
-        self._generator = Generator(
-            tokenizer,
-            plan.answer_tokens,
-            plan.concurrency,
-            machine.device,
-            ends,
-            lambda code, text: print(text, flush=True),
-        )
+            self._generator = Generator(
+                tokenizer,
+                plan.answer_tokens,
+                plan.concurrency,
+                machine.device,
+                ends,
+                lambda code, text: print(text, flush=True),
+            )
         print(f"the judge's model is loaded on {machine.name}", flush=True)
 
     def answers(self, questions: Iterable[Question], check: Callable[[], None]) -> Replies:
-        """As `Judge`: answers `concurrency` prompts at a time, and calls `check` after each token."""
+        """As `Judge`: answers `concurrency` prompts at a time, and calls `check` before them and after each token."""
         waiting = iter(questions)
         while batch := list(islice(waiting, self._plan.concurrency)):
-            with self._failures():
-                replies = self._answer(batch, check)
+            with _failures(self._plan.judge, check) as checked:
+                checked()
+                replies = self._answer(batch, checked)
             yield from replies
 
     def _answer(self, questions: Sequence[Question], check: Callable[[], None]) -> list[Reply]:
@@ -91,16 +90,31 @@ class LocalJudge:
             replies.append((question, answer))
         return replies
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Raise what the libraries raise as RunFailed, so that it becomes the outcome of the judgment."""
+
+@contextmanager
+def _failures(judge: str, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
+    """Raise what the libraries raise as RunFailed, so that it becomes the outcome of the judgment.
+
+    Yields `check`. Its errors are raised as they are: a stop request, and OSError if the state cannot be written.
+    """
+    check_errors: list[Exception] = []
+
+    def checked() -> None:
         try:
-            yield
-        except (UserError, RunFailed, StopRequested, OSError):  # OSError: the state cannot be written
-            raise
+            check()
         except Exception as error:
-            if isinstance(error, OutOfMemory) or is_out_of_memory(error):
-                text = f"not enough memory for {self._plan.judge}: use a smaller model, --device cpu, or a served judge"
-                raise RunFailed(text, "judge.out_of_memory") from error
-            traceback.print_exc()
-            raise RunFailed(error_text(error), "engine.failed") from error
+            check_errors.append(error)
+            raise
+
+    try:
+        yield checked
+    except (UserError, RunFailed):
+        raise
+    except Exception as error:
+        if error in check_errors:
+            raise
+        if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+            text = f"not enough memory for {judge}: use a smaller model, --device cpu, or a served judge"
+            raise RunFailed(text, "judge.out_of_memory") from error
+        traceback.print_exc()
+        raise RunFailed(error_text(error), "engine.failed") from error

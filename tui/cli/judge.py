@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -146,9 +147,7 @@ def judge(
     try:
         state = follow(folder, process, json)
     except KeyboardInterrupt:
-        process.terminate()  # its verdicts are kept
-        process.wait(STOP_SECONDS)
-        state = ended(folder, process)
+        state = stopped(folder, process)
     if json:
         print_json(msgspec.to_builtins(state))
     else:
@@ -194,6 +193,17 @@ def follow(folder: JudgeDir, process: start.StartedProcess, json: bool) -> Judgm
                 work = state.note or "judging"
                 display.show_work(work, state.done, state.requests, progress_text(state))
             time.sleep(POLL_SECONDS)
+    return ended(folder, process)
+
+
+def stopped(folder: JudgeDir, process: start.StartedProcess) -> Judgment:
+    """Stop the process; its verdicts are kept. Raises RunFailed after STOP_SECONDS, and as `ended`."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        text = f"the judge has not ended {STOP_SECONDS:.0f} s after the stop request, which it will still follow"
+        raise RunFailed(f"{text}; see {folder.log_file}", "judge.stop_timeout") from error
     return ended(folder, process)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from command import FTBENCH
@@ -20,15 +22,18 @@ from served_model import served
 
 from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
+from engine.hardware.devices import THE_CPU
+from engine.judge import judging
 from engine.judge.judges import Question
-from engine.judge.judging import prepare
+from engine.judge.judging import Judging, prepare
 from engine.ladder.report.page import escape_inline
 from engine.ladder.report.record import preference_tables
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.judge_dir import JudgeDir, judges, with_preferences
+from engine.runs.preference.judge_dir import JudgeDir, create_judge, judges, with_preferences
 from engine.runs.queue import device_queue, locks
-from engine.runs.stopping import StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
+from tui.cli import judge as judge_command
 
 PAIR = ("--pair", "full,base")
 Found = TypeVar("Found")
@@ -229,6 +234,92 @@ def test_a_judge_on_this_machine_waits_for_its_device_and_continues_after_a_kill
     assert json.loads(done.stdout)["reused"] == state["done"] and json.loads(done.stdout)["done"] == 60
 
 
+def replace_torch(monkeypatch: pytest.MonkeyPatch, folder: Path, statement: str) -> None:
+    """Let a judge's process execute the statement where it imports torch."""
+    code = [
+        "import sys, time",
+        "from importlib.machinery import ModuleSpec",
+        "class Finder:",
+        "    def find_spec(self, name, path=None, target=None):",
+        "        return ModuleSpec(name, self) if name == 'torch' else None",
+        "    def create_module(self, spec): ...",
+        f"    def exec_module(self, module): {statement}",
+        "if 'engine.judge' in sys.orig_argv: sys.meta_path.insert(0, Finder())",
+    ]
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("\n".join(code))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_a_judge_is_stopped_while_its_model_is_loaded(
+    ladder: LadderDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    replace_torch(monkeypatch, tmp_path / "slow", "time.sleep(600)")
+    process = started(ladder, str(model), "--device", "cpu", "--items", "2", "--json")
+    wait_for(lambda: next((j for j in judges(ladder) if (s := j.state()) and "loading" in s.note), None))
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    state = json.loads(output)
+    assert (state["status"], state["reason"], state["done"]) == ("stopped", "stopped by request", 0)
+    assert not next(judges(ladder)).is_active()
+
+
+def test_a_library_that_cannot_be_imported_is_the_outcome_of_a_judge(
+    ladder: LadderDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    replace_torch(monkeypatch, tmp_path / "broken", "raise OSError('libtorch.so: undefined symbol')")
+    process = started(ladder, str(model), "--device", "cpu", "--items", "2", "--json")
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    state = json.loads(output)
+    assert (state["status"], state["reason_code"]) == ("failed", "engine.failed")
+    assert "libtorch.so: undefined symbol" in state["reason"]
+
+
+def test_a_judge_that_does_not_end_after_a_stop_request_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_command, "STOP_SECONDS", 0.1)
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 600"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        with pytest.raises(RunFailed) as raised:
+            judge_command.stopped(JudgeDir(tmp_path), process)
+        process.kill()
+    assert raised.value.code == "judge.stop_timeout"
+
+
+def test_the_model_of_a_judge_is_freed_before_the_statistics(
+    ladder: LadderDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.judge import local_judge
+
+    model, stopping = plant_model(tmp_path / "first", "Verdict: A"), StopRequest()
+    loaded: list[weakref.ref[object]] = []
+    freed: list[bool] = []
+    conclude, load = judging.conclude, local_judge.load_pretrained
+
+    def watched(*arguments: Any) -> Any:
+        network = load(*arguments)
+        loaded.append(weakref.ref(network))
+        network.register_forward_hook(lambda *_: stopping.ask())  # the next token is not generated
+        return network
+
+    def concluded(*arguments: Any) -> None:
+        freed.append(loaded[0]() is None)
+        conclude(*arguments)
+
+    monkeypatch.setattr(judging, "wait_for_devices", lambda *_: [THE_CPU])
+    monkeypatch.setattr(type(THE_CPU), "apply", lambda device: None)
+    monkeypatch.setattr(local_judge, "load_pretrained", watched)
+    monkeypatch.setattr(judging, "conclude", concluded)
+    plan = prepare(ladder.path, JudgePlan(judge=str(model), rubric="", pairs=[("full", "base")], items=2)).plan
+    state = Judging(create_judge(ladder, plan), plan, stopping).run()
+    assert (state.status, state.done, freed) == ("stopped", 0, [True])
+
+
 @pytest.mark.parametrize(
     ("judge", "code"),
     [
@@ -263,7 +354,7 @@ def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does
     from engine.judge.local_judge import LocalJudge
 
     model = plant_model(tmp_path / "first", "Verdict: A")
-    judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16), print)
+    judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16))
     questions = [Question(str(number), f"Which one? {number}") for number in range(6)]
     run = Decoder.run
     fits, tried = 2, list[int]()
@@ -288,3 +379,27 @@ def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does
     with pytest.raises(RunFailed) as raised:
         list(judge.answers(questions, lambda: None))
     assert raised.value.code == "judge.out_of_memory"
+
+
+def test_an_error_of_the_operating_system_is_no_failed_write_of_a_judges_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.judge.local_judge import LocalJudge
+
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16))
+    questions = [Question("0", "Which one?")]
+
+    def disk_full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        list(judge.answers(questions, disk_full))
+
+    def no_memory() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(os, "fork", no_memory)
+    with pytest.raises(RunFailed) as raised:
+        list(judge.answers(questions, lambda: None))
+    assert raised.value.code == "engine.failed" and "Cannot allocate memory" in str(raised.value)

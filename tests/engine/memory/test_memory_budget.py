@@ -63,7 +63,8 @@ def test_a_sample_has_the_gpu_of_a_run(
     assert sampled.sample.visible == position
     assert sampled.next_device.label == (None if position is None else sampled.sample.gpus[position].label)
     if visible != "7":
-        assert sampled.next_device.budget.total == local_budget(nvml()).total
+        bench, plan = sampled.next_device.budget, local_budget(nvml())
+        assert (bench.device, bench.bf16, bench.total) == (plan.device, plan.bf16, plan.total)
 
 
 @pytest.mark.parametrize(

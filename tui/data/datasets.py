@@ -40,7 +40,8 @@ class DataSet:
     @property
     def on_the_hub(self) -> bool:
         """Whether the id names a Hub dataset; files of that name come first."""
-        return is_hub_id(self.id) and not is_data_file(self.id) and not Path(self.id).exists()
+        exists = os.path.exists(self.id)  # noqa: PTH110 - Path.exists raises PermissionError, and for a long name
+        return is_hub_id(self.id) and not is_data_file(self.id) and not exists
 
 
 def is_utf8(data: str) -> bool:
@@ -143,14 +144,22 @@ def detail(dataset: DataSet, preview: Preview | None) -> str:
 
 
 def typed_dataset(text: str) -> str:
-    """The id of a dataset that a user typed: an absolute path, or a Hub id. Raises UserError if it is neither."""
+    """The id of a dataset that a user typed: the name of an embedded one, an absolute path, or a Hub id.
+
+    Raises UserError for another text. Reads the disk.
+    """
+    if text in EMBEDDED:
+        return text
     path = expanded(text)
     if not path.is_absolute():
         path = working_directory() / path
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)
+        if ".." in path.parts:  # after a link to a folder it is the parent of that folder, as for the engine
+            path = path.parent.resolve() / path.name
     except (OSError, ValueError) as error:
-        if is_hub_id(text) and not is_data_file(text):
+        is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if is_missing and is_hub_id(text) and not is_data_file(text):
             return text
         problem = f"cannot read the file or folder ({getattr(error, 'strerror', None) or error})"
         hint = "check the path; Hub ids have the form owner/name"

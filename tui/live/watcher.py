@@ -98,7 +98,7 @@ class Watcher(threading.Thread):
     def _poll(self, news: RunNews, events: EventLoader, output: OutputReader) -> None:
         """Fill in everything new. Raises OSError where a file cannot be read; what was found before it is kept."""
         if not self._opened:
-            news.config, news.state = self._config(), events.first()
+            news.state, news.config = events.first(), self._config()
             self._opened = True
             with contextlib.suppress(UserError):  # the list of runs reports it
                 ladder = ladder_of_run(self.watched.path.parent, self.watched.name)

@@ -6,87 +6,110 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.suggester import Suggester
 
 from engine.config.errors import UserError
-from engine.config.files import expanded, is_data_file
+from engine.config.files import expanded, is_data_file, is_hub_id
 from engine.config.text import visible
-from tui.data.datasets import ON_THE_HUB, DataSet, is_folder
+from tui.data.datasets import ON_THE_HUB, is_folder, typed_dataset
+from tui.data.recent import EMBEDDED
 from tui.screens.table_screen import ValueInput
+from tui.settings import tell
 
 HINT = "path of a file or folder (tab completes it), or Hub id owner/name"
 MAX_SHOWN = 100
 """Names that are shown, at most: more do not fit."""
 READING_SECONDS = 1.0
-"""For which the completion key waits for a disk."""
+"""For which a key waits for a disk."""
+T = TypeVar("T")
 
 
-async def continuations(text: str) -> list[str]:
-    """The folders and data files to which a typed path can be continued, sorted.
+class DiskReader:
+    """Reads disks in threads, because a network disk may be stalled. A call in progress is shared, not repeated.
 
-    Raises UserError for a folder that cannot be read. A thread reads it, because a network disk may be slow. It is none
-    of asyncio's, for which the app would wait on exit.
+    Daemon threads, since the app would wait on exit for asyncio's executor.
     """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[list[str]] = loop.create_future()
 
-    def read() -> None:
-        try:
-            answer = partial(result.set_result, sorted(_continuations(text)))
-        except UserError as error:
-            answer = partial(result.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the app has ended
-            loop.call_soon_threadsafe(lambda: None if result.done() else answer())
+    def __init__(self) -> None:
+        self._pending: dict[tuple[Callable[[str], object], str], asyncio.Future[Any]] = {}
 
-    threading.Thread(target=read, daemon=True).start()
-    return await result
+    async def read(self, function: Callable[[str], T], path: str) -> T:
+        """What the function returns for this path. Raises the UserError that it raises."""
+        key, loop = (function, path), asyncio.get_running_loop()
+        if key not in self._pending:
+            result = self._pending[key] = loop.create_future()
+
+            def finish(answer: Callable[[], object]) -> None:
+                del self._pending[key]
+                answer()
+
+            def work() -> None:
+                try:
+                    answer = partial(result.set_result, function(path))
+                except UserError as error:
+                    answer = partial(result.set_exception, error)
+                with contextlib.suppress(RuntimeError):  # the app has ended
+                    loop.call_soon_threadsafe(finish, answer)
+
+            threading.Thread(target=work, daemon=True, name="disk").start()
+        return await asyncio.shield(self._pending[key])
 
 
-def _continuations(text: str) -> Iterator[str]:
-    """Without names that an input line cannot show as they are; hidden ones only after a dot."""
-    if text in ("~", ".", ".."):
-        yield f"{text}/"
-        return
-    head, slash, word = text.rpartition("/")
-    folder = head + slash
+def list_folder(folder: str) -> list[str]:
+    """Names of data files, and of folders with a slash; without those that an input line cannot show as they are.
+
+    Raises UserError for a folder that cannot be read.
+    """
     try:
-        entries = list(os.scandir(expanded(folder or ".")))
+        entries = [entry for entry in os.scandir(expanded(folder or ".")) if entry.name == visible(entry.name)]
     except (OSError, ValueError) as error:
         problem = f"cannot read the folder ({getattr(error, 'strerror', None) or error})"
-        raise UserError(problem, visible(folder), code="data.not_found") from error
-    for entry in entries:
-        is_hidden = entry.name.startswith(".") and not word
-        if entry.name.startswith(word) and not is_hidden and entry.name == visible(entry.name):
-            if is_folder(entry):
-                yield f"{folder}{entry.name}/"
-            elif is_data_file(entry.name):
-                yield folder + entry.name
+        raise UserError(problem, visible(folder), "check the path", code="data.not_found") from error
+    folders = [f"{entry.name}/" for entry in entries if is_folder(entry)]
+    return folders + [entry.name for entry in entries if is_data_file(entry.name) and f"{entry.name}/" not in folders]
+
+
+async def continuations(text: str, disk: DiskReader) -> list[str]:
+    """The folders and data files to which a typed path can be continued, sorted; hidden ones only after a dot.
+
+    Raises UserError for a folder that cannot be read.
+    """
+    if text in ("~", ".", ".."):
+        return [f"{text}/"]
+    head, slash, word = text.rpartition("/")
+    folder = head + slash
+    names = await disk.read(list_folder, folder)
+    return sorted(folder + name for name in names if name.startswith(word) and (word or not name.startswith(".")))
 
 
 class PathSuggester(Suggester):
     """Suggests the first path to which a typed one can be continued."""
 
-    def __init__(self, show: Callable[[str, str], object]) -> None:
+    def __init__(self, disk: DiskReader, show: Callable[[str, str], object]) -> None:
         """`show`: called with the typed text, and with what it can be."""
         super().__init__(use_cache=False, case_sensitive=True)
-        self._show = show
+        self._disk, self._show = disk, show
 
     async def get_suggestion(self, value: str) -> str | None:
         try:
-            paths, about = await continuations(value), "no folder or data file begins like this"
+            paths, about = await continuations(value, self._disk), "no matching folder or data file"
         except UserError as error:
             paths, about = [], error.line
         if paths:
             start = value.rfind("/") + 1
             about = f"{len(paths):,} matching: {'  '.join(path[start:] for path in paths[:MAX_SHOWN])}"
-        elif DataSet(value, value).on_the_hub:
-            about = ON_THE_HUB.note
+        elif value in EMBEDDED:
+            about = "embedded dataset"
+        elif is_hub_id(value):
+            with contextlib.suppress(UserError):
+                if await self._disk.read(typed_dataset, value) == value:
+                    about = ON_THE_HUB.note
         self._show(value, about)
         return paths[0] if paths else None
 
@@ -103,26 +126,39 @@ class PathInput(ValueInput):
 
     def __init__(self, hidden: Callable[[], object]) -> None:
         super().__init__(hidden, id="path")
-        self.suggester: Suggester = PathSuggester(self._show)
+        self._disk = DiskReader()
+        self.suggester: Suggester = PathSuggester(self._disk, self._show)
 
-    def open(self, entered: Callable[[str], object]) -> None:
-        """Ask for a dataset. `entered` returns False for a text that is not accepted."""
+    def open(self, take: Callable[[str], bool]) -> None:
+        """Ask for a dataset. `take` is called with its id, and returns False if it is not accepted."""
 
         def typed(text: str = "") -> None:
             if not text:  # for which an input asks for no suggestion
                 self.run_worker(self.suggester.get_suggestion(""))
 
-        self.ask("", HINT, entered, typed)
+        self.ask("", HINT, partial(self._enter, take), typed)
         typed()
 
     def _show(self, text: str, about: str) -> None:
         if text == self.value:  # else the answer for a later text follows
             self.border_title = Content(about)
 
+    async def _enter(self, take: Callable[[str], bool], text: str) -> bool:
+        """Take the dataset that was typed, if any. False for invalid text, with a notification."""
+        if not (text := text.strip()):
+            return True
+        try:
+            return take(await asyncio.wait_for(self._disk.read(typed_dataset, text), READING_SECONDS))
+        except UserError as error:
+            tell(self, error.line, severity="error")
+        except TimeoutError:
+            tell(self, f"no answer from the disk: {visible(text)}; try again later", severity="error")
+        return False
+
     async def action_complete(self) -> None:
         text, paths = self.value, list[str]()
         with contextlib.suppress(UserError, TimeoutError):
-            paths = await asyncio.wait_for(continuations(text), READING_SECONDS)
+            paths = await asyncio.wait_for(continuations(text, self._disk), READING_SECONDS)
         certain = os.path.commonprefix(paths)  # noqa: RUF071 - character by character, as a shell does
         if self.value == text and len(certain) > len(text):
             self.value = certain

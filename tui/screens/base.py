@@ -42,8 +42,9 @@ class BaseScreen(Screen[R]):
         self.query_one(f"#{id}", Static).update(Content(visible(text)) if isinstance(text, str) else text)
 
     def is_useful(self, command: str) -> bool:
-        """Whether a command of this screen would do something now: its key is shown only then, and says why not if it
-        is pressed all the same.
+        """Whether a command of this screen would do something now: its key is shown only then.
+
+        Pressed anyway, it shows a notification.
         """
         return True
 

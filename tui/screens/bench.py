@@ -54,7 +54,7 @@ HIGH = 54
 class BenchView(BaseScreen[None]):
     """Composes the panes and keeps them up to date; `BenchScreen` adds the keys."""
 
-    ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #status, KeyLine"
+    ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #status, ValueInput, KeyLine"
     SHOWN_WHILE_ZOOMED = ("stop", "pause", "resume", "previous", "clear", "zoom")
     """Of the bench's commands in the key line: the one which ends the zoom is in it also on a narrow terminal."""
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
@@ -105,6 +105,11 @@ class BenchView(BaseScreen[None]):
     @property
     def log_pane(self) -> LogPane:
         return self.query_one(LogPane)
+
+    @property
+    def is_input_shown(self) -> bool:
+        """Whether the user is typing a text, perhaps in another window meanwhile: no event moves the focus then."""
+        return any(line.display for line in self.query("ValueInput"))
 
     @cached_property
     def checks(self) -> DataCheckCache:
@@ -245,7 +250,7 @@ class BenchView(BaseScreen[None]):
             case "previous":
                 return bool(log.find_word)
             case "clear":
-                return bool(log.find_word or log.filter_word) or self.lists_open
+                return bool(log.find_word or log.filter_word) or self.lists_open or self.is_input_shown
             case "charts":
                 return follower.state is not None
         return True
@@ -307,7 +312,8 @@ class BenchView(BaseScreen[None]):
         self.follower.watch(run)
         self.lists_open = False
         self.log_pane.begin(run.name)
-        self.log_pane.focus()
+        if not self.is_input_shown:
+            self.log_pane.focus()
         self.show_head()
 
     def show_run(self, run: RunDir) -> None:

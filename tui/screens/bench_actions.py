@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.binding import BindingType
 from textual.widget import Widget
 
-from engine.config.errors import UserError
 from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.base import RunActions
@@ -211,6 +212,8 @@ class BenchScreen(BenchView, RunActions[None]):
             self.app.push_screen(ExportScreen([offered]))
 
     def action_clear(self) -> None:
+        self.query("#path").set(display=False)
+        self.query_one(DataList).suggest()
         if self.lists_open:
             self.lists_open = False
             self.log_pane.focus()
@@ -257,7 +260,7 @@ class BenchScreen(BenchView, RunActions[None]):
 
         log = self.log_pane
         if not self.query("#word"):
-            await self.mount(ValueInput(log.focus, id="word"), before="#next")
+            await self.mount(ValueInput(partial(self._input_hidden, log.focus), id="word"), before="#next")
             self.redraw()
         text, take = (log.filter_word, log.filter) if purpose == "filter" else (log.find_word, log.find)
         typed = log.filter if purpose == "filter" else None
@@ -283,7 +286,7 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.screens.dialogs import SuggestionScreen
 
         data, preview, pane = message.data, message.preview, self.selection_pane
-        if not self.is_current:
+        if not self.is_current or self.is_input_shown:
             self.query_one(DataList).offered.discard(data)  # so that it is offered again
             return
 
@@ -330,17 +333,15 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.screens.adding import PathInput
 
         if not self.query(PathInput):
-            await self.mount(PathInput(self.query_one("#data").focus), before="#next")
+            await self.mount(PathInput(partial(self._input_hidden, self.action_data)), before="#next")
         self.query_one(PathInput).open(self._add_data)
 
-    def _add_data(self, text: str) -> bool:
-        """Select the dataset that was typed; False for a text that is none, with a notification."""
-        from tui.data.datasets import typed_dataset
+    def _add_data(self, data: str) -> bool:
+        """Select the dataset; False if it cannot be selected, with a notification."""
+        self.selection_pane.select_data(data)
+        return self.selection_pane.selection.data == data
 
-        if text.strip():
-            try:
-                self.selection_pane.select_data(typed_dataset(text.strip()))
-            except UserError as error:
-                self.tell(error.line, severity="error")
-                return False
-        return True
+    def _input_hidden(self, focus: Callable[[], object]) -> None:
+        """Move the focus, and offer settings that a dataset needs: they were not offered while a text was typed."""
+        focus()
+        self.query_one(DataList).suggest()

@@ -168,7 +168,16 @@ class RatingScreen(BaseScreen[None]):
     def is_useful(self, command: str) -> bool:
         return self.pair is not None or command in ("back", "undo")
 
+    def _is_writing(self) -> bool:
+        """Whether a note is being written, which a rating would lose; with a notification."""
+        if self.query_one(ValueInput).display:
+            self.tell("finish the note first", severity="warning")
+            return True
+        return False
+
     def action_choose(self, choice: Choice) -> None:
+        if self._is_writing():
+            return
         if self.pair is None:
             self.tell("all pairs are rated")
             return
@@ -179,6 +188,8 @@ class RatingScreen(BaseScreen[None]):
             self._next()
 
     def action_undo(self) -> None:
+        if self._is_writing():
+            return
         with self.errors_told():
             if not self.session.undo():
                 self.tell("nothing to undo")
@@ -188,6 +199,8 @@ class RatingScreen(BaseScreen[None]):
             self._next()
 
     def action_write_note(self) -> None:
+        if self._is_writing():
+            return
         if self.pair is None:
             self.tell("all pairs are rated")
             return

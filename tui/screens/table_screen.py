@@ -5,7 +5,7 @@ Other screens use the input line too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -50,8 +50,8 @@ class ValueInput(Input):
     ) -> None:
         """Show the input with a text to edit; the first character typed replaces it.
 
-        `entered` returns False for a text that is not accepted. `typed` is called with every change. `escape`: what
-        that key enters; None for nothing.
+        `entered` returns False for a text that is not accepted, or a coroutine that does. `typed` is called with every
+        change. `escape`: what that key enters; None for nothing.
         """
         self._entered, self._typed, self._escape = entered, typed, escape
         with self.prevent(Input.Changed):
@@ -77,9 +77,10 @@ class ValueInput(Input):
             self._typed(event.value)
 
     @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
+    async def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if self._entered(event.value) is False:
+        accepted = self._entered(event.value)
+        if (await accepted if isinstance(accepted, Awaitable) else accepted) is False:
             self.app.bell()
         else:
             self._hide()

@@ -389,6 +389,8 @@ class PromptInput(Input):
         super().__init__(id=id, compact=True)
         self.cursor_blink = False  # each change is sent over SSH
         self.purpose = "prompt"
+        self._prompt = ""
+        """The unfinished prompt, while the line has another purpose."""
 
     def on_mount(self) -> None:
         self._show_purpose()
@@ -399,9 +401,8 @@ class PromptInput(Input):
         return self.value.replace(LINE_FEED, "\n")
 
     def ask(self, purpose: str, value: str | None = None) -> None:
-        """Take the focus for this purpose. value: the text to edit; None keeps what is in the line."""
-        self.purpose = purpose
-        self._show_purpose()
+        """Take the focus for this purpose. value: the text to edit; None keeps the unfinished prompt."""
+        self._change_purpose(purpose)
         if value is not None:
             self.value = value.replace("\n", LINE_FEED)
         self.cursor_position = len(self.value)
@@ -409,9 +410,15 @@ class PromptInput(Input):
 
     def leave(self) -> None:
         """Keep an unfinished prompt; drop unfinished settings."""
-        if self.purpose != "prompt":
-            self.value, self.purpose = "", "prompt"
-            self._show_purpose()
+        self._change_purpose("prompt")
+
+    def _change_purpose(self, purpose: str) -> None:
+        if self.purpose == "prompt":
+            self._prompt = self.value
+        if purpose == "prompt":
+            self.value = self._prompt
+        self.purpose = purpose
+        self._show_purpose()
 
     def _show_purpose(self) -> None:
         self.placeholder = PLACEHOLDERS[self.purpose].format(back=app_keys(self).of("try.back"))

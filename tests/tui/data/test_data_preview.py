@@ -20,7 +20,7 @@ from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, list_datasets, typed_dataset
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
 from tui.data.preview import MAX_BYTES, Preview, PreviewCache, request_preview, signature
-from tui.screens.adding import continuations
+from tui.screens.adding import DiskReader, continuations
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 
@@ -31,6 +31,8 @@ def section(path: Path | str, **more: object) -> dict[str, object]:
 
 def test_a_hub_id_has_an_owner_and_a_name() -> None:
     assert is_hub_id("openai/gsm8k") and not is_hub_id("gsm8k") and not is_hub_id("/a/b") and not is_hub_id("a/b/c")
+    too_long = f"{'x' * 300}/name"  # for a file, which is found out without an exception
+    assert DataSet(too_long, too_long).on_the_hub
 
 
 def test_recent_sets_are_stored_latest_first_bounded_and_unique() -> None:
@@ -247,7 +249,7 @@ def test_a_path_is_continued_to_folders_and_data_files(here: Path, monkeypatch: 
         (here / name).write_text(PAIR)
 
     def of(text: str) -> list[str]:
-        return asyncio.run(continuations(text))
+        return asyncio.run(continuations(text, DiskReader()))
 
     assert of("") == ["sub/", "test.jsonl", "train.jsonl"]
     assert of("t") == ["test.jsonl", "train.jsonl"] and of("no") == []

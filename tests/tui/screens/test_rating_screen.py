@@ -32,6 +32,7 @@ from engine.runs.preference.ratings import (
 from tui.app import Workbench
 from tui.screens.ladder import LadderScreen
 from tui.screens.rating import RatedText, RatingScreen
+from tui.settings import Settings
 
 NAMES = ("qlora", "lora", "full", "base")
 
@@ -106,6 +107,23 @@ def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -
         assert isinstance(app.screen, RatingScreen) and app.screen.session.rated == 5
 
     play(ladder.runs, story, size=size)
+
+
+def test_a_pair_is_not_rated_while_its_note_is_written(ladder: LadderDir) -> None:
+    keys = {"rate.left": "f5", "rate.undo": "f6", "rate.note": "f7,enter"}
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await opened(pilot, app)
+        pair = screen.pair
+        await pilot.press("enter", *"two ")
+        for key in ("f5", "f6", "f7"):
+            await pilot.press(key)
+            assert screen.pair == pair and notes(app)[-1] == "finish the note first"
+        assert not stored(ladder)
+        await pilot.press(*"words", "enter", "f5")
+        assert [(rating.choice, rating.note) for rating in stored(ladder)] == [("left", "two words")]
+
+    play(ladder.runs, story, settings=Settings(keys=keys))
 
 
 def test_the_result_shows_how_far_it_is_decided_without_names(ladder: LadderDir) -> None:

@@ -106,6 +106,27 @@ def test_answers_stand_side_by_side_with_memory_and_speed() -> None:
     tried(story)
 
 
+def test_an_unfinished_prompt_is_kept_while_settings_are_changed() -> None:
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        line = screen.query_one("#prompt", Input)
+
+        async def run(action: str) -> None:  # as the palette does
+            await app.run_action(action, screen)
+
+        await pilot.press(*"half")
+        await run("write('sampling')")
+        assert "temperature=" in line.value
+        await pilot.press("enter")
+        assert line.value == "half" and line.has_focus
+        await pilot.press(*" a")
+        await run("write('sampling')")
+        await run("write('system')")
+        await pilot.press("escape", "enter", "end", *" prompt")
+        assert line.value == "half a prompt"
+
+    tried(story)
+
+
 def test_a_narrow_screen_shows_some_columns_and_keys_show_the_others() -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await send(pilot, screen, "hello")

@@ -20,7 +20,9 @@ from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample
 from tui.live.run_state import ExpectedPeak
+from tui.screens.adding import PathInput
 from tui.settings import Settings
+from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.memory_pane import MemoryPane, MemoryView
 from tui.widgets.run_panes import LossPane
@@ -210,6 +212,26 @@ def test_a_run_that_starts_later_is_watched_if_none_is(tmp_path: Path) -> None:
         for descriptor in (lock, other):
             assert descriptor is not None
             os.close(descriptor)
+
+    play(tmp_path, story)
+
+
+def test_a_run_that_starts_does_not_interrupt_typing(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.announcer)
+        await pilot.press("d", "a", "p")
+        line = app.bench.query_one(PathInput)
+        app.app_focus = False  # another window of the terminal has the focus
+        run = made(tmp_path, ended=False)
+        lock = locks.acquire(run.lock_file)
+        assert lock is not None
+        await wait_for(pilot, lambda: app.bench.follower.run == run)
+        await pilot.press("q")
+        assert app.is_running and line.has_focus and line.value == "pq"
+        await pilot.press("escape")
+        data = app.bench.query_one(DataList)
+        await wait_for(pilot, lambda: data.has_focus and data.size)
+        os.close(lock)
 
     play(tmp_path, story)
 

@@ -51,6 +51,11 @@ def test_a_name_that_is_not_utf8_is_listed_and_the_others_are_counted(here: Path
         assert previews["good.jsonl"].rows == {"train": 12}
         assert "not valid UTF-8" in previews["caf\udce9.jsonl"].error
         assert any("caf\\udce9.jsonl" in line for line in lines(data(app)))
+        data(app).highlighted = next(n for n, line in enumerate(lines(data(app))) if "caf\\udce9.jsonl" in line)
+        await pilot.press("space")
+        assert chosen(app) == "tickets" and len(notes(app)) == 1 and "not valid UTF-8" in notes(app)[0]
+        await pilot.press("d", "enter")
+        assert app.screen is app.bench and notes(app)[1:] == notes(app)[:1]
 
     play(story)
 

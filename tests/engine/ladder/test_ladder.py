@@ -135,7 +135,8 @@ def test_four_learning_rates_are_tried_by_successive_halving_on_validation_rows_
     assert result_of(tmp_path, short[0]["run"])["steps"] == 4
     caveats = [sentence["text"] for sentence in state["verdict"] if sentence["topic"] == "caveat"]
     assert any("successive halving: 6 trials" in text for text in caveats)
-    assert "Learning-rate trials" in ftbench("report", "last", "--markdown").stdout
+    report = ftbench("report", "last", "--markdown").stdout
+    assert report.count("| learning-rate trial") == 6
 
 
 def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:

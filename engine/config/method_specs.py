@@ -28,7 +28,7 @@ RULE_REFERENCE, RULE_CANDIDATE = "full", "qlora"
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """A fine-tuning method, as presets, plans, the workbench, ladders and reports use it."""
+    """A fine-tuning method, as presets, plans, the bench, ladders and reports use it."""
 
     name: str
     """In presets and run directories: lowercase letters, digits, - and _."""
@@ -45,7 +45,7 @@ class MethodSpec:
     module: str
     """Module with `load(config, machine)`, `make_trainable(model, config)` and `weight_dtype(config, machine)`."""
     trains: Literal["weights", "adapters"]
-    """All weights of the model, or low-rank adapters on a frozen base."""
+    """All weights of the model, or adapters on a frozen base."""
     quantizes_base: bool = False
     """Whether the frozen base is stored in 4 bits."""
     is_lora: bool = False

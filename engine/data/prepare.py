@@ -56,7 +56,8 @@ from engine.runs.run.usage import IGNORED, ColumnUse
 Progress = Callable[[str, int, int | None], None]
 """Called with the current phase, the number of rows done, and their total (None if unknown)."""
 _SPLIT_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
-"""Split code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
+"""Code of `assign` (TRAIN, VALIDATION, TEST, NOT_SELECTED, SHARED) -> index of the split that the row belongs to. Rows
+that are left out count: NOT_SELECTED is a training row, SHARED a validation row."""
 _REASON_BY_CODE = {NOT_SELECTED: problems.NOT_SELECTED, SHARED: problems.ALSO_IN_TRAINING}
 """Split code of rows that splitting leaves out -> the reason."""
 _NOT_TOKENIZED = "data.not_tokenized"
@@ -130,7 +131,7 @@ class ConvertedBatch:
     """A batch of raw rows, converted and tokenized in a child process."""
 
     keys: KeyTable
-    """Keys of the rows that are conversations or texts."""
+    """Digests by which splitting compares the rows that are conversations or texts."""
     has_references: bool
     """Whether any row has further accepted answers."""
     keyed: np.ndarray

@@ -49,10 +49,10 @@ class RowTokenizer:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.special = SpecialTokens.of(tokenizer)
         self.encoder = Encoder(tokenizer)
-        self.separate = self.special.separate
-        """Whether the tokenizer splits a text at special tokens and encodes the pieces separately. If it does, the
-        tokens of a prompt are a prefix of the conversation's tokens if the tokens from the prompt's last special token
-        on are equal. This is verified on some rows of each batch."""
+        self.splits_at_specials = self.special.separate
+        """Whether the tokenizer splits a text at special tokens and encodes the pieces separately: then the tokens of a
+        prompt are a prefix of the conversation's tokens if those from the prompt's last special token on are equal.
+        Checked on some rows of each batch; False once that fails."""
         self._anchors: dict[str, list[int] | None] = {}
         """Text of a generation prompt from its last special token on -> its ids; None if it has no special token."""
         self._heads: dict[str, list[int]] = {}
@@ -121,7 +121,7 @@ class RowTokenizer:
         few = located[:: max(1, -(-len(located) // _VERIFIED))]
         prompts = self.encoder.ids([drafts[number].whole[: drafts[number].answers[-1].start] for number, _ in few])
         if any(wholes[number][:stop] != prompt for (number, stop), prompt in zip(few, prompts, strict=True)):
-            self.separate = False
+            self.splits_at_specials = False
             starts = [None] * len(starts)
         # The other answers are located by encoding the text before each of them.
         unknown = [draft for draft, found in zip(drafts, starts, strict=True) if found is None]
@@ -145,20 +145,20 @@ class RowTokenizer:
     def _conversation_ids(self, drafts: Sequence[Rendered]) -> list[list[int]]:
         """Token ids of each conversation. A shared beginning is encoded once."""
         firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
-        for head, draft in firsts.items() if self.separate else ():
+        for head, draft in firsts.items() if self.splits_at_specials else ():
             # The ids of a conversation have to equal the ids of its head followed by the ids of the rest.
             whole, self._heads[head], rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
             if self._heads[head] + rest != whole:
-                self.separate = False
+                self.splits_at_specials = False
                 break
-        if not self.separate:
+        if not self.splits_at_specials:
             return self.encoder.ids([draft.whole for draft in drafts])
         rests = self.encoder.ids([draft.whole[len(draft.head) :] for draft in drafts])
         return [self._heads[draft.head] + ids if draft.head else ids for draft, ids in zip(drafts, rests, strict=True)]
 
     def _starts(self, draft: Rendered, ids: list[int], specials: list[int]) -> list[int] | None:
         """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
-        if not self.separate or len(specials) != draft.specials:
+        if not self.splits_at_specials or len(specials) != draft.specials:
             return None
         answer_starts = []
         for answer in draft.answers:

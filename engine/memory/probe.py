@@ -86,9 +86,9 @@ class Probe:
                         break
                     self.trainer.halve([self.batches.step], predicted)
                 step = self.meters.peak_of(self._step)
-                passes = -self._least(-self._passes())
+                passes = self._greatest(self._passes())
                 while passes > limit and self._make_headroom(passes, limit):
-                    passes = -self._least(-self._passes())
+                    passes = self._greatest(self._passes())
                 self._drop_gradients()
                 evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
             finally:
@@ -161,6 +161,10 @@ class Probe:
     def _least(self, value: int) -> int:
         """The least value of all ranks, if they divide a model: they must then do the same."""
         return min(self.trainer.ranks.all_gather(value)) if self.trainer.is_sharded else value
+
+    def _greatest(self, value: int) -> int:
+        """The greatest value of all ranks, likewise."""
+        return -self._least(-value)
 
     def _step(self) -> None:
         """Make an optimizer step that changes no weight, so that the optimizer's state exists."""

@@ -20,7 +20,7 @@ from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, error_of
-from engine.memory.formula.fit import changes
+from engine.memory.formula.fit import find_remedies
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import packing_notes
@@ -89,7 +89,7 @@ def memory_problems(
             ways = [
                 " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items())
                 + f" ({size(way.peak)})"
-                for way in changes(query)
+                for way in find_remedies(query)
             ]
             hint = ", or ".join([*ways, smaller])
         yield LaunchProblem(f"{title} does not fit (estimated): {figures}", hint, code="memory.does_not_fit")

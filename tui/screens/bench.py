@@ -1,4 +1,4 @@
-"""The main screen: lays out the panes and shows the watched run, the machine and the selection in them.
+"""The main screen without its keys (`bench_actions`): its panes show the watched run, the machine and the selection.
 
 While a run is live, memory has the most room and the selection is folded into one strip; else the lists to select from
 are open. Below 80 by 24 only memory, progress and loss are shown.

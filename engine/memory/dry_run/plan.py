@@ -325,7 +325,7 @@ class RunEstimates:
 
     tiers: list[MemoryEstimate]
     """By formula and dry run, least accurate first; empty if there are none."""
-    again: Callable[[dict[str, Any]], MemoryEstimate] | None
+    formula_with: Callable[[dict[str, Any]], MemoryEstimate] | None
     """The formula with other settings, such as {"train.micro_batch": 2}."""
     config: schema.Config
     """The configuration with micro-batch size and optimizer; activation checkpointing is chosen if it was for a GPU."""
@@ -340,9 +340,9 @@ class RunEstimates:
 
     def _fits(self, what: str, settings: dict[str, Any], limit: int) -> bool:
         """By the formula, corrected by the dry run with the current settings; true without a prediction."""
-        if self.best is None or self.again is None:
+        if self.best is None or self.formula_with is None:
             return True
-        changed = self.again(settings)
+        changed = self.formula_with(settings)
         new, old, right = (getattr(estimate, what) for estimate in (changed, self.tiers[0], self.best))
         if new is None or old is None or right is None:
             return True
@@ -387,8 +387,8 @@ def estimate_run(
     """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
     8 billion parameters. A failed prediction is a warning and never ends the run.
 
-    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
-    is None or activation checkpointing is configured.
+    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used if
+    `limit` is None or activation checkpointing is configured.
     """
     query = run_query(config, model_config.to_dict(), machine, batches.rows(), limit)
     chooses = limit is not None and config.train.gradient_checkpointing == "auto"
@@ -415,8 +415,8 @@ def estimate_run(
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     if config.optimizer.name == "auto":
         chosen, estimates = settle_optimizer(chosen, estimates)
-    again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
-    return RunEstimates(estimates, again, chosen.config)
+    formula_with = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
+    return RunEstimates(estimates, formula_with, chosen.config)
 
 
 def run_query(

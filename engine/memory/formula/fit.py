@@ -318,7 +318,7 @@ class Remedy(Struct, frozen=True, kw_only=True):
     """With these settings."""
 
 
-def changes(
+def find_remedies(
     query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None = None, positions: int | None = None
 ) -> list[Remedy]:
     """Changes that make `query` fit, smallest first; empty if it already fits or nothing helps.

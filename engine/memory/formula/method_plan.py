@@ -39,8 +39,8 @@ from engine.memory.formula.fit import (
     FormulaCorrection,
     LargestFit,
     Remedy,
-    changes,
     classify_fit,
+    find_remedies,
     largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
@@ -274,7 +274,7 @@ def plan_method(
     no_dry_run: str = "",
 ) -> MethodPlan:
     """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was; `dry_run`: of it, if
-    any; `qlora`: as in `changes`.
+    any; `qlora`: as in `find_remedies`.
     """
     estimate = query.formula_estimate()
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
@@ -299,7 +299,7 @@ def plan_method(
         evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
-        changes=changes(scaled, qlora, positions),
+        changes=find_remedies(scaled, qlora, positions),
         listed_gpu=listed_gpu,
     )
 

@@ -27,8 +27,8 @@ from engine.memory.formula.estimate import (
 from engine.memory.formula.fit import (
     FitQuery,
     FormulaCorrection,
-    changes,
     classify_fit,
+    find_remedies,
     largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
@@ -165,7 +165,7 @@ def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     assert few.limited_by == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
                                                                          **small)).fits_without_headroom())  # fmt: skip
-    first = changes(tight)[0].settings
+    first = find_remedies(tight)[0].settings
     assert list(first) == ["evaluation.batch"] and first["evaluation.batch"] < 64
 
 
@@ -214,7 +214,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
     helped = hopeless = 0
     for case in SOME:
         qlora = (config("qlora", train__batch=12), FormulaCorrection()) if case.config.method != "qlora" else None
-        proposals = changes(case, qlora, 131072)
+        proposals = find_remedies(case, qlora, 131072)
         assert not proposals or not case.fits_without_headroom()
         helped, hopeless = helped + bool(proposals), hopeless + (not proposals and not case.fits_without_headroom())
         for change in proposals:
@@ -236,7 +236,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
 def test_the_smallest_change_comes_first() -> None:
     """An 8B LoRA with a large micro-batch: a smaller one has no cost, shorter rows and another method have."""
     case = asked("lora", gpu_budget(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
-    proposals = changes(case, (config("qlora"), FormulaCorrection()), 131072)
+    proposals = find_remedies(case, (config("qlora"), FormulaCorrection()), 131072)
     keys = [next(iter(change.settings)) for change in proposals]
     assert keys[:2] == ["train.micro_batch", "train.gradient_checkpointing"]
     assert keys == sorted(keys, key=["train.micro_batch", "train.gradient_checkpointing", "optimizer.name",
@@ -260,7 +260,7 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
             for s in alone
         )
     )
-    (combined,) = changes(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
+    (combined,) = find_remedies(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
     assert len(combined.settings) > 1
 
 

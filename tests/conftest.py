@@ -165,10 +165,10 @@ def wants_gpu(config: pytest.Config) -> bool:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time. Fast tests do
-    not wait, and each process takes 4 s to collect them. Tests on a GPU run one at a time, without further processes.
+    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time. Tests on a GPU
+    run one at a time, without further processes.
     """
-    return 0 if wants_gpu(config) else (os.cpu_count() or 1) + (0 if config.option.markexpr == "not slow" else 2)
+    return 0 if wants_gpu(config) else (os.cpu_count() or 1) + 2
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

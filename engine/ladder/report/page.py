@@ -170,7 +170,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
     ladder = with_preferences(directory, ladder)
     methods = {row.name: row.method for row in ladder.rows}
     problems: list[str] = []
-    traces, deleted = [], set[Path]()
+    traces, without_events = [], set[Path]()
     for entry in ladder.entries:
         run = record.folder(directory, entry) if entry.kind == "run" else None
         if run is None:
@@ -184,18 +184,18 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
             traces.append(run_trace)
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
-            deleted.add(run.path)
+            without_events.add(run.path)
     answers = empty_answers(ladder, ladder.metric, first_texts=True)
     for rung, seed, file, who in answer_files(directory, ladder):
-        if file.parent in deleted:
-            continue
+        if file.parent in without_events and not file.exists():
+            continue  # its directory was deleted, which is reported already
         try:
             answers.add(rung, seed, file, who)
         except UserError as error:
             problems.append(f"{error.problem}: {error.location}")
     names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
     styles = rung_styles((name, methods.get(name, name)) for name in names)
-    # A run can be read as a base model's and as its own: it has one problem.
+    # The file of a run that also scored the base model is read twice: report its problem once.
     return ReportData(directory, ladder, styles, traces, answers, list(dict.fromkeys(problems)))
 
 

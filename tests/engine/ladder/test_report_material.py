@@ -135,8 +135,9 @@ def test_a_run_with_missing_files_is_named_once_and_the_rest_is_shown(tmp_path: 
         "predictions.jsonl": [f"no answers to test items: {run.name}"],
         "run.toml": [],
     }
-    problems = load_report_data(directory, ladder).problems
-    assert problems == said[damage] and all(problem in page for problem in problems)
+    data = load_report_data(directory, ladder)
+    assert data.problems == said[damage] and all(problem in page for problem in data.problems)
+    assert (rung in data.answers.by_rung) == (damage in ("events.jsonl", "run.toml"))
 
 
 def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:

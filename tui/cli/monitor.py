@@ -82,7 +82,7 @@ def monitor(ascii_only: options.Ascii = False, json: options.Json = False) -> No
                 shown = [*lines(sample), "", *queue_now(), "", "Ctrl+C to leave"]
                 live.update(Text("\n".join(shown), no_wrap=True, overflow="ellipsis"), refresh=True)
                 time.sleep(SECONDS)
-                sample = sampler.look(SampleRequest())
+                sample = sampler.look(request)
 
 
 def lines(sample: MachineSample) -> Iterator[str]:

@@ -171,7 +171,7 @@ def _ask_missing(
 
 
 def _known(file: Path) -> dict[str, ServedAnswer]:
-    """The stored answers by key; what a damaged line had is asked again."""
+    """The stored answers by key; the question of a damaged line is asked again."""
     return {answer.key: answer for answer in read_json_lines(file, ServedAnswer, skip_damaged=True)}
 
 

@@ -37,6 +37,7 @@ CHECK_TRIES = 2
 MAX_DELAY = 60.0
 """Longest delay in seconds that a server can ask for by Retry-After."""
 POLL_SECONDS = 0.2
+"""Interval at which `ask_all` calls `check` while it waits for answers."""
 MAX_RESPONSE_BYTES = 16 << 20
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)

@@ -279,7 +279,7 @@ def _converse(process: subprocess.Popen[bytes], content: bytes, hear: Hear) -> M
         try:
             message = msgspec.json.decode(line, type=Message)
         except msgspec.DecodeError:
-            process.kill()  # a kept one could answer the next request with what follows
+            process.kill()  # else a kept process could answer the next request with the rest of its output
             process.wait()
             return {"failed": f"invalid response {visible(line[:80].decode('utf-8', 'replace'))!r}"}
         if "progress" not in message:

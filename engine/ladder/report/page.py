@@ -200,8 +200,8 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
 
 
 def shown_items(answers: RungAnswers) -> list[int]:
-    """The test items that are shown: first those on which the mean scores of the rungs differ most, then those on which
-    they and the base models do.
+    """The test items that are shown: first those on which the mean scores of the trained rungs differ most; ties are
+    ordered by how much the scores of all rungs and base models differ.
     """
     rungs, every = answers.ranges(answers.trained), answers.ranges(answers.by_rung)
     return sorted(range(len(answers.items)), key=lambda item: (-rungs[item], -every[item], item))[:MAX_SAMPLES]
@@ -209,7 +209,7 @@ def shown_items(answers: RungAnswers) -> list[int]:
 
 FOLDER = Path(__file__).parent
 MAX_SAMPLES, OPEN_SAMPLES = 30, 6
-"""Test items with their answers in the page; of these, unfolded ones, which Markdown has too."""
+"""Maximum number of test items in the page, and of those that are unfolded; Markdown has only the latter."""
 
 
 def render_page(data: ReportData) -> str:

@@ -68,7 +68,7 @@ class RungAnswers:
     Texts are as metrics score them: without reasoning, and empty if the reasoning does not end.
     """
     metric: str = ""
-    """Of the scores by which items are ordered, unless a run has its own."""
+    """The metric whose scores order the items, unless `add` gets the metric of a run."""
     tags: Sequence[str] = REASONING_TAGS
     """What precedes and follows the reasoning of a reference, and of an answer whose run has no tags of its own."""
     recommended: str = ""
@@ -76,9 +76,9 @@ class RungAnswers:
     first_texts: bool = False
     """Whether only the texts of each rung's first seed are kept, and the scores of all."""
     seed_scores: dict[str, list[list[float]]] = field(default_factory=dict)
-    """Rung -> of each seed, the score of each item."""
+    """Rung -> the scores of all items, one list per seed."""
     scores: dict[str, list[float]] = field(default_factory=dict)
-    """Rung -> mean score over its seeds, per item; without rungs that have none."""
+    """Rung -> mean score over its seeds, per item; without rungs that have no scores."""
 
     def add(
         self,
@@ -218,7 +218,7 @@ def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, 
 
 
 def empty_answers(ladder: Ladder, metric: str, first_texts: bool = False) -> RungAnswers:
-    """For the answers of a ladder, without any."""
+    """A RungAnswers for a ladder, to which no answers were added yet."""
     tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
     return RungAnswers(metric=metric, tags=tags, recommended=ladder.recommended, first_texts=first_texts)
 

@@ -47,11 +47,11 @@ class QueuePlace(NamedTuple):
     """0 uses the device, 1 is next."""
     pid: int
     run: Path
-    """Directory of the run; in it one of COMMANDS for a chat session, an export and a judge."""
+    """Directory of the run; for a chat session, an export or a judge, a path in it named as in COMMANDS."""
     since: float = 0.0
     """Unix seconds: when it got the device, or when it joined the queue."""
     title: str = ""
-    """Of the device, as SelectedDevice has it; only `titled_places` asks NVML for it."""
+    """Title of the device, as in SelectedDevice; '' unless `titled_places` filled it in."""
 
     @property
     def what(self) -> str:

@@ -214,7 +214,7 @@ class TryScreen(BaseScreen[None]):
         elif not text.strip() or not self._send_prompt(text):
             return
         line.value = ""
-        self.action_write("prompt")
+        line.ask("prompt")
         self._draw()
 
     def _send_prompt(self, text: str) -> bool:

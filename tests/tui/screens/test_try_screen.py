@@ -231,6 +231,20 @@ def test_it_can_start_immediately(server: Path) -> None:
     tried(story, ready=False)
 
 
+def test_a_prompt_is_sent_as_soon_as_the_models_are_loaded(server: Path) -> None:
+    (server / "busy").touch()
+
+    async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
+        await wait_for(pilot, lambda: screen.state.waiting)
+        await pilot.click("#prompt")
+        await pilot.press(*"hello", "enter")
+        assert app.notes == ["sent as soon as the models are loaded"]
+        screen.action_now()
+        await wait_for(pilot, lambda: "heard hello" in screen_text(app))
+
+    tried(story, ready=False)
+
+
 def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         line = screen.query_one("#prompt", Input)

@@ -71,8 +71,8 @@ def list_folder(folder: str) -> list[str]:
     except (OSError, ValueError) as error:
         problem = f"cannot read the folder ({getattr(error, 'strerror', None) or error})"
         raise UserError(problem, visible(folder), "check the path", code="data.not_found") from error
-    folders = [f"{entry.name}/" for entry in entries if is_folder(entry)]
-    return folders + [entry.name for entry in entries if is_data_file(entry.name) and f"{entry.name}/" not in folders]
+    names = [f"{entry.name}/" if is_folder(entry) else entry.name for entry in entries]
+    return [name for name in names if name.endswith("/") or is_data_file(name)]
 
 
 async def continuations(text: str, disk: DiskReader) -> list[str]:

@@ -1,4 +1,4 @@
-"""The list of datasets on the bench, each as a line of text, and the dataset that a typed text is."""
+"""The list of datasets on the bench, each as a line of text, and the id of a dataset that a user typed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DataSet:
     @property
     def on_the_hub(self) -> bool:
         """Whether the id names a Hub dataset; files of that name come first."""
-        exists = os.path.exists(self.id)  # noqa: PTH110 - Path.exists raises PermissionError, and for a long name
+        exists = os.path.exists(self.id)  # noqa: PTH110 - Path.exists may raise OSError
         return is_hub_id(self.id) and not is_data_file(self.id) and not exists
 
 
@@ -146,7 +146,7 @@ def detail(dataset: DataSet, preview: Preview | None) -> str:
 def typed_dataset(text: str) -> str:
     """The id of a dataset that a user typed: the name of an embedded one, an absolute path, or a Hub id.
 
-    Raises UserError for another text. Reads the disk.
+    Raises UserError if the text is none of these. Reads the disk.
     """
     if text in EMBEDDED:
         return text
@@ -155,7 +155,7 @@ def typed_dataset(text: str) -> str:
         path = working_directory() / path
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)
-        if ".." in path.parts:  # after a link to a folder it is the parent of that folder, as for the engine
+        if ".." in path.parts:  # normpath would drop a link before `..` instead of following it
             path = path.parent.resolve() / path.name
     except (OSError, ValueError) as error:
         is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)

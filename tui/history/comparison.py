@@ -101,7 +101,7 @@ def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
     values = {
         run.name: {"state": run.state.replace("_", " "), **(figures(run.result) if run.result else {})} for run in runs
     }
-    labels = max(values.values(), key=len)  # all of them, if one of the runs has a result
+    labels = max(values.values(), key=len)  # all labels, if any of the runs has a result
     label = min(LONGEST_LABEL, max(map(len, [*keys, *labels]))) + 2
     room = max(1, (width - label) // CELL)
     for first in range(0, len(runs), room):

@@ -83,8 +83,8 @@ class OutputReader:
             return None
         self.offset += len(block)
         if skipped:
-            end = block.find(b"\n") + 1  # of a partial line, which is not shown unless it is all
-            block = SKIPPED + (block[end:] if end else CUT.encode() + block)
+            start = block.find(b"\n") + 1  # of the first complete line; 0 if the block is part of one long line
+            block = SKIPPED + (block[start:] if start else CUT.encode() + block)
         *complete, rest = (self._rest + block).split(b"\n")
         self._rest = rest if len(rest) <= MAX_READ_BYTES else CUT.encode() + rest[-MAX_READ_BYTES:]
         return OutputChunk([displayed_line(line) for line in complete], displayed_line(self._rest))
@@ -93,7 +93,7 @@ class OutputReader:
 def displayed_line(line: bytes) -> str:
     """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
-    Credentials are replaced. Of a line without its start the end is shown.
+    Credentials are replaced. A very long line whose start was not read is shortened to its end.
     """
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
     if text.startswith(CUT):

@@ -35,11 +35,11 @@ class ProcessSample:
     seconds: float | None = None
     """Since it started."""
     cpu: float | None = None
-    """Percent of one core since the sample before; None in the first one that has the process."""
+    """Percent of one core since the previous sample; None in the first sample of the process."""
     rss: int | None = None
     """Resident set."""
     command: str = ""
-    """The run of a worker of ftbench, else its command line."""
+    """The run, for a worker of ftbench; else the command line of the process, or its name."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class GpuSample:
 
     @property
     def device(self) -> str | None:
-        """The value of `hardware.device` that selects it: its index, or the UUID of a MIG instance, which has none."""
+        """The value of `hardware.device` that selects it: its index; for a MIG instance, its UUID."""
         return self.uuid if self.instance is not None or (self.uuid or "").startswith(MIG) else str(self.index)
 
     @property
@@ -121,7 +121,7 @@ class SampleRequest(NamedTuple):
     device: int | str = "auto"
     """`hardware.device` of the next run."""
     command_lines: bool = True
-    """Whether processes that are not of ftbench have their command line, which may contain credentials."""
+    """Whether to read the command lines of other processes than ftbench's workers; they may contain credentials."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class NextDevice:
     """The device of the next run, as `select_devices` finds it."""
 
     devices: Sequence[SelectedDevice]
-    """Those of which the run uses the first that is free; each slot is one."""
+    """Devices that the run can use, each slot as a device; it uses the first that is free."""
     budget: MemoryBudget
-    """Memory of the device with the least, without what runs of ftbench use."""
+    """Memory of the device that has the least memory, without what runs of ftbench use."""
     label: str | None = None
     """Label of the GPU that has this memory; None for the CPU."""
     others: Sequence[ProcessSample] = ()
@@ -209,10 +209,11 @@ class MachineSampler:
     def _next_device(
         self, devices: Sequence[SelectedDevice], position: int | None, sample: MachineSample, request: SampleRequest
     ) -> NextDevice:
-        """The memory of a GPU in `gpus`, or of the system, without what runs of ftbench use: a new run waits for them.
+        """The next run's device, with its memory less that of ftbench's runs, for which a new run waits.
 
-        The system's also where the GPU no longer responds. Only the watched run counts on a GPU in a container, where
-        other process ids are not the driver's, and on the CPU of a machine with a GPU, which other runs may wait for.
+        `position`: that of the GPU in `gpus`. Without a GPU, or if it no longer responds, the budget is the system's
+        memory. Only the watched run's memory is excluded in a container, where the process ids of other runs are not
+        those that the driver reports, and from system memory on a machine with a GPU, where other runs may wait for it.
         """
         if position is None or not sample.gpus[position].total:
             own = sample.worker_rss or 0
@@ -281,7 +282,7 @@ class MachineSampler:
         )
 
     def _gpu_process(self, pid: int, used: int | None, load: int | None, request: SampleRequest) -> ProcessSample:
-        """A process on a GPU, by the driver's id of it."""
+        """A process on a GPU, by the process id that the driver reports."""
         process = self._process(pid, request) if pids_are_local() else None
         return replace(process or ProcessSample(pid, UNKNOWN_PROCESS), bytes=used, load=load)
 

@@ -1,4 +1,4 @@
-"""How far a run, a ladder or other work is, as one line of the bench and of the command line. Without Textual."""
+"""Progress of a run, a ladder or other work as one line of the bench and the command line, without Textual."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def run_progress(
 ) -> list[StyledText]:
     """Phase, bar, position, and the time left: of the ladder where it is known, else of the run.
 
-    The bar is that of a ladder's runs, each by its training steps; else of the phase. `with_metrics`: also the latest
-    loss and throughput.
+    With a ladder, the bar shows the share of its runs that is done, and counts the training steps of the current run;
+    without one, it shows the progress of the phase. `with_metrics`: also the latest loss and throughput.
     """
     step, progress, is_training = state.step, state.progress, state.phase == "training"
     share, position = None, visible(state.note, max(60, width))  # share of the phase that is done, and the step or row

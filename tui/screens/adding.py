@@ -1,4 +1,4 @@
-"""The input line that adds a dataset: a Hub id, or a path that it completes as a shell does."""
+"""The input line that adds a dataset by its Hub id, or by its path, which tab completes as in a shell."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tui.settings import tell
 
 HINT = "path of a file or folder (tab completes it), or Hub id owner/name"
 MAX_SHOWN = 100
-"""Names that are shown, at most: more do not fit."""
+"""Maximum number of matching names shown."""
 READING_SECONDS = 1.0
-"""For which a key waits for a disk."""
+"""Maximum time that a key press waits for a disk."""
 T = TypeVar("T")
 
 
 class DiskReader:
     """Reads disks in threads, because a network disk may be stalled. A call in progress is shared, not repeated.
 
-    Daemon threads, since the app would wait on exit for asyncio's executor.
+    The threads are daemon threads: on exit, the app would wait for the threads of asyncio's executor.
     """
 
     def __init__(self) -> None:
@@ -62,9 +62,10 @@ class DiskReader:
 
 
 def list_folder(folder: str) -> list[str]:
-    """Names of data files, and of folders with a slash; without those that an input line cannot show as they are.
+    """Names of the data files and of the folders in a folder, the latter with a trailing slash.
 
-    Raises UserError for a folder that cannot be read.
+    Names with control characters are left out, because an input line cannot show them. Raises UserError for a folder
+    that cannot be read.
     """
     try:
         entries = [entry for entry in os.scandir(expanded(folder or ".")) if entry.name == visible(entry.name)]
@@ -89,10 +90,10 @@ async def continuations(text: str, disk: DiskReader) -> list[str]:
 
 
 class PathSuggester(Suggester):
-    """Suggests the first path to which a typed one can be continued."""
+    """Suggests the first of the paths that start with the typed text."""
 
     def __init__(self, disk: DiskReader, show: Callable[[str, str], object]) -> None:
-        """`show`: called with the typed text, and with what it can be."""
+        """`show`: called with the typed text, and with a line about the paths or the dataset that it matches."""
         super().__init__(use_cache=False, case_sensitive=True)
         self._disk, self._show = disk, show
 
@@ -115,7 +116,7 @@ class PathSuggester(Suggester):
 
 
 class PathInput(ValueInput):
-    """Tab continues the path as far as it is certain; right takes the path that is suggested."""
+    """Tab completes the path up to where the matching paths differ; right accepts the suggested path."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "complete", "complete"),
@@ -133,14 +134,14 @@ class PathInput(ValueInput):
         """Ask for a dataset. `take` is called with its id, and returns False if it is not accepted."""
 
         def typed(text: str = "") -> None:
-            if not text:  # for which an input asks for no suggestion
+            if not text:  # Textual requests no suggestion for an empty input
                 self.run_worker(self.suggester.get_suggestion(""))
 
         self.ask("", HINT, partial(self._enter, take), typed)
         typed()
 
     def _show(self, text: str, about: str) -> None:
-        if text == self.value:  # else the answer for a later text follows
+        if text == self.value:  # else the text was edited, and its own answer follows
             self.border_title = Content(about)
 
     async def _enter(self, take: Callable[[str], bool], text: str) -> bool:

@@ -44,7 +44,7 @@ class BaseScreen(Screen[R]):
     def is_useful(self, command: str) -> bool:
         """Whether a command of this screen would do something now: its key is shown only then.
 
-        Pressed anyway, it shows a notification.
+        If the key is pressed anyway, the command shows a notification.
         """
         return True
 

@@ -56,7 +56,7 @@ class BenchView(BaseScreen[None]):
 
     ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #status, ValueInput, KeyLine"
     SHOWN_WHILE_ZOOMED = ("stop", "pause", "resume", "previous", "clear", "zoom")
-    """Of the bench's commands in the key line: the one which ends the zoom is in it also on a narrow terminal."""
+    """Commands in the key line while a pane is zoomed: so few that even a narrow terminal shows how to end the zoom."""
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
@@ -66,7 +66,7 @@ class BenchView(BaseScreen[None]):
             shutil.get_terminal_size(), (self.HORIZONTAL_BREAKPOINTS, self.VERTICAL_BREAKPOINTS), strict=True
         )
         classes = [max(point for point in points if point[0] <= length)[1] for length, points in breakpoints]
-        super().__init__(classes=" ".join(classes))  # the breakpoints will set the same: nothing is styled twice
+        super().__init__(classes=" ".join(classes))  # as the breakpoints will set them, so that nothing is styled twice
         self.runs = runs
         self.resumable: list[ResumableRun] = []
         """Runs that can be resumed, the latest first; read after the first frame."""
@@ -108,7 +108,7 @@ class BenchView(BaseScreen[None]):
 
     @property
     def is_input_shown(self) -> bool:
-        """Whether the user is typing a text, perhaps in another window meanwhile: no event moves the focus then."""
+        """Whether an input line is shown. Until the user closes it, events of runs and data do not move the focus."""
         return any(line.display for line in self.query("ValueInput"))
 
     @cached_property
@@ -374,12 +374,12 @@ class BenchView(BaseScreen[None]):
             if news.died and len(self.log_pane.views["output"]):
                 self.log_pane.show_view("output")
             self.find_resumable()
-        if news.error:  # what was shown of another run is removed
+        if news.error:
             self.tell(news.error, severity="error", timeout=15)
 
         loaded = news.state is not None or news.live is not None
         if loaded or news.error or any(type(event).__name__ in URGENT for event in news.events):
-            self.redraw()
+            self.redraw()  # after an error too: the panes may still show the run watched before
             if loaded:
                 self.show_head()
             return

@@ -169,7 +169,7 @@ class RatingScreen(BaseScreen[None]):
         return self.pair is not None or command in ("back", "undo")
 
     def _is_writing(self) -> bool:
-        """Whether a note is being written, which a rating would lose; with a notification."""
+        """Whether a note is being written, which another action would discard; if so, show a notification."""
         if self.query_one(ValueInput).display:
             self.tell("finish the note first", severity="warning")
             return True

@@ -50,8 +50,8 @@ class ValueInput(Input):
     ) -> None:
         """Show the input with a text to edit; the first character typed replaces it.
 
-        `entered` returns False for a text that is not accepted, or a coroutine that does. `typed` is called with every
-        change. `escape`: what that key enters; None for nothing.
+        `entered` returns False, or a coroutine that returns False, for a text that is not accepted. `typed` is called
+        with every change. `escape`: the text that the escape key enters; None for no text.
         """
         self._entered, self._typed, self._escape = entered, typed, escape
         with self.prevent(Input.Changed):

@@ -141,7 +141,7 @@ class KeyLine(Rows):
         shown: dict[str, tuple[Binding, str]] = {}  # action -> the first of its keys, and the key's display name
         active = screen.active_bindings.values() if screen is self.app.screen else ()
         bound = [key.binding for key in active if key.binding.show and key.enabled]
-        if screen.focused is not None:  # what an input line takes as text: Textual 8.2 leaves slash, minus and others
+        if screen.focused is not None:  # leave out keys that type text: Textual 8.2 misses slash, minus and others
             takes = screen.focused.check_consume_key
             bound = [binding for binding in bound if not takes(binding.key, typed_character(binding.key))]
         places = {id: number for number, id in enumerate(DEFAULT_KEYS)}

@@ -4,10 +4,10 @@ An answer is what the template writes after its generation prompt, up to and inc
 that the model has to generate. If a template renders an earlier answer differently than it would be generated (Qwen3
 strips the reasoning of earlier turns), only the last answer is trained on.
 
-Locating answers exactly takes a rendering with the generation prompt for each. For conversations of one shape (equal
-roles and keys) only a few are rendered so: if all show the same pattern (the text before and after each answer), it
-locates the answers of the others in a single rendering each. A conversation that does not match the pattern
-literally, or that contains a special token, is rendered exactly.
+To locate answers exactly, the conversation up to the generation prompt of each answer is rendered too. Of the
+conversations of one shape (equal roles and keys), only a few are rendered this way: if all of them show the same
+pattern (the text before and after each answer), the pattern locates the answers of the others in one rendering of each.
+A conversation that does not match the pattern literally, or that contains a special token, is rendered exactly.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ A forward pass over few rows takes nearly the same time for one token per row as
 verified together, and accepted as far as the model predicts them too (Leviathan et al. 2022, arXiv:2211.17192). The
 answers do not change, only the number of forward passes. Drafts come from n-grams of earlier answers of this evaluation
 and from the row's prompt, which answers often quote. transformers' prompt lookup decoding supports only batch size 1.
-Without drafts the tuned embedded model takes 1.39 times the CPU time for the tickets, whose answers repeat phrases, and
-the base as much as with them (tests/bench/RESULTS.md, "Answering test rows").
+Without drafts the tuned embedded model takes 1.39 times the CPU time for the tickets, whose answers repeat phrases; the
+base model takes about the same time with and without (tests/bench/RESULTS.md, "Answering test rows").
 """
 
 from __future__ import annotations

@@ -167,11 +167,12 @@ class Generator:
 
 @contextmanager
 def without_own_settings(model: torch.nn.Module) -> Iterator[None]:
-    """Context in which `generate` uses what its caller sets.
+    """Context in which `generate` uses only the settings of its caller.
 
-    It takes what its caller leaves unset from the model's generation config. On a GPU it would replace `grouped_mm` of
-    a mixture of experts by `batched_mm` while it decodes, which copies the weights of every expert of every row
-    (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256 rows of Qwen3-30B-A3B.
+    By default `generate` takes settings that its caller does not set from the model's generation config. On a GPU it
+    also replaces `grouped_mm` of a mixture of experts by `batched_mm` while it decodes, which copies the weights of
+    every expert of every row (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256
+    rows of Qwen3-30B-A3B.
     """
     inner: Any = unwrap_peft(model)
     own = inner.generation_config

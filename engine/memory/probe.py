@@ -163,7 +163,7 @@ class Probe:
         return min(self.trainer.ranks.all_gather(value)) if self.trainer.is_sharded else value
 
     def _greatest(self, value: int) -> int:
-        """The greatest value of all ranks, likewise."""
+        """The greatest value of all ranks, if they divide a model."""
         return -self._least(-value)
 
     def _step(self) -> None:

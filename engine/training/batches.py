@@ -125,9 +125,9 @@ def collate_on_host(rows: Sequence[Row], packing: Packing, pad: int, device: str
 class Collator:
     """Collates micro-batches, on a GPU the next one in a thread while the present one is computed.
 
-    Which one is next is predicted, and the prediction is used only if its key is that of the micro-batch that is asked
-    for, so that micro-batches are the same with and without the thread, and after a resume. On a CPU a thread would
-    compete with the kernels.
+    The next micro-batch is predicted. The prediction is used only if its key equals the key of the requested
+    micro-batch, so that micro-batches are the same with and without the thread, and after a resume. On a CPU a thread
+    would compete with the kernels.
 
     Collating takes 0.8 to 1.3 µs per token (32 rows of 512 tokens, 8 of 2,048; AMD EPYC). Without the thread a GPU that
     trains on 50,000 tokens/s would wait for 4 to 6% of the time in steps with one micro-batch, as each begins when the
@@ -362,8 +362,8 @@ def choose_packing(
 
     `segments`: whether the model supports attention over segments; `varlen`: whether packed rows need no dense mask,
     because of segments or FlashAttention. Shared prefixes need segments. `mixed`: whether packed rows influence each
-    other without segments (`engine.config.model_config`). Such rows are padded if the model does not support segments,
-    whatever `setting` says.
+    other without segments (`engine.config.model_config`). Then rows are padded if the model does not support segments,
+    and `setting` is ignored.
     """
     if mixed and not segments:
         return Packing("padded", MAX_TOKENS[device])

@@ -349,7 +349,7 @@ class CheckpointedTrainer(Trainer):
             optimizer.state[local] = {
                 key.removeprefix(prefix): _local(value) for key, value in state.items() if key.startswith(prefix)
             }
-        if hasattr(optimizer, "is_paged"):  # bitsandbytes, which counts steps in Python numbers; torch in tensors
+        if hasattr(optimizer, "is_paged"):  # bitsandbytes counts steps in Python numbers, torch in tensors
             for values in optimizer.state.values():
                 if isinstance(values.get("step"), torch.Tensor):
                     values["step"] = int(values["step"])

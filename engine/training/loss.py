@@ -36,7 +36,7 @@ SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings of models that scale their logits: Cohere and Falcon-H1 multiply by theirs, HyperCLOVA X multiplies by
 `logits_scaling`, and Granite divides by it."""
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-"""Settings that soft-cap logits: of Gemma and others, RecurrentGemma, xLSTM."""
+"""Settings with which models cap their logits: Gemma and others, RecurrentGemma, xLSTM."""
 _heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDictionary()
 
 
@@ -142,8 +142,8 @@ def _recognized(inner: Any, linear: Any) -> Head | None:
         return None
     scalings = _possible_scalings(inner.config)
     if isinstance(linear.weight, FakeTensor) or linear.weight.device.type == "meta":
-        vocabulary = getattr(_text_config(inner.config), "unpadded_vocab_size", None)  # Inkling returns no more logits
-        return Head(linear, scalings[-1]) if (vocabulary or linear.out_features) >= linear.out_features else None
+        vocabulary = getattr(_text_config(inner.config), "unpadded_vocab_size", None)  # the number of Inkling's logits
+        return None if vocabulary and vocabulary < linear.out_features else Head(linear, scalings[-1])
     scaling = _scaling_of_logits(inner, linear, scalings)
     return None if scaling is None else Head(linear, scaling)
 
@@ -168,7 +168,7 @@ def _text_config(config: Any) -> Any:
 @torch.no_grad()
 def _scaling_of_logits(inner: Any, linear: torch.nn.Linear, scalings: list[Scaling]) -> Scaling | None:
     """The first scaling that gives the model's logits for two tokens, with autocast if the model's forward pass starts
-    it; None if none does, or if several factors do, as for a head of zeros.
+    it; None if no scaling does, or if scalings with different factors do, as for a head of zeros.
     """
     inputs: list[tuple[torch.Tensor, torch.dtype | None]] = []
     handle = linear.register_forward_pre_hook(

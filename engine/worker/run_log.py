@@ -203,7 +203,8 @@ class RunOutcome(NamedTuple):
     user: bool = False
     code: str = ""
     is_expected: bool = True
-    """False for an unexpected exception: the end of another rank may have caused it."""
+    """False for an exception that ftbench does not recognize. With several ranks, the failure of another rank may have
+    caused it."""
 
     @property
     def needs_restart(self) -> bool:

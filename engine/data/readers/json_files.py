@@ -1,6 +1,6 @@
 """Read JSON files: lines are streamed, the items of an array are decoded one by one, an object is decoded at once.
 
-A value that is not a flat object may be one, too: a list of messages, a [prompt, answer] pair, an article of SQuAD.
+A value that is not a flat object may be a row, too: a list of messages, a [prompt, answer] pair, an article of SQuAD.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _arrays(value: dict[str, Any]) -> dict[str, list[Any]]:
 
 
 def _rows_in(value: Any, name: str) -> list[Any]:
-    """What the rows of an object are: itself (a conversation, an article with nested questions), the items of its only
-    array of rows, those of its columns, or its values (rows by id). Raises UserError if it has none.
+    """The rows of an object: the object itself (a conversation, an article with nested questions), the items of its
+    only array of rows, the rows of its columns, or its values (rows by id). Raises UserError if it has none.
     """
     hint = "write an array of objects"
     if not isinstance(value, dict):

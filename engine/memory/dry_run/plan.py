@@ -79,7 +79,7 @@ class PlannedSubject:
     """The dataset that the rows were taken from; None if it was not read."""
 
     def query(self, config: schema.Config) -> FitQuery:
-        """The query whether a configuration fits, with the packing that the worker would choose for the data's rows."""
+        """A query for a configuration, with the packing that the worker would choose for the data's rows."""
         if self.data is not None:
             config = with_packing(config, self.machine, self.data.packing)
         return FitQuery(config, self.config_json, self.rows, self.budget)

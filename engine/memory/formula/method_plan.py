@@ -273,15 +273,15 @@ def plan_method(
     qlora: tuple[Config, FormulaCorrection] | None = None,
     no_dry_run: str = "",
 ) -> MethodPlan:
-    """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was; `dry_run`: of it, if
-    any; `qlora`: as in `find_remedies`.
+    """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was `auto`; `dry_run`: its
+    dry run, if it has one; `qlora`: as in `find_remedies`.
     """
     estimate = query.formula_estimate()
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
     best = dry_run or estimate
     fit = classify_fit(best.peak, query.budget, best.tier)
     micro_batch, listed_gpu = largest_micro_batch(scaled), ""
-    if micro_batch.limited_by == "token_limit":  # with the data's rows it can have more than of only the longest rows
+    if micro_batch.limited_by == "token_limit":  # more of the data's rows may fit than of its longest rows
         micro_batch = msgspec.structs.replace(micro_batch, value=max(micro_batch.value, best.micro_batch))
     if fit == "does not fit" and query.budget.device == "cuda":
         gpu = gpu_prices.cheapest_gpu(best.peak, gpu_prices.list_gpus())

@@ -20,6 +20,12 @@ from tui.screens.dialogs import SuggestionScreen
 from tui.screens.inspector import InspectorScreen
 
 
+@pytest.fixture(autouse=True)
+def slow_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a folder may take longer to read than a user should wait."""
+    monkeypatch.setattr(adding, "READING_SECONDS", 300.0)
+
+
 def typed(app: Workbench) -> PathInput:
     return app.bench.query_one(PathInput)
 
@@ -126,6 +132,7 @@ def test_a_stalled_disk_stops_neither_the_bench_nor_another_folder(here: Path, m
         typed(app).value = ""
         await wait_for(pilot, lambda: "1 matching: stalled/" in about(app))
         typed(app).value = "stalled/train.jsonl"
+        monkeypatch.setattr(adding, "READING_SECONDS", 300.0)
         answers.set()
         await pilot.press("enter")
         await wait_for(pilot, lambda: chosen(app) == str(target))
@@ -191,6 +198,7 @@ def test_a_dataset_is_added_in_the_zoomed_list(here: Path) -> None:
     play(story)
 
 
+@pytest.mark.usefixtures("here")
 def test_escape_closes_a_line_that_lost_the_focus() -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         assert not app.bench.is_useful("clear")

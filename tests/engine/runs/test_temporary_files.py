@@ -93,7 +93,7 @@ def left(runs: Path, system_folder: Path) -> list[Path]:
         put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
         put(runs / "20260101-120001-demo-lora-lora-0a0b" / "end.json").parent,  # `folder.make` was killed
         put(runs / "20260101-120002-demo-ladder-0a0b" / ".ladder.toml.01ab23cd.tmp").parent,
-        put(state / ".future.json.tmp", age=-LONG_AGO),  # of a wrong clock
+        put(state / ".future.json.tmp", age=-LONG_AGO),  # written while the clock was wrong
     ]
 
 
@@ -115,6 +115,9 @@ def test_files_of_the_user_are_not_temporary(system_folder: Path, runs: Path) ->
     for name in (".thesis.tmp", ".tmp-photos/a.jpg", ".writing-notes/b.txt", ".20260101-notes.tmp", "notes/end.json"):
         put(runs / name)
     put(runs / "20260101-120000-demo-lora-0a0b" / "notes.txt")
+    put(runs / "20260101-120001-demo-lora-0a0b")  # a file: `folder.make` makes folders only
+    (runs / "empty").mkdir()
+    (runs / "20260101-120002-demo-lora-0a0b").symlink_to(runs / "empty")
     assert listed(runs) == {}
 
 

@@ -139,7 +139,7 @@ def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict
 
 @contextmanager
 def prompt_tokens_read(networks: Iterable[torch.nn.Module]) -> Iterator[list[int]]:
-    """The number of tokens of each forward pass that reads a prompt, in order."""
+    """The number of tokens of each forward pass over more than one token, in order."""
     read: list[int] = []
 
     def note(network: torch.nn.Module, given: object, named: dict[str, Any]) -> None:
@@ -147,9 +147,11 @@ def prompt_tokens_read(networks: Iterable[torch.nn.Module]) -> Iterator[list[int
             read.append(count)
 
     hooks = [network.register_forward_pre_hook(note, with_kwargs=True) for network in set(networks)]
-    yield read
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield read
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[str, RunDir]) -> None:

@@ -235,7 +235,7 @@ def test_a_judge_on_this_machine_waits_for_its_device_and_continues_after_a_kill
 
 
 def replace_torch(monkeypatch: pytest.MonkeyPatch, folder: Path, statement: str) -> None:
-    """Let a judge's process execute the statement where it imports torch."""
+    """Let a judge's process execute the statement instead of importing torch."""
     code = [
         "import sys, time",
         "from importlib.machinery import ModuleSpec",
@@ -285,9 +285,11 @@ def test_a_judge_that_does_not_end_after_a_stop_request_is_reported(
     monkeypatch.setattr(judge_command, "STOP_SECONDS", 0.1)
     with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; exec sleep 600"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
-        with pytest.raises(RunFailed) as raised:
-            judge_command.stopped(JudgeDir(tmp_path), process)
-        process.kill()
+        try:
+            with pytest.raises(RunFailed) as raised:
+                judge_command.stopped(JudgeDir(tmp_path), process)
+        finally:
+            process.kill()
     assert raised.value.code == "judge.stop_timeout"
 
 
@@ -381,7 +383,7 @@ def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does
     assert raised.value.code == "judge.out_of_memory"
 
 
-def test_an_error_of_the_operating_system_is_no_failed_write_of_a_judges_state(
+def test_an_os_error_of_the_check_is_raised_and_another_one_is_a_failure_of_the_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.judge.local_judge import LocalJudge

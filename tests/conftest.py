@@ -209,7 +209,7 @@ def isolated_environment(
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A run or ladder that a test has left takes the CPU time of the tests after it, for minutes."""
+    """Fail if a test has left a run or ladder, which would take CPU time from later tests for minutes."""
     yield
     folder = tmp_path_factory.getbasetemp()
     limit = time.monotonic() + 10  # those that were killed, or lost their parent, need a moment

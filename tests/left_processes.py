@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def end_processes_below(folder: Path) -> None:
-    """SIGKILL, repeated until no process is left: one that has just started may not have recorded its id yet, and a
+    """Send SIGKILL until no process is left: one that has just started may not have recorded its id yet, and a
     ladder starts further runs.
     """
     while processes := processes_below(folder):

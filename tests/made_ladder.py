@@ -134,7 +134,7 @@ def _row(
             name="base",
             method="base",
             status="finished",
-            runs=[entry.run for entry in entries if entry.rung == "qlora"][:1],  # which scored it
+            runs=[entry.run for entry in entries if entry.rung == "qlora"][:1],  # the run that scored the base model
             score=_interval(0.021, 0.008),
             loss=_interval(3.635, 0.06),
             general_loss=_interval(4.1, 0.05),

@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 
 class Driver:
-    """Every other function is not supported."""
+    """The functions of NVML that ftbench needs; all others raise NVMLError."""
 
     class NVMLError(Exception):
         value = 3
@@ -63,7 +63,7 @@ class Driver:
 
 
 def nvml(**how: Any) -> Nvml:
-    """NVML with this library."""
+    """`Nvml` with a `Driver` as its library; arguments as for `Driver`."""
     library = Nvml()
     library._library, library.why = Driver(**how), ""
     return library

@@ -42,7 +42,7 @@ SCALED = {
         Scaling(cap=20.0, float32_cap=True),
     ),
 }  # fmt: skip
-"""Models that scale or cap their logits in their own way, and how in bf16."""
+"""Name -> configuration of a model that scales or caps its logits, and the `Scaling` to be found in bf16."""
 
 
 def large_logits(config: transformers.PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Any:

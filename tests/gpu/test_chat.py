@@ -33,5 +33,5 @@ def test_a_second_turn_is_answered_as_by_transformers(name: str) -> None:
     (first,) = random_prompts([30])
     second = [*first, *answer(first), 7, 8, 9]
     assert kept.cache is not None and second[: len(kept.tokens)] == kept.tokens
-    for prompt in (second, [*first[:20], 9, 8, 7]):  # the latter differs from the middle on
+    for prompt in (second, [*first[:20], 9, 8, 7]):  # the second prompt differs from token 20 on
         assert answer(prompt) == plainly(model, [prompt])[0]

@@ -63,7 +63,7 @@ GIB = 1 << 30
 SECONDS = 20.0
 """Until a screen shows what is stored: on a busy machine something may still arrive."""
 ANSWER_SECONDS = 300.0
-"""Until all datasets are counted, and what else the bench shows has arrived."""
+"""Until the rows of all datasets are counted, and everything else that the bench shows is known."""
 TICK, MAX_TICK = 0.01, 0.1
 """Seconds between two looks at the screen, at first and later."""
 QUIET_SECONDS = 0.3
@@ -212,7 +212,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
     monkeypatch.setattr(MemoryPane, "feed", feed_one)
-    monkeypatch.setattr("tui.data.preview.SECONDS", ANSWER_SECONDS)  # on a busy machine too, rows are counted
+    monkeypatch.setattr("tui.data.preview.SECONDS", ANSWER_SECONDS)  # rows are counted also on a busy machine
     monkeypatch.setenv("LOGNAME", "mike")
     monkeypatch.setattr(Screen, "_compositor_refresh", forget_changes)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
@@ -409,10 +409,10 @@ def has_answers(app: Workbench) -> bool:
 async def settle(pilot: Pilot[str], app: Workbench, expected: str | None = None, quiet: float = 0.0) -> list[Strip]:
     """Wait until the screen shows the expected text, or without one until it is complete and no longer changes."""
     now = time.monotonic()
-    deadline, last_answer, before, tick = now + SECONDS, now + ANSWER_SECONDS, "", TICK
+    deadline, answer_deadline, before, tick = now + SECONDS, now + ANSWER_SECONDS, "", TICK
     while True:
         await pilot.pause(tick)
-        if expected is None and not has_answers(app) and time.monotonic() < last_answer:
+        if expected is None and not has_answers(app) and time.monotonic() < answer_deadline:
             tick, deadline = MAX_TICK, time.monotonic() + SECONDS
             continue
         lines = drawn(app)

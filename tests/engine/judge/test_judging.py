@@ -123,7 +123,7 @@ def test_reasoning_in_the_answers_of_compared_runs_changes_nothing_that_is_compa
 
     before, after = compared(""), compared("<think>Better than the other.</think>\n\n")
     assert after.by_rung == before.by_rung
-    config = runs[0].config_file.read_text()  # of this run only
+    config = runs[0].config_file.read_text()  # the other runs keep their tags
     runs[0].config_file.write_text(re.sub(r"</?think>", lambda tag: tag[0].replace("think", "plan"), config))
     assert compared("<plan>Better than the other.</plan>\n\n").by_rung == before.by_rung
     plan = RatingPlan(pairs=before.pairs(), runs=paths)
@@ -275,7 +275,7 @@ def test_every_answer_that_was_paid_before_a_stop_is_kept(ladder: LadderDir) -> 
     def reply(request: dict[str, Any]) -> str:
         if len(server.requests) > 20:
             stopping.ask()
-            time.sleep(0.5)
+            time.sleep(0.5)  # meanwhile the stop request is noticed, and other requests are under way
         return perfect(request)
 
     with planted(reply) as server:

@@ -76,7 +76,10 @@ def test_nothing_that_is_shown_or_stored_tells_which_rung_wrote_an_answer(ladder
 
 
 def score_by(ladder: LadderDir, rungs: Sequence[str], metric: str, score: str) -> list[str]:
-    """Turn the scores of these rungs into those of another metric. Returns the directories of their runs."""
+    """Store the scores of these rungs' runs as `score`, and `metric` as the metric of the runs and the ladder.
+
+    Returns the directories of the runs.
+    """
     state = ladder.state()
     assert state is not None and state.work is not None
     state.work.metric = metric
@@ -93,7 +96,7 @@ def score_by(ladder: LadderDir, rungs: Sequence[str], metric: str, score: str) -
 
 @pytest.mark.parametrize(("metric", "score"), [("exact_match", "exact_match"), ("open", "chrf")])
 def test_items_on_which_the_rungs_disagree_come_first(ladder: LadderDir, metric: str, score: str) -> None:
-    """The loss says nothing about answers: with the metric `open`, their similarity to the references does."""
+    """With the metric `open`, which is the loss, the similarity of the answers to the references (chrF) decides."""
     score_by(ladder, NAMES, metric, score)
     answers = ladder_answers(ladder)
     pairs = pairs_to_rate(answers, RatingPlan(pairs=[("full", "base")]), "ann")
@@ -103,7 +106,7 @@ def test_items_on_which_the_rungs_disagree_come_first(ladder: LadderDir, metric:
 
 def test_compared_runs_are_ordered_by_their_own_metrics(ladder: LadderDir) -> None:
     runs = [score_by(ladder, [rung], metric, metric)[0] for rung, metric in (("lora", "exact_match"), ("full", "json"))]
-    assert len(answers_of(RunDir(Path(runs[0])), runs).scores) == 3  # of both and of the base model
+    assert len(answers_of(RunDir(Path(runs[0])), runs).scores) == 3  # both runs and the base model
 
 
 def test_ratings_continue_where_they_were_left_and_can_be_undone(ladder: LadderDir) -> None:

@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
 @pytest.mark.parametrize(("metric", "score"), [("exact_match", "100%"), ("open", "1.500 nats/token")])
 def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path, metric: str, score: str) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,), metric=metric)
-    for file in directory.runs.glob("*/predictions.jsonl"):  # the metric `open` is the loss, whatever the other scores
+    for file in directory.runs.glob("*/predictions.jsonl"):  # equal chrF: with the metric `open`, only losses differ
         file.write_text(re.sub(r'"chrf":[.\d]+', '"chrf":0.5', file.read_text()))
     data = load_report_data(directory, ladder)
     answers = data.answers

@@ -78,7 +78,7 @@ def test_the_worst_case_of_generate_is_what_it_allocates(
 
 
 def test_columns_appended_together_keep_as_much_memory_as_part_by_part() -> None:
-    """Of a window, which keeps the memory of its latest update."""
+    """In a layer with a sliding window, which keeps the memory of its latest update."""
     kept = []
     for appended in (lambda layer: _append(layer, 48, 4), lambda layer: [_append(layer, 4, 4) for _ in range(12)]):
         layer = DynamicSlidingWindowLayer(sliding_window=33)

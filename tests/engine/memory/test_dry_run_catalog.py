@@ -46,7 +46,7 @@ def test_the_formula_agrees_with_the_dry_run(model: str, method: str, changes: d
 
 
 def test_logits_of_a_model_that_scales_them_are_never_whole() -> None:
-    """All tokens are in the loss: whole logits would take more than all else."""
+    """All tokens are in the loss: whole logits would take more memory than everything else."""
     shape = fewer_layers(CATALOG["granite-4.0-1b"].shape, TWO_PERIODS)
     rows = StepShape(count=4, length=2048, answer=2048)
     values = {"train.micro_batch": 4, "train.gradient_checkpointing": True, "evaluation.metric": "loss"}

@@ -54,7 +54,9 @@ def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: 
 def test_a_sample_has_the_gpu_of_a_run(
     visible: str | None, position: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that NVML does not list; the CPU where CUDA_VISIBLE_DEVICES names no GPU, which a launch reports."""
+    """Also a MIG instance, which NVML does not list. The CPU if CUDA_VISIBLE_DEVICES names no existing GPU: a launch
+    reports that.
+    """
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -80,7 +82,9 @@ def test_the_next_device_is_the_smallest_of_several_or_a_slot(
 
 
 def test_memory_of_runs_is_not_counted_as_used_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the watched run and of other workers; in a container, only of the watched run: ids are not the driver's."""
+    """Memory of the watched run and of other workers. In a container, whose process ids are not the driver's, only that
+    of the watched run.
+    """
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     processes = {70001: 20 * GIB, 70002: 4 * GIB, 70003: GIB}  # of 30 GiB in use
     monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes=processes))
@@ -97,7 +101,7 @@ def test_a_run_on_one_of_several_gpus_uses_its_pool_where_the_driver_reports_no_
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes={70001: None}))
-    for gpu_pid, used in ((70001, 10), (None, 30)):  # the other may run on another GPU
+    for gpu_pid, used in ((70001, 10), (None, 30)):  # without a process id, the run may use another GPU
         request = SampleRequest(WatchedProcess(4242, gpu_pid, 20 * GIB))
         assert MachineSampler().sample(request).next_device.budget.used == used * GIB
 

@@ -201,8 +201,8 @@ def test_a_head_of_zeros_does_not_decide_between_factors(name: str, scaling: Sca
     assert (head and head.scaling) == scaling
 
 
-def test_truncated_logits_are_computed_at_once() -> None:
-    """The dry run, which has no values, finds them in the configuration."""
+def test_truncated_logits_are_not_computed_in_chunks() -> None:
+    """The dry run has no logits to compare: it reads their number from the configuration."""
     config = family_config("inkling_text", VOCABULARY + 11)
     config.unpadded_vocab_size = VOCABULARY
     model = transformers.AutoModelForCausalLM.from_config(config).eval()

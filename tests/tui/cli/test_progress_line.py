@@ -180,7 +180,7 @@ def test_the_line_shows_the_active_run_of_a_ladder(tmp_path: Path) -> None:
     assert text.startswith(f"ladder {done + 1}/{count} lora · FINISHED ━") and f"{(done + 1) / count:.0%}" in text
 
 
-def test_the_bar_of_a_ladder_moves_forward_and_an_unknown_time_left_is_that_of_the_run() -> None:
+def test_the_bar_of_a_ladder_only_grows_and_the_runs_time_left_is_shown_if_the_ladders_is_unknown() -> None:
     display = fed(*baseline(41))
     display.run.name = "lora"
     display.ladder = Ladder(name="l", preset="demo", command="", created=0.0)

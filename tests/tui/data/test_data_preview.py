@@ -31,7 +31,7 @@ def section(path: Path | str, **more: object) -> dict[str, object]:
 
 def test_a_hub_id_has_an_owner_and_a_name() -> None:
     assert is_hub_id("openai/gsm8k") and not is_hub_id("gsm8k") and not is_hub_id("/a/b") and not is_hub_id("a/b/c")
-    too_long = f"{'x' * 300}/name"  # for a file, which is found out without an exception
+    too_long = f"{'x' * 300}/name"  # for a file name: no OSError is raised
     assert DataSet(too_long, too_long).on_the_hub
 
 

@@ -85,7 +85,7 @@ def test_a_progress_bar_longer_than_what_is_read_shows_its_last_state(tmp_path: 
 
 
 def test_a_line_longer_than_what_is_read_shows_its_end(tmp_path: Path) -> None:
-    """Whether it is read as it grows or at once; also of the whole line, once it is complete."""
+    """Also if it is read while it grows, and after it has been completed."""
     path = tmp_path / "engine.log"
     growing = OutputReader(path)
     path.write_bytes(b"start")

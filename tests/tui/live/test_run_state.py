@@ -76,7 +76,7 @@ def test_the_expected_peak_is_the_predicted_one_until_the_memory_probe() -> None
     state.feed([probed(training=150, evaluation=140)])
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (150 + state.overhead, "memory probe")
-    state.feed([probed(training=110)])  # of training only: answers are predicted to need more
+    state.feed([probed(training=110)])  # a probe of training only: evaluation is predicted to need more
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (120 + state.overhead, "predicted peak")
 

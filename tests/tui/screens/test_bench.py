@@ -218,16 +218,16 @@ def test_an_update_that_changes_nothing_computes_no_layout(tmp_path: Path, monke
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         compute = Compositor.reflow
         monkeypatch.setattr(Compositor, "reflow", lambda *given: layouts.append(given) or compute(*given))
-        in_a_row = 0
+        without_layout = 0
         for _ in range(20):  # what threads have read since the start may still arrive during an update
             await pilot.pause()
             layouts.clear()
             app.bench._update_panes()
             await pilot.pause()
-            in_a_row = 0 if layouts else in_a_row + 1
-            if in_a_row == 3:
+            without_layout = 0 if layouts else without_layout + 1
+            if without_layout == 3:
                 break
-        assert in_a_row == 3
+        assert without_layout == 3
         app.bench.refresh(layout=True)
         await pilot.pause()
         assert layouts

@@ -25,7 +25,7 @@ def test_a_worker_without_a_gpu_is_sampled_with_its_run() -> None:
     sampler, gone = MachineSampler(), 2**22 + 1
     request = SampleRequest(workers={os.getpid(): "20260101-000000-demo-lora-lora-abcd", gone: "gone"})
     (worker,) = sampler.look(request).workers
-    assert worker.cpu is None  # it needs an interval
+    assert worker.cpu is None  # it is measured between two samples
     (worker,) = sampler.look(request).workers
     assert (worker.pid, worker.bytes, worker.command) == (os.getpid(), None, "20260101-000000-demo-lora-lora-abcd")
     assert worker.rss and worker.user and worker.seconds is not None and worker.cpu is not None

@@ -63,7 +63,8 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(
         length = chosen.config.train.max_length
         assert str(app.bench.query_one(MethodList).border_subtitle).endswith(f"%, {length}-token rows")
         monkeypatch.setattr("tui.live.machine.Nvml", lambda: nvml(processes={70001: 70 * GIB}))
-        for gpu_pid, text in ((None, "does not fit"), (70001, " fits")):  # beside another process and the watched run
+        # 70 GiB are in use: by another process, then by the watched run, whose memory is free for the next run.
+        for gpu_pid, text in ((None, "does not fit"), (70001, " fits")):
             app.bench.post_message(MachineSampler().sample(SampleRequest(WatchedProcess(None, gpu_pid))))
             await pilot.pause()
             assert text in methods(app)[1]

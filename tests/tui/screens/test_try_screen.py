@@ -202,7 +202,7 @@ def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -
         assert re.search(r"Press D .*\bCPU\b.* Press ! ", words())
         first = opened(server)
         await wait_for(pilot, lambda: "D CPU" in screen_text(app))
-        for number, key in enumerate(("n", "j", "e", "enter"), 1):  # they need the models, and say so
+        for number, key in enumerate(("n", "j", "e", "enter"), 1):  # keys that need the models show a notification
             assert f"{key} " not in screen_text(app).splitlines()[-1]
             await pilot.press(key)
             assert len(app.notes) == number

@@ -68,7 +68,7 @@ LORA_KEYS = tuple(
     f"adapter.{name}"
     for name in ("rank", "alpha", "dropout", "target_modules", "rslora", "dora", "init", "lora_plus_ratio")
 )
-"""The settings of the section `adapter` that LoRA reads. A key that is added for another adapter is not among them."""
+"""The settings of the section `adapter` that LoRA reads."""
 QLORA = MethodSpec(
     name="qlora",
     title="QLoRA",

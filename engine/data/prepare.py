@@ -186,11 +186,9 @@ class Builder:
 
             self.progress("comparing", self.total, self.total)
             tokenize = self.row_tokenizer.rows
+            examples = self._compare(assignment)
             further = further_answers(
-                self._compare(assignment),
-                self.keys,
-                assignment,
-                lambda examples: in_child(lambda: list(tokenize(examples))),
+                examples, self.keys, assignment, lambda examples: in_child(lambda: list(tokenize(examples)))
             )
             if self.has_earlier_answers and "test" in self.given:
                 warn_of_earlier_prompts(self.keys, assignment)

@@ -325,7 +325,7 @@ class Pattern:
             turn = by_message.get(number)
             if turn and (turn.start != place or turn.anchor != last.anchor):
                 return None
-            answers.append(_answer(messages[number], whole, turn) if turn else None)
+            answers.append(_pattern_of(messages[number], whole, turn) if turn else None)
         tail = whole[last.stop :]
         return cls(key, last.anchor, tuple(answers), numbers, tail, rendered.notes, rendered.specials)
 
@@ -365,7 +365,7 @@ def _places(whole: str, key: str, count: int) -> list[int]:
     return places
 
 
-def _answer(message: dict[str, Any], whole: str, turn: AnswerPosition) -> AnswerPattern | None:
+def _pattern_of(message: dict[str, Any], whole: str, turn: AnswerPosition) -> AnswerPattern | None:
     facts = (turn.specials, turn.closed, turn.weight, turn.before)
     if len(message) > 2:
         return AnswerPattern(None, *facts) if turn.closed else None

@@ -1,4 +1,6 @@
-"""From examples to token ids and labels, and back to the text of each token. The loss mask is decided only here.
+"""From examples to token ids and labels, and back to the text of each token.
+
+Which messages are answers: `conversation`; where they are in the text: `rendering`; which tokens are in the loss: here.
 
 Answers and their end tokens are in the loss. The template's text around them, and what it writes after an end token
 (ChatML's line feed), is not.

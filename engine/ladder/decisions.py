@@ -27,7 +27,7 @@ RuleCheck = Literal["holds", "fails", "undecided", "unknown"]
 
 @dataclass(frozen=True)
 class Decisions:
-    """The rungs by role, and the decision about each. `verdict` and `summarize` put them into sentences."""
+    """The rungs by role, and the decision about each. `verdict` and `summarize_ladder` put them into sentences."""
 
     full: RungResult | None
     """The finished full fine-tuning rung; None if it was not run or did not finish."""

@@ -1,6 +1,6 @@
 """What a ladder recommends: what to prototype with, ship and serve, and the summary at the top of its report.
 
-Terminal, page, Markdown and JSON show the one object of `summarize`; tables and verdict have the details.
+Terminal, page, Markdown and JSON show the one object of `summarize_ladder`; tables and verdict have the details.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ OVERALL = {
 UNTESTABLE = f"{RULE} cannot be tested here"
 
 
-def summarize(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
+def summarize_ladder(ladder: Ladder, decisions: Decisions) -> LadderSummary | None:
     """The summary of the rungs that have finished; None before one has."""
     if not decisions.trained or ladder.work is None:
         return None

@@ -1,6 +1,7 @@
 """The verdict: decisions as sentences on quality, forgetting, costs and caveats, in the order in which they are shown.
 
-Every number in them is also in the report's tables. What to use is in `recommendation`, shared terms are in `phrases`.
+Every number in them is also in the report's tables. The headline and what to use are in `recommendation`, shared terms
+in `phrases`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from engine.ladder.phrases import (
     score_text,
     status_text,
 )
-from engine.ladder.recommendation import artifact_sentences, recommendations, summarize
+from engine.ladder.recommendation import artifact_sentences, recommendations, summarize_ladder
 from engine.ladder.results import comparison, margin_of
 from engine.runs.ladder.ladder_state import BASE, ItemDependence, Ladder, is_served, shots_of
 from engine.runs.ladder.preferences import NOT_READ
@@ -71,7 +72,7 @@ def conclude(ladder: Ladder) -> None:
     """Set verdict, summary and the recommended rung, from rows and comparisons."""
     decisions = decide(ladder)
     ladder.verdict = verdict(ladder, decisions)
-    ladder.summary = summarize(ladder, decisions)
+    ladder.summary = summarize_ladder(ladder, decisions)
     ladder.recommended = decisions.ship.name if decisions.ship else ""
 
 

@@ -50,7 +50,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     Set the seed before calling.
     Raises UserError if a target matches no layer, and for settings that PEFT does not support for experts.
     """
-    targets = find_targets(model, adapter)
+    targets = find_lora_targets(model, adapter)
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -100,7 +100,7 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     PEFT by itself adapts no experts, except for families whose names it translates from transformers 4's experts to
     5's: there it reads `gate_proj` as experts and leaves dense MLPs and shared experts of the same name without
     adapter. Names that it translates there (`gate_proj`, `up_proj`) mean the experts in all families here.
-    Raises UserError as `add_adapters`.
+    Raises UserError if none matches a layer.
     """
     targets = adapter.target_modules
     weights = list(weights_of(model))
@@ -118,16 +118,22 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     family = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
     expert_names = conversion._MOE_TARGET_MODULE_MAPPING.get(family, {})
     renamed = [name for name in modules if name.rpartition(".")[2] in expert_names]
+    return Targets(modules, parameters, renamed)
+
+
+def find_lora_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
+    """`find_targets` for LoRA. Raises UserError as `add_adapters`."""
+    targets = find_targets(model, adapter)
     for key, is_set, value in (  # what `lora.ParamWrapper` does not support
         ("adapter.dropout", adapter.dropout > 0, "0"),
         ("adapter.dora", adapter.dora, "false"),
         ("adapter.init", adapter.init == "pissa", "default"),
     ):
-        if is_set and (parameters or renamed):
-            problem = f"PEFT does not support {key} for experts ({(parameters or renamed)[0]})"
+        if is_set and (experts := targets.parameters or targets.renamed):
+            problem = f"PEFT does not support {key} for experts ({experts[0]})"
             hint = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
             raise UserError(problem, key, hint, code="model.expert_adapter")
-    return Targets(modules, parameters, renamed)
+    return targets
 
 
 class _Name(str):

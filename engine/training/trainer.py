@@ -110,7 +110,9 @@ class AnswerTrainer(CheckpointedTrainer):
         """
         config: Any = getattr(rest["model"], "config", None)
         cached = getattr(config, "use_cache", None)
-        writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda trainer: hooks.saved(trainer), host_copy)
+        writer = CheckpointWriter(
+            checkpoint_folder, keep_checkpoints, lambda checkpoint: hooks.saved(checkpoint), host_copy
+        )
         super().__init__(
             writer=writer,
             ranks=ranks,

@@ -119,6 +119,7 @@ def execute(
     finally:
         meters.stop()
     with contextlib.suppress(OSError):  # a full disk, which `write_outcome` handles
+        # An unexpected error of one of several ranks may follow from that of another, which says why.
         if (
             outcome.status not in ("finished", "stopped")
             and (outcome.is_expected or ranks.size == 1)
@@ -216,7 +217,8 @@ def train(
 ) -> None:
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request.
 
-    `sharing`: what sharing prefixes saves. The rows are the evaluator's, so that both losses are computed alike.
+    `sharing`: what sharing prefixes saves. Configuration, rows and packing are the evaluator's, so that both losses are
+    computed alike; what `auto` became is in the configuration of the estimates.
     """
     config, run_dir, ranks, log = evaluator.config, evaluator.run_dir, evaluator.ranks, evaluator.log
     settings = config.train
@@ -275,7 +277,8 @@ def train(
             log.write(measured)
         meters.training_begins()
 
-    trainer.hooks.prepared = compile_and_probe
+    trainer.hooks.halved, trainer.hooks.saved = callback.halved, callback.saved
+    trainer.hooks.prepared = compile_and_probe  # before the first step (`AnswerTrainer.create_scheduler`)
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
         trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:
@@ -347,7 +350,6 @@ class StepCallback(TrainerCallback):
         self.due = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps)
         self.stopped = False
         self.rate = 0.0
-        trainer.hooks.halved, trainer.hooks.saved = self.halved, self.saved
 
     def halved(self, micro_batch: int) -> None:
         unchanged = f"the effective batch size stays {self.sampler.batch}"

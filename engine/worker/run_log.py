@@ -38,7 +38,7 @@ PROGRESS_SECONDS = 1.0
 
 @dataclass
 class RunLog:
-    """Writes the events of a run, and knows how far they say that it is."""
+    """Writes the events of a run; `step` and `last_checkpoint` say how far it is."""
 
     event_log: EventLog
     stopping: StopRequest

@@ -24,7 +24,7 @@ from engine.config.method_specs import method_spec
 from engine.config.model_config import check_method
 from engine.config.settings import with_settings
 from engine.methods import method
-from engine.methods.adapters import find_targets
+from engine.methods.adapters import find_lora_targets
 from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine, compute_dtype
 from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization
@@ -115,7 +115,8 @@ def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -
         model.hf_quantizer = quantizer  # as `from_pretrained` does; the Trainer reads it
     if not spec.trains_weights:
         model.requires_grad_(False)
-        find_targets(model, config.adapter)  # refuses PiSSA for experts, which the next line hides
+        if spec.is_lora:
+            find_lora_targets(model, config.adapter)  # refuses PiSSA for experts, which the next line hides
     config = with_settings(config, {"adapter.init": "default"})  # PiSSA reads weights, and needs the same memory
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)

@@ -13,7 +13,7 @@ from pilot import play
 from places import TESTS
 from textual.pilot import Pilot
 
-from engine.config.method_specs import LORA_KEYS, TrainedRung, lora_notices, method_specs, readers
+from engine.config.method_specs import BUILT_IN, TrainedRung, lora_notices, method_specs, readers
 from engine.config.metric_specs import metric_specs
 from engine.config.settings import known_keys
 from engine.runs.ladder.ladder_dir import iterate
@@ -45,8 +45,7 @@ def test_the_method_is_planned() -> None:
 
 def test_every_setting_is_read_by_a_built_in_method() -> None:
     """A new key of an optional section is read only by methods that name it."""
-    assert not [key for key in known_keys() if not set(readers(key)) & {"qlora", "lora", "full"}]
-    assert all(key in LORA_KEYS for key in known_keys() if key.startswith("adapter."))
+    assert not [key for key in known_keys() if not set(readers(key)) & {spec.name for spec in BUILT_IN}]
 
 
 def test_a_setting_that_the_method_does_not_read_is_refused() -> None:

@@ -13,7 +13,7 @@ from simulated import EQUAL, NO_GAIN, simulate
 
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import SIGNIFICANTLY
-from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize, worse_than_base
+from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize_ladder, worse_than_base
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data
@@ -29,7 +29,7 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def summary_of(ladder: Ladder) -> LadderSummary:
-    summary = summarize(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, decide(ladder))
     assert summary is not None
     return summary
 
@@ -89,7 +89,7 @@ def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     ladder.rows = [rung for rung in ladder.rows if rung.name != "full"]
     assert UNTESTABLE in summary_of(ladder).headline
     ladder.rows = [rung for rung in ladder.rows if rung.name == "base"]
-    assert summarize(ladder, decide(ladder)) is None
+    assert summarize_ladder(ladder, decide(ladder)) is None
 
 
 def test_costs_are_ratios_with_an_interval_of_their_logarithm() -> None:

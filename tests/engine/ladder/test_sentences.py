@@ -32,7 +32,7 @@ from engine.ladder.recommendation import (
     ONLY_RUNG,
     OVERALL,
     as_fast,
-    summarize,
+    summarize_ladder,
     worse_than_base,
 )
 from engine.ladder.report.tables import summary_table
@@ -89,7 +89,7 @@ def test_a_lower_loss_is_reported_as_better() -> None:
 
 def test_a_loss_that_rose_is_reported_as_worse() -> None:
     ladder = by_loss(base=1.0, full=2.0, lora=0.5)
-    summary = summarize(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, decide(ladder))
     said = worse_than_base(ladder, [row(ladder, "full")])
     assert summary and summary.headline.startswith(said) and "full − base = +1.050 " in said
     assert TRAIN_MORE in text(ladder)
@@ -222,7 +222,7 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     blind = ladder_of(0, 1.3)
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
-    summary = summarize(blind, decide(blind))
+    summary = summarize_ladder(blind, decide(blind))
     assert summary and OVERALL["unknown"] in summary.headline
     assert re.search(rf"same score in {metric_title('exact_match')}, .*\bloss fell", summary.headline)
     assert "does not show" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
@@ -249,7 +249,7 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert ladder.work
     ladder.work.metric = "open"
     assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
-    summary = summarize(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, decide(ladder))
     assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
     assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head

@@ -10,7 +10,7 @@ from made_ladder import made_ladder
 
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import status_text
-from engine.ladder.recommendation import FULL_NOT_SCORED, summarize
+from engine.ladder.recommendation import FULL_NOT_SCORED, summarize_ladder
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.sentences import verdict
@@ -65,5 +65,5 @@ def test_a_rung_that_ran_out_of_memory_is_reported_with_its_reason(tmp_path: Pat
     full = next(row for row in ladder.rows if row.method == "full")
     full.score = None
     text = " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
-    summary = summarize(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, decide(ladder))
     assert summary and f"{FULL_NOT_SCORED} ({status_text(full)})" in summary.headline and full.reason in text

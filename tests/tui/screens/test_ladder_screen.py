@@ -16,7 +16,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.ladder.recommendation import summarize
+from engine.ladder.recommendation import summarize_ladder
 from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
@@ -236,7 +236,7 @@ def test_there_is_an_ascii_character_for_each_mark(tmp_path: Path) -> None:
 
 def test_the_summary_of_a_running_ladder_is_preliminary(tmp_path: Path) -> None:
     ladder, decisions = simulate(EQUAL, 1)
-    ladder.summary, ladder.status = summarize(ladder, decisions), "finished"
+    ladder.summary, ladder.status = summarize_ladder(ladder, decisions), "finished"
     assert ladder.summary is not None and decisions.ship is not None
     shipped = next(row for row in ladder.summary.rows if row.rung == decisions.ship.name)
     finished = [str(line) for line in summary_view(ladder, 120)]

@@ -74,28 +74,24 @@ class SelectedDevice:
 THE_CPU = SelectedDevice(CPU, "the CPU", "")
 
 
-def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> list[SelectedDevice]:
+def select_devices(setting: int | str, nvml: Nvml | None = None) -> list[SelectedDevice]:
     """The devices of a setting, at least one. A run uses the first of them that is free.
 
-    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. Names separated by commas: these GPUs. Others
-    as in `select_device`. With `:2` at the end two slots of each: half of the CPUs, or half of a GPU's memory.
+    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU; `auto`: the first of these. `cpu`; or names
+    separated by commas: an index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG instance or
+    its beginning. With `:2` at the end two slots of each: half of the CPUs, or half of a GPU's memory.
 
     Raises UserError if one of them does not exist, or if CUDA_VISIBLE_DEVICES hides it.
     """
-    nvml = nvml or Nvml()
     if not re.fullmatch(DEVICE_PATTERN, str(setting)):
         raise UserError(f"no device {setting}", KEY, f"use {DEVICE_FORMS}", code="device.not_found")
-    names, number = str(setting).partition(":")[0], slots_of(setting)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names != ALL:
-        devices = [select_device(name, nvml) for name in names.split(",")]
-    elif visible is None:
-        devices = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
-        devices = devices or [_first(nvml)]
-    else:
-        first = _first_visible(nvml, visible)
-        devices = [device for gpu in _visible(nvml, visible) for device in _parts(gpu)] if first.gpu else []
-        devices = devices or [first]
+    names, number, devices = str(setting).partition(":")[0], slots_of(setting), [THE_CPU]
+    if names != CPU:
+        nvml, visible = nvml or Nvml(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        if names in (ALL, "auto"):
+            devices = _usable(nvml, visible)[: 1 if names == "auto" else None]
+        else:
+            devices = [_named(nvml, name, visible) for name in names.split(",")]
     devices = list({device.lock: device for device in devices}.values())
     if number == 1:
         return devices
@@ -111,6 +107,11 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
         for device in devices
         for place, cpus in enumerate(split_cpus(number) if device.lock == CPU else [()] * number, 1)
     ]
+
+
+def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:
+    """The first device of a setting. Raises as `select_devices` does."""
+    return select_devices(setting, nvml)[0]
 
 
 def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> list[SelectedDevice]:
@@ -149,11 +150,6 @@ def runs_at_once(settings: Iterable[tuple[int | str, int]], nvml: Nvml | None = 
     return max(1, len(locks) // max((count for _, count in settings), default=1))
 
 
-def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
-    """The GPU, or its MIG instances; none if it is in MIG mode without an instance."""
-    return [_selected(instance) for instance in gpu.mig_instances()] if gpu.mig_mode() else [_selected(gpu)]
-
-
 def queue_of(lock: str) -> str:
     """Name of the queue for a device, given by the name of its lock: that of the whole device."""
     return _SLOT.sub("", lock)
@@ -179,32 +175,6 @@ def conflicts(lock: str, other: str) -> bool:
     return slot is None or other_slot is None or slot[1] != other_slot[1]
 
 
-def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:
-    """The device of a setting: `auto` (the first in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU), `cpu`, an
-    index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG instance or its beginning. Of several
-    devices it is the first one.
-
-    Raises UserError if there is no such device, or if CUDA_VISIBLE_DEVICES hides it.
-    """
-    if setting == CPU:
-        return THE_CPU
-    nvml = nvml or Nvml()
-    if str(setting).startswith(ALL) or any(mark in str(setting) for mark in ",:"):
-        return select_devices(setting, nvml)[0]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if setting == "auto":
-        return _first(nvml) if visible is None else _first_visible(nvml, visible)
-    gpu = _find(nvml, str(setting))
-    if gpu is None:
-        raise _not_found(nvml, f"no GPU {setting}", KEY)
-    device = _selected(gpu)
-    shown = [device] if visible is None else [part for gpu in _visible(nvml, visible) for part in _parts(gpu)]
-    if device.lock not in (part.lock for part in shown):
-        problem = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}"
-        raise UserError(problem, KEY, "unset it or choose a GPU that it contains", code="device.hidden")
-    return device
-
-
 def still_exists(device: SelectedDevice) -> bool:
     """Whether a GPU still responds and has the same lock. True for the CPU.
 
@@ -221,26 +191,32 @@ def still_exists(device: SelectedDevice) -> bool:
     return responds and uuid in (None, device.queue)
 
 
-def _first(nvml: Nvml) -> SelectedDevice:
-    """The first GPU. GPUs that NVML cannot access are skipped: torch cannot use them either."""
-    gpu = next((gpu for gpu in nvml.gpus() if gpu.handle is not None), None)
-    if gpu is not None:
-        return _selected(gpu)
-    if any(file.exists() for file in DEVICE_FILES):  # a GPU without NVML, or one that does not respond
-        return SelectedDevice("0", "GPU 0", None)
-    return THE_CPU
-
-
-def _first_visible(nvml: Nvml, visible: str) -> SelectedDevice:
-    first = visible.split(",")[0].strip()
+def _usable(nvml: Nvml, visible: str | None) -> list[SelectedDevice]:
+    """All GPUs in CUDA_VISIBLE_DEVICES (`visible`), else all GPUs; without any the CPU."""
+    first = "0" if visible is None else visible.split(",")[0].strip()
     if first in ("", "-1"):  # hides all GPUs
-        return THE_CPU
-    gpu = _find(nvml, first)
-    if gpu is not None:
-        return _selected(gpu)
-    if nvml.gpus():
+        return [THE_CPU]
+    # GPUs that NVML cannot access are skipped: torch cannot use them either.
+    every = (gpu for gpu in nvml.gpus() if gpu.handle is not None)
+    if gpus := list(every if visible is None else _visible(nvml, visible)):
+        return [part for gpu in gpus for part in _parts(gpu)] or [_selected(gpus[0])]
+    if visible is not None and nvml.gpus():
         raise _not_found(nvml, f"CUDA_VISIBLE_DEVICES={visible} names no GPU", "")
-    return SelectedDevice(first, f"GPU {first}", None) if any(file.exists() for file in DEVICE_FILES) else THE_CPU
+    # A GPU without NVML, or one that does not respond.
+    has_gpu = any(file.exists() for file in DEVICE_FILES)
+    return [SelectedDevice(first, f"GPU {first}", None) if has_gpu else THE_CPU]
+
+
+def _named(nvml: Nvml, name: str, visible: str | None) -> SelectedDevice:
+    gpu = _find(nvml, name)
+    if gpu is None:
+        raise _not_found(nvml, f"no GPU {name}", KEY)
+    device = _selected(gpu)
+    shown = [device] if visible is None else [part for gpu in _visible(nvml, visible) for part in _parts(gpu)]
+    if device.lock not in (part.lock for part in shown):
+        problem = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}"
+        raise UserError(problem, KEY, "unset it or choose a GPU that it contains", code="device.hidden")
+    return device
 
 
 def _find(nvml: Nvml, name: str) -> NvmlGpu | None:
@@ -254,21 +230,21 @@ def _find(nvml: Nvml, name: str) -> NvmlGpu | None:
 
 
 def _selected(gpu: NvmlGpu) -> SelectedDevice:
-    """A GPU in MIG mode runs CUDA programs only on its instances: CUDA would use the first one."""
-    if gpu.mig_mode():
-        instances = gpu.mig_instances()
-        if not instances:
-            problem = f"GPU {gpu.index} is in MIG mode and has no instance"
-            raise UserError(
-                problem, KEY, "create one with `nvidia-smi mig -cgi`, or choose another GPU", "device.no_mig"
-            )
-        gpu = instances[0]
-    uuid = gpu.uuid()
-    if uuid is None:
-        return SelectedDevice(str(gpu.index), f"GPU {gpu.index}", str(gpu.index), gpu)
-    short = uuid.partition("-")[2][:8]
-    title = f"MIG instance {short}" if uuid.startswith(MIG) else f"GPU {gpu.index}"
-    return SelectedDevice(uuid, title, uuid, gpu)
+    """The GPU, or its first MIG instance, which CUDA would use."""
+    if parts := _parts(gpu):
+        return parts[0]
+    problem, hint = f"GPU {gpu.index} is in MIG mode and has no instance", "create one with `nvidia-smi mig -cgi`"
+    raise UserError(problem, KEY, f"{hint}, or choose another GPU", "device.no_mig")
+
+
+def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
+    """The GPU; in MIG mode its instances, on which alone CUDA programs run."""
+    devices = []
+    for part in gpu.mig_instances() if gpu.mig_mode() else [gpu]:
+        name = part.uuid() or str(part.index)
+        title = f"MIG instance {name[4:12]}" if name.startswith(MIG) else f"GPU {part.index}"
+        devices.append(SelectedDevice(name, title, name, part))
+    return devices
 
 
 def _visible(nvml: Nvml, visible: str) -> Iterator[NvmlGpu]:

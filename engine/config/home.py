@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,20 @@ HUB = "hub"
 """Folder of the home's cache for downloads from the Hub, in the Hub's own layout."""
 
 
+HUB_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+"""Of huggingface_hub, its present and former name."""
+
+
+def hub_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """The folder of the Hub's cache and credentials, as huggingface_hub finds it."""
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = environment.get("HF_HOME") or f"{cache}/huggingface"
+    return Path(os.path.expandvars(os.path.expanduser(folder)))  # noqa: PTH111 - Path raises for an unknown user
+
+
 def hub_cache_is_chosen() -> bool:
     """Whether the environment names the place of the Hub's cache."""
-    return bool(os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"))
+    return any(os.environ.get(name) for name in ("HF_HOME", *HUB_CACHE_VARIABLES))
 
 
 def keep_hub_cache_in_home() -> None:

@@ -16,6 +16,7 @@ import engine
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import expanded, open_regular, read_small
+from engine.config.home import HUB_CACHE_VARIABLES, hub_home
 from engine.config.model_config import impossible_value
 from engine.config.schema import Model
 from engine.config.text import escaped
@@ -148,15 +149,12 @@ def find_model(model: Model) -> ModelFiles:
 
 
 def hub_cache() -> Path:
-    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache.
+    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, else in `hub_home`.
 
-    `engine.config.home.keep_hub_cache_in_home` sets the first where config.toml names a home.
+    `engine.config.home.keep_hub_cache_in_home` sets the former where config.toml names a home.
     """
-    if given := os.environ.get("HF_HUB_CACHE"):
-        return expanded(given)
-    home = os.environ.get("HF_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(home) if home else Path(cache) / "huggingface").expanduser() / "hub"
+    given = next(filter(None, map(os.environ.get, HUB_CACHE_VARIABLES)), None)
+    return expanded(given) if given else hub_home() / "hub"
 
 
 def is_offline() -> bool:

@@ -16,6 +16,7 @@ from typing import TextIO
 from urllib.parse import quote
 
 from engine.config.files import read_small
+from engine.config.home import hub_home
 from engine.config.text import CREDENTIALS, REDACTED
 
 MIN_SECRET = 6
@@ -118,10 +119,10 @@ def secrets_of_this_machine(environment: Mapping[str, str] = os.environ) -> Iter
         if SECRET_NAME.search(name):
             yield value
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where it is unknown
-    hub = Path(environment.get("HF_HOME") or home / ".cache" / "huggingface")
-    for path in (Path(environment.get("HF_TOKEN_PATH") or hub / "token"), home / ".huggingface" / "token"):
+    token = Path(environment.get("HF_TOKEN_PATH") or hub_home(environment) / "token")
+    for path in (token, home / ".huggingface" / "token"):
         yield _content(path).strip()
-    yield from re.findall(r"=\s*(\S+)", _content(hub / "stored_tokens"))
+    yield from re.findall(r"=\s*(\S+)", _content(token.with_name("stored_tokens")))
     yield from re.findall(r"password\s+(\S+)", _content(Path(environment.get("NETRC") or home / ".netrc")))
     yield from re.findall(r"://[^:\s/]*:([^@\s]+)@", _content(home / ".git-credentials"))
 

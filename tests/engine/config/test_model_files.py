@@ -11,6 +11,7 @@ from imported import HEAVY, loaded_by
 
 from engine.assets import tiny_folder
 from engine.config.catalog import pulled_folder
+from engine.config.home import hub_cache_is_chosen
 from engine.config.model_files import find_model, hub_cache
 from engine.config.schema import Model
 
@@ -60,8 +61,11 @@ def test_the_hub_cache_is_read_as_its_own_library_reads_it(revision: str | None)
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", "/a/hub")
+    monkeypatch.setenv("HUGGINGFACE_HUB_CACHE", "/former")
     assert hub_cache() == Path("/a/hub")
     monkeypatch.delenv("HF_HUB_CACHE")
+    assert hub_cache() == Path("/former") and hub_cache_is_chosen()
+    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", "/b")
     assert hub_cache() == Path("/b/hub")
     monkeypatch.delenv("HF_HOME")

@@ -11,9 +11,9 @@ import pytest
 
 import engine
 from engine.config.errors import error_text
-from engine.config.redaction import Redactor
+from engine.config.redaction import Redactor, secrets_of_this_machine
 from engine.config.text import REDACTED, without_credentials
-from engine.runs.run.event_log import EventLog, exit_message, last_line
+from engine.runs.run.event_log import EventLog, exit_message
 from engine.runs.run.events import End, Error, Warning
 from tui.live.log_lines import OutputReader
 
@@ -64,7 +64,7 @@ def test_no_credential_that_a_library_prints_is_in_a_log_or_shown(tmp_path: Path
     assert printed.count(REDACTED) >= 8 * len(CREDENTIALS) and "Max retries exceeded with url: /a?b=1&" in printed
     chunk = OutputReader(path).read()
     assert chunk and "s3cret" in from_c
-    shown = "\n".join([*chunk.lines, chunk.unfinished, exit_message(path), last_line(path)])
+    shown = "\n".join([*chunk.lines, chunk.unfinished, exit_message(path)])
     assert not [word for word in ("s3cret", "czNj") if word in shown] and "Max retries exceeded" in shown
 
 
@@ -102,3 +102,13 @@ def test_credentials_in_any_url_are_redacted() -> None:
     for text in ("http://ann:pw@host/v1#m", "https://token-alone@host/x", "see http://a:b@c and http://t@d"):
         shown = redact(text)
         assert "pw" not in shown and "token-alone" not in shown and "b@c" not in shown and "t@d" not in shown
+
+
+@pytest.mark.parametrize("place", ["XDG_CACHE_HOME", "HF_TOKEN_PATH"])
+def test_tokens_of_the_hub_are_secret_wherever_its_library_stores_them(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "huggingface"
+    folder.mkdir()
+    (folder / "token").write_text("stored-by-login\n")
+    (folder / "stored_tokens").write_text("[work]\nhf_token = stored-by-name\n")
+    environment = {place: str(tmp_path if place == "XDG_CACHE_HOME" else folder / "token")}
+    assert {"stored-by-login", "stored-by-name"} <= set(secrets_of_this_machine(environment))

@@ -93,6 +93,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "user"
     (home / ".cache" / "huggingface").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
     monkeypatch.delenv("HF_HOME")
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

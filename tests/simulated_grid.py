@@ -21,7 +21,7 @@ import numpy as np
 from engine.config.schema import Config
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import rule_check_of_gain
-from engine.ladder.required_sample import ComparisonGoal, required_sample
+from engine.ladder.required_sample import required_sample
 from engine.ladder.results import LadderResults
 from engine.ladder.sequential import decide_questions, next_look
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
@@ -228,7 +228,7 @@ def measure_power(items: int, seeds: int, std: float, difference: float, ladders
     for _ in range(ladders):
         samples, pilot = compared(Cell("threshold", items, (seeds,) * 3, (std,) * 3, True))
         known = samples.variances(pilot, PAIRS)
-        needed = required_sample(ComparisonGoal("difference", difference), known) if known else None
+        needed = required_sample(difference, None, known) if known else None
         if needed and needed.items and needed.items <= 20_000 and (needed.seeds or 0) <= 40:
             size = (needed.seeds or seeds,) * 3
             _, result = compared(Cell("threshold", needed.items, size, (std,) * 3, True))

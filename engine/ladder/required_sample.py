@@ -31,25 +31,6 @@ class RequiredSample:
 
 
 @dataclass(frozen=True)
-class ComparisonGoal:
-    """What more test items and seeds would show, by excluding a value at a distance from the true difference."""
-
-    needed_for: NeededFor
-    distance: float
-
-
-def comparison_goal(difference: float, margin: float | None) -> ComparisonGoal:
-    """That two rungs differ, which excludes 0, or that each is as good as the other, which excludes the margin.
-
-    A difference of less than half the margin is closer to 0 than to the margin, so the second takes fewer items.
-    """
-    size = abs(difference)
-    if margin is not None and size < margin / 2:
-        return ComparisonGoal("as_good", margin - size)
-    return ComparisonGoal("difference", size)
-
-
-@dataclass(frozen=True)
 class SampleVariances:
     """What a ladder knows of the variance of a difference."""
 
@@ -65,38 +46,47 @@ class SampleVariances:
     many_seeds: float
     """The same where the variance between seeds is known."""
 
-    def power(self, goal: ComparisonGoal, items: float, seeds: int) -> float:
-        """The probability to show the goal with so many items and seeds, over the posterior of the variance.
+    def power(self, distance: float, items: float, seeds: int, as_good: bool = False) -> float:
+        """The probability to exclude a value at this distance from the true difference, over the posterior of the
+        variance; `as_good`: on both sides.
 
         The posterior averages the power, not the variance: at its median 80% would be reached in half of all cases
         only. The critical value approaches that of a known variance as seeds are added.
         """
         critical = self.many_seeds + (self.critical - self.many_seeds) * self.seeds / seeds
-        error = np.sqrt(self.item / items + self.seed / seeds)
-        power = _normal_below(goal.distance / error - critical)
-        return float((2 * power - 1 if goal.needed_for == "as_good" else power).mean())
+        power = _normal_below(distance / np.sqrt(self.item / items + self.seed / seeds) - critical)
+        return float((2 * power - 1 if as_good else power).mean())
 
 
-def required_sample(goal: ComparisonGoal, known: SampleVariances) -> RequiredSample:
+def required_sample(difference: float, margin: float | None, known: SampleVariances) -> RequiredSample:
     """The fewest test items at the present seeds, else the fewest seeds with as many items as make both parts equal.
 
+    They show that two rungs differ, which excludes 0, or that each is as good as the other, which excludes the margin
+    (None: only the former): a difference of less than half the margin is closer to 0, so that this takes fewer items.
     From one seed no number of seeds follows: its spread is assumed, and with it the number would vary tenfold.
     """
-    items = _fewest(lambda count: known.power(goal, count, known.seeds), known.items + 1, MAX_ITEMS)
+    distance, as_good = abs(difference), margin is not None and abs(difference) < margin / 2
+    if margin is not None and as_good:
+        distance = margin - distance
+    needed_for: NeededFor = "as_good" if as_good else "difference"
+    none = RequiredSample(needed_for=needed_for)
+    if not distance:
+        return none
+    items = _fewest(lambda count: known.power(distance, count, known.seeds, as_good), known.items + 1, MAX_ITEMS)
     if items is not None:
-        return RequiredSample(items, None, goal.needed_for)
+        return RequiredSample(items, None, needed_for)
     spread = float(np.median(known.seed))
     if known.seeds == 1 or not spread:
-        return RequiredSample(needed_for=goal.needed_for)
+        return none
 
     def items_for(seeds: int) -> int:
         return min(MAX_ITEMS, max(known.items, math.ceil(known.item * seeds / spread)))
 
-    seeds = _fewest(lambda count: known.power(goal, items_for(count), count), known.seeds + 1, MAX_SEEDS)
+    seeds = _fewest(lambda count: known.power(distance, items_for(count), count, as_good), known.seeds + 1, MAX_SEEDS)
     if seeds is None:
-        return RequiredSample(needed_for=goal.needed_for)
-    items = _fewest(lambda count: known.power(goal, count, seeds), known.items, items_for(seeds))
-    return RequiredSample(items, seeds, goal.needed_for)
+        return none
+    items = _fewest(lambda count: known.power(distance, count, seeds, as_good), known.items, items_for(seeds))
+    return RequiredSample(items, seeds, needed_for)
 
 
 def _fewest(power: Callable[[int], float], low: int, high: int) -> int | None:

@@ -62,7 +62,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.intervals import discordance_variance, group_sums, score_bound
-from engine.ladder.required_sample import RequiredSample, SampleVariances, comparison_goal, required_sample
+from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval, student_quantile
 
 POINTS = 1 << 12
@@ -475,8 +475,8 @@ class MeanSamples:
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None
     ) -> RequiredSample:
         """The test items and seeds that would decide the comparison, averaged over the posterior of the variance."""
-        goal, known = comparison_goal(difference.mean, margin), self.variances(difference, pairs)
-        return required_sample(goal, known) if goal.distance and known else RequiredSample()
+        known = self.variances(difference, pairs)
+        return required_sample(difference.mean, margin, known) if known else RequiredSample()
 
     def variances(self, difference: Difference, pairs: Sequence[tuple[str, str]]) -> SampleVariances | None:
         """What the ladder knows of the variance of a difference; None without an interval."""

@@ -15,13 +15,7 @@ from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import decide
-from engine.ladder.required_sample import (
-    ComparisonGoal,
-    RequiredSample,
-    SampleVariances,
-    comparison_goal,
-    required_sample,
-)
+from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import (
@@ -132,34 +126,35 @@ def known(item: float, seed: float, items: int, seeds: int, critical: float = 2.
 
 
 def test_the_required_sample_is_larger_than_the_present_one_and_enough() -> None:
-    goal = ComparisonGoal("difference", 0.02)
-    required = required_sample(goal, known(0.2, 0.0, 300, 1))
+    required = required_sample(0.02, None, known(0.2, 0.0, 300, 1))
     assert required.items == pytest.approx(0.2 / (0.02 / 3.2416) ** 2, abs=2) and required.seeds is None
-    more = required_sample(goal, known(0.001, 0.01, 300, 3))
+    more = required_sample(0.02, None, known(0.001, 0.01, 300, 3))
     assert more.items and more.items >= 300 and more.seeds and more.seeds > 3
     assert 0.001 / more.items + 0.01 / more.seeds <= (0.02 / 3.2415) ** 2
 
 
 def test_one_seed_gives_no_number_of_seeds() -> None:
     """Its spread is assumed: the number would range over a factor of fifty."""
-    assert required_sample(ComparisonGoal("difference", 0.02), known(0.001, 0.01, 300, 1)) == RequiredSample()
+    assert required_sample(0.02, None, known(0.001, 0.01, 300, 1)) == RequiredSample()
 
 
 def test_the_power_is_averaged_over_how_seeds_may_vary() -> None:
     spread = np.exp(np.linspace(-2, 2, 101)) * 4e-5
-    goal, vague = ComparisonGoal("difference", 0.03), SampleVariances(0.3, spread, 300, 3, 2.4, 2.4)
-    required = required_sample(goal, vague)
-    assert required.items and vague.power(goal, required.items, 3) >= 0.8 > vague.power(goal, required.items - 1, 3)
-    median = required_sample(goal, SampleVariances(0.3, np.median(spread, keepdims=True), 300, 3, 2.4, 2.4))
+    vague = SampleVariances(0.3, spread, 300, 3, 2.4, 2.4)
+    required = required_sample(0.03, None, vague)
+    assert required.items and vague.power(0.03, required.items, 3) >= 0.8 > vague.power(0.03, required.items - 1, 3)
+    median = required_sample(0.03, None, SampleVariances(0.3, np.median(spread, keepdims=True), 300, 3, 2.4, 2.4))
     assert median.items and required.items > 1.1 * median.items
 
 
 def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
+    present = known(0.2, 0.0, 300, 1)
     for difference, distance in ((0.005, 0.015), (-0.005, 0.015), (0.0, 0.02)):
-        show = comparison_goal(difference, 0.02)
-        assert (show.needed_for, show.distance) == ("as_good", pytest.approx(distance))
+        needed = required_sample(difference, 0.02, present)
+        assert needed.needed_for == "as_good" and needed.items
+        assert present.power(distance, needed.items, 1, as_good=True) == pytest.approx(0.8, abs=1e-3)
     for difference, margin in ((0.01, 0.02), (-0.03, 0.02), (0.001, None)):
-        assert comparison_goal(difference, margin) == ComparisonGoal("difference", abs(difference))
+        assert required_sample(difference, margin, present).needed_for == "difference"
 
 
 def test_equal_scores_need_no_sample() -> None:

@@ -20,7 +20,7 @@ from engine.config.method_specs import method_names
 from engine.config.quantities import percent, rate, ratio
 from engine.config.text import visible
 from engine.ladder.phrases import RULE_GAIN, rung_title
-from engine.ladder.report.material import LossCurve, Trace
+from engine.ladder.report.material import Curve, Trace
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, is_base
 from engine.runs.ladder.rung_results import LadderSummary
 from engine.runs.run.result import Interval
@@ -297,15 +297,15 @@ def summary_figure(summary: LadderSummary | None, styles: Styles) -> ReportFigur
 def loss_figure(traces: Sequence[Trace], styles: Styles) -> ReportFigure | None:
     """Training and validation loss by tokens; None without a finite loss."""
     curves = [curve for trace in traces for curve in (trace.train, trace.validation)]
-    values = [value for curve in curves for value in curve.loss if math.isfinite(value)]
+    values = [value for _, losses in curves for value in losses if math.isfinite(value)]
     if not values:
         return None
-    longest = max(max(curve.tokens, default=0.0) for curve in curves)
+    longest = max(max(tokens, default=0.0) for tokens, _ in curves)
     name, factor = next((unit for unit in reversed(TOKENS) if longest >= 2 * unit[1]), TOKENS[0])
     title = "Loss by tokens"
 
-    def xy(curve: LossCurve) -> tuple[list[float], list[float]]:
-        return [tokens / factor for tokens in curve.tokens], curve.loss
+    def xy(curve: Curve) -> Curve:
+        return [tokens / factor for tokens in curve[0]], curve[1]
 
     with new_figure(f"trained, {name}", "loss, nats/token") as (figure, axes):
         for trace in traces:

@@ -1,13 +1,10 @@
-"""What a report reads from the events of its runs: curves of losses.
-
-Events are streamed: of a step 32 bytes are kept.
-"""
+"""The curves of losses that a report draws, from the events of its runs."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +16,8 @@ MAX_LOSS_POINTS = 100
 """Points of a training curve; with more steps, each point is a mean of several."""
 
 
-@dataclass(frozen=True)
-class LossCurve:
-    """A loss over training; all lists have the same length."""
-
-    tokens: list[float] = field(default_factory=list)
-    """Tokens trained so far."""
-    loss: list[float] = field(default_factory=list)
-    """Nats/token; NaN where the loss is not finite."""
+Curve = tuple[list[float], list[float]]
+"""Tokens trained so far; the loss in nats/token, NaN where it is not finite."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +25,16 @@ class Trace:
     """The curves of one run."""
 
     rung: str
-    seed: int
-    train: LossCurve
-    validation: LossCurve
-    steps_per_point: int = 1
+    train: Curve
+    validation: Curve
+    steps_per_point: int
     """Steps averaged in one point of the training curve."""
 
 
-def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
+def trace(rung: str, events_file: Path) -> Trace | None:
     """Read the curves of a run; None if there are no events."""
     table = array("d")
-    """Of each step: number, tokens, answer tokens, summed loss of these."""
+    """Of each step, in 32 bytes: number, tokens, answer tokens, summed loss of these."""
     evaluated: dict[int, float | None] = {}
     """Validation losses by step."""
     has_events = False
@@ -61,7 +51,9 @@ def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
         return None
 
     steps = np.frombuffer(table).reshape(-1, 4)
-    size = _group_size(len(steps), MAX_LOSS_POINTS)
+    size = 1
+    while len(steps) > size * MAX_LOSS_POINTS:
+        size *= 2
     so_far = steps[:, 1].cumsum()
     starts = np.arange(0, len(steps), size)
     ends = np.minimum(starts + size, len(steps)) - 1
@@ -69,13 +61,4 @@ def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
     means = [float(loss / weight) if weight else math.nan for weight, loss in sums]
     known = {step: loss for step, loss in sorted(evaluated.items()) if loss is not None}
     before = np.r_[0.0, so_far][np.searchsorted(steps[:, 0], list(known), side="right")]
-    validation = LossCurve(before.tolist(), list(known.values()))
-    return Trace(rung, seed, LossCurve(so_far[ends].tolist(), means), validation, size)
-
-
-def _group_size(number: int, most: int) -> int:
-    """How many of `number` values are drawn as one point, a power of two, so that there are at most `most` points."""
-    size = 1
-    while number > size * most:
-        size *= 2
-    return size
+    return Trace(rung, (so_far[ends].tolist(), means), (before.tolist(), list(known.values())), size)

@@ -176,7 +176,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
         if run is None:
             continue
         try:
-            run_trace = trace(entry.rung, entry.seed, run.events_file)
+            run_trace = trace(entry.rung, run.events_file)
         except OSError as error:
             problems.append(f"cannot read {run.name}/events.jsonl: {error.strerror}")
             continue

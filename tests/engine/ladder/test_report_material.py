@@ -37,22 +37,22 @@ def append(run: RunDir, *more: events.Event) -> None:
 
 
 def test_a_curve_counts_the_tokens_of_all_steps(run: RunDir) -> None:
-    curves = trace("lora", 0, run.events_file)
+    curves = trace("lora", run.events_file)
     assert curves is not None
     log = [decode(line) for line in run.events_file.read_bytes().splitlines()]
     steps = [event for event in log if isinstance(event, events.Step)]
-    assert len(curves.train.tokens) <= MAX_LOSS_POINTS
-    assert curves.train.tokens[-1] == sum(step.tokens for step in steps)
+    assert len(curves.train[0]) <= MAX_LOSS_POINTS
+    assert curves.train[0][-1] == sum(step.tokens for step in steps)
     assert curves.steps_per_point == math.ceil(STEPS / MAX_LOSS_POINTS)
-    assert len(curves.validation.loss) == 4
-    assert curves.validation.tokens[-1] == curves.train.tokens[-1]
+    assert len(curves.validation[1]) == 4
+    assert curves.validation[0][-1] == curves.train[0][-1]
 
 
 def test_a_repeated_step_counts_once(run: RunDir) -> None:
-    before = trace("lora", 0, run.events_file)
+    before = trace("lora", run.events_file)
     log = [decode(line) for line in run.events_file.read_bytes().splitlines()]
     append(run, *[event for event in log if isinstance(event, events.Step)][-5:])
-    after = trace("lora", 0, run.events_file)
+    after = trace("lora", run.events_file)
     assert before is not None
     assert after is not None
     assert after.train == before.train
@@ -60,10 +60,10 @@ def test_a_repeated_step_counts_once(run: RunDir) -> None:
 
 def test_a_loss_that_is_not_finite_is_a_gap(run: RunDir) -> None:
     write_events(run, "lora", 0, diverged=True)
-    curves = trace("lora", 0, run.events_file)
+    curves = trace("lora", run.events_file)
     assert curves is not None
-    assert math.isnan(curves.train.loss[-1])
-    assert math.isfinite(curves.train.loss[0])
+    assert math.isnan(curves.train[1][-1])
+    assert math.isfinite(curves.train[1][0])
 
 
 @pytest.mark.parametrize(("metric", "score"), [("exact_match", "100%"), ("open", "1.500 nats/token")])

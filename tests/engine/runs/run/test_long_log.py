@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[RunDir], object]] = {
     "earlier workers": known_of_earlier_workers,
     "attach": follow,
     "refusal": refusal,
-    "report": lambda run: trace("lora", 0, run.events_file),
+    "report": lambda run: trace("lora", run.events_file),
     "bench": opened_whole,
 }
 

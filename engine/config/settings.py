@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -124,16 +125,20 @@ def setting_specs() -> dict[str, SettingSpec]:
 
 
 def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[SettingSpec]:
-    """The fields of a section, parsed from its source: the docstring below a field is its meaning."""
-    source = ast.parse(inspect.getsource(struct)).body[0]
+    """The fields of a section."""
+    for name, annotation, meaning in documented_fields(struct):
+        yield SettingSpec(f"{prefix}{name}", _accepts(annotation), getattr(struct(), name), meaning)
+
+
+def documented_fields(kind: type) -> Iterator[tuple[str, ast.expr, str]]:
+    """Name, annotation and docstring, '' without one, of each field of a class, from its source."""
+    source = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(source, ast.ClassDef)
     for node, following in zip(source.body, [*source.body[1:], None], strict=True):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        docstring = following.value if isinstance(following, ast.Expr) else None
-        meaning = " ".join(str(docstring.value).split()) if isinstance(docstring, ast.Constant) else ""
-        name = node.target.id
-        yield SettingSpec(f"{prefix}{name}", _accepts(node.annotation), getattr(struct(), name), meaning)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            docstring = following.value if isinstance(following, ast.Expr) else None
+            meaning = str(docstring.value) if isinstance(docstring, ast.Constant) else ""
+            yield node.target.id, node.annotation, " ".join(meaning.split())
 
 
 def _accepts(annotation: ast.expr) -> str:

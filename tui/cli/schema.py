@@ -5,16 +5,14 @@ Unknown fields are allowed: later versions add some. Descriptions are the docstr
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from engine.config.errors import UserError
+from engine.config.settings import documented_fields
 from engine.memory.formula.method_plan import PlanReport
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import Judgment, RatingSummary
@@ -54,8 +52,8 @@ def json_schema(name: str) -> dict[str, Any]:
         if struct.__doc__:
             definition["description"] = " ".join(inspect.cleandoc(struct.__doc__).split())
         for base in reversed(struct.__mro__):
-            for field, meaning in _field_docs(base) if base.__module__.startswith("engine.") else ():
-                if field in definition.get("properties", {}):
+            for field, _, meaning in documented_fields(base) if base.__module__.startswith("engine.") else ():
+                if meaning and field in definition.get("properties", {}):
                     definition["properties"][field]["description"] = meaning
     return {"$schema": DIALECT, "title": f"ftbench {title}, version {SCHEMA_VERSION}", **_null_last(schema)}
 
@@ -89,14 +87,3 @@ def _structs(kind: Any) -> list[type]:
             if (inner := getattr(info, name, None)) is not None:
                 todo.append(inner)
     return list(structs)
-
-
-def _field_docs(kind: type) -> Iterator[tuple[str, str]]:
-    """The fields of a class that are followed by a docstring, and it."""
-    source = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(source, ast.ClassDef)
-    for node, following in zip(source.body, source.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            value = following.value if isinstance(following, ast.Expr) else None
-            if isinstance(value, ast.Constant):
-                yield node.target.id, " ".join(str(value.value).split())

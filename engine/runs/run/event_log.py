@@ -167,29 +167,19 @@ def _thinned(lines: list[bytes]) -> list[bytes]:
     return selected[::-1]
 
 
-def last_line(path: Path) -> str:
-    """The last non-empty line of a process's log; '' if there is none, or if it is the mark of a phase."""
-    return "".join(_last_lines(path)[-1:])
-
-
 def exit_message(path: Path) -> str:
     """What the log of a process that ended without an `end` says since its latest phase began; '' if nothing."""
-    return describe_exit(_last_lines(path))
-
-
-def _last_lines(path: Path) -> list[str]:
-    """The non-empty lines since the last mark of a phase, of the last OUTPUT_TAIL_BYTES; [] without a log."""
     try:
         lines = without_credentials(read_tail(path, OUTPUT_TAIL_BYTES).decode("utf-8", "replace")).splitlines()
     except (FileNotFoundError, IrregularFile):
-        return []
+        return ""
     kept: list[str] = []
     for line in filter(str.strip, lines):
         if without_phase_mark(line):
             kept.append(line)
         else:
             kept.clear()
-    return kept
+    return describe_exit(kept)
 
 
 def without_phase_mark(line: str) -> str:

@@ -14,7 +14,7 @@ from engine.config import metric_specs
 from engine.config.metric_specs import MetricSpec
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
-from engine.runs.run.event_log import last_line
+from engine.runs.run.event_log import exit_message
 from engine.runs.run.result import Interval, Score
 from tui.commands import CommandKeys
 from tui.live.event_lines import lines
@@ -94,9 +94,9 @@ def test_a_worker_that_died_is_shown_with_its_last_line() -> None:
 def test_the_marker_of_a_phase_is_not_a_last_line(tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
     log.write_text("Killed by nobody\n[20:43:04] training\n")
-    assert last_line(log) == ""
+    assert exit_message(log) == ""
     log.write_text("[20:43:04] training\nMemoryError\n")
-    assert last_line(log) == "MemoryError"
+    assert exit_message(log) == "MemoryError"
 
 
 def test_at_80_columns_the_bar_is_shortened() -> None:

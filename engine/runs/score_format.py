@@ -16,11 +16,6 @@ from engine.runs.run.exports import Fidelity, MergeCandidate
 from engine.runs.run.result import MIN_ITEMS, Interval
 
 
-def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
-    """The bounds of a share's interval, in percent: `[55.6, 60.6]`."""
-    return _bounds(interval, 100.0, digits)
-
-
 def points(value: Number) -> str:
     """A difference of two shares in percentage points, `+2.3 points`."""
     return with_unit(decimal(None if value is None else value * 100, 1, signed=True), "points")
@@ -31,51 +26,49 @@ def loss(value: Number) -> str:
     return decimal(value, 3)
 
 
-def loss_bounds(interval: Interval | None) -> str:
-    """The bounds of a loss's interval: `[0.457, 0.492]`."""
-    return _bounds(interval, 1.0, 3)
-
-
-def loss_change(value: Number) -> str:
-    """A difference of two losses in nats/token, `+0.012`."""
-    return decimal(value, 3, signed=True)
-
-
 def score(value: Number, metric: str) -> str:
     """A score of the metric: in percent if it is a share."""
-    return percent(value) if metric_spec(metric).is_share else loss(value)
-
-
-def score_bounds(interval: Interval | None, metric: str) -> str:
-    """The bounds of a score's interval, without the unit."""
-    return _bounds_of(interval, metric_spec(metric).is_share)
+    return _score(value, metric_spec(metric).is_share)
 
 
 def difference(value: Number, metric: str) -> str:
-    """A difference of two scores: in percentage points if the metric is a share."""
-    return points(value) if metric_spec(metric).is_share else loss_change(value)
+    """A difference of two scores: in percentage points if the metric is a share, else `+0.012`."""
+    return _difference(value, metric_spec(metric).is_share)
 
 
-def _bounds(interval: Interval | None, factor: float, digits: int) -> str:
-    if interval is None or interval.low is None or interval.high is None:
-        return ""
-    return f"[{decimal(interval.low * factor, digits)}, {decimal(interval.high * factor, digits)}]"
+def score_bounds(interval: Interval | None, metric: str) -> str:
+    """The bounds of a score's interval, without the unit: `[55.6, 60.6]`, `[0.457, 0.492]`."""
+    return _bounds(interval, metric_spec(metric).is_share)
+
+
+def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
+    """The bounds of a share's interval, in percent."""
+    return _bounds(interval, True, digits)
 
 
 def with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A score with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
-    mean = interval.mean if interval else None
-    return f"{percent(mean) if is_share else loss(mean)} {_bounds_of(interval, is_share)}".rstrip()
+    return f"{_score(interval.mean if interval else None, is_share)} {_bounds(interval, is_share)}".rstrip()
 
 
 def difference_with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    mean = interval.mean if interval else None
-    return f"{points(mean) if is_share else loss_change(mean)} {_bounds_of(interval, is_share)}".rstrip()
+    return f"{_difference(interval.mean if interval else None, is_share)} {_bounds(interval, is_share)}".rstrip()
 
 
-def _bounds_of(interval: Interval | None, is_share: bool) -> str:
-    return percent_bounds(interval) if is_share else loss_bounds(interval)
+def _score(value: Number, is_share: bool) -> str:
+    return percent(value) if is_share else loss(value)
+
+
+def _difference(value: Number, is_share: bool) -> str:
+    return points(value) if is_share else decimal(value, 3, signed=True)
+
+
+def _bounds(interval: Interval | None, is_share: bool, digits: int = 1) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return ""
+    factor, digits = (100, digits) if is_share else (1, 3)
+    return f"[{decimal(interval.low * factor, digits)}, {decimal(interval.high * factor, digits)}]"
 
 
 def outcome_sentence(check: Fidelity) -> str:

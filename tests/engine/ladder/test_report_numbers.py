@@ -22,7 +22,7 @@ from engine.runs.run.result import Interval
         (score_format.points(0.0231), "+2.3 points"),
         (score_format.points(-0.0001), "0.0 points"),
         (score_format.loss(0.47397), "0.474"),
-        (score_format.loss_change(0.0121), "+0.012"),
+        (score_format.difference(0.0121, "loss"), "+0.012"),
         (quantities.ratio(0.868), "0.87×"),
         (quantities.ratio(12.34), "12.3×"),
         (quantities.ratio(0.0543), "0.054×"),
@@ -68,25 +68,26 @@ def test_an_unknown_value_is_a_dash(nothing: float | None) -> None:
         quantities.percent,
         score_format.points,
         score_format.loss,
-        score_format.loss_change,
         quantities.ratio,
         quantities.duration,
         quantities.size,
         quantities.energy,
     )
     assert {text(nothing) for text in (*functions, quantities.count, quantities.rate, phrases.p_value)} == {"–"}
-    assert quantities.money(nothing, "USD") == score_format.score(nothing, "json") == "–"
+    assert (
+        quantities.money(nothing, "USD")
+        == score_format.score(nothing, "json")
+        == "–"
+        == score_format.difference(nothing, "loss")
+    )
 
 
 def test_intervals_have_the_unit_of_their_mean() -> None:
     interval = Interval(mean=0.02, low=-0.004, high=0.0509, rows=300)
     assert score_format.percent_bounds(interval) == "[−0.4, 5.1]"
-    assert score_format.loss_bounds(interval) == "[−0.004, 0.051]"
-    assert (
-        score_format.percent_bounds(None)
-        == score_format.loss_bounds(Interval(mean=1.0, low=None, high=None, rows=1))
-        == ""
-    )
+    assert score_format.score_bounds(interval, "loss") == "[−0.004, 0.051]"
+    unbounded = Interval(mean=1.0, low=None, high=None, rows=1)
+    assert score_format.percent_bounds(None) == score_format.score_bounds(unbounded, "loss") == ""
 
 
 def test_a_range_of_equal_texts_is_empty() -> None:

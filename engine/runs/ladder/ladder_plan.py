@@ -163,31 +163,26 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
     An adapter is left out for rungs that train all weights. Raises UserError for an unknown artifact or rung, and for
     an artifact that no rung has.
     """
-    known, names = [rung.name for rung in rungs], list[str]()
-    wanted: list[tuple[str, str, str]] = []  # the value, its rung or '' for all, the artifact's shortest name
+    of_rung: dict[str, dict[str, None]] = {rung.name: {} for rung in rungs}
     for given in ship:
         only, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
-        if separator and only not in known:
-            hint = f"use one of {', '.join(known)}"
+        if separator and only not in of_rung:
+            hint = f"use one of {', '.join(of_rung)}"
             raise UserError(f"unknown rung {only!r}", f"--ship {given}", hint, code="ladder.unknown_rung")
         try:
-            wanted.append((given, only, parse_artifact(word).word))
+            artifact = parse_artifact(word)
         except ValueError as error:
             hint = f"use {', '.join(artifact_words())}"
             raise UserError(f"unknown artifact {word!r}", "--ship", hint, code="ladder.unknown_artifact") from error
-    for rung in rungs:
-        for given, only, word in wanted:
-            name = f"{rung.name}{ARTIFACT_SEPARATOR}{word}"
-            has_none = word == "adapter" and method_spec(rung.method).trains_weights
-            if only == rung.name and has_none:
-                problem = f"{rung.name} trains all weights: there is no adapter"
-                raise UserError(problem, f"--ship {given}", "use merged", code="ladder.no_artifact")
-            if only in ("", rung.name) and not has_none and name not in names:
-                names.append(name)
-    if lost := next((given for given, _, word in wanted if not any(name.endswith(f":{word}") for name in names)), ""):
-        problem = "no rung has this artifact: all of them train all weights"
-        raise UserError(problem, f"--ship {lost}", "use merged", code="ladder.no_artifact")
-    return names
+        wanted = [rung for rung in rungs if only in ("", rung.name)]
+        having = [r for r in wanted if artifact.kind != "adapter" or not method_spec(r.method).trains_weights]
+        if not having:
+            problem = "no rung has this artifact: all of them train all weights"
+            problem = f"{only} trains all weights: there is no adapter" if only else problem
+            raise UserError(problem, f"--ship {given}", "use merged", code="ladder.no_artifact")
+        for rung in having:
+            of_rung[rung.name][artifact.word] = None
+    return [f"{rung}{ARTIFACT_SEPARATOR}{word}" for rung, words in of_rung.items() for word in words]
 
 
 def _refuse_number(what: str, number: int, limits: tuple[int, int], option: str, code: str) -> None:
@@ -344,11 +339,10 @@ def forecast(plan: LadderPlan, runs: Path, decide_metric: Callable[[], str]) -> 
     """
     config = plan.rungs[0].config
     rungs = tuple(rung.name for rung in plan.rungs)
-    known, work = None, work_of(config).items()
-    for _, ladder in states(runs):
-        is_complete = ladder.status == "finished" and ladder.work is not None and ladder.comparisons
-        if is_complete and all(ladder.config.get(key) == value for key, value in work):
-            known = ladder if known is None or ladder.created > known.created else known
+    work = work_of(config).items()
+    finished = (state for _, state in states(runs) if state.status == "finished" and state.work and state.comparisons)
+    same = (state for state in finished if all(state.config.get(key) == value for key, value in work))
+    known = max(same, key=lambda state: state.created, default=None)
     if known is None or known.work is None:
         items = config.evaluation.rows or PRIOR_ITEMS
         metric = decide_metric() if config.evaluation.metric == AUTO.name else config.evaluation.metric

@@ -67,21 +67,19 @@ def write_holder(descriptor: int, text: str) -> None:
 
 
 def _opened(path: Path) -> int:
+    reason = "not a regular file"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         if _is_regular(descriptor):
             return descriptor
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "not a regular file")
     except (PermissionError, IsADirectoryError) as error:
-        problem = f"cannot open the lock file: {error.strerror}"
-        hint = "delete it, or set FTBENCH_LOCKS to another folder"
-        raise UserError(problem, str(path), hint, "locks.file") from error
+        reason = str(error.strerror)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
             raise
-        problem, hint = "the lock file is a symbolic link or a socket", "delete it: ftbench creates none there"
-        raise UserError(problem, str(path), hint, "locks.file") from error
+    hint = "delete it, or set FTBENCH_LOCKS to another folder"
+    raise UserError(f"cannot open the lock file: {reason}", str(path), hint, "locks.file")
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -171,10 +171,6 @@ class LadderRunner:
             turns, limit = iter(submitted), max(1, len(submitted))
         else:
             limit = runs_at_once(device_settings(rung.config) for rung, _ in runs)
-            if limit == 1:
-                for run, config in turns:
-                    yield run, self.run_entry(run[1], config)
-                return
         with ThreadPoolExecutor(limit, "follow run") as threads:
             waiting: dict[Future[Result | None], PlannedRun] = {}
             try:

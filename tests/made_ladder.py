@@ -11,7 +11,7 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 
 from engine.config.metric_specs import metric_spec
 from engine.config.preset import Preset, resolve
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.recommendation import summarize_ladder
 from engine.ladder.sentences import ON_CPU
 from engine.runs.ladder.ladder_dir import LadderDir, create
@@ -96,7 +96,7 @@ def made_ladder(
         machine={"device": "2 CPU cores", "cpu": "Some Processor", "threads": 2, "memory": 24 * GIB},
         warnings=["paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here"],
     )
-    ladder.summary, ladder.recommended = summarize_ladder(ladder, decide(ladder)), "full"
+    ladder.summary, ladder.recommended = summarize_ladder(ladder, Decisions(ladder)), "full"
     directory.write_state(ladder)
     return directory, ladder
 

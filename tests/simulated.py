@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.decisions import Decisions, decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.results import LadderResults
 from engine.ladder.sentences import conclude
 from engine.ladder.statistics import ItemScores
@@ -71,7 +71,7 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
     ladder.margin = truth.margin
     add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
     conclude(ladder)
-    return ladder, decide(ladder)
+    return ladder, Decisions(ladder)
 
 
 def blank_ladder(items: int, seeds: list[int], metric: str = "exact_match") -> Ladder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
@@ -25,84 +24,58 @@ EQUAL_SIZE = 1.05
 RuleCheck = Literal["holds", "fails", "undecided", "unknown"]
 
 
-@dataclass(frozen=True)
 class Decisions:
-    """The rungs by role, and the decision about each. `verdict` and `summarize_ladder` put them into sentences."""
+    """The rungs of a ladder by role, and the decision about each, from its rows and comparisons.
 
-    full: RungResult | None
-    """The finished full fine-tuning rung; None if it was not run or did not finish."""
-    qlora: RungResult | None
-    trained: list[RungResult]
-    """Every finished trained rung, without the base model and artifacts."""
-    gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
-    """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
-    rule_quality: RuleCheck = "unknown"
-    rule_costs: dict[str, RuleCheck] = field(default_factory=dict)
-    """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
-    has_unknown_gain: bool = False
-    """Whether a rung that takes part in comparisons was not compared with the base model: then nothing is recommended,
-    neither to prototype with nor to ship.
+    `verdict` and `summarize_ladder` put them into sentences.
     """
-    prototype: RungResult | None = None
-    """Of those better than the base model: the one with the lowest total time; None if one of several has no timing."""
-    untimed: list[RungResult] = field(default_factory=list)
-    """Those better than the base model without a comparable timing."""
-    least_memory: RungResult | None = None
-    """Of those: the one with the lowest peak while training; None if one of them has no peak."""
-    best: RungResult | None = None
-    """Of those: the one with the best score."""
-    equals: list[RungResult] = field(default_factory=list)
-    """Of those: the best and the ones that it is not shown to be better than by more than the margin."""
-    ship: RungResult | None = None
-    """Of the equals the cheapest (`_cheapest`): a larger artifact needs a reason that is shown."""
-    reference: RungResult | None = None
-    """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
-    cost_key: Literal["training", "cpu"] = "training"
-    """The cost of training that is compared: the time of the optimizer steps, or the CPU time of training if a timing
-    was disturbed, because other load hardly affects CPU time."""
 
+    def __init__(self, ladder: Ladder) -> None:
+        lower = metric_spec(ladder.metric).lower_is_better
+        self.trained = [row for row in ladder.rows if not is_base(row.name) and not row.source and row.score]
+        """Every finished trained rung, without the base model and artifacts."""
+        self.full = next((row for row in self.trained if row.method == RULE_REFERENCE), None)
+        """The finished full fine-tuning rung; None if it was not run or did not finish."""
+        self.qlora = next((row for row in self.trained if row.method == RULE_CANDIDATE), None)
+        self.reference = self.full or best_rung(self.trained, lower)
+        """What shares and costs refer to: full fine-tuning, else the trained rung with the best score."""
+        self.gained = {row.name: _gained(ladder, row.name) for row in self.trained}
+        """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
+        self.has_unknown_gain = any(self.gained[row.name] == "unknown" and not row.not_compared for row in self.trained)
+        """Whether a rung that takes part in comparisons was not compared with the base model: then nothing is
+        recommended, neither to prototype with nor to ship."""
 
-def decide(ladder: Ladder) -> Decisions:
-    """Decide from the ladder's rows and comparisons."""
-    trained = [row for row in ladder.rows if not is_base(row.name) and not row.source and row.score is not None]
-    full = next((row for row in trained if row.method == RULE_REFERENCE), None)
-    qlora = next((row for row in trained if row.method == RULE_CANDIDATE), None)
-    gained = {row.name: _gained(ladder, row.name) for row in trained}
-    winners = [row for row in trained if gained[row.name] == "yes"]
-    lower = metric_spec(ladder.metric).lower_is_better
-    sign = 1 if lower else -1
-    best = min(winners, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0), default=None)
-    equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
-    has_unknown_gain = any(gained[row.name] == "unknown" and not row.not_compared for row in trained)
-    full_gained = bool(full and gained[full.name] == "yes")
-    rule_costs: dict[str, RuleCheck] = {}
-    if qlora and full:
-        for key in COSTS:
-            ratio = ratio_of(key, qlora, full)
-            rule_costs[key] = rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown"
-        if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
-            rule_costs["rent"] = "unknown"
-    return Decisions(
-        full=full,
-        qlora=qlora,
-        trained=trained,
-        gained=gained,
-        rule_quality=rule_check_of_gain(qlora.share_of_gain) if qlora and full_gained else "unknown",
-        rule_costs=rule_costs,
-        has_unknown_gain=has_unknown_gain,
-        prototype=None
-        if has_unknown_gain
-        else _least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
-        untimed=[row for row in winners if row.all_seconds is None],
-        least_memory=_least(winners, lambda row: training_peak(row.peak)),
-        best=best,
-        equals=equals,
-        ship=None if has_unknown_gain else _cheapest(equals),
-        reference=full or best_rung(trained, lower),
-        cost_key="cpu"
-        if any(row.disturbed for row in trained) and all(row.cpu_seconds for row in trained)
-        else "training",
-    )
+        winners = [row for row in self.trained if self.gained[row.name] == "yes"]
+        self.untimed = [row for row in winners if row.all_seconds is None]
+        """Those better than the base model without a comparable timing."""
+        fastest = _least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None)
+        self.prototype = None if self.has_unknown_gain else fastest
+        """Of those better than the base model: the one with the lowest total time; None if one of several has no
+        timing."""
+        self.least_memory = _least(winners, lambda row: training_peak(row.peak))
+        """Of those: the one with the lowest peak while training; None if one of them has no peak."""
+        self.best = best = best_rung(winners, lower)
+        """Of those: the one with the best score."""
+        self.equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
+        """Of those: the best and the ones that it is not shown to be better than by more than the margin."""
+        self.ship = None if self.has_unknown_gain else _cheapest(self.equals)
+        """Of the equals the cheapest: a larger artifact needs a reason that is shown."""
+
+        disturbed = any(row.disturbed for row in self.trained) and all(row.cpu_seconds for row in self.trained)
+        self.cost_key: Literal["training", "cpu"] = "cpu" if disturbed else "training"
+        """The cost of training that is compared: the time of the optimizer steps, or the CPU time of training if a
+        timing was disturbed, because other load hardly affects CPU time."""
+        full_gained = bool(self.full and self.gained[self.full.name] == "yes")
+        share = self.qlora.share_of_gain if self.qlora and full_gained else None
+        self.rule_quality = rule_check_of_gain(share)
+        self.rule_costs: dict[str, RuleCheck] = {}
+        """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
+        if self.qlora and self.full:
+            for key in COSTS:
+                ratio = ratio_of(key, self.qlora, self.full)
+                self.rule_costs[key] = rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown"
+            if self.qlora.rent and self.full.rent and self.qlora.rent.currency != self.full.rent.currency:
+                self.rule_costs["rent"] = "unknown"
 
 
 def _may_replace(ladder: Ladder, row: RungResult, best: RungResult) -> bool:

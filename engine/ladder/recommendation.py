@@ -17,7 +17,6 @@ from engine.ladder.decisions import (
     Decisions,
     RuleCheck,
     cost_ratio,
-    decide,
     is_non_inferior,
     is_slower,
     ratio_of,
@@ -390,7 +389,7 @@ def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:
 
 def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
     """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     costs = {row.name: _cost_ratio(decisions, row) for row in decisions.trained if decisions.full}
     return {name: cost for name, cost in costs.items() if cost}
 

@@ -14,7 +14,7 @@ from engine.config.method_specs import TrainedRung, lora_notices
 from engine.config.metric_specs import OPEN
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
-from engine.ladder.decisions import Decisions, decide, is_non_inferior, ratio_of
+from engine.ladder.decisions import Decisions, is_non_inferior, ratio_of
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
@@ -70,7 +70,7 @@ RETIME = "repeat them with --retime"
 
 def conclude(ladder: Ladder) -> None:
     """Set verdict, summary and the recommended rung, from rows and comparisons."""
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     ladder.verdict = verdict(ladder, decisions)
     ladder.summary = summarize_ladder(ladder, decisions)
     ladder.recommended = decisions.ship.name if decisions.ship else ""

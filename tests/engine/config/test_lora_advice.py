@@ -12,7 +12,7 @@ from made_ladder import made_ladder
 
 from engine.config.method_specs import LORA_SOURCE, TrainedRung, lora_notices
 from engine.config.preset_library import resolve_preset
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.sentences import verdict
 from engine.runs.ladder.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
@@ -75,7 +75,7 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
     ladder.work.answer_tokens = 300_000
     ladder.config["adapter.target_modules"] = ["q_proj", "v_proj"]
     ladder.config["train.batch"] = 256
-    caveats = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "caveat"]
+    caveats = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic == "caveat"]
     assert " ".join(caveats).count(LORA_SOURCE) == 7  # QLoRA and LoRA: rate, targets and capacity; the batch size once
     assert any(re.match(r"QLoRA .*\b287k .*\b300k ", text) for text in caveats)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.ladder.artifacts import add_artifacts
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, rung_title, status_text
 from engine.ladder.recommendation import artifact_sentences
 from engine.ladder.report.tables import artifacts, memory_and_size
@@ -156,7 +156,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     ladder, _ = made(tmp_path, of_run, of_run)
     near = Interval(mean=-0.005, low=-0.015, high=0.005, rows=ITEMS)
     ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p_adjusted=0.9, finding="as_good"))
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     assert [row.name for row in decisions.trained] == ["lora", "full"]
     texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]
     assert re.match(r"LoRA Q8_0 keeps 66\.7% .*\[.+\].* 4\.00 MiB; ", texts[0])
@@ -183,7 +183,7 @@ def test_an_artifact_without_exports_has_its_reason(tmp_path: Path) -> None:
     add_artifacts(LadderDir(tmp_path / "ladder"), ladder, plan, results)
     row = row_of(ladder, "lora:q8_0")
     assert (row.status, row.reason) == ("failed", "disk full")
-    caveats = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "caveat"]
+    caveats = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic == "caveat"]
     assert f"LoRA Q8_0: {status_text(row)}" in caveats
     table = artifacts(ladder)
     assert table is not None and table.lines[0].instead == status_text(row) == "failed: disk full"

@@ -14,7 +14,7 @@ from engine.config import quantities
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.ladder.aggregate import OUTLIER, add_statistics, memory_of_full
-from engine.ladder.decisions import RULE_GAIN_SHARE, decide
+from engine.ladder.decisions import RULE_GAIN_SHARE, Decisions
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     POWER,
@@ -94,7 +94,7 @@ def test_a_larger_artifact_is_shipped_only_if_it_is_shown_to_be_better() -> None
     for value, expected in ((0.05, "lora"), (0.0001, "lora"), (0.3, "qlora")):
         ladder = ladder_of(answers, value)
         row(ladder, "qlora").artifact_bytes, row(ladder, "lora").artifact_bytes = 10, 100
-        decisions = decide(ladder)
+        decisions = Decisions(ladder)
         assert decisions.best and decisions.best.name == "full"
         assert decisions.ship and decisions.ship.name == expected
         assert ("qlora" in {rung.name for rung in decisions.equals}) == (value == 0.3)
@@ -105,8 +105,8 @@ def test_a_larger_artifact_is_shipped_only_if_it_is_shown_to_be_better() -> None
         assert ladder.recommended == expected
     ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.55, full=0.7))
     row(ladder, "full").artifact_bytes = 10_000
-    assert decide(ladder).ship is row(ladder, "full")
-    (ship,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "ship"]
+    assert Decisions(ladder).ship is row(ladder, "full")
+    (ship,) = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic == "ship"]
     assert SIGNIFICANTLY["better"] in ship and quantities.size(10_000) in ship
 
 
@@ -117,7 +117,7 @@ def test_the_choice_among_equal_methods_is_by_cost_and_the_same_in_every_repeat(
         ladder, _ = simulate(EQUAL, number)
         for name, size, peak in (("qlora", 100, 50), ("lora", 100, 70), ("full", 1000, 200)):
             row(ladder, name).artifact_bytes, row(ladder, name).peak = size, MeasuredPeak(rss_training=peak)
-        decisions = decide(ladder)
+        decisions = Decisions(ladder)
         if len(decisions.equals) == 3 and decisions.ship:
             shipped.add(decisions.ship.name)
     assert shipped == {"qlora"}
@@ -125,7 +125,7 @@ def test_the_choice_among_equal_methods_is_by_cost_and_the_same_in_every_repeat(
 
 def test_without_a_gain_the_rule_does_not_hold() -> None:
     ladder = ladder_of(scores(base=0.5, qlora=0.5, lora=0.5, full=0.5))
-    assert decide(ladder).rule_quality == "unknown"
+    assert Decisions(ladder).rule_quality == "unknown"
     assert ladder.summary and OVERALL["unknown"] in ladder.summary.headline
     assert all(row.share_of_gain is None for row in ladder.rows)
 
@@ -150,7 +150,7 @@ def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
     assert qlora.score and full.score and full.score.mean and qlora.score.mean
     assert qlora.score.mean / full.score.mean >= RULE_GAIN_SHARE
     assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
-    assert decide(ladder).rule_quality != "holds"
+    assert Decisions(ladder).rule_quality != "holds"
     assert ladder.summary and ladder.summary.headline.startswith(f"QLoRA keeps 90.0% of {ladder.summary.reference}'s ")
     assert ladder.summary.reference == method_noun(full)
 
@@ -159,7 +159,7 @@ def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.7))
     ladder.full_needs = "on H200 it could be"
     conclude(ladder)
-    decisions, summary = decide(ladder), ladder.summary
+    decisions, summary = Decisions(ladder), ladder.summary
     assert (
         decisions.reference is row(ladder, "lora") and decisions.rule_quality == "unknown" and not decisions.rule_costs
     )
@@ -192,7 +192,7 @@ def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:
         ladder
         for points in range(1, 20)
         if (ladder := ladder_of(scores(base=0.5, lora=0.5, full=0.5 + points / 100)))
-        and decide(ladder).gained["full"] == "yes"
+        and Decisions(ladder).gained["full"] == "yes"
     )
     assert row(full, "lora").share_of_gain is None and "too uncertain" in row(full, "lora").no_share
 
@@ -203,7 +203,7 @@ def test_a_rung_that_is_worse_than_the_base_is_first() -> None:
     said = worse_than_base(ladder, [row(ladder, "qlora")])
     assert ladder.summary.headline.startswith(said) and SIGNIFICANTLY["worse"] in said
     assert f"QLoRA − base = −20.0 points, {SIMULTANEOUS} [" in said
-    assert decide(ladder).gained["qlora"] == "worse" and "worse" in ladder.summary.rows[1].decision
+    assert Decisions(ladder).gained["qlora"] == "worse" and "worse" in ladder.summary.rows[1].decision
 
 
 def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
@@ -214,7 +214,7 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert (
         not any("qlora" in (compared.a, compared.b) for compared in ladder.comparisons) and len(ladder.comparisons) == 3
     )
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"}
     assert decisions.ship is not None and not decisions.has_unknown_gain
     assert {rung.name for rung in decisions.untimed} == {"full", "lora"}
@@ -222,7 +222,7 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert said.topic == "quality" and said.text.startswith("QLoRA ")
     row(ladder, "qlora").not_compared = ""  # now its gain is unknown
     conclude(ladder)
-    assert decide(ladder).ship is decide(ladder).prototype is None and not ladder.recommended
+    assert Decisions(ladder).ship is Decisions(ladder).prototype is None and not ladder.recommended
     assert not [shown for shown in ladder.summary.rows if "ship" in shown.decision or "prototype" in shown.decision]
     assert "ship" not in [sentence.topic for sentence in ladder.verdict]
 
@@ -232,7 +232,7 @@ def test_a_statement_on_one_seed_carries_its_scope() -> None:
         ladder = ladder_of(scores(seeds, base=0.1, qlora=0.6, lora=0.7, full=0.7))
         for name in METHODS:
             row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0)
-        texts = verdict(ladder, decide(ladder))
+        texts = verdict(ladder, Decisions(ladder))
         assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "simultaneous 95% CI [" in s.text)
         assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
     assert margin_text(ladder) == "2 points"

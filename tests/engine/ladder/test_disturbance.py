@@ -15,7 +15,7 @@ from made_ladder import made_ladder
 from test_recommendation import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import COST_TITLES
 from engine.ladder.recommendation import NO_TIMING, OVERALL, unknown_fastest
 from engine.ladder.report import page
@@ -108,7 +108,7 @@ def disturbed(ladder: Ladder, *names: str) -> Ladder:
 
 
 def text(ladder: Ladder) -> str:
-    return " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
+    return " ".join(sentence.text for sentence in verdict(ladder, Decisions(ladder)))
 
 
 def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() -> None:
@@ -117,7 +117,7 @@ def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() 
     ladder = disturbed(holding(), "full")
     assert f"{NO_TIMING} of full" in text(ladder) and cost not in text(ladder)
     assert f"full seed 0 ({CAUSE}); {RETIME}" in text(ladder)
-    assert decide(ladder).rule_costs["training"] == "unknown"
+    assert Decisions(ladder).rule_costs["training"] == "unknown"
     assert OVERALL["unknown"] in summary_of(ladder).headline and summary_of(ladder).tradeoffs == []
 
 
@@ -128,8 +128,8 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
     summary = summary_of(ladder)
     assert summary.cost == COST_TITLES["cpu"] and summary.tradeoffs[0].cost.mean == 0.05
     assert f" 0.050× {summary.reference}'s {COST_TITLES['cpu']}: {OVERALL['holds']}" in summary.headline
-    assert decide(ladder).rule_costs["cpu"] == "holds" and f"{COST_TITLES['cpu']} 0.050×" in text(ladder)
-    (caveat,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if RETIME in sentence.text]
+    assert Decisions(ladder).rule_costs["cpu"] == "holds" and f"{COST_TITLES['cpu']} 0.050×" in text(ladder)
+    (caveat,) = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if RETIME in sentence.text]
     assert "CPU times" in caveat and f"full seed 0 ({CAUSE})" in caveat
 
 
@@ -137,7 +137,7 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
 def test_no_method_is_the_fastest_unless_all_candidates_have_comparable_timings(count: int) -> None:
     for names in itertools.combinations(("qlora", "lora", "full"), count):
         ladder = disturbed(holding(), *names)
-        decisions = decide(ladder)
+        decisions = Decisions(ladder)
         assert [rung.name for rung in decisions.untimed] == [row.name for row in ladder.rows if row.name in names]
         assert (decisions.prototype is None) == bool(names) == ("Prototype with" not in text(ladder))
         assert any("prototype" in row.decision for row in summary_of(ladder).rows) == (not names)
@@ -149,8 +149,8 @@ def test_the_only_candidate_needs_no_timing_to_be_recommended() -> None:
     for compared in ladder.comparisons:
         if compared.b == "base" and compared.a != "lora":
             compared.finding = "undecided"
-    prototype = decide(ladder).prototype
-    (said,) = [sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic == "prototype"]
+    prototype = Decisions(ladder).prototype
+    (said,) = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic == "prototype"]
     assert prototype is row(ladder, "lora") and "LoRA, the only" in said
 
 
@@ -158,9 +158,9 @@ def test_no_method_has_the_lowest_memory_unless_all_candidates_have_a_peak() -> 
     ladder = holding()
     for name, size in (("qlora", 1), ("lora", 2)):
         row(ladder, name).peak = MeasuredPeak(rss_training=size << 30)
-    assert decide(ladder).least_memory is None and "lowest peak memory" not in text(ladder)
+    assert Decisions(ladder).least_memory is None and "lowest peak memory" not in text(ladder)
     row(ladder, "full").peak = MeasuredPeak(rss_training=3 << 30)
-    assert decide(ladder).least_memory is row(ladder, "qlora")
+    assert Decisions(ladder).least_memory is row(ladder, "qlora")
 
 
 def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:

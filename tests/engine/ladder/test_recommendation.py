@@ -11,7 +11,7 @@ from made_ladder import made_ladder
 from made_runs import HOSTILE
 from simulated import EQUAL, NO_GAIN, simulate
 
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import SIGNIFICANTLY
 from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize_ladder, worse_than_base
 from engine.ladder.report import page
@@ -29,7 +29,7 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 
 def summary_of(ladder: Ladder) -> LadderSummary:
-    summary = summarize_ladder(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, Decisions(ladder))
     assert summary is not None
     return summary
 
@@ -89,7 +89,7 @@ def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     ladder.rows = [rung for rung in ladder.rows if rung.name != "full"]
     assert UNTESTABLE in summary_of(ladder).headline
     ladder.rows = [rung for rung in ladder.rows if rung.name == "base"]
-    assert summarize_ladder(ladder, decide(ladder)) is None
+    assert summarize_ladder(ladder, Decisions(ladder)) is None
 
 
 def test_costs_are_ratios_with_an_interval_of_their_logarithm() -> None:

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from engine.config import quantities
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     POWER,
@@ -115,7 +115,7 @@ def test_every_learning_rate_trial_is_in_the_report_with_its_cost(tmp_path: Path
         (quantities.rate(trial.learning_rate), quantities.decimal(trial.validation_loss, 3), "30.0 s")
         for trial in trials
     ]
-    said = " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
+    said = " ".join(sentence.text for sentence in verdict(ladder, Decisions(ladder)))
     assert f"{len(trials)} trials took {quantities.duration(30.0 * len(trials))}" in said
 
 

@@ -12,7 +12,7 @@ from simulated import BASE, blank_ladder
 
 from engine.config.text import listed
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     COST_TITLES,
@@ -54,7 +54,7 @@ def row(ladder: Ladder, name: str) -> RungResult:
 
 def text(ladder: Ladder, *topics: str) -> str:
     return " ".join(
-        sentence.text for sentence in verdict(ladder, decide(ladder)) if sentence.topic in topics or not topics
+        sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic in topics or not topics
     )
 
 
@@ -76,7 +76,7 @@ def by_loss(seeds: int = 3, **means: float) -> Ladder:
 
 def test_a_lower_loss_is_reported_as_better() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     assert decisions.best and decisions.best.name == "lora" and decisions.rule_quality == "holds"
     findings = {name: compared.finding for name in ("qlora", "lora") if (compared := comparison(ladder, name, "full"))}
     assert findings == {"qlora": "worse", "lora": "better"}
@@ -89,7 +89,7 @@ def test_a_lower_loss_is_reported_as_better() -> None:
 
 def test_a_loss_that_rose_is_reported_as_worse() -> None:
     ladder = by_loss(base=1.0, full=2.0, lora=0.5)
-    summary = summarize_ladder(ladder, decide(ladder))
+    summary = summarize_ladder(ladder, Decisions(ladder))
     said = worse_than_base(ladder, [row(ladder, "full")])
     assert summary and summary.headline.startswith(said) and "full − base = +1.050 " in said
     assert TRAIN_MORE in text(ladder)
@@ -101,7 +101,7 @@ def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
     row(ladder, "full").artifact_bytes = 100
     for name, peak in (("qlora", 90), ("lora", 60), ("full", 100)):
         row(ladder, name).peak = MeasuredPeak(rss_training=peak << 20)
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
     ship = text(ladder, "ship")
     assert [rung.name for rung in decisions.equals] == ["qlora", "lora", "full"]
@@ -156,11 +156,11 @@ def test_one_method_better_than_the_base_is_called_the_only_one() -> None:
     for name, seconds in (("qlora", 3.0), ("lora", 2.0), ("full", 9.0)):
         row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
         row(ladder, name).peak = MeasuredPeak(rss_training=int(1e9 * seconds))
-    assert decide(ladder).least_memory is not None and "LoRA, the fastest" in text(ladder, "prototype")
+    assert Decisions(ladder).least_memory is not None and "LoRA, the fastest" in text(ladder, "prototype")
     for compared in ladder.comparisons:
         if "base" in (compared.a, compared.b) and "full" not in (compared.a, compared.b):
             compared.finding = "undecided"
-    decisions = decide(ladder)
+    decisions = Decisions(ladder)
     assert decisions.prototype and decisions.prototype.name == "full" and decisions.least_memory == decisions.prototype
     prototype = text(ladder, "prototype")
     assert "the only method" in prototype and "memory" not in prototype
@@ -222,7 +222,7 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     blind = ladder_of(0, 1.3)
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
-    summary = summarize_ladder(blind, decide(blind))
+    summary = summarize_ladder(blind, Decisions(blind))
     assert summary and OVERALL["unknown"] in summary.headline
     assert re.search(rf"same score in {metric_title('exact_match')}, .*\bloss fell", summary.headline)
     assert "does not show" in text(blind, "quality") and "evaluation.metric=open" in text(blind, "quality")
@@ -248,8 +248,8 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
     assert ladder.work
     ladder.work.metric = "open"
-    assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
-    summary = summarize_ladder(ladder, decide(ladder))
+    assert NOT_READ in text(ladder, "quality") and Decisions(ladder).rule_quality == "holds"
+    summary = summarize_ladder(ladder, Decisions(ladder))
     assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
     assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head

@@ -14,7 +14,7 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.sentences import verdict
@@ -235,7 +235,7 @@ def test_a_ladder_on_very_few_items_has_a_verdict_without_findings(metric: str, 
     answers["base"] = ItemScores(np.zeros((1, items)), weights, (0,), untrained=True)
     ladder = with_statistics(answers, metric)
     assert [comparison.finding for comparison in ladder.comparisons] == ["undecided"] * len(ladder.comparisons)
-    assert verdict(ladder, decide(ladder))
+    assert verdict(ladder, Decisions(ladder))
     for row in ladder.rows:
         assert row.score and row.score.mean is not None and row.score.rows == items
         assert (row.score.low is None) == (items == 1)

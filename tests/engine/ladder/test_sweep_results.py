@@ -17,7 +17,7 @@ from made_runs import HOSTILE
 from test_recommendation import timed, with_times
 
 from engine.config.metric_specs import metric_spec
-from engine.ladder.decisions import RULE_GAIN_SHARE, decide
+from engine.ladder.decisions import RULE_GAIN_SHARE, Decisions
 from engine.ladder.phrases import RULE
 from engine.ladder.recommendation import summarize_ladder
 from engine.ladder.sweep_report import RULE_VERBS, _adjust, html, slope, summarize_sweep, text, write
@@ -42,7 +42,7 @@ def ladder_with(share: float, qlora: float, half: float = 0.03, name: str = "") 
             mean = row.training_seconds.mean
             row.training_seconds = SeedRange(mean=mean, low=mean, high=mean, values=[mean] * 3)
     ladder.name = name
-    ladder.summary = summarize_ladder(ladder, decide(ladder))
+    ladder.summary = summarize_ladder(ladder, Decisions(ladder))
     return ladder
 
 
@@ -90,7 +90,7 @@ def test_a_cost_ratio_needs_no_share_of_the_gain() -> None:
     ladder = ladder_with(0.95, 36.0)
     for row in ladder.rows:
         row.share_of_gain, row.no_share = None, "no gain"
-    ladder.summary = summarize_ladder(ladder, decide(ladder))
+    ladder.summary = summarize_ladder(ladder, Decisions(ladder))
     sweep = sweep_of([ladder] * 4)
     point = next(sweep_point for sweep_point in sweep.points if sweep_point.rung == "qlora")
     assert point.cost and point.cost.mean == pytest.approx(0.36) and point.share_of_gain is None

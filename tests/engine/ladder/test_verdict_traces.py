@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.ladder.decisions import decide
+from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import status_text
 from engine.ladder.recommendation import FULL_NOT_SCORED, summarize_ladder
 from engine.ladder.report import page
@@ -29,7 +29,7 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
     names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.gpu)}
     missing = {
         sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known | names}
-        for sentence in verdict(ladder, decide(ladder))
+        for sentence in verdict(ladder, Decisions(ladder))
     }
     return {text: numbers for text, numbers in missing.items() if numbers}
 
@@ -47,7 +47,7 @@ def test_every_number_of_the_verdict_is_in_a_table(
 ) -> None:
     folder, ladder = made_ladder(tmp_path, seeds=seeds, gpu=gpu, metric=metric)
     tables = tables_of(folder, ladder)
-    assert len(verdict(ladder, decide(ladder))) > 5
+    assert len(verdict(ladder, Decisions(ladder))) > 5
     assert not untraced(ladder, tables)
 
 
@@ -64,6 +64,6 @@ def test_a_rung_that_ran_out_of_memory_is_reported_with_its_reason(tmp_path: Pat
     _, ladder = made_ladder(tmp_path, without=["full"])
     full = next(row for row in ladder.rows if row.method == "full")
     full.score = None
-    text = " ".join(sentence.text for sentence in verdict(ladder, decide(ladder)))
-    summary = summarize_ladder(ladder, decide(ladder))
+    text = " ".join(sentence.text for sentence in verdict(ladder, Decisions(ladder)))
+    summary = summarize_ladder(ladder, Decisions(ladder))
     assert summary and f"{FULL_NOT_SCORED} ({status_text(full)})" in summary.headline and full.reason in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.config.files import write_atomically
 from engine.ladder.report import page
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run.run_dir import RunDir
@@ -18,6 +18,6 @@ def write_again(subject: LadderDir | RunDir) -> None:
 
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:
     """Write `report.html` and `report.md`, each atomically. Raises OSError if they cannot be written."""
-    data = load_report_data(ladder_dir, ladder)
+    data = ReportData(ladder_dir, ladder)
     write_atomically(ladder_dir.page, page.render_page(data).encode())
     write_atomically(ladder_dir.markdown, page.render_markdown(data).encode())

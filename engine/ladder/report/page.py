@@ -9,7 +9,6 @@ import itertools
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
-from engine.ladder.report.figures import Styles, report_figures, rung_styles, summary_figure
+from engine.ladder.report.figures import report_figures, rung_styles, summary_figure
 from engine.ladder.report.material import Trace, trace
 from engine.ladder.report.record import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
@@ -32,6 +31,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.preference.answers import RungAnswers, answer_files, empty_answers, item_score
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.run.predictions import ScoredItem
+from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
 TOPICS = {"rent": "GPU rental", "artifact": "Artifacts", "decided": "Decisions"}
@@ -152,51 +152,42 @@ def shown(text: str) -> str:
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
-@dataclass(frozen=True)
 class ReportData:
-    """What the HTML page and Markdown are written from."""
+    """What the HTML page and Markdown are written from: a ladder with its runs, and what judges and people prefer."""
 
-    directory: LadderDir
-    ladder: Ladder
-    styles: Styles
-    traces: list[Trace]
-    answers: RungAnswers
-    problems: list[str]
-    """What could not be read and is therefore missing from the report."""
-
-
-def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
-    """Read the runs, and what judges and people prefer. What cannot be read is in `problems` and raises no error."""
-    ladder = with_preferences(directory, ladder)
-    methods = {row.name: row.method for row in ladder.rows}
-    problems: list[str] = []
-    traces, without_events = [], set[Path]()
-    for entry in ladder.entries:
-        run = record.folder(directory, entry) if entry.kind == "run" else None
-        if run is None:
-            continue
-        try:
-            run_trace = trace(entry.rung, run.events_file)
-        except OSError as error:
-            problems.append(f"cannot read {run.name}/events.jsonl: {error.strerror}")
-            continue
-        if run_trace:
-            traces.append(run_trace)
-        else:
-            problems.append(f"{run.name} has no events: its directory may have been deleted")
-            without_events.add(run.path)
-    answers = empty_answers(ladder, ladder.metric, first_texts=True)
-    for rung, seed, file, who in answer_files(directory, ladder):
-        if file.parent in without_events and not file.exists():
-            continue  # its directory was deleted, which is reported already
-        try:
-            answers.add(rung, seed, file, who)
-        except UserError as error:
-            problems.append(f"{error.problem}: {error.location}")
-    names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
-    styles = rung_styles((name, methods.get(name, name)) for name in names)
-    # The file of a run that also scored the base model is read twice: report its problem once.
-    return ReportData(directory, ladder, styles, traces, answers, list(dict.fromkeys(problems)))
+    def __init__(self, directory: LadderDir, ladder: Ladder) -> None:
+        self.ladder = ladder = with_preferences(directory, ladder)
+        methods = {row.name: row.method for row in ladder.rows}
+        names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
+        self.styles = rung_styles((name, methods.get(name, name)) for name in names)
+        # The file of a run that also scored the base model is read twice: its problem is reported once.
+        problems: dict[str, None] = {}
+        self.traces: list[Trace] = []
+        without_events = set[Path]()
+        for entry in ladder.entries:
+            if entry.kind != "run" or not entry.run:
+                continue
+            run = RunDir(directory.runs / entry.run)
+            try:
+                run_trace = trace(entry.rung, run.events_file)
+            except OSError as error:
+                problems[f"cannot read {run.name}/events.jsonl: {error.strerror}"] = None
+                continue
+            if run_trace:
+                self.traces.append(run_trace)
+            else:
+                problems[f"{run.name} has no events: its directory may have been deleted"] = None
+                without_events.add(run.path)
+        self.answers = empty_answers(ladder, ladder.metric, first_texts=True)
+        for rung, seed, file, who in answer_files(directory, ladder):
+            if file.parent in without_events and not file.exists():
+                continue  # its directory was deleted, which is reported already
+            try:
+                self.answers.add(rung, seed, file, who)
+            except UserError as error:
+                problems[f"{error.problem}: {error.location}"] = None
+        self.problems = list(problems)
+        """What could not be read and is therefore missing from the report."""
 
 
 def shown_items(answers: RungAnswers) -> list[int]:

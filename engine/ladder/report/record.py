@@ -23,13 +23,11 @@ from engine.ladder.report.tables import (
     rung_line,
     status_word,
 )
-from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry, is_base
 from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, WinRate
 from engine.runs.ladder.sweep import Sweep
 from engine.runs.preference.judge_dir import kappa_text, settled_text
 from engine.runs.run.result import MIN_ITEMS
-from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import PARTS, exceptions, summarize_columns, summarize_rows
 from engine.runs.score_format import loss, percent_bounds
 
@@ -121,11 +119,6 @@ def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str
 
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
-
-
-def folder(ladder_dir: LadderDir, entry: LadderEntry) -> RunDir | None:
-    """The entry's run directory; None if it has none."""
-    return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 
 
 class ConfigurationTables(NamedTuple):

@@ -19,7 +19,7 @@ from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import COST_TITLES
 from engine.ladder.recommendation import NO_TIMING, OVERALL, unknown_fastest
 from engine.ladder.report import page
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.ladder.results import FinishedRun, note_other_devices
 from engine.ladder.sentences import RETIME, conclude, verdict
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
@@ -167,7 +167,7 @@ def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path)
     next(entry for entry in ladder.entries if entry.kind == "run").disturbed = CAUSE
     conclude(ladder)
-    shown = page.render_markdown(load_report_data(directory, ladder))
+    shown = page.render_markdown(ReportData(directory, ladder))
     assert f"disturbed timing: {CAUSE}" in shown and f"QLoRA seed 0 ({CAUSE}); {RETIME}" in shown
 
 

@@ -14,7 +14,7 @@ from made_ladder import made_ladder
 from engine.config.errors import UserError
 from engine.ladder.phrases import SIGNIFICANTLY
 from engine.ladder.report import page
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.ladder.report.tables import NO_BENCHMARK_OF_BASE
 from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
@@ -134,7 +134,7 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
     folder, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS, "hellaswag": FORGETS})
     folder.write_state(ladder)
     assert msgspec.json.decode(msgspec.json.encode(ladder), type=Ladder).benchmarks == ladder.benchmarks
-    data = load_report_data(folder, ladder)
+    data = ReportData(folder, ladder)
     html, text = page.render_page(data), page.render_markdown(data)
     tables.show_benchmarks(ladder)
     printed = capsys.readouterr().out
@@ -145,5 +145,5 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
         assert mean in html and mean in text and mean in printed and any(mean in line for line in lines)
     assert "forgets" in html and "forgets" in text and "forgets" in printed
     ladder.benchmarks = []
-    assert "Benchmarks" not in page.render_markdown(load_report_data(folder, ladder))
+    assert "Benchmarks" not in page.render_markdown(ReportData(folder, ladder))
     assert not list(ladder_view.benchmark_lines(ladder))

@@ -16,7 +16,7 @@ from engine.ladder.phrases import SIGNIFICANTLY
 from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize_ladder, worse_than_base
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
@@ -106,7 +106,7 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     summary = ladder.summary
     stored = directory.state()
     assert summary and stored and stored.summary == summary
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     shown_html = html.unescape(re.sub(r"\s+", " ", page.render_page(data).replace("\u00a0", " ")))
     shown_markdown = page.render_markdown(data)
     figure, said = "\n".join(tradeoff_lines(summary, 76)), ladder.verdict[0].text
@@ -158,7 +158,7 @@ def test_extreme_intervals_stay_inside_the_figure() -> None:
 
 def test_the_figure_of_the_page_needs_two_rungs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path)
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     figure = summary_figure(ladder.summary, data.styles)
     assert figure and "QLoRA" in figure.svg and "aria-label" in figure.svg
     assert ladder.summary

@@ -10,7 +10,7 @@ from made_ladder import made_ladder
 
 from engine.ladder.report import page
 from engine.ladder.report.figures import ReportFigure, report_figures
-from engine.ladder.report.page import ReportData, load_report_data
+from engine.ladder.report.page import ReportData
 
 
 def drawn_figures(data: ReportData) -> tuple[list[ReportFigure], list[str]]:
@@ -18,7 +18,7 @@ def drawn_figures(data: ReportData) -> tuple[list[ReportFigure], list[str]]:
 
 
 def test_there_is_a_figure_for_everything_that_was_measured(tmp_path: Path) -> None:
-    drawn, missing = drawn_figures(load_report_data(*made_ladder(tmp_path / "runs")))
+    drawn, missing = drawn_figures(ReportData(*made_ladder(tmp_path / "runs")))
     names = [name for figure in drawn for name in re.findall(r'id="([a-z-]+)-figure_1"', figure.svg)]
     assert (names, missing) == (["loss-by-tokens", "trials"], [])
 
@@ -29,7 +29,7 @@ def test_more_rungs_than_colors_still_differ(tmp_path: Path) -> None:
     ladder.rows += [msgspec.structs.replace(ladder.rows[2], name=name) for name in names]
     run = next(entry for entry in ladder.entries if entry.kind == "run")
     ladder.entries += [msgspec.structs.replace(run, rung=name) for name in names]
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     rung_styles = {(style.number, style.marker, style.dash) for style in data.styles.values()}
     assert len(rung_styles) == len(data.styles)
     drawn, _ = drawn_figures(data)

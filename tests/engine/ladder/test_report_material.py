@@ -17,7 +17,7 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.figures import NO_TRIALS
 from engine.ladder.report.material import MAX_LOSS_POINTS, trace
-from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data, render_page, shown_items
+from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, ReportData, render_page, shown_items
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run import events, run_dir
 from engine.runs.run.events import decode
@@ -71,7 +71,7 @@ def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path, metric: st
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,), metric=metric)
     for file in directory.runs.glob("*/predictions.jsonl"):  # equal chrF: with the metric `open`, only losses differ
         file.write_text(re.sub(r'"chrf":[.\d]+', '"chrf":0.5', file.read_text()))
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     answers = data.answers
     assert len(answers.items) == ITEMS and len(answers.trained) == 3
     assert len(answers.of_item("base", 0)) == 1  # scored by one run only
@@ -83,7 +83,7 @@ def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path, metric: st
 
 
 def test_a_report_keeps_the_scores_of_all_seeds_and_the_texts_of_the_first(tmp_path: Path) -> None:
-    answers = load_report_data(*made_ladder(tmp_path / "runs", seeds=(0, 1))).answers
+    answers = ReportData(*made_ladder(tmp_path / "runs", seeds=(0, 1))).answers
     for rung in answers.trained:
         first, second = answers.of_item(rung, 0)
         assert first.output and not second.output and second.scores
@@ -93,7 +93,7 @@ def test_the_4_bit_base_is_separate_from_the_base(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     quantized = msgspec.structs.replace(ladder.rows[0], name="base-4bit", method="base-4bit")
     ladder.rows[:1] = [quantized]
-    answers = load_report_data(directory, ladder).answers
+    answers = ReportData(directory, ladder).answers
     assert "base" not in answers.by_rung and "base-4bit" in answers.by_rung
 
 
@@ -101,7 +101,7 @@ def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     run = RunDir(directory.runs / ladder.rows[-1].runs[0])
     write_predictions(run, "full", 0, hostile=True, base=False)
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     (problem,) = data.problems
     assert problem == f"the runs were scored on different test items: {run.name}"
     assert set(data.answers.by_rung) == {"base", "qlora", "lora"}
@@ -111,7 +111,7 @@ def test_answers_are_shown_as_they_are_scored(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     file = RunDir(directory.runs / ladder.rows[-1].runs[0]).predictions_file
     file.write_text(file.read_text().replace('"output":"', '"output":"<think>Hm.</think>'))
-    answers = load_report_data(directory, ladder).answers
+    answers = ReportData(directory, ladder).answers
     (answer,) = answers.of_item("full", shown_items(answers)[0])
     assert "Hm." in file.read_text() and "Hm." not in answer.output and "category" in answer.output
 
@@ -135,7 +135,7 @@ def test_a_run_with_missing_files_is_named_once_and_the_rest_is_shown(tmp_path: 
         "predictions.jsonl": [f"no answers to test items: {run.name}"],
         "run.toml": [],
     }
-    data = load_report_data(directory, ladder)
+    data = ReportData(directory, ladder)
     assert data.problems == said[damage] and all(problem in page for problem in data.problems)
     assert (rung in data.answers.by_rung) == (damage in ("events.jsonl", "run.toml"))
 
@@ -182,5 +182,5 @@ def test_only_page_and_markdown_are_written(tmp_path: Path) -> None:
 def test_a_rung_whose_first_run_trains_has_a_curve_and_no_row(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     ladder.rows = [row for row in ladder.rows if row.name != "lora"]
-    data = load_report_data(folder, ladder)
+    data = ReportData(folder, ladder)
     assert any(curve.rung == "lora" for curve in data.traces)

@@ -20,7 +20,7 @@ from engine.ladder.phrases import (
     margin_text,
 )
 from engine.ladder.report import page, record, tables
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.ladder.report.tables import NO_ENERGY, ReportTable
 from engine.ladder.sentences import verdict
 
@@ -137,7 +137,7 @@ def test_nothing_in_a_markdown_report_is_markup_by_accident(tmp_path: Path) -> N
         "_a_ *b* [c](d)",
         "[x]: http://example.invalid",
     ]
-    text = page.render_markdown(load_report_data(directory, ladder))
+    text = page.render_markdown(ReportData(directory, ladder))
     tokens = parsed(text)
     kinds = {token.type for token in tokens}
     assert not kinds & {"html_inline", "html_block", "image", "link_open", "em_open", "code_inline", "s_open"}
@@ -149,7 +149,7 @@ def test_nothing_in_a_markdown_report_is_markup_by_accident(tmp_path: Path) -> N
 
 def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True, without=["lora"])
-    tokens = parsed(page.render_markdown(load_report_data(directory, ladder)))
+    tokens = parsed(page.render_markdown(ReportData(directory, ladder)))
     rows = [token for token in tokens if token.type == "tr_open"]
     assert len(rows) > 40
     assert any(token.content == "qlora | x" or "QLoRA" in token.content for token in tokens)
@@ -157,7 +157,7 @@ def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
 
 def test_a_page_has_no_requests_and_no_scripts(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True)
-    text = page.render_page(load_report_data(directory, ladder))
+    text = page.render_page(ReportData(directory, ladder))
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
     assert "<script" not in text.lower()
     assert not re.search(r"""(?:src|href|action)\s*=\s*["']?(?!["']?(?:#|data:,))""", text_of_tags(text))

@@ -12,7 +12,7 @@ from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import status_text
 from engine.ladder.recommendation import FULL_NOT_SCORED, summarize_ladder
 from engine.ladder.report import page
-from engine.ladder.report.page import load_report_data
+from engine.ladder.report.page import ReportData
 from engine.ladder.sentences import verdict
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import RungResult
@@ -36,7 +36,7 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
 
 def tables_of(folder, ladder: Ladder) -> str:  # type: ignore[no-untyped-def]
     ladder.verdict = []
-    return page.render_markdown(load_report_data(folder, ladder))
+    return page.render_markdown(ReportData(folder, ladder))
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -26,7 +26,7 @@ from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import CPU, select_device
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan, forecast, forecast_rows, make_plan
+from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, Forecast, describe_plan, forecast_rows, make_plan
 from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
 from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.preference.judge_dir import with_preferences
@@ -233,7 +233,7 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
             raise UserError(report["refused"], code=report["refusal_code"])
         return str(report["metric"])
 
-    prediction = forecast(plan, runs, automatic_metric)
+    prediction = Forecast(plan, runs, automatic_metric)
     counts = range(FIRST_LOOK if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
     if json:
         rows = [

@@ -6,7 +6,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, fmean, variance
 
@@ -295,21 +294,43 @@ MIN_VARIANCE = {True: 1e-3, False: 1e-6}
 """Least variance of the paired difference of one item, of a share and of a loss."""
 
 
-@dataclass(frozen=True)
 class Forecast:
-    """Hours and power by number of seeds."""
+    """Hours and power by number of seeds: from the latest finished ladder with the same model, data and length of
+    training, else from assumed values. Nothing is assumed about losses, whose spread depends on model and data.
+    """
 
-    source: str
-    """The earlier ladder, or which values are assumed."""
-    metric: str
-    items: int
-    seed_std: float | None
-    """None if it is unknown: of losses, without an earlier ladder."""
-    item_variance: float | None
-    """Of the paired difference of one item; None if it is unknown."""
-    run_seconds: dict[str, float]
-    """Rung -> mean seconds of a run; without rungs that no earlier ladder has."""
-    rungs: tuple[str, ...]
+    def __init__(self, plan: LadderPlan, runs: Path, decide_metric: Callable[[], str]) -> None:
+        """`decide_metric` returns the automatic metric; it is called only if no earlier ladder has it."""
+        config, self.rungs = plan.rungs[0].config, [rung.name for rung in plan.rungs]
+        work = work_of(config).items()
+        finished = (state for _, state in states(runs) if state.status == "finished" and state.work)
+        same = (state for state in finished if all(state.config.get(key) == value for key, value in work))
+        known = max(filter(lambda state: state.comparisons, same), key=lambda state: state.created, default=None)
+        self.run_seconds: dict[str, float] = {}
+        """Rung -> mean seconds of a run; without rungs that no earlier ladder has."""
+        self.seed_std: float | None = None
+        """None if it is unknown: of losses, without an earlier ladder."""
+        self.item_variance: float | None = None
+        """Of the paired difference of one item; None if it is unknown."""
+        if known is None or known.work is None:
+            self.metric = decide_metric() if config.evaluation.metric == AUTO.name else config.evaluation.metric
+            self.items = config.evaluation.rows or PRIOR_ITEMS
+            spec, none = metric_spec(self.metric), "no earlier ladder on this model, data and length of training"
+            self.source = f"unknown: how much the {spec.title} differs between items and seeds; {none}"
+            if spec.is_share:
+                self.seed_std, self.item_variance = PRIOR_SEED_STD, PRIOR_DIFFERING
+                self.source = f"assumed: {self.items} test items, {PRIOR_SEED_STD * 100:g} points between seeds, "
+                self.source += f"rungs differ on {PRIOR_DIFFERING:.0%} of the items; {none}"
+            return
+        rows = [row for row in known.rows if not is_base(row.name) and not row.source]
+        spreads = [variance(row.by_seed) for row in rows if len(row.by_seed) > 1]
+        self.metric, self.items, spec = known.work.metric, known.work.test, metric_spec(known.work.metric)
+        self.seed_std = math.sqrt(fmean(spreads)) if spreads else PRIOR_SEED_STD if spec.is_share else 0.0
+        self.item_variance = _item_variance(known, self.seed_std)
+        self.run_seconds = {row.name: row.all_seconds.mean for row in rows if row.all_seconds}
+        shown = f"{self.seed_std * 100:.1f} points" if spec.is_share else f"{self.seed_std:.3f} {spec.unit}"
+        between = f"{shown if spreads else 'one seed, nothing'} between seeds"
+        self.source = f"from {known.name}: {self.items} test items, {between}"
 
     def hours(self, seeds: int) -> float | None:
         """Hours of all runs one after the other, without probes and trials; None if a rung's duration is unknown."""
@@ -329,38 +350,6 @@ class Forecast:
             return None
         error = math.sqrt(self.item_variance / self.items + 2 * self.seed_std**2 / seeds)
         return NormalDist().cdf(difference / error - CRITICAL.get(seeds, CRITICAL_MANY))
-
-
-def forecast(plan: LadderPlan, runs: Path, decide_metric: Callable[[], str]) -> Forecast:
-    """From the latest finished ladder with the same model, data and length of training, else from assumed values.
-
-    `decide_metric` returns the automatic metric; it is called only if no earlier ladder has it. Nothing is assumed
-    about losses, whose spread depends on model and data.
-    """
-    config = plan.rungs[0].config
-    rungs = tuple(rung.name for rung in plan.rungs)
-    work = work_of(config).items()
-    finished = (state for _, state in states(runs) if state.status == "finished" and state.work and state.comparisons)
-    same = (state for state in finished if all(state.config.get(key) == value for key, value in work))
-    known = max(same, key=lambda state: state.created, default=None)
-    if known is None or known.work is None:
-        items = config.evaluation.rows or PRIOR_ITEMS
-        metric = decide_metric() if config.evaluation.metric == AUTO.name else config.evaluation.metric
-        none = "no earlier ladder on this model, data and length of training"
-        if not metric_spec(metric).is_share:
-            text = f"unknown: how much the {metric_spec(metric).title} differs between items and seeds; {none}"
-            return Forecast(text, metric, items, None, None, {}, rungs)
-        text = f"assumed: {items} test items, {PRIOR_SEED_STD * 100:g} points between seeds, rungs differ on "
-        text += f"{PRIOR_DIFFERING:.0%} of the items; {none}"
-        return Forecast(text, metric, items, PRIOR_SEED_STD, PRIOR_DIFFERING, {}, rungs)
-    rows = [row for row in known.rows if not is_base(row.name) and not row.source]
-    spreads = [variance(row.by_seed) for row in rows if len(row.by_seed) > 1]
-    spec = metric_spec(known.work.metric)
-    seed_std = math.sqrt(fmean(spreads)) if spreads else PRIOR_SEED_STD if spec.is_share else 0.0
-    seconds = {row.name: row.all_seconds.mean for row in rows if row.all_seconds}
-    shown = f"{seed_std * 100:.1f} points" if spec.is_share else f"{seed_std:.3f} {spec.unit}"
-    text = f"from {known.name}: {known.work.test} test items, {shown if spreads else 'one seed, nothing'} between seeds"
-    return Forecast(text, spec.name, known.work.test, seed_std, _item_variance(known, seed_std), seconds, rungs)
 
 
 def _item_variance(ladder: Ladder, seed_std: float) -> float | None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -247,10 +248,7 @@ def start_ladder(
         with contextlib.suppress(UserError):  # the sweep's plan is damaged
             ladders = sweep.ladders()
             killed = [ladder for ladder in killed if ladder not in ladders]
-    folder = _choose_killed_and_clean_up(killed, plan.fresh) or ladder_dir.create(runs, plan)
-    created(folder)
-    start_ladder_process(folder)
-    return folder
+    return _continue_or_create(killed, plan.fresh, lambda: ladder_dir.create(runs, plan), created)
 
 
 def start_sweep(
@@ -276,10 +274,8 @@ def start_sweep(
                 ladders = sweep.ladders()
                 if len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans)):
                     killed.append(sweep)
-    folder = _choose_killed_and_clean_up(killed, plans[0].fresh) or create_sweep(runs, axes, cells, budget, command)
-    created(folder)
-    start_ladder_process(folder)
-    return folder
+    create = partial(create_sweep, runs, axes, cells, budget, command)
+    return _continue_or_create(killed, plans[0].fresh, create, created)
 
 
 def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
@@ -292,14 +288,16 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     return replace(stored, **origin) == plan
 
 
-def _choose_killed_and_clean_up(killed: Sequence[C], fresh: bool) -> C | None:
-    """Return the latest killed ladder or sweep, None with `--fresh`. Delete the other killed ones without any runs."""
-    latest = max(killed, key=lambda folder: folder.name, default=None)
-    chosen = None if fresh else latest
-    for folder in killed:
-        if folder is not chosen and not folder.has_runs():
-            folder.remove()
-    return chosen
+def _continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C], created: Callable[[C], object]) -> C:
+    """Start the latest killed ladder or sweep, with `--fresh` a new one. Delete other killed ones without any runs."""
+    chosen = None if fresh else max(killed, key=lambda folder: folder.name, default=None)
+    for other in killed:
+        if other is not chosen and not other.has_runs():
+            other.remove()
+    folder = chosen or create()
+    created(folder)
+    start_ladder_process(folder)
+    return folder
 
 
 def start_ladder_process(ladder: LadderDir | SweepDir) -> None:

@@ -33,7 +33,7 @@ from engine.config.method_specs import method_title, reads
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN, Config
-from engine.config.settings import Flat, flatten, nested, with_settings
+from engine.config.settings import Flat, flatten, nested, setting_text, with_settings
 from engine.executors.slurm import UNKNOWN, Job, JobState, read_job
 from engine.executors.slurm import queue as slurm_queue
 from engine.runs.home import STARTED_IN
@@ -209,7 +209,6 @@ class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
     key_fingerprints: dict[str, str] = {}
     """Of each value of the configuration as it was written; `edited_keys` compares them."""
     started_in: str = ""
-    """The directory it was started from."""
     command: str = ""
     """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
 
@@ -302,7 +301,6 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Flat:
 
 
 def values_that_are_set(config: Config) -> Flat:
-    """The values of a configuration that are set, by dotted key."""
     return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
 
 
@@ -360,16 +358,11 @@ def find_continued_run(config: Config) -> tuple[RunDir, Result] | None:
     ours, theirs = flatten(config), flatten(other)
     for key in SAME_AS_STARTING_RUN:
         if reads(config.method, key) and ours[key] != theirs[key]:
-            was, now = _value_in_error(theirs[key]), _value_in_error(ours[key])
-            problem = f"{run.name} was trained with {key} = {was}, this run has {now}"
-            value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
-            hint = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
+            was, now = setting_text(theirs[key]), setting_text(ours[key])
+            problem = f"{run.name} was trained with {key} = {was or 'unset'}, this run has {now or 'unset'}"
+            hint = f"use --set {shlex.quote(f'{key}={was}')}" if was else f"remove {key}"
             raise UserError(problem, "--from", hint, "run.start_setting")
     return run, result
-
-
-def _value_in_error(value: object) -> str:
-    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def finished_result(run: RunDir, code: str) -> Result:
@@ -433,7 +426,6 @@ def write_end(run: RunDir, frozen: FrozenRun, log: EventLog, end: End) -> None:
 
 
 def write_result(run: RunDir, result: Result) -> None:
-    """Write `result.json` atomically."""
     write_atomically(run.result_file, msgspec.json.format(msgspec.json.encode(result), indent=1))
 
 

@@ -48,8 +48,6 @@ class Wheel(Struct, frozen=True):
 
 
 class CatalogEntry(Struct, frozen=True):
-    """A model of the catalog."""
-
     name: str
     hub: str
     parameters: int

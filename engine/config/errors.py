@@ -43,7 +43,6 @@ class ErrorParts(msgspec.Struct, frozen=True, kw_only=True):
         return cls(code=error.code, problem=error.problem, location=error.location, hint=error.hint, **others)
 
     def error(self) -> UserError:
-        """The error with these parts."""
         return UserError(self.problem, self.location, self.hint, self.code)
 
 

@@ -187,7 +187,6 @@ def read_json(path: Path, kind: type[T], hint: str, code: str) -> T | None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as a hex digest."""
     import hashlib  # not needed for the first frame of the bench
 
     with open_regular(path, sys.maxsize, follow=True) as file:

@@ -56,7 +56,6 @@ class PresetEntry:
 
 
 def shipped_folder() -> Path:
-    """The presets that ship with ftbench."""
     return Path(engine.__file__).parent.parent / "presets"
 
 
@@ -205,7 +204,6 @@ def _anchored(key: str, value: object, folder: Path) -> object:
 
 
 def _slot(entry: PresetEntry) -> int | None:
-    """The slot that the preset's text sets."""
     slot = entry.preset.values.get("slot") if entry.preset else None
     return slot if isinstance(slot, int) else None
 

@@ -62,7 +62,6 @@ class Redactor:
         return ASSIGNMENT.sub(self._assigned, text) if self._assignments else text
 
     def leaks(self, text: str) -> bool:
-        """Whether a text contains a known secret."""
         return any(secret in text for secret in self._known)
 
     def _assigned(self, match: re.Match[str]) -> str:

@@ -24,7 +24,6 @@ Flat = dict[str, Any]
 
 
 def known_keys() -> list[str]:
-    """Every dotted key of the schema."""
     return [*TOP_KEYS, *(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__)]
 
 
@@ -112,7 +111,6 @@ class SettingSpec:
     default: Any
     """The schema's default; that of a method may differ."""
     meaning: str
-    """One or two sentences."""
 
 
 @cache
@@ -125,7 +123,6 @@ def setting_specs() -> dict[str, SettingSpec]:
 
 
 def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[SettingSpec]:
-    """The fields of a section."""
     for name, annotation, meaning in documented_fields(struct):
         yield SettingSpec(f"{prefix}{name}", _accepts(annotation), getattr(struct(), name), meaning)
 

@@ -363,7 +363,6 @@ class SlurmQueue:
         self._reader: threading.Thread | None = None
 
     def state(self, job: Job) -> JobState:
-        """The latest known state of a job."""
         if time.monotonic() >= self._next:
             if self._asked <= job.submitted and not self._problem:
                 self._read(FIRST_SECONDS)

@@ -68,7 +68,6 @@ class CpuCounters:
 
 
 def read_counters() -> CpuCounters:
-    """The counters of this moment."""
     times = os.times()
     cpus = usable_cpus()
     return CpuCounters(

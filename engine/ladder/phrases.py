@@ -38,7 +38,6 @@ def rung_title(name: str) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """The name of a metric in text: `exact match`."""
     return metric_spec(metric).title
 
 
@@ -93,7 +92,6 @@ COST_TITLES = {
 
 
 def ladder_metric(ladder: Ladder) -> MetricSpec:
-    """The metric that the ladder's scores are of."""
     return metric_spec(ladder.metric)
 
 
@@ -211,7 +209,6 @@ def deciding_sample(ladder: Ladder, compared: Comparison) -> str:
 
 
 def score_text(row: RungResult, metric: MetricSpec) -> str:
-    """A rung's mean score with its unit."""
     return score_format.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
 
 

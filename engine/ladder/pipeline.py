@@ -247,7 +247,6 @@ class LadderPipeline:
         return halving_rounds(self.plan.learning_rates, self.ladder.work.steps if self.ladder.work else 1)
 
     def _trials(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderEntry]:
-        """The trials of a rung at these rates, of this many steps."""
         seed = self.plan.seeds[-1] + 1  # not compared: the best of several rates would be partly luck of its seed
         return [self.runner.entry(rung.name, "trial", seed, rate, steps) for rate in rates]
 
@@ -311,7 +310,6 @@ class LadderPipeline:
         self._train_runs(list(unscored.values()))
 
     def _train_runs(self, runs: Sequence[PlannedRun]) -> None:
-        """Execute these runs, and update the verdict after each."""
         for (rung, entry), result in self.runner.execute(runs, self._choose_config):
             quantized = method_spec(rung.method).quantizes_base
             if result is None and self.base_scorers.get(quantized) is entry:
@@ -410,7 +408,6 @@ class LadderPipeline:
             self.runner.warn("ladder.artifact_defect", f"{title}, has a defect: {defect.text}")
 
     def analyze(self) -> None:
-        """Compute statistics and verdict, and write the report."""
         self._enter("analyzing")
         ladder = self.ladder
         self._update_verdict()
@@ -422,7 +419,6 @@ class LadderPipeline:
         report.write(self.runner.dir, ladder)
 
     def _update_verdict(self) -> None:
-        """Compute rows, comparisons and verdict from what has finished."""
         aggregate(self.runner.dir, self.ladder, self.plan)
         self.ladder.full_needs = memory_of_full(self.ladder, self.plan)
         if self.ladder.looks or not self.plan.until_decided:
@@ -477,7 +473,6 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
 
 
 def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
-    """The ladder's stored state, or a new one."""
     ladder = folder.state() or Ladder(
         name=folder.name,
         preset=plan.preset,

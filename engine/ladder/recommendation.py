@@ -395,6 +395,5 @@ def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
 
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> CostRatio | None:
-    """The rung's cost divided by the reference's."""
     ratio = ratio_of(decisions.cost_key, row, decisions.reference) if decisions.reference else None
     return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.reference else ratio

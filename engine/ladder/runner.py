@@ -146,7 +146,6 @@ class LadderRunner:
         return self.ladder.entries[-1]
 
     def run_of(self, entry: LadderEntry) -> RunDir:
-        """The directory of an entry's run."""
         return RunDir(self.dir.runs / entry.run)
 
     def execute(

@@ -284,7 +284,6 @@ class ItemScores:
 
     @property
     def seed_evidence(self) -> SeedEvidence:
-        """What the seeds say about their standard deviation."""
         seeds, items = self.values.shape
         if seeds < 2 or items < 2:
             return SeedEvidence(seeds, 0.0 if seeds < 2 else float(((self.seed_means - self.mean) ** 2).sum()), 0.0)

@@ -390,7 +390,6 @@ def results(sweep: Sweep) -> ReportTable:
 
 
 def text(sweep: Sweep) -> str:
-    """The report as Markdown."""
     parts = [f"# {page.escape_inline(title(sweep))}", page.escape_inline(" · ".join(facts(sweep)))]
     parts += [f"**{page.escape_inline(sweep.headline)}**"] if sweep.headline else []
     parts += [page.bullets(map(page.escape_inline, sweep.sentences))] if sweep.sentences else []

@@ -23,7 +23,6 @@ from engine.config.files import write_atomically
 from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, send_line, start_server
 
 NOT_FINISHED = "chat.not_finished"
-"""Code of the error for a run that is not finished."""
 Ending = Literal["end token", "length", "stopped"]
 """How an answer ended: by an end token, after `max_new_tokens` or at the model's last position, or by a Stop."""
 ItemKind = Literal["disagree", "failure", "other"]
@@ -313,7 +312,6 @@ class ChatClient:
             send_line(self._process, encoded_line(msgspec.to_builtins(request)))
 
     def stop(self) -> None:
-        """Stop generating."""
         self.send(Stop())
 
     def close(self) -> None:

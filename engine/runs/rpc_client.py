@@ -96,8 +96,6 @@ def ask(
 
 
 class _Server:
-    """A server process and its stderr."""
-
     def __init__(self, question: str, request: str) -> None:
         """`request`: what is handled, SERVE for one request after another. Raises RunFailed if it cannot be started."""
         try:

@@ -77,7 +77,6 @@ class StopRequest:
         self._asked = True
 
     def check(self) -> None:
-        """Raise StopRequested if a stop was requested."""
         if self.requested:
             raise StopRequested
 

@@ -114,7 +114,6 @@ class TrackerFiles:
         write_atomically(self.state_file, msgspec.json.encode(state))
 
     def view_command(self, project: str) -> str:
-        """The command that shows what was logged."""
         home, folder = shlex.quote(str(self.run.path.parent)), shlex.quote(str(self.folder))
         return TRACKERS[self.tracker].view.format(project=shlex.quote(project), home=home, folder=folder)
 

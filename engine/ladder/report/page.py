@@ -143,7 +143,6 @@ def reading_help(ladder: Ladder) -> list[str]:
 
 
 def target_heading(texts: Sequence[str]) -> str:
-    """The heading above a test item's accepted answers."""
     return "Target" if len(texts) == 1 else f"Target (any of {len(texts)})"
 
 
@@ -204,7 +203,6 @@ MAX_SAMPLES, OPEN_SAMPLES = 30, 6
 
 
 def render_page(data: ReportData) -> str:
-    """The HTML of the page."""
     ladder = data.ladder
     drawn, missing = report_figures(ladder, data.styles, data.traces)
     return (
@@ -294,7 +292,6 @@ def marks(answers: list[ScoredItem], metric: str) -> str:
 
 
 def render_markdown(data: ReportData) -> str:
-    """The Markdown of the report."""
     ladder, summary, metric = data.ladder, data.ladder.summary, data.ladder.metric
     facts = " · ".join([f"ftbench ladder {ladder.name}", *report_facts(ladder)])
     parts = [f"# {escape_inline(report_title(ladder))}", escape_inline(facts)]

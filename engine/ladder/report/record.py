@@ -100,7 +100,6 @@ def _pair(rate: WinRate) -> TableLine:
 
 
 def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str]) -> list[ReportColumn[RowType]]:
-    """The columns of a row's win rate."""
 
     def adjusted(row: RowType) -> str:
         return p_value(rate(row).p_adjusted) if rate(row).rate.low is not None else ABSENT
@@ -183,12 +182,10 @@ def word_table(title: str, first: str, heads: Sequence[str], rows: Mapping[str, 
 
 
 def two_columns(title: str, pairs: Mapping[str, Any]) -> ReportTable:
-    """A table of names and values."""
     return word_table(title, "", [""], {name: [setting_cell_text(value)] for name, value in pairs.items()})
 
 
 def settings_table(ladder: Ladder) -> ReportTable:
-    """Settings in which the rungs differ."""
     rungs = [row.name for row in ladder.rows if not is_base(row.name) and not row.source]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
     rows = {key: [setting_cell_text(values.get(name)) for name in rungs] for key, values in ladder.differs.items()}

@@ -140,7 +140,6 @@ def report_table(
 
 
 def rung_line(name: str, *details: str, instead: str = "") -> TableLine:
-    """The line of a rung, which its marker precedes."""
     return TableLine(cell(rung_title(name), *details), instead=instead, rung=name)
 
 
@@ -243,7 +242,6 @@ def rung_facts(row: RungResult) -> tuple[str, ...]:
 
 
 def why_no_numbers(row: RungResult) -> str:
-    """Why the row has no numbers, '' if it has."""
     if row.status in ("finished", "partly"):
         return ""
     return ": ".join(filter(None, [status_word(row.status), row.reason]))

@@ -117,7 +117,6 @@ class LadderDir(ComparisonDir):
         return self.path / "probes"
 
     def state(self) -> Ladder | None:
-        """As `read_state`."""
         return self.read_state(Ladder, self.state_hint)
 
     def ladders(self) -> list[LadderDir]:
@@ -148,7 +147,6 @@ class LadderDir(ComparisonDir):
         return ladder
 
     def plan(self) -> LadderPlan:
-        """As `read_plan`."""
         return self.read_plan(LadderPlan)
 
 
@@ -159,7 +157,6 @@ def create(runs: Path, plan: LadderPlan) -> LadderDir:
 
 
 def plan_text(plan: LadderPlan) -> str:
-    """The text of `ladder.toml`."""
     table = msgspec.to_builtins(plan)
     for rung_table, rung in zip(table["rungs"], plan.rungs, strict=True):
         rung_table["config"] = nested(values_that_are_set(rung.config))
@@ -197,18 +194,15 @@ class SweepDir(ComparisonDir):
     KIND: ClassVar[str] = "sweep"
 
     def ladder(self, name: str) -> LadderDir:
-        """The directory of a cell's ladder."""
         return LadderDir(self.runs / name)
 
     def ladders(self) -> list[LadderDir]:
         return [self.ladder(cell.ladder) for cell in self.plan().cells]
 
     def plan(self) -> SweepPlan:
-        """As `read_plan`."""
         return self.read_plan(SweepPlan)
 
     def state(self) -> Sweep | None:
-        """As `read_state`."""
         return self.read_state(Sweep, self.state_hint)
 
 
@@ -252,5 +246,4 @@ def iterate_sweeps(runs: Path) -> Iterator[SweepDir]:
 
 
 def iterate_all(runs: Path) -> Iterator[Folder]:
-    """Every run, ladder and sweep in the folder."""
     return chain(run_dir.iterate(runs), iterate(runs), iterate_sweeps(runs))

@@ -185,7 +185,6 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
 
 
 def _refuse_number(what: str, number: int, limits: tuple[int, int], option: str, code: str) -> None:
-    """Raises UserError for a number beyond its limits."""
     if not limits[0] <= number <= limits[1]:
         hint = f"use {limits[0]} to {limits[1]}"
         raise UserError(f"invalid number of {what} {number}", option, hint, code=code)
@@ -270,7 +269,6 @@ def _check_name(name: str) -> None:
 
 
 def _refuse(keys: Iterable[str], given: Flat, problem: str, hint: str, code: str) -> None:
-    """Raises UserError if one of the keys is given."""
     for key in keys:
         if key in given:
             raise UserError(problem, key, hint, code=code)

@@ -38,7 +38,6 @@ SERVED_PREFIX = "@"
 
 
 def is_served(name: str) -> bool:
-    """Whether a row is a model behind a server."""
     return name.startswith(SERVED_PREFIX)
 
 
@@ -60,7 +59,6 @@ class ServedModel(Struct, kw_only=True, frozen=True):
 
     @property
     def row(self) -> str:
-        """The name of its row."""
         return f"{SERVED_PREFIX}{self.name}"
 
 
@@ -161,9 +159,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     retime: bool = False
     """Whether to run again what has a disturbed timing instead of reusing it."""
     command: str = ""
-    """The command line that started the ladder."""
     started_in: str = ""
-    """The directory it was started from."""
     notices: list[Notice] = field(default_factory=list)
     """Warnings of combining preset, rungs and command line, each once."""
 

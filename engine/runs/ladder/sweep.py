@@ -57,9 +57,7 @@ class SweepPlan(Struct, kw_only=True, frozen=True):
     budget: float | None = None
     """Seconds for all cells; a cell that is expected to exceed them is not started."""
     command: str = ""
-    """The command line that started the sweep."""
     started_in: str = ""
-    """The directory it was started from."""
 
 
 class SweepCell(Struct, kw_only=True):
@@ -76,9 +74,7 @@ class SweepCell(Struct, kw_only=True):
     seconds: float = 0.0
     """Time spent on it so far."""
     base: Interval | None = None
-    """The score of the base model."""
     full: Interval | None = None
-    """The score of full fine-tuning."""
 
 
 class SweepPoint(Struct, kw_only=True):
@@ -137,7 +133,6 @@ class Sweep(Struct, kw_only=True):
     command: str
     created: float
     started_in: str = ""
-    """The directory it was started from."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: SweepStage = "planned"

@@ -69,7 +69,6 @@ class JudgeDir(StateFolder):
 
 
 def subject_of(path: Path) -> LadderDir | RunDir:
-    """The ladder or run of a directory."""
     return LadderDir(path) if has_file(path, "ladder.toml") else RunDir(path)
 
 

@@ -241,7 +241,6 @@ class Ticket:
 
 
 def _remove_if_stale(path: Path) -> None:
-    """Delete the ticket of a process that ended."""
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()

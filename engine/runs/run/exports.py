@@ -78,7 +78,6 @@ ARTIFACTS = [
 
 
 def artifact_words() -> list[str]:
-    """Every artifact by its shortest name."""
     return [artifact.word for artifact in ARTIFACTS]
 
 

@@ -184,7 +184,6 @@ class Folder:
         return locks.pid_of(locks.holder(self.lock_file))
 
     def is_locked(self) -> bool:
-        """Whether a process holds the lock."""
         return locks.holder(self.lock_file) is not None
 
     def is_active(self) -> bool:
@@ -235,7 +234,6 @@ class StateFolder(Folder):
         return state
 
     def write_state(self, state: State) -> None:
-        """Replace the state file atomically."""
         state.updated = time.time()
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
 

@@ -78,7 +78,6 @@ class PredictionLine(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def targets(self) -> list[str]:
-        """All accepted answers."""
         return self.references or [self.target]
 
     def answer(self, who: Who) -> ScoredItem | None:
@@ -101,7 +100,6 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
 
 
 def write_predictions(path: Path, lines: Iterable[PredictionLine]) -> None:
-    """Write one line per item, atomically."""
     write_atomically(path, b"\n".join([*map(msgspec.json.encode, lines), b""]))
 
 

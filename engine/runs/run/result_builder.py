@@ -218,7 +218,6 @@ class PhaseTimes:
 
 
 def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
-    """Seconds in each phase, as in `PhaseTimes`."""
     times = PhaseTimes()
     for event in events:
         times.add(event)
@@ -265,5 +264,4 @@ class TrainedSteps:
         return sum(self._computed) if self._computed and all(self._computed) else None
 
     def seconds(self) -> float:
-        """Duration of all steps."""
         return sum(self._seconds)

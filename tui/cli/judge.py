@@ -28,7 +28,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
 from engine.runs.preference.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
-from engine.runs.preference.ratings import RatingSession, import_page, login, open_session, render_page
+from engine.runs.preference.ratings import RatingSession, import_page, login, render_page
 from engine.runs.rpc_client import ask, exit_reason
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
@@ -240,7 +240,7 @@ def rate(
 ) -> int:
     """Rate on a screen, write a page to rate elsewhere, or add the ratings of pages; print the result of all."""
     subject, directories = compared(runs, names)
-    session = open_session(subject, directories, rater or login(), pairs or [])
+    session = RatingSession(subject, directories, rater or login(), pairs or [])
     if page is not None:
         _write_page(session, page, json)
         return 0

@@ -287,13 +287,13 @@ class LadderScreen(BaseScreen[None]):
 
     def action_rate(self) -> None:
         """Rate the answers of two rungs, with the user's login as the name of the rater."""
-        from engine.runs.preference.ratings import login, open_session  # imported when it is opened
+        from engine.runs.preference.ratings import RatingSession, login  # imported when it is opened
         from tui.screens.rating import RatingScreen
 
         if (folder := self._chosen("rate")) is None:
             return
         with self.errors_told("warning"):
-            self.app.push_screen(RatingScreen(open_session(folder, [], login(), [])))
+            self.app.push_screen(RatingScreen(RatingSession(folder, [], login(), [])))
 
     def action_judge(self) -> None:
         """Ask for a judge, show what it takes, and start it."""

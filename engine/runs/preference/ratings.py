@@ -308,16 +308,25 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     return page.rater, sum(rating.choice in RATED for rating in page.ratings)
 
 
-@dataclass
 class RatingSession:
     """One rater at work: the pairs that are left, and the ratings of this session."""
 
-    folder: RatingDir
-    rater: str
-    pairs: list[PairToRate]
-    own: RaterFile
-    _given: list[str] = field(default_factory=list)
-    """Pairs in the order in which they were rated."""
+    def __init__(self, subject: LadderDir | RunDir, runs: Sequence[str], rater: str, given: Sequence[str]) -> None:
+        """Read the answers and open the rater's file. `given`: pairs of rungs as in `--pair`.
+
+        Raises UserError without answers, for unknown rungs and for a rater who rates in another process.
+        """
+        check_rater(rater)
+        answers = answers_of(subject, runs)
+        self.folder, self.rater = RatingDir(subject), rater
+        plan = self.folder.make_plan(parse_pairs(given, answers), runs, answers)
+        self.pairs = pairs_to_rate(answers, plan, rater)
+        if not self.pairs:
+            problem, hint = "the rungs gave the same answers to all test items", "choose others with --pair"
+            raise UserError(problem, subject.name, hint, "rating.no_pairs")
+        self.own = self.folder.open(rater)
+        self._given: list[str] = []
+        """Pairs in the order in which they were rated."""
 
     @property
     def current(self) -> PairToRate | None:
@@ -353,19 +362,3 @@ class RatingSession:
         self.pairs.remove(latest)
         self.pairs.insert(0, latest)  # it is asked again now
         return True
-
-
-def open_session(subject: LadderDir | RunDir, runs: Sequence[str], rater: str, given: Sequence[str]) -> RatingSession:
-    """Read the answers and open the rater's file. `given`: pairs of rungs as in `--pair`.
-
-    Raises UserError without answers, for unknown rungs and for a rater who rates in another process.
-    """
-    folder = RatingDir(subject)
-    check_rater(rater)
-    answers = answers_of(subject, runs)
-    plan = folder.make_plan(parse_pairs(given, answers), runs, answers)
-    pairs = pairs_to_rate(answers, plan, rater)
-    if not pairs:
-        problem, hint = "the rungs gave the same answers to all test items", "choose others with --pair"
-        raise UserError(problem, subject.name, hint, "rating.no_pairs")
-    return RatingSession(folder, rater, pairs, folder.open(rater))

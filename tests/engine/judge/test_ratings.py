@@ -25,7 +25,6 @@ from engine.runs.preference.ratings import (
     checksum,
     fingerprint,
     import_page,
-    open_session,
     pairs_to_rate,
 )
 from engine.runs.run import run_dir
@@ -43,7 +42,7 @@ def ladder(tmp_path: Path) -> LadderDir:
 
 def rated(ladder: LadderDir, name: str, count: int, choices: Any = None) -> RatingSession:
     """Rate the first pairs: the better answer."""
-    session = open_session(ladder, [], name, ["full,base"])
+    session = RatingSession(ladder, [], name, ["full,base"])
     for _ in range(count):
         pair = session.current
         assert pair is not None
@@ -113,7 +112,7 @@ def test_ratings_continue_where_they_were_left_and_can_be_undone(ladder: LadderD
     session = rated(ladder, "ann", 3)
     pair = session.current
     session.own.close()
-    again = open_session(ladder, [], "ann", [])
+    again = RatingSession(ladder, [], "ann", [])
     assert again.current == pair and again.rated == 3
     assert again.undo()  # also of the earlier session
     taken = again.current
@@ -124,19 +123,19 @@ def test_ratings_continue_where_they_were_left_and_can_be_undone(ladder: LadderD
     again.own.close()
     content = again.own.path.read_bytes()
     again.own.path.write_bytes(content + b'{"pair": "torn')  # a killed process
-    kept = open_session(ladder, [], "ann", [])
+    kept = RatingSession(ladder, [], "ann", [])
     assert (kept.rated, kept.skipped) == (3, 1)
     while kept.undo():
         pass
     assert (kept.rated, kept.skipped) == (0, 0)
     kept.own.close()
-    assert open_session(ladder, [], "ann", []).rated == 0  # what followed the incomplete line can be read
+    assert RatingSession(ladder, [], "ann", []).rated == 0  # what followed the incomplete line can be read
 
 
 def test_two_raters_at_a_time_but_not_two_of_one_name(ladder: LadderDir) -> None:
     first, second = rated(ladder, "ann", 4), rated(ladder, "bob", 6)
     with pytest.raises(UserError) as raised:
-        open_session(ladder, [], "ann", [])
+        RatingSession(ladder, [], "ann", [])
     assert raised.value.code == "rating.in_use"
     first.own.close()
     second.own.close()
@@ -148,7 +147,7 @@ def test_two_raters_at_a_time_but_not_two_of_one_name(ladder: LadderDir) -> None
 @pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 41, "summary", "plan", "a\nb"])
 def test_a_name_that_is_no_file_name_is_refused(ladder: LadderDir, name: str) -> None:
     with pytest.raises(UserError) as raised:
-        open_session(ladder, [], name, [])
+        RatingSession(ladder, [], name, [])
     assert raised.value.code == "rating.rater_name"
 
 
@@ -198,7 +197,7 @@ def refused(session: RatingSession, file: Path) -> str:
 def test_foreign_duplicate_edited_and_outdated_files_are_refused_with_a_reason(
     ladder: LadderDir, tmp_path: Path
 ) -> None:
-    session = open_session(ladder, [], "me", ["full,base"])
+    session = RatingSession(ladder, [], "me", ["full,base"])
     file = page_file(session, tmp_path / "ann.json", "ann", 12)
     plain = json.loads(file.read_text())
 
@@ -219,7 +218,7 @@ def test_foreign_duplicate_edited_and_outdated_files_are_refused_with_a_reason(
     assert refused(session, page_of(twice, session, tmp_path)) == "rating.duplicate"
     foreign, _ = made_ladder(tmp_path / "other", seeds=(0,))
     plant_answers(foreign, {"base": 0.0, "qlora": 0.5, "lora": 0.5, "full": 3.0}, items=30)
-    others = open_session(foreign, [], "me", ["full,base"])
+    others = RatingSession(foreign, [], "me", ["full,base"])
     assert refused(others, file) == "rating.foreign"
     assert import_page(session.folder, file, session.pairs) == ("ann", 12)
     assert refused(session, file) == "rating.duplicate"
@@ -227,7 +226,7 @@ def test_foreign_duplicate_edited_and_outdated_files_are_refused_with_a_reason(
     for run in ladder.runs.glob("*-full-*"):
         changed = run / "predictions.jsonl"
         changed.write_text(changed.read_text().replace("Item 3,", "Item three,").replace("Item 5,", "Item five,"))
-    now = open_session(ladder, [], "me", [])
+    now = RatingSession(ladder, [], "me", [])
     assert refused(now, page_file(session, tmp_path / "eve.json", "eve", 40)) == "rating.changed_items"
     now.own.close()
     others.own.close()

@@ -23,9 +23,9 @@ from engine.runs.preference.judge_dir import judges, read_ratings
 from engine.runs.preference.ratings import (
     Rating,
     RatingDir,
+    RatingSession,
     import_page,
     login,
-    open_session,
     read_ratings_file,
     render_page,
 )
@@ -213,7 +213,7 @@ def test_a_judge_is_started_from_the_ladder_by_its_key(ladder: LadderDir) -> Non
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
     replace_answers(ladder, lambda item: f"{HOSTILE[item % 6]}\n" * 60)
-    session = open_session(ladder, [], "me", ["full,base"])
+    session = RatingSession(ladder, [], "me", ["full,base"])
     session.own.close()
     content = render_page(session.pairs)
     assert not any(f'"{name}"'.encode() in content.lower() for name in NAMES)

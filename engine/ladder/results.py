@@ -23,7 +23,6 @@ from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
     Comparison,
-    Finding,
     LadderBenchmark,
     RungResult,
     SeedRange,
@@ -315,15 +314,13 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
         if (stored.a, stored.b) == (a, b):
             return stored
         if (stored.a, stored.b) == (b, a):
-            opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
             bounds = oriented_bounds(ladder, stored)
-            other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
             return msgspec.structs.replace(
                 stored,
                 a=a,
                 b=b,
                 difference=stored.difference.negated(),
-                finding=opposite.get(stored.finding) or ("as_good" if other == "as_good" else "undecided"),
+                finding=finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided",
                 loss_difference=stored.loss_difference.negated() if stored.loss_difference else None,
             )
     return None
@@ -336,8 +333,8 @@ def best_rung(trained: Iterable[RungResult], lower_is_better: bool) -> RungResul
     return min(scored, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0), default=None)
 
 
-def why_no_share(gain: Comparison | None, noun: str = "full fine-tuning") -> str:
-    """Why the reference's gain, a comparison with the base model, has no shares; '' if it has."""
+def why_no_share(gain: Comparison | None, noun: str) -> str:
+    """Why the gain of the reference `noun`, a comparison with the base model, has no shares; '' if it has."""
     if gain is None:
         return "the base model has no score"
     if gain.finding != "better":

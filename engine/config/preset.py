@@ -63,17 +63,15 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
     Raises UserError for invalid TOML, unknown keys, invalid values, and keys that the preset's method does not read.
     """
     name = name or path.name
-    code, example = "preset.invalid_toml", "see `ftbench presets show demo-lora` for a complete preset"
     try:
         text = read_small(path).decode("utf-8")
         table = tomli.loads(text)
     except UnicodeDecodeError as error:
         problem = f"invalid UTF-8 at byte {error.start}"
         raise UserError(problem, name, "save the preset as UTF-8", code="preset.not_utf8") from error
-    except ValueError as error:  # TOMLDecodeError, and numbers that Python does not convert
-        raise UserError(f"invalid TOML ({error})", name, example, code=code) from error
-    except RecursionError as error:
-        raise UserError("invalid preset (nested too deeply)", name, example, code=code) from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers that Python does not convert
+        example = "see `ftbench presets show demo-lora` for a complete preset"
+        raise UserError(f"invalid TOML ({error})", name, example, code="preset.invalid_toml") from error
     except OSError as error:
         problem = f"cannot read the preset ({error.strerror})"
         raise UserError(problem, str(path), "check the path", code="preset.unreadable") from error

@@ -164,7 +164,7 @@ def summarize_model(account: ModelAccount) -> str:
 
 
 def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
-    """(part, use) of each part: `experts`, `48 matrices, 28.99B: adapted in 4 bits`."""
+    """(part, use) of each part: `experts`, `48 tensors, 28.99B: adapted in 4 bits`."""
     for part, title in PARTS.items():
         groups = [group for group in account.groups if group.part == part]
         if part == "head" and account.tied:
@@ -311,7 +311,7 @@ class SplitOverlap(Struct, kw_only=True, frozen=True):
 
 
 def overlap_sentence(pair: str, overlap: SplitOverlap) -> str:
-    """`Of 300 test rows, training has 0 prompts, 12 (4%) answers, …`."""
+    """`Of 300 test rows, also in training: prompts 0, answers 12 (4%), …`."""
     first, second = pair.split("/")
     second = {"train": "training"}.get(second, second)
     figures = ", ".join(f"{name} {figure}" for name, figure in overlap.figures())

@@ -313,9 +313,9 @@ class Workbench(DiffApp):
 
     def farewell(self) -> str:
         """What continues and how to return to it; '' if nothing does."""
-        from engine.runs.ladder import ladder_dir
+        from engine.runs.ladder.ladder_dir import LadderDir
 
-        ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
+        ladders = self.bench.read_all(LadderDir.iterate(self.runs))
         if ladder := next((active for active in ladders if active.is_active()), None):
             return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.argument}`"
         self.bench.live_runs.refresh()

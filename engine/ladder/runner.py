@@ -31,7 +31,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Environment, Step
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import LADDER_ORIGIN, RunDir, iterate
+from engine.runs.run.run_dir import LADDER_ORIGIN, RunDir
 from engine.runs.start import change_configuration
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.runs.trackers import start_trackers
@@ -75,7 +75,7 @@ def relevant_settings(config: Config) -> dict[str, Any]:
 def index(runs: Path) -> dict[str, list[RunDir]]:
     """The runs in this folder that were started by a ladder, by identity, the oldest first."""
     runs_by_identity: dict[str, list[RunDir]] = {}
-    for run in sorted(iterate(runs), key=lambda run: run.name):
+    for run in sorted(RunDir.iterate(runs), key=lambda run: run.name):
         try:
             match = _IDENTITY.search(read_regular(run.config_file, MAX_SETTINGS_BYTES))
         except OSError:

@@ -22,7 +22,7 @@ from engine.config.errors import UserError
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, remove_tree, subfolders
 from engine.config.home import cache_folder, config_file
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import exports_folder, is_own_folder
@@ -78,7 +78,7 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     ladder_of: dict[str, str] = {}  # run -> the ladder whose report needs it; damaged ladders are skipped
     for ladder, ladder_state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
         ladder_of = {entry.run.split("/")[0]: ladder.name for entry in ladder_state.entries if entry.run} | ladder_of
-    for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
+    for run in sorted(RunDir.iterate(runs), key=lambda entry: entry.name):
         state = run.state()
         live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
         if run.checkpoints in _folders(run.path):
@@ -89,8 +89,8 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
         member = f"it belongs to the ladder {ladder_of[run.name]}" if run.name in ladder_of else ""
         yield _item("runs", run.name, run.path, live or member, run)
 
-    ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
-    sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name)
+    ladders = sorted(LadderDir.iterate(runs), key=lambda ladder: ladder.name)
+    sweeps = sorted(SweepDir.iterate(runs), key=lambda sweep: sweep.name)
     sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; damaged sweeps are skipped
     for sweep in sweeps:
         with contextlib.suppress(UserError):
@@ -116,7 +116,7 @@ def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
 
     A resumed run, a repeated export and a repeated move remove their own. Raises UserError for unreadable runs.
     """
-    probes = (run for ladder in ladder_dir.iterate(runs) for run in run_dir.iterate(ladder.probes))
+    probes = (run for ladder in LadderDir.iterate(runs) for run in RunDir.iterate(ladder.probes))
     for owner in (*ladder_dir.iterate_all(runs), *probes):
         if os.path.realpath(owner.path) == str(owner.path):  # else it is behind a link
             live = RUNNING if owner.is_active() else ""

@@ -133,7 +133,7 @@ def _active_error(folder: Folder) -> UserError:
 
 
 def _is_active(folder: Folder) -> bool:
-    if isinstance(folder, LadderDir) and any(_is_active(probe) for probe in run_dir.iterate(folder.probes)):
+    if isinstance(folder, LadderDir) and any(_is_active(probe) for probe in RunDir.iterate(folder.probes)):
         return True
     if isinstance(folder, RunDir):
         return folder.state() in run_dir.ACTIVE or locks.is_in_use(folder.path)

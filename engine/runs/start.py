@@ -28,7 +28,7 @@ from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep
 from engine.runs.ladder.ladder_state import LadderPlan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.queue import locks
@@ -243,8 +243,8 @@ def start_ladder(
     """
     for rung in plan.rungs:
         check_startable(rung.config)
-    killed = [ladder for ladder in ladder_dir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
-    for sweep in iterate_sweeps(runs) if killed else ():  # only the sweep continues the ladders of its cells
+    killed = [ladder for ladder in LadderDir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
+    for sweep in SweepDir.iterate(runs) if killed else ():  # only the sweep continues the ladders of its cells
         with contextlib.suppress(UserError):  # the sweep's plan is damaged
             ladders = sweep.ladders()
             killed = [ladder for ladder in killed if ladder not in ladders]
@@ -268,7 +268,7 @@ def start_sweep(
     for rung in (rung for _, plan in cells for rung in plan.rungs):
         check_startable(rung.config)
     plans, killed = [plan for _, plan in cells], list[SweepDir]()
-    for sweep in iterate_sweeps(runs):
+    for sweep in SweepDir.iterate(runs):
         with contextlib.suppress(UserError):  # the sweep's plan is damaged
             if sweep.was_killed() and sweep.plan().budget == budget:
                 ladders = sweep.ladders()

@@ -181,7 +181,7 @@ def _following(rounds: int, runs: Path, keys: str, scene: str) -> Iterator[Row]:
     """CPU and output of a bench on a live run, after some keys."""
     seconds = rounds * (SETTLE_SECONDS + SAMPLE_SECONDS) + 60
     worker = subprocess.Popen([sys.executable, str(HERE / "simulate.py"), str(runs), "10", str(seconds)])
-    while not any(run.is_active() for run in simulate.run_dir.iterate(runs)):
+    while not any(run.is_active() for run in simulate.RunDir.iterate(runs)):
         time.sleep(0.05)
     time.sleep(1.0)
     session = bench(runs, b"tokens/s")

@@ -24,7 +24,7 @@ from command import FTBENCH, ON_SMALL, ftbench
 from forked import ForkedProcess
 from forked import ftbench as forked_ftbench
 
-from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir
 
 SHORT = [
@@ -69,10 +69,12 @@ def kill_many(
     counts = dict.fromkeys(VICTIMS, 0)
     lost, states = 0, set[str]()
     while sum(counts.values()) < kills:
-        known = {ladder.path for ladder in iterate(runs)}
+        known = {ladder.path for ladder in LadderDir.iterate(runs)}
         terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"], forks)
         folder = wait_for(
-            lambda known=known: next((candidate for candidate in iterate(runs) if candidate.path not in known), None)
+            lambda known=known: next(
+                (candidate for candidate in LadderDir.iterate(runs) if candidate.path not in known), None
+            )
         )
         finished: dict[str, bytes] = {}
         while not has_ended(folder):

@@ -24,9 +24,7 @@ from command import events_of, ftbench
 from slurm_sandbox import NODES, Sandbox
 
 from engine.executors.slurm import SlurmQueue
-from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from faults.kill_ladder import SHORT, close, finished_runs, has_ended, open_terminal, read, wait_for
 
@@ -67,7 +65,7 @@ Outcome = dict[str, tuple[object, dict[int, float]]]
 def undisturbed(runs: Path) -> Outcome:
     done = ftbench(*LADDER, "--runs", str(runs))
     assert done.returncode == 0, done.stderr
-    return outcome(ladder_dir.find(runs, "last"))[0]
+    return outcome(LadderDir.find(runs, "last"))[0]
 
 
 def outcome(folder: LadderDir) -> tuple[Outcome, list[str]]:
@@ -88,7 +86,7 @@ def outcome(folder: LadderDir) -> tuple[Outcome, list[str]]:
         if sequence != sorted(set(sequence)):
             problems.append(f"{run.name}: two workers wrote events at the same time")
         results[f"{entry.rung} {entry.seed}"] = (score, losses)
-    if extra := {run.name for run in run_dir.iterate(folder.runs)} - {entry.run for entry in state.entries}:
+    if extra := {run.name for run in RunDir.iterate(folder.runs)} - {entry.run for entry in state.entries}:
         problems.append(f"runs that no entry has: {', '.join(sorted(extra))}")
     return results, problems
 
@@ -102,7 +100,7 @@ def kill_many(
         rounds += 1
         runs = home / f"round-{rounds}"
         terminal = open_terminal(runs, [*LADDER, "--executor", "slurm"])
-        folder = wait_for(lambda runs=runs: next(ladder_dir.iterate(runs), None))
+        folder = wait_for(lambda runs=runs: next(LadderDir.iterate(runs), None))
         finished: dict[str, bytes] = {}
         while not has_ended(folder):
             time.sleep(rng.uniform(0.0, 8.0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command import FTBENCH, ftbench
 
-from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import stop
 
 
@@ -100,7 +100,7 @@ def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
         assert process.stdout and process.stderr
         process.stdout.close()
         assert process.stderr.read() == b""
-    (run,) = run_dir.iterate(tmp_path)
+    (run,) = RunDir.iterate(tmp_path)
     assert process.returncode == 0 and run.is_active()
     stop(run)
 

@@ -14,7 +14,7 @@ from screen import Terminal
 from textual.screen import Screen
 
 import tui.screens
-from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill
 from tui.commands import TABLES, Command
 
@@ -162,7 +162,7 @@ def test_nothing_hostile_reaches_the_terminal(tmp_path: Path) -> None:
         assert terminal.leave() == 0
     finally:
         terminal.process.kill()
-        for run in run_dir.iterate(tmp_path / "runs"):
+        for run in RunDir.iterate(tmp_path / "runs"):
             kill(run)
     shown = "\n".join(seen)
     assert [name for name, mark in SCREENS.items() if mark not in shown] == [], shown

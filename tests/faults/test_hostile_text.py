@@ -19,8 +19,8 @@ from hostile_home import Home, hostile_home
 from screen import Terminal
 from subcommands import subcommands
 
-from engine.runs.ladder import ladder_dir
-from engine.runs.run import run_dir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.run.run_dir import RunDir
 
 SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n", "a")
 TYPED = " ".join(strings("a")).replace("\x00", "")
@@ -80,7 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     temporary = home.died.path / f".{TYPED.replace('/', '')[:60]}.tmp"
     temporary.write_text("left behind")
     yield home
-    for folder in (*run_dir.iterate(home.runs), *ladder_dir.iterate(home.runs)):
+    for folder in (*RunDir.iterate(home.runs), *LadderDir.iterate(home.runs)):
         if pid := folder.pid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import IrregularFile
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.cli.main import app
 
 COMMAND = get_command(app)
@@ -139,7 +139,7 @@ def replace(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", RUN_FILES)
 def test_no_file_of_a_run_blocks_or_breaks_a_subcommand(file: str, kind: str, home: Path) -> None:
-    damaged, *others = sorted(run_dir.iterate(home), key=lambda run: run.name)
+    damaged, *others = sorted(RunDir.iterate(home), key=lambda run: run.name)
     if file == "end.json":  # it is read where there is no result
         damaged.result_file.unlink(missing_ok=True)
     replace(damaged.path / file, kind)
@@ -165,7 +165,7 @@ def test_no_file_of_a_ladder_blocks_or_breaks_a_subcommand(file: str, kind: str,
 
 def test_a_job_that_is_a_pipe_is_not_waited_for(home: Path) -> None:
     """`job.json` is read on every refresh of the bench."""
-    run = next(run_dir.iterate(home))
+    run = next(RunDir.iterate(home))
     os.mkfifo(run.path / "job.json")
     with pytest.raises(UserError) as caught:
         run.job()
@@ -179,7 +179,7 @@ SCREENS = {"r": "runs in", "l": "share of gain", "M": "pid user", "P": "presets;
 @pytest.mark.parametrize("leave", ["q", "sigterm"])
 def test_the_bench_answers_keys_and_leaves_although_files_of_runs_are_pipes(leave: str, home: Path) -> None:
     """A run, or a ladder, with each of its files a pipe: a read that waits for a writer would block every key."""
-    runs = sorted(run_dir.iterate(home), key=lambda run: run.name)
+    runs = sorted(RunDir.iterate(home), key=lambda run: run.name)
     for number, file in enumerate(RUN_FILES):
         copy = home / f"20991231-0000{number:02}-demo-lora-{number:04x}"
         shutil.copytree(runs[-1].path, copy)

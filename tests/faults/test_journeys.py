@@ -12,8 +12,9 @@ from listed_runs import made
 from nvml_library import COMPILER, build
 from screen import Terminal
 
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 
 class Journey:
@@ -58,7 +59,7 @@ def test_a_first_run_takes_two_keys(journey: Journey) -> None:
     journey.sees("─ launch ─")
     journey.press("enter")
     journey.sees("▶ lora-")
-    assert journey.keys == 2 and len(list(run_dir.iterate(journey.runs))) == 1
+    assert journey.keys == 2 and len(list(RunDir.iterate(journey.runs))) == 1
 
 
 def test_a_run_on_a_csv_file_with_other_column_names_takes_six_keys(tmp_path: Path, journeys: list[Journey]) -> None:
@@ -74,7 +75,7 @@ def test_a_run_on_a_csv_file_with_other_column_names_takes_six_keys(tmp_path: Pa
     journey.sees("─ launch ─", "column id is ignored")
     journey.press("enter")
     journey.sees("▶ lora-")
-    (run,) = run_dir.iterate(journey.runs)
+    (run,) = RunDir.iterate(journey.runs)
     data = run_dir.read_frozen(run).config.data
     assert data.map == {"prompt": "message", "completion": "team"} and journey.keys <= 12
 
@@ -95,8 +96,8 @@ def test_a_ladder_with_changed_steps_and_rows_takes_fourteen_keys(journey: Journ
     journey.press("j", "enter", "7", "0", "enter", "j", "enter", "4", "0", "enter", "g")
     journey.sees("steps          70", "train rows     40")
     journey.press("enter")
-    journey.terminal.wait(lambda: list(ladder_dir.iterate(journey.runs)))
-    (ladder,) = ladder_dir.iterate(journey.runs)
+    journey.terminal.wait(lambda: list(LadderDir.iterate(journey.runs)))
+    (ladder,) = LadderDir.iterate(journey.runs)
     config = ladder.plan().rungs[0].config
     assert (config.train.steps, config.data.max_rows) == (70, 40) and journey.keys <= 15
 

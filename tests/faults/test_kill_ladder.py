@@ -10,7 +10,7 @@ from pathlib import Path
 from command import MICRO, ON_SMALL
 from forked import ftbench
 
-from engine.runs.ladder.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 from faults.kill_ladder import finished_runs, kill_many, wait_for
 
 
@@ -25,11 +25,11 @@ def test_a_ladder_that_is_killed_and_started_again_by_the_same_command_leaves_on
     words = ("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO, *ON_SMALL)
     for _ in range(2):
         assert ftbench(*words, "--detach").returncode == 0
-        (folder,) = iterate(tmp_path / "runs")
+        (folder,) = LadderDir.iterate(tmp_path / "runs")
         os.kill(folder.pid() or 0, signal.SIGKILL)
         wait_for(lambda folder=folder: not folder.is_active())
     done = ftbench(*words)
-    (folder,) = iterate(tmp_path / "runs")
+    (folder,) = LadderDir.iterate(tmp_path / "runs")
     state = folder.state()
     assert done.returncode == 0 and "continues" in done.stdout
     assert state and state.status == "finished" and len(finished_runs(folder)) == 1

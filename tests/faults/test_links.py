@@ -25,6 +25,7 @@ from engine.ladder.__main__ import main as ladder_process
 from engine.runs import cleaning, start
 from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.run import folder, run_dir
@@ -96,8 +97,8 @@ def remove_everything(home: Path) -> None:
 
 
 def runs_of(home: Path) -> list[RunDir]:
-    probes = [run for ladder in ladder_dir.iterate(home) for run in run_dir.iterate(ladder.probes)]
-    return [*run_dir.iterate(home), *probes]
+    probes = [run for ladder in LadderDir.iterate(home) for run in RunDir.iterate(ladder.probes)]
+    return [*RunDir.iterate(home), *probes]
 
 
 def each_run(act: Callable[[RunDir], object]) -> Callable[[Path], None]:
@@ -142,7 +143,7 @@ def work(run: RunDir) -> None:
 
 def compare(home: Path) -> None:
     """The process of a ladder or sweep, where its directory has a link."""
-    for directory in (*ladder_dir.iterate(home), *ladder_dir.iterate_sweeps(home)):
+    for directory in (*LadderDir.iterate(home), *SweepDir.iterate(home)):
         if has_links(directory.path):
             assert ladder_process([str(directory.path)]) in (1, 2)
 
@@ -169,7 +170,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "ladder": compare,
     "export": each_run(export_again),
     "clean temporary": remove_temporary,
-    "delete ladders": lambda home: [directory.remove() for directory in ladder_dir.iterate(home)],
+    "delete ladders": lambda home: [directory.remove() for directory in LadderDir.iterate(home)],
 }
 TARGETS = ("documents", "documents/file", "same", "run", "nowhere")
 
@@ -215,7 +216,7 @@ def place(chosen: Sequence[tuple[str, str]], home: Path, outside: Path) -> None:
     for name in ("file", "step-1/manifest.json", "merged/letter.txt", ".old.1.tmp/x", "step-9/manifest.json"):
         (outside / "documents" / name).parent.mkdir(exist_ok=True)
         (outside / "documents" / name).write_text("precious")
-    shutil.copytree(next(run.path for run in run_dir.iterate(home)), outside / "run")
+    shutil.copytree(next(run.path for run in RunDir.iterate(home)), outside / "run")
     for number, (name, target) in enumerate(chosen):
         path = home / name
         copy = outside / "same" / str(number)
@@ -263,8 +264,8 @@ def test_a_run_is_found_below_a_linked_directory_and_its_own_link_is_not_followe
     run = made_run(tmp_path / "disk" / "runs", "finished")
     (tmp_path / "home").symlink_to("disk")
     (run.path.parent / "mine").symlink_to(run.path)
-    assert run_dir.find(tmp_path, str(tmp_path / "home" / "runs" / run.name)).path == run.path
-    assert run_dir.find(tmp_path, str(tmp_path / "home" / "runs" / "mine")).path == run.path.parent / "mine"
+    assert RunDir.find(tmp_path, str(tmp_path / "home" / "runs" / run.name)).path == run.path
+    assert RunDir.find(tmp_path, str(tmp_path / "home" / "runs" / "mine")).path == run.path.parent / "mine"
     assert folder.real_path(Path("/")) == Path("/")
     done = ftbench("clean", "exports", "--yes", "--runs", str(tmp_path / "home" / "runs"))
     assert done.returncode == 0 and not any((run.path / "exports").glob("[!.]*"))

@@ -16,7 +16,7 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 
@@ -119,7 +119,7 @@ def test_every_subcommand_refuses_it_before_files_are_created(name: str, tmp_pat
 
 def test_resuming_a_ladder_refuses_it_too(tmp_path: Path, lock_folder: Path) -> None:
     made_ladder(tmp_path / "runs")
-    ladder = next(ladder_dir.iterate(tmp_path / "runs"))
+    ladder = next(LadderDir.iterate(tmp_path / "runs"))
     spoil(lock_folder, "a link")
     before = everything(tmp_path)
     done = ftbench("resume", str(ladder.path), "--detach")

@@ -10,7 +10,6 @@ import pytest
 from command import ftbench
 from screen import Terminal
 
-from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from faults.test_bench_story import PRESET, launch
 from faults.worker_runs import kill, wait_for_end
@@ -41,7 +40,7 @@ class User:
         return self.terminals[-1]
 
     def runs(self) -> list[RunDir]:
-        return list(run_dir.iterate(self.data / "ftbench" / "runs"))
+        return list(RunDir.iterate(self.data / "ftbench" / "runs"))
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from made_ladder import made_ladder
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir
 
 FOLLOWERS = {"attach run": "TRAINING", "attach ladder": "STARTING", "run": "waiting"}
 """Command -> a word of its output."""
@@ -44,7 +45,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
             (folder.path / "events.jsonl").write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
         elif name == "attach ladder":
             made_ladder(tmp_path / "runs")
-            folder = next(ladder_dir.iterate(tmp_path / "runs"))
+            folder = next(LadderDir.iterate(tmp_path / "runs"))
         if name.startswith("attach"):
             _hold(folder.lock_file, held)
             arguments = ["attach", str(folder.path)]
@@ -60,7 +61,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
         if terminal.process.poll() is None:
             terminal.process.kill()
             terminal.process.wait()
-    for run in run_dir.iterate(tmp_path / "runs"):
+    for run in RunDir.iterate(tmp_path / "runs"):
         if (pid := run.pid()) not in (None, os.getpid()):
             os.kill(pid, signal.SIGKILL)
 

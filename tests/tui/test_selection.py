@@ -14,6 +14,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.settings import flatten
 from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.run.run_dir import RunDir
 from tui.cli.options import overrides
 from tui.preview.launch_context import LaunchContext
 from tui.preview.launches import LadderLaunch, RunLaunch, run_command
@@ -168,5 +169,5 @@ def test_a_run_records_the_command_line_that_started_it(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, env=os.environ, timeout=120, check=False)
     from engine.runs.run import run_dir
 
-    (run,) = run_dir.iterate(tmp_path)
+    (run,) = RunDir.iterate(tmp_path)
     assert run_dir.read_frozen(run).command == shlex.join(["ftbench", *command[1:]])

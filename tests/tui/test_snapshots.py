@@ -226,7 +226,7 @@ def runs_of(folder: Path) -> Path:
     """The folder of a ladder and its nine runs, each with a result."""
     runs = folder / "runs"
     made_ladder(runs)
-    for run in run_dir.iterate(runs):
+    for run in RunDir.iterate(runs):
         run_dir.write_result(run, _result(run))
     return runs
 

@@ -25,9 +25,9 @@ from engine.config.schema import SECTIONS, TrackerName
 from engine.config.settings import known_keys
 from engine.runs.cleaning import KINDS
 from engine.runs.home import runs_home
-from engine.runs.ladder import ladder_dir
-from engine.runs.run import run_dir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run.exports import ExportKind, WeightType, artifact_words
+from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.cli.main import Subcommand
 from tui.cli.schema import FILES
@@ -42,12 +42,12 @@ Source = Callable[[Path | None], Values]
 
 def run_names(home: Path | None) -> Values:
     """The runs of the runs home, the latest first."""
-    return ["last", *sorted((run.name for run in run_dir.iterate(runs_home(home))), reverse=True)]
+    return ["last", *sorted((run.name for run in RunDir.iterate(runs_home(home))), reverse=True)]
 
 
 def ladder_names(home: Path | None) -> Values:
     """Ladders, and sweeps, which the same subcommands accept."""
-    folders = (*ladder_dir.iterate(runs_home(home)), *ladder_dir.iterate_sweeps(runs_home(home)))
+    folders = (*LadderDir.iterate(runs_home(home)), *SweepDir.iterate(runs_home(home)))
     return ["last", *sorted((ladder.name for ladder in folders), reverse=True)]
 
 

@@ -15,7 +15,6 @@ from engine.config.text import visible
 from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
 from engine.runs.ladder.ladder_state import Gain, gain_of_rung
 from engine.runs.rpc_client import ask
-from engine.runs.run import run_dir
 from engine.runs.run.result import MIN_ITEMS
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
@@ -65,7 +64,7 @@ def gate(
 def _of_run(run: RunDir, against: str, rung: str | None, metric: str | None) -> Gain:
     if rung is not None:
         raise UserError("--rung applies to ladders", run.name, "omit --rung", "gate.rung_of_run")
-    other = None if against in (BASE, START) else str(run_dir.find(run.path.parent, against).path)
+    other = None if against in (BASE, START) else str(RunDir.find(run.path.parent, against).path)
     question = {"run": str(run.path), "against": other, "metric": metric, "start": against == START}
     try:
         return msgspec.convert(ask("gain", question), Gain)

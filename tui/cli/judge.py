@@ -23,7 +23,6 @@ from engine.config.text import visible
 from engine.runs import start
 from engine.runs.endpoint import is_endpoint, parse_price
 from engine.runs.home import runs_home
-from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
 from engine.runs.preference.answers import PAIR_SEPARATOR
@@ -54,8 +53,8 @@ def compared(runs: Path | None, names: Sequence[str]) -> tuple[LadderDir | RunDi
     among other names, and for a name that is not found.
     """
     folder = runs_home(runs)
-    if len(names) == 1 and matches_any(ladder_dir.iterate(folder), names[0]):
-        return ladder_dir.find(folder, names[0]), []
+    if len(names) == 1 and matches_any(LadderDir.iterate(folder), names[0]):
+        return LadderDir.find(folder, names[0]), []
     subjects = [run_or_ladder(runs, name) for name in names]
     if len(subjects) == 1 and isinstance(subjects[0], LadderDir):
         return subjects[0], []

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from engine.runs.home import home_warnings, runs_home, tilde
-from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.run import run_dir
 from engine.runs.run.folder import Folder, current_directory, has_file
 from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
@@ -18,20 +16,20 @@ from tui.output.console import say
 def run_ladder_or_sweep(runs: Path | None, name: str) -> RunDir | LadderDir | SweepDir:
     """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
     folder = runs_home(runs)
-    others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
-    return ladder_dir.find_sweep(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name)
+    others = (*RunDir.iterate(folder), *LadderDir.iterate(folder))
+    return SweepDir.find(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name)
 
 
 def ladder_or_sweep(runs: Path | None, name: str) -> LadderDir | SweepDir:
     """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
     folder = runs_home(runs)
-    find = ladder_dir.find_sweep if _is_sweep(folder, name, ladder_dir.iterate(folder)) else ladder_dir.find
+    find = SweepDir.find if _is_sweep(folder, name, LadderDir.iterate(folder)) else LadderDir.find
     return find(folder, name)
 
 
 def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
     """Whether a sweep is meant: by its path, or by a name that none of `others` has; `last` is none."""
-    sweeps = ladder_dir.iterate_sweeps(folder)
+    sweeps = SweepDir.iterate(folder)
     by_name = name != "last" and not matches_any(others, name) and matches_any(sweeps, name)
     return by_name or has_file(Path(name), "sweep.toml")
 
@@ -39,8 +37,8 @@ def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
 def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
     """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
     folder = runs_home(runs)
-    by_name = not matches_any(run_dir.iterate(folder), name) and matches_any(ladder_dir.iterate(folder), name)
-    find = ladder_dir.find if by_name or has_file(Path(name), "ladder.toml") else run_dir.find
+    by_name = not matches_any(RunDir.iterate(folder), name) and matches_any(LadderDir.iterate(folder), name)
+    find = LadderDir.find if by_name or has_file(Path(name), "ladder.toml") else RunDir.find
     return find(folder, name)
 
 

@@ -22,7 +22,6 @@ from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.run import run_dir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
@@ -58,7 +57,7 @@ def run(
 ) -> int:
     """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
     folder = home_for_launch(runs, json)
-    from_run = None if start is None else str(run_dir.find(folder, start).path)
+    from_run = None if start is None else str(RunDir.find(folder, start).path)
     job = {"executor": executor, "partition": partition, "time": time, "gres": gres, "from": from_run}
     given = options.overrides(settings, share, model=model, data=data, method=method, device=device, **job)
     chosen = resolve_preset(preset, options.chosen_method(method), given)

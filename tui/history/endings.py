@@ -14,7 +14,6 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import with_bounds
@@ -70,7 +69,7 @@ def ended_since(runs: Path, moment: float, keys: CommandKeys) -> list[str]:
         of_ladders |= {entry.run for entry in state.entries if entry.run}
         if state.status != "running" and state.updated > moment:
             endings.append((state.updated, ladder_ending(ladder.name, state)))
-    for run in run_dir.iterate(runs):
+    for run in RunDir.iterate(runs):
         ended = _modified(run.result_file)
         if ended is not None and ended > moment and run.name not in of_ladders:
             endings.append((ended, run_ending(run)))

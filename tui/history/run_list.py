@@ -114,7 +114,7 @@ RESUMABLE = ("paused", "stopped", "died")
 def resumable(runs: Path) -> list[ResumableRun]:
     """The latest runs that can be resumed. Reads results: call it in a thread."""
     runs_found: list[ResumableRun] = []
-    for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_LOOKED_AT]:
+    for run in sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_LOOKED_AT]:
         if len(runs_found) < MAX_RESUMABLE and run.state() in RESUMABLE and not run.is_active():
             line = describe(run)
             what = f"{short_name(run.name)} {line.state}, {line.method} of {model(line)} on {last_part(line.data)}"

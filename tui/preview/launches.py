@@ -111,7 +111,7 @@ class RunLaunch:
     def with_option(self, name: str, text: str) -> RunLaunch:
         """The launch with another value, the default for ''. Raises UserError for an invalid one."""
         if name == FROM_RUN:
-            path = str(run_dir.find(self.runs, text).path) if text.strip() else None
+            path = str(RunDir.find(self.runs, text).path) if text.strip() else None
             return self._with_selection(self.selection.with_setting("model.from_run", path))
         return self._with_selection(with_text(self.selection, dict(ON_LAUNCH)[name], text))
 

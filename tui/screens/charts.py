@@ -192,7 +192,7 @@ def candidates(runs: Path, name: str) -> list[RunDir]:
             return b'{"type":"step"' in file.read(HEAD)
         return False
 
-    known = sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
+    known = sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
     own = data(RunDir(runs / name)) if name else None
     others = [run for run in known if run.name != name]
     same_data = [run for run in others if own is not None and data(run) == own]

@@ -21,7 +21,6 @@ from engine.config.text import visible
 from engine.runs import start
 from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
-from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import JudgePlan
@@ -101,7 +100,7 @@ class LadderScreen(BaseScreen[None]):
 
     def ladders(self) -> list[LadderDir]:
         """The latest first."""
-        return sorted(self.read_all(ladder_dir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
+        return sorted(self.read_all(LadderDir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
 
     @property
     def _active(self) -> bool:

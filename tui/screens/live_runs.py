@@ -41,11 +41,11 @@ class LiveRuns:
 
     def refresh(self) -> None:
         """Read the queue and the folder again."""
-        from engine.runs.run import run_dir
+        from engine.runs.run.run_dir import RunDir
 
         self.turns = self._screen.queue()
         queued = {turn.run for turn in self.turns}
-        runs = self._screen.read_all(run_dir.iterate(self._folder))
+        runs = self._screen.read_all(RunDir.iterate(self._folder))
         unqueued = (run for run in runs if run.path not in queued and run.is_active())
         self.unqueued = sorted(unqueued, key=lambda run: run.name)
 

@@ -114,7 +114,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
     def read(self, cursor: str = "") -> None:
         """Read all runs again; the cursor stays on its run, or goes to `cursor`."""
         places = self._places()
-        self.lines = {run.name: describe(run, places) for run in self.read_all(run_dir.iterate(self.runs))}
+        self.lines = {run.name: describe(run, places) for run in self.read_all(RunDir.iterate(self.runs))}
         self.fill(cursor)
 
     def _refresh_live(self) -> None:
@@ -122,7 +122,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
         if self.app.screen is not self:
             return
         places = self._places()
-        known = {run.name: run for run in self.read_all(run_dir.iterate(self.runs))}
+        known = {run.name: run for run in self.read_all(RunDir.iterate(self.runs))}
         stale = [name for name in known if self._can_change(known[name])]
         fresh = {name: describe(known[name], places) for name in stale}
         gone = set(self.lines) - set(known)

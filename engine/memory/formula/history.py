@@ -13,7 +13,6 @@ from msgspec import Struct
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.run import run_dir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Step
 from engine.runs.run.result import Result
@@ -97,7 +96,7 @@ def tier_accuracy(predictions: Iterable[PredictionError]) -> list[TierAccuracy]:
 
 def results(runs: Path) -> Iterator[tuple[RunDir, Result]]:
     """All runs with a result; damaged ones are skipped."""
-    for run in run_dir.iterate(runs):
+    for run in RunDir.iterate(runs):
         try:
             result = run.result()
         except UserError:

@@ -24,7 +24,7 @@ from engine.config.preset_library import preset_name
 from engine.config.settings import nested
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
-from engine.runs.run import folder, run_dir
+from engine.runs.run import folder
 from engine.runs.run.folder import Folder, StateFolder
 from engine.runs.run.run_dir import RunDir, values_that_are_set
 
@@ -111,6 +111,7 @@ class LadderDir(ComparisonDir):
     """The paths of one ladder."""
 
     KIND: ClassVar[str] = "ladder"
+    HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET` starts one"
 
     @property
     def probes(self) -> Path:
@@ -165,7 +166,7 @@ def plan_text(plan: LadderPlan) -> str:
 
 def states(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
     """Every ladder whose state can be read, with it."""
-    for ladder in iterate(runs):
+    for ladder in LadderDir.iterate(runs):
         with contextlib.suppress(UserError):  # the ladder screen shows a damaged one
             state = ladder.state()
             if state is not None:
@@ -177,21 +178,12 @@ def ladder_of_run(runs: Path, run: str) -> LadderDir | None:
     return next((ladder for ladder, state in states(runs) if any(entry.run == run for entry in state.entries)), None)
 
 
-def find(runs: Path, name: str) -> LadderDir:
-    """Find a ladder by its path, its name, an unambiguous part of the name, or `last`."""
-    return folder.find(LadderDir, runs, name, "`ftbench ladder PRESET` starts one")
-
-
-def iterate(runs: Path) -> Iterator[LadderDir]:
-    """Every ladder in the folder, unordered."""
-    return folder.iterate(LadderDir, runs)
-
-
 @dataclass(frozen=True)
 class SweepDir(ComparisonDir):
     """The paths of one sweep."""
 
     KIND: ClassVar[str] = "sweep"
+    HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET --vary KEY=V1,V2` starts one"
 
     def ladder(self, name: str) -> LadderDir:
         return LadderDir(self.runs / name)
@@ -235,15 +227,5 @@ def create_sweep(
         raise
 
 
-def find_sweep(runs: Path, name: str) -> SweepDir:
-    """Find a sweep by its path, its name, an unambiguous part of the name, or `last`."""
-    return folder.find(SweepDir, runs, name, "`ftbench ladder PRESET --vary KEY=V1,V2` starts one")
-
-
-def iterate_sweeps(runs: Path) -> Iterator[SweepDir]:
-    """Every sweep in the folder, unordered."""
-    return folder.iterate(SweepDir, runs)
-
-
 def iterate_all(runs: Path) -> Iterator[Folder]:
-    return chain(run_dir.iterate(runs), iterate(runs), iterate_sweeps(runs))
+    return chain(RunDir.iterate(runs), LadderDir.iterate(runs), SweepDir.iterate(runs))

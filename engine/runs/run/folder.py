@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -54,7 +54,21 @@ class Folder:
 
     KIND: ClassVar[str]
     """run, ladder or sweep: in messages, error codes and file names."""
+    HOW_TO_LIST: ClassVar[str] = ""
+    """The hint where none has a name."""
     path: Path
+
+    @classmethod
+    def iterate(cls, runs: Path) -> Iterator[Self]:
+        """Those in `runs`, in no order. Raises UserError where it cannot be read."""
+        return map(cls, directories_with_file(runs, f"{cls.KIND}.toml"))
+
+    @classmethod
+    def find(cls, runs: Path, name: str) -> Self:
+        """Find one by its path, its name, an unambiguous part of the name, or `last`."""
+        if has_file(Path(name), f"{cls.KIND}.toml"):
+            return cls(real_path(Path(name)))
+        return pick(cls.iterate(runs), name, cls.KIND, runs, cls.HOW_TO_LIST)
 
     @property
     def name(self) -> str:
@@ -326,18 +340,6 @@ def has_file(path: Path, file: str) -> bool:
         return (path / file).is_file()
     except PermissionError as error:
         raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
-
-
-def iterate(kind: type[F], runs: Path) -> Iterator[F]:
-    """The runs, ladders or sweeps in `runs`, in no order. Raises UserError where it cannot be read."""
-    return map(kind, directories_with_file(runs, f"{kind.KIND}.toml"))
-
-
-def find(kind: type[F], runs: Path, name: str, how_to_list: str) -> F:
-    """Find a run, ladder or sweep by its path, its name, an unambiguous part of the name, or `last`."""
-    if has_file(Path(name), f"{kind.KIND}.toml"):
-        return kind(real_path(Path(name)))
-    return pick(iterate(kind, runs), name, kind.KIND, runs, how_to_list)
 
 
 def pick(known: Iterable[F], name: str, kind: str, where: Path, how_to_list: str) -> F:

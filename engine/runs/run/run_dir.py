@@ -8,7 +8,6 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +56,7 @@ class RunDir(Folder):
     """The paths of one run."""
 
     KIND: ClassVar[str] = "run"
+    HOW_TO_LIST: ClassVar[str] = "run `ftbench runs` to list the runs"
 
     @property
     def config_file(self) -> Path:
@@ -434,13 +434,3 @@ def delete(run: RunDir) -> None:
     if not run.path.is_symlink():
         remove_tree(run.config_file)  # first: a partly deleted directory must not be listed as a run
     remove_tree(run.path)
-
-
-def find(runs: Path, name: str) -> RunDir:
-    """Find a run by its name, an unambiguous part of it, its path, or `last`."""
-    return folder.find(RunDir, runs, name, "run `ftbench runs` to list the runs")
-
-
-def iterate(runs: Path) -> Iterator[RunDir]:
-    """The run directories in `runs`, in no order."""
-    return folder.iterate(RunDir, runs)

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from engine.config.method_specs import BUILT_IN, TrainedRung, lora_notices, method_specs, readers
 from engine.config.metric_specs import metric_specs
 from engine.config.settings import known_keys
-from engine.runs.ladder.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList
 
@@ -71,7 +71,7 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
     assert state["work"]["metric"] == "edits" and rows["vera"]["status"] == "finished"
     assert rows["vera"]["trainable"] < rows["full"]["trainable"]
     assert rows["full"]["score"]["mean"] > 1  # edits, not a share
-    (folder,) = iterate(tmp_path / "runs")
+    (folder,) = LadderDir.iterate(tmp_path / "runs")
     for page in (folder.page, folder.markdown):
         text = page.read_text("utf-8")
         assert "vera" in text and "edits" in text

@@ -15,7 +15,7 @@ from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
 from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_run, stop
 from tui.history.run_list import describe
@@ -168,7 +168,7 @@ def test_a_ladder_is_a_job_array_with_the_scores_of_the_same_ladder_on_this_mach
     for name, executor_options in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
         done = forked.ftbench("ladder", *words, *executor_options, "--runs", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
-        folder = ladder_dir.find(tmp_path / name, "last")
+        folder = LadderDir.find(tmp_path / name, "last")
         state = folder.state()
         assert state is not None
         ladders.append((folder, state))
@@ -195,7 +195,7 @@ def test_a_stopped_ladder_cancels_its_jobs_and_resumes(busy: None, tmp_path: Pat
         str(tmp_path / "runs"),
     ]
     assert ftbench("ladder", *words, "--detach").returncode == 0
-    folder = ladder_dir.find(tmp_path / "runs", "last")
+    folder = LadderDir.find(tmp_path / "runs", "last")
     until(lambda: (state := folder.state()) and [entry.progress != "" for entry in state.entries] == [True, True])
     assert ftbench("stop", str(folder.path)).returncode == 0
     state = folder.state()

@@ -31,7 +31,6 @@ from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
-from engine.runs.run import run_dir
 from engine.runs.run.exports import GGUF_TOOLS, exports, read_fidelity
 from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir
@@ -63,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
         own = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
         done = ftbench("run", "demo-lora", "--method", method, "--runs", str(home / method), *SETTINGS, *own)
         assert done.returncode == 0, done.stderr
-    return {method: next(run_dir.iterate(home / method)) for method in STEPS}
+    return {method: next(RunDir.iterate(home / method)) for method in STEPS}
 
 
 def export(run: RunDir, *arguments: str, execute: command.Execute = ftbench) -> tuple[int, dict[str, Any]]:
@@ -216,7 +215,7 @@ def test_the_check_says_that_an_artifact_cannot_use_the_fast_generation(
 def test_a_run_that_has_not_finished_is_refused(tmp_path: Path) -> None:
     started = ftbench("run", "demo-lora", "--runs", str(tmp_path), "--detach", "--set", "train.steps=500")
     assert started.returncode == 0
-    (run,) = run_dir.iterate(tmp_path)
+    (run,) = RunDir.iterate(tmp_path)
     try:
         status, error = export(run, "--now")
         assert (status, error["code"]) == (2, "export.not_finished")
@@ -253,7 +252,7 @@ def test_test_rows_that_changed_are_refused_before_anything_is_written(tmp_path:
     settings = ["--set", "train.steps=2", "--set", "train.probe=false", "--set", "evaluation.metric=loss"]
     done = ftbench("run", "demo-lora", "--data", str(data), "--runs", str(tmp_path / "runs"), *settings)
     assert done.returncode == 0, done.stderr
-    (run,) = run_dir.iterate(tmp_path / "runs")
+    (run,) = RunDir.iterate(tmp_path / "runs")
     data.write_text(data.read_text().replace("answer", "reply"))
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.data_changed") and not (run.path / "exports").exists()

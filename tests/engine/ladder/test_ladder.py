@@ -13,7 +13,7 @@ from schema_checks import check_files
 
 from engine.hardware.cpu import usable_cpus
 from engine.ladder.recommendation import FULL_NOT_SCORED
-from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 
 FULL_AND_LORA = ["--rung", "lora,full"]
 
@@ -26,7 +26,7 @@ def ladder(*arguments: str) -> Any:
 
 
 def only_ladder(tmp_path: Path) -> LadderDir:
-    (directory,) = iterate(tmp_path / "runs")
+    (directory,) = LadderDir.iterate(tmp_path / "runs")
     return directory
 
 

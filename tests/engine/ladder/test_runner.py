@@ -191,7 +191,7 @@ def test_two_ladders_that_search_at_the_same_time_share_one_run(
     for thread in threads:
         thread.join()
     assert entries[0].run == entries[1].run and sorted(ladder_entry.reused for ladder_entry in entries) == [False, True]
-    assert len(list(run_dir.iterate(tmp_path))) == 1
+    assert len(list(RunDir.iterate(tmp_path))) == 1
 
 
 def test_a_ladder_reuses_its_own_probe(tmp_path: Path, plan: LadderPlan) -> None:
@@ -318,5 +318,5 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     wanted = LadderEntry(rung="lora", kind="run", seed=0, learning_rate=5e-3)
     with pytest.raises(Started):
         LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config)
-    (run,) = run_dir.iterate(tmp_path / "runs")
+    (run,) = RunDir.iterate(tmp_path / "runs")
     assert run.started_in() == ladder.started_in == str(project)

@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.ladder.sentences import conclude
 from engine.ladder.sequential import chance_of_decision, look_levels
 from engine.ladder.statistics import ItemScores, MeanSamples
-from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan, make_plan
 from engine.runs.ladder.ladder_state import FIRST_LOOK
 
@@ -117,7 +117,7 @@ def test_a_killed_ladder_continues_with_the_same_decisions(tmp_path: Path) -> No
     rows = ["evaluation.rows=30" if word == "evaluation.rows=4" else word for word in SHORT]
     words = ("ladder", "demo", "--rung", "lora,full", "--until-decided", "--max-seeds", "3", "--no-probe", *rows)
     assert forked.ftbench(*words, "--detach").returncode == 0
-    (folder,) = iterate(tmp_path / "runs")
+    (folder,) = LadderDir.iterate(tmp_path / "runs")
     wait_for(lambda: bool((state := folder.state()) and (state.looks or state.status != "running")))
     os.kill(folder.pid() or 0, signal.SIGKILL)
     wait_for(lambda: not folder.is_active())
@@ -132,7 +132,7 @@ def test_a_killed_ladder_continues_with_the_same_decisions(tmp_path: Path) -> No
     # Another ladder reuses all runs, and decides the same.
     other = forked.ftbench(*words, "--runs", str(tmp_path / "runs"))
     assert other.returncode == 0
-    (second,) = [directory for directory in iterate(tmp_path / "runs") if directory.path != folder.path]
+    (second,) = [directory for directory in LadderDir.iterate(tmp_path / "runs") if directory.path != folder.path]
     assert looks(second) == looks(folder)
 
 

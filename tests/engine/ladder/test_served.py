@@ -29,7 +29,7 @@ from engine.ladder.sentences import conclude
 from engine.ladder.served import ask_served, check_served, collect_served, record_failure
 from engine.methods.model_source import load_tokenizer
 from engine.runs import endpoint
-from engine.runs.ladder.ladder_dir import LadderDir, iterate, plan_text
+from engine.runs.ladder.ladder_dir import LadderDir, plan_text
 from engine.runs.ladder.ladder_plan import make_plan, served_models
 from engine.runs.ladder.ladder_state import ServedModel
 from engine.runs.ladder.rung_results import RungResult
@@ -280,7 +280,7 @@ def test_from_the_command_to_the_report(tmp_path: Path) -> None:
         assert longer[-5:] == ["user", "assistant", "user", "assistant", "user"]
         assert row["served"]["cost"] > 0 and row["training_seconds"] is None
         assert all(roles[-1] == "user" for roles in seen)
-        (folder,) = iterate(tmp_path / "runs")
+        (folder,) = LadderDir.iterate(tmp_path / "runs")
         for report in (folder.markdown.read_text(), folder.page.read_text()):
             assert "Served models" in report and "unknown" in report and server.url in report
         words = ["--rung", "lora", "--rung", f"big={server.url}#other", "--no-probe"]

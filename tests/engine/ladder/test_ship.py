@@ -9,7 +9,7 @@ from typing import Any
 from command import MICRO, ON_SMALL
 from forked import ftbench
 
-from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.exports import FIDELITY, ITEM_SCORES
 
 LORA = ["--rung", "lora", "--no-probe"]
@@ -46,7 +46,7 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
     assert {("lora:adapter", "lora"), ("lora:adapter", "base")} <= pairs
     texts = [sentence["text"] for sentence in state["verdict"] if sentence["topic"] == "artifact"]
     assert texts[0].startswith("LoRA adapter scores ") and "all its answers" in texts[0]
-    (folder,) = iterate(tmp_path / "runs")
+    (folder,) = LadderDir.iterate(tmp_path / "runs")
     for report in (folder.page, folder.markdown):
         assert "LoRA adapter" in report.read_text() and "exported from LoRA" in report.read_text()
 
@@ -61,7 +61,7 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
     assert "ladder.export_failed" in again["warning_codes"] and (blocked / "thesis.tex").exists()
 
     (blocked / "thesis.tex").unlink()
-    latest = max(iterate(tmp_path / "runs"), key=lambda directory: directory.name)
+    latest = max(LadderDir.iterate(tmp_path / "runs"), key=lambda directory: directory.name)
     done = ftbench("resume", latest.name, "--json")
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)

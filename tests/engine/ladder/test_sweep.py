@@ -14,7 +14,7 @@ from command import MICRO, ON_SMALL
 from forked import ftbench
 from task_files import choice_task
 
-from engine.runs.ladder.ladder_dir import SweepDir, iterate_sweeps
+from engine.runs.ladder.ladder_dir import SweepDir
 
 
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:
@@ -73,7 +73,7 @@ def check_the_budget(tmp_path: Path) -> None:
     """
     done = ftbench(*sweep_of(tmp_path, "2,8", "--budget", "1s"))
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = max(iterate_sweeps(tmp_path / "runs"), key=lambda sweep: sweep.name)
+    folder = max(SweepDir.iterate(tmp_path / "runs"), key=lambda sweep: sweep.name)
     check_what_is_missing(folder, done.stdout)
     resumed = ftbench("resume", folder.name)
     assert resumed.returncode == 0, resumed.stderr
@@ -103,7 +103,7 @@ def kill_a_measurement(runs: Path) -> SweepDir:
     """SIGKILL the process that measures the first ladder's data, as soon as it has started."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        for folder in iterate_sweeps(runs):
+        for folder in SweepDir.iterate(runs):
             pid = folder.pid()
             for child in psutil.Process(pid).children() if pid else []:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -16,6 +16,7 @@ from engine.config.home import config_file
 from engine.runs import home
 from engine.runs.queue import locks
 from engine.runs.run import folder, run_dir
+from engine.runs.run.run_dir import RunDir
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -229,7 +230,7 @@ def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> No
         text = folder.running_elsewhere(tmp_path / "runs")
         assert text.startswith("full-beef ") and text.endswith(f" {tmp_path}/other.")
         with pytest.raises(UserError) as error:
-            run_dir.find(tmp_path / "runs", "last")
+            RunDir.find(tmp_path / "runs", "last")
         assert error.value.code == "run.not_found" and error.value.hint.endswith(text)
     finally:
         os.close(device)
@@ -239,5 +240,5 @@ def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> No
 def test_a_name_that_several_runs_have_is_refused(tmp_path: Path) -> None:
     create(tmp_path), create(tmp_path)
     with pytest.raises(UserError) as error:
-        run_dir.find(tmp_path, "demo")
+        RunDir.find(tmp_path, "demo")
     assert error.value.code == "run.ambiguous_name"

@@ -20,7 +20,7 @@ from engine.config.files import used_folder
 from engine.config.home import cache_folder, config_file, configured_home
 from engine.runs import moving
 from engine.runs.home import runs_home
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.moving import move_home
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
@@ -85,7 +85,7 @@ def test_runs_ladders_sweeps_and_caches_are_found_in_the_new_home(target: Path, 
     assert cache_folder() == target / "cache" and content(cache_folder()) == cached
     assert not default_home.exists() and not (target / moving.MOVED_FROM).exists()
     listed = json.loads(ftbench("runs", "--json").stdout)
-    kinds = (run_dir.iterate, ladder_dir.iterate, ladder_dir.iterate_sweeps)
+    kinds = (RunDir.iterate, LadderDir.iterate, SweepDir.iterate)
     assert [len(list(iterate(runs_home()))) for iterate in kinds] == [4, 3, 1] and len(listed) == 7
     shown = json.loads(ftbench("home", "--json").stdout)
     assert shown["home"] == str(target) and shown["runs"]["bytes"] > 5000 and shown["cache"]["free"] > 0
@@ -102,7 +102,7 @@ def test_a_move_that_is_killed_loses_nothing_and_continues(step: int, tmp_path: 
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     assert before.items() <= home_of_everything().items()
-    assert {run.state() for run in run_dir.iterate(runs_home())} == {"finished"}
+    assert {run.state() for run in RunDir.iterate(runs_home())} == {"finished"}
     if killed:
         if configured_home() is None or (target / moving.MOVED_FROM).exists():
             list(move_home(target))
@@ -128,7 +128,7 @@ def die_at(step: int) -> None:
 
 
 def test_what_runs_or_is_read_or_has_a_link_stays(tmp_path: Path, default_home: Path) -> None:
-    run, target = next(run_dir.iterate(default_home)), tmp_path / "disk"
+    run, target = next(RunDir.iterate(default_home)), tmp_path / "disk"
 
     def code() -> str:
         with pytest.raises(UserError) as refused:
@@ -213,6 +213,6 @@ def test_one_key_of_the_settings_is_set_and_the_rest_stays(before: str, after: s
 def test_a_ladder_and_its_runs_stay_together(target: Path, default_home: Path) -> None:
     folder, state = made_ladder(default_home, seeds=[0])
     list(move_home(target))
-    moved = ladder_dir.find(runs_home(), folder.name)
+    moved = LadderDir.find(runs_home(), folder.name)
     assert moved.path.parent == target / "runs"
     assert all((moved.runs / entry.run).is_dir() for entry in state.entries if entry.run)

@@ -151,7 +151,7 @@ def test_the_same_command_continues_a_ladder_that_was_killed(when: str, tmp_path
     folder = killed_ladder(tmp_path, make_plan("demo", ["lora"], {}), when)
     assert start_ladder(tmp_path, make_plan("demo", ["lora"], {}, command="the same work")) == folder
     assert start_ladder(tmp_path, make_plan("demo", ["lora"], {}, seeds=2)) != folder
-    assert launched[0] == folder and len(list(ladder_dir.iterate(tmp_path))) == 2
+    assert launched[0] == folder and len(list(LadderDir.iterate(tmp_path))) == 2
 
 
 @pytest.mark.parametrize("when", KILLED)
@@ -161,7 +161,7 @@ def test_a_fresh_ladder_replaces_those_that_were_killed_without_runs(
     killed = killed_ladder(tmp_path, make_plan("demo", ["lora"], {}, fresh=True), when)
     folder = start_ladder(tmp_path, make_plan("demo", ["lora"], {}, fresh=True))
     kept = {killed, folder} if when == "with runs" else {folder}
-    assert folder != killed and set(ladder_dir.iterate(tmp_path)) == kept
+    assert folder != killed and set(LadderDir.iterate(tmp_path)) == kept
 
 
 def test_a_ladder_that_starts_works_or_has_ended_is_not_continued(tmp_path: Path, launched: list[Any]) -> None:

@@ -21,7 +21,7 @@ from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
 from engine.runs import cleaning
 from engine.runs.cleaning import IN_USE, RECENT, RUNNING, StoredItem
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
@@ -78,7 +78,7 @@ def left(runs: Path, system_folder: Path) -> list[Path]:
     """One path of each kind that killed processes leave."""
     run = made_run(runs)
     made_ladder(runs)
-    ladder = next(ladder_dir.iterate(runs))
+    ladder = next(LadderDir.iterate(runs))
     probe = made_run(ladder.probes)
     cache, state = Path(platformdirs.user_cache_dir("ftbench")), Path(platformdirs.user_state_dir("ftbench"))
     return [
@@ -161,7 +161,7 @@ def live(runs: Path) -> Iterator[dict[Path, str]]:
     """The same files of running processes, and why each is kept."""
     run = made_run(runs)
     made_ladder(runs)
-    probe = made_run(next(ladder_dir.iterate(runs)).probes)  # whose ladder's process was killed
+    probe = made_run(next(LadderDir.iterate(runs)).probes)  # whose ladder's process was killed
     held = [locks.acquire(folder.lock_file, str(os.getpid())) for folder in (run, probe)]
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
     started = put(runs / "20260101-120000-demo-lora-0a0b" / ".run.toml.01ab23cd.tmp", age=1.0).parent

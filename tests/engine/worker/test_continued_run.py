@@ -15,7 +15,7 @@ from faults.worker_runs import stop
 from forked import ftbench
 
 from engine.runs.run.predictions import recorded_items
-from engine.runs.run.run_dir import RunDir, iterate
+from engine.runs.run.run_dir import RunDir
 
 
 def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
@@ -23,7 +23,7 @@ def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
     done = ftbench("run", "demo-lora", *MICRO, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    return next(run for run in iterate(Path(arguments[-1])) if run.name == result["name"]), result
+    return next(run for run in RunDir.iterate(Path(arguments[-1])) if run.name == result["name"]), result
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     arguments = ["--method", "qlora", "--from", copy.name, "--data", str(data), "--runs", home, "--detach"]
     started = ftbench("run", "demo-lora", *long, *arguments)
     assert started.returncode == 0, started.stderr
-    second = next(run for run in iterate(Path(home)) if run.name != copy.name)
+    second = next(run for run in RunDir.iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
     stop(second)
     assert (second.start_model / "adapter_model.safetensors").exists()

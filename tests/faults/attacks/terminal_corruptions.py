@@ -18,6 +18,7 @@ from screen import Terminal
 
 from engine.config import preset_library
 from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from faults.attacks.terminal_report import MAX_SECONDS, Report, isolated_environment, walk
 
 
@@ -121,7 +122,7 @@ def spoiled(
 
 def end_runs(folder: Path) -> None:
     """End runs that a command started, so that the next command finds the same state."""
-    for run in run_dir.iterate(folder / "ftbench_runs"):
+    for run in RunDir.iterate(folder / "ftbench_runs"):
         pid = run.pid()
         if pid and pid != os.getpid() and str(folder) in _command(pid):
             with contextlib.suppress(ProcessLookupError):

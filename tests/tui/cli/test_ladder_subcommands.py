@@ -20,9 +20,11 @@ from engine.ladder.pipeline import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import start
 from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan, RungDuration
-from engine.runs.run import events, folder, run_dir
+from engine.runs.run import events, folder
+from engine.runs.run.run_dir import RunDir
 from engine.runs.run.usage import ColumnUse, LeftOut, RowUsage, summarize_columns, summarize_rows
 from tui.cli import attach, following, ladder, run
 from tui.cli.following import Detached, LadderView, follow_comparison, time_estimates
@@ -114,7 +116,7 @@ def test_detaching_before_the_start_tells_that_it_continues(
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     monkeypatch.setattr(start, "start_ladder_process", interrupted)
     assert ladder.start(make_plan("demo", ["lora"], {}), tmp_path, detach=False, json=True) == 0
-    (made,) = ladder_dir.iterate(tmp_path)
+    (made,) = LadderDir.iterate(tmp_path)
     assert json.loads(capsys.readouterr().out) == {"ladder": made.name, "path": str(made.path)}
     assert attach.resume(str(made.path)) == 0
     assert f"ftbench attach {made.name}" in capsys.readouterr().out
@@ -122,7 +124,7 @@ def test_detaching_before_the_start_tells_that_it_continues(
     monkeypatch.setattr(start, "start_worker", lambda run: None)
     monkeypatch.setattr(start, "wait_for_hello", interrupted)
     assert run.run("demo-lora", runs=tmp_path / "runs", now=True, json=True) == 0
-    (begun,) = run_dir.iterate(tmp_path / "runs")
+    (begun,) = RunDir.iterate(tmp_path / "runs")
     assert json.loads(capsys.readouterr().out) == {"run": begun.name, "path": str(begun.path)}
 
 

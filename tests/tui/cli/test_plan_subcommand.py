@@ -27,6 +27,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs.run import run_dir
 from engine.runs.run.result import Predicted
+from engine.runs.run.run_dir import RunDir
 from tui.cli import plan as command
 from tui.cli.plan_view import COMPONENTS, legend, memory_bar
 
@@ -167,7 +168,7 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
 
 def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
     made_run(tmp_path, "lora", 3300.0, "a GPU")
-    (run,) = run_dir.iterate(tmp_path)
+    (run,) = RunDir.iterate(tmp_path)
     write_events(run, "lora", 0)
     budget = MemoryBudget(name="a GPU", device="cuda", source="gpu", total=GIB)
     pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", budget)

@@ -56,7 +56,7 @@ def test_only_what_ended_since_is_told_latest_first_and_the_rest_counted(tmp_pat
 
 def test_a_ladder_is_told_with_its_headline_and_without_its_runs(tmp_path: Path) -> None:
     folder, state = made_ladder(tmp_path)
-    for run in run_dir.iterate(tmp_path):
+    for run in RunDir.iterate(tmp_path):
         run_dir.write_result(run, run_dir.blank_result(run, run_dir.read_frozen(run)))
     (told,) = ended_since(tmp_path, state.updated - 1, CommandKeys())
     assert told.startswith("ladder ") and state.summary and state.summary.headline in told

@@ -12,7 +12,7 @@ from textual._compositor import Compositor
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.commands import DEFAULT_KEYS, RESERVED_KEYS, TABLES
 from tui.screens.base import ConfirmScreen
@@ -138,7 +138,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
         await pilot.press("q")
 
     app = play(runs, leave)
-    (run,) = run_dir.iterate(runs)
+    (run,) = RunDir.iterate(runs)
     assert run.is_active() and app.return_value is not None and run.name in app.return_value
 
     async def come_back(pilot: Pilot[str], app: Workbench) -> None:

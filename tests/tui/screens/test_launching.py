@@ -16,6 +16,7 @@ from textual.widgets import Static
 from engine.config.method_specs import method_names
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
@@ -111,7 +112,7 @@ def test_rows_that_change_after_the_check_are_refused(tmp_path: Path, here: Path
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         assert app.bench.follower.state is not None and app.bench.follower.state.error is not None
         assert app.bench.follower.state.error.user and "checked" in app.bench.follower.state.error.text
-        (run,) = run_dir.iterate(tmp_path / "runs")
+        (run,) = RunDir.iterate(tmp_path / "runs")
         assert run_dir.read_frozen(run).data_fingerprint == screen.report.fingerprint != ""
         assert not run.checkpoints.exists()
 
@@ -203,7 +204,7 @@ def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path:
         assert isinstance(screen, LaunchScreen)
         await edit(pilot, app, "max length", *"64", "enter", "exclamation_mark")
         await wait_for(pilot, lambda: app.bench.follower.run)
-        (run,) = run_dir.iterate(tmp_path / "runs")
+        (run,) = RunDir.iterate(tmp_path / "runs")
         frozen = run_dir.read_frozen(run)
         assert frozen.config.train.max_length == 64 and not frozen.wait
         assert frozen.command.startswith("ftbench run demo-lora --set train.steps=4")
@@ -220,7 +221,7 @@ def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
         await pilot.pause()
         await pilot.press("enter")
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
-        (run,) = run_dir.iterate(tmp_path / "runs")
+        (run,) = RunDir.iterate(tmp_path / "runs")
         await wait_for(pilot, lambda: run.state() == "finished")
         app.bench.action_start()
         await pilot.pause()

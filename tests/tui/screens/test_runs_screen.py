@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import stop
 from tui.app import Workbench
 from tui.screens.dialogs import TextScreen
@@ -217,7 +218,7 @@ def test_a_finished_run_is_selected_as_the_start_of_the_next_one(tmp_path: Path)
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **{"adapter.rank": 4})
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
-        (run,) = run_dir.iterate(tmp_path / "runs")
+        (run,) = RunDir.iterate(tmp_path / "runs")
         await wait_for(pilot, lambda: run.state() == "finished")
         await pilot.press("3", "r", "F")
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.config.errors import UserError
-from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.bench import LOWER_PANES, UPPER_PANES
 from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
@@ -39,7 +39,7 @@ def test_a_pane_of_another_package_shows_the_run_and_has_its_key(
     monkeypatch.syspath_prepend(str(TESTS / "plugin_example"))
     runs = tmp_path / "runs"
     made_ladder(runs)
-    run = next(run_dir.iterate(runs))
+    run = next(RunDir.iterate(runs))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.query("#steps"))

@@ -9,7 +9,7 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis, axis_value_text, cell_text, make_cells, parse_axes, parse_budget
 
@@ -98,9 +98,9 @@ def test_a_sweep_keeps_its_plan_and_removes_its_ladders(tmp_path: Path) -> None:
     plan = folder.plan()
     assert (plan.axes, plan.budget, plan.command) == (axes, 3600.0, "ftbench …")
     assert [folder.ladder(cell.ladder).plan().rungs[0].config.adapter.rank for cell in plan.cells] == [4, 8]
-    assert ladder_dir.find_sweep(tmp_path, "sweep") == folder and folder.state() is None
+    assert SweepDir.find(tmp_path, "sweep") == folder and folder.state() is None
     folder.remove()
-    assert not list(iterate(tmp_path)) and not folder.path.exists()
+    assert not list(LadderDir.iterate(tmp_path)) and not folder.path.exists()
 
 
 def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from message_parts import figures
 from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.text import shortened, visible
-from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog, Follower
 from engine.runs.run.events import End, Hello, Step, Warning, decode
 from engine.runs.run.result import MeasuredPeak
+from engine.runs.run.run_dir import RunDir
 
 
 def hello() -> Hello:
@@ -140,7 +141,7 @@ def test_training_memory_on_a_gpu_includes_paged_state() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("find", [run_dir.find, ladder_dir.find])
+@pytest.mark.parametrize("find", [RunDir.find, LadderDir.find])
 def test_a_directory_of_another_user_is_refused(find: Callable[[Path, str], object], tmp_path: Path) -> None:
     run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     for parent in (tmp_path, *list(tmp_path.parents)[:3]):

@@ -23,25 +23,15 @@ from engine.executors import local
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir, read_frozen
 
-
-@dataclass(frozen=True)
-class TrackerSpec:
-    """An experiment tracker."""
-
-    name: TrackerName
-    """In `track.to`, and of the optional dependency: `pip install 'ftbench[NAME]'`."""
-    has_projects: bool
-    """Whether it keeps the runs of each `track.project` apart."""
-    view: str
-    """The command that shows what was logged; {project}, {home} (of runs) and {folder} (of the run's tracker files) are
-    replaced."""
-
-
-TRACKERS: dict[str, TrackerSpec] = {
-    "trackio": TrackerSpec("trackio", True, "trackio show --project {project}"),
-    "tensorboard": TrackerSpec("tensorboard", False, "tensorboard --logdir {home}"),
-    "wandb": TrackerSpec("wandb", True, "wandb sync --append {folder}/wandb/offline-run-*"),
+TRACKERS = {
+    "trackio": "trackio show --project {project}",
+    "tensorboard": "tensorboard --logdir {home}",
+    "wandb": "wandb sync --append {folder}/wandb/offline-run-*",
 }
+"""Tracker, as in `track.to` and as the optional dependency `ftbench[NAME]` -> the command that shows what was logged;
+{project}, {home} (of runs) and {folder} (of the run's tracker files) are replaced."""
+WITH_PROJECTS = ("trackio", "wandb")
+"""Trackers that keep the runs of each `track.project` apart."""
 
 
 def is_installed(name: str) -> bool:
@@ -105,7 +95,7 @@ class TrackerFiles:
     def state_for(self, project: str) -> TrackerState:
         """The state with which a process starts to log to `project`: the rows logged there, and no error."""
         state = self.state()
-        if not TRACKERS[self.tracker].has_projects:
+        if self.tracker not in WITH_PROJECTS:
             return TrackerState(rows=state.rows, project=project)
         logged = {**state.rows_elsewhere, state.project: state.rows} if state.rows else dict(state.rows_elsewhere)
         return TrackerState(rows=logged.pop(project, 0), project=project, rows_elsewhere=logged)
@@ -115,7 +105,7 @@ class TrackerFiles:
 
     def view_command(self, project: str) -> str:
         home, folder = shlex.quote(str(self.run.path.parent)), shlex.quote(str(self.folder))
-        return TRACKERS[self.tracker].view.format(project=shlex.quote(project), home=home, folder=folder)
+        return TRACKERS[self.tracker].format(project=shlex.quote(project), home=home, folder=folder)
 
 
 def start_trackers(run: RunDir) -> None:

@@ -25,7 +25,7 @@ from engine.config.settings import nested
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.run import folder
-from engine.runs.run.folder import Folder, StateFolder
+from engine.runs.run.folder import Folder, FolderEntry, StateFolder
 from engine.runs.run.run_dir import RunDir, values_that_are_set
 
 P = TypeVar("P")
@@ -37,6 +37,9 @@ START_SECONDS = 30.0
 class ComparisonDir(StateFolder):
     """A directory with a plan, `KIND.toml`, a state, `KIND.json`, and a report."""
 
+    page = FolderEntry("report.html")
+    markdown = FolderEntry("report.md")
+
     @property
     def runs(self) -> Path:
         """The folder that contains it and its runs."""
@@ -45,14 +48,6 @@ class ComparisonDir(StateFolder):
     @property
     def plan_file(self) -> Path:
         return self.path / f"{self.KIND}.toml"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def markdown(self) -> Path:
-        return self.path / "report.md"
 
     def state(self) -> Ladder | Sweep | None:
         """As `read_state`."""
@@ -112,10 +107,7 @@ class LadderDir(ComparisonDir):
 
     KIND: ClassVar[str] = "ladder"
     HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET` starts one"
-
-    @property
-    def probes(self) -> Path:
-        return self.path / "probes"
+    probes = FolderEntry("probes")
 
     def state(self) -> Ladder | None:
         return self.read_state(Ladder, self.state_hint)

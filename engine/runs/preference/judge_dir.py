@@ -22,7 +22,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import NOT_READ, JudgePlan, Judgment, RatedPair, RatingSummary
 from engine.runs.ladder.rung_results import VerdictSentence
-from engine.runs.run.folder import StateFolder, directories_with_file, has_file
+from engine.runs.run.folder import FolderEntry, StateFolder, directories_with_file, has_file
 from engine.runs.run.result import MIN_ITEMS, Interval
 from engine.runs.run.run_dir import RunDir
 
@@ -41,14 +41,8 @@ class JudgeDir(StateFolder):
     """
 
     KIND: ClassVar[str] = "judgment"
-
-    @property
-    def plan_file(self) -> Path:
-        return self.path / PLAN
-
-    @property
-    def verdicts_file(self) -> Path:
-        return self.path / "verdicts.jsonl"
+    plan_file = FolderEntry(PLAN)
+    verdicts_file = FolderEntry("verdicts.jsonl")
 
     @property
     def subject(self) -> LadderDir | RunDir:

@@ -48,6 +48,16 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     """Unix seconds."""
 
 
+class FolderEntry:
+    """An attribute of a Folder: the path of the file or folder with this name in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: Folder, kind: type | None = None) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class Folder:
     """A directory that one process at a time works in."""
@@ -57,6 +67,14 @@ class Folder:
     HOW_TO_LIST: ClassVar[str] = ""
     """The hint where none has a name."""
     path: Path
+    log_file = FolderEntry("engine.log")
+    lock_file = FolderEntry("engine.lock")
+    end_file = FolderEntry("end.json")
+    """The final status and its reason, in a file whose disk blocks are reserved at the start.
+
+    On a full disk neither the log nor a result or state can be written. Overwriting reserved blocks needs no free
+    space. Without a record the file contains only spaces.
+    """
 
     @classmethod
     def iterate(cls, runs: Path) -> Iterator[Self]:
@@ -78,23 +96,6 @@ class Folder:
     def argument(self) -> str:
         """Its name as a word of a command that is printed: quoted where a shell needs it."""
         return shlex.quote(self.path.name)
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "engine.log"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "engine.lock"
-
-    @property
-    def end_file(self) -> Path:
-        """The final status and its reason, in a file whose disk blocks are reserved at the start.
-
-        On a full disk neither the log nor a result or state can be written. Overwriting reserved blocks needs no free
-        space. Without a record the file contains only spaces.
-        """
-        return self.path / "end.json"
 
     def reserve_end(self) -> None:
         """Create `end.json` with its disk blocks, or clear it. Raises OSError if the disk is already full."""

@@ -39,7 +39,7 @@ from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
 from engine.runs.run.events import End, Event, Hello, decode
-from engine.runs.run.folder import EndRecord, Folder
+from engine.runs.run.folder import EndRecord, Folder, FolderEntry
 from engine.runs.run.result import Result, file_stem
 from engine.runs.run.result_builder import ResultBuilder, read_events
 
@@ -57,14 +57,18 @@ class RunDir(Folder):
 
     KIND: ClassVar[str] = "run"
     HOW_TO_LIST: ClassVar[str] = "run `ftbench runs` to list the runs"
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "run.toml"
-
-    @property
-    def events_file(self) -> Path:
-        return self.path / "events.jsonl"
+    config_file = FolderEntry("run.toml")
+    events_file = FolderEntry("events.jsonl")
+    result_file = FolderEntry("result.json")
+    predictions_file = FolderEntry("predictions.jsonl")
+    checkpoints = FolderEntry("checkpoints")
+    model = FolderEntry("model")
+    start_model = FolderEntry("start")
+    """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
+    initial_adapter = FolderEntry("initial_adapter")
+    """The adapter of PiSSA before training, which the saved one is relative to."""
+    paused_file = FolderEntry("paused")
+    """Exists from a pause until the run is resumed; written by whoever pauses."""
 
     def events_size(self) -> int:
         """Bytes in the event log, 0 without one: what follows belongs to the next worker."""
@@ -72,33 +76,6 @@ class RunDir(Folder):
             return self.events_file.stat().st_size
         except FileNotFoundError:
             return 0
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def paused_file(self) -> Path:
-        """Exists from a pause until the run is resumed; written by whoever pauses."""
-        return self.path / "paused"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def start_model(self) -> Path:
-        """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
-        return self.path / "start"
-
-    @property
-    def initial_adapter(self) -> Path:
-        """The adapter of PiSSA before training, which the saved one is relative to."""
-        return self.path / "initial_adapter"
 
     def few_shot_file(self, shots: int) -> Path:
         """The answers of the base model with this many examples in the prompt, in the form of `predictions.jsonl`."""
@@ -111,10 +88,6 @@ class RunDir(Folder):
     def benchmark_file(self, benchmark: str, when: Literal["before", "after"]) -> Path:
         """The scores of each item of a benchmark, before or after training (`engine.runs.run.result`)."""
         return self.path / "benchmarks" / f"{file_stem(benchmark)}.{when}.json"
-
-    @property
-    def predictions_file(self) -> Path:
-        return self.path / "predictions.jsonl"
 
     def result(self) -> Result | None:
         """The result, None while the run has none. Raises UserError where a file is damaged or cannot be read.

@@ -123,7 +123,9 @@ def secrets_of_this_machine(environment: Mapping[str, str] = os.environ) -> Iter
         yield _content(path).strip()
     yield from re.findall(r"=\s*(\S+)", _content(token.with_name("stored_tokens")))
     yield from re.findall(r"password\s+(\S+)", _content(Path(environment.get("NETRC") or home / ".netrc")))
-    yield from re.findall(r"://[^:\s/]*:([^@\s]+)@", _content(home / ".git-credentials"))
+    git = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "credentials"
+    for path in (home / ".git-credentials", git):
+        yield from re.findall(r"://[^:\s/]*:([^@\s]+)@", _content(path))
 
 
 def _content(path: Path) -> str:

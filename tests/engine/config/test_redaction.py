@@ -112,3 +112,9 @@ def test_tokens_of_the_hub_are_secret_wherever_its_library_stores_them(place: st
     (folder / "stored_tokens").write_text("[work]\nhf_token = stored-by-name\n")
     environment = {place: str(tmp_path if place == "XDG_CACHE_HOME" else folder / "token")}
     assert {"stored-by-login", "stored-by-name"} <= set(secrets_of_this_machine(environment))
+
+
+def test_passwords_that_git_stores_in_its_configuration_are_secret(tmp_path: Path) -> None:
+    (tmp_path / "git").mkdir()
+    (tmp_path / "git" / "credentials").write_text("https://me:stored-by-git@example.org\n")
+    assert "stored-by-git" in secrets_of_this_machine({"XDG_CONFIG_HOME": str(tmp_path)})

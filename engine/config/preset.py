@@ -57,12 +57,12 @@ class EffectiveConfig:
     notices: list[Notice] = field(default_factory=list)
 
 
-def read_preset(path: Path, name: str | None = None) -> Preset:
+def read_preset(path: Path) -> Preset:
     """Read and check one TOML file.
 
     Raises UserError for invalid TOML, unknown keys, invalid values, and keys that the preset's method does not read.
     """
-    name = name or path.name
+    name = path.stem
     try:
         text = read_small(path).decode("utf-8")
         table = tomli.loads(text)

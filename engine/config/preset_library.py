@@ -73,7 +73,7 @@ def list_presets() -> list[PresetEntry]:
                 continue
             try:
                 check_utf8(path.name)
-                entries[path.stem] = PresetEntry(path.stem, path, read_preset(path, path.stem))
+                entries[path.stem] = PresetEntry(path.stem, path, read_preset(path))
             except UserError as error:
                 entries[path.stem] = PresetEntry(path.stem, path, None, error.line)
     own = user_folder()
@@ -106,11 +106,11 @@ def find_preset(name: str) -> tuple[Preset, Path]:
         if not path.is_file():
             hint = "run `ftbench presets list` to see the presets with a name"
             raise UserError("preset file not found", name, hint, code="preset.file_not_found")
-        return read_preset(path, path.stem), path
+        return read_preset(path), path
     for folder in (user_folder(), shipped_folder()):
         path = folder / f"{name}.toml"
         if path.is_file():
-            return read_preset(path, name), path
+            return read_preset(path), path
     meant = suggestion(name, [entry.name for entry in list_presets()])
     hint = "run `ftbench presets list` to see all presets"
     raise UserError(f"unknown preset {name!r}{meant}", hint=hint, code="preset.not_found")

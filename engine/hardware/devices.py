@@ -114,12 +114,12 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
     return select_devices(setting, nvml)[0]
 
 
-def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> list[SelectedDevice]:
+def devices_for(setting: int | str, count: int) -> list[SelectedDevice]:
     """The devices of a setting, of which a run uses `count`; with `auto` for several: of all GPUs.
 
     Raises UserError as `select_devices` does, and where there are too few or slots of one GPU.
     """
-    devices = select_devices(ALL if count > 1 and setting == "auto" else setting, nvml)
+    devices = select_devices(ALL if count > 1 and setting == "auto" else setting)
     if count > 1 and devices[0].gpu is not None and devices[0].slots > 1:
         problem = f"train.devices={count} does not work with slots of a GPU"
         raise UserError(problem, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
@@ -141,12 +141,12 @@ def device_settings(config: Config) -> tuple[int | str, int]:
     return config.hardware.device, config.train.devices
 
 
-def runs_at_once(settings: Iterable[tuple[int | str, int]], nvml: Nvml | None = None) -> int:
+def runs_at_once(settings: Iterable[tuple[int | str, int]]) -> int:
     """How many runs can use their devices at the same time. `settings`: of each run `hardware.device` and
     `train.devices`. Raises as `devices_for` does.
     """
     settings = set(settings)
-    locks = {device.lock for setting, count in settings for device in devices_for(setting, count, nvml)}
+    locks = {device.lock for setting, count in settings for device in devices_for(setting, count)}
     return max(1, len(locks) // max((count for _, count in settings), default=1))
 
 

@@ -326,7 +326,7 @@ def render_markdown(data: ReportData) -> str:
             scored = f" ({scores})" if scores else ""
             parts += [f"{escape_inline(rung_title(name))}{scored}:", fenced(given[0].output)]
 
-    parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder)))]
+    parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder).values()))]
     for title, prompt in judge_prompts(ladder):
         parts += [f"### {escape_inline(title)}", fenced(prompt)]
     if warnings := [*ladder.warnings, *data.problems]:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine.config.metric_specs import metric_text
 from engine.config.quantities import ABSENT, count, decimal, duration, integer, percent, rate, size
@@ -120,31 +120,21 @@ def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
 
 
-class ConfigurationTables(NamedTuple):
-    """The tables of a ladder's configuration, without empty ones."""
+def configuration(ladder: Ladder) -> dict[str, list[ReportTable]]:
+    """What all rungs have in common, what differs between them, and where they ran; without empty tables.
 
-    shown: list[ReportTable]
-    """Shown without a click."""
-    folded: list[ReportTable]
-    machine: list[ReportTable]
-    """Versions and hardware."""
-
-
-def configuration(ladder: Ladder) -> ConfigurationTables:
-    """What all rungs have in common, what differs between them, and where they ran."""
+    `shown` without a click, `folded`, and `machine`: versions and hardware.
+    """
     machine = {
         name.replace("_", " "): size(value) if name.endswith("memory") and isinstance(value, int) else value
         for name, value in ladder.machine.items()
     }
-    return ConfigurationTables(
-        _filled(settings_table(ladder), weights(ladder), work(ladder)),
-        _filled(two_columns("Settings shared by all rungs", ladder.config), runs(ladder)),
-        _filled(two_columns("Versions", ladder.versions), two_columns("Machine", machine)),
-    )
-
-
-def _filled(*tables: ReportTable | None) -> list[ReportTable]:
-    return [table for table in tables if table and table.lines]
+    tables = {
+        "shown": (settings_table(ladder), weights(ladder), work(ladder)),
+        "folded": (two_columns("Settings shared by all rungs", ladder.config), runs(ladder)),
+        "machine": (two_columns("Versions", ladder.versions), two_columns("Machine", machine)),
+    }
+    return {place: [table for table in given if table and table.lines] for place, given in tables.items()}
 
 
 def work(ladder: Ladder) -> ReportTable | None:

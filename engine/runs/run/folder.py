@@ -35,8 +35,8 @@ RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", "
 
 END_BYTES = 4096
 """Size of `end.json`; one block of common file systems."""
-MAX_REASON = 1000
-"""Characters of the reason in `end.json`; longer reasons are truncated."""
+MAX_REASON = 600
+"""Characters of the reason in `end.json`; longer ones are truncated. JSON escapes take up to six bytes each."""
 
 
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -110,11 +110,8 @@ class Folder:
     def record_end(self, status: Status, reason: str) -> bool:
         """Write how the process ends into the reserved blocks; False if even that failed."""
         record = EndRecord(status=status, reason=reason[:MAX_REASON], t=time.time())
-        text = msgspec.json.encode(record)
-        if len(text) >= END_BYTES:  # JSON escapes take up to six bytes per character
-            text = msgspec.json.encode(msgspec.structs.replace(record, reason=reason[: MAX_REASON // 2]))
         try:
-            self._fill_end(text)
+            self._fill_end(msgspec.json.encode(record))
         except OSError:
             return False
         return True

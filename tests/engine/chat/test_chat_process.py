@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import psutil
 import pytest
+from command import SMALL
+from forked import fork_processes
 from made_models import conversation_of, made_model
 
 from engine.config.errors import RunFailed, UserError
@@ -42,7 +44,7 @@ ENDLESS = Sampling(max_new_tokens=400, temperature=8.0)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTBENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
-        yield made_model(tmp_path_factory.mktemp("runs"), "lora")
+        yield made_model(tmp_path_factory.mktemp("runs"), "lora", **{"model.id": str(SMALL)})
 
 
 def until(messages: Iterator[Message], kind: type[M]) -> M:
@@ -61,7 +63,8 @@ def wait(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
+def test_a_session_from_the_queue_to_its_end(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork_processes(monkeypatch)
     other = run.path.parent / "20260131-120102-demo-lora-lora-3f2a"
     held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {other}")
     assert held is not None

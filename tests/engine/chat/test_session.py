@@ -75,7 +75,7 @@ def ask_all(session: ChatSession, conversation: Conversation, number: int = 1, *
 def test_prompts_and_end_tokens_are_those_of_training(session: ChatSession) -> None:
     responder = session.models.responders[BASE]
     tokenizer = load_tokenizer(Model())
-    prepared = prepare(Data(), 1024, tokenizer)
+    prepared = prepare(Data(), 512, tokenizer)
     by_place = {item.row.where: item.row.prompt for item in prepared.test_items}
     examples = [example for example in examples_of(Data(), ("test",)) if example.where in by_place]
     assert len(examples) > 100

@@ -227,10 +227,12 @@ def test_data_check_converts_a_gguf_model(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"prompt": f"a b {number}", "completion": "c"}) + "\n" for number in range(40))
     )
-    for _ in range(2):  # converted, and then from the cache
-        done = ftbench("data", "check", str(tmp_path / "rows.jsonl"), "--model", str(file), "--json")
-        assert "Please install" not in done.stderr and done.returncode in (0, 1), done.stderr
-        assert json.loads(done.stdout)
+    done = ftbench("data", "check", str(tmp_path / "rows.jsonl"), "--model", str(file), "--json")
+    assert "Please install" not in done.stderr and done.returncode in (0, 1), done.stderr
+    assert json.loads(done.stdout)
+    (weights,) = Path(os.environ["XDG_CACHE_HOME"]).rglob("model.safetensors")
+    converted = weights.stat().st_ino
+    assert gguf_to_folder(file) == weights.parent and weights.stat().st_ino == converted  # not converted again
 
 
 def test_bogus_counts_of_a_gguf_file_are_refused(tmp_path: Path) -> None:

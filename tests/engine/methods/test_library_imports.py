@@ -14,73 +14,85 @@ from engine.config import schema
 from engine.data.prepare import prepare
 from engine.methods.model_source import load_tokenizer
 
-COUNT_FILES = """
+FILES_OPENED = """
 import collections, sys
 opened = collections.Counter()
 def count(event, arguments):
     if event == "open" and "/transformers/models/" in str(arguments[0]) and str(arguments[0]).endswith(".py"):
         opened[arguments[0]] += 1
 sys.addaudithook(count)
+def files():
+    import transformers.models
+    return [dir(transformers.models), len(opened), sum(times > 1 for times in opened.values())]
 """
 """Counts how often each file of a transformers model is opened; imports read bytecode instead."""
 
 
-def run(code: str) -> Any:
+def run(code: str, *arguments: str) -> Any:
     """What a new process prints as JSON."""
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("function", ["import_libraries", "import_without_torch"])
-def test_all_models_have_their_names_and_each_file_is_read_once(function: str) -> None:
-    output = run(
-        f"{COUNT_FILES}from engine.methods.library_imports import {function}\n{function}()\n"
-        "import json, transformers.models\n"
-        "print(json.dumps([dir(transformers.models), len(opened), sum(times > 1 for times in opened.values())]))"
-    )
-    names, files, again = output
+def check_models(names: list[str], files: int, again: int) -> None:
+    """All models have their names, and each file is read once."""
     assert names == dir(transformers.models) and "LlamaForCausalLM" in names
     assert files > 1000 and again < 100  # those of models whose own package is imported
 
 
 def test_without_torch_rows_get_the_tokens_of_a_run() -> None:
-    fingerprint, torch_free = run(
-        "import json, sys\nfrom engine.methods.library_imports import import_without_torch\nimport_without_torch()\n"
+    models, fingerprint, torch_free = run(
+        f"{FILES_OPENED}from engine.methods.library_imports import import_without_torch\nimport_without_torch()\n"
+        "import json, sys\nmodels = files()\n"
         "from engine.config import schema\nfrom engine.data.prepare import prepare\n"
         "from engine.methods.model_source import load_tokenizer\nfrom engine.evaluation.preflight import preflight\n"
         "rows = prepare(schema.Data(), 512, load_tokenizer(schema.Model()))\n"
         "splits = {'train': rows.train, 'validation': rows.validation, 'test': rows.test}\n"
         "assert preflight(schema.Model(), 512, schema.Evaluation(), splits) is None\n"
-        "print(json.dumps([rows.facts.fingerprint, 'torch' not in sys.modules]))"
+        "print(json.dumps([models, rows.facts.fingerprint, 'torch' not in sys.modules]))"
     )
+    check_models(*models)
     assert torch_free
     assert fingerprint == prepare(schema.Data(), 512, load_tokenizer(schema.Model())).facts.fingerprint
 
 
-FORKED = """
-import json, os, sys, traceback
+FORKED = f"""{FILES_OPENED}
+import json, os, sys, torch, traceback
 from engine.methods.library_imports import import_libraries
-import_libraries()
-import torch
-failures = {}
+failures = {{}}
 for name, code in json.loads(sys.argv[1]).items():
+    if name != "with a GPU":
+        import_libraries()
     reader, writer = os.pipe()
     if not os.fork():
         try:
-            exec(code, {"sys": sys, "torch": torch})
+            exec(code, {{"sys": sys, "torch": torch}})
         except BaseException:
             os.write(writer, traceback.format_exc().encode())
         os._exit(0)
     os.close(writer)
     text, (_, status) = os.fdopen(reader).read(), os.wait()
-    failures[name] = text or (f"status {status}" if status else "")
-print(json.dumps(failures))
+    failures[name] = text or ("ended" if status else "")
+print(json.dumps([failures, files()]))
 """
-"""Run each program in a process of its own, in which the libraries are imported; importing them takes most of the
-time."""
+"""Run each program in a process of its own, in which torch is imported, and except for the first one also the other
+libraries; importing them takes most of the time."""
+WITH_GPU = """
+answers = iter([True])
+torch.cuda.is_available = lambda: next(answers, False)
+sys.modules["bitsandbytes"] = sys.modules["transformers"] = None  # imported later than the compiler
+from engine.methods.library_imports import DeferredCompiler, import_libraries
+try:
+    import_libraries()
+except ImportError:
+    assert not isinstance(torch._dynamo, DeferredCompiler) and torch._dynamo.__file__.endswith("__init__.py")
+else:
+    raise AssertionError("transformers was imported")
+"""
 LOADED = "'torch._dynamo.eval_frame' in sys.modules"
 STEP = f"""
-import engine.worker.main
+import engine.evaluation.score, engine.worker.main
+assert not {{"rouge_score", "nltk"}} & set(sys.modules)  # only the metric rouge needs them
 model = torch.nn.Linear(4, 4)
 optimizer = torch.optim.AdamW(model.parameters())
 model(torch.ones(1, 4)).sum().backward()
@@ -111,17 +123,25 @@ assert torch.compiler.disable(len) is not len and not [finder for finder in sys.
 
 
 @pytest.fixture(scope="module")
-def failures() -> dict[str, str]:
-    """Each program's traceback, "" if it has none."""
-    programs = {"step": STEP, **{name: f"assert not {LOADED}\n{use}\n{EVERYTHING}" for name, use in USES.items()}}
-    done = subprocess.run([sys.executable, "-P", "-c", FORKED, json.dumps(programs)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    tracebacks: dict[str, str] = json.loads(done.stdout)
+def outcome() -> tuple[dict[str, str], list[Any]]:
+    """Each program's traceback, "" if it has none; and what `files` returns."""
+    programs = {"with a GPU": WITH_GPU, "step": STEP}
+    programs |= {name: f"assert not {LOADED}\n{use}\n{EVERYTHING}" for name, use in USES.items()}
+    tracebacks, models = run(FORKED, json.dumps(programs))
     assert tracebacks.keys() == programs.keys()
-    return tracebacks
+    return tracebacks, models
 
 
-def test_imports_and_a_training_step_do_not_load_the_compiler(failures: dict[str, str]) -> None:
+@pytest.fixture
+def failures(outcome: tuple[dict[str, str], list[Any]]) -> dict[str, str]:
+    return outcome[0]
+
+
+def test_all_models_have_their_names_and_each_file_is_read_once(outcome: tuple[dict[str, str], list[Any]]) -> None:
+    check_models(*outcome[1])
+
+
+def test_imports_and_a_training_step_load_neither_the_compiler_nor_rouge(failures: dict[str, str]) -> None:
     assert failures["step"] == ""
 
 
@@ -130,11 +150,5 @@ def test_the_first_use_loads_it_and_everything_is_its_own(use: str, failures: di
     assert failures[use] == ""
 
 
-def test_with_a_gpu_the_compiler_is_imported_as_torch_does() -> None:
-    output = run(
-        "import torch; answers = iter([True]); torch.cuda.is_available = lambda: next(answers, False)\n"
-        "from engine.methods.library_imports import DeferredCompiler, import_libraries\nimport_libraries()\n"
-        "import json\nprint(json.dumps([isinstance(torch._dynamo, DeferredCompiler), torch._dynamo.__file__]))"
-    )
-    deferred, file = output
-    assert not deferred and file.endswith("__init__.py")
+def test_with_a_gpu_the_compiler_is_imported_as_torch_does(failures: dict[str, str]) -> None:
+    assert failures["with a GPU"] == ""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +35,7 @@ from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, shard
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
-STEPS, BATCH, ROWS = 20, 5, 48
+STEPS, BATCH, ROWS = 6, 5, 23
 
 
 class Tight(AnswerTrainer):
@@ -45,11 +47,18 @@ class Tight(AnswerTrainer):
         return super().forward_backward(model, group, total_weight)
 
 
+@cache
+def inputs(folder: Path) -> tuple[Any, Sequence[Row]]:
+    """The tokenizer and the prepared rows."""
+    tokenizer = load_tokenizer(schema.Model(id=str(folder / "model")))
+    data = schema.Data(id=str(folder / "rows.jsonl"), test=0, validation=0)
+    return tokenizer, prepare(data, 256, tokenizer).train
+
+
 def train(
     config: schema.Config, kind: str, ranks: Ranks, folder: Path, trainer_class: type[AnswerTrainer] = AnswerTrainer
 ) -> dict[str, Any]:
-    tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, 256, tokenizer).train
+    tokenizer, rows = inputs(folder)
     torch.manual_seed(0)
     model = method(config.method).load(config, CPU)
     if kind == "fsdp":
@@ -104,8 +113,7 @@ def main(folder: Path) -> None:
             config = schema.Config(
                 method=name,
                 model=schema.Model(id=str(folder / "model")),
-                data=schema.Data(id=str(folder / "rows.jsonl"), test=0, validation=0),
-                train=schema.Train(learning_rate=1e-3, batch=BATCH, precision="fp32"),
+                train=schema.Train(learning_rate=3e-3, batch=BATCH, precision="fp32"),
                 quantization=schema.Quantization(compute_dtype="fp32"),
                 optimizer=schema.Optimizer(name="adamw"),
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MICRO, events_of
+from command import MICRO, ON_SMALL, events_of
 from faults.worker_runs import stop
 from forked import ftbench
 
@@ -20,7 +20,7 @@ from engine.runs.run.run_dir import RunDir
 
 def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
     """Run to the end; returns its directory and its result."""
-    done = ftbench("run", "demo-lora", *MICRO, *arguments, "--json")
+    done = ftbench("run", "demo-lora", *MICRO, *ON_SMALL, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     return next(run for run in RunDir.iterate(Path(arguments[-1])) if run.name == result["name"]), result
@@ -75,7 +75,7 @@ def check_gates_lists_and_cards(first: RunDir, second: RunDir, home: str) -> Non
     assert wrong.returncode == 2 and json.loads(wrong.stderr)["error"]["code"] == "gate.no_start"
     listed = json.loads(ftbench("runs", "--runs", home, "--json").stdout)
     assert {line["name"]: line["from_run"] for line in listed}[second.name] == first.name
-    assert f"tiny from qlora-{first.name[-4:]}" in ftbench("runs", "--runs", home).stdout
+    assert f"small from qlora-{first.name[-4:]}" in ftbench("runs", "--runs", home).stdout
     done = ftbench("export", second.name, "--to", "adapter", "--runs", home, "--margin", "100")
     assert done.returncode == 0, done.stderr
     assert f"continues the run {first.name}" in (second.path / "exports" / "adapter" / "README.md").read_text()
@@ -92,7 +92,7 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
         *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"),
     ]
     arguments = ["--method", "qlora", "--from", copy.name, "--data", str(data), "--runs", home, "--detach"]
-    started = ftbench("run", "demo-lora", *long, *arguments)
+    started = ftbench("run", "demo-lora", *long, *ON_SMALL, *arguments)
     assert started.returncode == 0, started.stderr
     second = next(run for run in RunDir.iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
@@ -104,7 +104,9 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     result = json.loads(done.stdout)
     assert (result["status"], result["steps"], result["from_run"]) == ("finished", 60, copy.name)
     assert "run.start_other_data" in result["warning_codes"] and "run.model_changed" not in result["warning_codes"]
-    again = ftbench("run", "demo-lora", *MICRO, "--set", f"model.from_run={copy.path}", "--runs", home, "--json")
+    again = ftbench(
+        "run", "demo-lora", *MICRO, *ON_SMALL, "--set", f"model.from_run={copy.path}", "--runs", home, "--json"
+    )
     assert again.returncode == 2 and json.loads(again.stderr)["error"]["code"] == "run.start_missing"
 
 
@@ -127,12 +129,13 @@ def until(condition: Callable[[], bool]) -> None:
         ),
         (["--method", "qlora", "--set", "quantization.double=false"], "run.start_setting", "quantization.double=true"),
         (["--method", "qlora", "--set", "model.enable_thinking=true"], "run.start_setting", "enable_thinking=false"),
-        (["--method", "qlora", "--model", "smollm2-135m"], "run.start_setting", "--set model.id=tiny"),
+        (["--method", "qlora", "--model", "smollm2-135m"], "run.start_setting", "/fixtures/small"),
     ],
 )
 def test_a_run_that_does_not_match_is_refused_by_name(
     arguments: list[str], code: str, text: str, first: RunDir
 ) -> None:
-    done = ftbench("run", "demo-lora", *MICRO, "--from", str(first.path), *arguments, "--json")
+    model = [] if "--model" in arguments else ON_SMALL
+    done = ftbench("run", "demo-lora", *MICRO, *model, "--from", str(first.path), *arguments, "--json")
     error = json.loads(done.stderr.strip().splitlines()[-1])["error"]
     assert (done.returncode, error["code"]) == (2, code) and text in error["hint"]

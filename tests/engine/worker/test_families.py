@@ -51,10 +51,12 @@ def test_a_worker_trains_and_exports_a_family(family: str, tmp_path: Path) -> No
     model = tmp_path / "model"
     model.mkdir()
     family_checks.write_model(family, model)
+    rows = [{"prompt": f"{number} plus {number}?", "completion": f"It is {2 * number}."} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
-        "model.id": str(model), "train.steps": 2, "train.batch": 4, "train.max_length": 320, "data.max_rows": 40,
-        "evaluation.max_new_tokens": 2, "evaluation.rows": 8, "evaluation.forgetting_text": "none",
-        "train.precision": "fp32",
+        "model.id": str(model), "data.id": str(tmp_path / "rows.jsonl"), "train.steps": 2, "train.batch": 4,
+        "train.max_length": 64, "evaluation.max_new_tokens": 2, "evaluation.rows": 4,
+        "evaluation.forgetting_text": "none", "train.precision": "fp32",
     }  # fmt: skip
     chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     done = ftbench("run", "demo", "--method", "lora", *chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import events_of
+from command import ON_SMALL, events_of
 from faults.worker_runs import UNPROBED, start, stop, wait_for
 from forked import ftbench
 
@@ -16,7 +16,8 @@ def optimizers(run: RunDir) -> list[str]:
 
 
 def test_it_is_resumed_with_8_bit_state(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, "--method", "full", "--set", "optimizer.name=adamw_8bit", execute=ftbench)
+    settings = [*ON_SMALL, *UNPROBED, "--method", "full", "--set", "optimizer.name=adamw_8bit"]
+    run = start(tmp_path / "runs", *settings, execute=ftbench)
     wait_for(run, "checkpoint", step=4)
     stop(run)
     for file, setting in ((run.config_file, 'name = "{}"'), (run.events_file, '"optimizer.name":"{}"')):

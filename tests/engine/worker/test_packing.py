@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from command import events_of, only_run
+from command import ON_SMALL, events_of, only_run
 from forked import ftbench
 from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
 from tiny_configs import family_config
@@ -47,7 +47,7 @@ SHORT = (
 def run_of(folder: Path, preset: str, *settings: str) -> list[dict[str, Any]]:
     """The events of a short run."""
     more = [part for setting in settings for part in ("--set", setting)]
-    done = ftbench("run", preset, *SHORT, *more)
+    done = ftbench("run", preset, *ON_SMALL, *SHORT, *more)
     assert done.returncode == 0, done.stdout + done.stderr
     return events_of(only_run(folder))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from command import events_of
+from command import ON_SMALL, events_of
 from faults.worker_runs import UNPROBED, losses, selecting, start, stop, wait_for, wait_for_end
 from forked import ftbench
 from places import TESTS
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 PRECISE = ["--set", "train.precision=fp32"]
 TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
-SETTINGS = [*UNPROBED, *PRECISE]
+SETTINGS = [*ON_SMALL, *UNPROBED, *PRECISE]
 SHARDED = ["--set", "train.parallelism=fsdp"]
 DIVIDABLE = ["--set", "optimizer.name=adamw"]
 """32-bit optimizer state, which sharded training uses."""
@@ -137,8 +137,9 @@ def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expect
 def test_two_ranks_load_the_weights_with_the_lowest_validation_loss(
     preset: str, rate: float, more: list[str], tmp_path: Path
 ) -> None:
-    few = ["data.max_rows=4" if word == "data.max_rows=32" else word for word in SETTINGS]  # which are overfitted
-    settings = [*selecting(few, rate), "--set", "train.patience=2", *DIVIDABLE, *TWO, *more]
+    # Rows that the embedded model overfits.
+    few = ["data.max_rows=4" if word == "data.max_rows=32" else word for word in UNPROBED]
+    settings = [*selecting(few, rate), *PRECISE, "--set", "train.patience=2", *DIVIDABLE, *TWO, *more]
     run = start(tmp_path / "runs", *settings, preset=preset, execute=ftbench)
     wait_for_end(run)
     result = run.result()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import events_of, only_run
+from command import ON_SMALL, events_of, only_run
 from forked import ftbench
 
 TINY = [
+    *ON_SMALL,
     *("--method", "lora", "--set", "train.steps=2", "--set", "train.batch=4", "--set", "train.max_length=64"),
     *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"),
 ]

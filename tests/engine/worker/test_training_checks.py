@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from command import SMALL
 from forked import fork_processes
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
+from engine.config.settings import with_settings
 from engine.evaluation.generate import Generator
 from engine.methods import lora
 from engine.methods.machine import Machine, this_machine
@@ -61,21 +63,27 @@ GIB = 1 << 30
 A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_rows() -> Iterator[None]:
+    """For the checks in this process: `ftbench doctor` trains on and compares more, and its random model is deeper."""
+    two_layers = replace(ON_CPU, sizes={**ON_CPU.sizes, "num_hidden_layers": 2})
+    sizes = {"EMBEDDED_ROWS": 8, "EMBEDDED_BATCH": 4, "EMBEDDED_STEPS": 3, "RANDOM_STEPS": {"cpu": 3, "cuda": 3}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**sizes, "ON_CPU": two_layers}.items():
+            patch.setattr(training_session, name, value)
+        patch.setattr(agreement, "ROWS", 4)
+        patch.setattr(agreement, "ANSWERS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
-    """LoRA, trained on the embedded model."""
-    trained_session = TrainingSession(embedded_subject("lora"), this_machine(), tmp_path_factory.mktemp("session"))
+def session(few_rows: None, tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
+    """LoRA, trained on the small model."""
+    subject = embedded_subject("lora")
+    subject = replace(subject, config=with_settings(subject.config, {"model.id": str(SMALL)}))
+    trained_session = TrainingSession(subject, this_machine(), tmp_path_factory.mktemp("session"))
     trained_session.train()
     return trained_session
-
-
-@pytest.fixture(autouse=True)
-def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the checks in this process: `ftbench doctor` trains on and compares all."""
-    monkeypatch.setattr(training_session, "EMBEDDED_ROWS", 8)
-    monkeypatch.setattr(training_session, "EMBEDDED_BATCH", 4)
-    monkeypatch.setattr(agreement, "ROWS", 4)
-    monkeypatch.setattr(agreement, "ANSWERS", 2)
 
 
 def reports_of_command(method: str, monkeypatch: pytest.MonkeyPatch) -> list[TrainingReport]:
@@ -89,7 +97,7 @@ def reports_of_command(method: str, monkeypatch: pytest.MonkeyPatch) -> list[Tra
 
 @pytest.mark.parametrize("method", method_names())
 def test_every_check_passes_or_needs_a_gpu(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if method == "qlora":
+    if method == "full":
         reports = reports_of_command(method, monkeypatch)
     else:
         reports = [check_method(method, choice, this_machine(), tmp_path, lambda text: None) for choice in MODELS]
@@ -377,4 +385,4 @@ def test_a_check_that_raises_is_failed_and_the_others_run(
     monkeypatch.setattr(report, "check_packed_loss", fail)
     checks = report.Checks(session)
     assert checks.run("packed loss").text == "ValueError: no such kernel"
-    assert checks.run("training").state == "ok"
+    assert checks.run("shared prefix").state == "ok"

@@ -59,7 +59,6 @@ from engine.runs.run.exports import (
     MergeCandidate,
     WeightType,
     export_folder,
-    exports_folder,
     fidelity_outcome,
     remove_unfinished,
     unfinished_folder,
@@ -114,7 +113,7 @@ def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]
 
 def _logged(request: ExportRequest, progress: Progress) -> Progress:
     """Progress that is also written to a log in the run's folder of exports, one line per change of the work."""
-    log = exports_folder(request.run) / f"{export_folder(request.run, request.kind, request.type).name}.log"
+    log = request.run.exports / f"{export_folder(request.run, request.kind, request.type).name}.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     log.write_text(f"{_now()} exporting to {request.folder}\n", "utf-8")
     last = ""

@@ -40,7 +40,6 @@ from engine.runs.run.exports import (
     Artifact,
     Fidelity,
     export_arguments,
-    exports_folder,
     read_fidelity,
     read_item_scores,
     remove_unfinished,
@@ -53,7 +52,7 @@ STOP_POLL_SECONDS = 0.2
 
 def scored_export(run: RunDir, artifact: Artifact) -> Fidelity | None:
     """The check of an artifact of the run that exists with a score for each of its test items, else None."""
-    folder = exports_folder(run) / artifact.folder
+    folder = run.exports / artifact.folder
     try:
         fidelity, scored = read_fidelity(folder), len(read_item_scores(folder))
         items = len(read_item_lines(run.predictions_file))

@@ -47,7 +47,6 @@ from engine.runs.ladder.ladder_state import (
 from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Step
-from engine.runs.run.exports import exports_folder
 from engine.runs.run.folder import State
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
@@ -375,7 +374,7 @@ class LadderPipeline:
             entry.status, entry.reason = "skipped", f"{rung} has no finished run with seed {entry.seed}"
             return
         run = self.runner.run_of(source)
-        entry.run = str((exports_folder(run) / artifact.folder).relative_to(self.runner.dir.runs))
+        entry.run = str((run.exports / artifact.folder).relative_to(self.runner.dir.runs))
         fidelity = scored_export(run, artifact)
         entry.reused = fidelity is not None and (entry.reused or entry.status != "finished")
         title, saved = f"{rung_title(entry.rung)}, seed {entry.seed}", 0.0

@@ -25,7 +25,7 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
-from engine.runs.run.exports import exports_folder, is_own_folder
+from engine.runs.run.exports import is_own_folder
 from engine.runs.run.folder import Folder
 from engine.runs.run.run_dir import RunDir
 
@@ -84,7 +84,7 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
         if run.checkpoints in _folders(run.path):
             resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
             yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
-        for path in _folders(exports_folder(run)):
+        for path in _folders(run.exports):
             yield _item("exports", f"{run.name}/{path.name}", path, live, run)
         member = f"it belongs to the ladder {ladder_of[run.name]}" if run.name in ladder_of else ""
         yield _item("runs", run.name, run.path, live or member, run)

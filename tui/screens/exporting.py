@@ -22,7 +22,6 @@ from engine.runs.run.exports import (
     Fidelity,
     artifact_words,
     export_arguments,
-    exports_folder,
     parse_artifact,
     read_fidelity,
     remove_unfinished,
@@ -86,7 +85,7 @@ class ExportScreen(Dialog[None]):
                 artifact = parse_artifact(word)
                 if artifact.kind == "adapter" and method_spec(chosen.method).trains_weights:
                     continue
-                check = _existing(exports_folder(chosen.run) / artifact.folder)
+                check = _existing(chosen.run.exports / artifact.folder)
                 known = (f"exported: {check.outcome}", STYLES[check.outcome]) if check else ""
                 line = f"{word:<11} {CONTENTS[artifact.kind]:<22} {artifact.type:<8} "
                 choices.add_option(Option(Content.assemble(line, known), word))
@@ -102,7 +101,7 @@ class ExportScreen(Dialog[None]):
             self._offer()
             return
         artifact = parse_artifact(event.option_id or "")
-        folder = exports_folder(self.chosen.run) / artifact.folder
+        folder = self.chosen.run.exports / artifact.folder
         self.query_one(OptionList).display = False
         if check := _existing(folder):
             self._show_check(folder, check)

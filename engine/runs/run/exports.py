@@ -227,19 +227,15 @@ def export_arguments(
     }
 
 
-def exports_folder(run: RunDir) -> Path:
-    return run.path / "exports"
-
-
 def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Path:
     """Where an artifact is written unless another folder is given; `dtype` None is the kind's default."""
-    return exports_folder(run) / Artifact(kind=kind, type=dtype or DEFAULT_TYPES[kind]).folder
+    return run.exports / Artifact(kind=kind, type=dtype or DEFAULT_TYPES[kind]).folder
 
 
 def remove_unfinished(run: RunDir) -> None:
     """Delete what killed exports left in the run's folder; a folder that an export is writing is locked and stays."""
-    with locks.exclusive(exports_folder(run)):
-        for folder in exports_folder(run).glob(".*.tmp"):
+    with locks.exclusive(run.exports):
+        for folder in run.exports.glob(".*.tmp"):
             if not locks.is_locked(folder):
                 remove_tree(folder, ignore_errors=True)
 
@@ -292,7 +288,7 @@ def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
     """Folder and check of each exported artifact, by name. Folders without a readable check are left out."""
     folders: list[Path] = []
     with contextlib.suppress(OSError):
-        folders = subfolders(exports_folder(run))
+        folders = subfolders(run.exports)
     for folder in folders:
         with contextlib.suppress(UserError):
             yield folder, read_fidelity(folder)

@@ -63,6 +63,7 @@ class RunDir(Folder):
     predictions_file = FolderEntry("predictions.jsonl")
     checkpoints = FolderEntry("checkpoints")
     model = FolderEntry("model")
+    exports = FolderEntry("exports")
     start_model = FolderEntry("start")
     """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
     initial_adapter = FolderEntry("initial_adapter")

@@ -13,7 +13,7 @@ from textual.widgets import OptionList, Static
 
 from engine.config import preset_library
 from engine.runs.run import run_dir
-from engine.runs.run.exports import FIDELITY, Fidelity, exports_folder
+from engine.runs.run.exports import FIDELITY, Fidelity
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.exporting import ExportScreen
@@ -39,7 +39,7 @@ def part(app: Workbench, name: str) -> str:
 
 def test_the_runs_screen_exports_the_run_under_the_cursor(tmp_path: Path) -> None:
     run = made(tmp_path)
-    folder = exports_folder(run) / "adapter"
+    folder = run.exports / "adapter"
     folder.mkdir(parents=True)
     known = {"run": run.name, "kind": "adapter", "type": "f32", "model": "tiny", "metric": "json", "device": "CPU"}
     check = msgspec.convert({**known, "margin": 0.02, "outcome": "worse", "bytes": 1 << 20}, Fidelity)

@@ -105,7 +105,7 @@ def import_preset(path: Path, overrides: Flat | None = None) -> ImportedPreset:
     result = ImportedPreset(tool.name)
     method = _take_method(given, tool, result, path)
     _take_batch(given, tool, result)
-    _take_warmup(given, result)
+    _take_length(given, result)
     _take_datasets(given, result)
     # LLaMA-Factory's alpha is twice the rank unless it is set.
     if tool is LLAMA_FACTORY and method != "full" and given.get("lora_alpha") is None:
@@ -236,15 +236,11 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
     deciding = (*names, "quantization_bit", "quantization_method", "load_in_4bit", "load_in_8bit")
     used = [key for key in deciding if key in given]
     shown = ", ".join(f"{key} = {_shown(key, given[key])}" for key in used) or "no adapter"
-    if tool in (AXOLOTL, TRL) and kind in (None, False, "false"):
-        method = "full"
-    elif str(kind).lower() in ("lora", "true"):
-        method = "qlora" if bits == "4" else "lora"
-    elif str(kind).lower() in ("qlora", "full"):
-        method = str(kind).lower()
-    elif kind is None:
-        method = "qlora" if bits == "4" else "lora"  # LLaMA-Factory's default
-    else:
+    lora = "qlora" if bits == "4" else "lora"
+    unset = "full" if tool in (AXOLOTL, TRL) else lora
+    known = {"none": unset, "false": unset, "true": lora, "lora": lora, "qlora": "qlora", "full": "full"}
+    method = known.get(str(kind).lower())
+    if method is None:
         problem, hint = f"{_shown('', kind)} is none of qlora, lora and full", "give a file of one of these methods"
         raise UserError(problem, str(path), hint, code="import.method")
     for key in used:
@@ -293,37 +289,41 @@ def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) 
     result.add("changed", named, list(values), f"train.batch = {batch}", note)
 
 
-def _take_warmup(given: dict[str, Any], result: ImportedPreset) -> None:
+def _take_length(given: dict[str, Any], result: ImportedPreset) -> None:
     """Steps instead of epochs, and the warmup as a share of them."""
-    unset = [key for key in ("max_steps", "warmup_steps") if key in given and given[key] in (None, "", 0, -1, False)]
-    result.without_effect += unset
-    steps, warmup = (None if key in unset else given.get(key) for key in ("max_steps", "warmup_steps"))
-    for key in ("max_steps", "warmup_steps"):
-        given.pop(key, None)
-    try:
-        if steps is not None:
-            if whole(steps) < 1:
-                raise NoCounterpart("not a number of steps")
-            result.values["train.steps"] = whole(steps)
-            result.add("taken", "max_steps", steps, "train.steps")
-            for key in ("num_epochs", "num_train_epochs"):
-                if (epochs := given.pop(key, None)) is not None:
-                    result.add("left out", key, epochs, "", "max_steps counts")
-        if warmup is None:
-            return
-        if number(warmup) < 1:
-            result.values["train.warmup_ratio"] = number(warmup)
-            result.add("taken", "warmup_steps", warmup, "train.warmup_ratio")
-        elif "train.steps" in result.values:
-            ratio = round(whole(warmup) / result.values["train.steps"], 4)
-            result.values["train.warmup_ratio"] = ratio
-            note = f"{whole(warmup)} of {result.values['train.steps']} steps"
-            result.add("changed", "warmup_steps", warmup, f"train.warmup_ratio = {ratio}", note)
-        else:
-            note = "the number of steps depends on the data: set train.warmup_ratio"
-            result.add("left out", "warmup_steps", warmup, "", note)
-    except NoCounterpart as error:
-        result.add("left out", "max_steps, warmup_steps", [steps, warmup], "", str(error))
+    for key, take in (("max_steps", _take_steps), ("warmup_steps", _take_warmup)):
+        if key not in given:
+            continue
+        value = given.pop(key)
+        if value in (None, "", 0, -1, False):
+            result.without_effect.append(key)
+            continue
+        try:
+            take(value, given, result)
+        except NoCounterpart as error:
+            result.add("left out", key, value, "", str(error))
+
+
+def _take_steps(value: Any, given: dict[str, Any], result: ImportedPreset) -> None:
+    if whole(value) < 1:
+        raise NoCounterpart("not a number of steps")
+    result.values["train.steps"] = whole(value)
+    result.add("taken", "max_steps", value, "train.steps")
+    for key in ("num_epochs", "num_train_epochs"):
+        if (epochs := given.pop(key, None)) is not None:
+            result.add("left out", key, epochs, "", "max_steps counts")
+
+
+def _take_warmup(value: Any, given: dict[str, Any], result: ImportedPreset) -> None:
+    if number(value) < 1:
+        result.values["train.warmup_ratio"] = number(value)
+        result.add("taken", "warmup_steps", value, "train.warmup_ratio")
+    elif steps := result.values.get("train.steps"):
+        ratio = result.values["train.warmup_ratio"] = round(whole(value) / steps, 4)
+        note = f"{whole(value)} of {steps} steps"
+        result.add("changed", "warmup_steps", value, f"train.warmup_ratio = {ratio}", note)
+    else:
+        raise NoCounterpart("the number of steps depends on the data: set train.warmup_ratio")
 
 
 def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:

@@ -95,6 +95,15 @@ def test_axolotl(tmp_path: Path) -> None:
     assert result.without_effect == ["output_dir"]
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("warmup_steps", "max_steps"), ("max_steps", "warmup_steps")])
+def test_of_steps_and_warmup_only_the_invalid_one_is_left_out(wrong: str, right: str, tmp_path: Path) -> None:
+    result = imported(tmp_path, f"base_model: acme/Model-8B\nadapter: lora\n{wrong}: many\n{right}: 20\n")
+    said = {key: outcome for key, outcome in outcomes(result).items() if key.startswith(("max_steps", "warmup_steps"))}
+    kept = {"max_steps": "taken", "warmup_steps": "left out"}  # the number of steps depends on the data
+    assert said == {wrong: "left out", right: kept[right]}
+    assert ("train.steps" in result.values) == (right == "max_steps")
+
+
 def test_llama_factory(tmp_path: Path) -> None:
     values = imported(tmp_path, LLAMA_FACTORY).values
     assert (values["method"], values["adapter.rank"], values["adapter.alpha"]) == ("qlora", 8, 16)

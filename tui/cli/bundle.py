@@ -95,7 +95,8 @@ def write_bundle(runs: Path, check: Callable[[Path], list[BoxCheck]], out: Path 
 def _files(runs: Path, check: Callable[[Path], list[BoxCheck]]) -> Iterator[tuple[str, str]]:
     """Name and text of each file, before redaction."""
     yield "doctor.json", json.dumps(msgspec.to_builtins(check(runs)), indent=1)
-    packages = {f"{distribution.metadata['Name']} {distribution.version}" for distribution in metadata.distributions()}
+    described = [distribution.metadata for distribution in metadata.distributions()]  # read and parsed at each access
+    packages = {f"{fields['Name']} {fields['Version']}" for fields in described}
     system = {
         "ftbench": __version__,
         "python": platform.python_version(),

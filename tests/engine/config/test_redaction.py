@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,13 @@ def test_every_process_that_logs_redacts_its_output() -> None:
 )  # fmt: skip
 def test_what_is_no_credential_is_kept(text: str) -> None:
     assert without_credentials(text) == text
+
+
+def test_a_long_word_takes_no_quadratic_time() -> None:
+    """A log may contain an encoded file."""
+    started = time.process_time()
+    assert Redactor([])("a" * 20_000) == "a" * 20_000
+    assert time.process_time() - started < 3
 
 
 def test_credentials_in_any_url_are_redacted() -> None:

@@ -185,7 +185,7 @@ def opened(descriptor: int, former: TextIO) -> TextIO:
     unbuffered = "PYTHONUNBUFFERED" in os.environ
     return io.TextIOWrapper(
         open(descriptor, "wb", buffering=0 if unbuffered else -1, closefd=False),
-        encoding=former.encoding,
+        encoding=os.environ.get("PYTHONIOENCODING", former.encoding),
         errors=former.errors,
         line_buffering=descriptor == 2 or os.isatty(descriptor),
         write_through=unbuffered,

@@ -8,8 +8,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import command
 import pytest
-from command import FTBENCH, ftbench
+from command import FTBENCH
+from forked import ftbench
 
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import stop
@@ -54,19 +56,22 @@ def test_help_fits_eighty_columns_without_truncated_summaries() -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-@pytest.mark.parametrize("arguments", [["presets", "list"], ["doctor"], ["plan", "demo-lora", "--quick", "--history"]])
+@pytest.mark.parametrize(
+    ("arguments", "encoding"),
+    [
+        (["presets", "list"], "ascii"),
+        (["doctor"], "ascii"),
+        (["plan", "demo-lora", "--quick", "--history"], "latin-1"),
+    ],
+)
 def test_an_encoding_without_the_symbols_gets_ascii_ones(arguments: list[str], encoding: str) -> None:
-    done = subprocess.run(
-        [FTBENCH, *arguments], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=600
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    text = done.stdout.decode(encoding)
-    assert "\\u" not in text and len(text.splitlines()) > 1
+    done = ftbench(*arguments, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u" not in done.stdout and len(done.stdout.splitlines()) > 1
 
 
 def test_errors_are_one_line_in_every_encoding() -> None:
-    done = ftbench("run", "–→日", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = command.ftbench("run", "–→日", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 2
     assert done.stderr.startswith("ftbench: unknown preset '-->\\u65e5'")
 
@@ -85,13 +90,21 @@ def test_output_that_cannot_be_written_is_one_line_and_closed_output_is_silent(a
         assert done.returncode == 1 and line.startswith("ftbench: ") and os.strerror(errno.ENOSPC) in line
 
 
-@pytest.mark.parametrize("arguments", [["presets", "show", "demo-lora", "--json"], ["presets", "list"], ["--help"]])
-def test_a_closed_pipe_is_not_a_failure(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["presets", "show", "demo-lora", "--json"], 0),
+        (["presets", "list"], 0),
+        (["--help"], 0),
+        (["ladder", "nosuch"], 2),
+    ],
+)
+def test_a_closed_pipe_is_not_a_failure(arguments: list[str], status: int) -> None:
     with subprocess.Popen([FTBENCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 0
+        assert len(process.stderr.read().splitlines()) == (1 if status else 0)
+    assert process.returncode == status
 
 
 def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
@@ -122,7 +135,8 @@ def test_runs_option_works_before_and_after_the_subcommand(tmp_path: Path) -> No
 
 
 def test_ascii_option_works_before_and_after_the_subcommand() -> None:
-    for line in (["--ascii", "presets", "show", "demo-lora"], ["doctor", "--ascii"]):
+    assert not ftbench("presets", "list").stdout.isascii()
+    for line in (["--ascii", "presets", "list"], ["presets", "list", "--ascii"]):
         done = ftbench(*line)
         assert done.returncode == 0 and done.stdout.isascii()
 
@@ -135,10 +149,10 @@ def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_pat
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
-@pytest.mark.parametrize("words", [["data", "check"], ["data", "show"], ["run", "demo-lora", "--data"]], ids=" ".join)
-def test_a_blank_data_set_is_refused_in_a_folder_of_data(words: list[str], blank: str, tmp_path: Path) -> None:
+def test_a_blank_data_set_is_refused_in_a_folder_of_data(blank: str, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    refusal(*words, blank, code="cli.empty_value", cwd=tmp_path)
+    for words in (["data", "check"], ["data", "show"], ["run", "demo-lora", "--data"]):
+        refusal(*words, blank, code="cli.empty_value", cwd=tmp_path)
     setting = ["--set", f"data.test={blank}"]
     error = refusal("data", "check", "tickets", *setting, code="preset.empty_value", cwd=tmp_path)
     assert "data.test" in error["problem"]

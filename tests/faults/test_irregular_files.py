@@ -98,11 +98,18 @@ def limits() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("made") / "runs"
+    made_ladder(runs, seeds=[0])
+    return runs
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished ladder with its runs; no process is started from it."""
     monkeypatch.chdir(tmp_path)
-    made_ladder(tmp_path / "runs", seeds=[0])
+    shutil.copytree(made, tmp_path / "runs")
 
     def refuse(*arguments: object) -> None:
         raise RunFailed("not in this test", "test.no_process")
@@ -110,6 +117,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("engine.executors.local.start", refuse)
     monkeypatch.setattr("typer.testing._get_command", lambda app: COMMAND)
     monkeypatch.setattr("tui.cli.doctor.check_everything", lambda runs: [])  # of the machine: it takes a second
+    monkeypatch.setattr("importlib.metadata.distributions", list)  # a bundle lists them: it takes half a second
     monkeypatch.setattr("engine.runs.rpc_client.start_server", refuse)
     return tmp_path / "runs"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from command import SMALL
 from hostile import strings
 from made_ladder import made_ladder
 from made_models import made_model
@@ -38,7 +39,7 @@ class Home:
     data: Path
     """A folder with hostile rows in files with hostile names."""
     model: Path
-    """A copy of the embedded model in a folder with a hostile name."""
+    """A copy of the small model in a folder with a hostile name."""
     broken: Path
     """A model with a hostile, invalid config.json."""
     preset: Path
@@ -88,7 +89,7 @@ def hostile_home(folder: Path) -> Home:
 
 def _model(folder: Path) -> Path:
     copy = folder / "models" / one_name("m")
-    shutil.copytree(Path(engine.__file__).parent / "assets" / "tiny", copy)
+    shutil.copytree(SMALL, copy)
     return copy
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import events_of
+from command import ON_SMALL, events_of
 
 from engine.hardware.cpu import usable_cpus
 from engine.runs.run.run_dir import RunDir
@@ -19,7 +19,7 @@ from faults.worker_runs import UNPROBED, kill, start, wait_for
 LISTENING = "00010000"
 """Flag of a socket in /proc/net/unix that accepts connections (__SO_ACCEPTCON)."""
 RANKS = [word for setting in ("train.devices=2", "hardware.device=cpu:2") for word in ("--set", setting)]
-LONG = ["train.steps=400" if word == "train.steps=12" else word for word in UNPROBED]
+LONG = ["train.steps=4000" if word == "train.steps=12" else word for word in [*UNPROBED, *ON_SMALL]]
 pytestmark = pytest.mark.skipif(len(usable_cpus()) < 2, reason="one CPU cannot be divided")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import ftbench
+from forked import ftbench
 from screen import Terminal
 
 from engine.runs.run.run_dir import RunDir
@@ -35,8 +35,8 @@ class User:
         }
         self.terminals: list[Terminal] = []
 
-    def log_in(self, directory: Path) -> Terminal:
-        self.terminals.append(Terminal(cwd=directory, env=self.env))
+    def log_in(self, directory: Path, forked: bool) -> Terminal:
+        self.terminals.append(Terminal(cwd=directory, env=self.env, forked=forked))
         return self.terminals[-1]
 
     def runs(self) -> list[RunDir]:
@@ -57,14 +57,14 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
 
 
 def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) -> None:
-    first = user.log_in(user.project)
+    first = user.log_in(user.project, forked=False)  # the kernel sends it SIGHUP
     launch(first, STEPS)
     first.hang_up()
     (run,) = user.runs()
     assert run.is_active() and run.started_in() == str(user.project)
     assert list(user.project.iterdir()) == []
 
-    second = user.log_in(user.elsewhere)
+    second = user.log_in(user.elsewhere, forked=True)
     second.wait(f"/{STEPS:,}", 400)
     second.wait("· ~/project")  # where it was started
     second.press("q")

@@ -128,13 +128,3 @@ def test_a_worker_that_bitsandbytes_ended_is_reported_with_the_cuda_error(
     assert done.returncode == 1
     assert f"{CUDA_ERROR}: out of memory" in done.stderr
     assert "killed" not in done.stderr
-
-
-@pytest.mark.parametrize("verb", [["runs"], ["presets", "list"], ["ladder", "nosuch"]])
-def test_a_closed_pipe_is_not_a_failure(verb: list[str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run([FTBENCH, *verb], stdout=writing, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    os.close(writing)
-    assert done.returncode == (2 if "nosuch" in verb else 0)
-    assert len(done.stderr.splitlines()) == (1 if "nosuch" in verb else 0)

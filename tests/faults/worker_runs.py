@@ -47,11 +47,6 @@ STOCHASTIC = ["--set", "train.precision=bf16", "--set", "optimizer.rounding=stoc
 """bf16 weights that are rounded at random, which the state of random generators determines."""
 
 
-def small_batches(settings: list[str]) -> list[str]:
-    """These settings with batches of 2: bf16 products are slow on a CPU without bf16 instructions."""
-    return ["train.batch=2" if word == "train.batch=4" else word for word in settings]
-
-
 def start(runs: Path, *arguments: str, preset: str = "demo-lora", execute: Execute = ftbench) -> RunDir:
     """Start a detached run; `execute`: `forked.ftbench` where its start is not tested."""
     done = execute("run", preset, *arguments, "--detach", "--runs", str(runs))

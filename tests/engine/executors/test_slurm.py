@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import forked
 import pytest
-from command import FTBENCH, MICRO, ON_SMALL, events_of, ftbench
-from faults.worker_runs import UNPROBED, losses, small_batches, start, wait_for, wait_for_end
+from command import FTBENCH, MICRO, ON_SMALL, events_of
+from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+from forked import ftbench
 from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
@@ -23,7 +23,7 @@ from tui.history.run_list import describe
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Slurm is not installed")
 SLURM = ["--executor", "slurm"]
 SHORT = [*UNPROBED, *ON_SMALL]
-LONG = ["train.steps=20" if word == "train.steps=12" else word for word in small_batches(SHORT)]
+LONG = [{"train.steps=12": "train.steps=20", "train.batch=4": "train.batch=2"}.get(word, word) for word in SHORT]
 """Twice as many steps of half the rows: enough that a run can be stopped twice."""
 
 
@@ -62,7 +62,7 @@ def test_a_job_that_is_cancelled_stopped_and_without_controller_gives_the_scores
     slurm: Sandbox, tmp_path: Path
 ) -> None:
     """Cancelled by Slurm's own command, then stopped by ours, both of which save a checkpoint."""
-    run = start(tmp_path / "runs", *LONG, *SLURM, execute=forked.ftbench)
+    run = start(tmp_path / "runs", *LONG, *SLURM, execute=ftbench)
     wait_for(run, "checkpoint")
     check_a_damaged_job(run, ("damaged", "live"))
     job = run.job()
@@ -84,7 +84,7 @@ def test_a_job_that_is_cancelled_stopped_and_without_controller_gives_the_scores
     assert not run.is_active() and run.job() != job
     assert [event["type"] for event in events_of(run.path)].count("hello") == 3
 
-    local = start(tmp_path / "local", *LONG, execute=forked.ftbench)
+    local = start(tmp_path / "local", *LONG, execute=ftbench)
     wait_for_end(local)
     assert losses(local) == losses(run) and len(losses(run)) == 20 and local.job() is None
     expected, actual = (result.after for finished in (local, run) if (result := finished.result()))
@@ -96,15 +96,18 @@ def check_a_killed_controller(run: RunDir, slurm: Sandbox, others: Path) -> None
     """Each command reports it in one line, and a job that runs is not disturbed."""
     job = run.job()
     assert job is not None
+    command("scontrol", "update", f"JobId={job.id}", "Comment=saved")
+    changed, saved = time.time(), slurm.folder / "state" / "job_state"
+    until(lambda: saved.exists() and saved.stat().st_mtime > changed)  # else it forgets the job and drains the node
     slurm.kill_controller()
     try:
         with pytest.raises(Unreachable):
             command("squeue")
         assert SlurmQueue().state(job).state == UNKNOWN
-        refused = forked.ftbench("run", "demo-lora", *SLURM, "--runs", str(others))
+        refused = ftbench("run", "demo-lora", *SLURM, "--runs", str(others))
         assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1 and "does not answer" in refused.stderr
         assert not list(others.iterdir())
-        stopped = forked.ftbench("stop", str(run.path))
+        stopped = ftbench("stop", str(run.path))
         assert stopped.returncode == 1 and len(stopped.stderr.splitlines()) == 1
         wait_for(run, "end", status="finished")
     finally:
@@ -121,7 +124,7 @@ def check_a_damaged_job(run: RunDir, states: tuple[str, ...]) -> None:
 
 
 def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resumed(busy: None, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *SHORT, *SLURM)
+    run = start(tmp_path / "runs", *SHORT, *SLURM, execute=ftbench)
     until(lambda: describe(run).state == "pending: Resources")
     assert run.is_active() and not run.is_locked()
     with pytest.raises(UserError) as error:
@@ -139,7 +142,7 @@ def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resume
 def test_a_job_is_queued_again_at_its_time_limit_and_when_its_node_dies_and_followed_to_the_end(
     slurm: Sandbox, tmp_path: Path
 ) -> None:
-    run = start(tmp_path / "runs", *LONG, *SLURM, execute=forked.ftbench)
+    run = start(tmp_path / "runs", *LONG, *SLURM, execute=ftbench)
     followed = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, text=True)
     assert followed.stdout is not None
     said = followed.stdout.readline()  # it follows the run before the signal
@@ -166,7 +169,7 @@ def test_a_ladder_is_a_job_array_with_the_scores_of_the_same_ladder_on_this_mach
     words = ["demo-lora", "--rung", "lora", "--rung", "full", "--no-probe", *MICRO, *ON_SMALL]
     ladders = []
     for name, executor_options in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
-        done = forked.ftbench("ladder", *words, *executor_options, "--runs", str(tmp_path / name))
+        done = ftbench("ladder", *words, *executor_options, "--runs", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         folder = LadderDir.find(tmp_path / name, "last")
         state = folder.state()
@@ -205,7 +208,7 @@ def test_a_stopped_ladder_cancels_its_jobs_and_resumes(busy: None, tmp_path: Pat
 
 
 def test_a_job_that_never_ran_and_is_gone_is_named(busy: None, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *SHORT, *SLURM)
+    run = start(tmp_path / "runs", *SHORT, *SLURM, execute=ftbench)
     job = run.job()
     assert job is not None
     command("scancel", job.id)

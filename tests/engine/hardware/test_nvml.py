@@ -37,9 +37,11 @@ from tui.live.run_state import ExpectedPeak
 from tui.live.machine import MachineSampler, SampleRequest, WatchedProcess
 from tui.widgets.memory_pane import MemoryView
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
-eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
-for text in sys.argv[4:]:
+eyes, scenario, said = None, Path(sys.argv[1]), []
+for text in sys.argv[5:]:
     scenario.write_text(text)
+    if eyes is None or sys.argv[4] == "each":
+        eyes = MachineSampler()
     sample = eyes.look(SampleRequest(worker))
     view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), next_gpu="0", live=True, device_key="D")
     lines = [view.title, view.load, view.note, *(line.plain for line in view.lines(100, 0))]
@@ -68,8 +70,9 @@ def looks(
     flags: tuple[str, ...] = (),
     worker: tuple[int | None, ...] = (4242, 4242),
     container: bool = False,
+    opened: str = "first",
 ) -> list[Look]:
-    """The result of each scenario in order, with the library opened in the first.
+    """The result of each scenario in order, with the library opened in the first, or in `each`.
 
     `worker` is the run's process as WatchedProcess has it; `container`: process ids are not the driver's.
     """
@@ -78,7 +81,7 @@ def looks(
     library, scenario = build(tmp_path / "lib", *flags), tmp_path / "cards.txt"
     scenario.write_text(scenarios[0])
     env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
-    command = [sys.executable, "-c", LOOKS, str(scenario), str(namespace), json.dumps(worker), *scenarios]
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(namespace), json.dumps(worker), opened, *scenarios]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [Look(**values) for values in json.loads(done.stdout)]
@@ -176,25 +179,25 @@ def test_energy_is_measured_since_the_first_sample(tmp_path: Path) -> None:
     assert before.joules == [0.0, 0.0] and after.joules == [7.5, 0.0]
 
 
-@pytest.mark.parametrize("field", ["name", "used", "power", "load", "temperature", "process", "energy"])
-def test_a_failing_value_affects_no_other(field: str, tmp_path: Path) -> None:
+FIELDS = ("name", "used", "power", "load", "temperature", "process", "energy")
+
+
+def test_a_failing_value_affects_no_other(tmp_path: Path) -> None:
     """With each error code of NVML; afterwards all values are read again."""
     working = f"{TWO}\n0 process 4242 {31 * GIB}\n"
-    codes = (3, 4, 15, 18, 999)
-    results = looks(
-        tmp_path, working, *(text for code in codes for text in (f"{working}0 error.{field} {code}\n", working))
-    )
-    whole = results[0]
-    of = {"process": "mine"}.get(field, field)
-    for code, look, after in zip(codes, results[1::2], results[2::2], strict=True):
+    failures = [(field, code) for field in FIELDS for code in (3, 4, 15, 18, 999)]
+    failing = (text for field, code in failures for text in (f"{working}0 error.{field} {code}\n", working))
+    whole, *others = looks(tmp_path, working, *failing)
+    for (field, code), look, after in zip(failures, others[::2], others[1::2], strict=True):
+        of = {"process": "mine"}.get(field, field)
         shared = field == "used" and code == 3  # unified memory: the figures are the system's, and marked so
         known = {"name": "unnamed GPU", "used": look.sample["memory_used"] if shared else None}
         for key in ("name", "used", "mine", "power", "load", "temperature"):
             expected = known.get(key) if key == of else whole.gpus[0][key]
-            assert look.gpus[0][key] == expected, (code, key)
+            assert look.gpus[0][key] == expected, (field, code, key)
         assert look.gpus[0]["shared"] == shared
         assert look.gpus[1] == whole.gpus[1]
-        assert after.gpus == whole.gpus, code
+        assert after.gpus == whole.gpus, (field, code)
 
 
 def test_unified_memory_is_called_shared(tmp_path: Path) -> None:
@@ -218,21 +221,22 @@ def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     assert any("not responding" in line for line in look.lines)
 
 
-@pytest.mark.parametrize(
-    ("scenario", "why"),
-    [
-        ("all error.init 18\n", "version mismatch"),
-        ("all error.init 9\n", "Driver Not Loaded"),
-        ("all error.init 4\n", "Insufficient Permissions"),
-        ("all count 0\n", "no GPU found"),
-        ("all error.count 4\n", "no GPU found"),
-    ],
-)
-def test_no_gpus_gives_the_reason_and_shows_the_system(scenario: str, why: str, tmp_path: Path) -> None:
-    (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
-    assert look.gpus == [] and why in look.sample["why"]
-    assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
-    assert look.lines[0] == "system memory" and why in look.lines[2]
+NO_GPUS = {
+    "all error.init 18\n": "version mismatch",
+    "all error.init 9\n": "Driver Not Loaded",
+    "all error.init 4\n": "Insufficient Permissions",
+    "all count 0\n": "no GPU found",
+    "all error.count 4\n": "no GPU found",
+}
+"""Scenario -> reason."""
+
+
+def test_no_gpus_gives_the_reason_and_shows_the_system(tmp_path: Path) -> None:
+    results = looks(tmp_path, *NO_GPUS, worker=(os.getpid(),), opened="each")
+    for look, why in zip(results, NO_GPUS.values(), strict=True):
+        assert look.gpus == [] and why in look.sample["why"]
+        assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
+        assert look.lines[0] == "system memory" and why in look.lines[2]
 
 
 def test_an_old_driver_affects_only_values_that_it_lacks(tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_no_library_at_all(tmp_path: Path) -> None:
     """Without a library, or with an empty folder first in the search path."""
     env = os.environ | {"NVML_STAND_IN": ""}
     scenario = tmp_path / "cards.txt"
-    command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", ""]
+    command = [sys.executable, "-c", LOOKS, str(scenario), str(nvml.NAMESPACE), "[1, 1]", "first", ""]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     sample = json.loads(done.stdout)[0]["sample"]
     assert sample["gpus"] or sample["why"]
@@ -257,34 +261,30 @@ from pathlib import Path
 import msgspec
 from engine.hardware import nvml
 from engine.training.meters import LoadRecorder
-recorder, scenario = LoadRecorder(nvml.Nvml().gpu(0)), Path(sys.argv[1])
-recorder.begin()
-for text in sys.argv[2:]:
-    scenario.write_text(text)
-    recorder.sample(4242)
-print(msgspec.json.encode(recorder.end()).decode())
+loads, scenario = [], Path(sys.argv[1])
+for texts in json.loads(sys.argv[2]):
+    scenario.write_text(texts[0])
+    recorder = LoadRecorder(nvml.Nvml().gpu(0))
+    recorder.begin()
+    for text in texts:
+        scenario.write_text(text)
+        recorder.sample(4242)
+    loads.append(recorder.end())
+print(msgspec.json.encode(loads).decode())
 """
 
 
-def recorded(tmp_path: Path, *scenarios: str) -> dict[str, Any]:
-    """The load recorded by process 4242 while the GPUs change."""
-    scenario, library = tmp_path / "gpus.txt", build(tmp_path / "lib")
-    scenario.write_text(scenarios[0])
-    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
-    command = [sys.executable, "-c", RECORDS, str(scenario), *scenarios]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    load: dict[str, Any] = json.loads(done.stdout)
-    return load
-
-
 def test_the_load_of_a_training_has_other_processes_clocks_and_throttling(tmp_path: Path) -> None:
-    own = f"{TWO}\n0 process 4242 {31 * GIB}\n0 clock 1410\n0 max_clock 1410\n"
-    load = recorded(tmp_path, own, f"{own.replace('0 clock 1410', '0 clock 1110')}0 process 1 {GIB}\n0 throttle 36\n")
+    """As process 4242 records it while the GPUs change, and of a GPU without clocks and reasons."""
+    plain = f"{TWO}\n0 process 4242 {31 * GIB}\n"
+    own = f"{plain}0 clock 1410\n0 max_clock 1410\n"
+    changed = f"{own.replace('0 clock 1410', '0 clock 1110')}0 process 1 {GIB}\n0 throttle 36\n"
+    scenario, library = tmp_path / "gpus.txt", build(tmp_path / "lib")
+    env = os.environ | {"LD_LIBRARY_PATH": str(library), "NVML_STAND_IN": str(scenario)}
+    command = [sys.executable, "-c", RECORDS, str(scenario), json.dumps([[own, changed], [plain]])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    load, without = json.loads(done.stdout)
     assert len(load["gpu_processes"]) == 1
     assert (load["clock"], load["max_clock"]) == (1260.0, 1410)
     assert load["throttled"] == ["power cap", "temperature"]  # bits 0x4 and 0x20
-
-
-def test_a_gpu_without_clocks_and_reasons_has_no_throttling(tmp_path: Path) -> None:
-    load = recorded(tmp_path, f"{TWO}\n0 process 4242 {31 * GIB}\n")
-    assert load["gpu_processes"] == load["throttled"] == [] and load["clock"] is None
+    assert without["gpu_processes"] == without["throttled"] == [] and without["clock"] is None

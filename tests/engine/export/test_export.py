@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import command
 import pytest
+from command import ON_SMALL
 from export_damage import DAMAGES
 from forked import ftbench
 from local_checker import LocalChecker
@@ -42,31 +42,30 @@ SETTINGS = [
     *("--set", "train.probe=false"),
     *("--set", "train.precision=fp32"),  # PEFT multiplies adapters on a bf16 base in float32, which rounds differently
     *("--set", "evaluation.rows=16"),
-    *("--set", "evaluation.max_new_tokens=80"),
+    *("--set", "evaluation.max_new_tokens=64"),
     *("--set", "evaluation.forgetting_text=none"),
+    *("--set", "train.steps=16"),
+    *("--set", "train.evaluate_every=16"),
 ]
-STEPS = {"qlora": 16, "lora": 16, "full": 32}
-"""After these, answers end also with weights in 4 bits."""
+OF_METHOD = {
+    "qlora": [*ON_SMALL, "--set", "evaluation.metric=loss"],
+    "lora": ["--set", "evaluation.when=both"],
+    "full": ["--set", "train.learning_rate=0.002"],  # answers then end also with weights in 4 bits
+}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
-    """A finished run of each method, good enough that damage shows."""
+    """A finished run of each method; those on the embedded model are good enough that damage shows."""
     home = tmp_path_factory.mktemp("runs")
-    for method, steps in STEPS.items():
-        values = {
-            "train.steps": steps,
-            "train.evaluate_every": steps,
-            "evaluation.when": "both" if method == "lora" else "after",
-        }
-        own = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    for method, own in OF_METHOD.items():
         done = ftbench("run", "demo-lora", "--method", method, "--runs", str(home / method), *SETTINGS, *own)
         assert done.returncode == 0, done.stderr
-    return {method: next(RunDir.iterate(home / method)) for method in STEPS}
+    return {method: next(RunDir.iterate(home / method)) for method in OF_METHOD}
 
 
-def export(run: RunDir, *arguments: str, execute: command.Execute = ftbench) -> tuple[int, dict[str, Any]]:
-    done = execute("export", str(run.path), "--json", *arguments)
+def export(run: RunDir, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = ftbench("export", str(run.path), "--json", *arguments)
     answer = json.loads(done.stdout or done.stderr)
     return done.returncode, answer.get("error", answer)
 
@@ -86,10 +85,7 @@ def exported(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) 
     for kind, more in (("adapter", ("--margin", "20")), ("merged", ("--type", "f32", "--margin", "20"))):
         done.folders[kind] = folder / kind
         out = str(folder / kind)
-        # An adapter not as a fork: it has to be loaded by a process that has loaded nothing else; `transformers serve`
-        # loads a merged model below.
-        execute = command.ftbench if kind == "adapter" else ftbench
-        status, done.answers[kind] = export(runs["lora"], "--to", kind, "--out", out, *more, execute=execute)
+        status, done.answers[kind] = export(runs["lora"], "--to", kind, "--out", out, *more)
         assert status == 0, done.answers[kind]
     return done
 
@@ -110,6 +106,14 @@ def test_an_adapter_gives_the_answers_of_its_run(exported: Exported) -> None:
     assert "model-index" in card and "base_model" not in card.split("---")[1] and "pass" in card
 
 
+def test_an_adapter_is_loaded_by_a_process_that_has_loaded_nothing_else(checker: Checker, exported: Exported) -> None:
+    """Forks have loaded all libraries; a merged model is loaded by `transformers serve` below."""
+    fresh = Checker(checker.run, checker.work, checker.progress).check("adapter", exported.folders["adapter"])
+    assert fresh.defects == [] and fresh.largest_logit_difference is not None and fresh.largest_logit_difference < 1e-4
+    recorded = recorded_items(checker.run.predictions_file, "tuned") or []
+    assert [item.output for item in fresh.items] == [item.output for item in recorded] and fresh.ended == 1.0
+
+
 def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
     runs: dict[str, RunDir], tmp_path: Path
 ) -> None:
@@ -122,7 +126,7 @@ def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
         ("original", False),
     ]
     trained, served_as = (candidate["score"] for candidate in check["candidates"])
-    assert trained == check["score"] and served_as["rows"] == 16
+    assert trained == check["score"] and served_as["rows"] == 16 and trained["mean"] != served_as["mean"]
     card, fidelity = (folder / "README.md").read_text(), read_fidelity(folder)
     name, value = base_fact(fidelity, fidelity.candidates[1])
     assert "quantization_config=base_in_4_bits" in card and "16-bit base" in name and f"{name[1:]}: {value}." in card
@@ -148,7 +152,7 @@ def check_merged(check: dict[str, Any], merged: Path, quantized: bool) -> None:
     )
     assert sum(candidate["kept"] for candidate in check["candidates"]) == quantized
     assert {path.name for path in merged.iterdir() if path.name.startswith(".")} == set()
-    assert read_fidelity(merged).bytes == check["bytes"] > 10_000_000
+    assert read_fidelity(merged).bytes == check["bytes"] > 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +253,7 @@ def test_test_rows_that_changed_are_refused_before_anything_is_written(tmp_path:
     data = tmp_path / "data.jsonl"
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = ["--set", "train.steps=2", "--set", "train.probe=false", "--set", "evaluation.metric=loss"]
+    settings = [*SETTINGS, *OF_METHOD["qlora"]]
     done = ftbench("run", "demo-lora", "--data", str(data), "--runs", str(tmp_path / "runs"), *settings)
     assert done.returncode == 0, done.stderr
     (run,) = RunDir.iterate(tmp_path / "runs")
@@ -301,7 +305,7 @@ def test_a_gguf_file_answers_in_llama_cpp(
     kind = "q4_k_m" if method == "full" else "f16"
     status, answer = export(runs[method], "--to", "gguf", "--type", kind, "--out", str(out), "--margin", "20")
     check = answer["fidelity"]
-    assert status == 0 and check["defects"] == [] and check["ended"] > 0.9, check
+    assert status == 0 and check["defects"] == [] and (check["ended"] == 1.0 or method == "qlora"), check
     assert sorted(path.name for path in out.iterdir()) == [
         "Modelfile",
         "README.md",
@@ -341,13 +345,13 @@ def test_transformers_serve_answers_over_http(in_run: tuple[set[str], Path], tmp
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     with served(folder, tmp_path / "serve.log") as url:
         for conversation in messages:
-            content = {"model": str(folder), "messages": conversation, "max_tokens": 80}
+            content = {"model": str(folder), "messages": conversation, "max_tokens": 64}
             with urllib.request.urlopen(chat_request(url, content), timeout=600) as response:
                 answer = json.load(response)
             ids = tokenizer.apply_chat_template(
                 conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
-            expected = model.generate(**ids, max_new_tokens=80)[0, ids["input_ids"].shape[1] :]
+            expected = model.generate(**ids, max_new_tokens=64)[0, ids["input_ids"].shape[1] :]
             choice = answer["choices"][0]
             assert choice["message"]["content"] == tokenizer.decode(expected, skip_special_tokens=True)
             assert choice["finish_reason"] == "stop"

@@ -46,6 +46,7 @@ PRELOADED = (
     "engine.memory.dry_run.plan",
     "tui.cli.main",
     "tui.cli.run",
+    "matplotlib.figure",  # of reports of ladders
     "peft.tuners.lora.bnb",
     "rensa",  # the signatures of near duplicates
     "torch._dynamo.convert_frame",  # a dry run decomposes operators with the compiler's tables

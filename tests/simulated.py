@@ -58,18 +58,9 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
     """One simulated ladder with statistics and verdict, and its decisions."""
     random = np.random.default_rng([number, truth.items, truth.seeds])
     scores = truth.sample(random)
-    tokens = np.full(truth.items, 5.0)
-    losses = {
-        name: ItemScores(
-            2.0 - rung_scores.values + random.gamma(2.0, 0.2, rung_scores.values.shape),
-            tokens,
-            untrained=rung_scores.untrained,
-        )
-        for name, rung_scores in scores.items()
-    }
     ladder = blank_ladder(truth.items, list(range(truth.seeds)))
     ladder.margin = truth.margin
-    add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
+    add_statistics(ladder, LadderResults(scores=scores), "exact_match")
     conclude(ladder)
     return ladder, Decisions(ladder)
 

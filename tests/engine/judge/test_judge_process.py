@@ -10,17 +10,17 @@ import subprocess
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from command import FTBENCH
+from command import FTBENCH, SMALL
 from forked import ftbench
 from made_ladder import made_ladder
 from planted_judge import noisy, perfect, plant_answers, plant_model, planted, slow
 from served_model import served
 
-from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
 from engine.hardware.devices import THE_CPU
 from engine.judge import judging
@@ -91,10 +91,9 @@ def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: Lad
         assert state is not None and state.status == "stopped" and state.reused == known
 
         server.reply = perfect
-        process = started(ladder, server.name, "--json")
-        output, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        printed = json.loads(output)
+        done = ftbench("judge", str(ladder.path), "--judge", server.name, *PAIR, "--json")
+        assert done.returncode == 0, done.stderr
+        printed = json.loads(done.stdout)
         assert (printed["status"], printed["done"], printed["requests"]) == ("finished", REQUESTS, REQUESTS)
         assert printed["rates"][0]["finding"] == "better"
         # Each start has one check; a killed or stopped one loses at most the requests that were under way.
@@ -152,10 +151,10 @@ def test_runs_without_a_ladder_are_judged_in_the_directory_of_the_first(ladder: 
 
 
 def test_a_model_of_transformers_serve_is_a_judge(ladder: LadderDir, tmp_path: Path) -> None:
-    """The embedded model cannot judge: its verdicts are not readable, and it is called unusable."""
-    with served(tiny_folder(), tmp_path / "serve.log") as url:
+    """A model this small cannot judge: its verdicts are not readable, and it is called unusable."""
+    with served(SMALL, tmp_path / "serve.log") as url:
         done = ftbench(
-            *("judge", str(ladder.path), "--judge", f"{url}/v1#{tiny_folder()}", *PAIR),
+            *("judge", str(ladder.path), "--judge", f"{url}/v1#{SMALL}", *PAIR),
             *("--items", "3", "--answer-tokens", "8", "--concurrency", "2", "--json"),
         )
         assert done.returncode == 0, done.stderr + (tmp_path / "serve.log").read_text()[-2000:]
@@ -198,10 +197,11 @@ def test_a_model_on_this_machine_is_a_judge_with_the_same_checks(ladder: LadderD
 def test_a_judge_on_this_machine_waits_for_its_device_and_continues_after_a_kill_or_stop(
     ladder: LadderDir, tmp_path: Path
 ) -> None:
-    model = plant_model(tmp_path / "first", "Verdict: A")
+    model, words = plant_model(tmp_path / "first", "Verdict: A"), ("--concurrency", "2", "--items", "15")
+    submit = ThreadPoolExecutor().submit
     lock = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {tmp_path / 'another'}")
     assert lock is not None
-    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15", "--json")
+    killed = submit(judged_here, ladder, model, *words)
     try:
         judge = wait_for(
             lambda: next(
@@ -216,21 +216,21 @@ def test_a_judge_on_this_machine_waits_for_its_device_and_continues_after_a_kill
         os.close(lock)
     judge_at_work(ladder, 4)
     os.kill(judge.pid() or 0, signal.SIGKILL)
-    _, error = process.communicate(timeout=120)
-    failure = json.loads(error.splitlines()[-1])["error"]
-    assert (process.returncode, failure["code"]) == (1, "judge.died") and "SIGKILL" in failure["problem"]
+    done = killed.result(120)
+    failure = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (done.returncode, failure["code"]) == (1, "judge.died") and "SIGKILL" in failure["problem"]
     known = judge.verdicts_file.read_bytes().count(b"\n")
     assert 4 <= known < 60
 
-    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2", "--items", "15", "--json")
-    judge_at_work(ladder, known + 2)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    state = json.loads(output)
-    assert (process.returncode, state["status"], state["reused"]) == (0, "stopped", known)
+    stopped = submit(judged_here, ladder, model, *words)
+    judge = judge_at_work(ladder, known + 2)
+    os.kill(judge.pid() or 0, signal.SIGTERM)  # as the command does when it gets SIGINT
+    done = stopped.result(120)
+    state = json.loads(done.stdout)
+    assert (done.returncode, state["status"], state["reused"]) == (0, "stopped", known)
     assert known + 2 <= state["done"] < 60 and state["rates"]
 
-    done = judged_here(ladder, model, "--items", "15")
+    done = judged_here(ladder, model, *words)
     assert json.loads(done.stdout)["reused"] == state["done"] and json.loads(done.stdout)["done"] == 60
 
 

@@ -69,7 +69,7 @@ def judged_by(folder: LadderDir, reply: Reply, **options: Any) -> Judgment:
 
 
 def test_a_perfect_judge_finds_the_planted_win_rates(ladder: LadderDir) -> None:
-    state = judged_by(ladder, perfect)
+    state = judged_by(ladder, perfect, items=30)
     assert state.status == "finished" and state.unusable == []
     assert len(state.rates) == 6  # three rungs with the base, and with each other
     assert (state.check.swapped, state.check.unreadable) == (0.0, 0.0)
@@ -77,7 +77,7 @@ def test_a_perfect_judge_finds_the_planted_win_rates(ladder: LadderDir) -> None:
         truth = true_win_rate(QUALITIES[rate.a], QUALITIES[rate.b])
         assert rate.rate.low is not None and rate.rate.high is not None
         assert rate.rate.low <= truth <= rate.rate.high
-        assert (rate.seeds, rate.rate.rows) == (2, 60)
+        assert (rate.seeds, rate.rate.rows) == (2, 30)
         assert rate.wins + rate.ties + rate.losses == pytest.approx(1)
     best = next(rate for rate in state.rates if (rate.a, rate.b) == ("full", "base"))
     assert best.finding == "better"
@@ -154,8 +154,8 @@ def test_a_judge_that_prefers_a_position_is_unusable(ladder: LadderDir, share: f
 
 def test_a_judge_that_prefers_length_is_shown_by_the_correlation(ladder: LadderDir) -> None:
     plant_answers(ladder, QUALITIES, words={"full": 40, "base": 5})
-    assert (judged_by(ladder, perfect, pairs=[("full", "lora")]).check.length_correlation or 0) < 0.6
-    state = judged_by(ladder, prefers_longer, pairs=[("full", "base"), ("lora", "full")])
+    assert (judged_by(ladder, perfect, pairs=[("full", "lora")], items=30).check.length_correlation or 0) < 0.6
+    state = judged_by(ladder, prefers_longer, pairs=[("full", "base"), ("lora", "full")], items=30)
     assert state.check.length_correlation is not None and state.check.length_correlation > 0.9
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ON_SMALL
+from faults.kill_ladder import SHORT
 from forked import ftbench
 from made_ladder import made_ladder
 from test_recommendation import holding, row, summary_of
@@ -27,17 +27,6 @@ from engine.runs.ladder.rung_results import RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak, Result, TrainingLoad
 
 CAUSE = "other processes used 45% of the time of its CPUs"
-MICRO_ON_A_BUSY_MACHINE = [
-    *ON_SMALL,
-    *("--set", "train.steps=2"),
-    *("--set", "train.batch=4"),
-    *("--set", "train.evaluate_every=2"),
-    *("--set", "data.validation=0.005"),
-    *("--set", "evaluation.rows=4"),
-    *("--set", "evaluation.max_new_tokens=4"),
-    *("--set", "train.probe=false"),
-    *("--set", "evaluation.forgetting_text=none"),
-]
 
 
 def finished(seed: int, seconds: float, disturbed: str = "") -> FinishedRun:
@@ -182,7 +171,7 @@ def disturb(run: Path) -> None:
 
 
 def state_after(*arguments: str) -> Any:
-    done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO_ON_A_BUSY_MACHINE, *arguments, "--json")
+    done = ftbench("ladder", "demo", "--rung", "lora", "--no-probe", *SHORT, *arguments, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

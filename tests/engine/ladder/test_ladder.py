@@ -72,7 +72,8 @@ def losses_of(run: Path) -> list[float]:
 
 
 def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> None:
-    done = ftbench("ladder", "demo", *WHOLE, *ON_SMALL)
+    settings = [*WHOLE, "--set", "data.max_rows=200", "--set", "train.probe=false"]
+    done = ftbench("ladder", "demo", *settings, *ON_SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = only_ladder(tmp_path)
     state = json.loads(folder.state_file.read_text())

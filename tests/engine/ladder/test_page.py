@@ -22,7 +22,6 @@ from engine.runs.ladder.sweep import Axis, Sweep
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 
 PAGES = ("cpu", "gpu", "loss", "hostile", "unfinished", "sweep")
-WIDTHS = (400, 1600)
 SMALLEST = 10.0
 """Minimum font size in CSS pixels, also in figures."""
 
@@ -77,8 +76,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield chrome
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1600, False)])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_sends_no_requests_logs_no_errors_and_fits(
     chromium: Browser, pages: dict[str, str], name: str, width: int, dark: bool

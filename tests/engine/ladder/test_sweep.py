@@ -20,7 +20,7 @@ from engine.runs.ladder.ladder_dir import SweepDir
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:
     """The arguments of a sweep over ranks that is scored on a benchmark too."""
     benchmarks = f'evaluation.benchmarks=["{choice_task(tmp_path)}"]'
-    varied = ("--vary", f"adapter.rank={ranks}", *MICRO, "--set", benchmarks, *more)
+    varied = ("--vary", f"adapter.rank={ranks}", *MICRO, *ON_SMALL, "--set", benchmarks, *more)
     return ["ladder", "demo", "--rung", "lora,full", "--no-probe", *varied]
 
 
@@ -51,7 +51,7 @@ def check_the_benchmarks(runs: Path, *ladders: Any) -> None:
     assert len(list(runs.glob("*/benchmarks/colors.after.json"))) == 3
     rows = [ladder["benchmarks"][0]["rows"] for ladder in ladders]
     assert [[row["name"] for row in ladder_rows] for ladder_rows in rows] == [["base", "lora", "full"]] * 2
-    base, full = ([ladder_rows[place]["score"] for ladder_rows in rows] for place in (0, 2))
+    base, full = ([ladder_rows[place]["score"]["mean"] for ladder_rows in rows] for place in (0, 2))
     assert base[0] == base[1] and full[0] == full[1]
     assert all(row["finding"] for ladder_rows in rows for row in ladder_rows[1:])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ftbench
+from forked import ftbench
 from made_ladder import made_ladder
 from made_runs import STEPS, write_events
 from tracker_files import tensorboard_scalars, trackio_logs, wandb_files, wandb_history, wandb_records

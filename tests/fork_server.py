@@ -47,6 +47,7 @@ PRELOADED = (
     "tui.cli.main",
     "tui.cli.run",
     "matplotlib.figure",  # of reports of ladders
+    "pandas",  # of datasets
     "peft.tuners.lora.bnb",
     "rensa",  # the signatures of near duplicates
     "torch._dynamo.convert_frame",  # a dry run decomposes operators with the compiler's tables

@@ -10,10 +10,13 @@ import os
 import re
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
+from importlib.util import module_from_spec
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -58,19 +61,22 @@ def import_harness() -> ModuleType:
     """The package `lm_eval`, quiet and without telemetry and remote code. The caller made sure that it is installed."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the imports, which read it
     import datasets
-    import evaluate
     import lm_eval.api.task
     import lm_eval.utils
     import tqdm
 
     def refuse_metric(name: str, *arguments: object, **options: object) -> NoReturn:
-        """In the place of `evaluate.load`, which downloads a metric as Python code and runs it."""
+        """In the place of `evaluate.load`, which downloads a metric as Python code and runs it.
+
+        Tasks use nothing else of that library, whose import takes a second.
+        """
         text = f"the metric {visible(str(name), 80)} of the library evaluate is remote code"
         raise RemoteCode(text, "benchmark.code")
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    evaluate.load = refuse_metric
+    sys.modules["evaluate"] = module_from_spec(ModuleSpec("evaluate", None))
+    vars(sys.modules["evaluate"])["load"] = refuse_metric
     lm_eval.api.task.tqdm = functools.partial(tqdm.tqdm, disable=True)
     # The library itself renders templates of task files without a sandbox: they could reach Python's internals and run
     # any code.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from engine.config.schema import Evaluation
 from engine.config.start_checks import check_benchmarks
 from engine.evaluation.benchmarks import tasks
 from engine.evaluation.benchmarks.scoring import LoadedModel, score_benchmark
-from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
+from engine.evaluation.benchmarks.tasks import Benchmark, RemoteCode, import_harness, load_benchmarks, task_manager
 from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
@@ -132,6 +133,14 @@ def test_a_task_file_that_could_run_code_is_refused(tmp_path: Path, text: str) -
     file.write_text(text)
     (tmp_path / "utils.py").write_text("raise SystemExit('ran')\n")
     assert refused(file) == "benchmark.code"
+
+
+def test_the_library_evaluate_is_not_imported_and_its_metrics_are_refused() -> None:
+    import_harness()
+    evaluate = importlib.import_module("evaluate")
+    assert not hasattr(evaluate, "__file__")
+    with pytest.raises(RemoteCode, match="accuracy"):
+        evaluate.load("accuracy")
 
 
 def test_a_template_cannot_leave_the_sandbox(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from engine.ladder.phrases import ASSUMED_SPREAD
 from engine.ladder.results import comparison
 from engine.ladder.sentences import ONE_SEED
 
-LADDERS = 120
+LADDERS = 80
 INTERVALS = 100
 
 

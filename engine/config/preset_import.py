@@ -139,9 +139,10 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_small(path).decode()
+        first = re.sub(r"\A(\s*#.*\n)+", "", text).lstrip().partition("\n")[0]  # after comments
         if path.suffix == ".json":
             table = json.loads(text)
-        elif re.match(r"\s*(?:#![^\n]*\n|[^\n:{]*--\w)", text):
+        elif text.startswith("#!") or re.match(r"[^:{]*--\w", first):
             table = _options(text)
         else:
             table = yaml.load(text, _Loader)

@@ -104,6 +104,13 @@ def test_of_steps_and_warmup_only_the_invalid_one_is_left_out(wrong: str, right:
     assert ("train.steps" in result.values) == (right == "max_steps")
 
 
+def test_a_command_in_a_comment_is_not_the_configuration(tmp_path: Path) -> None:
+    comment = "# accelerate launch -m axolotl.cli.train --debug\n\n  # see the manual\n"
+    assert imported(tmp_path, comment + AXOLOTL).values == imported(tmp_path, AXOLOTL).values
+    script = TRL_COMMAND.partition("\n")[2]
+    assert imported(tmp_path, "# mails\n" + script, "run.sh").values == imported(tmp_path, TRL_COMMAND, "run.sh").values
+
+
 def test_llama_factory(tmp_path: Path) -> None:
     values = imported(tmp_path, LLAMA_FACTORY).values
     assert (values["method"], values["adapter.rank"], values["adapter.alpha"]) == ("qlora", 8, 16)

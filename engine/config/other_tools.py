@@ -107,12 +107,10 @@ def not_flag(value: Any) -> bool:
 def target_modules(value: Any) -> str | list[str]:
     if value in ("all", "all-linear", "all_linear"):
         return "all-linear"
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
-    ):
-        raise NoCounterpart("names of modules only, not regular expressions")
-    return [name.strip() for name in names]
+    names = list(map(str.strip, value.split(","))) if isinstance(value, str) else value
+    if isinstance(names, list) and all(isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names):
+        return names
+    raise NoCounterpart("names of modules only, not regular expressions")
 
 
 def initial_weights(value: Any) -> str | Changed:

@@ -111,6 +111,11 @@ def test_a_command_in_a_comment_is_not_the_configuration(tmp_path: Path) -> None
     assert imported(tmp_path, "# mails\n" + script, "run.sh").values == imported(tmp_path, TRL_COMMAND, "run.sh").values
 
 
+def test_modules_may_be_separated_by_commas_and_spaces(tmp_path: Path) -> None:
+    text = "base_model: acme/Model-8B\nadapter: lora\nlora_target_modules: q_proj, v_proj\n"
+    assert imported(tmp_path, text).values["adapter.target_modules"] == ["q_proj", "v_proj"]
+
+
 def test_llama_factory(tmp_path: Path) -> None:
     values = imported(tmp_path, LLAMA_FACTORY).values
     assert (values["method"], values["adapter.rank"], values["adapter.alpha"]) == ("qlora", 8, 16)

@@ -12,6 +12,7 @@ import tomli
 from msgspec import Meta, Struct, field
 
 from engine.config.errors import UserError
+from engine.config.files import read_small
 from engine.config.home import config_file
 from engine.config.preset_library import shipped_folder
 
@@ -57,9 +58,10 @@ def list_gpus() -> list[Gpu]:
         if not path.is_file():
             continue
         try:
-            content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
-        except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-            problem, hint = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
+            content = msgspec.convert(tomli.loads(read_small(path).decode()), _List)
+        except (OSError, ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
+            reason = error.strerror if isinstance(error, OSError) else error
+            problem, hint = f"invalid GPU price list ({reason})", f"see {shipped_folder() / 'gpus.toml'} for an example"
             raise UserError(problem, str(path), hint, code="gpu.invalid_list") from error
         gpus |= {gpu.name: gpu for gpu in content.gpu}
     return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))

@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
+from engine.config.files import MAX_SETTINGS_BYTES
 
 GIB = 2**30
 
@@ -52,7 +53,11 @@ def test_an_own_price_hides_the_shipped_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["gpu = 3", "[[gpu]]\nname = 'x'\nmemory = -1\nprice_per_hour = 1", "[[gpu]\n", "[[gpus]]\n"]
+    "text",
+    [
+        *("gpu = 3", "[[gpu]]\nname = 'x'\nmemory = -1\nprice_per_hour = 1", "[[gpu]\n", "[[gpus]]\n"),
+        *(f"gpu = {'[' * 10_000}", "#" * (MAX_SETTINGS_BYTES + 1)),
+    ],
 )
 def test_a_broken_list_is_one_line(text: str) -> None:
     own(text)

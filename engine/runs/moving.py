@@ -107,8 +107,7 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
         if configured_home() != target:  # make it the home of later commands
             settings = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings
             settings.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            text = settings.read_text("utf-8") if settings.exists() else ""
-            write_atomically(settings, _with_home(text, target).encode())
+            write_atomically(settings, _with_home(settings.read_bytes() if settings.exists() else b"", target))
         _delete_originals(target, runs, cache)
     except OSError as error:
         if is_no_space_error(error):
@@ -216,16 +215,15 @@ def _entries(root: Path) -> dict[str, os.stat_result]:
     return {str(path.relative_to(root)): path.lstat() for path in sorted(root.rglob("*")) if path.name != VOLATILE}
 
 
-def _with_home(text: str, home: Path) -> str:
-    """The text of config.toml with this home; all other lines stay. Raises UserError where that is impossible."""
-    line = tomli_w.dumps({KEY: str(home)})
-    changed, count = re.subn(rf"(?m)\A((?:(?!^\s*\[).*\n)*?){KEY}\s*=.*(?:\n|\Z)", lambda match: match[1] + line, text)
-    changed = changed if count else line + text
-    try:
+def _with_home(content: bytes, home: Path) -> bytes:
+    """The content of config.toml with this home; all other lines stay. Raises UserError where that is impossible."""
+    line, key = tomli_w.dumps({KEY: str(home)}), rf"(?m)\A((?:(?!^\s*\[).*\n)*?){KEY}\s*=.*(?:\n|\Z)"
+    with contextlib.suppress(ValueError, RecursionError):  # not UTF-8, or not TOML
+        text = content.decode()
+        changed, count = re.subn(key, lambda match: match[1] + line, text)
+        changed = changed if count else line + text
         if tomli.loads(changed) == tomli.loads(text) | {KEY: str(home)}:
-            return changed
-    except tomli.TOMLDecodeError:
-        pass
+            return changed.encode()
     hint = f"set {line.strip()} in it, before the sections"
     raise UserError("cannot edit the settings", str(config_file()), hint, "home.config")
 

@@ -210,6 +210,18 @@ def test_one_key_of_the_settings_is_set_and_the_rest_stays(before: str, after: s
     assert config_file().is_symlink() and config_file().read_text() == after.format(tmp_path / "disk")
 
 
+@pytest.mark.parametrize("settings", [b'name = "\xff"\n', b"[section\n"])
+def test_settings_that_cannot_be_edited_keep_the_old_home(settings: bytes, target: Path, default_home: Path) -> None:
+    config_file().parent.mkdir(parents=True, exist_ok=True)
+    config_file().write_bytes(settings)
+    with pytest.raises(UserError) as refused:
+        list(move_home(target))
+    assert refused.value.code == "home.config" and runs_home() == default_home
+    config_file().unlink()
+    list(move_home(target))
+    assert runs_home() == target / "runs"
+
+
 def test_a_ladder_and_its_runs_stay_together(target: Path, default_home: Path) -> None:
     folder, state = made_ladder(default_home, seeds=[0])
     list(move_home(target))

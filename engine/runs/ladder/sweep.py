@@ -200,7 +200,7 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
         try:  # brackets and quotes protect commas
             parts: list[Any] = tomli.loads(f"values = [{text}]")["values"]
             texts = [part if isinstance(part, str) else json.dumps(part, default=str) for part in parts]
-        except tomli.TOMLDecodeError:
+        except (ValueError, RecursionError):
             texts = [part.strip() for part in text.split(",") if part.strip()]
         values = [next(iter(parse_overrides([f"{key}={value}"], "--vary").values())) for value in texts]
         if len(values) < 2 or any(values.count(value) > 1 for value in values):

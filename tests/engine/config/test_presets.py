@@ -125,6 +125,13 @@ def test_a_selection_of_weights_needs_validation_rows(setting: str, tmp_path: Pa
     assert error.value.code == "preset.no_validation_rows"
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 10_000])
+def test_a_value_that_python_does_not_convert_is_text(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(preset(tmp_path, 'method = "lora"\n'), None, parse_overrides([f"train.batch={text}"]))
+    assert error.value.code == "preset.invalid_value"
+
+
 def test_a_pair_without_equals_is_refused() -> None:
     with pytest.raises(UserError) as error:
         parse_overrides(["train.batch"])

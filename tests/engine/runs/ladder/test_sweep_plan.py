@@ -40,6 +40,7 @@ def test_any_setting_can_be_varied(word: str, key: str, values: list[object]) ->
         (["adapter.rank"], "sweep.axes", "'adapter.rank'"),
         (["adapter.rank=4"], "sweep.values", "adapter.rank"),
         (["adapter.rank=4,4"], "sweep.values", "adapter.rank"),
+        ([f"adapter.rank={'9' * 5000}"], "sweep.values", "adapter.rank"),
         (["nothing.here=1,2"], "sweep.key", "unknown setting: nothing.here"),
         (["train.seed=1,2"], "sweep.key", "varied: train.seed"),
         (["method=lora,full"], "sweep.key", "varied: method"),

@@ -193,7 +193,7 @@ def read_job(folder: Path) -> Job | None:
         return _decoded(path, status.st_mtime_ns, status.st_size)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         hint = "`squeue` lists your jobs; delete the file if none of them belongs to this run"
         raise UserError(f"damaged: {error}", str(path), hint, code="run.job_damaged") from error
 

@@ -11,6 +11,7 @@ from command import ftbench
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
+from engine.executors.slurm import JOB_FILE
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Checkpoint, Hello
@@ -78,6 +79,14 @@ def test_a_damaged_result_advises_to_resume(content: bytes, run: RunDir) -> None
         run.result()
     assert caught.value.code == "run.result_damaged" and f"ftbench resume {run.name}" in caught.value.hint
     assert run.state() == "damaged"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"id": "1", "submitted": 1, "x": ' + b"[" * 100_000])
+def test_a_damaged_record_of_a_job_is_reported(content: bytes, run: RunDir) -> None:
+    (run.path / JOB_FILE).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        run.job()
+    assert caught.value.code == "run.job_damaged" and run.state() == "damaged"
 
 
 def test_attach_without_events_names_what_is_possible(run: RunDir) -> None:

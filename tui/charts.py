@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from msgspec import Struct
@@ -78,14 +78,11 @@ class Series:
         if y is None or not abs(y) < LARGEST:
             self.absent += 1
             return
-        tail = self.buckets[-1] if self.buckets else None
-        if tail is not None and x <= tail.last:
-            while self.buckets and self.buckets[-1].last >= x:
-                self.buckets.pop()
-            tail = self.buckets[-1] if self.buckets else None
+        while self.buckets and self.buckets[-1].last >= x:
+            self.buckets.pop()
         self.latest = y
-        if tail is not None and tail.count < self.size:
-            tail.take(x, y)
+        if self.buckets and self.buckets[-1].count < self.size:
+            self.buckets[-1].take(x, y)
             return
         self.buckets.append(Bucket(x, x, y, y, y, 1))
         if len(self.buckets) > self.most:  # halve their number by merging pairs
@@ -96,12 +93,6 @@ class Series:
     def extend(self, points: Iterable[tuple[float, float | None]]) -> None:
         for x, y in points:
             self.add(x, y)
-
-    def bounds(self) -> tuple[float, float] | None:
-        """(lowest, highest) y."""
-        if not self.buckets:
-            return None
-        return min(bucket.low for bucket in self.buckets), max(bucket.high for bucket in self.buckets)
 
     def span(self) -> tuple[float, float] | None:
         """(first, last) x."""
@@ -115,24 +106,19 @@ class Series:
         near = self.buckets[max(0, place - 1) : place + 1]
         return min(near, key=lambda bucket: max(bucket.first - x, x - bucket.last, 0.0)).mean
 
-    def columns(self, left: float, right: float, count: int) -> Iterator[tuple[int, Bucket]]:
+    def columns(self, left: float, right: float, count: int) -> list[tuple[int, Bucket]]:
         """(column, aggregated points) for `count` equal columns of [left, right]; empty columns are skipped."""
         width = (right - left) / count if right > left else 1.0
-        current: Bucket | None = None
-        at = -1
+        points: dict[int, Bucket] = {}
         for bucket in self.buckets:
             middle = (bucket.first + bucket.last) / 2
-            if not left <= middle <= right:
-                continue
-            column = min(count - 1, int((middle - left) / width))
-            if current is not None and column == at:
-                current.merge(bucket)
-                continue
-            if current is not None:
-                yield at, current
-            at, current = column, Bucket(bucket.first, bucket.last, bucket.low, bucket.high, bucket.total, bucket.count)
-        if current is not None:
-            yield at, current
+            if left <= middle <= right:
+                column = min(count - 1, int((middle - left) / width))
+                if column in points:
+                    points[column].merge(bucket)
+                else:
+                    points[column] = replace(bucket)
+        return list(points.items())
 
     def smoothed(self, weight: float) -> Series:
         """Exponential moving average of the bucket means with bias correction, as in Adam."""
@@ -170,35 +156,25 @@ class Canvas:
     def __init__(self, columns: int, rows: int) -> None:
         self.columns, self.rows = columns, rows
         self.width, self.height = columns * 2, rows * 4
-        self.cells = [[0] * columns for _ in range(rows)]
-        self.owners: list[list[int]] = [[-1] * columns for _ in range(rows)]
+        self.cells = [[(0, -1)] * columns for _ in range(rows)]
+        """Bits of the dots, and who drew them last; -1 for nobody."""
         self.letters: dict[int, str] = {}
         """In ASCII: what the cells of an owner show instead of dots."""
 
     def dot(self, x: int, y: int, owner: int) -> None:
         """Set a dot, (0, 0) at the upper left; dots outside are ignored."""
         if 0 <= x < self.width and 0 <= y < self.height:
-            row, column = y // 4, x // 2
-            self.cells[row][column] |= DOTS[y % 4][x % 2]
-            self.owners[row][column] = owner
+            row, column = self.cells[y // 4], x // 2
+            row[column] = row[column][0] | DOTS[y % 4][x % 2], owner
 
     def line(self, x0: int, y0: int, x1: int, y1: int, owner: int, dash: tuple[int, int] = SOLID) -> None:
-        """A straight line (Bresenham 1965), of a pattern of DASHES."""
-        dx, dy = abs(x1 - x0), -abs(y1 - y0)
-        step_x, step_y = (1 if x0 < x1 else -1), (1 if y0 < y1 else -1)
-        error = dx + dy
-        while True:
-            if x0 % dash[1] < dash[0]:
-                self.dot(x0, y0, owner)
-            if (x0, y0) == (x1, y1):
-                return
-            twice = 2 * error
-            if twice >= dy:
-                error += dy
-                x0 += step_x
-            if twice <= dx:
-                error += dx
-                y0 += step_y
+        """A straight line of a pattern of DASHES, with one dot per step along its longer side."""
+        dx, dy = x1 - x0, y1 - y0
+        steps = max(abs(dx), abs(dy), 1)
+        for step in range(steps + 1):  # halves are rounded away from the start
+            x = x0 + int(dx * step / steps + math.copysign(0.5, dx))
+            if x % dash[1] < dash[0]:
+                self.dot(x, y0 + int(dy * step / steps + math.copysign(0.5, dy)), owner)
 
     def path(self, points: Sequence[tuple[int, int]], owner: int, dash: tuple[int, int] = SOLID) -> None:
         """Draw lines from point to point; a single point as a dot."""
@@ -209,9 +185,8 @@ class Canvas:
 
     def text(self, row: int, ascii_only: bool) -> list[tuple[str, int]]:
         """A row as runs of (text, owner); owner -1 means empty."""
-        groups = groupby(zip(self.cells[row], self.owners[row], strict=True), key=lambda cell: cell[1])
         texts: list[tuple[str, int]] = []
-        for owner, run in groups:
+        for owner, run in groupby(self.cells[row], key=lambda cell: cell[1]):
             letter, text = self.letters.get(owner, ""), ""
             for bits, _ in run:
                 if not bits or not ascii_only:
@@ -300,19 +275,17 @@ def draw(
     `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change. `first` is
     the start of the x axis, for charts that share it.
     """
-    if columns < MIN_SIZE[0] or rows < MIN_SIZE[1]:
+    shown = [
+        replace(curve, series=curve.series.smoothed(style.smooth)) if style.smooth and not curve.marks else curve
+        for curve in curves
+        if curve.series.buckets
+    ]
+    if columns < MIN_SIZE[0] or rows < MIN_SIZE[1] or not shown:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
     wide = columns - AXIS
-    shown = [curve for curve in curves if curve.series.buckets]
-    smoothed = [
-        curve.series.smoothed(style.smooth) if style.smooth and not curve.marks else curve.series for curve in shown
-    ]
-    spans = [span for curve in shown if (span := curve.series.span())]
-    extents = [extent for series in smoothed if (extent := series.bounds())]
-    if not spans or not extents:
-        return [[(" " * columns, "")] for _ in range(rows)]
-    span = min(a for a, _ in spans), max(b for _, b in spans)
-    low, high = min(a for a, _ in extents), max(b for _, b in extents)
+    buckets = [bucket for curve in shown for bucket in curve.series.buckets]
+    span = min(bucket.first for bucket in buckets), max(bucket.last for bucket in buckets)
+    low, high = min(bucket.low for bucket in buckets), max(bucket.high for bucket in buckets)
     if high - low <= abs(high) * FLAT:  # the y axis never has zero height
         margin = abs(low) * 0.05 or 1.0
         low, high = low - margin, high + margin
@@ -322,8 +295,8 @@ def draw(
     canvas = Canvas(wide, rows - 1)
     canvas.letters = {place: curve.letter or ASCII_SERIES[curve.place] for place, curve in enumerate(shown)}
     scale = Scale((low, high), canvas.height, style.log and low > 0)
-    for place, (curve, series) in enumerate(zip(shown, smoothed, strict=True)):
-        _plot(curve, series, canvas, span, scale, place)
+    for place, curve in enumerate(shown):
+        _plot(curve, canvas, span, scale, place)
 
     labeled = {0: 1.0, canvas.rows - 1: 0.0}
     if canvas.rows >= 5:
@@ -339,10 +312,9 @@ def draw(
     return [*chart, [(foot[:columns].ljust(columns), "axis")]]
 
 
-def _plot(curve: Curve, series: Series, canvas: Canvas, span: tuple[float, float], scale: Scale, owner: int) -> None:
-    """Draw a curve as `series`, which may be smoothed, into the canvas."""
+def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, owner: int) -> None:
     width = canvas.width
-    columns = list(series.columns(*span, width))
+    columns = curve.series.columns(*span, width)
     if curve.marks:
         if len(columns) > width // MARK_DISTANCE:  # too many marks would hide the curve: show means of neighbors
             blocks = curve.series.columns(*span, width // MARK_DISTANCE)

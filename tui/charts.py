@@ -316,9 +316,10 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
     width = canvas.width
     columns = curve.series.columns(*span, width)
     if curve.marks:
-        if len(columns) > width // MARK_DISTANCE:  # too many marks would hide the curve: show means of neighbors
-            blocks = curve.series.columns(*span, width // MARK_DISTANCE)
-            columns = [(block * MARK_DISTANCE + MARK_DISTANCE // 2, bucket) for block, bucket in blocks]
+        blocks = max(1, width // MARK_DISTANCE)
+        if len(columns) > blocks:  # too many marks would hide the curve: show means of neighbors
+            means = curve.series.columns(*span, blocks)
+            columns = [(block * MARK_DISTANCE + MARK_DISTANCE // 2, bucket) for block, bucket in means]
         for x, bucket in columns:
             y = scale(bucket.mean)
             for at_x, at_y in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):

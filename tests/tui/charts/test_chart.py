@@ -32,6 +32,11 @@ def test_the_chart_has_exactly_the_given_size(columns: int, rows: int) -> None:
     assert [len(row) for row in drawn] == [columns] * rows
 
 
+def test_marks_fit_into_the_narrowest_chart() -> None:
+    drawn = plain(draw([Curve(series(3, 2, 1), "eval", marks=True)], 12, 3, ChartStyle()))
+    assert any(row[AXIS:].strip() for row in drawn[:2])
+
+
 def test_a_falling_loss_begins_high_at_the_left_and_ends_low_at_the_right() -> None:
     drawn = plain(draw([Curve(series(*(10 - n / 10 for n in range(100))), "train")], 60, 10, ChartStyle()))
     top, bottom = drawn[0][AXIS:], drawn[8][AXIS:]

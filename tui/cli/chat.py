@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -15,13 +15,13 @@ from engine.hardware.devices import CPU, THE_CPU
 from engine.runs.chat_client import (
     NOT_FINISHED,
     AnswerFinished,
+    AnswerRequest,
     ChatClient,
     ListItems,
     LoadingProgress,
     OpenSession,
     QueueWait,
     Ready,
-    ReplayItem,
     ReplayItems,
     RequestFinished,
     RequestRefused,
@@ -110,134 +110,89 @@ def try_runs(
         if not prompt:
             hint = "use --prompt or --items, pipe a prompt to stdin, or start it on a terminal"
             raise UserError("no prompt", "ftbench try", hint, "chat.no_prompt")
+    state = ChatState(sampling, system)
     with shown_progress(json) as (progress, _):
-        answers = PrintedAnswers(ChatClient(session, where == CPU), sampling, system, prompt, items, json, progress)
-        answers.run()
+        answers = PrintedAnswers(ChatClient(session, where == CPU), state, prompt, items, json)
+        answers.run(progress)
+    ready = state.ready
+    assert ready is not None
     if json:
-        print_json(answers.as_json())
-    return int(any(notice.code in DEFECTS for notice in answers.notices))
+        about = {"columns": ready.columns, "device": ready.device, "memory": state.memory, "sampling": state.sampling}
+        print_json({**msgspec.to_builtins({**about, "notices": ready.notices}), "answers": answers.printed})
+    return int(any(notice.code in DEFECTS for notice in ready.notices))
 
 
 class PrintedAnswers:
     """Sends the requests of one command and prints each answer when it is complete."""
 
-    def __init__(
-        self,
-        client: ChatClient,
-        sampling: Sampling,
-        system: str | None,
-        prompt: str | None,
-        items: int,
-        json: bool,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._client, self._sampling, self._progress = client, sampling, progress
-        self._prompt, self._items, self._json = prompt, items, json
-        self._state = ChatState(system=system)
-        self._next_item = 0
-        self._told_waiting = False
-        self._printed: list[dict[str, Any]] = []
+    def __init__(self, client: ChatClient, state: ChatState, prompt: str | None, items: int, json: bool) -> None:
+        self._client, self._state, self._prompt, self._items, self._json = client, state, prompt, items, json
+        self.printed: list[dict[str, Any]] = []
+        """What `--json` prints of each item and prompt."""
 
-    @property
-    def notices(self) -> list[Any]:
-        """What the session reported when it was ready."""
-        return self._state.ready.notices if self._state.ready else []
-
-    def run(self) -> None:
+    def run(self, progress: Callable[[str], None]) -> None:
         """Answer everything. Raises UserError for a refused request, RunFailed as `ChatClient.messages`."""
+        requests, told_waiting = self._requests(), False
         for message in self._client.messages():
             self._state.apply(message)
             match message:
                 case QueueWait():
-                    if not self._told_waiting:  # once: who uses the device, and how not to wait
+                    if not told_waiting:  # once: who uses the device, and how not to wait
                         cpu = "" if message.device == THE_CPU.title else "--device cpu answers on the CPU (slow), "
                         text = f"waiting in the device queue: {message.note}; {cpu}--now starts immediately"
                         show_notices([Notice("chat.waiting", text)], self._json)
-                    self._told_waiting = True
-                    self._progress(f"waiting: {message.note}")
+                    told_waiting = True
+                    progress(f"waiting: {message.note}")
                 case LoadingProgress(text):
-                    self._progress(text)
-                case Ready():
-                    show_notices(message.notices, self._json)
-                    self._state.sampling = default_sampling(self._sampling, message.columns)
-                    if not self._json:
-                        say(f"memory: {memory_text(message.memory)}")
-                        say(f"sampling: {sampling_text(self._state.sampling)}")
-                    self._continue()
-                case ReplayItems():
-                    if not self._json:
-                        say(items_line(message))
-                    self._continue()
+                    progress(text)
                 case AnswerFinished():
                     self._show_answer(message)
-                case RequestFinished():
-                    self._continue()
                 case RequestRefused():
                     self._client.close()
                     raise message.error()
+                case Ready() | ReplayItems() | RequestFinished():
+                    progress("answering")
+                    if request := next(requests, None):
+                        self._client.send(request)
+                    else:
+                        self._client.close()
 
-    def _continue(self) -> None:
-        """Send the next request: the items first, then the prompt; close the session after the last one."""
-        state, items = self._state, self._state.items
-        if self._items and items is None:
-            self._client.send(ListItems(limit=self._items))
-        elif items is not None and self._next_item < len(items.items):
-            self._next_item += 1
-            self._client.send(state.replay(self._next_item - 1))
-            self._show_item(items.items[self._next_item - 1])
-        elif self._prompt is not None:
+    def _requests(self) -> Iterator[ListItems | AnswerRequest]:
+        """The items first, then the prompt. The next one is taken once the session is ready, or has answered."""
+        state = self._state
+        assert state.ready is not None and state.memory is not None
+        show_notices(state.ready.notices, self._json)
+        state.sampling = default_sampling(state.sampling, state.ready.columns)
+        self._say(f"memory: {memory_text(state.memory)}")
+        self._say(f"sampling: {sampling_text(state.sampling)}")
+        if self._items:
+            yield ListItems(limit=self._items)
+            assert state.items is not None
+            self._say(items_line(state.items))
+            for index, item in enumerate(state.items.items):
+                messages, kept = item.conversation.messages, msgspec.to_builtins(item.recorded)
+                about = {"item": item.where, "kind": item.kind, "target": item.target, "recorded": kept}
+                self.printed.append({**about, "answers": {}})
+                self._say(f"\nitem {index + 1}: {visible(item.where)} ({KINDS[item.kind]})", "bold")
+                self._say(str(messages[-1]["content"] if messages else item.conversation.prompt))
+                self._say(f"target: {item.target}", "green")
+                yield state.replay(index)
+        if self._prompt is not None:
+            self.printed.append({"prompt": self._prompt, "answers": {}})
             state.clear()
-            self._client.send(state.ask(self._prompt))
-            self._printed.append({"prompt": self._prompt, "answers": {}})
-            self._prompt = None
-        else:
-            self._client.close()
-        self._progress("answering")
-
-    def _show_item(self, item: ReplayItem) -> None:
-        recorded = {key: msgspec.to_builtins(answer) for key, answer in item.recorded.items()}
-        self._printed.append(
-            {"item": item.where, "kind": item.kind, "target": item.target, "recorded": recorded, "answers": {}}
-        )
-        if self._json:
-            return
-        say("")
-        say(f"item {self._next_item}: {item.where} ({KINDS[item.kind]})", "bold")
-        question = item.conversation.messages[-1]["content"] if item.conversation.messages else item.conversation.prompt
-        show_lines(str(question))
-        show_lines(f"target: {item.target}", "green")
+            yield state.ask(self._prompt)
 
     def _show_answer(self, answer: AnswerFinished) -> None:
         plain = msgspec.to_builtins(answer)
-        rate = {"tokens_per_second": answer.tokens_per_second}
         kept = {key: value for key, value in plain.items() if key not in ("type", "number", "column")}
-        self._printed[-1]["answers"][answer.column] = kept | rate
-        if self._json:
-            return
-        title = self._state.columns[answer.column].column.title
-        replayed = self._state.replayed
-        recorded = replayed.recorded.get(answer.column) if replayed else None
-        say("")
-        say(f"{visible(title)} · {answer_facts(answer)}", "bold cyan")
-        show_lines(answer.text)
-        if note := recorded_text(recorded, answer.text):
-            say(note, "dim")
+        self.printed[-1]["answers"][answer.column] = {**kept, "tokens_per_second": answer.tokens_per_second}
+        title, replayed = self._state.columns[answer.column].column.title, self._state.replayed
+        self._say(f"\n{visible(title)} · {answer_facts(answer)}", "bold cyan")
+        self._say(answer.text)
+        if note := recorded_text(replayed.recorded.get(answer.column) if replayed else None, answer.text):
+            self._say(note, "dim")
 
-    def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        ready, memory = self._state.ready, self._state.memory
-        assert ready is not None and memory is not None
-        return {
-            "columns": msgspec.to_builtins(ready.columns),
-            "device": ready.device,
-            "memory": msgspec.to_builtins(memory),
-            "sampling": msgspec.to_builtins(self._state.sampling),
-            "notices": msgspec.to_builtins(ready.notices),
-            "answers": self._printed,
-        }
-
-
-def show_lines(text: str, style: str = "") -> None:
-    """Print text of a model or file, its line feeds kept."""
-    for line in text.split("\n"):
-        say(line, style)
+    def _say(self, text: str, style: str = "") -> None:
+        """Print text, which may be of a model or file, with its line feeds; nothing with `--json`."""
+        for line in () if self._json else text.split("\n"):
+            say(line, style)

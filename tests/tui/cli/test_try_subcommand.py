@@ -21,7 +21,7 @@ from screen import Terminal
 from engine.runs.chat_client import ChatClient, OpenSession, Sampling
 from engine.runs.run.run_dir import RunDir
 from tui.cli import chat
-from tui.live.chat import KINDS
+from tui.live.chat import KINDS, ChatState
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,10 @@ def test_control_characters_of_answers_are_escaped(
     client = ChatClient(OpenSession(runs=[str(tmp_path)]), False)
     (tmp_path / "busy").touch()
     threading.Timer(3.0, (tmp_path / "busy").unlink).start()
-    answers = chat.PrintedAnswers(client, Sampling(max_new_tokens=0), None, "hello", 2, False, lambda text: None)
-    answers.run()
-    assert {notice.code for notice in answers.notices} & set(chat.DEFECTS)  # the server reports an inactive adapter
+    state = ChatState(Sampling(max_new_tokens=0))
+    chat.PrintedAnswers(client, state, "hello", 2, False).run(lambda text: None)
+    assert state.ready is not None
+    assert {notice.code for notice in state.ready.notices} & set(chat.DEFECTS)  # the server reports an inactive adapter
     shown, warned = capfd.readouterr()
     assert warned.count("[chat.waiting]") == 1 and "lora-3f2a (process 17)" in warned and "--device cpu" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown

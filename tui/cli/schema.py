@@ -6,6 +6,7 @@ Unknown fields are allowed: later versions add some. Descriptions are the docstr
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -47,8 +48,11 @@ def json_schema(name: str) -> dict[str, Any]:
         raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join(FILES)}", code="schema.unknown")
     kind, title = FILES[name]
     schema = msgspec.json.schema(kind)
-    for struct in _structs(kind):  # with the docstrings of the type and its fields
-        definition = schema["$defs"][struct.__name__]
+    structs = {
+        struct.__name__: struct for struct in _structs(msgspec.Struct) if struct.__module__.startswith("engine.")
+    }
+    for struct_name, definition in schema["$defs"].items():  # with the docstrings of the type and its fields
+        struct = structs[struct_name]
         if struct.__doc__:
             definition["description"] = " ".join(inspect.cleandoc(struct.__doc__).split())
         for base in reversed(struct.__mro__):
@@ -70,20 +74,8 @@ def _null_last(schema: Any) -> Any:
     return result
 
 
-def _structs(kind: Any) -> list[type]:
-    """All struct types that a type contains, each once."""
-    structs: dict[type, None] = {}
-    todo = [msgspec.inspect.type_info(kind)]
-    while todo:
-        info = todo.pop()
-        if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
-            if info.cls in structs:
-                continue
-            structs[info.cls] = None
-            todo += [field.type for field in info.fields]
-        for name in ("types", "item_types"):
-            todo += getattr(info, name, ())
-        for name in ("item_type", "key_type", "value_type", "type"):
-            if (inner := getattr(info, name, None)) is not None:
-                todo.append(inner)
-    return list(structs)
+def _structs(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    """All imported types that inherit from it."""
+    for struct in kind.__subclasses__():
+        yield struct
+        yield from _structs(struct)

@@ -15,7 +15,7 @@ from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
 from engine.runs import score_format, start
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, is_base
+from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry, is_base
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.sweep import Sweep, cell_text
 from engine.runs.run import events
@@ -180,71 +180,26 @@ def follow_comparison(folder: LadderDir | SweepDir, quiet: bool = False, known: 
         return cast(Ladder | Sweep, wait_for_end(folder, display, poll, exited_message))
 
 
-@dataclass
 class LadderView:
-    """Prints lines above the progress line; each state is complete, so only changes are printed."""
+    """Prints lines above the progress line; each state is complete, so only what is new in it is printed."""
 
-    folder: LadderDir
-    display: ProgressDisplay | None
-    quiet: bool
-    known: Collection[str] = ()
-    stage: str = ""
-    printed: set[tuple[str, str, int, float, str]] = field(default_factory=set)
-    scored: set[str] = field(default_factory=set)
-    """Rows of the ladder's table whose score was printed."""
-    printed_warnings: int = 0
-    estimated: bool = False
-    follower: Follower | None = None
-    """Reads the events of the active run."""
+    def __init__(
+        self, folder: LadderDir, display: ProgressDisplay | None, quiet: bool, known: Collection[str] = ()
+    ) -> None:
+        self.folder, self.display, self.quiet = folder, display, quiet
+        self.told: set[object] = set(known)
+        """What the lines that were printed are about."""
+        self.follower: Follower | None = None
+        """Reads the events of the active run."""
 
     def show(self, ladder: Ladder) -> None:
         if self.quiet:
             return
-        if ladder.stage != self.stage:
-            self.stage = ladder.stage
-            if ladder.stage in STAGE_TEXTS:
-                _line(STAGE_TEXTS[ladder.stage])
-        for text in ladder.warnings[self.printed_warnings :]:
-            if text not in self.known:
-                _line(f"warning: {text}", "yellow")
-        self.printed_warnings = len(ladder.warnings)
-        for entry in ladder.entries:
-            key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-            if entry.status in WITHOUT_OUTCOME or key in self.printed:
-                continue
-            self.printed.add(key)
-            finished = entry.status == "finished"
-            run, trial = f"seed {entry.seed}", f"trial at {rate(entry.learning_rate)}"
-            what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
-            took = f" in {duration(entry.seconds)}" if entry.seconds is not None and finished else ""
-            loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
-            reused = ", reused from an earlier run" if entry.reused else ""
-            reason = f": {entry.reason}" if entry.reason and not finished else ""
-            disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
-            outcome = f"{entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}"
-            _line(f"{entry.rung} {what} {outcome}")
-        for row in ladder.rows:
-            self._print_score(row, ladder)
-        if ladder.estimates and ladder.stage in ("tuning", "training") and not self.estimated:
-            self.estimated = True
-            for text in time_estimates(ladder):
-                _line(text)
+        for subject, text, style in ladder_lines(ladder):
+            if subject not in self.told:
+                self.told.add(subject)
+                _line(text, style)
         self._update_line(ladder)
-
-    def _print_score(self, row: RungResult, ladder: Ladder) -> None:
-        """Print the score of the base model, and of a rung whose last seed is done."""
-        entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
-        if row.score is None or row.name in self.scored or not all(entry.is_done for entry in entries):
-            return
-        if len(row.seeds) < sum(entry.status == "finished" for entry in entries):
-            return  # saved by the thread of the run that has just ended, before the rows were computed with it
-        self.scored.add(row.name)
-        metric = ladder.work.metric if ladder.work else ""
-        bounds = score_format.score_bounds(row.score, metric)
-        interval = f", 95% CI {bounds}" if bounds else ""
-        seeds = "" if is_base(row.name) else f", {amount(len(row.seeds), 'seed')}"
-        score = f"{metric_spec(metric).title} {score_format.score(row.score.mean, metric)}"
-        _line(f"{row.name}: {score}{interval}{seeds}")
 
     def _update_line(self, ladder: Ladder) -> None:
         """Update the progress line with the active run or export, or with the stage between runs."""
@@ -261,6 +216,50 @@ class LadderView:
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
         for portion in self.follower.portions(thin=True):
             self.display.run.feed(portion)
+
+
+def ladder_lines(ladder: Ladder) -> Iterator[tuple[object, str, str]]:
+    """(what it is about, line, style) of everything that a state tells."""
+    if ladder.stage in STAGE_TEXTS:
+        yield ladder.stage, STAGE_TEXTS[ladder.stage], ""
+    for text in ladder.warnings:
+        yield text, f"warning: {text}", "yellow"
+    for entry in ladder.entries:
+        if entry.status not in WITHOUT_OUTCOME:
+            yield (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status), _outcome(entry), ""
+    for row in ladder.rows:
+        if text := _score(row, ladder):
+            yield ("score", row.name), text, ""
+    if ladder.estimates and ladder.stage in ("tuning", "training"):
+        for number, text in enumerate(time_estimates(ladder)):
+            yield ("estimate", number), text, ""
+
+
+def _outcome(entry: LadderEntry) -> str:
+    """`lora seed 1 finished in 4:10`, `full trial at 1e-5 failed: …`."""
+    finished = entry.status == "finished"
+    run, trial = f"seed {entry.seed}", f"trial at {rate(entry.learning_rate)}"
+    what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
+    took = f" in {duration(entry.seconds)}" if entry.seconds is not None and finished else ""
+    loss = "" if entry.validation_loss is None else f", validation loss {entry.validation_loss:.4f}"
+    reused = ", reused from an earlier run" if entry.reused else ""
+    reason = f": {entry.reason}" if entry.reason and not finished else ""
+    disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
+    return f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}"
+
+
+def _score(row: RungResult, ladder: Ladder) -> str:
+    """The score of the base model, or of a rung whose last seed is done; '' for another one."""
+    entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
+    if row.score is None or not all(entry.is_done for entry in entries):
+        return ""
+    if len(row.seeds) < sum(entry.status == "finished" for entry in entries):
+        return ""  # saved by the thread of the run that has just ended, before the rows were computed with it
+    metric = ladder.work.metric if ladder.work else ""
+    bounds = score_format.score_bounds(row.score, metric)
+    interval = f", 95% CI {bounds}" if bounds else ""
+    seeds = "" if is_base(row.name) else f", {amount(len(row.seeds), 'seed')}"
+    return f"{row.name}: {metric_spec(metric).title} {score_format.score(row.score.mean, metric)}{interval}{seeds}"
 
 
 def _line(text: str, style: str = "") -> None:

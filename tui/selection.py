@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine.config.schema import DESCRIPTIVE_KEYS, OF_ONE_MODEL
@@ -13,60 +13,46 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has a selecti
 
 MARK = "▸"
 """In front of the selected line of a list."""
+METHOD, MODEL, DATA = "method", "model.id", "data.id"
 RATE = "train.learning_rate"
 DEVICE = "hardware.device"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A preset by name or path, with overrides for method, model, data and single keys; None keeps the preset's."""
+    """A preset by name or path, and the settings that are changed on top of it."""
 
     preset: str = "demo-lora"
-    method: str | None = None
-    model: str | None = None
-    data: str | None = None
     settings: Flat = field(default_factory=dict)
 
     def with_preset(self, name: str) -> Selection:
         """Another preset with its own method and model; the selected data and device are kept."""
-        kept = {key: value for key, value in self.settings.items() if key == DEVICE}
-        return Selection(preset=name, data=self.data, settings=kept)
-
-    def with_method(self, method: str | None) -> Selection:
-        return replace(self, method=method)
-
-    def with_data(self, data: str | None) -> Selection:
-        return replace(self, data=data)
-
-    def with_model(self, model: str | None) -> Selection:
-        """Another model. A revision and a run to start from belong to the previous one."""
-        kept = {key: value for key, value in self.settings.items() if key not in OF_ONE_MODEL}
-        return replace(self, model=model, settings=kept)
+        return Selection(name, {key: value for key, value in self.settings.items() if key in (DATA, DEVICE)})
 
     def with_setting(self, key: str, value: Any) -> Selection:
-        """Another value of a setting; None restores that of the preset or the default."""
-        match key:
-            case "method":
-                return self.with_method(value)
-            case "model.id":
-                return self.with_model(value)
-            case "data.id":
-                return self.with_data(value)
+        """Another value of a setting; None restores that of the preset or the default.
+
+        With another model, the revision and the run to start from are dropped: they belong to the previous one.
+        """
         from engine.config.preset import EXCLUSIVE
 
-        excluded = (key, EXCLUSIVE.get(key))
-        kept = {name: chosen for name, chosen in self.settings.items() if name not in excluded}
-        return replace(self, settings=kept if value is None else {**kept, key: value})
+        replaced = (key, EXCLUSIVE.get(key), *(OF_ONE_MODEL if key == MODEL else ()))
+        kept = {name: chosen for name, chosen in self.settings.items() if name not in replaced}
+        return Selection(self.preset, kept if value is None else {**kept, key: value})
 
-    def changed(self, key: str) -> bool:
-        """Whether the selection sets this setting on top of the preset."""
-        given = {"method": self.method, "model.id": self.model, "data.id": self.data}
-        return given[key] is not None if key in given else key in self.settings
+    @property
+    def method(self) -> str | None:
+        """None for that of the preset."""
+        return self.settings.get(METHOD)
+
+    @property
+    def data(self) -> str | None:
+        """None for that of the preset."""
+        return self.settings.get(DATA)
 
     def overrides(self) -> Flat:
-        """Everything except the method, as key = value pairs."""
-        given = {"model.id": self.model, "data.id": self.data}
-        return {**{key: value for key, value in given.items() if value is not None}, **self.settings}
+        """The settings except the method."""
+        return {key: value for key, value in self.settings.items() if key != METHOD}
 
     def read_overrides(self) -> Flat:
         """The overrides that the selected method reads: others wait until a method that reads them is selected."""

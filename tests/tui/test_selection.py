@@ -24,9 +24,9 @@ from tui.selection import Selection, changes
 def test_a_changed_setting_waits_until_a_method_reads_it() -> None:
     selection = Selection("demo-lora").with_setting("adapter.rank", 8)
     assert selection.effective().config.adapter.rank == 8
-    full = selection.with_method("full")
+    full = selection.with_setting("method", "full")
     assert full.effective().config.method == "full"
-    assert full.with_method("qlora").effective().config.adapter.rank == 8
+    assert full.with_setting("method", "qlora").effective().config.adapter.rank == 8
 
 
 def test_changes_are_words_and_not_python() -> None:
@@ -40,18 +40,21 @@ def test_steps_replace_changed_epochs_and_restoring_brings_the_preset_back() -> 
     selection = Selection("demo-lora").with_setting("train.epochs", 5.0).with_setting("train.steps", 7)
     assert selection.settings == {"train.steps": 7}
     restored = selection.with_setting("train.steps", None)
-    assert not restored.changed("train.steps") and restored.effective().config.train.epochs == 2
+    assert "train.steps" not in restored.settings and restored.effective().config.train.epochs == 2
 
 
 def test_another_model_drops_the_revision_and_the_run_to_start_from() -> None:
     selection = Selection(
         "demo-lora", settings={"model.revision": "abc", "model.from_run": "/runs/one", "train.batch": 4}
     )
-    assert selection.with_setting("model.id", "smollm2-135m").settings == {"train.batch": 4}
+    assert selection.with_setting("model.id", "smollm2-135m").settings == {
+        "train.batch": 4,
+        "model.id": "smollm2-135m",
+    }
 
 
 def test_another_method_names_its_learning_rate_and_what_sets_it() -> None:
-    before, after = Selection("demo-lora"), Selection("demo-lora", method="qlora")
+    before, after = Selection("demo-lora"), Selection("demo-lora", {"method": "qlora"})
     changed = changes(before.effective(), after.effective(), same_preset=True)
     method, rate, *_ = changed
     assert method == "method lora → qlora"
@@ -62,11 +65,11 @@ def test_another_method_names_its_learning_rate_and_what_sets_it() -> None:
     "selection",
     [
         Selection("demo-lora"),
-        Selection("demo-lora", method="qlora", data="/data/it's here.jsonl"),
+        Selection("demo-lora", {"method": "qlora", "data.id": "/data/it's here.jsonl"}),
         Selection(
             "demo-full",
-            method="lora",
-            settings={
+            {
+                "method": "lora",
                 "train.learning_rate": 1e-3,
                 "adapter.target_modules": ["q_proj"],
                 "data.map": {"prompt": "a b"},
@@ -89,7 +92,7 @@ def test_the_command_line_starts_the_same_run(selection: Selection, tmp_path: Pa
 
 
 def test_what_the_bench_sets_names_the_selection() -> None:
-    selection = Selection("demo-lora", method="qlora", settings={"adapter.rank": 8})
+    selection = Selection("demo-lora", {"method": "qlora", "adapter.rank": 8})
     origins = selection.effective().origins
     assert (origins["method"], origins["adapter.rank"], origins["train.epochs"]) == (
         "selection",

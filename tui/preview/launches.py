@@ -24,7 +24,7 @@ from engine.runs.run.run_dir import RunDir, continued_run_name
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_table import Training
-from tui.selection import Selection
+from tui.selection import DATA, METHOD, MODEL, Selection
 
 OPTIONS = {"model.id": "--model", "data.id": "--data", "model.from_run": "--from"}
 """Settings that have an option on the command line."""
@@ -137,12 +137,12 @@ def selection_from_run(selection: Selection, run: RunDir) -> Selection:
     """
     frozen = run_dir.read_frozen(run)
     own = frozen.config
-    base = Selection(frozen.preset, own.method, own.model.id, selection.data)
+    base = Selection(frozen.preset, {METHOD: own.method, MODEL: own.model.id}).with_setting(DATA, selection.data)
     now, then = flatten(base.effective().config), flatten(own)
-    same = [
-        key for key in SAME_AS_STARTING_RUN if key != "model.id" and reads(own.method, key) and now[key] != then[key]
-    ]
-    return replace(base, settings={**{key: then[key] for key in same}, "model.from_run": str(run.path)})
+    same = [key for key in SAME_AS_STARTING_RUN if key != MODEL and reads(own.method, key) and now[key] != then[key]]
+    return replace(
+        base, settings={**base.settings, **{key: then[key] for key in same}, "model.from_run": str(run.path)}
+    )
 
 
 UNSET = {"train.steps": "set by the epochs", "data.max_rows": "all", "evaluation.rows": "all"}
@@ -162,7 +162,7 @@ def setting_options(selection: Selection, config: Config, names: Collection[str]
             setting_text(values[key]),
             specs[key].accepts,
             restored_text(selection, key),
-            selection.changed(key),
+            key in selection.settings,
             shown.get(key, ""),
         )
         for name, key in ON_LAUNCH

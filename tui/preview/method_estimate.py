@@ -30,7 +30,7 @@ from engine.runs.home import nearest_existing
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.live.run_state import ExpectedPeak
-from tui.selection import Selection
+from tui.selection import METHOD, Selection
 
 Fit = Literal["fits", "tight", "does not fit", "refused", "unknown"]
 STYLES: dict[Fit, str] = {
@@ -84,7 +84,7 @@ def method_estimates(
     estimates = []
     for method in method_names():
         try:
-            config = selection.with_method(method).effective().config
+            config = selection.with_setting(METHOD, method).effective().config
         except UserError as error:
             estimates.append(MethodEstimate(method, "unknown", why=error.line))
         else:
@@ -151,11 +151,9 @@ def with_slots(listed: Sequence[PresetEntry], budget: MemoryBudget) -> list[Pres
     The user's own presets keep their slots, and the demo's keep theirs; the others hold the presets that fit by the
     formula: on a GPU those of the largest families first, on a CPU of the smallest.
     """
-    own = {entry.name: entry.slot for entry in listed if entry.slot and entry.path.parent == user_folder()}
-    demo = {
-        entry.name: entry.slot for entry in listed if entry.slot and _is_demo(entry) and entry.slot not in own.values()
-    }
-    slots = {**own, **demo}
+    slots = {entry.name: entry.slot for entry in listed if entry.slot and entry.path.parent == user_folder()}
+    taken = set(slots.values())
+    slots |= {e.name: e.slot for e in listed if e.slot and e.slot not in taken and _is_demo(e)}
     free = [slot for slot in range(1, 10) if slot not in slots.values()]
     rest = tuple(entry.name for entry in listed if entry.name not in slots and entry.preset and not _is_demo(entry))
     slots |= dict(zip(_largest_that_fit(rest, budget.device, budget.total, budget.bf16), free, strict=False))
@@ -170,10 +168,9 @@ def _is_demo(entry: PresetEntry) -> bool:
 @lru_cache(maxsize=8)
 def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: bool) -> list[str]:
     """Presets that fit, by family, the largest or on a CPU the smallest first, its methods in their order."""
-    budget = MemoryBudget(
-        name="", device=device, source="gpu" if device == "cuda" else "system", total=total, bf16=bf16
-    )
-    families: dict[str, list[tuple[str, int]]] = {}
+    source: Literal["gpu", "system"] = "gpu" if device == "cuda" else "system"
+    budget = MemoryBudget(name="", device=device, source=source, total=total, bf16=bf16)
+    fitting, largest = dict[str, Config](), dict[str, int]()  # by preset; parameters by family
     for name in names:
         try:
             config = Selection(name).effective().config
@@ -181,21 +178,16 @@ def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: 
             continue
         predicted = method_estimate(config, find_model(config.model), budget)
         if predicted.estimate is not None and predicted.fit in ("fits", "tight"):
-            families.setdefault(without_method(name), []).append((name, predicted.estimate.parameters))
-    order = list(method_names())
-    smallest_first = device == "cpu"  # where they would take days
-    ranked = sorted(
-        families.values(),
-        key=lambda family_models: max(parameters for _, parameters in family_models),
-        reverse=not smallest_first,
-    )
-    return [
-        name
-        for family in ranked
-        for name, _ in sorted(
-            family, key=lambda model: next((n for n, m in enumerate(order) if model[0].endswith(m)), 9)
-        )
-    ]
+            fitting[name], family = config, without_method(name)
+            largest[family] = max(largest.get(family, 0), predicted.estimate.parameters)
+    families, methods = list(largest), list(method_names())
+    sign = 1 if device == "cpu" else -1  # on a CPU, large ones would take days
+
+    def place(name: str) -> tuple[int, int, int]:
+        family = without_method(name)
+        return sign * largest[family], families.index(family), methods.index(fitting[name].method)
+
+    return sorted(fitting, key=place)
 
 
 def list_label(predictions: Sequence[MethodEstimate]) -> str:

@@ -25,7 +25,7 @@ from tui.format import Column, TableRow, moment
 from tui.live.run_state import EventLoader
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, method_estimate, method_estimates
-from tui.selection import MARK, Selection
+from tui.selection import MARK, MODEL, Selection
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def columns() -> tuple[Column, ...]:
 
 def model_row(selection: Selection, model: ListedModel, budget: MemoryBudget | None) -> ModelRow:
     """The model with its estimates; the method of the selection is kept."""
-    return ModelRow(model, method_estimates(selection.with_model(model.id), model.files, budget))
+    return ModelRow(model, method_estimates(selection.with_setting(MODEL, model.id), model.files, budget))
 
 
 def table_row(row: ModelRow, selected: bool) -> TableRow:

@@ -14,7 +14,7 @@ from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.base import RunActions
 from tui.screens.bench import BenchView
-from tui.selection import DEVICE
+from tui.selection import DATA, DEVICE
 from tui.widgets.data_list import DataList, SettingsSuggested
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged
 
@@ -325,7 +325,7 @@ class BenchScreen(BenchView, RunActions[None]):
             self.tell(NOT_TEXT, severity="error")
             return
         with self.errors_told():
-            effective = self.selection_pane.selection.with_data(data).effective()
+            effective = self.selection_pane.selection.with_setting(DATA, data).effective()
             self.app.push_screen(InspectorScreen(effective), answered)
 
     async def action_add_data(self) -> None:

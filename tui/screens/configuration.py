@@ -81,18 +81,18 @@ class ConfigurationScreen(TableScreen[Selection]):
         values, rows = flatten(self.effective.config), list[TableRow]()
         for spec in listed:
             key, origin = spec.key, self.effective.origins.get(spec.key, "default")
-            changed = self.selection.changed(key)
+            changed = key in self.selection.settings
             style = "bold $text-primary" if changed else "bold" if origin != "default" else ""
             muted = [(YOURS if changed else origin, "$foreground-muted"), (spec.accepts, "$foreground-muted")]
             rows.append(TableRow(key, ((key, style), (setting(values[key]), style), *muted)))
-        count = amount(len([key for key in setting_specs() if self.selection.changed(key)]), "change")
+        count = amount(sum(key in self.selection.settings for key in setting_specs()), "change")
         only = f" · only {self.word!r}" if self.word else ""
         self.set_text("title", f"configuration of {self.selection.name} · {method_title(method)} · {count}{only}")
         self.table.show_rows(rows, cursor=cursor)
         self.describe()
 
     def is_useful(self, command: str) -> bool:
-        return command != "default" or self.selection.changed(self.key)
+        return command != "default" or self.key in self.selection.settings
 
     def describe(self) -> None:
         """Meaning, range and default of the setting under the cursor, then what the configuration costs."""
@@ -148,7 +148,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         return True
 
     def action_default(self) -> None:
-        if not self.selection.changed(self.key):
+        if self.key not in self.selection.settings:
             self.tell(f"{self.key} is not changed: it is set by {self.effective.origins.get(self.key, 'default')}")
             return
         if not self.entered(self.key, ""):

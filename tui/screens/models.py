@@ -24,7 +24,7 @@ from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.table_screen import FILTER, TableScreen
-from tui.selection import Selection
+from tui.selection import MODEL, Selection
 from tui.settings import app_keys
 
 BAR_WIDTH = 30
@@ -103,13 +103,13 @@ class ModelsScreen(TableScreen[Selection | None]):
 
     def _select(self, name: str) -> None:
         """Close with this model, unless the selection cannot have it."""
-        selection = self.selection.with_model(name)
+        selection = self.selection.with_setting(MODEL, name)
         with self.errors_told():
             model_id = selection.effective().config.model.id
             if name not in CATALOG:
                 with contextlib.suppress(OSError):  # it is selected; only the list of recent models does not have it
                     remember(model_id, MODELS)
-            self.dismiss(selection.with_model(model_id))
+            self.dismiss(selection.with_setting(MODEL, model_id))
 
     def action_type_id(self) -> None:
         self.ask(TYPE, "")
@@ -119,7 +119,7 @@ class ModelsScreen(TableScreen[Selection | None]):
         if not text.strip():
             return
         try:
-            model_id = self.selection.with_model(text.strip()).effective().config.model.id
+            model_id = self.selection.with_setting(MODEL, text.strip()).effective().config.model.id
             lines = detail_lines(model_row(self.selection, describe_model(model_id), self.budget), app_keys(self))
         except UserError as error:
             lines = [error.line]

@@ -19,7 +19,7 @@ from engine.config.method_specs import method_names, method_spec, method_title, 
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
 from tui.format import last_part, without_middle
-from tui.selection import MARK, Selection, changes
+from tui.selection import DATA, MARK, METHOD, Selection, changes
 from tui.settings import app_keys, tell
 from tui.widgets.data_list import DataList, SelectList
 from tui.widgets.text_rows import Rows
@@ -293,7 +293,7 @@ class SelectionPane(Horizontal):
     def next_method(self) -> None:
         self.select_initial()
         if self.effective is not None:
-            self.select(self.selection.with_method(next_method(self.effective.config.method)))
+            self.select(self.selection.with_setting(METHOD, next_method(self.effective.config.method)))
 
     @property
     def device(self) -> int | str:
@@ -313,7 +313,7 @@ class SelectionPane(Horizontal):
                 remember(data)
             except OSError as error:
                 tell(self, f"cannot save it to the list of recent datasets: {error}", severity="error")
-        self.select(self.selection.with_data(data))
+        self.select(self.selection.with_setting(DATA, data))
         preview = self.query_one(DataList).previews.get(data)
         if preview and preview.problems and not preview.suggested:  # else a dialog offers what to do
             tell(self, "; ".join(preview.problems), severity="error")
@@ -348,7 +348,7 @@ class SelectionPane(Horizontal):
             case "data":
                 self.select_data(selected)
             case "method":
-                self.select(self.selection.with_method(method_spec(selected).name))
+                self.select(self.selection.with_setting(METHOD, selected))
             case _:
                 self.select(self.selection.with_preset(selected))
         self.post_message(ItemPicked())

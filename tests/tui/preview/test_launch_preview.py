@@ -55,7 +55,9 @@ def preview(
     context = LaunchContext(
         runs, budget or gpu_budget(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()), how.pop("devices", 1)
     )
-    selection = Selection(**{"preset": "demo-lora", **how})
+    names = {"method": "method", "model": "model.id", "data": "data.id"}
+    settings = {key: how[name] for name, key in names.items() if name in how}
+    selection = Selection(how.get("preset", "demo-lora"), {**settings, **how.get("settings", {})})
     return run_preview(selection.name, selection.effective(), context, report or DataCheck(ANSWER))
 
 
@@ -133,7 +135,7 @@ def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
 def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": DataCheck()}
     fixed = {"train.micro_batch": 16, "train.gradient_checkpointing": False}
-    config = Selection("smollm2-full", data="tickets", settings=fixed).effective().config
+    config = Selection("smollm2-full", {"data.id": "tickets", **fixed}).effective().config
     whole = method_estimate(config, find_model(config.model), gpu_budget(80 * GIB)).estimate
     assert whole is not None
     budget = gpu_budget(int(0.98 * whole.peak))

@@ -91,7 +91,7 @@ def test_the_method_and_the_model_are_settings_too(tmp_path: Path) -> None:
         await find(pilot, "model.id")
         await type_text(pilot, "smollm2-135m")
         await pilot.press("enter")
-        assert screen.selection.model == "smollm2-135m"
+        assert screen.selection.settings["model.id"] == "smollm2-135m"
         assert screen.effective.config.train.learning_rate == 5e-4
 
     play(tmp_path / "runs", story, (120, 60))

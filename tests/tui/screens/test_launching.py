@@ -67,7 +67,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
     (here / "bad.jsonl").write_text('{"prompt": "a"\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", data=str(here / "bad.jsonl")))
+        app.bench.selection_pane.select(Selection("demo-lora", {"data.id": str(here / "bad.jsonl")}))
         app.bench.action_start()
         await pilot.pause()
         await wait_for(pilot, lambda: "line 1" in text(app))
@@ -82,7 +82,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
 
 def test_a_missing_model_blocks_the_start_at_once(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", model="/no/such/folder"))
+        app.bench.selection_pane.select(Selection("demo-lora", {"model.id": "/no/such/folder"}))
         app.bench.action_start()
         await pilot.pause()
         screen = app.screen
@@ -100,7 +100,7 @@ def test_rows_that_change_after_the_check_are_refused(tmp_path: Path, here: Path
     mine = write(here / "mine.jsonl", 40)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", data=str(mine), settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", {"data.id": str(mine), **MICRO}))
         app.bench.action_start()
         await pilot.pause()
         screen = app.screen
@@ -124,7 +124,7 @@ def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) ->
     mine = write(here / "mine.jsonl", 40, **dict.fromkeys(unused, "unused"))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", data=str(mine)))
+        app.bench.selection_pane.select(Selection("demo-lora", {"data.id": str(mine)}))
         app.bench.action_start()
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
         screen = app.screen
@@ -197,7 +197,7 @@ def test_options_are_edited_on_the_launch_screen_and_kept_in_the_selection(tmp_p
 
 def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", dict(MICRO)))
         app.bench.action_start()
         await pilot.pause()
         screen = app.screen
@@ -216,7 +216,7 @@ def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path:
 
 def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", dict(MICRO)))
         app.bench.action_start()
         await pilot.pause()
         await pilot.press("enter")

@@ -38,7 +38,7 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
         assert line.count("MiB") >= 3
         await pilot.press("slash", *"mine", "enter", "enter")
         assert app.screen is app.bench
-        assert app.bench.selection_pane.selection.model == str(here / "mine")
+        assert app.bench.selection_pane.selection.settings["model.id"] == str(here / "mine")
         assert read_recent(MODELS) == [str(here / "mine")]
 
     play(tmp_path / "runs", story, size)
@@ -51,7 +51,7 @@ def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub
         await pilot.press("a", *"team/small")
         assert f"{NETWORK}: team/small" in part(app, "detail")
         await pilot.press("enter")
-        assert app.bench.selection_pane.selection.model == "team/small"
+        assert app.bench.selection_pane.selection.settings["model.id"] == "team/small"
         await pilot.press("i")
         await wait_for(pilot, lambda: f"{len(CATALOG) + 2} models" in part(app, "title"))
         await pilot.press("slash", *"small", "enter", "delete")

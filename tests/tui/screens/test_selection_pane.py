@@ -80,7 +80,7 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         from tui.selection import Selection
 
-        app.bench.selection_pane.select(Selection("demo-lora", model=str(here / "m.gguf")))
+        app.bench.selection_pane.select(Selection("demo-lora", {"model.id": str(here / "m.gguf")}))
         await pilot.pause()
         assert all("unknown until" in text for text in methods(app))
 

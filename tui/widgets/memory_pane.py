@@ -51,9 +51,6 @@ class Use:
     mine: int | None
     peak: int | None = None
     """Predicted peak of the watched run, or of the next run, without what others use."""
-    is_next: bool = False
-    """Whether the peak is that of the next run."""
-    label: str = "predicted peak"
     reported: bool = True
     """Whether `mine` is exact; else a lower bound."""
 
@@ -205,16 +202,13 @@ class MemoryView:
 
     def use(self, gpu: GpuSample | None) -> Use:
         """The use of a GPU, or of the system's memory."""
-        expected = self.expected
-        label = expected.label if expected else "predicted peak"
+        sample = self.sample
+        peak = self.expected.bytes if self.expected and gpu is self.ours else None
         if gpu is None:
-            peak = expected.bytes if expected else None
-            sample = self.sample
-            return Use(sample.memory_total, sample.memory_used, sample.worker_rss, peak, not self.live, label)
-        peak = expected.bytes if expected and gpu is self.ours else None
-        pool = self.sample.worker_pool if len(self.sample.gpus) == 1 else None  # of several the run's is unknown here
+            return Use(sample.memory_total, sample.memory_used, sample.worker_rss, peak)
+        pool = sample.worker_pool if len(sample.gpus) == 1 else None  # of several the run's is unknown here
         mine = gpu.mine if gpu.mine is not None else pool
-        return Use(gpu.total, gpu.used, mine, peak, not self.live, label, reported=gpu.mine is not None or not pool)
+        return Use(gpu.total, gpu.used, mine, peak, reported=gpu.mine is not None or not pool)
 
     def lines(self, width: int, height: int) -> Iterator[Content]:
         """All lines; history and lists only where there is room."""
@@ -288,23 +282,24 @@ class MemoryView:
             Content.assemble(FREE, f" free {_gib(use.free)}"),
         ]
         left = Content("   ").join(parts if use.mine is not None or self.live else parts[1:])
-        if use.expected is None or not use.total or use.peak is None:
+        peak, expected = use.peak, use.expected
+        if self.expected is None or peak is None or expected is None or not use.total:
             return left
 
         # where the peak will be, in the longest words that fit
-        spare = use.total - use.expected
-        fits = f"{_gib(spare)} to spare" if spare >= 0 else f"{_gib(-spare)} too much"
-        name = "next run" if use.is_next else use.label
-        short = f"{name} {_gib(use.peak)}, {'fits' if spare >= 0 else 'does not fit'}"
-        texts = [f"peak will be {_gib(use.expected)} ({'fits' if spare >= 0 else 'does not fit'})", short]
-        texts = [*(texts if use.others else texts[1:]), f"peak {_gib(use.expected)}"]
-        if use.others:
-            texts.insert(0, f"{name} {_gib(use.peak)} + others = {_gib(use.expected)}: {fits}")
-        style = "" if spare >= 0 else "$text-error"
-        if (above := 0 if use.is_next else (use.mine or 0) - use.peak) > 0:
-            texts = [f"{_gib(above)} above the {name} of {_gib(use.peak)}", f"above {name} {_gib(use.peak)}"]
-            texts.append(f"above {_gib(use.peak)}")
+        spare, name = use.total - expected, self.expected.label if self.live else "next run"
+        fits, style = ("fits", "") if spare >= 0 else ("does not fit", "$text-error")
+        above = (use.mine or 0) - peak if self.live else 0
+        if above > 0:
             style = OTHERS[1]
+            texts = [f"{_gib(above)} above the {name} of {_gib(peak)}", f"above {name} {_gib(peak)}"]
+            texts.append(f"above {_gib(peak)}")
+        else:
+            texts = [f"{name} {_gib(peak)}, {fits}", f"peak {_gib(expected)}"]
+            if use.others:
+                left_over = f"{_gib(spare)} to spare" if spare >= 0 else f"{_gib(-spare)} too much"
+                sum_text = f"{name} {_gib(peak)} + others = {_gib(expected)}: {left_over}"
+                texts = [sum_text, f"peak will be {_gib(expected)} ({fits})", *texts]
         room = width - left.cell_length - 4
         text = next((text for text in texts if len(text) <= room), texts[-1])
         right = Content.assemble(PEAK, " ", (text, style))

@@ -279,7 +279,6 @@ TITLES = {group: title for group, title, _ in GROUPS}
 
 
 def bindings(group: str) -> list[BindingType]:
-    """The Textual bindings of a screen or of the app."""
     return [
         Binding(keys, action, label, shown, priority=always, tooltip=text, id=id)
         for id, keys, action, label, text, shown, always in TABLES[group]

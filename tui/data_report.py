@@ -125,7 +125,6 @@ def overlap_in_short(pair: str, split_overlap: SplitOverlap) -> str:
 
 
 def warning_lines(warnings: Sequence[Notice]) -> Iterator[ReportLine]:
-    """Every warning with its code."""
     for notice in warnings:
         yield ReportLine("warning", f"{notice.text} [{notice.code}]", "warning")
 

@@ -267,7 +267,6 @@ class DiffApp(App[str]):
         return super()._background_screens if isinstance(self.screen, ModalScreen) else []
 
     def action_redraw(self) -> None:
-        """Send every cell again."""
         self.frame_diff.invalidate()
         self.screen.refresh()
 

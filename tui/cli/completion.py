@@ -52,7 +52,6 @@ def ladder_names(home: Path | None) -> Values:
 
 
 def all_names(home: Path | None) -> Values:
-    """Runs and ladders."""
     return dict.fromkeys([*run_names(home), *ladder_names(home)])
 
 

@@ -128,7 +128,6 @@ def existing_artifact(run: RunDir, kind: ExportKind, weights: WeightType | None,
 
 
 def show(folder: Path, check: Fidelity) -> None:
-    """Print the folder and the figures of the check."""
     say(f"artifact: {visible(str(folder))}")
     for name, value in fidelity_facts(check):
         say(f"{name}: {value}", STYLES[check.outcome] if name == "outcome" else "")

@@ -22,7 +22,6 @@ def _version(requested: bool) -> None:
 
 
 def _ascii_output(requested: bool) -> bool:
-    """Print ASCII characters only."""
     if requested:
         streams.use_ascii()
     return requested

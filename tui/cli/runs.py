@@ -52,8 +52,6 @@ def runs(runs: options.Runs = None, json: options.Json = False) -> None:
 
 @dataclass
 class ListedLadder:
-    """One ladder in the list."""
-
     name: str
     state: str
     """The stage of a running ladder, else how it ended: finished, stopped, failed, died, damaged."""

@@ -37,8 +37,6 @@ SETTLED = ("finished", "stopped", "paused", "failed", "out_of_memory", "diverged
 
 @dataclass
 class RunSummary:
-    """One run in the list."""
-
     name: str
     state: str
     model: str = ""

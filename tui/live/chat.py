@@ -118,7 +118,6 @@ class ChatState:
         self._tools: list[Any] | None = None
 
     def apply(self, message: Message) -> None:
-        """Update the state by a message of the session."""
         match message:
             case QueueWait():
                 self.waiting = message

@@ -44,7 +44,6 @@ class RunNews(Message):
     ladder: Ladder | None = None
     """The ladder of the run, as its process wrote it now."""
     events: list[Event] = field(default_factory=list)
-    """In order."""
     output: OutputChunk | None = None
     live: bool | None = None
     """Whether the run is active (`RunDir.is_active`)."""

@@ -125,7 +125,6 @@ def write_help(text: str) -> None:
 
 
 def use_ascii() -> None:
-    """Write only ASCII from now on."""
     codecs.register_error("substitute", _substitute)
     for stream in (raw(sys.stdout), raw(sys.stderr)):
         if isinstance(stream, io.TextIOWrapper):

@@ -48,10 +48,7 @@ class DataCheck:
     answer: dict[str, Any] | None = None
     error: str = ""
     running: bool = True
-    """Whether the check is still running."""
-
     progress: str = ""
-    """Progress of the check."""
     sharing: str | None = None
     """What shared prefixes save; '' if nothing, None if it is not known yet."""
     weights: tuple[WeightsCheck, ...] = ()

@@ -105,8 +105,6 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class LaunchPreview:
-    """Title, facts and problems of a launch."""
-
     title: str
     facts: list[Fact]
     problems: list[LaunchProblem]
@@ -119,7 +117,6 @@ class LaunchPreview:
 
 
 def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, report: DataCheck) -> LaunchPreview:
-    """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
     predicted = method_estimate(config, files, context.budget, report.longest)
     space = disk_space([config], context.runs, context.budget)

@@ -78,8 +78,6 @@ class LaunchOption:
 
 @dataclass(frozen=True)
 class RunLaunch:
-    """One run of the selection."""
-
     selection: Selection
     effective: EffectiveConfig
     runs: Path
@@ -223,8 +221,6 @@ def option_words(given: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class LadderLaunch:
-    """A ladder of the selection."""
-
     selection: Selection
     given: Mapping[str, str]
     """The options that were changed, as they were typed."""

@@ -176,7 +176,6 @@ class RunActions(BaseScreen[R]):
             self.tell(f"pausing {run.name}: {how}; press {app_keys(self).of(self.resume_command)} to resume")
 
     def action_resume(self) -> None:
-        """Resume from the latest complete checkpoint."""
         from engine.runs.start import resume_run
 
         if (run := self.run_to_resume()) is None:

@@ -230,7 +230,6 @@ class BenchScreen(BenchView, RunActions[None]):
             self.maximize(self.focused, container=False)
 
     def action_jump(self) -> None:
-        """Ask for the letter of a pane, and focus it."""
         from tui.screens.dialogs import JumpScreen
 
         panes: dict[str, Widget] = {}
@@ -267,7 +266,6 @@ class BenchScreen(BenchView, RunActions[None]):
         self.query_one("#word", ValueInput).ask(text, WORD_PLACEHOLDERS[purpose], take, typed, escape="")
 
     def action_pane(self, name: str, what: str) -> None:
-        """Call the method `action_WHAT` of a pane."""
         getattr(self.query_one(f"#{name}"), f"action_{what}")()
 
     @on(SelectionChanged)

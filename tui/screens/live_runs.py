@@ -40,7 +40,6 @@ class LiveRuns:
         """Live runs of this folder outside the queue: started with --now."""
 
     def refresh(self) -> None:
-        """Read the queue and the folder again."""
         from engine.runs.run.run_dir import RunDir
 
         self.turns = self._screen.queue()

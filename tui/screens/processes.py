@@ -51,8 +51,6 @@ REFRESH_SECONDS = 1.0
 
 
 class ProcessesScreen(BaseScreen[None]):
-    """Escape returns."""
-
     BINDINGS: ClassVar[list[BindingType]] = bindings("processes")
     AUTO_FOCUS = "Lines"
     CSS = "ProcessesScreen Table { padding: 0 1; }"
@@ -72,7 +70,6 @@ class ProcessesScreen(BaseScreen[None]):
         self.set_interval(REFRESH_SECONDS, self._show)
 
     def _show(self) -> None:
-        """Show the processes of the latest sample."""
         sample, (name, key) = self.machine.sample, SORTS[self.order]
         processes: list[tuple[ProcessSample, GpuSample | None]] = []
         if sample is not None:

@@ -249,7 +249,6 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
             self.app.push_screen(TryScreen(OpenSession(runs=[str(self.runs / name) for name in names])))
 
     def action_again(self) -> None:
-        """Run the same frozen configuration in a new directory."""
         if run := self.selected_run():
             with self.errors_told():
                 self.show_run(repeat_run(run))

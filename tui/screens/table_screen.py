@@ -129,7 +129,6 @@ class TableScreen(BaseScreen[R]):
 
     @property
     def key(self) -> str:
-        """Key of the row under the cursor."""
         return self.table.key
 
     def fill(self, cursor: str = "") -> None:

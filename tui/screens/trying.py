@@ -302,7 +302,6 @@ class TryScreen(BaseScreen[None]):
             self._draw()
 
     def action_cpu(self) -> None:
-        """Open the session on the CPU."""
         if not self.is_useful("cpu"):
             self.tell("not waiting for a GPU", severity="warning")
             return
@@ -310,7 +309,6 @@ class TryScreen(BaseScreen[None]):
         self._open()
 
     def action_now(self) -> None:
-        """Start without waiting in the queue."""
         if not self.is_useful("now"):
             self.tell("not waiting for a device", severity="warning")
             return

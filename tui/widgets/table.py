@@ -75,8 +75,6 @@ class Table(Vertical):
 
     @dataclass
     class NameClicked(Message):
-        """A column name was clicked."""
-
         column: int
 
     def __init__(self, columns: Sequence[Column], id: str | None = None) -> None:

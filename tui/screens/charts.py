@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,7 +27,6 @@ from tui.widgets.text_rows import KeyLine, Rows
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)
 MAX_SEARCHED = 300
 """Number of latest runs that are searched for runs on the same data."""
-MAX_CANDIDATES = 9
 
 
 class ChartsScreen(BaseScreen[None]):
@@ -165,7 +163,7 @@ class ChartsScreen(BaseScreen[None]):
 
         def fetch() -> None:
             try:
-                run = next((run for run in candidates(self.runs, state.name) if run.name not in shown), None)
+                run = earlier_run(self.runs, state.name, shown)
                 loaded = EventLoader(run.events_file, run.name).first() if run else None
             except (UserError, OSError) as error:
                 self.app.call_from_thread(self.tell, str(error), severity="error")
@@ -179,8 +177,8 @@ class ChartsScreen(BaseScreen[None]):
         self.redraw()
 
 
-def candidates(runs: Path, name: str) -> list[RunDir]:
-    """Runs with at least one step: those on the same data as the named run first, each group latest first."""
+def earlier_run(runs: Path, name: str, shown: Collection[str]) -> RunDir | None:
+    """The latest run with a step that is not `shown`: one on the same data as the named run, if there is any."""
 
     def data(run: RunDir) -> str | None:
         with contextlib.suppress(UserError):
@@ -192,9 +190,8 @@ def candidates(runs: Path, name: str) -> list[RunDir]:
             return b'{"type":"step"' in file.read(HEAD)
         return False
 
-    known = sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
-    own = data(RunDir(runs / name)) if name else None
-    others = [run for run in known if run.name != name]
-    same_data = [run for run in others if own is not None and data(run) == own]
-    rest = (run for run in others if run not in same_data)
-    return list(islice((run for run in (*same_data, *rest) if has_steps(run)), MAX_CANDIDATES))
+    latest = sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
+    others = [run for run in latest if run.name not in shown]
+    if (own := data(RunDir(runs / name)) if name else None) is not None:
+        others.sort(key=lambda run: data(run) != own)
+    return next(filter(has_steps, others), None)

@@ -17,12 +17,13 @@ from engine.config.quantities import ABSENT
 def number(value: float) -> str:
     """A number in at most six characters: `0.123`, `12.3`, `1.2e-5`, `45k`."""
     size = abs(value)
-    if size and (size < 1e-3 or size >= 1e6):
-        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-        return text if len(text) <= 6 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    if size >= 1e4:
+    if 1e4 <= size < 1e6:
         return f"{value / 1e3:.0f}k"
-    return f"{value:.4g}" if size >= 100 else f"{value:.3g}"
+    if size and (size < 1e-3 or size >= 1e6):
+        texts = [f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") for digits in (1, 0)]
+    else:
+        texts = [f"{value:.{digits}g}" for digits in (4 if size >= 100 else 3, 2, 1)]
+    return next((text for text in texts if len(text) <= 6), texts[-1])
 
 
 def four_digits(value: float | None) -> str:

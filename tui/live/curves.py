@@ -202,7 +202,7 @@ class ChartGrid:
         own = Curve(_scaled(metric.series(self.state), scale), "live")
         curves += loss_curves(self.state) if metric.name == "loss" else [own]
         chart = draw(curves, width, height - 1, self.style, span[1], span[0])
-        if self.cursor is not None:
+        if self.cursor is not None and chart:
             column = AXIS + cursor_column(self.cursor, span, width - AXIS)
             chart = [*(_marked(row, column) for row in chart[:-1]), chart[-1]]
         return [self._values(metric).truncate(width, ellipsis=True), *map(_colored, chart)]

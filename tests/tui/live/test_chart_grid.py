@@ -49,6 +49,11 @@ def test_the_cursor_reads_every_run_at_the_same_step() -> None:
     assert beyond.split()[1:] == ["1.02", "–"]  # the earlier run has 50 steps
 
 
+def test_a_pane_of_one_row_has_the_values_only() -> None:
+    grid = ChartGrid(state("lora", 100, 1.0), cursor=40)
+    assert [str(row).split()[0] for row in grid.rows(LOSS, 60, 1)] == ["loss"]
+
+
 def test_all_charts_have_the_same_axis_and_the_cursor_in_the_same_column() -> None:
     grid = ChartGrid(state("lora", 100, 1.0), [state("full", 50, 2.0)], 40)
     assert grid.span is not None and grid.span[1] >= 100

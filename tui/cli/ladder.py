@@ -80,18 +80,11 @@ def demo(
         hint = "keep one of them: --quick runs one seed"
         raise UserError("--quick and --seeds given together", hint=hint, code="cli.conflicting_values")
     seeds = 1 if quick else seeds or DEMO_SEEDS
-    given = [word for option, key in options.OPTION_KEYS.items() if key in where for word in (option, str(where[key]))]
     if resolve_preset(DEMO, None, {}).config.hardware.device == "auto":
         where = suited_devices(where)
-    plan = make_plan(
-        DEMO,
-        [],
-        {**QUICK, **where} if quick else where,
-        seeds=seeds,
-        probe=not quick,
-        fresh=fresh,
-        command=shlex.join(["ftbench", "demo", *(["--quick"] if quick else ["--seeds", str(seeds)]), *given]),
-    )
+    command = shlex.join(["ftbench", *sys.argv[1:]])
+    settings = {**QUICK, **where} if quick else where
+    plan = make_plan(DEMO, [], settings, seeds=seeds, probe=not quick, fresh=fresh, command=command)
     return start(plan, folder, detach, json)
 
 

@@ -50,8 +50,7 @@ class LaunchForecast:
         self.report = DataCheck()
         self._configs: list[Config] = []
         self.request: BackgroundRequest | None = None
-        self.details_request: BackgroundRequest | None = None
-        """Follows the check, whose result it takes from the engine's cache."""
+        """The check, or then the details, which take its result from the engine's cache."""
 
     def begin(self, trainings: Sequence[Training], context: Callable[[], LaunchContext], start: bool = True) -> None:
         """Check the data of these runs, which is the same for all, and their use of the weights; with `start=False`
@@ -80,10 +79,9 @@ class LaunchForecast:
             self.request = BackgroundRequest(self._node, "data.check", arguments, self._checked, self._progressed)
 
     def leave(self) -> None:
-        for request in (self.request, self.details_request):
-            if request:
-                request.cancel()
-        self.request = self.details_request = None
+        if self.request:
+            self.request.cancel()
+            self.request = None
 
     def _progressed(self, progress: RequestProgress) -> None:
         if self.report.running:
@@ -100,7 +98,7 @@ class LaunchForecast:
         """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
         if self.report.awaits_details:
             arguments: dict[str, Any] = {"configs": msgspec.to_builtins(self._configs)}
-            self.details_request = BackgroundRequest(self._node, "launch.details", arguments, self._detailed)
+            self.request = BackgroundRequest(self._node, "launch.details", arguments, self._detailed)
 
     def _detailed(self, answer: dict[str, Any] | None, error: str) -> None:
         """Take the details; without them the launch shows less."""

@@ -110,12 +110,14 @@ class RunLaunch:
         """The launch with another value, the default for ''. Raises UserError for an invalid one."""
         if name == FROM_RUN:
             path = str(RunDir.find(self.runs, text).path) if text.strip() else None
-            return self._with_selection(self.selection.with_setting("model.from_run", path))
-        return self._with_selection(with_text(self.selection, dict(ON_LAUNCH)[name], text))
+            selection = self.selection.with_setting("model.from_run", path)
+        else:
+            selection = with_text(self.selection, dict(ON_LAUNCH)[name], text)
+        return RunLaunch.of(selection, self.runs, self.context)
 
     def with_preset(self, name: str) -> RunLaunch:
         """The launch of this preset, with the same data. Raises UserError for an invalid one."""
-        return self._with_selection(self.selection.with_preset(name))
+        return RunLaunch.of(self.selection.with_preset(name), self.runs, self.context)
 
     def trainings(self) -> list[Training]:
         """What it trains, for an estimate of its time."""
@@ -123,9 +125,6 @@ class RunLaunch:
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         return run_preview(self.selection.name, self.effective, self.context(), report)
-
-    def _with_selection(self, selection: Selection) -> RunLaunch:
-        return replace(self, selection=selection, effective=selection.effective())
 
 
 def selection_from_run(selection: Selection, run: RunDir) -> Selection:
@@ -205,18 +204,16 @@ LADDER_OPTIONS = {
 """Option of a ladder on the launch screen -> its default, and what it accepts."""
 
 
+WITH_VALUE = {"seeds": "--seeds", "learning rates": "--learning-rates", "margin": "--margin", "artifacts": "--ship"}
+FLAGS = {TIMING_PROBE: "--no-probe", "fresh": "--fresh"}
+"""Option of a ladder -> its word on the command line, where it differs from its default."""
+
+
 def option_words(given: Mapping[str, str]) -> list[str]:
     """The options that were changed, as words of the command line."""
     words = [word for rung in shlex.split(given.get("rungs", "")) for word in ("--rung", rung)]
-    for name, option in (
-        ("seeds", "--seeds"),
-        ("learning rates", "--learning-rates"),
-        ("margin", "--margin"),
-        ("artifacts", "--ship"),
-    ):
-        words += [option, given[name]] if name in given else []
-    words += ["--no-probe"] if given.get(TIMING_PROBE) == "no" else []
-    return [*words, "--fresh"] if given.get("fresh") == "yes" else words
+    words += [word for name, option in WITH_VALUE.items() if name in given for word in (option, given[name])]
+    return [*words, *(flag for name, flag in FLAGS.items() if name in given)]
 
 
 @dataclass(frozen=True)

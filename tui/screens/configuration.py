@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ from tui.preview.launches import restored_text, run_command, with_text
 from tui.preview.method_table import PredictedCost, Training, effects, effects_text
 from tui.screens.launching import LaunchForecast
 from tui.screens.presets import save_selection
-from tui.screens.table_screen import FILTER, TableScreen
+from tui.screens.table_screen import TableScreen
 from tui.selection import Selection
 from tui.settings import app_keys
 from tui.widgets.text_rows import literal
@@ -44,7 +45,9 @@ class ConfigurationScreen(TableScreen[Selection]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("config")
     CSS = "ConfigurationScreen #effect { height: 2; padding: 0 1; }"
     columns = COLUMNS
-    hints = {FILTER: "show only settings that contain …"}
+    row_name = "settings"
+    edited = ""
+    """The setting whose value is being edited, '' for none."""
 
     def __init__(
         self, selection: Selection, runs: Path, context: Callable[[], LaunchContext], checks: DataCheckCache
@@ -98,7 +101,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         """Meaning, range and default of the setting under the cursor, then what the configuration costs."""
         spec = setting_specs().get(self.key)
         if spec is None:
-            key = "escape" if self.purpose else app_keys(self).of("config.back")
+            key = "escape" if self.input_line.display else app_keys(self).of("config.back")
             self.show_detail(f"no setting contains this word; press {key}")
             return
         width = max(20, self.size.width - 3)
@@ -111,7 +114,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         self._show_effect()
 
     def _show_effect(self) -> None:
-        if self.purpose in ("", FILTER):
+        if not self.edited:
             self.set_text("effect", effects_text(self._effects(self.effective)))
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
@@ -122,24 +125,28 @@ class ConfigurationScreen(TableScreen[Selection]):
         spec = setting_specs().get(self.key)
         if spec is None:
             return
-        text = setting_text(flatten(self.effective.config)[spec.key])
-        self.ask(spec.key, text, f"{spec.key}: {spec.accepts}")
-        self.typed(text)
+        self.edited, text = spec.key, setting_text(flatten(self.effective.config)[spec.key])
+        self.input_line.ask(text, f"{spec.key}: {spec.accepts}", partial(self._entered, spec.key), self._typed)
+        self._typed(text)
 
-    def typed(self, text: str) -> None:
+    def close_input(self) -> None:
+        self.edited = ""
+        super().close_input()
+
+    def _typed(self, text: str) -> None:
         """Say what is wrong with the value, or what it changes."""
         try:
-            chosen = with_text(self.selection, self.purpose, text).effective()
+            chosen = with_text(self.selection, self.edited, text).effective()
         except UserError as error:
             shown = Content.styled(visible(error.line, 300), "$text-error")
         else:
             shown = effects_text(self._effects(chosen), self._effects(self.effective))
         self.set_text("effect", Content("\n").join([shown, Content(EDIT_KEYS)]))
 
-    def entered(self, purpose: str, text: str) -> bool:
+    def _entered(self, key: str, text: str) -> bool:
         """Take a value; False where it is invalid, which is shown already."""
         try:
-            selection = with_text(self.selection, purpose, text)
+            selection = with_text(self.selection, key, text)
             effective = selection.effective()
         except UserError:
             return False
@@ -151,7 +158,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         if self.key not in self.selection.settings:
             self.tell(f"{self.key} is not changed: it is set by {self.effective.origins.get(self.key, 'default')}")
             return
-        if not self.entered(self.key, ""):
+        if not self._entered(self.key, ""):
             self.tell(f"cannot restore {self.key}: another change needs it", severity="error")
 
     def action_save(self) -> None:

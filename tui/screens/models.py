@@ -23,13 +23,11 @@ from tui.charts import bar
 from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
-from tui.screens.table_screen import FILTER, TableScreen
+from tui.screens.table_screen import TableScreen
 from tui.selection import MODEL, Selection
 from tui.settings import app_keys
 
 BAR_WIDTH = 30
-TYPE = "type"
-"""Purpose of the input line: to type a model."""
 
 
 class ModelsScreen(TableScreen[Selection | None]):
@@ -38,7 +36,7 @@ class ModelsScreen(TableScreen[Selection | None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("models")
     CSS = "ModelsScreen #pull { height: 1; padding: 0 1; }"
     columns = columns()
-    hints = {TYPE: "owner/name on the Hub, a folder, or a .gguf file", FILTER: "show only models that contain …"}
+    row_name = "models"
 
     def __init__(self, selection: Selection, budget: MemoryBudget | None) -> None:
         super().__init__()
@@ -92,7 +90,7 @@ class ModelsScreen(TableScreen[Selection | None]):
         return True
 
     def describe(self) -> None:
-        key = "escape" if self.purpose else app_keys(self).of("models.back")
+        key = "escape" if self.input_line.display else app_keys(self).of("models.back")
         lines = detail_lines(self.row, app_keys(self)) if self.row else [f"no model contains this word; press {key}"]
         self.show_detail("\n".join(lines))
 
@@ -112,9 +110,9 @@ class ModelsScreen(TableScreen[Selection | None]):
             self.dismiss(selection.with_setting(MODEL, model_id))
 
     def action_type_id(self) -> None:
-        self.ask(TYPE, "")
+        self.input_line.ask("", "owner/name on the Hub, a folder, or a .gguf file", self._entered, self._typed)
 
-    def typed(self, text: str) -> None:
+    def _typed(self, text: str) -> None:
         """What is known about the model that is typed."""
         if not text.strip():
             return
@@ -125,10 +123,9 @@ class ModelsScreen(TableScreen[Selection | None]):
             lines = [error.line]
         self.show_detail("\n".join(lines))
 
-    def entered(self, purpose: str, text: str) -> bool:
+    def _entered(self, text: str) -> None:
         if text.strip():
             self._select(text.strip())
-        return True
 
     def action_pull(self) -> None:
         def progressed(progress: RequestProgress) -> None:

@@ -25,7 +25,7 @@ from tui.history.comparison import ComparedRun, compare, read
 from tui.history.run_list import SETTLED, RunSummary, describe, model, score
 from tui.screens.base import RunActions
 from tui.screens.dialogs import TextScreen
-from tui.screens.table_screen import FILTER, TableScreen
+from tui.screens.table_screen import TableScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.table import Table
 
@@ -94,7 +94,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
     CSS = "RunsScreen #detail { height: 3; border: none; color: $foreground-muted; }"
     columns = TABLE
     resume_command = "runs.resume"
-    hints = {FILTER: "show only runs that contain …"}
+    row_name = "runs"
 
     def __init__(self, runs: Path) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ Other screens use the input line too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from typing import ClassVar, TypeVar
 
 from textual import on
@@ -90,9 +89,6 @@ class ValueInput(Input):
         event.stop()
 
 
-FILTER = "filter"
-
-
 class TableScreen(BaseScreen[R]):
     """Shows only the rows that contain a word, if the user enters one; the back key clears it first."""
 
@@ -103,13 +99,11 @@ class TableScreen(BaseScreen[R]):
     TableScreen ValueInput { margin: 0 1; }
     """
     columns: ClassVar[Sequence[Column]] = ()
-    hints: ClassVar[dict[str, str]] = {}
-    """Purpose of the input line -> what it shows while it is empty."""
+    row_name: ClassVar[str] = ""
+    """What the rows are, in the plural."""
 
     word = ""
     """Only rows that contain this word are listed."""
-    purpose = ""
-    """What the input line is open for, '' while it is closed."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -150,29 +144,17 @@ class TableScreen(BaseScreen[R]):
         self.describe()
         self.query_one(KeyLine).redraw()
 
-    # The input line
-
-    def ask(self, purpose: str, text: str, hint: str = "") -> None:
-        """Open the input line with a text to edit."""
-        self.purpose = purpose
-        take = partial(self.entered, purpose)
-        self.query_one(ValueInput).ask(text, hint or self.hints[purpose], take, self.typed)
-
-    def typed(self, text: str) -> None:
-        """Called with each change of a text that does not filter the table."""
-
-    def entered(self, purpose: str, text: str) -> bool:
-        """A text that was entered for another purpose than to filter; False to continue editing."""
-        return True
+    @property
+    def input_line(self) -> ValueInput:
+        return self.query_one(ValueInput)
 
     def close_input(self) -> None:
-        self.purpose = ""
         self.table.focus()
         self.fill()
 
     def action_filter(self) -> None:
-        self.purpose = FILTER
-        self.query_one(ValueInput).ask(self.word, self.hints[FILTER], self._filter, self._filter, escape="")
+        hint = f"show only {self.row_name} that contain …"
+        self.input_line.ask(self.word, hint, self._filter, self._filter, escape="")
 
     def _filter(self, word: str) -> None:
         self.word = word

@@ -89,7 +89,7 @@ def _fixed(*values: str) -> Source:
     return lambda home: values
 
 
-OPTIONS: dict[str, Source] = {
+VALUES: dict[str, Source] = {
     "--set": settings,
     "--method": lambda home: method_names(),
     "--rung": lambda home: method_names(),
@@ -106,15 +106,6 @@ OPTIONS: dict[str, Source] = {
     "--split": _fixed("train", "validation", "test"),
     "--device": _fixed("auto", "cpu"),
     "--devices": _fixed("auto", "all", "cpu", "cpu:2"),
-}
-"""Option -> its values."""
-OPTIONS_OF = {
-    ("export", "--to"): _fixed(*get_args(ExportKind)),
-    ("track", "--to"): _fixed(*get_args(TrackerName)),
-    ("presets new", "--from"): preset_names,
-}
-"""The same where an option has another meaning in one subcommand."""
-ARGUMENTS: dict[str, Source] = {
     "RUN": all_names,
     "RUN...": all_names,
     "LADDER": ladder_names,
@@ -123,10 +114,12 @@ ARGUMENTS: dict[str, Source] = {
     "SHELL": _fixed(*SHELLS),
     "FILE": _fixed(*FILES),
     "WHAT...": _fixed(*KINDS),
+    "export --to": _fixed(*get_args(ExportKind)),
+    "track --to": _fixed(*get_args(TrackerName)),
+    "presets new --from": preset_names,
+    "pull ": lambda home: ["gguf", *CATALOG],
 }
-"""Metavar of an argument -> its values."""
-ARGUMENTS_OF = {"pull": lambda home: ["gguf", *CATALOG]}
-"""The same for the argument of one subcommand."""
+"""Option, or metavar of an argument -> its values; after a subcommand where it has another meaning there."""
 
 
 WORD_BREAKS = re.compile(r".*[=:]")
@@ -237,8 +230,7 @@ def candidates(words: list[str], root: Any) -> Iterator[str]:
     else:
         accepted = [param for param in command.params if not isinstance(param, TyperOption)]
         following = accepted[arguments:] or [last for last in accepted[-1:] if last.nargs != 1]  # takes several values
-        source = ARGUMENTS_OF.get(path) or (ARGUMENTS.get(following[0].metavar or "") if following else None)
-        offered = _read(source, home)
+        offered = _read(path, following[0].metavar or "", home) if following else []
     return (word for word in offered if word.startswith(typed))
 
 
@@ -251,13 +243,14 @@ def _options(command: Any) -> dict[str, TyperOption]:
 def _values(path: str, option: str, typed: str, home: Path | None) -> Iterator[str]:
     """Values of an option; the values of a setting only once its key is typed, those of a list after each comma."""
     before = typed[: typed.rfind(",") + 1] if option == "--ship" else ""
-    for value in _read(OPTIONS_OF.get((path, option)) or OPTIONS.get(option), home):
+    for value in _read(path, option, home):
         if option != "--set" or ("=" in typed) == (not value.endswith("=")):
             yield before + value
 
 
-def _read(source: Source | None, home: Path | None) -> Values:
+def _read(path: str, name: str, home: Path | None) -> Values:
     """The values of an option or argument; none where it takes a file, a number or text, or they cannot be read."""
+    source = VALUES.get(f"{path} {name}") or VALUES.get(name)
     try:
         return [] if source is None else source(home)
     except (OSError, UserError):  # no message while a line is typed; the command itself reports it

@@ -70,7 +70,7 @@ def read(runs: Sequence[RunDir]) -> list[ComparedRun]:
     return compared
 
 
-def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -> Content:
+def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Content:
     """The comparison as one text of `width` columns: the table first, then the curves."""
     return Content("\n").join([*_table(runs, width), Content(""), *_chart(runs, width, ascii_only)])
 

@@ -147,11 +147,9 @@ class MachineSampled(Message):
 class SamplerThread(threading.Thread):
     """Samples the machine once a second, also while no run is watched."""
 
-    def __init__(
-        self, post: Callable[[Message], object], request: Callable[[], SampleRequest], seconds: float = 1.0
-    ) -> None:
+    def __init__(self, post: Callable[[Message], object], request: Callable[[], SampleRequest]) -> None:
         super().__init__(daemon=True, name="machine")
-        self.post, self.request, self.seconds = post, request, seconds
+        self.post, self.request = post, request
         self._leave = threading.Event()
 
     def leave(self) -> None:
@@ -161,7 +159,7 @@ class SamplerThread(threading.Thread):
         sampler = MachineSampler()
         while not self._leave.is_set():
             self.post(sampler.sample(self.request()))
-            self._leave.wait(self.seconds)
+            self._leave.wait(1.0)
 
 
 class MachineSampler:

@@ -83,7 +83,7 @@ class DataCheck:
 class DataCheckCache:
     """Cache of data checks, valid until a data file changes. `kept` is called when there is a new one."""
 
-    def __init__(self, kept: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, kept: Callable[[], object]) -> None:
         self._kept = kept
         self._known: dict[bytes, DataCheck] = {}
 

@@ -127,7 +127,7 @@ def predicted_peak(
     run: RunDir | None,
     chosen: EffectiveConfig | None,
     budget: MemoryBudget | None,
-    longest: Callable[[Config], int | None] = lambda config: None,
+    longest: Callable[[Config], int | None],
 ) -> ExpectedPeak | None:
     """Peak predicted for a run, or else for the current selection; `longest` returns a known longest row."""
     if budget is None or chosen is None:

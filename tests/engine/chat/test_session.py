@@ -78,8 +78,8 @@ def test_prompts_and_end_tokens_are_those_of_training(session: ChatSession) -> N
     prepared = prepare(Data(), 512, tokenizer)
     by_place = {item.row.where: item.row.prompt for item in prepared.test_items}
     examples = [example for example in examples_of(Data(), ("test",)) if example.where in by_place]
-    assert len(examples) > 100
-    for example in examples[:100]:
+    assert len(examples) >= 10
+    for example in examples[:10]:
         assert responder.encoder.ids(prompt_of(example)) == by_place[example.where]
     assert responder.ends == end_tokens(tokenizer, session.models.copies[0].network, prepared.train)
 

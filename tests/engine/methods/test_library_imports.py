@@ -103,10 +103,8 @@ assert not {LOADED}
 """
 USES = {
     "an attribute": "torch._dynamo.config.suppress_errors",
-    "a module": "import torch._dynamo.exc",
     "a name of a module": "from torch._dynamo.exc import TorchDynamoException",
     "a name of the package": "from torch._dynamo import is_compiling",
-    "reset": "torch.compiler.reset()",
     "compile": "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)) == 2",
     "a compiled module": "from accelerate.utils.other import is_compiled_module\n"
     "assert is_compiled_module(torch.compile(torch.nn.Linear(1, 1), backend='eager'))",

@@ -15,6 +15,7 @@ TINY = [
     *("--method", "lora", "--set", "train.steps=2", "--set", "train.batch=4", "--set", "train.max_length=64"),
     *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"),
 ]
+UNPROBED = ["--set", "train.probe=false"]
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> str:
@@ -51,7 +52,7 @@ def test_one_test_row_is_scored_without_an_interval(tmp_path: Path) -> None:
     test = write(tmp_path / "test.jsonl", [("other", "answer")])
     train = write(tmp_path / "rows.jsonl", [("ask", "say"), ("and", "so")])
     wishes = ["--set", f"data.test={test}", "--set", "evaluation.rows=100", "--set", "evaluation.metric=exact_match"]
-    done = ftbench("run", "demo", "--data", train, *TINY, *wishes)
+    done = ftbench("run", "demo", "--data", train, *TINY, *UNPROBED, *wishes)
     assert done.returncode == 0, done.stderr
     after = result_of(tmp_path)["after"]
     assert after["score"]["rows"] == after["loss"]["rows"] == 1
@@ -61,9 +62,8 @@ def test_one_test_row_is_scored_without_an_interval(tmp_path: Path) -> None:
 def test_a_multi_reference_run_generates_once_per_prompt(tmp_path: Path) -> None:
     test = write(tmp_path / "test.jsonl", [(f"ask {n}", f"say {n} {k}") for k in range(4) for n in range(3)])
     train = write(tmp_path / "rows.jsonl", [(f"ask {n}", f"tell {n} {k}") for k in range(4) for n in range(12)])
-    done = ftbench(
-        "run", "demo", "--data", train, *TINY, "--set", f"data.test={test}", "--set", "evaluation.metric=rouge"
-    )
+    wishes = ["--set", f"data.test={test}", "--set", "evaluation.metric=rouge"]
+    done = ftbench("run", "demo", "--data", train, *TINY, *UNPROBED, *wishes)
     assert done.returncode == 0, done.stderr
     run, result = only_run(tmp_path), result_of(tmp_path)
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]

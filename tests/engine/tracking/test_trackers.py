@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from forked import ftbench
-from made_ladder import made_ladder
 from made_runs import STEPS, write_events
 from tracker_files import tensorboard_scalars, trackio_logs, wandb_files, wandb_history, wandb_records
 
@@ -122,30 +121,22 @@ def test_tensorboard_shows_names_units_and_settings(tmp_path: Path) -> None:
 
 
 def test_wandb_has_config_group_summary_and_times_of_the_run(tmp_path: Path) -> None:
-    _, state = made_ladder(tmp_path / "runs")
-    run = RunDir(tmp_path / "runs" / state.entries[-1].run)
-    log_with(run, "wandb")
-    (file,) = wandb_files(run.path / "tracking")
-    records = {record.WhichOneof("record_type"): record for record in wandb_records(file)}
-    started = records["run"].run
-    assert (started.run_id, started.display_name, started.project) == (run.name, run.name, "ftbench")
-    config = {item.key: json.loads(item.value_json) for item in started.config.update}
-    assert config["method"] == "full" and config["train"]["batch"] == 16 and "track" not in config
-    rows = wandb_history(run.path / "tracking")
-    assert rows[0]["_timestamp"] < rows[-1]["_timestamp"] < 1_795_700_000  # when it was trained, not when it was logged
-    assert records["exit"].exit.exit_code == 0
-    assert not list((run.path / "tracking").glob("wandb/*/files/wandb-metadata.json"))
-
-
-def test_runs_of_a_ladder_are_a_group(tmp_path: Path) -> None:
     settings = resolve_preset("demo-lora", "lora", {})
     settings.origins.update(dict.fromkeys(settings.origins, "ladder 2026-demo-ladder-0001"))
     run = run_dir.create(tmp_path / "runs", "demo", settings)
     write_events(run, "lora", 0)
     log_with(run, "wandb")
-    records = wandb_records(wandb_files(run.path / "tracking")[0])
-    groups = [record.run.run_group for record in records if record.WhichOneof("record_type") == "run"]
-    assert groups == ["2026-demo-ladder-0001"]
+    (file,) = wandb_files(run.path / "tracking")
+    records = {record.WhichOneof("record_type"): record for record in wandb_records(file)}
+    started = records["run"].run
+    assert (started.run_id, started.display_name, started.project) == (run.name, run.name, "ftbench")
+    assert started.run_group == "2026-demo-ladder-0001"
+    config = {item.key: json.loads(item.value_json) for item in started.config.update}
+    assert config["method"] == "lora" and config["train"]["batch"] == 16 and "track" not in config
+    rows = wandb_history(run.path / "tracking")
+    assert rows[0]["_timestamp"] < rows[-1]["_timestamp"] < 1_795_700_000  # when it was trained, not when it was logged
+    assert records["exit"].exit.exit_code == 0
+    assert not list((run.path / "tracking").glob("wandb/*/files/wandb-metadata.json"))
 
 
 def test_a_live_run_is_followed_until_its_worker_ends(tmp_path: Path) -> None:

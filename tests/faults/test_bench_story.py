@@ -6,26 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import SMALL
 from screen import Terminal
 
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill
 
-PRESET = """
+PRESET = f"""
 title = "A short one"
-about = "The embedded model, a few steps"
+about = "The small model"
 slot = 9
 method = "lora"
 [model]
-id = "tiny"
+id = "{SMALL}"
 [data]
 id = "tickets"
 max_rows = 64
 validation = 0.005
 [train]
-steps = {steps}
+steps = {{steps}}
 batch = 4
-checkpoint_every = 5
+checkpoint_every = 100
 [evaluation]
 rows = 4
 max_new_tokens = 4
@@ -44,8 +45,8 @@ class UserFolders:
         (presets / "short.toml").write_text(PRESET.format(steps=steps))
         self.open: list[Terminal] = []
 
-    def open_bench(self, size: tuple[int, int] = (120, 36), *arguments: str, **env: str) -> Terminal:
-        terminal = Terminal("--runs", str(self.runs), *arguments, cwd=self.folder, env=self.env | env, size=size)
+    def open_bench(self, size: tuple[int, int], forked: bool = True) -> Terminal:
+        terminal = Terminal("--runs", str(self.runs), cwd=self.folder, env=self.env, size=size, forked=forked)
         self.open.append(terminal)
         return terminal
 
@@ -55,7 +56,7 @@ class UserFolders:
 
 @pytest.fixture
 def user(tmp_path: Path) -> Iterator[UserFolders]:
-    user = UserFolders(tmp_path, steps=150)
+    user = UserFolders(tmp_path, steps=400)
     yield user
     for terminal in user.open:
         if terminal.process.poll() is None:
@@ -64,7 +65,7 @@ def user(tmp_path: Path) -> Iterator[UserFolders]:
         kill(RunDir(path))
 
 
-def launch(terminal: Terminal, steps: int = 150) -> None:
+def launch(terminal: Terminal, steps: int = 400) -> None:
     terminal.wait("ready:")
     terminal.press("9")
     terminal.wait("A short one")
@@ -75,7 +76,7 @@ def launch(terminal: Terminal, steps: int = 150) -> None:
 
 
 def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None:
-    first = user.open_bench()
+    first = user.open_bench((120, 36), forked=False)  # the kernel sends it SIGHUP
     launch(first)
     first.hang_up()
     run = user.run()
@@ -83,7 +84,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
 
     second = user.open_bench((80, 24))
     second.wait("loss")
-    second.wait("/150")
+    second.wait("/400")
     second.press("s")
     second.wait("Stop")
     second.press("enter")
@@ -101,4 +102,4 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     third.press("q")
     assert third.leave() == 0
     result = run.result()
-    assert result and result.status == "finished" and result.steps == 150
+    assert result and result.status == "finished" and result.steps == 400

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import command
 import pytest
-from command import FTBENCH
+from command import FTBENCH, ON_SMALL
 from forked import ftbench
 
 from engine.runs.run.run_dir import RunDir
@@ -108,7 +108,7 @@ def test_a_closed_pipe_is_not_a_failure(arguments: list[str], status: int) -> No
 
 
 def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
-    line = [FTBENCH, "run", "demo-lora", "--runs", str(tmp_path), "--set", "train.steps=500"]
+    line = [FTBENCH, "run", "demo-lora", "--runs", str(tmp_path), *ON_SMALL, "--set", "train.steps=500"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr
         process.stdout.close()

@@ -14,7 +14,7 @@ from engine.runs.run.run_dir import RunDir
 from faults.test_bench_story import PRESET, launch
 from faults.worker_runs import kill, wait_for_end
 
-STEPS = 2000
+STEPS = 10_000
 """More than are done before the test has stopped the run."""
 
 

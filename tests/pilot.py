@@ -1,4 +1,4 @@
-"""Drive the workbench in tests by its keys, with real runs of the embedded model."""
+"""Drive the workbench in tests by its keys, with real runs of a small model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from command import SMALL
 from textual.app import App
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.strip import Strip
 from textual.widgets import Static
 
@@ -33,6 +35,7 @@ MICRO = {
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 4,
     "evaluation.forgetting_text": "none",
+    "model.id": str(SMALL),
 }
 LONG = {"train.steps": 400, "train.evaluate_every": 100}
 """A run that is still training when the test is done with it."""
@@ -58,6 +61,8 @@ def play(runs: Path, story: Story, size: tuple[int, int] = (120, 36), settings: 
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await story(pilot, app)
+            if app.is_running:
+                drawn(app)
 
     asyncio.run(run())
     return app
@@ -67,6 +72,15 @@ def notes(app: Workbench) -> list[str]:
     """The text of every notification so far."""
     assert isinstance(app, RecordedWorkbench)
     return app.notes
+
+
+def forget_changes(screen: Screen[object]) -> None:
+    """Instead of drawing what has changed: nobody sees the terminal, and what is looked at is drawn completely."""
+    screen._dirty_widgets.clear()
+    screen._compositor._dirty_regions.clear()
+    if screen is not screen.app.screen:
+        screen.app.screen.refresh()  # a dialog keeps what is behind it
+    screen.app._update_mouse_over(screen)
 
 
 def drawn(app: App[Any]) -> list[Strip]:
@@ -90,8 +104,10 @@ async def wait_for(pilot: Pilot[Any], condition: Callable[[], object], seconds: 
     """Wait until something holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        await pilot.pause(0.1)
+        assert time.monotonic() < deadline and pilot.app.is_running, "timed out"
+        await asyncio.sleep(0.1)  # `pilot.pause` would send each widget a message: only when there is something to see
+        if condition():
+            await pilot.pause(0)
 
 
 def sampled(sample: MachineSample) -> MachineSampled:

@@ -6,7 +6,7 @@ import ast
 import inspect
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -23,7 +23,8 @@ Flat = dict[str, Any]
 """Dotted key -> value: {"train.batch": 16}."""
 
 
-def known_keys() -> list[str]:
+@cache
+def known_keys() -> Sequence[str]:
     return [*TOP_KEYS, *(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__)]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from forked import fork_processes
+from pilot import forget_changes
+from textual.screen import Screen
 
 from engine.runs.rpc_client import KeptServer
 
@@ -28,6 +30,12 @@ def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """
     if request.node.get_closest_marker("slow") and "hub" not in request.fixturenames:
         fork_processes(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw a screen only when the test looks at it: a third of the CPU time of a bench that is opened."""
+    monkeypatch.setattr(Screen, "_compositor_refresh", forget_changes)
 
 
 @pytest.fixture(autouse=True)

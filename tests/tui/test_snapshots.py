@@ -35,7 +35,7 @@ from rich.style import Style
 from textual.color import Color
 from textual.geometry import Region
 from textual.pilot import Pilot
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
@@ -50,6 +50,7 @@ from engine.runs.run.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench, subclasses
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
+from tui.palette import CommandPalette
 from tui.screens.base import BaseScreen, Dialog
 from tui.settings import Settings, contrast
 from tui.widgets.data_list import DataList
@@ -182,14 +183,6 @@ class FixedRandom:
         return next(self.numbers).to_bytes(size, "big")
 
 
-def forget_changes(screen: Screen[object]) -> None:
-    """Instead of drawing what has changed: nobody sees the terminal, and each frame is drawn completely."""
-    screen._dirty_widgets.clear()
-    screen._compositor._dirty_regions.clear()
-    if screen is not screen.app.screen:
-        screen.app.screen.refresh()  # a dialog keeps what is behind it
-
-
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with the same name everywhere, on a machine that is always the same.
@@ -214,7 +207,6 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(MemoryPane, "feed", feed_one)
     monkeypatch.setattr("tui.data.preview.SECONDS", ANSWER_SECONDS)  # rows are counted also on a busy machine
     monkeypatch.setenv("LOGNAME", "mike")
-    monkeypatch.setattr(Screen, "_compositor_refresh", forget_changes)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
     monkeypatch.setattr(tui.preview.method_estimate, "shutil", SimpleNamespace(disk_usage=lambda path: disk))
     yield folder
@@ -452,7 +444,8 @@ async def play(scene: Scene, name: str, app: Workbench, start: tuple[int, int]) 
         for mode in MODES:
             app.no_color, app.theme = mode == PLAIN, THEMES[0] if mode == PLAIN else mode
             await pilot.pause()
-            app.stylesheet.update(app.screen)  # the palette cannot be open while the theme changes: Textual skips it
+            if isinstance(app.screen, CommandPalette):  # it cannot be open while the theme changes: Textual skips it
+                app.stylesheet.update(app.screen)
             for size in texts if mode == MODES[0] or PICTURES else dict.fromkeys((start, max(texts))):
                 await pilot.resize_terminal(*size)
                 same_text = scene.same_text or mode != PLAIN

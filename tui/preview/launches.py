@@ -158,7 +158,7 @@ def setting_options(selection: Selection, config: Config, names: Collection[str]
             name,
             setting_text(values[key]),
             specs[key].accepts,
-            restored_text(selection, key),
+            restored_text(selection, key) if key in selection.settings else setting_text(values[key]) or "unset",
             key in selection.settings,
             shown.get(key, ""),
         )

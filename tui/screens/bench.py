@@ -66,7 +66,8 @@ class BenchView(BaseScreen[None]):
             shutil.get_terminal_size(), (self.HORIZONTAL_BREAKPOINTS, self.VERTICAL_BREAKPOINTS), strict=True
         )
         classes = [max(point for point in points if point[0] <= length)[1] for length, points in breakpoints]
-        super().__init__(classes=" ".join(classes))  # as the breakpoints will set them, so that nothing is styled twice
+        # as the breakpoints and `_fold` will set them, so that nothing is styled twice
+        super().__init__(classes=" ".join([*classes, "-empty"]))
         self.runs = runs
         self.resumable: list[ResumableRun] = []
         """Runs that can be resumed, the latest first; read after the first frame."""

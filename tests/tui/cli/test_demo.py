@@ -6,9 +6,12 @@ import json
 import os
 from pathlib import Path
 
+from command import SMALL
 from forked import ftbench
 
-SHORT = """
+SHORT = f"""
+[model]
+id = "{SMALL}"
 [data]
 max_rows = 12
 validation = 0.02

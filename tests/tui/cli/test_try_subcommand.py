@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from chat_server import stand_in
-from command import ftbench
+from forked import ftbench
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
 from message_parts import figures

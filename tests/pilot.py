@@ -74,6 +74,9 @@ def notes(app: Workbench) -> list[str]:
     return app.notes
 
 
+draw_changes = Screen._compositor_refresh
+
+
 def forget_changes(screen: Screen[object]) -> None:
     """Instead of drawing what has changed: nobody sees the terminal, and what is looked at is drawn completely."""
     screen._dirty_widgets.clear()

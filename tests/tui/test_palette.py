@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
-from pilot import play, shown, wait_for
+from pilot import draw_changes, play, shown, wait_for
 from textual.command import CommandInput, CommandList, CommandPalette
 from textual.pilot import Pilot
 from textual.screen import Screen
@@ -137,6 +137,7 @@ def test_the_palette_is_first_drawn_with_its_entries(tmp_path: Path, monkeypatch
             drawn.append(screen.has_class("-ready"))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
+        monkeypatch.setattr(Screen, "_compositor_refresh", draw_changes)
         monkeypatch.setattr(Workbench, "_display", display)
         await pilot.press("ctrl+p")
         await wait_for(pilot, lambda: drawn)

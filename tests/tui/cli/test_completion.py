@@ -67,6 +67,8 @@ def test_runs_and_ladders_of_the_home_that_is_named_are_offered(tmp_path: Path) 
     assert made.name in offered(line) and len(offered(line)) == 11 and offered("ftbench attach ") == ["last"]
     assert offered(f"ftbench report --runs {tmp_path}/elsewhere 2") == [made.name]
     assert len(offered(f"{line}last ")) == 0
+    own, _ = made_ladder(tmp_path / "runs")
+    assert offered("ftbench report 2") == [own.name]
 
 
 def test_what_cannot_be_read_offers_nothing(tmp_path: Path) -> None:

@@ -211,6 +211,10 @@ def test_every_pane_is_visible_at_every_size(size: tuple[int, int], tmp_path: Pa
     play(tmp_path / "runs", story, size)
 
 
+def test_the_first_frame_has_the_style_of_a_bench_without_a_run(tmp_path: Path) -> None:
+    assert BenchScreen(tmp_path).has_class("-empty")
+
+
 def test_an_update_that_changes_nothing_computes_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bench is updated once per second: a layout each time doubles the CPU time of an idle one."""
     layouts: list[object] = []

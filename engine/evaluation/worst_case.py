@@ -56,8 +56,7 @@ class WorstCaseAnswers:
     """Whether choices are scored instead of generating."""
 
 
-@without_gradients
-def run_worst_case(
+def allocate_worst_case(
     model: torch.nn.Module,
     answers: WorstCaseAnswers,
     pad: int,
@@ -75,6 +74,9 @@ def run_worst_case(
         forward = Forward(model)
         prefill = Prefill(forward, answers.prompts, pad, device)
         (_choose if answers.choosing else _decode)(forward, prefill, answers, device, begin)
+
+
+run_worst_case = without_gradients(allocate_worst_case)
 
 
 def _decode(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, device: str, begin: Begin) -> None:

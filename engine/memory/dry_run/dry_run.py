@@ -24,10 +24,10 @@ from unittest import mock
 
 import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
+from torch import inference_mode, no_grad
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
     UnsupportedOperatorException,
 )
 from torch.utils.checkpoint import checkpoint
@@ -37,7 +37,7 @@ from engine.config.device_defaults import ActivationCheckpointing, resolve_check
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.config.model_config import mixing_reason
-from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
+from engine.evaluation.worst_case import WorstCaseAnswers, allocate_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_pattern import (
     DEEPER_PERIODS,
@@ -47,7 +47,7 @@ from engine.memory.dry_run.layer_pattern import (
     layer_pattern,
     shallow,
 )
-from engine.memory.dry_run.memory_tracker import MemoryTracker
+from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode, MemoryTracker
 from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatches, synthetic_batches
 from engine.memory.formula.estimate import PARTS, Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import with_copy
@@ -66,7 +66,7 @@ NO_DRY_RUN = "plan.no_dry_run"
 """Code of the error for a model whose memory a dry run cannot predict, but which can be trained."""
 NO_DRY_RUN_HINT = "use the formula (--quick), or run a few steps on the machine itself"
 MAX_OPERATIONS = 100_000
-"""Operations on fake tensors that a dry run may take, each about 0.4 ms of CPU time: gpt-oss-20b takes 12,000, Gemma 4
+"""Operations on fake tensors that a dry run may take, each about 0.25 ms of CPU time: gpt-oss-20b takes 12,000, Gemma 4
 E4B 66,000, as its layers do not repeat. Layers that mix tokens in a loop, as linear attention in PyTorch, take more.
 """
 LAYER_PASSES = 6
@@ -175,7 +175,9 @@ def _run(
     _enable_checkpointing(model, checkpointing)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = sum(weight.shape.numel() for weight in weights_of(model))
-    if uses_autocast(config.method, config.train.precision):
+    # A run evaluates in inference mode, in which torch decomposes operations in Python: without gradients is as good,
+    # except that autocast then keeps all weights that it casts.
+    if autocast := uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
     tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
     # Segments keep index tensors that the first run creates: every run has to count them. Answers are not copied: they
@@ -183,7 +185,7 @@ def _run(
     work = copy.deepcopy(work, {id(work.answers): work.answers})
     with (
         _tracked_layers(model, pattern, tracker),
-        FakeTensorMode(allow_non_fake_inputs=True),
+        DenseFakeTensorMode(),
         tracker,
         kernels_of(machine.device),
     ):
@@ -191,9 +193,10 @@ def _run(
         optimizer = _optimizer_with_state(model, config, machine, tracker)
         static = tracker.total
         _training_step(model, optimizer, work.batches, config, tracker)
-        _held_out_loss(model, work.held_out, tracker)
-        if work.answers:
-            _answer_prompts(model, work.answers, tracker)
+        with inference_mode() if autocast else no_grad():
+            _held_out_loss(model, work.held_out, tracker)
+            if work.answers:
+                _answer_prompts(model, work.answers, tracker)
     return DryRunPeaks(static, tracker.moments, parameters, trained)
 
 
@@ -277,7 +280,7 @@ def _held_out_loss(model: torch.nn.Module, batch: MicroBatch, tracker: MemoryTra
     model.eval()
     tracker.stage = HELD_OUT
     tracker.begin("embedding")
-    with torch.inference_mode(), _few_chunks():
+    with _few_chunks():
         answer_nll(model, batch, supports_logits_to_keep(model))
     tracker.end()
 
@@ -289,7 +292,7 @@ def _answer_prompts(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: 
         tracker.stage = f"{ANSWERING}, {moment}"
         tracker.begin("cache")
 
-    run_worst_case(model, answers, 0, "cpu", planned=tracker.device, begin=begin)
+    allocate_worst_case(model, answers, 0, "cpu", planned=tracker.device, begin=begin)
     tracker.end()
 
 

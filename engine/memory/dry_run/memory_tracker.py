@@ -19,7 +19,7 @@ from typing import Any
 
 import bitsandbytes  # noqa: F401 - registers torch.ops.bitsandbytes
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from engine.hardware.cpu import sums_bf16_in_float32
@@ -30,6 +30,32 @@ BLOCK = {"cuda": 512, "cpu": 64}
 
 INTEGRAL = (torch.int64, torch.int32, torch.bool)
 """Without uint8, which contains packed weights."""
+
+
+class DenseFakeTensorMode(FakeTensorMode):
+    """FakeTensorMode for dense tensors of known shapes on one device, with real tensors among them.
+
+    torch caches what it infers for an operation, but its keys, which also distinguish sparse, quantized and symbolic
+    tensors, take a quarter of a dry run, and operations with real tensors or of bitsandbytes are not cached.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+
+    def _cache_key(self, state: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        parts = (*map(_described, args), *((name, _described(value)) for name, value in kwargs.items()))
+        return func, torch.is_inference_mode_enabled(), torch.get_default_dtype(), parts
+
+    def _validate_cache_key(self, func: Any, args: Any, kwargs: Any) -> None:
+        if func.namespace != "bitsandbytes":
+            super()._validate_cache_key(func, args, kwargs)
+
+
+def _described(value: Any) -> Any:
+    """What the shapes of results depend on in an argument of an operation. 1 and 1.0 are equal, but of other types."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.storage_offset(), value.dtype, value.requires_grad
+    return type(value), tuple(map(_described, value)) if isinstance(value, (list, tuple)) else value
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -123,6 +149,8 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
             return args[0].fake_device  # half of all calls: a shortcut
+        if func is aten._unsafe_view.default:  # unlike a view, torch infers its shape each time
+            func = aten.view.default
         kwargs = kwargs or {}
         self.operations += 1
         given = [*_tensors(args), *_tensors(kwargs.values())]

@@ -25,8 +25,8 @@ SHAPES: dict[str, Any] = {
         vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
         num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **COMMON,
     ),
-    "Qwen2, small": transformers.Qwen2Config(  # for the tests: a third of the time
-        vocab_size=8192, hidden_size=256, intermediate_size=704, num_hidden_layers=5, num_attention_heads=8,
+    "Qwen2, small": transformers.Qwen2Config(  # for the tests: a fifth of the time
+        vocab_size=8192, hidden_size=256, intermediate_size=704, num_hidden_layers=3, num_attention_heads=8,
         num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **COMMON,
     ),
     "Qwen3-MoE": transformers.Qwen3MoeConfig(
@@ -40,9 +40,9 @@ SHAPES: dict[str, Any] = {
         query_pre_attn_scalar=64, **COMMON,
     ),
     "Gemma 3, small": transformers.Gemma3TextConfig(  # for the tests
-        vocab_size=8192, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        vocab_size=8192, hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=1, head_dim=32, sliding_window=128, max_position_embeddings=2048,
-        query_pre_attn_scalar=32, **COMMON,
+        query_pre_attn_scalar=32, layer_types=["sliding_attention", "full_attention"], **COMMON,
     ),
     "GPT-2": transformers.GPT2Config(
         vocab_size=8192, n_positions=2048, n_embd=256, n_layer=6, n_head=8, bos_token_id=1, eos_token_id=2,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from places import BENCH
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
 from engine.data.rows import Row
 from engine.hardware import cpu
+from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.plan import as_measured, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
@@ -31,7 +34,7 @@ TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hid
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 MAX_UNDERESTIMATE = 0.04 if torch.cpu._is_amx_tile_supported() else 0.02
 """Of training. With AMX, oneDNN copies blocks of a product's matrices, which the dry run does not count: 0.46 of the
-16.7 MB of the smallest case."""
+13.1 MB of the smallest case."""
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,19 @@ def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) 
 
 def config(method: Any, **settings: Any) -> Any:
     return resolve(Preset("test", {key.replace("__", "."): value for key, value in settings.items()}), method).config
+
+
+@pytest.mark.parametrize(("method", "precision"), [("qlora", "bf16"), ("full", "mixed")])
+def test_results_are_cached_and_those_of_torch_in_inference_mode(
+    method: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, shape = config(method, train__precision=precision), transformers.LlamaConfig(**TINY)
+    FakeTensorMode.cache_clear()
+    plan = dry_run(settings, shape, MACHINE, ROWS)
+    assert sum(FakeTensorMode.cache_info().bypasses.values()) < 20
+    monkeypatch.setattr(planner, "DenseFakeTensorMode", partial(FakeTensorMode, allow_non_fake_inputs=True))
+    monkeypatch.setattr(planner, "no_grad", torch.inference_mode)
+    assert dry_run(settings, shape, MACHINE, ROWS) == plan
 
 
 def test_tied_embeddings_are_counted_once() -> None:

@@ -1,4 +1,4 @@
-"""Plans from a configuration only, for the rows of the data, or refused; two of them as requests to another process."""
+"""Plans from a configuration only, for the rows of the data, or refused; one as a request to another process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> 
     assert "tokenizer" in answer.why
     assert any("smollm2-135m" in note and "catalog" in note for note in answer.notes)
     with pytest.raises(UserError) as error:
-        asked(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], budget=ROOM))
+        planned(PlanQuery(configs=[config("lora", model__id="nobody/nothing")], budget=ROOM))
     assert error.value.code == "model.offline"
 
 

@@ -140,6 +140,7 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         pane = app.bench.selection_pane.query_one("#preset", PresetList)
+        await wait_for(pilot, lambda: app.bench.selection_pane.effective)
         prompts = [str(option.prompt) for option in pane.options]
         assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)

@@ -9,7 +9,7 @@ from engine.runs import start
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
 from engine.runs.start import resume_ladder, resume_run
 from tui.cli import ladder, options, run
-from tui.cli.lookup import run_ladder_or_sweep, show_origin
+from tui.cli.lookup import ANY, find_named, show_origin
 from tui.output.console import print_json, say
 
 STOP_SECONDS = 600.0
@@ -18,7 +18,7 @@ STOP_SECONDS = 600.0
 
 def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> int:
     """Replay from the first event, and follow while it is running. Returns the exit status."""
-    folder = run_ladder_or_sweep(runs, name)
+    folder = find_named(runs, name, ANY)
     show_origin(folder, quiet=json)
     if not isinstance(folder, RunDir):
         return ladder.watch(folder, json)
@@ -32,7 +32,7 @@ def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: o
 
 def stop(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
     """Request a stop and wait until the worker has saved its checkpoint and exited."""
-    folder = run_ladder_or_sweep(runs, name)
+    folder = find_named(runs, name, ANY)
     show_origin(folder, quiet=json)
     try:
         start.stop(folder)
@@ -60,7 +60,7 @@ def resume(
     json: options.Json = False,
 ) -> int:
     """Resume a run from its latest complete checkpoint; of a ladder or sweep, the runs that have not finished."""
-    folder = run_ladder_or_sweep(runs, name)
+    folder = find_named(runs, name, ANY)
     changed = options.overrides(settings)
     show_origin(folder, quiet=json)
     if isinstance(folder, RunDir):

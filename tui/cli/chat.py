@@ -32,7 +32,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, finished_result
 from tui.cli import options
 from tui.cli.errors import show_notices
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import RUN_OR_LADDER, find_named
 from tui.cli.progress import shown_progress
 from tui.live.chat import (
     KINDS,
@@ -86,7 +86,7 @@ def try_runs(
     Returns 1 if a model failed its verification. Raises UserError for an unfinished run, and without a prompt.
     """
     chosen: dict[RunDir, None] = {}  # each once; of a ladder one finished run per rung
-    for folder in [run_or_ladder(runs, name) for name in names]:
+    for folder in [find_named(runs, name, RUN_OR_LADDER) for name in names]:
         chosen |= dict.fromkeys(folder.finished_runs() if isinstance(folder, LadderDir) else [folder])
     for run in chosen:
         finished_result(run, NOT_FINISHED)

@@ -27,7 +27,7 @@ from engine.runs.run.exports import (
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
 from tui.cli import options
-from tui.cli.lookup import run_or_ladder, show_origin
+from tui.cli.lookup import RUN_OR_LADDER, find_named, show_origin
 from tui.cli.progress import shown_progress
 from tui.output.console import print_json, say
 
@@ -64,7 +64,7 @@ def export(
     if that is accepted. With `push`, an existing one is not exported again. Raises UserError for a ladder without a
     recommendation.
     """
-    source = run_or_ladder(runs, name)
+    source = find_named(runs, name, RUN_OR_LADDER)
     run = source if isinstance(source, RunDir) else source.recommended_run()
     if run is not source and not json:
         say(f"recommended by the verdict of {source.name}: {run.name}")

@@ -19,7 +19,7 @@ from engine.runs.run.result import MIN_ITEMS
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
 from tui.cli import options
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import RUN_OR_LADDER, find_named
 from tui.output.console import print_json, say
 
 BASE, START = "base", "start"
@@ -39,7 +39,7 @@ def gate(
     json: options.Json = False,
 ) -> int:
     """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
-    subject = run_or_ladder(runs, name)
+    subject = find_named(runs, name, RUN_OR_LADDER)
     if not math.isfinite(min_gain):
         raise UserError(f"invalid --min-gain {min_gain}", hint="give a number", code="gate.invalid_gain")
     if isinstance(subject, LadderDir):

@@ -32,7 +32,7 @@ from engine.runs.rpc_client import ask, exit_reason
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.cli.errors import show_notices
-from tui.cli.lookup import matches_any, run_or_ladder
+from tui.cli.lookup import RUN_OR_LADDER, find_named, matches_any
 from tui.cli.progress import progress_display, shown_progress
 from tui.history.tables import show_win_rates
 from tui.output import streams
@@ -55,7 +55,7 @@ def compared(runs: Path | None, names: Sequence[str]) -> tuple[LadderDir | RunDi
     folder = runs_home(runs)
     if len(names) == 1 and matches_any(LadderDir.iterate(folder), names[0]):
         return LadderDir.find(folder, names[0]), []
-    subjects = [run_or_ladder(runs, name) for name in names]
+    subjects = [find_named(runs, name, RUN_OR_LADDER) for name in names]
     if len(subjects) == 1 and isinstance(subjects[0], LadderDir):
         return subjects[0], []
     directories = [run for run in subjects if isinstance(run, RunDir)]

@@ -38,7 +38,7 @@ from engine.runs.start import start_ladder, start_sweep
 from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, follow_comparison
-from tui.cli.lookup import home_for_launch, ladder_or_sweep, show_origin
+from tui.cli.lookup import LADDER_OR_SWEEP, find_named, home_for_launch, show_origin
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
@@ -301,7 +301,7 @@ def report(
 
     Raises UserError for a ladder or sweep without a state.
     """
-    folder = ladder_or_sweep(runs, name)
+    folder = find_named(runs, name, LADDER_OR_SWEEP)
     show_origin(folder, quiet=json or markdown)
     state = folder.state()
     if state is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
@@ -12,34 +14,21 @@ from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
 from tui.output.console import say
 
-
-def run_ladder_or_sweep(runs: Path | None, name: str) -> RunDir | LadderDir | SweepDir:
-    """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
-    folder = runs_home(runs)
-    others = (*RunDir.iterate(folder), *LadderDir.iterate(folder))
-    return SweepDir.find(folder, name) if _is_sweep(folder, name, others) else run_or_ladder(runs, name)
+F = TypeVar("F", bound=Folder)
+RUN_OR_LADDER: tuple[type[RunDir | LadderDir], ...] = (RunDir, LadderDir)
+LADDER_OR_SWEEP: tuple[type[LadderDir | SweepDir], ...] = (LadderDir, SweepDir)
+ANY: tuple[type[RunDir | LadderDir | SweepDir], ...] = (RunDir, LadderDir, SweepDir)
 
 
-def ladder_or_sweep(runs: Path | None, name: str) -> LadderDir | SweepDir:
-    """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
-    folder = runs_home(runs)
-    find = SweepDir.find if _is_sweep(folder, name, LadderDir.iterate(folder)) else LadderDir.find
-    return find(folder, name)
+def find_named(runs: Path | None, name: str, kinds: Sequence[type[F]]) -> F:
+    """The directory that a path names, else that of the first kind of which a name contains `name`.
 
-
-def _is_sweep(folder: Path, name: str, others: Iterable[Folder]) -> bool:
-    """Whether a sweep is meant: by its path, or by a name that none of `others` has; `last` is none."""
-    sweeps = SweepDir.iterate(folder)
-    by_name = name != "last" and not matches_any(others, name) and matches_any(sweeps, name)
-    return by_name or has_file(Path(name), "sweep.toml")
-
-
-def run_or_ladder(runs: Path | None, name: str) -> RunDir | LadderDir:
-    """Find a run by name, else a ladder by name or path; `last` is the latest run, else the latest ladder."""
-    folder = runs_home(runs)
-    by_name = not matches_any(RunDir.iterate(folder), name) and matches_any(LadderDir.iterate(folder), name)
-    find = LadderDir.find if by_name or has_file(Path(name), "ladder.toml") else RunDir.find
-    return find(folder, name)
+    `last` is the latest of the first kind of which there is any. Raises UserError where none or several match.
+    """
+    home = runs_home(runs)
+    by_path = (kind for kind in kinds if has_file(Path(name), f"{kind.KIND}.toml"))
+    by_name = (kind for kind in kinds if matches_any(kind.iterate(home), name))
+    return next(chain(by_path, by_name), kinds[0]).find(home, name)
 
 
 def matches_any(folders: Iterable[Folder], name: str) -> bool:

@@ -15,7 +15,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.trackers import TrackerFiles, check_trackers, start_tracker
 from tui.cli import options
-from tui.cli.lookup import run_or_ladder, show_origin
+from tui.cli.lookup import RUN_OR_LADDER, find_named, show_origin
 from tui.output.console import print_json, say
 
 POLL_SECONDS = 0.05
@@ -38,7 +38,7 @@ def track(
 
     None: as the run is configured. Raises UserError where no tracker is named, or one is not installed.
     """
-    subject = run_or_ladder(runs, name)
+    subject = find_named(runs, name, RUN_OR_LADDER)
     show_origin(subject, quiet=json)
     pairs = [(run, tracker) for run in _runs(subject) for tracker in _trackers(run, to or [])]
     logged = []

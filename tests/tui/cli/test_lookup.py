@@ -1,0 +1,32 @@
+"""Which run, ladder or sweep a name on the command line means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tui.cli.lookup import ANY, LADDER_OR_SWEEP, find_named
+
+
+def made(runs: Path, kind: str, name: str) -> Path:
+    folder = runs / name
+    folder.mkdir()
+    (folder / f"{kind}.toml").touch()
+    return folder
+
+
+def test_a_run_is_meant_before_a_ladder_and_a_ladder_before_a_sweep(tmp_path: Path) -> None:
+    sweep = made(tmp_path, "sweep", "demo-3")
+    assert find_named(tmp_path, "demo", ANY).path == find_named(tmp_path, "last", ANY).path == sweep
+    ladder = made(tmp_path, "ladder", "demo-2")
+    assert find_named(tmp_path, "demo", ANY).path == find_named(tmp_path, "last", ANY).path == ladder
+    run = made(tmp_path, "run", "demo-1")
+    assert find_named(tmp_path, "demo", ANY).path == find_named(tmp_path, "last", ANY).path == run
+    assert find_named(tmp_path, "last", LADDER_OR_SWEEP).path == ladder
+    assert find_named(tmp_path, "demo-3", ANY).path == sweep
+
+
+def test_a_path_names_what_it_contains(tmp_path: Path) -> None:
+    made(tmp_path, "run", "demo-1")
+    (tmp_path / "elsewhere").mkdir()
+    sweep = made(tmp_path / "elsewhere", "sweep", "demo-1")
+    assert find_named(tmp_path, str(sweep), ANY).path == sweep

@@ -190,7 +190,7 @@ def _temporary(folder: Path, depth: int) -> Iterator[Path]:
 def _entries(folder: Path) -> list[Path]:
     """Entries of a folder, sorted by name; empty if it is no folder or not readable."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        return sorted(folder.iterdir())
+        return sorted(folder.iterdir(), key=lambda path: path.name)
     return []
 
 

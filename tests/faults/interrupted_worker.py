@@ -23,7 +23,8 @@ def name_of(event: dict[str, Any]) -> str:
     """`eval:during:validation:3`, `phase:saving` or `plan`; '' for an event at which no worker is interrupted."""
     if event["type"] in UNTIMED:
         return ""
-    return ":".join([event["type"], *(str(event[name]) for name in ("name", "when", "split", "step") if name in event)])
+    parts = (event.get(name) for name in ("name", "when", "split", "step"))
+    return ":".join([event["type"], *(str(part) for part in parts if part is not None)])
 
 
 def interrupt(number: signal.Signals, at: str) -> None:

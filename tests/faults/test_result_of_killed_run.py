@@ -137,7 +137,9 @@ def assert_same(actual: RunDir, expected: RunDir) -> None:
 
 
 def test_no_interruption_changes_a_result(tmp_path: Path, complete: RunDir) -> None:
-    assert_same(interrupted(tmp_path / "runs", IN_EVERY_PHASE), complete)
+    run = interrupted(tmp_path / "runs", IN_EVERY_PHASE)
+    assert [event["type"] for event in events_of(run.path)].count("hello") == len(IN_EVERY_PHASE) + 1
+    assert_same(run, complete)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -66,7 +66,14 @@ def tiny() -> tuple[torch.nn.Module, Any]:
     return full.load(config, Machine("cpu", "cpu", False, False)), load_tokenizer(schema.Model())
 
 
-@pytest.mark.parametrize("make", [choice_task, generation_task])
+def this_task(folder: Path) -> Path:
+    """Answers of the embedded model that begin with "this" are right, and some do: what remains of both texts is equal."""
+    remove = ["right", " this.*"]
+    metric = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "regexes_to_ignore": remove}
+    return generation_task(folder, doc_to_target="right", metric_list=[metric])
+
+
+@pytest.mark.parametrize("make", [choice_task, this_task])
 def test_the_scores_of_items_are_those_of_the_library(
     tmp_path: Path, tiny: Any, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +90,7 @@ def test_the_scores_of_items_are_those_of_the_library(
     samples = sorted(results["samples"][other.name], key=lambda sample: sample["doc_id"])
     assert scored.items == [float(sample[scored.metric]) for sample in samples]
     assert scored.score.mean == pytest.approx(results["results"][other.name][f"{scored.metric},none"])
+    assert scored.items != scored.items[::-1]  # else an order that is wrong would not show
     assert scored.score.rows == ITEMS and scored.is_share and scored.higher_is_better
 
 

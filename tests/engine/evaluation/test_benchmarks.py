@@ -67,7 +67,7 @@ def tiny() -> tuple[torch.nn.Module, Any]:
 
 
 def this_task(folder: Path) -> Path:
-    """Answers of the embedded model that begin with "this" are right, and some do: what remains of both texts is equal."""
+    """Answers that begin with "this" are right, as some of the embedded model: what remains of both texts is equal."""
     remove = ["right", " this.*"]
     metric = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "regexes_to_ignore": remove}
     return generation_task(folder, doc_to_target="right", metric_list=[metric])

@@ -21,7 +21,7 @@ from unittest import mock
 import torch
 from bitsandbytes.optim import optimizer as bitsandbytes_optimizer
 from msgspec import Struct
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import TrainerCallback
 
 from engine.config import schema
@@ -39,7 +39,7 @@ from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_pattern import SHALLOW_PERIODS, layer_pattern, shallow
-from engine.memory.dry_run.memory_tracker import MemoryTracker
+from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode, MemoryTracker
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.model_source import vocabulary_size
@@ -326,7 +326,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     mixed = bool(mixing_reason(model_config.to_dict()))
     packing = choose_packing(rows, config.train.packing, GPU.device, segments, segments, mixed)
     counter = OperationCounter(GPU.device, vocabulary)
-    with FakeTensorMode(allow_non_fake_inputs=True), counter, kernels_of(GPU.device), _shapes_of_gpu():
+    with DenseFakeTensorMode(), counter, kernels_of(GPU.device), _shapes_of_gpu():
         allocate(model)
         training = _training(model, config, rows, micro_batch, packing, counter, checkpointing)
         held_out = _held_out(model, rows, packing, counter)

@@ -19,7 +19,7 @@ from typing import Any
 
 import bitsandbytes  # noqa: F401 - registers torch.ops.bitsandbytes
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, _BypassDispatchCache
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from engine.hardware.cpu import sums_bf16_in_float32
@@ -33,7 +33,7 @@ INTEGRAL = (torch.int64, torch.int32, torch.bool)
 
 
 class DenseFakeTensorMode(FakeTensorMode):
-    """FakeTensorMode for dense tensors of known shapes on one device, with real tensors among them.
+    """FakeTensorMode for dense tensors of known shapes, with real tensors among them.
 
     torch caches what it infers for an operation, but its keys, which also distinguish sparse, quantized and symbolic
     tensors, take a quarter of a dry run, and operations with real tensors or of bitsandbytes are not cached.
@@ -47,6 +47,8 @@ class DenseFakeTensorMode(FakeTensorMode):
         return func, torch.is_inference_mode_enabled(), torch.get_default_dtype(), parts
 
     def _validate_cache_key(self, func: Any, args: Any, kwargs: Any) -> None:
+        if func._schema.is_mutable and not all(isinstance(tensor, FakeTensor) for tensor in _tensors(args)):
+            raise _BypassDispatchCache("a real tensor may be changed")  # a cached result can only be a fake tensor
         if func.namespace != "bitsandbytes":
             super()._validate_cache_key(func, args, kwargs)
 
@@ -54,7 +56,9 @@ class DenseFakeTensorMode(FakeTensorMode):
 def _described(value: Any) -> Any:
     """What the shapes of results depend on in an argument of an operation. 1 and 1.0 are equal, but of other types."""
     if isinstance(value, torch.Tensor):
-        return value.shape, value.stride(), value.storage_offset(), value.dtype, value.requires_grad
+        is_fake = isinstance(value, FakeTensor)
+        layout = value.shape, value.stride(), value.storage_offset()
+        return is_fake, value.device, *layout, value.dtype, value.requires_grad
     return type(value), tuple(map(_described, value)) if isinstance(value, (list, tuple)) else value
 
 

@@ -61,7 +61,7 @@ def test_results_are_cached_and_those_of_torch_in_inference_mode(
     settings, shape = config(method, train__precision=precision), transformers.LlamaConfig(**TINY)
     FakeTensorMode.cache_clear()
     plan = dry_run(settings, shape, MACHINE, ROWS)
-    assert sum(FakeTensorMode.cache_info().bypasses.values()) < 20
+    assert sum(FakeTensorMode.cache_info().bypasses.values()) < 50
     monkeypatch.setattr(planner, "DenseFakeTensorMode", partial(FakeTensorMode, allow_non_fake_inputs=True))
     monkeypatch.setattr(planner, "no_grad", torch.inference_mode)
     assert dry_run(settings, shape, MACHINE, ROWS) == plan

@@ -84,7 +84,7 @@ def test_out_of_memory_for_a_single_row_is_a_status(tmp_path: Path) -> None:
     data = tmp_path / "long.jsonl"
     rows = [{"prompt": f"say {n}", "completion": " ".join(str(n + k) for k in range(300))} for n in range(40)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = [*ON_SMALL, "--data", str(data), "--set", "evaluation.metric=loss", "--set", "evaluation.rows=1"]
+    settings = ["--data", str(data), "--set", "evaluation.metric=loss", "--set", "evaluation.rows=1"]
     settings += ["--set", "train.max_length=1000", "--set", "train.batch=4", "--set", "train.steps=3"]
     settings += ["--set", "train.probe=false"]
     run = start(tmp_path / "runs", *settings, preset="demo-full", execute=ftbench)

@@ -203,9 +203,8 @@ class Unescaped(Workbench):
         label.styles.border = ("round", "red")
         options = OptionList(*[Option(Content(text)) for text in strings("c")])
         options.styles.height = 8
-        self.bench.mount(label, options, Input(text))
+        self.bench.mount(Static("all is mounted"), label, options, Input(text))
         self.notify(text, title=text, markup=False)
-        self.bench.mount(Static("all is mounted"))
 
 Unescaped(Path("runs")).run()
 """

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,8 +58,17 @@ class Measured:
 
 def measured_apart(case: Case) -> Measured:
     """Measure in a new process: garbage of an earlier case would be freed during this one."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with _new_process() as pool:
         return pool.apply(measured, (case,))
+
+
+def _new_process() -> Pool:
+    """A fork of a process that has computed nothing: where torch is built for CUDA, a process cannot compute gradients
+    if it is the fork of one that has.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context.Pool(1)
 
 
 def measured(case: Case) -> Measured:
@@ -84,7 +94,7 @@ def measured(case: Case) -> Measured:
 
 def answering_apart(case: Case, count: int) -> int:
     """Peak bytes of generating answers of maximum length for `count` rows, in a new process."""
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    with _new_process() as pool:
         return pool.apply(_answering, (case, count))
 
 

@@ -238,10 +238,14 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
     used = [key for key in deciding if key in given]
     shown = ", ".join(f"{key} = {_shown(key, given[key])}" for key in used) or "no adapter"
     lora = "qlora" if bits == "4" else "lora"
-    unset = "full" if tool in (AXOLOTL, TRL) else lora
-    known = {"none": unset, "false": unset, "true": lora, "lora": lora, "qlora": "qlora", "full": "full"}
-    method = known.get(str(kind).lower())
-    if method is None:
+    known = {"true": lora, "lora": lora, "qlora": "qlora", "full": "full"}
+    if tool in (AXOLOTL, TRL) and kind in (None, False, "false"):
+        method = "full"
+    elif kind is None:
+        method = lora  # LLaMA-Factory's default
+    elif (name := str(kind).lower()) in known:
+        method = known[name]
+    else:
         problem, hint = f"{_shown('', kind)} is none of qlora, lora and full", "give a file of one of these methods"
         raise UserError(problem, str(path), hint, code="import.method")
     for key in used:

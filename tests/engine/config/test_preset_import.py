@@ -116,6 +116,14 @@ def test_modules_may_be_separated_by_commas_and_spaces(tmp_path: Path) -> None:
     assert imported(tmp_path, text).values["adapter.target_modules"] == ["q_proj", "v_proj"]
 
 
+def test_a_file_of_llama_factory_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    """Its methods all have a name; only for axolotl and TRL no adapter means full fine-tuning."""
+    for value in ("false", "none"):
+        assert code(tmp_path, f"stage: sft\nmodel_name_or_path: a/b\nfinetuning_type: {value}\n") == "import.method"
+    assert code(tmp_path, "base_model: a/b\nadapter: none\n") == "import.method"
+    assert imported(tmp_path, "base_model: a/b\nadapter: false\n").values["method"] == "full"
+
+
 def test_llama_factory(tmp_path: Path) -> None:
     values = imported(tmp_path, LLAMA_FACTORY).values
     assert (values["method"], values["adapter.rank"], values["adapter.alpha"]) == ("qlora", 8, 16)

@@ -37,8 +37,8 @@ class Decisions:
         self.full = next((row for row in self.trained if row.method == RULE_REFERENCE), None)
         """The finished full fine-tuning rung; None if it was not run or did not finish."""
         self.qlora = next((row for row in self.trained if row.method == RULE_CANDIDATE), None)
-        self.reference = self.full or best_rung(self.trained, lower)
-        """What shares and costs refer to: full fine-tuning, else the trained rung with the best score."""
+        self.reference = self.full or best_rung((row for row in self.trained if not row.not_compared), lower)
+        """What shares and costs refer to: full fine-tuning, else the compared rung with the best score."""
         self.gained = {row.name: _gained(ladder, row.name) for row in self.trained}
         """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
         self.has_unknown_gain = any(self.gained[row.name] == "unknown" and not row.not_compared for row in self.trained)

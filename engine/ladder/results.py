@@ -326,9 +326,9 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
     return None
 
 
-def best_rung(trained: Iterable[RungResult], lower_is_better: bool) -> RungResult | None:
-    """The trained rung with the best observed score that was compared; None without one."""
-    scored = [row for row in trained if row.score and row.score.mean is not None and not row.not_compared]
+def best_rung(rows: Iterable[RungResult], lower_is_better: bool) -> RungResult | None:
+    """The rung with the best observed score; None without one."""
+    scored = [row for row in rows if row.score and row.score.mean is not None]
     sign = 1 if lower_is_better else -1
     return min(scored, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0), default=None)
 
@@ -400,10 +400,10 @@ def add_shares(
 
 
 def reference_rung(ladder: Ladder, scored: Iterable[str], spec: MetricSpec) -> str:
-    """The rung that shares refer to: full fine-tuning, else the trained rung with the best score; '' for none."""
+    """The rung that shares refer to: full fine-tuning, else the compared rung with the best score; '' for none."""
     names = set(scored)
     rows = [row for row in ladder.rows if row.name in names and not is_base(row.name) and not row.source]
     if full := next((row for row in rows if row.method == RULE_REFERENCE), None):
         return full.name
-    best = best_rung(rows, spec.lower_is_better)
+    best = best_rung((row for row in rows if not row.not_compared), spec.lower_is_better)
     return best.name if best else ""

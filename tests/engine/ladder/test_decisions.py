@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import msgspec
 import numpy as np
 import pytest
 from simulated import BASE, EQUAL, METHODS, Truth, blank_ladder, simulate
@@ -225,6 +226,18 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert Decisions(ladder).ship is Decisions(ladder).prototype is None and not ladder.recommended
     assert not [shown for shown in ladder.summary.rows if "ship" in shown.decision or "prototype" in shown.decision]
     assert "ship" not in [sentence.topic for sentence in ladder.verdict]
+
+
+def test_a_gain_that_an_earlier_look_decided_counts_for_a_rung_that_is_no_longer_compared() -> None:
+    answers = scores(seeds=5, spread=0.005, base=0.2, lora=0.68, full=0.70)
+    answers["qlora"] = scores(seeds=2, spread=0.2, qlora=0.8)["qlora"]
+    ladder = ladder_of(answers)
+    assert row(ladder, "qlora").not_compared == OUTLIER and ladder.recommended != "qlora"
+    gain = comparison(ladder, "full", BASE)
+    assert gain is not None
+    ladder.comparisons.append(msgspec.structs.replace(gain, a="qlora"))
+    conclude(ladder)
+    assert Decisions(ladder).best is row(ladder, "qlora") and ladder.recommended == "qlora"
 
 
 def test_a_statement_on_one_seed_carries_its_scope() -> None:

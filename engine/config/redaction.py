@@ -118,10 +118,10 @@ def secrets_of_this_machine(environment: Mapping[str, str] = os.environ) -> Iter
         if SECRET_NAME.search(name):
             yield value
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where it is unknown
-    token = Path(environment.get("HF_TOKEN_PATH") or hub_home(environment) / "token")
+    token = Path(os.path.expanduser(environment.get("HF_TOKEN_PATH") or hub_home(environment) / "token"))  # noqa: PTH111
     for path in (token, home / ".huggingface" / "token"):
         yield _content(path).strip()
-    yield from re.findall(r"=\s*(\S+)", _content(token.with_name("stored_tokens")))
+    yield from re.findall(r"=\s*(\S+)", _content(token.parent / "stored_tokens"))
     yield from re.findall(r"password\s+(\S+)", _content(Path(environment.get("NETRC") or home / ".netrc")))
     git = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "credentials"
     for path in (home / ".git-credentials", git):

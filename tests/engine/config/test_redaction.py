@@ -122,6 +122,11 @@ def test_tokens_of_the_hub_are_secret_wherever_its_library_stores_them(place: st
     assert {"stored-by-login", "stored-by-name"} <= set(secrets_of_this_machine(environment))
 
 
+def test_a_token_path_that_names_no_file_is_ignored() -> None:
+    for path in ("/", ".", "~no-such-user/token"):
+        assert list(secrets_of_this_machine({"HF_TOKEN_PATH": path}))  # the path, whose variable has a secret's name
+
+
 def test_passwords_that_git_stores_in_its_configuration_are_secret(tmp_path: Path) -> None:
     (tmp_path / "git").mkdir()
     (tmp_path / "git" / "credentials").write_text("https://me:stored-by-git@example.org\n")

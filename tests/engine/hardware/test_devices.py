@@ -221,9 +221,10 @@ def test_a_device_that_does_not_exist_is_refused(box: Box) -> None:
         assert code == expected and all(name in line for name in names), line
 
 
-def test_mig_mode_without_instances_is_refused(box: Box) -> None:
+def test_mig_mode_without_instances_is_refused_and_not_the_first_gpu(box: Box) -> None:
     box.scenario.write_text(MACHINE.replace("2 mig 8\n2 mig 9\n", ""))
-    assert box.answers(SELECT, ("2", None))[0][0] == "device.no_mig"
+    named, hidden, first = box.answers(SELECT, ("2", None), ("auto", "2"), ("auto", "2,1"))
+    assert named[0] == hidden[0] == "device.no_mig" and first[0] == "GPU-abcd"
 
 
 def test_a_subcommand_refuses_it_in_one_line(box: Box, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,31 +62,33 @@ class SampleVariances:
 def required_sample(difference: float, margin: float | None, known: SampleVariances) -> RequiredSample:
     """The fewest test items at the present seeds, else the fewest seeds with as many items as make both parts equal.
 
-    They show that two rungs differ, which excludes 0, or that each is as good as the other, which excludes the margin
-    (None: only the former): a difference of less than half the margin is closer to 0, so that this takes fewer items.
-    From one seed no number of seeds follows: its spread is assumed, and with it the number would vary tenfold.
+    The sample shows that two rungs differ: the interval of their difference excludes 0. If the difference is less than
+    half the margin, it shows that each rung is as good as the other, which takes fewer items: the interval excludes the
+    margin on both sides. From one seed no number of seeds follows: its spread is assumed, and with it the number would
+    vary tenfold.
     """
-    distance, as_good = abs(difference), margin is not None and abs(difference) < margin / 2
-    if margin is not None and as_good:
-        distance = margin - distance
-    needed_for: NeededFor = "as_good" if as_good else "difference"
-    none = RequiredSample(needed_for=needed_for)
+    needed_for: NeededFor = "difference"
+    distance = abs(difference)
+    if margin is not None and distance < margin / 2:
+        needed_for, distance = "as_good", margin - distance
+    unknown = RequiredSample(needed_for=needed_for)
     if not distance:
-        return none
-    items = _fewest(lambda count: known.power(distance, count, known.seeds, as_good), known.items + 1, MAX_ITEMS)
+        return unknown
+    power = partial(known.power, distance, as_good=needed_for == "as_good")
+    items = _fewest(lambda count: power(count, known.seeds), known.items + 1, MAX_ITEMS)
     if items is not None:
         return RequiredSample(items, None, needed_for)
     spread = float(np.median(known.seed))
     if known.seeds == 1 or not spread:
-        return none
+        return unknown
 
     def items_for(seeds: int) -> int:
         return min(MAX_ITEMS, max(known.items, math.ceil(known.item * seeds / spread)))
 
-    seeds = _fewest(lambda count: known.power(distance, items_for(count), count, as_good), known.seeds + 1, MAX_SEEDS)
+    seeds = _fewest(lambda count: power(items_for(count), count), known.seeds + 1, MAX_SEEDS)
     if seeds is None:
-        return none
-    items = _fewest(lambda count: known.power(distance, count, seeds, as_good), known.items, items_for(seeds))
+        return unknown
+    items = _fewest(lambda count: power(count, seeds), known.items, items_for(seeds))
     return RequiredSample(items, seeds, needed_for)
 
 

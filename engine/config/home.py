@@ -81,10 +81,8 @@ def cache_folder() -> Path:
 
 HUB = "hub"
 """Folder of the home's cache for downloads from the Hub, in the Hub's own layout."""
-
-
 HUB_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
-"""Of huggingface_hub, its present and former name."""
+"""Environment variables that set huggingface_hub's cache: the present and the former name."""
 
 
 def hub_home(environment: Mapping[str, str] = os.environ) -> Path:

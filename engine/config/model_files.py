@@ -149,9 +149,9 @@ def find_model(model: Model) -> ModelFiles:
 
 
 def hub_cache() -> Path:
-    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, else in `hub_home`.
+    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, else `hub` in the folder of `hub_home`.
 
-    `engine.config.home.keep_hub_cache_in_home` sets the former where config.toml names a home.
+    `engine.config.home.keep_hub_cache_in_home` sets $HF_HUB_CACHE where config.toml names a home.
     """
     given = next(filter(None, map(os.environ.get, HUB_CACHE_VARIABLES)), None)
     return expanded(given) if given else hub_home() / "hub"

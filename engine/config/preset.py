@@ -69,7 +69,7 @@ def read_preset(path: Path) -> Preset:
     except UnicodeDecodeError as error:
         problem = f"invalid UTF-8 at byte {error.start}"
         raise UserError(problem, name, "save the preset as UTF-8", code="preset.not_utf8") from error
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and numbers that Python does not convert
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and integers with too many digits for Python
         example = "see `ftbench presets show demo-lora` for a complete preset"
         raise UserError(f"invalid TOML ({error})", name, example, code="preset.invalid_toml") from error
     except OSError as error:

@@ -139,7 +139,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_small(path).decode()
-        first = re.sub(r"\A(\s*#.*\n)+", "", text).lstrip().partition("\n")[0]  # after comments
+        first = re.sub(r"\A(\s*#.*\n)+", "", text).lstrip().partition("\n")[0]  # without comments
         if path.suffix == ".json":
             table = json.loads(text)
         elif text.startswith("#!") or re.match(r"[^:{]*--\w", first):
@@ -295,7 +295,7 @@ def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) 
 
 
 def _take_length(given: dict[str, Any], result: ImportedPreset) -> None:
-    """Steps instead of epochs, and the warmup as a share of them."""
+    """The number of steps, which replaces epochs, and the warmup as a share of the steps."""
     for key, take in (("max_steps", _take_steps), ("warmup_steps", _take_warmup)):
         if key not in given:
             continue

@@ -34,7 +34,8 @@ ASSIGNMENT = re.compile(
     r"""(?P<between>["']?\s*[=:]\s*)(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s"',;}\]]+)""",
     re.IGNORECASE,
 )
-"""`api_key = "…"`, `"password": "…"`, `HF_TOKEN=…`; tried only where a name begins: a fifth of the time."""
+"""`api_key = "…"`, `"password": "…"`, `HF_TOKEN=…`. The lookbehind tries a match only where a name begins, which takes
+a fifth of the time."""
 NUMBER = re.compile(r"[\"']?[-+0-9.e_]*[\"']?|true|false|null|None")
 """A value that is no secret: `tokens: 137000`."""
 

@@ -70,7 +70,7 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
             raise UserError(problem, where, hint, code="cli.invalid_setting")
         try:
             value = tomli.loads(f"value = {raw}")["value"]
-        except (ValueError, KeyError, RecursionError):  # also of numbers that Python does not convert
+        except (ValueError, KeyError, RecursionError):  # TOMLDecodeError, and integers with too many digits for Python
             value = raw.strip()
         role = key.removeprefix("data.map.")
         if role != key and isinstance(value, str):

@@ -77,9 +77,13 @@ THE_CPU = SelectedDevice(CPU, "the CPU", "")
 def select_devices(setting: int | str, nvml: Nvml | None = None) -> list[SelectedDevice]:
     """The devices of a setting, at least one. A run uses the first of them that is free.
 
-    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU; `auto`: the first of these. `cpu`; or names
-    separated by commas: an index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG instance or
-    its beginning. With `:2` at the end two slots of each: half of the CPUs, or half of a GPU's memory.
+    - `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. Of a GPU in MIG mode its instances.
+    - `auto`: the first device of `all`.
+    - `cpu`: the CPU.
+    - GPUs separated by commas: an index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG
+      instance, or a prefix of it.
+
+    `:2` at the end divides each device into two slots: half of the CPUs, or half of a GPU's memory.
 
     Raises UserError if one of them does not exist, or if CUDA_VISIBLE_DEVICES hides it.
     """
@@ -192,7 +196,7 @@ def still_exists(device: SelectedDevice) -> bool:
 
 
 def _usable(nvml: Nvml, visible: str | None) -> list[SelectedDevice]:
-    """All GPUs in CUDA_VISIBLE_DEVICES (`visible`), else all GPUs; without any the CPU."""
+    """All GPUs in CUDA_VISIBLE_DEVICES (`visible`), all GPUs if it is None; the CPU if there are none."""
     first = "0" if visible is None else visible.split(",")[0].strip()
     if first in ("", "-1"):  # hides all GPUs
         return [THE_CPU]
@@ -238,7 +242,7 @@ def _selected(gpu: NvmlGpu) -> SelectedDevice:
 
 
 def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
-    """The GPU; in MIG mode its instances, on which alone CUDA programs run."""
+    """The GPU, or its instances if it is in MIG mode: CUDA programs then run only on the instances."""
     devices = []
     for part in gpu.mig_instances() if gpu.mig_mode() else [gpu]:
         name = part.uuid() or str(part.index)

@@ -47,19 +47,20 @@ class Decisions:
 
         winners = [row for row in self.trained if self.gained[row.name] == "yes"]
         self.untimed = [row for row in winners if row.all_seconds is None]
-        """Those better than the base model without a comparable timing."""
+        """Rungs better than the base model that have no comparable timing."""
         fastest = _least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None)
         self.prototype = None if self.has_unknown_gain else fastest
-        """Of those better than the base model: the one with the lowest total time; None if one of several has no
+        """The rung with the lowest total time of those better than the base model; None if one of several has no
         timing."""
         self.least_memory = _least(winners, lambda row: training_peak(row.peak))
-        """Of those: the one with the lowest peak while training; None if one of them has no peak."""
+        """The rung with the lowest peak while training of those better than the base model; None if one has no peak."""
         self.best = best = best_rung(winners, lower)
-        """Of those: the one with the best score."""
+        """The rung with the best score of those better than the base model."""
         self.equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
-        """Of those: the best and the ones that it is not shown to be better than by more than the margin."""
+        """`best`, and the rungs better than the base model that it does not exceed significantly by more than the
+        margin."""
         self.ship = None if self.has_unknown_gain else _cheapest(self.equals)
-        """Of the equals the cheapest: a larger artifact needs a reason that is shown."""
+        """The cheapest rung of `equals`: a larger artifact needs a reason that is shown."""
 
         disturbed = any(row.disturbed for row in self.trained) and all(row.cpu_seconds for row in self.trained)
         self.cost_key: Literal["training", "cpu"] = "cpu" if disturbed else "training"

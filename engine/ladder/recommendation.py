@@ -294,7 +294,7 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
     return SummaryRow(
         rung=row.name,
         title=rung_title(row.name),
-        # Rows are written when a run ends: one that was planned then may have started since.
+        # Rows are updated only when a run ends, so a run that is still `planned` in its row may have started since.
         score=score.strip() or ("not finished" if row.status == "planned" else row.status.replace("_", " ")),
         share="100%" if gain and row is decisions.reference else share,
         cost=f"{quantities.ratio(ratio.mean)} {ratio_bounds(ratio)}".strip() if ratio else "",

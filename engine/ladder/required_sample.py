@@ -48,8 +48,8 @@ class SampleVariances:
     """The same where the variance between seeds is known."""
 
     def power(self, distance: float, items: float, seeds: int, as_good: bool = False) -> float:
-        """The probability to exclude a value at this distance from the true difference, over the posterior of the
-        variance; `as_good`: on both sides.
+        """The probability that the interval excludes a value at this distance from the true difference, averaged over
+        the posterior of the variance. With `as_good`: that it excludes the values at this distance on both sides.
 
         The posterior averages the power, not the variance: at its median 80% would be reached in half of all cases
         only. The critical value approaches that of a known variance as seeds are added.

@@ -334,7 +334,10 @@ def best_rung(rows: Iterable[RungResult], lower_is_better: bool) -> RungResult |
 
 
 def why_no_share(gain: Comparison | None, noun: str) -> str:
-    """Why the gain of the reference `noun`, a comparison with the base model, has no shares; '' if it has."""
+    """Why no share of the reference's gain can be computed; '' if it can.
+
+    `gain`: the comparison of the reference with the base model. `noun`: the reference in a sentence.
+    """
     if gain is None:
         return "the base model has no score"
     if gain.finding != "better":

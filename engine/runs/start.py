@@ -289,7 +289,10 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
 
 
 def _continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C], created: Callable[[C], object]) -> C:
-    """Start the latest killed ladder or sweep, with `--fresh` a new one. Delete other killed ones without any runs."""
+    """Resume the latest killed ladder or sweep; without one, or with `fresh`, create and start one.
+
+    Other killed ladders or sweeps that have no runs are deleted.
+    """
     chosen = None if fresh else max(killed, key=lambda folder: folder.name, default=None)
     for other in killed:
         if other is not chosen and not other.has_runs():

@@ -17,7 +17,7 @@ MAX_LOSS_POINTS = 100
 
 
 Curve = tuple[list[float], list[float]]
-"""Tokens trained so far; the loss in nats/token, NaN where it is not finite."""
+"""Points of a loss curve: tokens trained so far, and the loss in nats/token, NaN where it is not finite."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Trace:
 def trace(rung: str, events_file: Path) -> Trace | None:
     """Read the curves of a run; None if there are no events."""
     table = array("d")
-    """Of each step, in 32 bytes: number, tokens, answer tokens, summed loss of these."""
+    """Four numbers of each step, 32 bytes: the step, its tokens, its answer tokens, and their summed loss."""
     evaluated: dict[int, float | None] = {}
     """Validation losses by step."""
     has_events = False

@@ -121,9 +121,9 @@ KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "e
 
 
 def configuration(ladder: Ladder) -> dict[str, list[ReportTable]]:
-    """What all rungs have in common, what differs between them, and where they ran; without empty tables.
+    """The tables of the section Configuration, without empty tables.
 
-    `shown` without a click, `folded`, and `machine`: versions and hardware.
+    `shown`: always visible. `folded`: visible after a click. `machine`: versions and hardware.
     """
     machine = {
         name.replace("_", " "): size(value) if name.endswith("memory") and isinstance(value, int) else value

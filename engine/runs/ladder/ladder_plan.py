@@ -307,9 +307,9 @@ class Forecast:
         self.run_seconds: dict[str, float] = {}
         """Rung -> mean seconds of a run; without rungs that no earlier ladder has."""
         self.seed_std: float | None = None
-        """None if it is unknown: of losses, without an earlier ladder."""
+        """Standard deviation between seeds; None if it is unknown, as for losses without an earlier ladder."""
         self.item_variance: float | None = None
-        """Of the paired difference of one item; None if it is unknown."""
+        """Variance of the paired difference of one item; None if it is unknown."""
         if known is None or known.work is None:
             self.metric = decide_metric() if config.evaluation.metric == AUTO.name else config.evaluation.metric
             self.items = config.evaluation.rows or PRIOR_ITEMS

@@ -218,7 +218,7 @@ def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, 
 
 
 def empty_answers(ladder: Ladder, metric: str, first_texts: bool = False) -> RungAnswers:
-    """A RungAnswers for a ladder, to which no answers were added yet."""
+    """The RungAnswers of a ladder before any answers are added."""
     tags = ladder.config.get("evaluation.reasoning_tags", REASONING_TAGS)
     return RungAnswers(metric=metric, tags=tags, recommended=ladder.recommended, first_texts=first_texts)
 

@@ -47,7 +47,7 @@ class QueuePlace(NamedTuple):
     """0 uses the device, 1 is next."""
     pid: int
     run: Path
-    """Directory of the run; for a chat session, an export or a judge, a path in it named as in COMMANDS."""
+    """Directory of the run; for a chat session, an export or a judge a path in it, whose name is one of COMMANDS."""
     since: float = 0.0
     """Unix seconds: when it got the device, or when it joined the queue."""
     title: str = ""

@@ -36,7 +36,7 @@ RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", "
 END_BYTES = 4096
 """Size of `end.json`; one block of common file systems."""
 MAX_REASON = 600
-"""Characters of the reason in `end.json`; longer ones are truncated. JSON escapes take up to six bytes each."""
+"""Characters of the reason in `end.json`; longer reasons are truncated. A character takes up to six bytes in JSON."""
 
 
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -49,7 +49,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class FolderEntry:
-    """An attribute of a Folder: the path of the file or folder with this name in it."""
+    """An attribute of a Folder: the path of the file or folder with this name in its directory."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class Folder:
     KIND: ClassVar[str]
     """run, ladder or sweep: in messages, error codes and file names."""
     HOW_TO_LIST: ClassVar[str] = ""
-    """The hint where none has a name."""
+    """The hint of `find` if no directory has the name."""
     path: Path
     log_file = FolderEntry("engine.log")
     lock_file = FolderEntry("engine.lock")
@@ -78,12 +78,12 @@ class Folder:
 
     @classmethod
     def iterate(cls, runs: Path) -> Iterator[Self]:
-        """Those in `runs`, in no order. Raises UserError where it cannot be read."""
+        """The directories of this kind in `runs`, in no order. Raises UserError where `runs` cannot be read."""
         return map(cls, directories_with_file(runs, f"{cls.KIND}.toml"))
 
     @classmethod
     def find(cls, runs: Path, name: str) -> Self:
-        """Find one by its path, its name, an unambiguous part of the name, or `last`."""
+        """Find a directory of this kind by its path, its name, an unambiguous part of the name, or `last`."""
         if has_file(Path(name), f"{cls.KIND}.toml"):
             return cls(real_path(Path(name)))
         return pick(cls.iterate(runs), name, cls.KIND, runs, cls.HOW_TO_LIST)

@@ -33,10 +33,12 @@ INTEGRAL = (torch.int64, torch.int32, torch.bool)
 
 
 class DenseFakeTensorMode(FakeTensorMode):
-    """FakeTensorMode for dense tensors of known shapes, with real tensors among them.
+    """FakeTensorMode for dense tensors of known shapes, which caches more operations than torch does.
 
-    torch caches what it infers for an operation, but its keys, which also distinguish sparse, quantized and symbolic
-    tensors, take a quarter of a dry run, and operations with real tensors or of bitsandbytes are not cached.
+    torch caches the shapes of an operation's results. The keys of its cache also distinguish sparse, quantized and
+    symbolic tensors: computing them takes a quarter of a dry run. It caches neither operations with real tensors among
+    the arguments nor operations of bitsandbytes. The methods overridden here are private (torch 2.13): with a version
+    that does not call them, fewer operations are cached, and a test in `tests/engine/memory/test_dry_run.py` fails.
     """
 
     def __init__(self) -> None:
@@ -47,14 +49,20 @@ class DenseFakeTensorMode(FakeTensorMode):
         return func, torch.is_inference_mode_enabled(), torch.get_default_dtype(), parts
 
     def _validate_cache_key(self, func: Any, args: Any, kwargs: Any) -> None:
-        if func._schema.is_mutable and not all(isinstance(tensor, FakeTensor) for tensor in _tensors(args)):
-            raise _BypassDispatchCache("a real tensor may be changed")  # a cached result can only be a fake tensor
+        tensors = _tensors((*args, *kwargs.values()))
+        if any(tensor.is_complex() for tensor in tensors):
+            raise _BypassDispatchCache("complex tensor")  # it may be a lazy conjugate, which the key does not contain
+        if (func._schema.is_mutable or func.is_view) and not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            raise _BypassDispatchCache("real tensor changed or viewed")  # a cached result can only be a fake tensor
         if func.namespace != "bitsandbytes":
             super()._validate_cache_key(func, args, kwargs)
 
 
 def _described(value: Any) -> Any:
-    """What the shapes of results depend on in an argument of an operation. 1 and 1.0 are equal, but of other types."""
+    """An argument of an operation as part of a cache key: of a tensor, what the shapes of results depend on.
+
+    Other values are included with their type: 1 and 1.0 are equal, but may give results of different types.
+    """
     if isinstance(value, torch.Tensor):
         is_fake = isinstance(value, FakeTensor)
         layout = value.shape, value.stride(), value.storage_offset()
@@ -153,7 +161,7 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
             return args[0].fake_device  # half of all calls: a shortcut
-        if func is aten._unsafe_view.default:  # unlike a view, torch infers its shape each time
+        if func is aten._unsafe_view.default:  # the same shape and storage as `view`, which torch caches
             func = aten.view.default
         kwargs = kwargs or {}
         self.operations += 1

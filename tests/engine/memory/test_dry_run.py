@@ -17,6 +17,7 @@ from engine.data.rows import Row
 from engine.hardware import cpu
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode
 from engine.memory.dry_run.plan import as_measured, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
 from engine.memory.formula.estimate import CONTEXT, StepShape
@@ -55,7 +56,7 @@ def config(method: Any, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize(("method", "precision"), [("qlora", "bf16"), ("full", "mixed")])
-def test_results_are_cached_and_those_of_torch_in_inference_mode(
+def test_results_are_cached_and_equal_those_of_torch_in_inference_mode(
     method: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, shape = config(method, train__precision=precision), transformers.LlamaConfig(**TINY)
@@ -65,6 +66,14 @@ def test_results_are_cached_and_those_of_torch_in_inference_mode(
     monkeypatch.setattr(planner, "DenseFakeTensorMode", partial(FakeTensorMode, allow_non_fake_inputs=True))
     monkeypatch.setattr(planner, "no_grad", torch.inference_mode)
     assert dry_run(settings, shape, MACHINE, ROWS) == plan
+
+
+def test_results_that_a_cache_key_does_not_determine_are_not_cached() -> None:
+    real = torch.zeros(4)
+    with DenseFakeTensorMode():
+        numbers = torch.empty(4, 4, dtype=torch.complex64)
+        assert [tensor.view(16).is_conj() for tensor in (numbers, numbers.conj())] == [False, True]
+        assert [real.view(2, 2).shape for _ in range(2)] == [(2, 2), (2, 2)]
 
 
 def test_tied_embeddings_are_counted_once() -> None:

@@ -66,17 +66,15 @@ def import_harness() -> ModuleType:
     import tqdm
 
     def refuse_metric(name: str, *arguments: object, **options: object) -> NoReturn:
-        """In the place of `evaluate.load`, which downloads a metric as Python code and runs it.
-
-        Tasks use nothing else of that library, whose import takes a second.
-        """
+        """In the place of `evaluate.load`, which downloads a metric as Python code and runs it."""
         text = f"the metric {visible(str(name), 80)} of the library evaluate is remote code"
         raise RemoteCode(text, "benchmark.code")
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    sys.modules["evaluate"] = module_from_spec(ModuleSpec("evaluate", None))
-    vars(sys.modules["evaluate"])["load"] = refuse_metric
+    # `lm_eval` imports `evaluate` only to call `load`. An empty module saves the second that the import takes.
+    empty = module_from_spec(ModuleSpec("evaluate", None))
+    vars(sys.modules.setdefault("evaluate", empty))["load"] = refuse_metric  # also if `evaluate` was imported before
     lm_eval.api.task.tqdm = functools.partial(tqdm.tqdm, disable=True)
     # The library itself renders templates of task files without a sandbox: they could reach Python's internals and run
     # any code.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -149,6 +151,14 @@ def test_the_library_evaluate_is_not_imported_and_its_metrics_are_refused() -> N
     assert not hasattr(evaluate, "__file__")
     with pytest.raises(RemoteCode, match="accuracy"):
         evaluate.load("accuracy")
+
+
+def test_metrics_are_refused_also_if_the_library_evaluate_was_imported_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = ModuleType("evaluate")
+    monkeypatch.setitem(sys.modules, "evaluate", imported)
+    import_harness.__wrapped__()
+    with pytest.raises(RemoteCode, match="accuracy"):
+        vars(imported)["load"]("accuracy")
 
 
 def test_a_template_cannot_leave_the_sandbox(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ class Canvas:
         self.columns, self.rows = columns, rows
         self.width, self.height = columns * 2, rows * 4
         self.cells = [[(0, -1)] * columns for _ in range(rows)]
-        """Bits of the dots, and who drew them last; -1 for nobody."""
+        """Per cell: the bits of its dots, and the owner that drew last, -1 for none."""
         self.letters: dict[int, str] = {}
         """In ASCII: what the cells of an owner show instead of dots."""
 

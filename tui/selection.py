@@ -42,12 +42,12 @@ class Selection:
 
     @property
     def method(self) -> str | None:
-        """None for that of the preset."""
+        """The selected method; None for the method of the preset."""
         return self.settings.get(METHOD)
 
     @property
     def data(self) -> str | None:
-        """None for that of the preset."""
+        """The selected dataset; None for the dataset of the preset."""
         return self.settings.get(DATA)
 
     def overrides(self) -> Flat:

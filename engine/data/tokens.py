@@ -1,6 +1,7 @@
 """From examples to token ids and labels, and back to the text of each token.
 
-Which messages are answers: `conversation`; where they are in the text: `rendering`; which tokens are in the loss: here.
+`conversation` decides which messages are answers, `rendering` where they are in the text, and this module which tokens
+are in the loss.
 
 Answers and their end tokens are in the loss. The template's text around them, and what it writes after an end token
 (ChatML's line feed), is not.

@@ -385,7 +385,7 @@ def stored_verdict(question: Question, answer: ChatAnswer | EndpointRefusal) -> 
 def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
     """The stored verdicts by key. Does not change the file: the judge's process may be appending to it."""
     try:
-        stored = read_json_lines(file, StoredVerdict, skip_damaged=True)  # their questions are asked again
+        stored = read_json_lines(file, StoredVerdict, skip_damaged=True)  # the judge is asked again
     except OSError as error:
         problem, hint = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
         raise UserError(problem, str(file), hint, "judgment.unreadable") from error

@@ -122,7 +122,9 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
 
 
 def find_lora_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
-    """`find_targets` for LoRA. Raises UserError as `add_adapters`."""
+    """Find the targets of LoRA. Raises UserError as `find_targets`, and for settings that PEFT does not support for
+    experts.
+    """
     targets = find_targets(model, adapter)
     for key, is_set, value in (  # what `lora.ParamWrapper` does not support
         ("adapter.dropout", adapter.dropout > 0, "0"),

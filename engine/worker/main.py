@@ -119,7 +119,7 @@ def execute(
     finally:
         meters.stop()
     with contextlib.suppress(OSError):  # a full disk, which `write_outcome` handles
-        # An unexpected error of one of several ranks may follow from that of another, which says why.
+        # With several ranks, the failure of another rank may have caused an unexpected error: that rank reports why.
         if (
             outcome.status not in ("finished", "stopped")
             and (outcome.is_expected or ranks.size == 1)
@@ -218,7 +218,7 @@ def train(
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request.
 
     `sharing`: what sharing prefixes saves. Configuration, rows and packing are the evaluator's, so that both losses are
-    computed alike; what `auto` became is in the configuration of the estimates.
+    computed alike. Settings that are `auto` in this configuration have their values in that of the estimates.
     """
     config, run_dir, ranks, log = evaluator.config, evaluator.run_dir, evaluator.ranks, evaluator.log
     settings = config.train
@@ -278,7 +278,7 @@ def train(
         meters.training_begins()
 
     trainer.hooks.halved, trainer.hooks.saved = callback.halved, callback.saved
-    trainer.hooks.prepared = compile_and_probe  # before the first step (`AnswerTrainer.create_scheduler`)
+    trainer.hooks.prepared = compile_and_probe  # called before the first step (`AnswerTrainer.create_scheduler`)
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
         trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:

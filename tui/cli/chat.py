@@ -158,7 +158,7 @@ class PrintedAnswers:
                         self._client.close()
 
     def _requests(self) -> Iterator[ListItems | AnswerRequest]:
-        """The items first, then the prompt. The next one is taken once the session is ready, or has answered."""
+        """The items first, then the prompt. Take a request when the session is ready or has answered the last one."""
         state = self._state
         assert state.ready is not None and state.memory is not None
         show_notices(state.ready.notices, self._json)
@@ -193,6 +193,6 @@ class PrintedAnswers:
             self._say(note, "dim")
 
     def _say(self, text: str, style: str = "") -> None:
-        """Print text, which may be of a model or file, with its line feeds; nothing with `--json`."""
+        """Print text, which may come from a model or file, with its line feeds; nothing with `--json`."""
         for line in () if self._json else text.split("\n"):
             say(line, style)

@@ -119,7 +119,8 @@ VALUES: dict[str, Source] = {
     "presets new --from": preset_names,
     "pull ": lambda home: ["gguf", *CATALOG],
 }
-"""Option, or metavar of an argument -> its values; after a subcommand where it has another meaning there."""
+"""Option, or metavar of an argument -> its values. A key that starts with a subcommand applies only to that subcommand;
+the argument of `pull` has no metavar."""
 
 
 WORD_BREAKS = re.compile(r".*[=:]")

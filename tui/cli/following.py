@@ -187,8 +187,8 @@ class LadderView:
         self, folder: LadderDir, display: ProgressDisplay | None, quiet: bool, known: Collection[str] = ()
     ) -> None:
         self.folder, self.display, self.quiet = folder, display, quiet
-        self.told: set[object] = set(known)
-        """What the lines that were printed are about."""
+        self.printed: set[object] = set(known)
+        """Subjects of the lines that were printed (`ladder_lines`)."""
         self.follower: Follower | None = None
         """Reads the events of the active run."""
 
@@ -196,8 +196,8 @@ class LadderView:
         if self.quiet:
             return
         for subject, text, style in ladder_lines(ladder):
-            if subject not in self.told:
-                self.told.add(subject)
+            if subject not in self.printed:
+                self.printed.add(subject)
                 _line(text, style)
         self._update_line(ladder)
 
@@ -219,7 +219,7 @@ class LadderView:
 
 
 def ladder_lines(ladder: Ladder) -> Iterator[tuple[object, str, str]]:
-    """(what it is about, line, style) of everything that a state tells."""
+    """(subject, line, style) for everything to print of a state. A line is printed only once for its subject."""
     if ladder.stage in STAGE_TEXTS:
         yield ladder.stage, STAGE_TEXTS[ladder.stage], ""
     for text in ladder.warnings:
@@ -249,7 +249,7 @@ def _outcome(entry: LadderEntry) -> str:
 
 
 def _score(row: RungResult, ladder: Ladder) -> str:
-    """The score of the base model, or of a rung whose last seed is done; '' for another one."""
+    """The score of the base model, or of a rung whose last seed is done; '' for other rows."""
     entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
     if row.score is None or not all(entry.is_done for entry in entries):
         return ""

@@ -21,9 +21,10 @@ ANY: tuple[type[RunDir | LadderDir | SweepDir], ...] = (RunDir, LadderDir, Sweep
 
 
 def find_named(runs: Path | None, name: str, kinds: Sequence[type[F]]) -> F:
-    """The directory that a path names, else that of the first kind of which a name contains `name`.
+    """Find a directory of one of these kinds by its path, else by its name or a part of it.
 
-    `last` is the latest of the first kind of which there is any. Raises UserError where none or several match.
+    A name is looked for only in the first kind that has a match; `last` is the latest directory of the first kind that
+    has any. Raises UserError if no name or several names match.
     """
     home = runs_home(runs)
     by_path = (kind for kind in kinds if has_file(Path(name), f"{kind.KIND}.toml"))

@@ -209,7 +209,7 @@ class MachineSampler:
     ) -> NextDevice:
         """The next run's device, with its memory less that of ftbench's runs, for which a new run waits.
 
-        `position`: that of the GPU in `gpus`. Without a GPU, or if it no longer responds, the budget is the system's
+        `position`: index of the GPU in `gpus`. Without a GPU, or if it no longer responds, the budget is the system's
         memory. Only the watched run's memory is excluded in a container, where the process ids of other runs are not
         those that the driver reports, and from system memory on a machine with a GPU, where other runs may wait for it.
         """

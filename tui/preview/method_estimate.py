@@ -181,7 +181,7 @@ def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: 
             fitting[name], family = config, without_method(name)
             largest[family] = max(largest.get(family, 0), predicted.estimate.parameters)
     families, methods = list(largest), list(method_names())
-    sign = 1 if device == "cpu" else -1  # on a CPU, large ones would take days
+    sign = 1 if device == "cpu" else -1  # on a CPU, large models would take days
 
     def place(name: str) -> tuple[int, int, int]:
         family = without_method(name)

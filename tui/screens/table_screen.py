@@ -100,7 +100,7 @@ class TableScreen(BaseScreen[R]):
     """
     columns: ClassVar[Sequence[Column]] = ()
     row_name: ClassVar[str] = ""
-    """What the rows are, in the plural."""
+    """Plural noun for the rows, shown in the empty filter line."""
 
     word = ""
     """Only rows that contain this word are listed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +82,9 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     launch(first)
     first.hang_up()
     run = user.run()
-    assert run.is_active()
+    worker = run.pid()
+    assert run.is_active() and worker is not None
+    os.kill(worker, signal.SIGSTOP)  # a fast machine would finish the run before it is asked to stop
 
     second = user.open_bench((80, 24))
     second.wait("loss")
@@ -88,6 +92,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     second.press("s")
     second.wait("Stop")
     second.press("enter")
+    os.kill(worker, signal.SIGCONT)
     second.wait("stopped", 60)
     second.wait(lambda: run.state() == "stopped", 30)
     second.press("u")

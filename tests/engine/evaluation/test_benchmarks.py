@@ -69,7 +69,9 @@ def tiny() -> tuple[torch.nn.Module, Any]:
 
 
 def this_task(folder: Path) -> Path:
-    """Answers that begin with "this" are right, as some of the embedded model: what remains of both texts is equal."""
+    """Answers that begin with "this" are right, as some of the embedded model's do: the metric ignores them and the
+    reference "right", so that both texts are empty.
+    """
     remove = ["right", " this.*"]
     metric = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "regexes_to_ignore": remove}
     return generation_task(folder, doc_to_target="right", metric_list=[metric])
@@ -181,8 +183,9 @@ def test_a_task_file_takes_bounded_time_and_memory(
     changes: dict[str, Any], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last item is beyond those that are scored in this process."""
-    monkeypatch.setattr(tasks, "LOAD_SECONDS", 1.0)
-    monkeypatch.setattr(tasks, "ITEM_SECONDS", 0.02)
+    if code == "benchmark.timeout":
+        monkeypatch.setattr(tasks, "LOAD_SECONDS", 1.0)
+        monkeypatch.setattr(tasks, "ITEM_SECONDS", 0.02)
     monkeypatch.setattr(tasks, "REHEARSED_ITEMS", 4)
     assert refused(choice_task(tmp_path, "hostile", **changes)) == code
 

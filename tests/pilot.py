@@ -78,7 +78,7 @@ draw_changes = Screen._compositor_refresh
 
 
 def forget_changes(screen: Screen[object]) -> None:
-    """Instead of drawing what has changed: nobody sees the terminal, and what is looked at is drawn completely."""
+    """Discard what has changed instead of drawing it: `drawn` draws the complete screen when a test looks at it."""
     screen._dirty_widgets.clear()
     screen._compositor._dirty_regions.clear()
     if screen is not screen.app.screen:

@@ -40,7 +40,7 @@ from faults.worker_runs import (
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
     # The loss of the small model falls from 2.65 to 2.52 in the first step, and rises above 3 in the second.
     others = [*ON_SMALL, *([*IN_A_THREAD, *STOCHASTIC] if method == "full" else DROPOUT)]
-    # A probe and a general text change no loss and no weight.
+    # LoRA's complete run also has a probe and a general text, which change no loss and no weight.
     settings = [*selecting(TWO_EPOCHS if method == "lora" else UNPROBED, every=1), *others]
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}", execute=forked.ftbench)
     wait_for_end(complete)

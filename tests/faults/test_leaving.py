@@ -57,7 +57,7 @@ def modes_left_on(shown: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp_path: Path) -> None:
-    """These are sent; it has a handler for each of `EXIT_SIGNALS`."""
+    """Four of `EXIT_SIGNALS` are sent; /proc shows that the bench has a handler for each of them."""
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
     before = termios.tcgetattr(terminal.theirs)
     terminal.wait("training")

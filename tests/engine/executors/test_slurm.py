@@ -98,7 +98,9 @@ def check_a_killed_controller(run: RunDir, slurm: Sandbox, others: Path) -> None
     assert job is not None
     command("scontrol", "update", f"JobId={job.id}", "Comment=saved")
     changed, saved = time.time(), slurm.folder / "state" / "job_state"
-    until(lambda: saved.exists() and saved.stat().st_mtime > changed)  # else it forgets the job and drains the node
+    until(
+        lambda: saved.exists() and saved.stat().st_mtime > changed
+    )  # else the controller forgets the job and drains the node
     slurm.kill_controller()
     try:
         with pytest.raises(Unreachable):

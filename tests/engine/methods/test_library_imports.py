@@ -75,8 +75,8 @@ for name, code in json.loads(sys.argv[1]).items():
     failures[name] = text or ("ended" if status else "")
 print(json.dumps([failures, files()]))
 """
-"""Run each program in a process of its own, in which torch is imported, and except for the first one also the other
-libraries; importing them takes most of the time."""
+"""Run each program in a fork of a process that has imported torch and, unless it is the program `with a GPU`, the other
+libraries: imports take most of the time."""
 WITH_GPU = """
 answers = iter([True])
 torch.cuda.is_available = lambda: next(answers, False)

@@ -179,7 +179,9 @@ def start_server() -> str:
     return name
 
 
-def ftbench(*arguments: str, timeout: float = 1200, **how: Any) -> subprocess.CompletedProcess[str]:
+def ftbench(
+    *arguments: str, timeout: float = 1200, encoding: str = "utf-8", **how: Any
+) -> subprocess.CompletedProcess[str]:
     """Run `ftbench ARGUMENTS` without a terminal and wait."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = ForkedProcess([FTBENCH, *arguments], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, **how)
@@ -189,4 +191,5 @@ def ftbench(*arguments: str, timeout: float = 1200, **how: Any) -> subprocess.Co
             process.kill()
         stdout.seek(0)
         stderr.seek(0)
-        return subprocess.CompletedProcess(process.args, status, stdout.read().decode(), stderr.read().decode())
+        output, errors = (file.read().decode(encoding) for file in (stdout, stderr))
+        return subprocess.CompletedProcess(process.args, status, output, errors)

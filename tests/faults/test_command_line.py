@@ -56,16 +56,10 @@ def test_help_fits_eighty_columns_without_truncated_summaries() -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(
-    ("arguments", "encoding"),
-    [
-        (["presets", "list"], "ascii"),
-        (["doctor"], "ascii"),
-        (["plan", "demo-lora", "--quick", "--history"], "latin-1"),
-    ],
-)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("arguments", [["presets", "list"], ["doctor"], ["plan", "demo-lora", "--quick", "--history"]])
 def test_an_encoding_without_the_symbols_gets_ascii_ones(arguments: list[str], encoding: str) -> None:
-    done = ftbench(*arguments, env={**os.environ, "PYTHONIOENCODING": encoding})
+    done = ftbench(*arguments, env={**os.environ, "PYTHONIOENCODING": encoding}, encoding=encoding)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\\u" not in done.stdout and len(done.stdout.splitlines()) > 1
 

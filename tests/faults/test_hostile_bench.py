@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hostile import MARK, arrived
 from hostile_home import FINISHED, hostile_home
-from screen import KEYS, Terminal
+from screen import Terminal
 from textual.screen import Screen
 
 import tui.screens
@@ -111,8 +111,8 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     terminal.press_until("r", "runs in")
     open_and_walk(terminal, [" ", " ", "C"], "comparison of", "", seen)
     open_and_walk(terminal, ["\x1b[3~"], "enter yes", "", seen)
-    for _ in range(6):  # past the names of all runs
-        terminal.press(5 * KEYS["down"])
+    for _ in range(20):  # past all runs: the detail is of the run under the cursor
+        terminal.press("down")
         seen.append(terminal.text)
     terminal.press("escape")
     open_and_walk(terminal, ["l"], SCREENS["LadderScreen"], "ladder", seen)

@@ -41,7 +41,8 @@ def numbers(count: int) -> Callable[[], Iterator[int]]:
     return lambda: iter(range(count))
 
 
-@pytest.mark.parametrize(("count", "processes"), [(0, 2), (2, 7), (20, 1), (20, 3)])
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
 def test_results_are_in_the_order_of_the_batches(count: int, processes: int) -> None:
     assert list(in_order(numbers(count), lambda n: n * n, processes)) == [n * n for n in range(count)]
     assert not children()

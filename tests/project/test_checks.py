@@ -57,7 +57,8 @@ def test_gpus_are_hidden_unless_only_their_tests_run_which_then_run_one_at_a_tim
 ) -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     processes = request.config.hook.pytest_xdist_auto_num_workers
-    for marks, count in (("gpu", 0), ("not slow", (os.cpu_count() or 1) + 2)):
+    cpus = os.cpu_count() or 1
+    for marks, count in (("gpu", 0), ("not slow", cpus + 2), ("", cpus + 2)):
         assert processes(config=SimpleNamespace(option=SimpleNamespace(markexpr=marks))) == count
     assert in_own_process(os.getpid) != os.getpid()
 

@@ -152,7 +152,8 @@ def check_merged(check: dict[str, Any], merged: Path, quantized: bool) -> None:
     )
     assert sum(candidate["kept"] for candidate in check["candidates"]) == quantized
     assert {path.name for path in merged.iterdir() if path.name.startswith(".")} == set()
-    assert read_fidelity(merged).bytes == check["bytes"] > 1_000_000
+    # QLoRA's base is the small model.
+    assert read_fidelity(merged).bytes == check["bytes"] > (1_000_000 if quantized else 10_000_000)
 
 
 @pytest.fixture(scope="module")

@@ -153,8 +153,10 @@ def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
         needed = required_sample(difference, 0.02, present)
         assert needed.needed_for == "as_good" and needed.items
         assert present.power(distance, needed.items, 1, as_good=True) == pytest.approx(0.8, abs=1e-3)
-    for difference, margin in ((0.01, 0.02), (-0.03, 0.02), (0.001, None)):
-        assert required_sample(difference, margin, present).needed_for == "difference"
+    for difference, margin in ((0.01, 0.02), (-0.03, 0.02), (0.005, None)):
+        needed = required_sample(difference, margin, present)
+        assert needed.needed_for == "difference" and needed.items
+        assert present.power(abs(difference), needed.items, 1) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_equal_scores_need_no_sample() -> None:

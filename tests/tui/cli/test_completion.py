@@ -47,6 +47,7 @@ def test_ship_offers_what_it_accepts() -> None:
 
 def test_presets_methods_models_data_and_keys_are_offered() -> None:
     assert {"demo-lora", "smollm2-full"} <= set(offered("ftbench run "))
+    assert offered("ftbench run demo-q") == ["demo-qlora"]
     assert offered("ftbench run demo-lora --method q") == ["qlora"]
     assert "smollm2-135m" in offered("ftbench run demo-lora --model ") and "tickets" in offered("ftbench data check ")
     keys = offered("ftbench run demo-lora --set ")

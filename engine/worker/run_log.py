@@ -203,8 +203,8 @@ class RunOutcome(NamedTuple):
     user: bool = False
     code: str = ""
     is_expected: bool = True
-    """False for an exception that ftbench does not recognize. With several ranks, the failure of another rank may have
-    caused it."""
+    """False for an exception that ftbench does not recognize. With several ranks, another rank's failure may be the
+    cause."""
 
     @property
     def needs_restart(self) -> bool:

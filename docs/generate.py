@@ -22,7 +22,7 @@ from tui.commands import displayed_key
 
 DOCS = Path(__file__).parent
 SAME_GRADIENT = 1e-3
-"""As in tests/bench/families.py."""
+"""As in tools/families.py."""
 CATALOG_NOTES = """
 *fits*: the smallest size of GPU on which each method fits with headroom, by `ftbench plan` with rows of 2,048 tokens
 and automatic micro-batch size and activation checkpointing. Methods that need less memory fit as well.
@@ -159,7 +159,7 @@ def models() -> str:
 
 
 FAMILY_NOTES = """
-`tests/bench/families.py` makes a tiny model with random weights of a family of transformers that generates text
+`tools/families.py` makes a tiny model with random weights of a family of transformers that generates text
 (version {transformers}, PEFT {peft}, torch {torch}, on a CPU in float32) and takes it through what a run does:
 
 - *QLoRA, LoRA, full*: ✓ if the method trains it; with what a method leaves out if that is more than 5% of the weights

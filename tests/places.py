@@ -7,4 +7,4 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 DOCS = ROOT / "docs"
-BENCH = TESTS / "bench"
+TOOLS = ROOT / "tools"

@@ -2,8 +2,8 @@
 
 `threshold`: an answer is correct if a latent normal variable is below a quantile. `logistic`: with a logistic
 probability, of logit-normal or bimodal item difficulty and normal or t3 seed effects (four variants). Both have
-item x method effects. `tests/bench/statistics_grid.py` measures all cells; the results are in
-`tests/bench/RESULTS.md`.
+item x method effects. `tools/statistics_grid.py` measures all cells; the results are in
+`tools/RESULTS.md`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ MAX_TOKENS = {"cpu": 2048, "cuda": 65536}
 SHAPE_MULTIPLE = {"cpu": 64, "cuda": 1}
 """The length of a micro-batch and the number of positions at which its head runs are padded to multiples of this. On a
 CPU, oneDNN compiles and caches a kernel for each new shape of a bf16 matrix product, so the resident set grows with
-every step; with few shapes it stays constant (`tests/bench/RESULTS.md`)."""
+every step; with few shapes it stays constant (`tools/RESULTS.md`)."""
 
 HELD_OUT_ROWS = 64
 """Rows of a forward pass without gradients."""
@@ -41,7 +41,7 @@ partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Ba
 DECODER: dict[str, Literal["ftbench", "generate"]] = {"cpu": "ftbench", "cuda": "generate"}
 """What generates the answers that are scored, judged and exported with: `engine.evaluation.decode` or transformers'
 `generate`. It depends on the device alone, so that answers before and after training, of all ranks, seeds and rungs
-come from the same one. On a CPU ours was measured to be faster (tests/bench/RESULTS.md); neither has run on a GPU,
+come from the same one. On a CPU ours was measured to be faster (tools/RESULTS.md); neither has run on a GPU,
 where `generate` is what models are tested with. Architectures that ours does not support are answered by `generate` on
 a CPU too."""
 ANSWERED_TOGETHER = {"cpu": 32, "cuda": 256}
@@ -170,7 +170,7 @@ def automatic_optimizer(device: Literal["cpu", "cuda"], paged: bool = False) -> 
 
     On a CPU memory is rarely short, and 8-bit state is slow: a step of bitsandbytes' 8-bit AdamW takes 28 ns per
     float32 parameter, one of torch's fused AdamW 0.5 ns (one thread of an AMD EPYC; torch 2.13, bitsandbytes 0.50.2;
-    `tests/bench/RESULTS.md`).
+    `tools/RESULTS.md`).
     """
     if device == "cpu":
         return "adamw"

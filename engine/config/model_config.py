@@ -110,7 +110,7 @@ def stored_weights_note(table: Mapping[str, Any]) -> str:
 
 
 FILE = Path(__file__).with_name("families.jsonl")
-"""Written by `tests/bench/families.py`: a line about versions, then one for each family."""
+"""Written by `tools/families.py`: a line about versions, then one for each family."""
 
 
 @cache

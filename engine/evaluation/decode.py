@@ -1,7 +1,7 @@
 """Greedy decoding with continuous batching and n-gram speculative decoding.
 
 For CPUs (`DECODER`), on which it takes less time than transformers' `generate`, also with a static cache, and than its
-`generate_batch` (tests/bench/RESULTS.md, "Answering test rows"). A finished row leaves at once and a waiting prompt
+`generate_batch` (tools/RESULTS.md, "Answering test rows"). A finished row leaves at once and a waiting prompt
 takes its place.
 
 A forward pass over few rows takes nearly the same time for one token per row as for four. So draft tokens are proposed,
@@ -9,7 +9,7 @@ verified together, and accepted as far as the model predicts them too (Leviathan
 answers do not change, only the number of forward passes. Drafts come from n-grams of earlier answers of this evaluation
 and from the row's prompt, which answers often quote. transformers' prompt lookup decoding supports only batch size 1.
 Without drafts the tuned embedded model takes 1.39 times the CPU time for the tickets, whose answers repeat phrases; the
-base model takes about the same time with and without (tests/bench/RESULTS.md, "Answering test rows").
+base model takes about the same time with and without (tools/RESULTS.md, "Answering test rows").
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `evaluation.metric = "auto"` is decided by the training answers alone, so the choice depends on no model and on no test
 row. The first rule that holds decides; its thresholds are measured on public datasets of known kind
-(tests/bench/RESULTS.md, "Automatic metric"). Runs, ladders and the data check ask the same functions. Imports no torch.
+(tools/RESULTS.md, "Automatic metric"). Runs, ladders and the data check ask the same functions. Imports no torch.
 """
 
 from __future__ import annotations

@@ -305,7 +305,7 @@ def seed_range(values: Iterable[float | None]) -> SeedRange | None:
 
 CLEAR_GAIN = 0.25
 """A share of a gain is only computed if the gain's lower bound is at least this part of it. With a larger part, shares
-of small gains are computed where the gain is overestimated, and the share is then too low (tests/bench/RESULTS.md)."""
+of small gains are computed where the gain is overestimated, and the share is then too low (tools/RESULTS.md)."""
 
 
 def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:

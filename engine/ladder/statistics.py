@@ -21,7 +21,7 @@ The joint distribution of the errors is computed at fixed quasi-random points; n
 Intervals of a score or a share are pointwise. Intervals of several differences hold simultaneously at 95%: each
 deviation is divided by a quantile of its distribution, and the 95% quantile of the largest ratio scales all of them
 (single-step max-T, Westfall & Young 1993, with balanced coverage, Beran 1988). The adjusted p is below 0.05 exactly
-where that interval excludes zero. Why they cover, and where not: `tests/bench/RESULTS.md`.
+where that interval excludes zero. Why they cover, and where not: `tools/RESULTS.md`.
 
 The standard deviation between seeds
 ------------------------------------
@@ -504,7 +504,7 @@ class MeanSamples:
 
 TIMING_NOISE, TIMING_NOISE_WEIGHT = 0.05, 2
 """Prior of the noise of a time: its standard deviation as a part of the time, and how many degrees of freedom it counts
-for. Measured: 2.4 and 3.0% between the seeds of 24 rungs on an undisturbed CPU (`tests/bench/rule`). A distribution
+for. Measured: 2.4 and 3.0% between the seeds of 24 rungs on an undisturbed CPU (`tools/rule`). A distribution
 with two degrees of freedom also covers noise of 20% at one seed."""
 
 

@@ -2,7 +2,7 @@
 
 A worker imports them and itself in 3.4 CPU seconds here and in 7.0 plainly (medians of 5, alternating, 339 instead of
 524 MiB; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50): more than half of the time from a launch to the
-end of the first step on the embedded model (tests/bench/RESULTS.md). CPU seconds saved by each part:
+end of the first step on the embedded model (tools/RESULTS.md). CPU seconds saved by each part:
 
 - 0.6 without garbage collection: what an import creates stays, and the collector examines all of it again and again.
 - 1.3 without datasets and pandas, which transformers' Trainer imports to recognize rows in their format, and without
@@ -22,7 +22,7 @@ Processes that only need tokenizers and configurations call `import_without_torc
 
 OpenMP threads of torch's operators spin only shortly while they wait for each other, unless GOMP_SPINCOUNT or
 OMP_WAIT_POLICY is set: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from
-running (times in tests/bench/RESULTS.md).
+running (times in tools/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def stochastic(kind: type) -> type:
 
     The expectation of a rounded weight is the exact one (Gupta et al. 2015, arXiv:1502.02551), so that small updates
     are not lost on average, and no remainder is stored. Draws from torch's random generator, whose state is in every
-    checkpoint. On the embedded model the loss is about the same as with `remainder` (`tests/bench/RESULTS.md`).
+    checkpoint. On the embedded model the loss is about the same as with `remainder` (`tools/RESULTS.md`).
     """
 
     class Stochastic(compensated(kind)):

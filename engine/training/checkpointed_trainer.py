@@ -8,7 +8,7 @@ One rank writes checkpoints while training waits, or in a thread while it contin
 optimizer state are first copied to host memory, for which training waits; then the thread writes, hashes and flushes
 the copy. One checkpoint is written at a time: the next one waits for it. The copy is made by torch's stager for
 asynchronous checkpoints (`torch.distributed.checkpoint.staging`), whose memory is kept and reused until training ends,
-because new memory takes longer to fill (`tests/bench/RESULTS.md`). The rest of `torch.distributed.checkpoint` is not
+because new memory takes longer to fill (`tools/RESULTS.md`). The rest of `torch.distributed.checkpoint` is not
 used there: it has other file formats, no SHA-256, and no rename of a complete folder.
 """
 

@@ -10,7 +10,7 @@ LM head and cross entropy run in chunks of positions: the logits of a micro-batc
 chunk runs the head, the softmax and the gradients of hidden states and weights before the next one starts: with a
 frozen head the same products as a whole pass (Liger Kernel, arXiv:2410.10989). In float32 torch's
 `linear_cross_entropy` takes the same time and memory with chunks of the same size, two to five times the time with its
-own (tests/bench/RESULTS.md), and has no soft-capping. Liger itself is not used where it is installed: its kernels are
+own (tools/RESULTS.md), and has no soft-capping. Liger itself is not used where it is installed: its kernels are
 compiled by Triton for a GPU and replace functions of transformers' modules, and nothing of them could be checked.
 """
 

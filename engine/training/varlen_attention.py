@@ -264,7 +264,7 @@ def _kernel_dtype(tensor: torch.Tensor) -> torch.dtype:
 
     Without AMX, forward and backward of eight rows of 28 tokens after a prefix of 26 take 9.5 ms in float32 and 21.7 ms
     in bfloat16, and of eight rows of 256 tokens 76 and 156 ms (Intel Xeon without AVX512-BF16, torch 2.13, one thread,
-    `tests/bench/RESULTS.md`).
+    `tools/RESULTS.md`).
     """
     return torch.float32 if tensor.dtype == torch.bfloat16 and not _has_amx() else tensor.dtype
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import TESTS
+from places import ROOT, TESTS
 
 from engine.config.preset import Preset, resolve
 from engine.methods.machine import this_machine
@@ -78,7 +78,7 @@ def write_rows(folder: Path) -> None:
 def test_ftbench_trains_as_fast_as_its_peers(scratch: Path) -> None:
     shape = in_own_process(write_model, scratch)
     write_rows(scratch / "data")
-    command = [sys.executable, str(TESTS / "bench" / "peers.py"), "--gpu", "--workload", "wikisql"]
+    command = [sys.executable, str(ROOT / "tools" / "peers.py"), "--gpu", "--workload", "wikisql"]
     command += ["--model", str(scratch / "model"), "--data", str(scratch / "data"), "--rounds", "3"]
     command += ["--steps", str(STEPS), "--batch", str(BATCH), "--max-length", "2048", "--full-precision", "mixed"]
     command += [word for option, python in PEERS.items() if python for word in (option, python)]

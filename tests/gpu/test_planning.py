@@ -20,7 +20,7 @@ from engine.runs.run.result import Result
 from gpu.nearly_full import run_on_nearly_full_gpu
 from gpu.separate_process import in_own_process
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from planning.grid import SHAPES, case
 from planning.measure import on_gpu
 

@@ -68,7 +68,7 @@ def test_a_peer_that_fails_is_a_line_of_the_table(interpreter: str, tmp_path: Pa
     rows = "text,category\n" + "".join(f"message {number},label\n" for number in range(40))
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text(rows)
-    command = [sys.executable, str(ROOT / "tests" / "bench" / "peers.py"), "--workload", "banking77-labels"]
+    command = [sys.executable, str(ROOT / "tools" / "peers.py"), "--workload", "banking77-labels"]
     command += ["--model", str(tmp_path), "--data", str(tmp_path), "--tools", "transformers Trainer", "--rounds", "1"]
     command += ["--trainer", interpreter, "--steps", "3", "--methods", "lora"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -2,7 +2,7 @@
 
 A TorchDispatchMode sees every operation. Storages are counted when they first appear and subtracted when they are
 freed, in blocks of the allocator. Scratch memory is added: bytes that a kernel allocates while it runs and that are not
-part of its result, taken from the kernels' sources; `tests/bench/planner.py` compares the total with a real allocator.
+part of its result, taken from the kernels' sources; `tools/planner.py` compares the total with a real allocator.
 
 torch's MemTracker (torch.distributed._tools, 2.13) does not replace it: it registers gradient hooks on every parameter
 of a module, which fails for frozen parameters, and it counts neither kernel scratch memory nor the CPU's 64-byte

@@ -5,8 +5,8 @@ cuBLAS and bitsandbytes takes about 0.5 GiB, which torch does not count. torch's
 2 MiB and, from 10 MiB on, multiples of 2 MiB (CUDACachingAllocator.cpp, kSmallBuffer, kRoundLarge), and blocks freed
 out of order leave gaps: estimated as 2% of the tensors.
 
-`python tests/bench/planner.py grid others published` prints these values; copy them here and to
-`tests/bench/RESULTS.md`. An error is predicted / measured - 1.
+`python tools/planner.py grid others published` prints these values; copy them here and to
+`tools/RESULTS.md`. An error is predicted / measured - 1.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from engine.memory.formula.estimate import CONTEXT, WORKSPACES, Device
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = 560 << 20
-"""Resident bytes of a worker before it loads a model: 530 to 550 MiB measured (`tests/bench/RESULTS.md`)."""
+"""Resident bytes of a worker before it loads a model: 530 to 550 MiB measured (`tools/RESULTS.md`)."""
 
 
 class MemoryBudget(Struct, frozen=True, kw_only=True):

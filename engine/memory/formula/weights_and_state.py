@@ -6,7 +6,7 @@ When several devices divide the weights (`engine.training.ranks`), each has 1/N 
 gradients and optimizer state. It also has the whole weights of two decoder layers, the one that computes and the next
 one, which FSDP2 gathers meanwhile, and of what is outside the layers: embeddings, norm and LM head. Of the latter also
 the whole gradient, and a float32 copy that FSDP2 adds up over the ranks (`torch.distributed.fsdp`, foreach_reduce). Not
-compared with a GPU yet; on a CPU the prediction was 19% below the peak (`tests/bench/RESULTS.md`).
+compared with a GPU yet; on a CPU the prediction was 19% below the peak (`tools/RESULTS.md`).
 """
 
 from __future__ import annotations

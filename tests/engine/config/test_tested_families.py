@@ -31,7 +31,7 @@ def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
     """With another version than the matrix was made with, new families are only reported."""
     unknown = set(installed_families()) - set(family_rows()) - set(model_config.tested_with()["untested"])
     if transformers.__version__ != model_config.tested_with()["transformers"]:
-        pytest.skip(f"run tests/bench/families.py for transformers {transformers.__version__}; new: {sorted(unknown)}")
+        pytest.skip(f"run tools/families.py for transformers {transformers.__version__}; new: {sorted(unknown)}")
     assert unknown == set()
 
 

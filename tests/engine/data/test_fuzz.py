@@ -1,6 +1,6 @@
 """Generated data files, valid and damaged: refused cleanly, or accounted for and trained on as intended.
 
-A fixed sample of what `tests/bench/fuzz_data.py` runs at length.
+A fixed sample of what `tools/fuzz_data.py` runs at length.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
-from places import BENCH
+from places import TOOLS
 
 pytest.importorskip("hypothesis")
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(TOOLS))
 
 import fuzz_data
 

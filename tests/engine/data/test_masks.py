@@ -1,7 +1,7 @@
 """Compare the loss masks with those of trl, LLaMA-Factory and axolotl for the same rows.
 
-`tests/bench/masks.py` runs the peers and stores their answers for the embedded tokenizer; every difference is
-explained in `tests/bench/masks/explained.py`. trl is also run here.
+`tools/masks.py` runs the peers and stores their answers for the embedded tokenizer; every difference is
+explained in `tools/masks/explained.py`. trl is also run here.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import BENCH
+from places import TOOLS
 
 from engine.assets import tiny_folder
 
-FOLDER = BENCH / "masks"
+FOLDER = TOOLS / "masks"
 sys.path.insert(0, str(FOLDER))
 
 from compare import LINE_FEED, differences, ours, sha256, template_text  # noqa: E402 - the path above makes it importable
@@ -49,7 +49,7 @@ def mine(name: str) -> list[Any]:
 def same_template(shape: Shape) -> bool:
     """Whether the peers used the current template; those of Qwen come from the installed trl."""
     same = sha256(template_text(shape, tokenizer())) == STORED["templates"][shape.template]
-    assert same or shape.template != "own", "the embedded template changed: run tests/bench/masks.py --store again"
+    assert same or shape.template != "own", "the embedded template changed: run tools/masks.py --store again"
     return same
 
 

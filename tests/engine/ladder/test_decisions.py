@@ -296,7 +296,7 @@ def test_an_identical_rung_is_never_found_different() -> None:
     "cell", [Cell("threshold", 100, (2,) * 3, (3.0,) * 3, True), Cell("bimodal t3", 100, (1, 3, 3), (1.5,) * 3, False)]
 )
 def test_a_small_sample_of_the_grid_covers(cell: Cell) -> None:
-    """Fixed ladders; `tests/bench/statistics_cells.jsonl` has a thousand of each cell."""
+    """Fixed ladders; `tools/statistics_cells.jsonl` has a thousand of each cell."""
     counts = measure(cell, 60)
     assert counts["covered"] >= 54 and counts["false"] <= 5 and counts["score"] >= 52
 

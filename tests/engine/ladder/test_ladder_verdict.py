@@ -1,6 +1,6 @@
 """The verdict on simulated ladders with known true scores: right in at least 95%, overclaiming in at most 5%.
 
-These are fixed samples; `tests/bench/statistics_grid.py` simulates thousands of ladders.
+These are fixed samples; `tools/statistics_grid.py` simulates thousands of ladders.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from command import ftbench
-from places import BENCH
+from places import TOOLS
 
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(TOOLS))
 
 import peft_benchmark
 

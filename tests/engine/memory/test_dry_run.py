@@ -1,4 +1,4 @@
-"""The dry run compared with the CPU allocator on small models; `tests/bench/planner.py` has the complete grid."""
+"""The dry run compared with the CPU allocator on small models; `tools/planner.py` has the complete grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from places import BENCH
+from places import TOOLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
@@ -24,7 +24,7 @@ from engine.memory.formula.estimate import CONTEXT, StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import BatchSampler, Packing
 
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(TOOLS))
 from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, measured_apart

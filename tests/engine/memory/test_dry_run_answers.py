@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 from model_shapes import MIXED_SHAPES
-from places import BENCH
+from places import TOOLS
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
@@ -25,7 +25,7 @@ from engine.methods.machine import Machine
 from engine.training import batches
 from engine.training.batches import Packing
 
-sys.path.insert(0, str(BENCH))
+sys.path.insert(0, str(TOOLS))
 from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, answering_apart, profiled

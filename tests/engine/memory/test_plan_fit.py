@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from places import BENCH
+from places import TOOLS
 
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
@@ -120,7 +120,7 @@ def test_an_underestimate_of_a_tenth_needs_headroom_of_a_ninth() -> None:
 
 
 def test_the_errors_of_the_plan_are_those_of_the_measurements() -> None:
-    results = (BENCH / "RESULTS.md").read_text("utf-8")
+    results = (TOOLS / "RESULTS.md").read_text("utf-8")
     summary = re.search(r"All measured configurations: (\d+) configurations, .*", results)
     assert summary and f" {summary[1]} configurations" in error_of("formula", "cpu").against
     tiers: list[tuple[Tier, int]] = [("dry run", 2), ("formula", 1)]

@@ -61,7 +61,7 @@ def configuration() -> str:
         "| key | type | default | meaning |",
         "|---|---|---|---|",
     ]
-    lines += [_row(spec) for spec in fields_of(schema.Config) if spec.key not in schema.SECTIONS]
+    lines += [_row(spec) for spec in fields_of(schema.CoreConfig) if spec.key not in schema.SECTIONS]
     for section, struct in schema.SECTIONS.items():
         about = " ".join((struct.__doc__ or "").split())
         read = {name for spec in fields_of(struct, f"{section}.") for name in readers(spec.key)}

@@ -37,6 +37,7 @@ from engine.config.model_config import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
+from engine.extensions.doctor.report import required_flops
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_pattern import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode, MemoryTracker
@@ -48,7 +49,6 @@ from engine.training import batches as batches_module
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, MicroBatch, Packing, choose_packing, micro_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
-from engine.worker.training_checks.report import required_flops
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):

@@ -49,8 +49,6 @@ class Settings:
     """Command -> keys: { "bench.start" = "S" }."""
     home: str = ""
     """The folder of runs and caches, an absolute path; read by `engine.config.home`, written by `ftbench home`."""
-    track: dict[str, Any] = field(default_factory=dict)
-    """Trackers of every run; read by `engine.config.preset_library`."""
     errors: list[str] = field(default_factory=list)
     """One sentence per invalid entry, each ending with its code."""
 
@@ -74,8 +72,12 @@ def read_settings(themes: Collection[str], path: Path | None = None) -> Settings
     except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
         settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
         return settings
+    from engine.config.schema import user_sections
+
     types = {key: kind for key, kind in get_type_hints(Settings).items() if key != "errors"}
     for key, value in table.items():
+        if key in user_sections():  # defaults of presets, which `engine.config.preset_library` reads and checks
+            continue
         if key not in types:
             settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")
             continue

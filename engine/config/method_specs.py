@@ -16,10 +16,10 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from engine.config.errors import Notice, UserError
+from engine.config.hooks import FIX, load_all
 from engine.config.quantities import count, rate
 from engine.config.schema import Config
 
-ENTRY_POINTS = "ftbench.methods"
 OPTIONAL_SECTIONS = ("adapter", "quantization")
 """Preset sections that a method reads as far as its spec says; every method reads the others."""
 RULE_REFERENCE, RULE_CANDIDATE = "full", "qlora"
@@ -125,16 +125,12 @@ BUILT_IN = (QLORA, LORA, FULL)
 def method_specs() -> Mapping[str, MethodSpec]:
     """Every method by name: the built-in ones, then those of installed packages.
 
-    Raises UserError for an entry point that is not a MethodSpec or takes a name that exists.
+    Raises UserError for a hook that is not a MethodSpec or takes a name that exists.
     """
-    from importlib.metadata import entry_points  # slow to import: not before the first frame
-
     specs = {spec.name: spec for spec in BUILT_IN}
-    for entry in entry_points(group=ENTRY_POINTS):
-        spec = entry.load()
-        if not isinstance(spec, MethodSpec) or spec.name in specs:
-            problem = f"invalid entry point {entry.name!r} (not a MethodSpec, or its name is taken)"
-            raise UserError(problem, entry.value, "fix or uninstall the package", code="method.invalid_entry_point")
+    for hook, spec in load_all("ftbench.methods", "a MethodSpec", lambda loaded: isinstance(loaded, MethodSpec)):
+        if spec.name in specs:
+            raise UserError(f"two methods are named {spec.name!r}", hook.place, FIX, "extension.name_taken")
         specs[spec.name] = spec
     return specs
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from engine.config.errors import UserError
+from engine.config.hooks import FIX, load_all
 
-ENTRY_POINTS = "ftbench.metrics"
 DEFAULT_MARGIN = 0.02
 """Loss of quality that is accepted by default: 2 points of a share, 0.02 nats/token of a loss."""
 POINT = 0.01
@@ -90,16 +90,12 @@ def metric_text(name: str, reason: str = "") -> str:
 def metric_specs() -> Mapping[str, MetricSpec]:
     """Every metric by name: the built-in ones, then those of installed packages.
 
-    Raises UserError for an entry point that is not a MetricSpec or takes a name that exists.
+    Raises UserError for a hook that is not a MetricSpec or takes a name that exists.
     """
-    from importlib.metadata import entry_points  # slow to import: not before the first frame
-
     specs = {spec.name: spec for spec in BUILT_IN}
-    for entry in entry_points(group=ENTRY_POINTS):
-        spec = entry.load()
-        if not isinstance(spec, MetricSpec) or spec.name in (AUTO.name, *specs):
-            problem = f"invalid entry point {entry.name!r} (not a MetricSpec, or its name is taken)"
-            raise UserError(problem, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
+    for hook, spec in load_all("ftbench.metrics", "a MetricSpec", lambda loaded: isinstance(loaded, MetricSpec)):
+        if spec.name in (AUTO.name, *specs):
+            raise UserError(f"two metrics are named {spec.name!r}", hook.place, FIX, "extension.name_taken")
         specs[spec.name] = spec
     return specs
 

@@ -229,7 +229,7 @@ def _converted(values: Flat, layers: Layers) -> Config:
             message = "not in a known form"
         section, _, name = key.partition(".")
         annotation = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
-        choices = re.findall(r"['\"]([^'\"]+)['\"]", str(annotation))
+        choices = re.findall(r"['\"]([^'\"]+)['\"]", re.sub(r"Traits\(.*?\)", "", str(annotation)))
         if key == "method":
             choices = list(method_names())
         elif key == "data.format":

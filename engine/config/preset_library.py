@@ -1,6 +1,6 @@
 """Presets by name, built in and the user's own, and the configuration that one makes with its overrides.
 
-No file is ever overwritten. `[track]` of config.toml is the default of presets that do not set it.
+No file is ever overwritten. Some tables of config.toml are the default of presets that do not set them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.config.preset import (
     read_preset,
     resolve,
 )
-from engine.config.schema import NOT_COPIED, PATH_KEYS, Config, Track
+from engine.config.schema import NOT_COPIED, PATH_KEYS, Config, user_sections
 from engine.config.settings import Flat, flatten, nested, with_settings
 from engine.config.start_checks import TASK_FILES
 from engine.config.text import ADDRESS_CREDENTIALS, suggestion, visible
@@ -119,7 +119,7 @@ def find_preset(name: str) -> tuple[Preset, Path]:
 def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:
     """The effective configuration of a named preset and overrides, with absolute file names.
 
-    The user's own trackers are its default for `track`. `given_by`: what sets the overrides, as in `resolve`.
+    Tables of config.toml are defaults (`with_user_defaults`). `given_by`: what sets the overrides, as in `resolve`.
     """
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
@@ -133,7 +133,7 @@ def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str
     effective = resolve(preset, method, given, given_by)
     if sibling:
         effective = replace(effective, origins={**effective.origins, RATE: f"preset {sibling.name}"})
-    return with_user_trackers(effective)
+    return with_user_defaults(effective)
 
 
 def _sibling_with_rate(preset: Preset, method: str) -> Preset | None:
@@ -308,21 +308,24 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def with_user_trackers(effective: EffectiveConfig) -> EffectiveConfig:
-    """The configuration with the keys of `[track]` in config.toml, where neither preset nor command line set them.
+def with_user_defaults(effective: EffectiveConfig) -> EffectiveConfig:
+    """The configuration with the tables of config.toml, such as `[track]`, where neither preset nor command line set
+    their keys.
 
-    Raises UserError for an invalid table: a run would silently not be logged. The bench reports a file that cannot be
-    read.
+    Raises UserError for an invalid table: it would silently have no effect. The bench reports an unreadable file.
     """
-    try:
-        table = user_setting("track")
-        checked = msgspec.convert({} if table is None else table, Track)
-    except OSError:
-        return effective
-    except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
-        hint = 'write `to = ["tensorboard"]` under [track], and project and online if needed'
-        raise UserError(f"invalid [track]: {error}", str(config_file()), hint, "track.invalid_settings") from error
-    values = {f"track.{name}": getattr(checked, name) for name in table or {}}
-    chosen = {key: value for key, value in values.items() if effective.origins.get(key) == "default"}
-    origins = {**effective.origins, **dict.fromkeys(chosen, "config.toml")}
-    return replace(effective, config=with_settings(effective.config, chosen), origins=origins)
+    for section, kind in user_sections().items():
+        try:
+            table = user_setting(section)
+            checked = msgspec.convert({} if table is None else table, kind)
+        except OSError:
+            return effective
+        except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
+            hint = f"`ftbench presets show demo` lists the keys of [{section}] with their values"
+            where = str(config_file())
+            raise UserError(f"invalid [{section}]: {error}", where, hint, f"{section}.invalid_settings") from error
+        values = {f"{section}.{name}": getattr(checked, name) for name in table or {}}
+        chosen = {key: value for key, value in values.items() if effective.origins.get(key) == "default"}
+        origins = {**effective.origins, **dict.fromkeys(chosen, "config.toml")}
+        effective = replace(effective, config=with_settings(effective.config, chosen), origins=origins)
+    return effective

@@ -1,19 +1,20 @@
-"""The schema of presets: every key with its type, range and default, and groups of keys that are treated alike.
+"""The schema of presets: every key with its type, range, default, meaning and traits (`engine/config/section.py`).
 
-Defaults that differ between methods are in `method_specs`. A new setting belongs to some of the groups at the end.
+Defaults that differ between methods are in `method_specs`. What treats settings alike asks for those with a trait.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar, get_type_hints
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, defstruct, field
 
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
-Rate = Annotated[float, Meta(gt=0, le=1)]
+from engine.config.hooks import shipped_hooks
+from engine.config.section import NotNegative, Positive, Rate, Section, Share, Trait, Traits, traits_of
+
+S = TypeVar("S", bound=Section)
+
 _GPU_NAME = r"([0-9]{1,4}(\.[0-9]{1,2})?|(GPU|MIG)-[0-9A-Za-z/-]+)"
 DEVICE_PATTERN = rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$"
 DeviceName = Annotated[str, Meta(pattern=DEVICE_PATTERN)]
@@ -29,29 +30,24 @@ if TYPE_CHECKING:
     FormatName = str  # mypy cannot evaluate the names of the modules
 else:
     FormatName = Literal[DATA_FORMATS]
-TrackerName = Literal["trackio", "tensorboard", "wandb"]
-
-
-class Section(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A table of a preset: unknown keys are errors."""
 
 
 class Model(Section, frozen=True):
     """Which model, and how it is loaded."""
 
-    id: str = "tiny"
+    id: Annotated[str, Traits("path", "relocatable", "weights", "shared")] = "tiny"
     """Embedded or catalog name, folder, .gguf file, or Hub id."""
-    revision: str | None = None
+    revision: Annotated[str | None, Traits("weights", "of_model", "shared")] = None
     """Hub revision (branch, tag or commit)."""
-    from_run: str | None = None
+    from_run: Annotated[str | None, Traits("path", "of_model")] = None
     """Directory of a finished run to start from, with the same method and base model; set by `ftbench run --from`.
     QLoRA and LoRA start with its adapter, full with its weights; scores before training are that run's."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
     """Attention implementation; auto: flash_attention_2 on a GPU where it is installed, else sdpa."""
-    chat_template: str | None = None
+    chat_template: Annotated[str | None, Traits("path", "weights", "shared")] = None
     """Replaces the tokenizer's chat template: tools-chatml or tools-plain (shipped; both render tools and tool calls),
     a catalog name (that model's template), or a Jinja file."""
-    enable_thinking: bool = False
+    enable_thinking: Annotated[bool, Traits("weights", "shared", "unrelated")] = False
     """For chat templates with enable_thinking, such as Qwen3's: whether the model may reason before it answers; true if
     the training answers have reasoning. The saved tokenizer has the same default."""
 
@@ -59,7 +55,9 @@ class Model(Section, frozen=True):
 class Data(Section, frozen=True):
     """The rows, how they are read as conversations, and how they are split."""
 
-    id: str = "tickets"
+    traits: ClassVar[Traits] = Traits("shared")
+
+    id: Annotated[str, Traits("path", "relocatable")] = "tickets"
     """Embedded name; .jsonl, .json, .csv, .tsv, .txt or .parquet file; folder of these or of save_to_disk; Hub id."""
     subset: str | None = None
     """Configuration (subset) of a Hub dataset that has several."""
@@ -73,9 +71,9 @@ class Data(Section, frozen=True):
     group: str | None = None
     """Column with what rows have in common, such as a document, user or thread: rows with the same value stay in one
     split, together with rows of the same prompt, and are one unit of the statistics. A row without a value is alone."""
-    validation: Share | str = 0.05
+    validation: Annotated[Share | str, Traits("path", "relocatable")] = 0.05
     """Share of the training rows to hold out by prompt, or a file or split name."""
-    test: Share | str | None = None
+    test: Annotated[Share | str | None, Traits("path", "relocatable")] = None
     """File, split name, or share to hold out by prompt; unset: the data's own test split, else 10%."""
     seed: int = 0
     """Seed of the split and of the rows that max_rows selects."""
@@ -86,11 +84,11 @@ class Data(Section, frozen=True):
 class Train(Section, frozen=True):
     """Length of training, batch sizes, learning rate schedule, precision, checkpoints."""
 
-    epochs: Annotated[float, Meta(gt=0, le=1000)] = 3.0
+    epochs: Annotated[float, Meta(gt=0, le=1000), Traits("shared")] = 3.0
     """Passes over the training rows."""
-    steps: Positive | None = None
+    steps: Annotated[Positive | None, Traits("shared")] = None
     """Optimizer steps, instead of epochs."""
-    batch: Annotated[int, Meta(ge=1, le=65536)] = 16
+    batch: Annotated[int, Meta(ge=1, le=65536), Traits("shared")] = 16
     """Effective batch size: rows per optimizer step."""
     micro_batch: Positive | Literal["auto"] = "auto"
     """Micro-batch size: rows per forward pass, fewer where long rows exceed the limit on its tokens; auto: as large as
@@ -105,7 +103,7 @@ class Train(Section, frozen=True):
     """Decoupled weight decay of AdamW; vectors (norms, biases) have none."""
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     """Gradient clipping norm; 0 disables clipping."""
-    max_length: Annotated[int, Meta(ge=8, le=1_000_000)] = 1024
+    max_length: Annotated[int, Meta(ge=8, le=1_000_000), Traits("shared")] = 1024
     """Maximum tokens per row; longer rows are truncated on the right, and counted."""
     packing: Literal["auto", "packed", "shared_prefix", "padded"] = "auto"
     """packed: the rows of a micro-batch end to end without padding, like TRL's padding_free. Sequences are not filled
@@ -131,10 +129,10 @@ class Train(Section, frozen=True):
     number of threads gives the same numbers anyway."""
     evaluate_every: NotNegative = 0
     """Steps between validation losses, each on at most 128 rows; 0: four times per run."""
-    select: Literal["last", "best"] = "last"
+    select: Annotated[Literal["last", "best"], Traits("shared")] = "last"
     """Weights that are kept, scored and saved: of the last step, or with the lowest validation loss. best: also
     validates after the last step, and keeps one checkpoint more."""
-    patience: Positive | None = None
+    patience: Annotated[Positive | None, Traits("shared")] = None
     """Early stopping: number of consecutive validations without a new lowest loss after which training ends; unset:
     never."""
     checkpoint_every: NotNegative = 0
@@ -145,10 +143,10 @@ class Train(Section, frozen=True):
     """Copy weights and optimizer state to host memory, and write the copy while training continues; without enough
     memory training waits. auto: for full fine-tuning on a GPU; on a CPU the copy would add to the memory of training.
     """
-    devices: Annotated[int, Meta(ge=1, le=64)] = 1
+    devices: Annotated[int, Meta(ge=1, le=64), Traits("device")] = 1
     """Number of GPUs that train this run together, each with a part of the rows of a step; they are the first free ones
     of hardware.device. For tests also slots of the CPU: hardware.device = "cpu:2"."""
-    parallelism: Literal["auto", "ddp", "fsdp"] = "auto"
+    parallelism: Annotated[Literal["auto", "ddp", "fsdp"], Traits("device")] = "auto"
     """With several devices. ddp: each has the whole model. fsdp: the weights of every layer are sharded among them, and
     gathered when the layer is computed. auto: ddp if the plan says that it fits, else fsdp."""
     probe: bool = True
@@ -161,18 +159,18 @@ class Train(Section, frozen=True):
 class Adapter(Section, frozen=True):
     """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
-    rank: Annotated[int, Meta(ge=1, le=4096)] = 16
+    rank: Annotated[int, Meta(ge=1, le=4096), Traits("weights")] = 16
     """Rank of the update matrices."""
-    alpha: Annotated[float, Meta(gt=0)] = 32.0
+    alpha: Annotated[float, Meta(gt=0), Traits("weights")] = 32.0
     """The update is scaled by alpha/rank."""
     dropout: Share = 0.0
     """Dropout on the adapters' inputs."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Annotated[str | list[str], Traits("weights")] = "all-linear"
     """Names of linear layers and experts' tensors, or all-linear: every linear layer and all experts, except the head
     and routers."""
-    rslora: bool = False
+    rslora: Annotated[bool, Traits("weights")] = False
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv:2312.03732)."""
-    dora: bool = False
+    dora: Annotated[bool, Traits("weights")] = False
     """Train magnitude and direction separately (arXiv:2402.09353)."""
     init: Literal["default", "pissa"] = "default"
     """Initial weights: default (A random, B zero), or pissa: the principal singular components of the weight; the
@@ -184,9 +182,9 @@ class Adapter(Section, frozen=True):
 class Quantization(Section, frozen=True):
     """How the frozen base model is quantized (bitsandbytes)."""
 
-    type: Literal["nf4", "fp4"] = "nf4"
+    type: Annotated[Literal["nf4", "fp4"], Traits("weights")] = "nf4"
     """4-bit data type."""
-    double: bool = True
+    double: Annotated[bool, Traits("weights")] = True
     """Double quantization: quantize the scales too, 4.127 instead of 4.5 bits per parameter."""
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Data type of the arithmetic on dequantized weights."""
@@ -213,44 +211,46 @@ class Optimizer(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     """How the base and the tuned model are scored on the test rows."""
 
-    metric: str = "auto"
+    metric: Annotated[str, Traits("shared")] = "auto"
     """auto: decided from the training answers, which data check, launch screen, log and report state with the reason;
     exact_match, number, json, choice, contains, rouge, tool_calls, open (the held-out loss, with chrF and ROUGE-L of
     the answers), loss (without answers), or the metric of an installed package."""
-    reasoning_tags: Annotated[list[str], Meta(min_length=2, max_length=2)] = field(
+    reasoning_tags: Annotated[list[str], Meta(min_length=2, max_length=2), Traits("shared")] = field(
         default_factory=lambda: ["<think>", "</think>"]
     )
     """What the model writes before and after its reasoning, which is not scored; an answer whose reasoning does not end
     is wrong."""
-    max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
+    max_new_tokens: Annotated[int, Meta(ge=1, le=32768), Traits("shared")] = 128
     """Maximum tokens to generate per answer."""
-    generated_only: bool = False
+    generated_only: Annotated[bool, Traits("shared")] = False
     """Score what the model generates, never likelihoods: the automatic metric is exact_match instead of choice. Set by
     a ladder with served models."""
-    rows: Positive | None = None
+    rows: Annotated[Positive | None, Traits("shared")] = None
     """Maximum number of test items (prompts) to score, selected by content hash; unset: all."""
     batch: Positive | Literal["auto"] = "auto"
     """Rows generated at a time; halved on out-of-memory errors. auto: on a CPU 32; on a GPU, where a step takes about
     the same time for more rows, as many as are predicted to fit, at most 256."""
-    when: Literal["both", "after", "never"] = "both"
+    when: Annotated[Literal["both", "after", "never"], Traits("by_ladder")] = "both"
     """Score the test rows before and after training, only after it, or never."""
-    base_shots: list[Positive] = field(default_factory=list)
+    base_shots: Annotated[list[Positive], Traits("by_ladder")] = field(default_factory=list)
     """Numbers of training rows in each prompt with which the base model is scored too; set by `ftbench ladder
     --base-shots`."""
-    forgetting_text: str = "auto"
+    forgetting_text: Annotated[str, Traits("path", "shared")] = "auto"
     """General text on which forgetting is measured: auto (an embedded one), none, or a file with a blank line between
     passages."""
-    benchmarks: list[str] = field(default_factory=list)
+    benchmarks: Annotated[list[str], Traits("path", "shared")] = field(default_factory=list)
     """Benchmarks on which forgetting is measured too: names of tasks of lm-evaluation-harness (arc_easy) and task files
     (.yaml). Needs the optional dependency ftbench[benchmarks]."""
-    benchmark_limit: Positive | None = None
+    benchmark_limit: Annotated[Positive | None, Traits("shared")] = None
     """Maximum number of items per benchmark, its first ones; unset: all."""
 
 
 class Hardware(Section, frozen=True):
     """Device that a run uses."""
 
-    device: NotNegative | DeviceName = "auto"
+    traits: ClassVar[Traits] = Traits("private")
+
+    device: Annotated[NotNegative | DeviceName, Traits("device", "unrelated")] = "auto"
     """auto, cpu, the index of a GPU in nvidia-smi, 1.0 for the first MIG instance of GPU 1, or the UUID of a GPU or MIG
     instance, or a prefix of it. auto: the first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU. Of
     several devices a run uses the first free one, and a ladder uses all of them at the same time: 0,1 (GPUs separated
@@ -260,6 +260,8 @@ class Hardware(Section, frozen=True):
 
 class Cost(Section, frozen=True):
     """What an hour of the machine costs."""
+
+    traits: ClassVar[Traits] = Traits("unrelated", "private")
 
     price_per_hour: Annotated[float, Meta(ge=0)] | None = None
     """Unset: the price of the GPU in the price list."""
@@ -272,6 +274,8 @@ class Cost(Section, frozen=True):
 
 class Executor(Section, frozen=True):
     """Where the worker runs; results do not depend on it."""
+
+    traits: ClassVar[Traits] = Traits("unrelated", "private")
 
     name: Literal["local", "slurm"] = "local"
     """local: a process on this machine. slurm: a batch job."""
@@ -298,28 +302,16 @@ class Executor(Section, frozen=True):
     """Features that the node must have."""
 
 
-class Track(Section, frozen=True):
-    """Experiment trackers that the run is logged to, in separate processes; each is an optional dependency."""
+class CoreConfig(Section, frozen=True):
+    """An effective configuration, as `run.toml` stores it; `Config` has the sections of extensions too."""
 
-    to: list[TrackerName] = field(default_factory=list)
-    """trackio, tensorboard, wandb."""
-    project: str = "ftbench"
-    """The tracker's project."""
-    online: bool = False
-    """Let trackers use the network (with their own environment variables for account and server), instead of writing
-    local files only."""
-
-
-class Config(Section, frozen=True):
-    """An effective configuration, as `run.toml` stores it."""
-
-    title: str = ""
+    title: Annotated[str, Traits("descriptive", "own")] = ""
     """Shown instead of the preset's name."""
-    about: str = ""
+    about: Annotated[str, Traits("descriptive")] = ""
     """One line on what the preset is for."""
-    slot: Annotated[int, Meta(ge=1, le=9)] | None = None
+    slot: Annotated[Annotated[int, Meta(ge=1, le=9)] | None, Traits("descriptive", "own", "private")] = None
     """The key that selects the preset in the bench."""
-    method: str = "lora"
+    method: Annotated[str, Traits("by_ladder")] = "lora"
     """Fine-tuning method: qlora, lora, full, or the method of an installed package."""
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
@@ -331,99 +323,60 @@ class Config(Section, frozen=True):
     hardware: Hardware = field(default_factory=Hardware)
     cost: Cost = field(default_factory=Cost)
     executor: Executor = field(default_factory=Executor)
-    track: Track = field(default_factory=Track)
 
 
-_KINDS = {name: kind for name, kind in get_type_hints(Config).items() if isinstance(kind, type)}
-SECTIONS: dict[str, type[Section]] = {name: kind for name, kind in _KINDS.items() if issubclass(kind, Section)}
-TOP_KEYS = tuple(name for name in Config.__struct_fields__ if name not in SECTIONS)
+SECTIONS: dict[str, type[Section]] = {
+    name: kind
+    for name, kind in get_type_hints(CoreConfig).items()
+    if isinstance(kind, type) and issubclass(kind, Section)
+}
+SECTIONS |= {hook.name: hook.load() for hook in shipped_hooks("ftbench.settings").values()}
+"""The tables of a preset, with those of extensions, by name."""
+if TYPE_CHECKING:
+    Config = CoreConfig
+else:
+    _ADDED = {name: kind for name, kind in SECTIONS.items() if name not in CoreConfig.__struct_fields__}
+    Config = defstruct(
+        "Config",
+        [(name, kind, field(default_factory=kind)) for name, kind in _ADDED.items()],
+        bases=(CoreConfig,),
+        module=__name__,
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+TOP_KEYS = tuple(name for name in CoreConfig.__struct_fields__ if name not in SECTIONS)
 
 
-# Groups of settings that are treated alike, by dotted key. Those whose names end in SECTIONS contain prefixes of keys.
+def section_of(config: Config, kind: type[S]) -> S:
+    """The section of this type, of an extension: type checkers know only those of the core."""
+    section: S = getattr(config, next(name for name, known in SECTIONS.items() if known is kind))
+    return section
 
-DESCRIPTIVE_KEYS = ("title", "about", "slot")
-"""Describe a preset and configure nothing: not compared, not logged, not varied."""
-NOT_COPIED = ("slot", "title")
-"""Not copied with a preset: each has its own."""
 
-# files
-PATH_KEYS = (
-    "model.id",
-    "model.chat_template",
-    "model.from_run",
-    "data.id",
-    "data.test",
-    "data.validation",
-    "evaluation.forgetting_text",
-    "evaluation.benchmarks",
-)
-"""May name a file or folder, or a list of them: made absolute when a preset is read, because workers run elsewhere."""
-RELOCATABLE_KEYS = ("model.id", "data.id", "data.validation", "data.test")
-"""The PATH_KEYS that may change when a run or ladder is resumed where its files are elsewhere, and that are not part of
-a run's identity: the worker compares rows and weights with those of the first start. The others are fixed, as they
-configure how a run is computed and scored; of `model.from_run` the run's directory has a copy."""
+def user_sections() -> dict[str, type[Section]]:
+    """The sections of which config.toml may have a table of defaults."""
+    return {name: kind for name, kind in SECTIONS.items() if "user_default" in kind.traits.names}
 
-# resuming a run, or starting from another one
-DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
-"""Where a run is computed: these and RELOCATABLE_KEYS alone may change when it is resumed."""
-SAME_AS_STARTING_RUN = (
-    "model.id",
-    "model.revision",
-    "model.chat_template",
-    "model.enable_thinking",
-    "adapter.rank",
-    "adapter.alpha",
-    "adapter.target_modules",
-    "adapter.rslora",
-    "adapter.dora",
-    "quantization.type",
-    "quantization.double",
-)
-"""Have to equal those of the run in `model.from_run`, with the method: its weights fit no others."""
-OF_ONE_MODEL = ("model.revision", "model.from_run")
-"""Dropped on the bench with the model that they belong to."""
 
-# ladders
-SHARED_KEYS = (
-    "model.id",
-    "model.revision",
-    "model.chat_template",
-    "model.enable_thinking",
-    "data",
-    "train.epochs",
-    "train.steps",
-    "train.batch",
-    "train.max_length",
-    "train.select",
-    "train.patience",
-    "evaluation.metric",
-    "evaluation.reasoning_tags",
-    "evaluation.max_new_tokens",
-    "evaluation.generated_only",
-    "evaluation.rows",
-    "evaluation.forgetting_text",
-    "evaluation.benchmarks",
-    "evaluation.benchmark_limit",
-)
-"""Keys and sections that have to be equal in all rungs of a ladder. Other settings may differ, and are shown."""
-LADDER_KEYS = ("method", "evaluation.when", "evaluation.base_shots")
-"""Set by the ladder itself: refused in `--set`, `--rung` and `--vary`."""
+def keys_with(trait: Trait) -> tuple[str, ...]:
+    """The settings with a trait, in the order of the schema."""
+    kinds: dict[str, type[Section]] = {"": CoreConfig, **{f"{section}.": kind for section, kind in SECTIONS.items()}}
+    return tuple(
+        f"{start}{name}" for start, kind in kinds.items() for name, traits in traits_of(kind) if trait in traits
+    )
+
+
+DESCRIPTIVE_KEYS = keys_with("descriptive")
+NOT_COPIED = keys_with("own")
+PATH_KEYS = keys_with("path")
+RELOCATABLE_KEYS = keys_with("relocatable")
+DEVICE_KEYS = keys_with("device")
+SAME_AS_STARTING_RUN = keys_with("weights")
+OF_ONE_MODEL = keys_with("of_model")
+SHARED_KEYS = keys_with("shared")
+LADDER_KEYS = keys_with("by_ladder")
 NOT_VARIED = (*LADDER_KEYS, "train.seed", *DESCRIPTIVE_KEYS)
 """Refused in `--vary`."""
-UNRELATED_KEYS = (
-    *DESCRIPTIVE_KEYS,
-    "cost.price_per_hour",
-    "cost.currency",
-    "cost.max_other_load",
-    "hardware.device",  # the machine and its slots are part of the identity
-    "model.enable_thinking",  # the fingerprint of the data includes the prompts
-)
-"""Change no number of a run: a ladder reuses runs with other values. One that is missing here repeats earlier runs."""
-UNRELATED_SECTIONS = ("executor.", "track.")
-"""Change no number of a run, like UNRELATED_KEYS."""
-
-# what others are told of a run
-NOT_ON_CARD_SECTIONS = ("slot", "hardware.", "cost.", "executor.", "track.")
-"""Where and for whom a run was trained, not how: left out of the model card."""
-NOT_TRACKED = (*DESCRIPTIVE_KEYS, "track.to", "track.project", "track.online")
-"""Not logged to trackers as settings of the run."""
+UNRELATED_KEYS = (*DESCRIPTIVE_KEYS, *keys_with("unrelated"))
+PRIVATE_KEYS = keys_with("private")

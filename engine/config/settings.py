@@ -17,7 +17,7 @@ import tomli
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.metric_specs import metric_names
-from engine.config.schema import DATA_FORMATS, SECTIONS, TOP_KEYS, Config
+from engine.config.schema import DATA_FORMATS, SECTIONS, TOP_KEYS, Config, CoreConfig
 
 Flat = dict[str, Any]
 """Dotted key -> value: {"train.batch": 16}."""
@@ -118,7 +118,7 @@ class SettingSpec:
 def setting_specs() -> dict[str, SettingSpec]:
     """Every setting by its dotted key, in the order of the schema; methods and metrics of packages are included."""
     names = {"method": ", ".join(method_names()), "evaluation.metric": ", ".join(metric_names())}
-    own = [spec for spec in fields_of(Config) if spec.key not in SECTIONS]
+    own = [spec for spec in fields_of(CoreConfig) if spec.key not in SECTIONS]
     sections = [spec for section, struct in SECTIONS.items() for spec in fields_of(struct, f"{section}.")]
     return {spec.key: replace(spec, accepts=names.get(spec.key, spec.accepts)) for spec in (*own, *sections)}
 
@@ -133,7 +133,7 @@ def documented_fields(kind: type) -> Iterator[tuple[str, ast.expr, str]]:
     source = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(source, ast.ClassDef)
     for node, following in zip(source.body, [*source.body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id != "traits":
             docstring = following.value if isinstance(following, ast.Expr) else None
             meaning = str(docstring.value) if isinstance(docstring, ast.Constant) else ""
             yield node.target.id, node.annotation, " ".join(meaning.split())
@@ -148,10 +148,11 @@ def _accepts(annotation: ast.expr) -> str:
             return " or ".join(filter(None, map(_accepts, (left, right))))
         case ast.Subscript(value=ast.Name(id="Literal"), slice=chosen):
             return ast.unparse(chosen).strip("()").replace("'", "")
-        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, ast.Call(keywords=bounds)])):
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *metadata])):
             signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-            limits = (f"{signs[bound.arg]} {ast.unparse(bound.value)}" for bound in bounds if bound.arg in signs)
-            return f"{_accepts(kind)}, {' and '.join(limits)}"
+            bounds = [bound for call in metadata if isinstance(call, ast.Call) for bound in call.keywords]
+            limits = [f"{signs[bound.arg]} {ast.unparse(bound.value)}" for bound in bounds if bound.arg in signs]
+            return ", ".join(filter(None, (_accepts(kind), " and ".join(limits))))
         case ast.Subscript(value=ast.Name(id="dict")):
             return "table"
         case ast.Subscript(value=ast.Name(id="list")):

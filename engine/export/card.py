@@ -13,7 +13,7 @@ from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
-from engine.config.schema import NOT_ON_CARD_SECTIONS
+from engine.config.schema import PRIVATE_KEYS
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
 from engine.export.merged import plain_model, served_class
@@ -64,7 +64,7 @@ def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None
     settings = {
         key: _without_folders(value)
         for key, value in values_that_are_set(config).items()
-        if key != unused and not key.startswith(NOT_ON_CARD_SECTIONS)
+        if key != unused and key not in PRIVATE_KEYS
     }
     checks = [f"| {name} | {value} |" for name, value in fidelity_facts(fidelity)]
     parts = [

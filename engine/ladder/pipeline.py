@@ -75,7 +75,6 @@ def probe_config(config: Config, device: str) -> Config:
             "evaluation.rows": rows,
             "evaluation.forgetting_text": "none",
             "evaluation.benchmarks": [],
-            "track.to": [],
         },
     )
 

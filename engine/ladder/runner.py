@@ -18,12 +18,12 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
-from engine.config.schema import RELOCATABLE_KEYS, UNRELATED_KEYS, UNRELATED_SECTIONS, Config
+from engine.config.schema import RELOCATABLE_KEYS, UNRELATED_KEYS, Config
 from engine.config.settings import flatten, with_settings
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
-from engine.runs import start
+from engine.runs import run_hooks, start
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Rung
 from engine.runs.queue import locks
@@ -34,7 +34,6 @@ from engine.runs.run.result import Result
 from engine.runs.run.run_dir import LADDER_ORIGIN, RunDir
 from engine.runs.start import change_configuration
 from engine.runs.stopping import StopRequest, StopRequested
-from engine.runs.trackers import start_trackers
 
 _IDENTITY = re.compile(rb'^identity = "([0-9a-f]{64})"$', re.MULTILINE)
 
@@ -68,7 +67,7 @@ def relevant_settings(config: Config) -> dict[str, Any]:
     settings = flatten(config)
     if not settings["evaluation.benchmarks"]:
         del settings["evaluation.benchmark_limit"]
-    related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
+    related = (key for key in settings if key not in UNRELATED_KEYS)
     return {key: settings[key] for key in related}
 
 
@@ -204,7 +203,7 @@ class LadderRunner:
             raise
         for (_, run), job in zip(new, jobs, strict=True):
             self.started.add(run.path)
-            start_trackers(run)
+            run_hooks.started(run)
             print(f"submitted {run.name} as Slurm job {job.id}", flush=True)
 
     def run_entry(self, entry: LadderEntry, config: Config) -> Result | None:
@@ -384,7 +383,8 @@ class LadderRunner:
                 self.workers = [process for process in self.workers if process.poll() is None] + [worker]
         try:
             start.wait_for_hello(run, worker, size)
-            start_trackers(run)
+            if entry.kind != "probe":
+                run_hooks.started(run)
         except RunFailed as error:
             entry.reason = str(error)
 

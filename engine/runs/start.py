@@ -27,6 +27,7 @@ from engine.config.start_checks import check_benchmarks, refuse_whole_weights
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.hardware.devices import device_settings, devices_for, slots_of
+from engine.runs import run_hooks
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep
 from engine.runs.ladder.ladder_state import LadderPlan
@@ -37,7 +38,6 @@ from engine.runs.run.event_log import EventLog, exit_message
 from engine.runs.run.events import End
 from engine.runs.run.folder import Folder
 from engine.runs.run.run_dir import RunDir, check_unchanged, find_continued_run, read_frozen, write_end
-from engine.runs.trackers import check_trackers, start_trackers
 
 C = TypeVar("C", LadderDir, SweepDir)
 HELLO_SECONDS = 30.0
@@ -67,7 +67,7 @@ def start_run(
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
     try:
-        _start_worker_and_trackers(run)
+        _start_worker(run)
     except (UserError, RunFailed):
         if effective.config.executor.name == "slurm" and run.job() is None:  # nothing was submitted
             run_dir.delete(run)
@@ -76,9 +76,9 @@ def start_run(
 
 
 def check_startable(config: Config) -> None:
-    """Raise UserError if a run cannot be started: for its model, trackers, benchmarks or device."""
+    """Raise UserError if a run cannot be started: for its model, benchmarks or device, or by an extension."""
     check_model_config(config.model)
-    check_trackers(config.track.to)
+    run_hooks.check(config)
     check_benchmarks(config.evaluation)
     if config.train.devices > 1 and config.train.parallelism == "fsdp":
         refuse_whole_weights(config)
@@ -96,10 +96,10 @@ def check_device(config: Config) -> None:
         raise UserError(problem, where, hint, code="device.slots_in_slurm")
 
 
-def _start_worker_and_trackers(run: RunDir) -> None:
+def _start_worker(run: RunDir) -> None:
     size = run.events_size()
     wait_for_hello(run, start_worker(run), size)
-    start_trackers(run)
+    run_hooks.started(run)
 
 
 def start_worker(run: RunDir) -> StartedProcess | None:
@@ -182,7 +182,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     changed |= find_moved_files(run, frozen.config, changed)
     if changed:
         change_configuration(run, changed, check_device)
-    _start_worker_and_trackers(run)
+    _start_worker(run)
 
 
 def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:

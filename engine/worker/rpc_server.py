@@ -24,7 +24,7 @@ from engine.config.redaction import redact_output
 from engine.methods.library_imports import import_without_torch
 from engine.runs.rpc_client import SERVE, needs_tokenizer_only
 from engine.runs.stopping import die_with_parent
-from engine.worker.requests import REQUESTS
+from engine.worker.requests import handler
 
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
@@ -100,7 +100,7 @@ def _handle(channel: Channel, read: Callable[[], tuple[str, dict[str, Any]]]) ->
         if needs_tokenizer_only(question, arguments):
             progress("loading libraries")
             import_without_torch()
-        channel.send({"answer": REQUESTS[question](arguments, progress)})
+        channel.send({"answer": handler(question)(arguments, progress)})
 
     return tell_outcome(
         work,

@@ -116,7 +116,7 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr("engine.executors.local.start", refuse)
     monkeypatch.setattr("typer.testing._get_command", lambda app: COMMAND)
-    monkeypatch.setattr("tui.cli.doctor.check_everything", lambda runs: [])  # of the machine: it takes a second
+    monkeypatch.setattr("tui.extensions.doctor.command.check_everything", lambda runs: [])  # takes a second
     monkeypatch.setattr("importlib.metadata.distributions", list)  # a bundle lists them: it takes half a second
     monkeypatch.setattr("engine.runs.rpc_client.start_server", refuse)
     return tmp_path / "runs"

@@ -21,6 +21,7 @@ from engine.config.home import cache_folder
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
+from engine.extensions.trackers.trackers import start_tracker
 from engine.ladder.__main__ import main as ladder_process
 from engine.runs import cleaning, start
 from engine.runs.cleaning import KINDS
@@ -31,7 +32,6 @@ from engine.runs.ladder.sweep import Axis
 from engine.runs.run import folder, run_dir
 from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
-from engine.runs.trackers import start_tracker
 from engine.training import checkpoints
 from tui.cli.disk import clean
 

@@ -14,11 +14,11 @@ from command import ftbench
 from engine.config.gpu_prices import find_gpu, list_gpus
 from engine.config.method_specs import method_names
 from engine.config.settings import with_settings
+from engine.extensions.doctor.report import measured_speed
+from engine.extensions.doctor.training_report import CHECKS, MODELS
+from engine.extensions.doctor.training_session import TrainingSession, random_subject
 from engine.hardware.nvml import Nvml
 from engine.methods.machine import this_machine
-from engine.runs.training_report import CHECKS, MODELS
-from engine.worker.training_checks.report import measured_speed
-from engine.worker.training_checks.training_session import TrainingSession, random_subject
 from gpu.separate_process import in_own_process
 
 pytestmark = [

@@ -16,14 +16,14 @@ import torch
 from places import ROOT, TESTS
 
 from engine.config.preset import Preset, resolve
-from engine.methods.machine import this_machine
-from engine.worker.training_checks.training_session import (
+from engine.extensions.doctor.training_session import (
     ModelShape,
     choose_shape,
     free_disk,
     log_normal_lengths,
     write_random_weights,
 )
+from engine.methods.machine import this_machine
 from gpu.separate_process import in_own_process
 
 pytestmark = [

@@ -16,7 +16,7 @@ TEXTUAL = ("tui", "textual", "rich", "typer")
     "code",
     [
         "import tui.cli.main, tui.cli.following, tui.history.tables, tui.cli.run, tui.cli.runs, tui.cli.ladder, "
-        "tui.cli.doctor, tui.cli.data, tui.cli.presets, tui.cli.pull",
+        "tui.extensions.doctor.command, tui.cli.data, tui.cli.presets, tui.cli.pull",
         "import engine.config.preset_library, engine.runs.start, engine.runs.rpc_client, engine.runs.run.event_log",
         "import engine.__main__",
     ],
@@ -28,7 +28,7 @@ def test_nothing_heavy_is_imported(code: str) -> None:
 def test_subcommands_that_draw_no_screen_import_no_textual() -> None:
     code = (
         "import tui.cli.main, tui.cli.run, tui.cli.runs, tui.cli.data, tui.cli.plan, tui.cli.ladder, tui.cli.export, "
-        "tui.cli.gate, tui.cli.doctor"
+        "tui.cli.gate, tui.extensions.doctor.command"
     )
     assert "textual" not in loaded_by(code)
 

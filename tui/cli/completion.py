@@ -21,7 +21,7 @@ from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
 from engine.config.metric_specs import metric_names
 from engine.config.preset_library import list_presets
-from engine.config.schema import SECTIONS, TrackerName
+from engine.config.schema import SECTIONS
 from engine.config.settings import known_keys
 from engine.runs.cleaning import KINDS
 from engine.runs.home import runs_home
@@ -115,7 +115,7 @@ VALUES: dict[str, Source] = {
     "FILE": _fixed(*FILES),
     "WHAT...": _fixed(*KINDS),
     "export --to": _fixed(*get_args(ExportKind)),
-    "track --to": _fixed(*get_args(TrackerName)),
+    "track --to": _fixed("trackio", "tensorboard", "wandb"),
     "presets new --from": preset_names,
     "pull ": lambda home: ["gguf", *CATALOG],
 }

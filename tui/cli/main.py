@@ -7,6 +7,7 @@ the options of `ftbench` itself, and two different values of one option are an e
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from importlib import import_module
 from typing import Any
@@ -18,13 +19,14 @@ from typer.main import get_command
 
 from engine.config.errors import UserError
 from engine.config.home import keep_hub_cache_in_home
+from engine.config.hooks import FIX, hooks
 from engine.runs.home import runs_home
 from tui.cli import options
 from tui.output import streams
 
 Table = dict[str, tuple[str, Any]]
-"""Name of a subcommand -> its help, and `module:function` in `tui.cli`, whose parameters are the options of the
-subcommand; for a group of subcommands its help, and their table.
+"""Name of a subcommand -> its help, and `module:function`, whose parameters are the options of the subcommand; for a
+group of subcommands its help, and their table.
 """
 SUBCOMMANDS: Table = {
     "run": ("Train and evaluate one run. Ctrl+C asks: detach or stop.", "run:run"),
@@ -45,10 +47,6 @@ SUBCOMMANDS: Table = {
             "list": ("List presets; invalid ones with their error.", "presets:show_list"),
             "show": ("Show the effective configuration and each value's origin.", "presets:show"),
             "new": ("Create your own preset from an existing one.", "presets:new"),
-            "import": (
-                "Create a preset from another tool's configuration; says what was taken, changed and left out.",
-                "presets:import_file",
-            ),
         },
     ),
     "plan": ("Predict memory, time and cost of each method.", "plan:plan"),
@@ -61,15 +59,14 @@ SUBCOMMANDS: Table = {
     "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),
     "try": ("Answer prompts with base and tuned models, side by side.", "chat:try_runs"),
     "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),
-    "track": ("Log a run, or a ladder's runs, to experiment trackers.", "track:track"),
     "completion": ("Print the completion script of bash or zsh.", "completion:completion"),
     "schema": ("Print the JSON Schema of a file or of --json output.", "schema:schema"),
-    "doctor": ("Check machine, libraries, disk, and a step of each method.", "doctor:doctor"),
     "clean": ("Show what takes disk space, and remove what is named.", "disk:clean"),
     "queue": ("Show who uses each device and who waits, since when.", "monitor:queue"),
     "monitor": ("Show GPUs, memory and the queue, as they change.", "monitor:monitor"),
     "home": ("Show where runs and caches are, or move them to another disk.", "disk:home"),
 }
+"""Those of the core, whose modules are in `tui.cli`; `with_extensions` adds those of extensions."""
 MAX_LISTED = 8
 """Commands of a group that an error lists."""
 _GIVEN = "ftbench.global_options"
@@ -145,7 +142,7 @@ class Subcommand(_Strict, TyperCommand):
         if self.callback is None:
             module, _, function = self.place.partition(":")
             app = typer.Typer(add_completion=False)
-            app.command()(getattr(import_module(f"tui.cli.{module}"), function))
+            app.command()(getattr(import_module(module), function))
             command = get_command(app)
             self.params, self.callback = command.params, command.callback
 
@@ -161,14 +158,37 @@ class Subcommand(_Strict, TyperCommand):
 class Group(_Strict, TyperGroup):
     """`ftbench`, or a group of its subcommands (`ftbench data`)."""
 
-    def __init__(self, table: Table = SUBCOMMANDS, **settings: Any) -> None:
+    def __init__(self, table: Table | None = None, **settings: Any) -> None:
+        """`table`: by default all subcommands of `ftbench`."""
         settings["commands"] = {
             name: Group(work, name=name, help=about, no_args_is_help=True, rich_markup_mode=None)
             if isinstance(work, dict)
             else Subcommand(name, about, work)
-            for name, (about, work) in table.items()
+            for name, (about, work) in (with_extensions() if table is None else table).items()
         }
         super().__init__(**settings)
+
+
+def with_extensions() -> Table:
+    """All subcommands, with those of extensions: one named `presets import` is in the group `presets`.
+
+    Raises UserError for one whose name is taken.
+    """
+
+    def placed(table: Table) -> Table:
+        return {
+            name: (about, placed(work) if isinstance(work, dict) else f"tui.cli.{work}")
+            for name, (about, work) in table.items()
+        }
+
+    extended = placed(SUBCOMMANDS)
+    for hook in hooks("ftbench.commands").values():
+        *group, name = hook.name.split()
+        commands = extended[group[0]][1] if group else extended
+        if name in commands:
+            raise UserError(f"two commands are named {hook.name!r}", hook.place, FIX, "extension.name_taken")
+        commands[name] = (hook.about or inspect.getdoc(hook.load()) or "").partition("\n")[0], hook.place
+    return extended
 
 
 def global_options(root: Any) -> list[TyperOption]:

@@ -20,6 +20,7 @@ from engine.config.quantities import ABSENT
 from engine.config.schema import Config
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
+from engine.runs import run_hooks
 from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run.event_log import stream
@@ -27,7 +28,6 @@ from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import start_run
-from engine.runs.trackers import tracker_problems
 from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
@@ -139,7 +139,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
             remove_refused(run)
         raise refused
     result = settled_result(run)
-    show_notices([Notice("track.failed", problem) for problem in tracker_problems(run)], json)
+    show_notices([Notice("track.failed", problem) for problem in run_hooks.problems(run)], json)
     if json:
         print_json(outcome(run, result, end))
     elif result and end.status == "finished":

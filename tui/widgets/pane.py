@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast, runtime_checkable
 
 from textual.widget import Widget
 
-from engine.config.errors import UserError, error_text
+from engine.config.hooks import load_all
 
 if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
     from tui.history.run_list import ResumableRun
     from tui.live.machine import MachineSample
     from tui.live.run_state import ExpectedPeak, RunState
-
-ENTRY_POINTS = "ftbench.panes"
-"""Group of entry points: name -> a widget class with the protocol `Pane`."""
-FIX = "fix or uninstall the package"
 
 
 @dataclass(frozen=True)
@@ -68,17 +64,10 @@ def make_pane(kind: type[Widget]) -> Widget:
 
 
 def added_panes() -> Iterator[type[Widget]]:
-    """The panes of installed packages. Raises UserError for one that cannot be imported or is not a pane."""
-    from importlib.metadata import entry_points  # reads the metadata of all packages: not before the first frame
+    """The panes of extensions. Raises UserError for one that cannot be imported or is not a pane."""
 
-    for entry in entry_points(group=ENTRY_POINTS):
-        try:
-            pane = entry.load()
-        except Exception as error:
-            problem = f"cannot import the pane {entry.name!r}: {error_text(error)}"
-            raise UserError(problem, entry.value, FIX, code="pane.import_failed") from error
-        is_widget = isinstance(pane, type) and issubclass(pane, Widget)
-        if not (is_widget and all(hasattr(pane, name) for name in ("pane_name", "letter", "show_state"))):
-            problem = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
-            raise UserError(problem, entry.value, FIX, code="pane.invalid_entry_point")
-        yield pane
+    def is_pane(loaded: Any) -> bool:
+        names = ("pane_name", "letter", "show_state")
+        return isinstance(loaded, type) and issubclass(loaded, Widget) and all(hasattr(loaded, name) for name in names)
+
+    yield from (pane for _, pane in load_all("ftbench.panes", "a Widget with the protocol Pane", is_pane))

@@ -203,9 +203,7 @@ def refuse_missing_splits(test: str | float | None, validation: str | float, lea
 
 def work_of(config: Config) -> Flat:
     """The part of a configuration that has to be equal in all rungs."""
-    return {
-        key: value for key, value in flatten(config).items() if key in SHARED_KEYS or key.split(".")[0] in SHARED_KEYS
-    }
+    return {key: value for key, value in flatten(config).items() if key in SHARED_KEYS}
 
 
 def differing_settings(rungs: Sequence[Rung]) -> dict[str, dict[str, object]]:

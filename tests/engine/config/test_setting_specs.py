@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from engine.config import schema
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import create_from_config, resolve_preset
-from engine.config.schema import SECTIONS, Config
+from engine.config.schema import Config, keys_with, user_sections
+from engine.config.section import Trait
 from engine.config.settings import flatten, known_keys, parse_overrides, parse_setting, setting_specs, setting_text
 
 
@@ -21,17 +22,12 @@ def test_every_setting_has_a_range_and_a_meaning() -> None:
     assert specs["method"].accepts.startswith("qlora, lora, full")
 
 
-def test_groups_of_settings_name_settings_that_exist_and_agree() -> None:
-    groups = {name: group for name, group in vars(schema).items() if name.isupper() and isinstance(group, tuple)}
-    del groups["DATA_FORMATS"]
-    for name, group in groups.items():
-        if name.endswith("SECTIONS"):
-            assert all(any(key.startswith(start) for key in known_keys()) for start in group), name
-        else:
-            assert {*group} <= {*known_keys(), *SECTIONS} and len({*group}) == len(group), name
+def test_settings_with_a_trait_agree() -> None:
     assert {*schema.RELOCATABLE_KEYS} < {*schema.PATH_KEYS}
     shared, same = schema.SHARED_KEYS, schema.SAME_AS_STARTING_RUN
     assert [key for key in shared if key.startswith("model.")] == [key for key in same if key.startswith("model.")]
+    assert all(keys_with(trait) for trait in get_args(Trait) if trait != "user_default")
+    assert [*user_sections()] == ["track"]
 
 
 @pytest.mark.parametrize(

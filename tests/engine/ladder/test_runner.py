@@ -23,7 +23,7 @@ from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, SharedWork, rate_grid
+from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, LadderPlan, Rung, SharedWork, rate_grid
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
@@ -320,3 +320,16 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
         LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config)
     (run,) = RunDir.iterate(tmp_path / "runs")
     assert run.started_in() == ladder.started_in == str(project)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("run", True), ("trial", True), ("probe", False)])
+def test_extensions_are_told_of_runs_but_not_of_timing_probes(
+    kind: Kind, told: bool, tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runner_of(ladder_dir.create(tmp_path, plan), plan)
+    run = create_run(tmp_path, plan, None)
+    seen: list[RunDir] = []
+    monkeypatch.setattr(start, "start_worker", lambda run: None)
+    monkeypatch.setattr("engine.runs.run_hooks.started", seen.append)
+    runner._start(LadderEntry(kind=kind, rung="lora", seed=0, learning_rate=2e-4), run)
+    assert [each.path for each in seen] == [run.path] * told

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
 from engine.data.rows import Row
+from engine.extensions.doctor.training_session import log_normal_lengths
 from engine.training.batches import Packing, choose_packing, collate, micro_batches
-from engine.worker.training_checks.training_session import log_normal_lengths
 
 LLAMA_8B = transformers.LlamaConfig(
     vocab_size=128256,

@@ -13,6 +13,7 @@ from test_plan_fit import gpu_budget
 from engine.config.device_defaults import ActivationCheckpointing
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
+from engine.extensions.doctor.report import required_flops
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import StepShape
@@ -20,7 +21,6 @@ from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget, listed_budget
 from engine.memory.formula.method_plan import TrainingWork, least_seconds, training_cost
 from engine.methods.machine import Machine
-from engine.worker.training_checks.report import required_flops
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 ROWS = rows_of([64] * 8)

@@ -49,11 +49,11 @@ def quick(tmp_path: Path) -> Callable[[], float]:
 
 ENGINE = """
 sys.argv = ["answer", "question", str(os.getppid())]
-from engine.worker import rpc_server
+from engine.worker import requests, rpc_server
 def question(arguments, progress):
     ended()
     {body}
-rpc_server.REQUESTS["question"] = question
+requests.REQUESTS["question"] = question
 sys.exit(rpc_server.main())
 """
 """The real server with a request handler for tests."""

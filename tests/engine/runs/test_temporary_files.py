@@ -139,7 +139,7 @@ def test_every_temporary_name_in_the_sources_is_known() -> None:
 def test_doctor_names_the_command_that_removes_them(
     runs: Path, left: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tui.cli.doctor._engine", lambda: ([], []))  # it imports the libraries
+    monkeypatch.setattr("tui.extensions.doctor.command._engine", lambda: ([], []))  # it imports the libraries
     shown = CliRunner().invoke(app, ["doctor", "--json"])
     assert shown.exit_code in (0, 1), shown.output
     (check,) = (check for check in json.loads(shown.output) if check["subject"] == "temporary files")

@@ -16,14 +16,14 @@ from engine.config.errors import UserError
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.bench import LOWER_PANES, UPPER_PANES
-from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
+from tui.widgets.pane import Pane, added_panes, make_pane
 from tui.widgets.text_rows import KeyLine
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Install an entry point for a pane."""
-    entry = EntryPoint("steps", value, ENTRY_POINTS)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] if group == ENTRY_POINTS else [])
+    entry = EntryPoint("steps", value, "ftbench.panes")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] if group == entry.group else [])
 
 
 def test_built_in_panes_follow_the_protocol() -> None:
@@ -62,11 +62,11 @@ def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypat
     install(monkeypatch, "engine.config.schema:Config")
     with pytest.raises(UserError) as error:
         list(added_panes())
-    assert error.value.code == "pane.invalid_entry_point"
+    assert error.value.code == "extension.invalid"
     install(monkeypatch, "there.is.none:Pane")
     with pytest.raises(UserError) as error:
         list(added_panes())
-    assert error.value.code == "pane.import_failed"
+    assert error.value.code == "extension.import_failed"
     install(monkeypatch, "engine.config.schema:Config")
     notes: list[str] = []
     monkeypatch.setattr(Workbench, "notify", lambda self, message, **_: notes.append(message))

@@ -1,0 +1,29 @@
+"""The extensions that ship with ftbench: what each adds to the core, by hook. Nothing is imported before it is used.
+
+An extension is a folder here, and one in `tui/extensions` for its commands and screens. It may import the core; the
+core imports none (a contract of import-linter), and finds them by `engine.config.hooks`, as it finds other packages.
+"""
+
+from __future__ import annotations
+
+SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
+    "ftbench.settings": {"track": ("engine.extensions.trackers.settings:Track", "")},
+    "ftbench.commands": {
+        "doctor": (
+            "tui.extensions.doctor.command:doctor",
+            "Check machine, libraries, disk, and a step of each method.",
+        ),
+        "presets import": (
+            "tui.extensions.preset_import.command:import_file",
+            "Create a preset from another tool's configuration; says what was taken, changed and left out.",
+        ),
+        "track": ("tui.extensions.trackers.command:track", "Log a run, or a ladder's runs, to experiment trackers."),
+    },
+    "ftbench.requests": {
+        "doctor": ("engine.extensions.doctor.requests:doctor", ""),
+        "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
+        "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
+    },
+    "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
+}
+"""Hook -> name -> (`module:attribute`, help of a command)."""

@@ -1,0 +1,1 @@
+"""`ftbench doctor`: trains each method for a few steps here and compares with the plan, padding and transformers."""

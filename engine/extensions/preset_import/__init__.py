@@ -1,0 +1,1 @@
+"""Presets from the configurations of axolotl, LLaMA-Factory, TRL and PEFT."""

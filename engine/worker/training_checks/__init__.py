@@ -1,1 +1,0 @@
-"""Train each method for a few steps on this machine and compare with what the plan, padding and transformers give."""

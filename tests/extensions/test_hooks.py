@@ -1,0 +1,68 @@
+"""Hooks: what shipped extensions and other packages add, found in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from command import ftbench
+from made_ladder import made_ladder
+from places import TESTS
+
+from engine.config.errors import UserError
+from engine.config.hooks import hooks, load_all, shipped_hooks
+from engine.extensions import SHIPPED
+from tui.cli.main import with_extensions
+
+EXAMPLE = str(TESTS / "plugin_example")
+
+
+@pytest.fixture
+def add(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Add the entry point of another package."""
+
+    def add_entry(group: str, name: str, value: str) -> None:
+        entry = EntryPoint(name, value, group)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry] if group == entry.group else [])
+
+    return add_entry
+
+
+@pytest.mark.parametrize("group", SHIPPED)
+def test_every_shipped_hook_can_be_loaded(group: str) -> None:
+    for hook in shipped_hooks(group).values():
+        assert hook.load() is not None
+        assert (group == "ftbench.commands") == bool(hook.about)  # of others, only the object tells
+
+
+def test_a_name_that_is_taken_is_refused(add: Callable[[str, str, str], None]) -> None:
+    add("ftbench.commands", "track", "other:track")
+    with pytest.raises(UserError, match="'track'") as error:
+        hooks("ftbench.commands")
+    assert error.value.code == "extension.name_taken" and error.value.location == "other:track"
+    add("ftbench.commands", "run", "other:run")
+    with pytest.raises(UserError, match="two commands are named 'run'"):
+        with_extensions()
+
+
+def test_what_cannot_be_imported_or_is_something_else_is_one_line(add: Callable[[str, str, str], None]) -> None:
+    add("ftbench.methods", "mine", "no_such_module:SPEC")
+    with pytest.raises(UserError, match="ModuleNotFoundError") as error:
+        list(load_all("ftbench.methods", "a MethodSpec", lambda loaded: True))
+    assert error.value.code == "extension.import_failed"
+    add("ftbench.methods", "mine", "json:dumps")
+    with pytest.raises(UserError, match="is not a MethodSpec") as error:
+        list(load_all("ftbench.methods", "a MethodSpec", lambda loaded: False))
+    assert error.value.code == "extension.invalid"
+
+
+def test_another_package_adds_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", EXAMPLE)
+    made_ladder(tmp_path / "runs")
+    done = ftbench("steps", "last")
+    assert done.returncode == 0 and done.stdout == "120 steps\n", done.stderr
+    assert int(ftbench("presets", "count").stdout) > 20
+    assert "Print the number of steps of a run" in ftbench("--help").stdout
+    assert ftbench("steps", "no-such-run").returncode == 2

@@ -1,0 +1,1 @@
+"""`ftbench doctor`: machine, libraries, and with --train the training of each method."""

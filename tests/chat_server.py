@@ -15,7 +15,7 @@ import msgspec
 from places import ROOT, TESTS
 
 from engine.config.errors import Notice
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,
@@ -68,7 +68,7 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
             changed.setattr("engine.runs.rpc_client.subprocess", subprocess)  # this program is not forked
             return start_server(*arguments, **environment)
 
-    patch.setattr("engine.runs.chat_client.start_server", start)
+    patch.setattr("engine.extensions.chat.chat_client.start_server", start)
 
 
 def tell(message: Message) -> None:

@@ -54,7 +54,7 @@ PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "typer._adapters",
 )
-SERVERS = ("engine.worker.rpc_server", "engine.worker.chat_server")
+SERVERS = ("engine.worker.rpc_server", "engine.extensions.chat.chat_server")
 INHERITED = ("stdin", "stdout", "stderr", "status")
 """Descriptors that a request carries, in this order; the exit status is written to the last."""
 

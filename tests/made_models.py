@@ -10,12 +10,13 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from engine.chat.models import PromptEncoder, prompt_of
 from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.data.detection import examples_of
 from engine.data.prepare import prepare
+from engine.data.prompts import PromptEncoder
 from engine.evaluation.preflight import decide_metric
+from engine.extensions.chat.models import prompt_of
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer

@@ -8,27 +8,12 @@ in one file, although it is long, because the same key should mean the same thin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
-
-class Command(NamedTuple):
-    id: str
-    """Name in `config.toml` (`bench.start`); independent of the key."""
-    keys: str
-    """Default keys, separated by commas."""
-    action: str
-    """Textual action: the screen's method `action_…`, or `app.…` for one of the app."""
-    label: str
-    """One or two words for the footer."""
-    help: str
-    """One sentence for help, palette and tooltip."""
-    shown: bool = True
-    """Whether the footer shows it; help lists all commands."""
-    always: bool = False
-    """Whether it also works in dialogs and while text is typed."""
+from engine.config.hooks import shipped_hooks
+from tui.command import Command, ScreenKeys, added
 
 
 def moves(up: str, down: str, first: str, last: str, half_up: str = "", half_down: str = "") -> list[BindingType]:
@@ -81,7 +66,6 @@ BENCH = (
     Command("bench.charts", "c", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command("bench.processes", "M", "processes", "machine", "List processes on each GPU, and workers."),
     Command("bench.watch", "w", "watch_next", "watch", "Watch the next active run, in queue order."),
-    Command("bench.try", "t", "try_run", "try", "Answer prompts with the watched run and its base."),
     Command("bench.export", "x", "export", "export", "Export the watched run's model and check the artifact."),
     Command("bench.zoom", "z", "zoom", "zoom", "Show only the pane with the focus, and return."),
     Command(
@@ -115,9 +99,6 @@ RUNS = (
     Command("runs.pause", "p", "pause", "pause", "Pause the run: save a checkpoint and release the GPU."),
     Command("runs.resume", "u", "resume", "resume", "Resume the run from its latest complete checkpoint."),
     Command("runs.again", "n", "again", "new", "Start a new run with the same frozen configuration."),
-    Command(
-        "runs.try", "t", "try_runs", "try", "Answer prompts with the marked runs, or with this one, and their base."
-    ),
     Command("runs.continue", "F", "continue_from", "from", "Select this finished run as the start of the next run."),
     Command("runs.export", "x", "export", "export", "Export the run's model and check the artifact."),
     Command("runs.delete", "delete", "delete", "delete", "Delete the run permanently; asks first. Not active runs."),
@@ -218,31 +199,10 @@ LADDER = (
     Command("ladder.next", "w", "next", "next", "Show the next older ladder."),
     Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run, saving a checkpoint; asks first."),
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
-    Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
     Command("ladder.export", "x", "export", "export", "Export the model of one of the ladder's runs."),
     Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
     Command("ladder.judge", "J", "judge", "judge", "Let a model compare the answers of the rungs."),
     Command("ladder.rate", "R", "rate", "rate", "Compare the answers of two rungs yourself, without their names."),
-)
-
-TRY = (
-    Command(
-        "try.back", "escape", "back", "back", "Stop generating; leave the input line; end the session, freeing memory."
-    ),
-    Command("try.write", "enter", "write('prompt')", "prompt", "Write a prompt; every column answers it."),
-    Command("try.next", "j", "item(1)", "next item", "Replay the next test item; different answers come first."),
-    Command("try.previous", "k", "item(-1)", "previous", "Replay the previous test item."),
-    Command("try.stop", "s", "stop", "stop", "Stop generating; the answers so far are kept."),
-    Command("try.clear", "n", "clear", "new", "Start a new conversation."),
-    Command("try.right", "right", "column(1)", "columns", "Show the next column."),
-    Command("try.left", "left", "column(-1)", "", "Show the previous column.", shown=False),
-    Command(
-        "try.sampling", "e", "write('sampling')", "settings", "Change temperature, top-p, seed and maximum tokens."
-    ),
-    Command("try.system", "E", "write('system')", "system", "Change the system prompt; starts a new conversation."),
-    Command("try.save", "Y", "save", "save", "Save the conversation as a dataset in the working directory."),
-    Command("try.cpu", "D", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
-    Command("try.now", "!", "now", "start now", "While waiting: start immediately, even if the device is busy."),
 )
 
 RATE = (
@@ -270,11 +230,29 @@ GROUPS = (
     ("presets", "Presets", PRESETS),
     ("runs", "Runs", RUNS),
     ("ladder", "Ladder", LADDER),
-    ("try", "Try", TRY),
     ("rate", "Rate", RATE),
 )
-TABLES = {group: table for group, _, table in GROUPS}
-TITLES = {group: title for group, title, _ in GROUPS}
+EXTENSIONS: dict[str, ScreenKeys] = {hook.name: hook.load() for hook in shipped_hooks("ftbench.screens").values()}
+ADDED_KEYS = {key.command.id: key for extension in EXTENSIONS.values() for key in extension.keys}
+"""By the id of their command."""
+
+
+def _with_added_keys(group: str, table: tuple[Command, ...]) -> tuple[Command, ...]:
+    """The table of a screen with the keys that extensions add to it, each in its place."""
+    commands = list(table)
+    for key in ADDED_KEYS.values():
+        if key.command.id.partition(".")[0] == group:
+            ids = [command.id for command in commands]
+            commands.insert(ids.index(key.before) if key.before else len(ids), added(key.command))
+    return tuple(commands)
+
+
+TABLES = {group: _with_added_keys(group, table) for group, _, table in GROUPS} | {
+    group: extension.commands for group, extension in EXTENSIONS.items()
+}
+TITLES = {group: title for group, title, _ in GROUPS} | {
+    group: extension.title for group, extension in EXTENSIONS.items()
+}
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 
 
@@ -293,7 +271,7 @@ MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\", "colon": ":"}
 """Textual's name of a key -> its character."""
 
-WHILE_TYPING = ("try.back",)
+WHILE_TYPING = tuple(id for extension in EXTENSIONS.values() for id in extension.while_typing)
 """Commands that work while an input line has the focus, which takes characters as text."""
 
 FIRST_PRESET = "preset.1"

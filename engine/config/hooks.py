@@ -7,6 +7,7 @@
 - `ftbench.requests`: a function that answers a request, `doctor.train`, in a process that may import torch
   (`engine/worker/requests.py`).
 - `ftbench.runs`: an object with the functions of `RunHooks` (`engine/runs/run_hooks.py`).
+- `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own.
 - `ftbench.settings`: a Section, the table of this name in presets. Of shipped extensions only: the bench reads the
   schema before its first frame, and the metadata of other packages takes 40 ms.
 

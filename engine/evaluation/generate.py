@@ -5,7 +5,7 @@ applied, so that base and tuned model are compared under the same settings.
 
 The decoder depends on the device and the architecture alone (`is_answered_by_generate`): `Decoder` on a CPU,
 transformers' `generate` on CUDA. Not generated here: choices are scored (`choice_scoring`), and the replies of
-`ftbench try` are streamed by `generate` (`engine.chat.generation`).
+`ftbench try` are streamed by `generate` (`engine.extensions.chat.generation`).
 
 transformers' `generate_batch` (5.24) is not used. It needs FlashAttention 2 or 3 on CUDA: otherwise each step computes
 attention of all rows to the keys of all rows, on a CPU in 40 times the time of `Decoder`. It refuses layers with a

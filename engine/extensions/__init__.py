@@ -17,6 +17,10 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
             "tui.extensions.preset_import.command:import_file",
             "Create a preset from another tool's configuration; says what was taken, changed and left out.",
         ),
+        "try": (
+            "tui.extensions.chat.command:try_runs",
+            "Answer prompts with base and tuned models, side by side.",
+        ),
         "track": ("tui.extensions.trackers.command:track", "Log a run, or a ladder's runs, to experiment trackers."),
     },
     "ftbench.requests": {
@@ -24,6 +28,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
     },
+    "ftbench.screens": {"try": ("tui.extensions.chat.keys:KEYS", "")},
     "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
 }
 """Hook -> name -> (`module:attribute`, help of a command)."""

@@ -10,16 +10,15 @@ from itertools import islice
 
 import torch
 
-from engine.chat.models import PROBE, PromptEncoder
 from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.schema import Model
+from engine.data.prompts import PROBE, PlainPrompt, PromptEncoder
 from engine.data.rows import Problem, Row
 from engine.evaluation.generate import Generator, end_tokens
 from engine.judge.judges import Question, Replies, Reply
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import is_out_of_memory, this_machine
 from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
-from engine.runs.chat_client import Conversation
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal
 from engine.runs.ladder.preferences import JudgePlan
 from engine.training.guards import OutOfMemory
@@ -64,9 +63,9 @@ class LocalJudge:
         replies: list[Reply] = []
         usable: list[tuple[Question, Row]] = []
         conversations = [  # a user's message, or for a model without chat template a text
-            Conversation(messages=[{"role": "user", "content": question.prompt}])
+            PlainPrompt([{"role": "user", "content": question.prompt}])
             if self._encoder.chat
-            else Conversation(messages=[], prompt=f"{question.prompt}\n")
+            else PlainPrompt(prompt=f"{question.prompt}\n")
             for question in questions
         ]
         for question, row in zip(questions, self._encoder.prompts(conversations), strict=True):

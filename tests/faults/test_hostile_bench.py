@@ -13,6 +13,7 @@ from hostile_home import FINISHED, hostile_home
 from screen import Terminal
 from textual.screen import Screen
 
+import tui.extensions
 import tui.screens
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill
@@ -138,8 +139,11 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
 def screens() -> set[str]:
     """Names of all concrete screens, and Textual's palette."""
     names = {"CommandPalette"}
-    for module in pkgutil.iter_modules(tui.screens.__path__):
-        members = vars(importlib.import_module(f"tui.screens.{module.name}"))
+    for module in (
+        *pkgutil.iter_modules(tui.screens.__path__, "tui.screens."),
+        *pkgutil.walk_packages(tui.extensions.__path__, "tui.extensions."),
+    ):
+        members = vars(importlib.import_module(module.name))
         names |= {name for name, member in members.items() if isinstance(member, type) and issubclass(member, Screen)}
     return {name for name in names if name not in BASES}
 

@@ -7,10 +7,10 @@ import torch
 from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly, random_prompts
 
 from engine.assets import tiny_folder
-from engine.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.config.schema import Model
+from engine.extensions.chat.chat_client import Sampling
+from engine.extensions.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.methods.model_source import load_tokenizer
-from engine.runs.chat_client import Sampling
 
 pytestmark = [
     pytest.mark.gpu,

@@ -57,7 +57,6 @@ SUBCOMMANDS: Table = {
     "report": ("Write the report of a ladder or sweep; print its path.", "ladder:report"),
     "export": ("Export a run, or a ladder's recommended one, and check it.", "export:export"),
     "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),
-    "try": ("Answer prompts with base and tuned models, side by side.", "chat:try_runs"),
     "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),
     "completion": ("Print the completion script of bash or zsh.", "completion:completion"),
     "schema": ("Print the JSON Schema of a file or of --json output.", "schema:schema"),

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
-from tui.commands import bindings
+from tui.commands import ADDED_KEYS, bindings
 from tui.settings import app_keys, tell
 from tui.widgets.text_rows import KeyLine, Rows
 
@@ -47,6 +47,19 @@ class BaseScreen(Screen[R]):
         If the key is pressed anyway, the command shows a notification.
         """
         return True
+
+    def finished_runs(self, purpose: str) -> list[RunDir]:
+        """The finished runs that keys of this screen act on; a notification if there is none to `purpose`."""
+        return []
+
+    def has_finished_run(self) -> bool:
+        """Whether there is one."""
+        return False
+
+    def action_extension(self, id: str) -> None:
+        """What an extension does for its key on this screen."""
+        with self.errors_told("warning"):
+            ADDED_KEYS[id].act(self)
 
     def on_unmount(self) -> None:
         if self.request:

@@ -236,7 +236,6 @@ class BenchView(BaseScreen[None]):
 
     def is_useful(self, command: str) -> bool:
         follower, log = self.follower, self.log_pane
-        ended = follower.state.end if follower.state else None
         if self.maximized is not None and command not in self.SHOWN_WHILE_ZOOMED:
             return False
         match command:
@@ -246,8 +245,8 @@ class BenchView(BaseScreen[None]):
                 return self.run_to_resume() is not None and not follower.deleted
             case "watch":
                 return len(self.live_runs.live()) > bool(follower.live)
-            case "try" | "export":
-                return ended is not None and ended.status == "finished"
+            case "export":
+                return self.has_finished_run()
             case "previous":
                 return bool(log.find_word)
             case "clear":

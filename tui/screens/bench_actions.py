@@ -190,26 +190,22 @@ class BenchScreen(BenchView, RunActions[None]):
 
         self.app.push_screen(RunsScreen(self.runs), closed)
 
-    def _finished_run(self) -> RunDir | None:
-        """The watched run if it has finished; else a notification."""
-        run, state = self.follower.run, self.follower.state
-        if run is not None and state is not None and state.end is not None and state.end.status == "finished":
-            return run
+    def has_finished_run(self) -> bool:
+        state = self.follower.state
+        return state is not None and state.end is not None and state.end.status == "finished"
+
+    def finished_runs(self, purpose: str) -> list[RunDir]:
+        """The watched run."""
+        if self.follower.run is not None and self.has_finished_run():
+            return [self.follower.run]
         self.tell("watch a finished run first", severity="warning")
-        return None
-
-    def action_try_run(self) -> None:
-        from engine.runs.chat_client import OpenSession
-        from tui.screens.trying import TryScreen
-
-        if run := self._finished_run():
-            self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path)])))
+        return []
 
     def action_export(self) -> None:
         from tui.screens.exporting import ExportScreen, exportable
 
-        if (run := self._finished_run()) and (offered := exportable(run.name, run)):
-            self.app.push_screen(ExportScreen([offered]))
+        if offered := [target for run in self.finished_runs("export") if (target := exportable(run.name, run))]:
+            self.app.push_screen(ExportScreen(offered))
 
     def action_clear(self) -> None:
         self.query("#path").set(display=False)

@@ -19,7 +19,6 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs import start
-from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
@@ -223,8 +222,8 @@ class LadderScreen(BaseScreen[None]):
                 return active
             case "resume":
                 return state is not None and not active and state.status != "finished"
-            case "try" | "export" | "rate" | "judge":
-                return state is not None and any(e.kind == "run" and e.status == "finished" for e in state.entries)
+            case "export" | "rate" | "judge":
+                return self.has_finished_run()
             case "next":
                 return self._has_others
             case "report":
@@ -259,14 +258,13 @@ class LadderScreen(BaseScreen[None]):
             else:
                 resume_ladder(folder)
 
-    def action_try_runs(self) -> None:
-        from tui.screens.trying import TryScreen  # imported when it is opened
+    def finished_runs(self, purpose: str) -> list[RunDir]:
+        """A finished run of each rung. Raises UserError if there is none."""
+        folder = self._chosen(purpose)
+        return folder.finished_runs() if folder else []
 
-        if (folder := self._chosen("try")) is None:
-            return
-        with self.errors_told("warning"):
-            runs = [str(run.path) for run in folder.finished_runs()]
-            self.app.push_screen(TryScreen(OpenSession(runs=runs)))
+    def has_finished_run(self) -> bool:
+        return self.ladder is not None and any(e.kind == "run" and e.status == "finished" for e in self.ladder.entries)
 
     def action_export(self) -> None:
         from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened

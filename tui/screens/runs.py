@@ -13,7 +13,6 @@ from textual.widgets import OptionList
 
 from engine.config.quantities import duration, size
 from engine.config.text import amount
-from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
@@ -184,8 +183,8 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
                 return not ended
             case "resume":
                 return ended and line.state not in ("finished", "damaged")
-            case "try" | "continue" | "export":
-                return line.state == "finished"
+            case "continue" | "export":
+                return self.has_finished_run()
             case "compare":
                 return len(self.marked) > 1
             case "delete":
@@ -238,15 +237,17 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
 
         self.run_worker(read_all, thread=True, exclusive=True, group="compare")
 
-    def action_try_runs(self) -> None:
-        from tui.screens.trying import TryScreen  # imported when it is opened
-
+    def finished_runs(self, purpose: str) -> list[RunDir]:
+        """The marked runs, else the selected one."""
         names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self.selected_run()) else [])
         unfinished = [name for name in names if self.lines[name].state != "finished"]
         if unfinished:
-            self.tell(f"not finished, so it cannot be tried: {', '.join(unfinished)}", severity="warning")
-        elif names:
-            self.app.push_screen(TryScreen(OpenSession(runs=[str(self.runs / name) for name in names])))
+            self.tell(f"not finished, nothing to {purpose}: {', '.join(unfinished)}", severity="warning")
+        return [] if unfinished else [RunDir(self.runs / name) for name in names]
+
+    def has_finished_run(self) -> bool:
+        """Whether the run under the cursor has finished."""
+        return self.key in self.lines and self.lines[self.key].state == "finished"
 
     def action_again(self) -> None:
         if run := self.selected_run():

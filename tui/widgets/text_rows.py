@@ -16,7 +16,7 @@ from textual.visual import Visual
 from textual.widget import Widget
 
 from engine.config.text import visible
-from tui.commands import DEFAULT_KEYS, moves, typed_character
+from tui.commands import ADDED_KEYS, DEFAULT_KEYS, moves, typed_character
 
 EMPTY = Content("")
 WHEEL_LINES = 3
@@ -137,7 +137,11 @@ class KeyLine(Rows):
     def redraw(self) -> None:
         """Show the keys of the screen in front that would do something now, as many as fit."""
         screen, always = self.screen, self.always
-        useful = getattr(screen, "is_useful", lambda command: True)
+        of_screen = getattr(screen, "is_useful", lambda command: True)
+
+        def is_useful(id: str) -> bool:
+            return ADDED_KEYS[id].useful(screen) if id in ADDED_KEYS else bool(of_screen(id.partition(".")[2]))
+
         shown: dict[str, tuple[Binding, str]] = {}  # action -> the first of its keys, and the key's display name
         active = screen.active_bindings.values() if screen is self.app.screen else ()
         bound = [key.binding for key in active if key.binding.show and key.enabled]
@@ -153,8 +157,8 @@ class KeyLine(Rows):
             return group in EVERYWHERE, groups.index(group), places.get(binding.id or "", 0)
 
         for binding in sorted(bound, key=place):
-            group, _, command = (binding.id or "").partition(".")
-            if group in EVERYWHERE or useful(command):
+            group = (binding.id or "").partition(".")[0]
+            if group in EVERYWHERE or is_useful(binding.id or ""):
                 shown.setdefault(binding.action, (binding, self.app.get_key_display(binding)))
         widths = {action: len(f"{key} {binding.description}{GAP}") for action, (binding, key) in shown.items()}
         needed = (widths[action] for action, (binding, _) in shown.items() if binding.id in always)

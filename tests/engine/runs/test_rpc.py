@@ -18,7 +18,7 @@ import pytest
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs.chat_client import CLOSE_SECONDS, ChatClient, OpenSession
+from engine.extensions.chat.chat_client import CLOSE_SECONDS, ChatClient, OpenSession
 from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, ask
 
 PYTHON = sys.executable

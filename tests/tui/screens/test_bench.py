@@ -15,6 +15,7 @@ from textual.widgets import OptionList
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.commands import DEFAULT_KEYS, RESERVED_KEYS, TABLES
+from tui.extensions.chat.screen import TryScreen
 from tui.screens.base import ConfirmScreen
 from tui.screens.bench_actions import BenchScreen
 from tui.screens.charts import ChartsScreen
@@ -28,7 +29,6 @@ from tui.screens.presets import PresetsScreen
 from tui.screens.processes import DevicesScreen, ProcessesScreen
 from tui.screens.rating import RatingScreen
 from tui.screens.runs import RunsScreen
-from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.run_panes import LossPane, RunsPane

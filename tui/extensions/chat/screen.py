@@ -17,12 +17,20 @@ from textual.widgets import Input, Static
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
-from engine.runs import chat_client
-from engine.runs.chat_client import OpenSession, ReplayItem, save_conversations
+from engine.extensions.chat import chat_client
+from engine.extensions.chat.chat_client import OpenSession, ReplayItem, save_conversations
 from engine.runs.home import tilde
 from tui.commands import bindings
-from tui.live import chat
-from tui.live.chat import ChatState, ChatThread, ColumnState, answer_facts, parse_sampling, recorded_text, written
+from tui.extensions.chat import chat_state as chat
+from tui.extensions.chat.chat_state import (
+    ChatState,
+    ChatThread,
+    ColumnState,
+    answer_facts,
+    parse_sampling,
+    recorded_text,
+    written,
+)
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.text_rows import KeyLine, literal

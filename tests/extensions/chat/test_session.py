@@ -12,16 +12,13 @@ import pytest
 import torch
 from made_models import conversation_of, made_model, record_answers
 
-from engine.chat.models import BASE, PromptEncoder, prompt_of, tried_run
-from engine.chat.session import ChatSession
 from engine.config.errors import UserError
 from engine.config.schema import Data, Model
 from engine.data.detection import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
+from engine.data.prompts import PromptEncoder
 from engine.evaluation.generate import Generator, end_tokens
-from engine.methods.adapters import unwrap_peft
-from engine.methods.model_source import load_tokenizer
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerText,
@@ -30,6 +27,10 @@ from engine.runs.chat_client import (
     RequestFinished,
     Sampling,
 )
+from engine.extensions.chat.models import BASE, prompt_of, tried_run
+from engine.extensions.chat.session import ChatSession
+from engine.methods.adapters import unwrap_peft
+from engine.methods.model_source import load_tokenizer
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir
 

@@ -21,10 +21,10 @@ from textual.widgets import Input, Static
 
 from engine.config.schema import Data
 from engine.data.detection import preview
-from engine.runs.chat_client import OpenSession, Sampling
+from engine.extensions.chat.chat_client import OpenSession, Sampling
 from tui.app import Workbench
-from tui.live.chat import KINDS, memory_text, sampling_text
-from tui.screens.trying import AnswerColumn, TryScreen
+from tui.extensions.chat.chat_state import KINDS, memory_text, sampling_text
+from tui.extensions.chat.screen import AnswerColumn, TryScreen
 from tui.settings import Settings
 
 

@@ -11,8 +11,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.quantities import duration, size
 from engine.config.text import amount
-from engine.hardware.devices import THE_CPU
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,
@@ -33,6 +32,7 @@ from engine.runs.chat_client import (
     RequestRefused,
     Sampling,
 )
+from engine.hardware.devices import THE_CPU
 from tui.background import BackgroundThread
 
 if TYPE_CHECKING:  # they import Textual, which is not needed to print answers

@@ -1,4 +1,4 @@
-"""A chat session (`engine.worker.chat_server`) from outside: its messages, its client, and conversations saved as data.
+"""A chat session (`chat_server.py`) from outside: its messages, its client, and conversations saved as data.
 
 Messages are JSON objects, one per line, both ways.
 """
@@ -281,7 +281,7 @@ class ChatClient:
                 with self._lock:
                     if self._closed:
                         return
-                    self._process = start_server("engine.worker.chat_server", errors, **environment)
+                    self._process = start_server("engine.extensions.chat.chat_server", errors, **environment)
                 self.send(self._request)
                 for line in message_lines(self._process):
                     try:

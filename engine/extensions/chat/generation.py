@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from engine.evaluation.forward import Forward, reads_prompts_in_parts
 from engine.evaluation.generate import without_own_settings
-from engine.runs.chat_client import Sampling
+from engine.extensions.chat.chat_client import Sampling
 
 Stopped = Callable[[], bool]
 """Whether the client asked to stop the current answer."""

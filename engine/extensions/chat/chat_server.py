@@ -1,6 +1,6 @@
-"""Chat session: `python -m engine.worker.chat_server PID` answers the requests of one client until its stdin closes.
+"""Chat session: `python -m engine.extensions.chat.chat_server PID` answers one client until its stdin closes.
 
-Requests and messages are JSON lines (`engine.runs.chat_client`). The process is in the device queue while it waits
+Requests and messages are JSON lines (`chat_client.py`). The process is in the device queue while it waits
 and as long as it runs; it ends with its client, which frees all memory.
 """
 
@@ -17,9 +17,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import used_folder
 from engine.config.redaction import redact_output
-from engine.hardware.devices import select_devices
-from engine.methods.library_imports import import_libraries
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     NOT_FINISHED,
     AnswerRequest,
     ListItems,
@@ -31,13 +29,15 @@ from engine.runs.chat_client import (
     SessionFailed,
     Stop,
 )
+from engine.hardware.devices import select_devices
+from engine.methods.library_imports import import_libraries
 from engine.runs.queue import device_queue
 from engine.runs.queue.device_queue import wait_for_device
 from engine.runs.run.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import Channel, tell_outcome
 
 if TYPE_CHECKING:
-    from engine.chat.session import ChatSession
+    from engine.extensions.chat.session import ChatSession
 
 
 class ChatServer:
@@ -68,7 +68,7 @@ class ChatServer:
             device.apply()
             self.tell(LoadingProgress("loading libraries"))
             import_libraries()  # after the wait: it takes seconds
-            from engine.chat.session import ChatSession
+            from engine.extensions.chat.session import ChatSession
 
             session = ChatSession(paths, request.base, lambda text: self.tell(LoadingProgress(text)))
             self.tell(session.ready())

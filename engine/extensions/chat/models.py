@@ -13,24 +13,22 @@ import peft
 import psutil
 import torch
 
-from engine.chat.generation import ConversationCache
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
-from engine.data.chat_template import has_template
 from engine.data.detection import system_prompt, training_examples
-from engine.data.parallel import in_child
-from engine.data.rows import Example, Problem, Row
-from engine.data.tokens import RowTokenizer
+from engine.data.prompts import PROBE, PromptEncoder
+from engine.data.rows import Example, Row
 from engine.evaluation.generate import end_tokens
 from engine.export.export_source import refuse_other_base
+from engine.extensions.chat.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse, WeightsMemory
+from engine.extensions.chat.generation import ConversationCache
 from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer, maximum_positions
 from engine.methods.weights import stored_bytes
-from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse, WeightsMemory
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir, finished_result, read_frozen
 from engine.training.guards import free_memory
@@ -115,50 +113,6 @@ def verify(
     return defects
 
 
-ANSWER = "answer"
-"""In place of the answer that the model will give: the data path encodes whole conversations."""
-ANY_LENGTH = 1 << 30
-
-
-class PromptEncoder:
-    """Prompts as token ids, by the data path of training."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.chat = has_template(tokenizer)
-        self._row_tokenizer = RowTokenizer(tokenizer, ANY_LENGTH)
-
-    def row(self, conversation: Conversation) -> Row:
-        """The conversation as a row whose `prompt` ends with the generation prompt. Raises UserError if the chat
-        template refuses it.
-        """
-        (row,) = self.prompts([conversation])
-        if isinstance(row, Problem):
-            raise UserError(row.what, row.where, "change the conversation", "chat.template_refused")
-        return row
-
-    def prompts(self, conversations: Sequence[Conversation]) -> list[Row | Problem]:
-        """Several conversations as rows."""
-        answer = {"role": "assistant", "content": ANSWER}
-        examples = [
-            Example(
-                [*item.messages, answer] if item.messages else None, item.prompt, ANSWER, "conversation", item.tools
-            )
-            for item in conversations
-        ]
-        return self.rows(examples)
-
-    def ids(self, conversation: Conversation) -> list[int]:
-        """The prompt's token ids. Raises UserError for an empty prompt and where the chat template refuses it."""
-        prompt = self.row(conversation).prompt
-        if not prompt:
-            raise UserError("empty prompt", "conversation", "enter a text", "chat.empty_prompt")
-        return prompt
-
-    def rows(self, examples: list[Example]) -> list[Row | Problem]:
-        """Training or test rows, encoded with the same encoder."""
-        return in_child(lambda: list(self._row_tokenizer.rows(examples)))
-
-
 def prompt_of(example: Example) -> Conversation:
     """A row's conversation without the answer to its last prompt."""
     messages = (example.messages or [])[:-1]
@@ -167,8 +121,6 @@ def prompt_of(example: Example) -> Conversation:
 
 Progress = Callable[[str], None]
 BASE, BASE_4BIT = "base", "4-bit base"
-PROBE = Conversation(messages=[{"role": "user", "content": "Hello"}], prompt="Hello")
-"""The prompt of the verification."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from made_models import made_model, record_answers
 from message_parts import figures
 from screen import Terminal
 
-from engine.runs.chat_client import ChatClient, OpenSession, Sampling
+from engine.extensions.chat.chat_client import ChatClient, OpenSession, Sampling
 from engine.runs.run.run_dir import RunDir
-from tui.cli import chat
-from tui.live.chat import KINDS, ChatState
+from tui.extensions.chat import command as chat
+from tui.extensions.chat.chat_state import KINDS, ChatState
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_on_a_terminal_the_screen_opens_and_escape_ends_everything(made: dict[st
     terminal = Terminal("try", str(made["lora"].path), "--no-base", "--device", "cpu", cwd=tmp_path, size=(80, 24))
     terminal.wait("ready on")
     children = psutil.Process(terminal.process.pid).children()
-    assert len(children) == 1 and "engine.worker.chat_server" in children[0].cmdline()
+    assert len(children) == 1 and "engine.extensions.chat.chat_server" in children[0].cmdline()
     terminal.press("H", "i", "enter")
     terminal.wait("user: Hi")
     terminal.wait("first token")

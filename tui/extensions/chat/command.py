@@ -11,8 +11,7 @@ import typer
 
 from engine.config.errors import Notice, UserError
 from engine.config.text import visible
-from engine.hardware.devices import CPU, THE_CPU
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     NOT_FINISHED,
     AnswerFinished,
     AnswerRequest,
@@ -27,6 +26,7 @@ from engine.runs.chat_client import (
     RequestRefused,
     Sampling,
 )
+from engine.hardware.devices import CPU, THE_CPU
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, finished_result
@@ -34,7 +34,7 @@ from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.lookup import RUN_OR_LADDER, find_named
 from tui.cli.progress import shown_progress
-from tui.live.chat import (
+from tui.extensions.chat.chat_state import (
     KINDS,
     ChatState,
     answer_facts,
@@ -48,7 +48,7 @@ from tui.output import streams
 from tui.output.console import print_json, say
 
 if TYPE_CHECKING:
-    from tui.screens.trying import TryScreen
+    from tui.extensions.chat.screen import TryScreen
 
 DEFECTS = ("chat.base_changed", "chat.adapter_inactive", "chat.full_is_base")
 """Notices of a failed verification: the exit status is 1."""
@@ -99,7 +99,7 @@ def try_runs(
         from tui.cli.bench import open_bench
 
         def screen() -> TryScreen:
-            from tui.screens.trying import TryScreen  # Textual is not needed to print answers
+            from tui.extensions.chat.screen import TryScreen  # Textual is not needed to print answers
 
             return TryScreen(session, sampling, system, where == CPU)
 

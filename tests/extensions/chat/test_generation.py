@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly, random_prompts
 
 from engine.assets import tiny_folder
-from engine.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.config.schema import Model
+from engine.extensions.chat.chat_client import Sampling
+from engine.extensions.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.methods.model_source import load_tokenizer
-from engine.runs.chat_client import Sampling
 
 GREEDY = Sampling(max_new_tokens=MOST)
 PROMPTS = random_prompts([9, 1, 30])

@@ -11,9 +11,9 @@ from pilot import play, wait_for
 from textual.pilot import Pilot
 
 from tui.app import Workbench
+from tui.extensions.chat.screen import TryScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.runs import RunsScreen
-from tui.screens.trying import TryScreen
 
 
 def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from forked import fork_processes
 from made_models import conversation_of, made_model
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerText,
@@ -104,8 +104,8 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir, monkeypatch: pytest.Mo
 
 CLIENT = """
 import sys
-from engine.runs.chat_client import ChatClient
-from engine.runs.chat_client import AnswerRequest, AnswerText, Conversation, OpenSession, Ready, Sampling
+from engine.extensions.chat.chat_client import ChatClient
+from engine.extensions.chat.chat_client import AnswerRequest, AnswerText, Conversation, OpenSession, Ready, Sampling
 client = ChatClient(OpenSession(runs=sys.argv[1:], wait=False))
 for message in client.messages():
     if isinstance(message, Ready):

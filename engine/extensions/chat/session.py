@@ -10,15 +10,12 @@ from typing import Any
 
 import msgspec
 
-from engine.chat.generation import AnswerStreamer, Stopped, generate_answer
-from engine.chat.models import ChatRun, LoadedModels, Progress, Responder, prompt_of, tried_runs
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.detection import examples_of
 from engine.data.items import earlier_answers
 from engine.data.rows import Example, Row
-from engine.methods.machine import Machine, is_out_of_memory, this_machine
-from engine.runs.chat_client import (
+from engine.extensions.chat.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,
@@ -32,7 +29,10 @@ from engine.runs.chat_client import (
     RequestFinished,
     Sampling,
 )
-from engine.runs.chat_client import RecordedAnswer as Recorded
+from engine.extensions.chat.chat_client import RecordedAnswer as Recorded
+from engine.extensions.chat.generation import AnswerStreamer, Stopped, generate_answer
+from engine.extensions.chat.models import ChatRun, LoadedModels, Progress, Responder, prompt_of, tried_runs
+from engine.methods.machine import Machine, is_out_of_memory, this_machine
 from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lines
 from engine.training.guards import free_memory
 

@@ -13,7 +13,8 @@ from made_models import made_model
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.chat.models import (
+from engine.config.errors import UserError
+from engine.extensions.chat.models import (
     BASE,
     BASE_4BIT,
     PROBE,
@@ -26,7 +27,6 @@ from engine.chat.models import (
     tried_run,
     verify,
 )
-from engine.config.errors import UserError
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.runs.run.folder import short_name

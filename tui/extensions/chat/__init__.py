@@ -1,0 +1,1 @@
+"""`ftbench try`: the command and the chat screen."""

@@ -76,7 +76,7 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     if has_model:
         with contextlib.suppress(UserError):  # a damaged result is written again
             if (result := run.written_result()) is not None and result.status == "finished":
-                return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
+                return 0  # started again for nothing: a batch system repeats a job whose end it did not see
     resumed = run.events_file.exists()
     run.reserve_end()
     run.result_file.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def _free_devices(
 
     count = frozen.config.train.devices
     possible = devices_for(frozen.config.hardware.device, count)
-    if frozen.wait and frozen.config.executor.name == "local":  # Slurm has given its job devices
+    if frozen.wait and frozen.config.executor.name == "local":  # a batch system has given its job devices
         return wait_for_devices(
             possible, queued_since, run.path, log_place, cancelled, is_usable=still_exists, count=count
         )

@@ -42,7 +42,7 @@ SLOW = (
     "engine/methods",
     "engine/evaluation",
     "engine/export",
-    "engine/executors/test_slurm.py",
+    "extensions/slurm/test_slurm.py",
     "engine/assets",
     "engine/memory/test_audit.py",
     "engine/memory/test_dry_run",
@@ -83,7 +83,7 @@ seconds have the mark."""
 
 LONGEST = (
     "engine/export/test_export.py",
-    "engine/executors/test_slurm.py",
+    "extensions/slurm/test_slurm.py",
     "faults/test_kill.py",
     "engine/worker/test_ranks.py",
     "engine/memory/test_layer_extrapolation.py",

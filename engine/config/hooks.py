@@ -6,6 +6,7 @@
   options, its result is the exit status.
 - `ftbench.requests`: a function that answers a request, `doctor.train`, in a process that may import torch
   (`engine/worker/requests.py`).
+- `ftbench.executors`: a batch system with the functions of `BatchSystem` (`engine/executors/jobs.py`), `slurm`.
 - `ftbench.runs`: an object with the functions of `RunHooks` (`engine/runs/run_hooks.py`).
 - `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own.
 - `ftbench.settings`: a Section, the table of this name in presets. Of shipped extensions only: the bench reads the

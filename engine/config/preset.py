@@ -14,6 +14,7 @@ import tomli
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_small
+from engine.config.hooks import hooks
 from engine.config.method_specs import method_names, method_spec, readers, reads
 from engine.config.metric_specs import metric_names
 from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config
@@ -269,10 +270,14 @@ def _faults(values: Flat, config: Config) -> Iterator[tuple[str, str, str, str]]
     if key and data.validation == 0:
         problem = f"{key} needs a validation loss, and there are no validation rows"
         yield key, problem, "--set data.validation=0.05", "preset.no_validation_rows"
+    executors = ("local", *hooks("ftbench.executors"))
+    if config.executor.name not in executors:
+        problem = f"unknown executor {config.executor.name!r}{suggestion(config.executor.name, executors)}"
+        yield "executor.name", problem, f"use one of {', '.join(executors)}", "executor.unknown"
     unread = min((key for key in values if key.startswith("executor.") and key != "executor.name"), default="")
     if unread and config.executor.name == "local":
-        problem = f"{unread} applies only to the executor slurm, and the executor is local"
-        yield unread, problem, "remove it, or `--set executor.name=slurm`", "preset.unread_executor"
+        problem = f"{unread} applies only to jobs of a batch system, and the executor is local"
+        yield unread, problem, "remove it, or set executor.name", "preset.unread_executor"
     key = "adapter.init"  # PiSSA replaces the weights of the base by what its initial adapter leaves of them
     if config.adapter.init == "pissa" and reads(config.method, key):
         if method_spec(config.method).quantizes_base:

@@ -277,10 +277,10 @@ class Executor(Section, frozen=True):
 
     traits: ClassVar[Traits] = Traits("unrelated", "private")
 
-    name: Literal["local", "slurm"] = "local"
-    """local: a process on this machine. slurm: a batch job."""
+    name: str = "local"
+    """local: a process on this machine; else the name of a batch system, to which the other keys belong: slurm."""
     partition: str | None = None
-    """Slurm partition; unset: the cluster's default."""
+    """Partition; unset: the cluster's default."""
     time: str | None = None
     """Time limit of a job, such as 90 (minutes), 12:00:00 or 2-00:00:00. Before it is reached, the run saves a
     checkpoint and is queued again."""

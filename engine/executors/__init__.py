@@ -1,1 +1,1 @@
-"""Where a worker process runs: on this machine, or as a job of Slurm. Torch-free; knows runs only as directories."""
+"""Where a worker runs: a process on this machine, or a job of a batch system. Torch-free; runs are directories here."""

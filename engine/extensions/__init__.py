@@ -28,6 +28,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
     },
+    "ftbench.executors": {"slurm": ("engine.extensions.slurm.slurm", "")},
     "ftbench.screens": {"try": ("tui.extensions.chat.keys:KEYS", "")},
     "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
 }

@@ -20,7 +20,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import RELOCATABLE_KEYS, UNRELATED_KEYS, Config
 from engine.config.settings import flatten, with_settings
-from engine.executors.slurm import submit_array
+from engine.executors.jobs import batch_system
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import run_hooks, start
@@ -43,9 +43,8 @@ def identity(config: Config, fingerprints: dict[str, str], versions: dict[str, s
 
     SHA-256 of settings, data, model, library versions and machine.
     """
-    executor = config.executor
-    if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
-        machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
+    if (system := batch_system(config.executor.name)) is not None:  # `machine` only submits: its runs are no match
+        machine = {"device": system.machine(config.executor)}
     settings = relevant_settings(config)
     if fingerprints:  # which have the content of the files, wherever they are
         places = [
@@ -153,9 +152,9 @@ class LadderRunner:
         """Run all and yield each with its result as it ends: as many at a time as they have devices.
 
         On this machine the device queue gives each run a device that is free; more runs would only wait for each other.
-        In Slurm all are tasks of one job array, so that the cluster sees how many there are. Runs of a rung that was
-        excluded meanwhile are left out. The result is None if the run failed: see `entry.reason`. Raises StopRequested,
-        and UserError where a run cannot be started.
+        In a batch system all are tasks of one job array, so that the cluster sees how many there are. Runs of a rung
+        that was excluded meanwhile are left out. The result is None if the run failed: see `entry.reason`.
+        Raises StopRequested, and UserError where a run cannot be started.
 
         Args:
             configure: Called when a run's turn comes, because settings can depend on the runs before it.
@@ -163,7 +162,7 @@ class LadderRunner:
         turns: Iterator[tuple[PlannedRun, Config]] = (
             ((rung, entry), configure(rung, entry)) for rung, entry in runs if rung.name not in self.excluded
         )
-        if runs and runs[0][0].config.executor.name == "slurm":
+        if runs and runs[0][0].config.executor.name != "local":
             submitted = list(turns)
             self._submit(submitted)
             turns, limit = iter(submitted), max(1, len(submitted))
@@ -191,10 +190,11 @@ class LadderRunner:
             run, is_new = self._find_or_create(entry, config)
             if is_new:
                 new.append((entry, run))
-        if not new:
+        executor = runs[0][1].executor
+        if not new or (system := batch_system(executor.name)) is None:
             return
         try:
-            jobs = submit_array(self.dir.path, [run.path for _, run in new], runs[0][1].executor)
+            jobs = system.submit_array(self.dir.path, [run.path for _, run in new], executor)
         except (UserError, RunFailed):
             for entry, run in new:
                 run_dir.delete(run)
@@ -204,7 +204,7 @@ class LadderRunner:
         for (_, run), job in zip(new, jobs, strict=True):
             self.started.add(run.path)
             run_hooks.started(run)
-            print(f"submitted {run.name} as Slurm job {job.id}", flush=True)
+            print(f"submitted {run.name} as job {job.id} of {executor.name}", flush=True)
 
     def run_entry(self, entry: LadderEntry, config: Config) -> Result | None:
         """The result of the entry's run, which is reused, resumed or started. None if it failed: see `entry.reason`.
@@ -400,7 +400,7 @@ class LadderRunner:
             if (self.stopping.requested or run.path in self.dropped) and not forwarded:
                 forwarded = start.try_to_stop(run)
             job = run.job_state()
-            text = job.text if job is not None and job.is_waiting else ""  # what its Slurm job waits for
+            text = job.text if job is not None and job.is_waiting else ""  # what its job waits for
             if text != entry.progress:
                 entry.progress, entry.started = text, None if text else time.time()
                 self.save()

@@ -24,7 +24,8 @@ from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, Config
 from engine.config.settings import Flat, flatten, with_settings
 from engine.config.start_checks import check_benchmarks, refuse_whole_weights
-from engine.executors import local, slurm
+from engine.executors import local
+from engine.executors.jobs import Job, batch_system, system_of
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import run_hooks
@@ -69,7 +70,7 @@ def start_run(
     try:
         _start_worker(run)
     except (UserError, RunFailed):
-        if effective.config.executor.name == "slurm" and run.job() is None:  # nothing was submitted
+        if effective.config.executor.name != "local" and run.job() is None:  # nothing was submitted
             run_dir.delete(run)
         raise
     return run
@@ -86,14 +87,14 @@ def check_startable(config: Config) -> None:
 
 
 def check_device(config: Config) -> None:
-    """Raise UserError if the devices do not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
+    """Raise UserError if the devices do not exist. A job runs elsewhere, with what the batch system gives it."""
     device = config.hardware.device
     if config.executor.name == "local":
         devices_for(*device_settings(config))
     elif slots_of(device) > 1:
-        problem, where = "a Slurm job cannot be divided into slots", f"hardware.device={device}"
+        problem, where = "a job cannot be divided into slots", f"hardware.device={device}"
         hint = "omit the slots; --gres and executor.cpus set its size"
-        raise UserError(problem, where, hint, code="device.slots_in_slurm")
+        raise UserError(problem, where, hint, code="device.slots_in_job")
 
 
 def _start_worker(run: RunDir) -> None:
@@ -106,13 +107,13 @@ def start_worker(run: RunDir) -> StartedProcess | None:
     """Start or resume the worker of a run: its process on this machine, or None for a job that was submitted.
 
     Raises UserError where its configuration was edited after it was created, where a symbolic link is in its directory,
-    and where Slurm refuses the job.
+    and where the batch system refuses the job.
     """
     run.check_files()
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
-    if frozen.config.executor.name == "slurm":
-        slurm.submit(run.path, run.log_file, frozen.config.executor)
+    if (system := batch_system(frozen.config.executor.name)) is not None:
+        system.submit(run.path, run.log_file, frozen.config.executor)
         return None
     return start_process("engine", run.path, run.log_file)
 
@@ -349,8 +350,8 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
 def stop(run: RunDir | LadderDir | SweepDir) -> None:
     """Request a stop: the worker finishes its step, saves a checkpoint and exits; a ladder also stops its run.
 
-    A job that waits in Slurm's queue is cancelled. Raises UserError where it is not running or belongs to another user,
-    and RunFailed where Slurm refuses.
+    A job that waits in the queue of a batch system is cancelled. Raises UserError where it is not running or belongs to
+    another user, and RunFailed where the batch system refuses.
     """
     if isinstance(run, RunDir) and (job := run.job()) is not None:
         _stop_job(run, job)
@@ -365,31 +366,32 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
         raise UserError(problem, hint="ask its owner to stop it", code="run.not_yours") from error
 
 
-def _stop_job(run: RunDir, job: slurm.Job) -> None:
-    """Stop a run that is a Slurm job; one that waits in Slurm's queue is cancelled, and its end is recorded here."""
-    slurm.queue.refresh()
-    state = slurm.queue.state(job)
+def _stop_job(run: RunDir, job: Job) -> None:
+    """Stop a run that is a job; one that waits is cancelled, and its end is recorded here."""
+    system = system_of(job)
+    system.refresh()
+    state = system.state(job)
     if not state.is_active:
         raise UserError(f"{run.name} is not running: {state.text}", hint=LIST_ACTIVE, code="run.not_running")
     if not state.is_waiting:
-        slurm.stop(job)
+        system.stop(job)
         return
-    slurm.cancel(job)
+    system.cancel(job)
     lock = run.acquire()
     if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
         return
     try:
         if run.unwritten_end() is None and run.written_result() is None:
             how = f"run `ftbench resume {run.argument}` to submit it again"
-            end = End(status="stopped", reason=f"cancelled while its Slurm job was pending; {how}")
+            end = End(status="stopped", reason=f"cancelled while its job was pending; {how}")
             write_end(run, read_frozen(run), EventLog(run.events_file), end)
     finally:
         os.close(lock)
-    slurm.queue.refresh()
+    system.refresh()
 
 
 def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
-    """Request a stop of what may have ended; False if Slurm does not answer and has to be asked again."""
+    """Request a stop of what may have ended; False if its batch system does not answer and has to be asked again."""
     try:
         stop(run)
     except (UserError, ProcessLookupError):  # it ended in the meantime

@@ -62,7 +62,7 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def _use_device(config: schema.Config) -> None:
-    """Use the configuration's device; that of a job of Slurm is in another machine."""
+    """Use the configuration's device; that of a batch job is in another machine."""
     if config.executor.name == "local":
         select_device(config.hardware.device).apply()
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from command import events_of, ftbench
 from slurm_sandbox import NODES, Sandbox
 
-from engine.executors.slurm import SlurmQueue
+from engine.extensions.slurm.slurm import SlurmQueue
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir
 from faults.kill_ladder import SHORT, close, finished_runs, has_ended, open_terminal, read, wait_for

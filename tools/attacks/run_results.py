@@ -27,7 +27,7 @@ from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
 from engine.config.schema import Executor
-from engine.executors.slurm import script
+from engine.extensions.slurm.slurm import script
 from engine.runs.run.run_dir import RunDir, write_result
 from tools.attacks.run_common import Done, Table, last_line, workplace
 

@@ -12,7 +12,7 @@ from engine.config.errors import RunFailed
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
-from engine.executors.slurm import JobState, queue
+from engine.executors.jobs import JobState, system_of
 from engine.runs import score_format, start
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry, is_base
@@ -86,7 +86,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             if not exit_message(run.log_file).startswith(CUDA_ERROR):
                 what += " (killed, or the machine ran out of memory)"
             if (job := run.job()) is not None:
-                what = queue.final_state(job).text
+                what = system_of(job).final_state(job).text
             return f"{what}{last_log_line(run)}; `ftbench resume {run.argument}` resumes from the latest checkpoint"
 
         return wait_for_end(run, display, poll, exited_message)
@@ -138,7 +138,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
         raise Detached
     if choice == "s":
         asked = start.try_to_stop(run)
-        say("stopping after the current step …" if asked else "not stopped: Slurm does not respond; try again")
+        say("stopping after the current step …" if asked else "not stopped: its batch system does not answer")
     if display is not None:
         display.live.start()
 

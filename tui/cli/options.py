@@ -78,14 +78,14 @@ From = Annotated[
 ]
 Executor = Annotated[
     str | None,
-    typer.Option("--executor", metavar="local|slurm", help="Where workers run: this machine, or jobs of Slurm."),
+    typer.Option("--executor", metavar="NAME", help="Where workers run: local, or slurm."),
 ]
-Partition = Annotated[str | None, typer.Option("--partition", help="Slurm partition of the jobs.")]
+Partition = Annotated[str | None, typer.Option("--partition", help="Partition of the jobs.")]
 Time = Annotated[
     str | None,
-    typer.Option("--time", metavar="LIMIT", help="Time limit of a Slurm job: minutes, 12:00:00 or 2-00:00:00."),
+    typer.Option("--time", metavar="LIMIT", help="Time limit of a job: minutes, 12:00:00 or 2-00:00:00."),
 ]
-Gres = Annotated[str | None, typer.Option("--gres", help="Resources of a Slurm job, such as gpu:1.")]
+Gres = Annotated[str | None, typer.Option("--gres", help="Resources of a job, such as gpu:1.")]
 Now = Annotated[bool, typer.Option("--now", help="Start immediately, even if the GPU is busy.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Start in the background and return.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each.")]

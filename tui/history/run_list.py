@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
-from engine.executors.slurm import queue
+from engine.executors.jobs import system_of
 from engine.runs.home import tilde
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import Follower
@@ -91,7 +91,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         seconds=_worked_seconds(run) if run.is_active() else None,
         method=config.method,
         created=frozen.created,
-        reason=end.reason if end else queue.final_state(dead_job).text if dead_job else "",
+        reason=end.reason if end else system_of(dead_job).final_state(dead_job).text if dead_job else "",
         started_in=frozen.started_in,
         from_run=continued_run_name(config),
     )

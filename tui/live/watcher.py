@@ -66,7 +66,7 @@ class Watcher(threading.Thread):
         self._read_error = ""
         """The read error reported last, '' where the last read succeeded."""
         self._job_text = ""
-        """The state of its waiting Slurm job that was posted last, '' for none."""
+        """The state of its waiting job that was posted last, '' for none."""
         self._live: bool | None = None
         self._gone = False
         self._last_sign = 0.0
@@ -129,7 +129,7 @@ class Watcher(threading.Thread):
                 news.ladder = state
 
     def _read_job(self, news: RunNews) -> None:
-        """Read the state of a Slurm job that waits: as an event of a run that waits for its device, once per state."""
+        """Read the state of a job that waits: as an event of a run that waits for its device, once per state."""
         job = self.watched.job_state()
         text = job.text if job is not None and job.is_waiting else ""
         if text == self._job_text:

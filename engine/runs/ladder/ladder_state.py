@@ -212,7 +212,7 @@ class LadderEntry(Struct, kw_only=True):
     seconds: float | None = None
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
     started: float | None = None
-    """When its worker was started last, Unix seconds; None before that, and while its Slurm job waits."""
+    """When its worker was started last, Unix seconds; None before that, and while its job waits."""
     disturbed: str = ""
     """Why the timing of a finished run is not used: other load on its CPUs or GPU; '' if it is used."""
     other_device: str = ""

@@ -33,8 +33,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN, Config
 from engine.config.settings import Flat, flatten, nested, setting_text, with_settings
-from engine.executors.slurm import UNKNOWN, Job, JobState, read_job
-from engine.executors.slurm import queue as slurm_queue
+from engine.executors.jobs import Job, JobState, read_job, system_of
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
@@ -122,7 +121,7 @@ class RunDir(Folder):
         return read_job(self.path)
 
     def job_state(self) -> JobState | None:
-        """What Slurm says of its job, None for a run on this machine and for one that has finished or failed.
+        """What the batch system says of its job; None for a run on this machine, or that has finished or failed.
 
         A stopped run can have an active job: after its time limit it is queued again.
         """
@@ -133,7 +132,7 @@ class RunDir(Folder):
             result = self.written_result()
             if result is not None and result.status != "stopped":
                 return None
-        return slurm_queue.state(job)
+        return system_of(job).state(job)
 
     def is_active(self) -> bool:
         """Whether a worker runs, or its job runs or waits."""
@@ -153,7 +152,7 @@ class RunDir(Folder):
         try:
             job = self.job_state()
             if job is not None and job.is_active:
-                return "pending" if job.is_waiting or job.state == UNKNOWN else "starting"
+                return "pending" if job.is_waiting or job.is_unknown else "starting"
             end = self.written_result() or self.unwritten_end()
         except UserError:
             return "damaged"

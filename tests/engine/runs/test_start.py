@@ -56,7 +56,7 @@ def test_slots_in_a_job_of_slurm_are_refused(tmp_path: Path, launched: list[Any]
     chosen = resolve_preset("demo-lora", None, {"hardware.device": "cpu:2", "executor.name": "slurm"})
     with pytest.raises(UserError) as caught:
         start_run(tmp_path / "runs", "demo-lora", chosen)
-    assert caught.value.code == "device.slots_in_slurm" and launched == []
+    assert caught.value.code == "device.slots_in_job" and launched == []
     assert not (tmp_path / "runs").exists()
 
 

@@ -11,7 +11,7 @@ from command import ftbench
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.executors.slurm import JOB_FILE
+from engine.executors.jobs import JOB_FILE
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Checkpoint, Hello

@@ -16,8 +16,8 @@ import pytest
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Executor
-from engine.executors import slurm
-from engine.executors.slurm import array_script, limit_seconds, script
+from engine.extensions.slurm import slurm
+from engine.extensions.slurm.slurm import array_script, limit_seconds, script
 
 WORKER = """
 import pathlib, signal, sys, time

@@ -1,4 +1,4 @@
-"""`python -P -m engine.executors.slurm_job WORKER…`: the process of a Slurm job, which starts its worker and waits.
+"""`python -P -m engine.extensions.slurm.slurm_job WORKER…`: the process of a job, which starts its worker and waits.
 
 Slurm sends SIGUSR1 before the time limit, `ftbench stop` SIGTERM; both are forwarded to the worker, which finishes the
 step, saves a checkpoint and exits. After SIGUSR1 the job is queued again, and the worker resumes from the checkpoint.

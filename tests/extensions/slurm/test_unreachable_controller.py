@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from slurm_sandbox import CONF, IS_INSTALLED
 
-from engine.executors.slurm import Unreachable, command
+from engine.extensions.slurm.slurm import Unreachable, command
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Slurm is not installed")
 

@@ -15,20 +15,20 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import read_regular, write_atomically
+from engine.config.files import write_atomically
 from engine.config.schema import Executor
 from engine.config.text import visible
+from engine.executors.jobs import Job, write_job
 from engine.executors.local import DEFAULT_ENVIRONMENT, ENVIRONMENT, worker_command
 
 NAME = "job.sbatch"
-LAUNCHER = [sys.executable, "-P", "-m", "engine.executors.slurm_job"]
+EXECUTOR = "slurm"
+"""In `executor.name`."""
+LAUNCHER = [sys.executable, "-P", "-m", "engine.extensions.slurm.slurm_job"]
 MIN_WORK_SECONDS = 120
 """Time that a job needs at least, for imports, model and one step, before it is asked for a checkpoint."""
 OPTIONS = {
@@ -138,8 +138,6 @@ def _quoted(path: Path) -> str:
     return f'"{path}"'
 
 
-JOB_FILE = "job.json"
-"""In a run's directory: its latest job, written at each submission."""
 TIMEOUT_SECONDS = 30.0
 """Slurm's commands give up on their controller after MessageTimeout, 10 s by default."""
 _NETWORK_ERRORS = (
@@ -170,43 +168,6 @@ _UNREACHABLE = (
     "standby mode",
 )
 """What one of Slurm's commands prints when its controller dies before, while or after it is asked."""
-
-
-class Job(msgspec.Struct, frozen=True):
-    """A job of a batch system that runs the worker of one run."""
-
-    id: str
-    """Slurm's job id; `17_3` for a task of an array."""
-    submitted: float
-    """Unix seconds after Slurm had accepted it."""
-    executor: str = "slurm"
-
-
-def read_job(folder: Path) -> Job | None:
-    """The latest job of the run in this directory, None for a run on this machine.
-
-    Raises UserError where the file is damaged or cannot be read.
-    """
-    path = folder / JOB_FILE
-    try:
-        status = path.stat()
-        return _decoded(path, status.st_mtime_ns, status.st_size)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        hint = "`squeue` lists your jobs; delete the file if none of them belongs to this run"
-        raise UserError(f"damaged: {error}", str(path), hint, code="run.job_damaged") from error
-
-
-def write_job(folder: Path, job: Job) -> None:
-    """Record a submitted job. Raises OSError where the disk is full."""
-    write_atomically(folder / JOB_FILE, msgspec.json.encode(job))
-
-
-@lru_cache(maxsize=4096)
-def _decoded(path: Path, mtime: int, size: int) -> Job:
-    """Cached as long as the file does not change: lists ask every second."""
-    return msgspec.json.decode(read_regular(path), type=Job)
 
 
 class Unreachable(RunFailed):
@@ -244,7 +205,7 @@ def submit(run: Path, log_file: Path, settings: Executor) -> Job:
 
     Raises UserError for options that Slurm cannot use or refuses, and Unreachable.
     """
-    job = Job(_sbatch(run, script(run, log_file, settings)), time.time())
+    job = Job(_sbatch(run, script(run, log_file, settings)), time.time(), EXECUTOR)
     write_job(run, job)
     return job
 
@@ -256,7 +217,7 @@ def submit_array(folder: Path, runs: Sequence[Path], settings: Executor) -> list
     """
     array = _sbatch(folder, array_script(folder, runs, settings))
     submitted = time.time()
-    tasks = [Job(f"{array}_{number}", submitted) for number in range(len(runs))]
+    tasks = [Job(f"{array}_{number}", submitted, EXECUTOR) for number in range(len(runs))]
     for run, task in zip(runs, tasks, strict=True):
         write_job(run, task)
     return tasks
@@ -314,7 +275,7 @@ _LISTING = ("--me", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|
 _ACCOUNTING = ("--noheader", "--allocations", "--parsable2", "--format=State")
 
 
-class JobState(NamedTuple):
+class SlurmJobState(NamedTuple):
     """What Slurm says of a job."""
 
     job: str
@@ -328,6 +289,10 @@ class JobState(NamedTuple):
     def is_active(self) -> bool:
         """Whether it runs or may still run. True while Slurm does not answer: resuming could start it twice."""
         return self.state in (*WAITING, *WORKING, UNKNOWN)
+
+    @property
+    def is_unknown(self) -> bool:
+        return self.state == UNKNOWN
 
     @property
     def is_waiting(self) -> bool:
@@ -353,7 +318,7 @@ class SlurmQueue:
         self._lock = threading.Lock()
         self._reading = threading.Lock()
         """Held while squeue runs: threads that ask at the same time share one answer."""
-        self._states: dict[str, JobState] = {}
+        self._states: dict[str, SlurmJobState] = {}
         self._asked = 0.0
         """Unix seconds at which squeue was last started, 0 before that."""
         self._next = 0.0
@@ -362,7 +327,7 @@ class SlurmQueue:
         """Slurm's message, '' while it answers."""
         self._reader: threading.Thread | None = None
 
-    def state(self, job: Job) -> JobState:
+    def state(self, job: Job) -> SlurmJobState:
         if time.monotonic() >= self._next:
             if self._asked <= job.submitted and not self._problem:
                 self._read(FIRST_SECONDS)
@@ -376,8 +341,8 @@ class SlurmQueue:
             if known is not None and not self._problem:
                 return known
             if self._problem or self._asked <= job.submitted:
-                return JobState(job.id, UNKNOWN, self._problem or "submitted a moment ago")
-        return JobState(job.id, "")
+                return SlurmJobState(job.id, UNKNOWN, self._problem or "submitted a moment ago")
+        return SlurmJobState(job.id, "")
 
     def refresh(self) -> None:
         """Read the states now, for callers that wait for a change."""
@@ -385,7 +350,7 @@ class SlurmQueue:
             self._next = 0.0
         self._read(FIRST_SECONDS)
 
-    def final_state(self, job: Job) -> JobState:
+    def final_state(self, job: Job) -> SlurmJobState:
         """The state of a job, which for one that squeue no longer lists is asked from Slurm's accounting, if it is on.
 
         squeue lists a job until MinJobAge after its end, 300 s by default.
@@ -398,7 +363,7 @@ class SlurmQueue:
             state = (answer.split() or [""])[0]  # `CANCELLED by 1000`
         except (UserError, RunFailed):  # no accounting
             state = ""
-        ended = JobState(job.id, state)
+        ended = SlurmJobState(job.id, state)
         with self._lock:
             self._states[job.id] = ended
         return ended
@@ -415,7 +380,7 @@ class SlurmQueue:
                     self._problem = str(error)
                     self._next = time.monotonic() + RETRY_SECONDS
                 return
-            states = [JobState(*line.split("|")[:4]) for line in answer.splitlines() if line.count("|") >= 3]
+            states = [SlurmJobState(*line.split("|")[:4]) for line in answer.splitlines() if line.count("|") >= 3]
             with self._lock:
                 ended = {job: state for job, state in self._states.items() if not state.is_active}
                 self._states = ended | {state.job: state for state in states}
@@ -425,3 +390,23 @@ class SlurmQueue:
 
 queue = SlurmQueue()
 """Of this process: all runs share its answers."""
+
+
+def state(job: Job) -> SlurmJobState:
+    """What Slurm says of a job, from the last answer of `squeue`."""
+    return queue.state(job)
+
+
+def final_state(job: Job) -> SlurmJobState:
+    """The state of a job that has ended, also from Slurm's accounting."""
+    return queue.final_state(job)
+
+
+def refresh() -> None:
+    """Read the states of all jobs now."""
+    queue.refresh()
+
+
+def machine(settings: Executor) -> str:
+    """Where jobs with these options run: runs of other machines are not reused."""
+    return f"slurm {settings.partition} {settings.gres} {settings.constraint}"

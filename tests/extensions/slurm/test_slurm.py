@@ -14,7 +14,7 @@ from forked import ftbench
 from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
-from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
+from engine.extensions.slurm.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_run, stop
@@ -133,7 +133,7 @@ def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resume
         resume_run(run)
     assert error.value.code == "run.already_running"
     stopped = ftbench("stop", str(run.path))
-    assert stopped.returncode == 0 and all(word in stopped.stdout for word in ("cancelled", "Slurm", "pending"))
+    assert stopped.returncode == 0 and all(word in stopped.stdout for word in ("cancelled", "job", "pending"))
     until(lambda: run.state() == "stopped")  # this process asks Slurm every few seconds
     first = run.job()
     resume_run(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.executors.slurm import UNKNOWN, Job, SlurmQueue
+from engine.extensions.slurm.slurm import UNKNOWN, Job, SlurmQueue
 
 
 @pytest.fixture

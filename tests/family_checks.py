@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from small_training import Steps, make_training
 from tiny_configs import family_config
-from transformers import AutoConfig, TrainerCallback, set_seed
+from transformers import AutoConfig, set_seed
 
 from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import UserError
@@ -31,10 +32,10 @@ from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import account_of
 from engine.runs.run.usage import COMPARED, left_out_share
 from engine.training.batches import BatchSampler, Packing, choose_packing, collate, micro_batches
+from engine.training.fit import fit
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK
 from engine.training.row_independence import ONE_ROW
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 from engine.worker.planning import decide_packing
 
 TINY = Path(__file__).parent.parent / "engine" / "assets" / "tiny"
@@ -172,42 +173,26 @@ def check_packing(folder: Path, machine: Machine) -> Result:
     return result
 
 
-class SaveAt(TrainerCallback):
-    """Saves a checkpoint after one step, and keeps the losses of all steps."""
-
-    def __init__(self, hooks: Hooks, step: int) -> None:
-        self.hooks, self.step = hooks, step
-        self.losses: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.losses.append(self.hooks.facts.loss)
-        control.should_save = state.global_step == self.step
-
-
 def train(folder: Path, scratch: Path, machine: Machine, resume: Path | None) -> list[float]:
     """Losses of the steps with LoRA, from the start or from a checkpoint."""
     config, model = trainable("lora", folder, machine)
     rows = random_rows(vocabulary_of(folder))
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     sampler = BatchSampler(len(rows), 4, STEPS, config.train.seed)
-    hooks = Hooks()
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, machine.device)
-    trainer = AnswerTrainer(
-        rows=rows, sampler=sampler, packing=choose_packing(rows, "padded", machine.device, varlen=False), micro_batch=4,
-        checkpoint_folder=scratch / "checkpoints", keep_checkpoints=2, tokenizer=SimpleNamespace(pad_token_id=0),
-        hooks=hooks, model=model, args=training_arguments(config, sampler, scratch, machine.device, checkpointing),
-        optimizers=(optimizer, None),
+    training = make_training(
+        model, rows, sampler, config, optimizer, scratch / "checkpoints", micro_batch=4, device=machine.device, keep=2,
+        packing=choose_packing(rows, "padded", machine.device, varlen=False), checkpointing=checkpointing,
     )  # fmt: skip
-    saving = SaveAt(hooks, STEPS // 2 if resume is None else -1)
-    trainer.add_callback(saving)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return saving.losses
+    steps = Steps(save_at=STEPS // 2 if resume is None else -1)
+    fit(training, steps, resume)
+    return steps.losses
 
 
 def check_resume(folder: Path, scratch: Path, machine: Machine) -> Result:
     """Whether training that continues from a checkpoint has the losses of training without interruption."""
     whole = train(folder, scratch, machine, None)
-    continued = train(folder, scratch, machine, next((scratch / "checkpoints").glob("step-*")))
+    continued = train(folder, scratch, machine, scratch / "checkpoints" / f"step-{STEPS // 2}")
     return {"resume": "equal to the bit" if whole[STEPS // 2 :] == continued else f"{whole[2:]} and {continued}"}
 
 

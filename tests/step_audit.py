@@ -1,6 +1,6 @@
 """Count what a method's step would do on a GPU, and check the bounds: the worker's step on fake tensors, without GPU.
 
-`MemoryTracker` sees every operation of the trainer's own loop: batches, loss, backward pass, clipping and optimizer;
+`MemoryTracker` sees every operation of the worker's own loop: batches, loss, backward pass, clipping and optimizer;
 only values are missing. Counted are matrix products by data type, attention, masks, copies of keys and values, casts,
 and operations that make the host wait for the GPU. Sizes come from shapes: FLOPs are 2 per multiplication and addition,
 as in torch.utils.flop_counter.
@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 from bitsandbytes.optim import optimizer as bitsandbytes_optimizer
 from msgspec import Struct
+from small_training import Steps, make_training
 from torch._subclasses.fake_tensor import FakeTensor
-from transformers import TrainerCallback
 
 from engine.config import schema
 from engine.config.device_defaults import (
@@ -48,7 +47,7 @@ from engine.methods.optimizers import make_unpaged
 from engine.training import batches as batches_module
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, MicroBatch, Packing, choose_packing, micro_batches
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.training.fit import StepFacts, fit
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):
@@ -348,18 +347,17 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     )
 
 
-class _StepCounts(TrainerCallback):
+class _StepCounts(Steps):
     """Counts the operations of each step, which has `groups` micro-batches."""
 
     def __init__(self, counter: OperationCounter, groups: int) -> None:
+        super().__init__(begin=counter.reset)
         self.counter, self.groups = counter, groups
         self.counts: list[PhaseCounts] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.counter.reset()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+    def step(self, facts: StepFacts) -> None:
         self.counts.append(_counts(self.counter, self.groups))
+        self.counter.reset()
 
 
 def _training(
@@ -377,27 +375,15 @@ def _training(
     steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 
     with (
-        _placed(model),
         _collation_on_host(counter, batches_module, "collate_on_host"),
         _counted_synchronizations(counter),
         temporary_folder(SCRATCH_PREFIX) as folder,
     ):
-        trainer = AnswerTrainer(
-            rows=rows,
-            sampler=sampler,
-            packing=packing,
-            micro_batch=micro_batch,
-            checkpoint_folder=Path(folder),
-            keep_checkpoints=1,
-            tokenizer=SimpleNamespace(pad_token_id=0),
-            hooks=Hooks(),
-            model=model,
-            args=training_arguments(config, sampler, Path(folder), "cpu", checkpointing),
-            optimizers=(optimizer, None),
-        )
-        trainer.add_callback(steps)
-        trainer.train()
-        trainer.end_autocast()
+        training = make_training(
+            model, rows, sampler, config, optimizer, Path(folder), packing=packing, micro_batch=micro_batch,
+            checkpointing=checkpointing,
+        )  # fmt: skip
+        fit(training, steps)
     return steps.counts[-1]
 
 
@@ -441,16 +427,6 @@ def _counted_synchronizations(counter: OperationCounter) -> Iterator[None]:
 
     with mock.patch.object(bitsandbytes_optimizer, "sync_gpu", wait):
         yield
-
-
-@contextmanager
-def _placed(model: Any) -> Iterator[None]:
-    """Context in which moving the model to its device does nothing: fake parameters cannot be replaced."""
-    model.to = lambda *args, **kwargs: model
-    try:
-        yield
-    finally:
-        del model.to
 
 
 @contextmanager

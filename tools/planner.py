@@ -23,6 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import transformers
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
 from planning import growth, published
 from planning.grid import SHAPES, Case, checkpointed, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten

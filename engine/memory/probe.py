@@ -27,9 +27,10 @@ from engine.memory.formula.fit import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import is_out_of_memory
 from engine.training.batches import loss_weight
+from engine.training.fit import enable_checkpointing
+from engine.training.gradients import StepGradients
 from engine.training.guards import OutOfMemory, first_line, free_memory
 from engine.training.meters import Meters, resident, resident_peak, uses_gpu
-from engine.training.trainer import AnswerTrainer, enable_checkpointing
 
 HEADROOM = 0.05
 """Fraction of the device's memory that a probe leaves free: rows of other lengths fragment the pool differently."""
@@ -52,7 +53,7 @@ class ProbeResult:
 class Probe:
     """One memory probe of the model, ready for training."""
 
-    trainer: AnswerTrainer
+    gradients: StepGradients
     optimizer: torch.optim.Optimizer
     batches: WorstCaseBatches
     meters: Meters
@@ -70,7 +71,7 @@ class Probe:
     enabled: ActivationCheckpointing | None = None
 
     def run(self) -> ProbeResult:
-        """Measure the peaks, reducing the trainer's micro-batch size and recomputing activations until it fits.
+        """Measure the peaks, reducing the micro-batch size and recomputing activations until it fits.
 
         Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model, in training or evaluation.
         """
@@ -78,13 +79,13 @@ class Probe:
         with preserved_random_state():
             try:
                 limit = self._least(available_memory(self.meters))
-                while self.fits and not self.fits(self.trainer.micro_batch, limit):
+                while self.fits and not self.fits(self.gradients.micro_batch, limit):
                     predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
                     if not self.automatic:  # the size was configured
                         hint = "--set train.micro_batch=auto or a smaller number"
                         self.warn("memory.over_budget", f"{predicted}; {hint}")
                         break
-                    self.trainer.halve([self.batches.step], predicted)
+                    self.gradients.halve([self.batches.step], predicted)
                 step = self.meters.peak_of(self._step)
                 passes = self._greatest(self._passes())
                 while passes > limit and self._make_headroom(passes, limit):
@@ -105,13 +106,13 @@ class Probe:
         if self._has_enough_rows() and self._recompute_more("less would leave no headroom"):
             return True
         if self.automatic:
-            rows = max(map(len, self.batches.groups(self.trainer.micro_batch)))
+            rows = max(map(len, self.batches.groups(self.gradients.micro_batch)))
             free_memory()
             empty = self.meters.memory_in_use()
             fitting = max(1, math.floor((limit - empty) / max(1, peak - empty) * rows))
             fewer = 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, fitting))
             if fewer := self._least(fewer):
-                self.trainer.micro_batch = fewer
+                self.gradients.micro_batch = fewer
                 text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
                 self.warn("memory.micro_batch_reduced", text)
                 return True
@@ -119,7 +120,7 @@ class Probe:
 
     def _has_enough_rows(self) -> bool:
         """Whether fewer rows would cost more time than recomputing activations, or are impossible."""
-        groups = self.batches.groups(self.trainer.micro_batch)
+        groups = self.batches.groups(self.gradients.micro_batch)
         largest = max(sum(len(row.input_ids) for row in group) for group in groups)
         return largest <= ENOUGH_TOKENS or not self.automatic or max(map(len, groups)) == 1
 
@@ -128,7 +129,7 @@ class Probe:
         if not self.stronger:
             return False
         self.enabled = self.stronger.pop(0)
-        enable_checkpointing(self.trainer.model, self.enabled)
+        enable_checkpointing(self.gradients.model, self.enabled)
         text = f"activation checkpointing of {describe_checkpointing(self.enabled.setting)} enabled: {why}"
         self.warn("memory.checkpointing_enabled", text)
         return True
@@ -139,10 +140,10 @@ class Probe:
         def run_both() -> None:
             """Run both, and keep the gradients of the first during the second, as in the middle of a step."""
             self._drop_gradients()
-            self.trainer.model.train()
+            self.gradients.model.train()
             total_weight = sum(map(loss_weight, self.batches.step))
-            for group in self.batches.groups(self.trainer.micro_batch)[:2]:
-                self.trainer.forward_backward(self.trainer.model, group, total_weight)
+            for group in self.batches.groups(self.gradients.micro_batch)[:2]:
+                self.gradients.forward_backward(group, total_weight)
 
         while True:
             try:
@@ -151,16 +152,16 @@ class Probe:
                 if not is_out_of_memory(error):
                     raise
                 cause = first_line(error)
-                if self.trainer.is_sharded:
+                if self.gradients.is_sharded:
                     raise OutOfMemory(cause) from error
             self._drop_gradients()
             free_memory()
             if not (self._has_enough_rows() and self._recompute_more(cause)):
-                self.trainer.halve([self.batches.step], cause)
+                self.gradients.halve([self.batches.step], cause)
 
     def _least(self, value: int) -> int:
         """The least value of all ranks, if they divide a model: they must then do the same."""
-        return min(self.trainer.ranks.all_gather(value)) if self.trainer.is_sharded else value
+        return min(self.gradients.ranks.all_gather(value)) if self.gradients.is_sharded else value
 
     def _greatest(self, value: int) -> int:
         """The greatest value of all ranks, if they divide a model."""
@@ -168,7 +169,7 @@ class Probe:
 
     def _step(self) -> None:
         """Make an optimizer step that changes no weight, so that the optimizer's state exists."""
-        for parameter in self.trainer.model.parameters():
+        for parameter in self.gradients.model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
         if getattr(self.optimizer, "is_paged", False):
@@ -186,7 +187,7 @@ class Probe:
         self._drop_gradients()
 
     def _drop_gradients(self) -> None:
-        self.trainer.model.zero_grad(set_to_none=True)
+        self.gradients.model.zero_grad(set_to_none=True)
 
 
 def available_memory(meters: Meters) -> int:

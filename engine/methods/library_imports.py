@@ -1,12 +1,11 @@
 """Import torch, bitsandbytes, transformers and PEFT in less time.
 
-A worker imports them and itself in 3.4 CPU seconds here and in 7.0 plainly (medians of 5, alternating, 339 instead of
-524 MiB; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50): more than half of the time from a launch to the
+A worker imports them and itself in 2.6 CPU seconds here and in 6.9 plainly (medians of 5, alternating, 339 instead of
+441 MiB; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50): more than half of the time from a launch to the
 end of the first step on the embedded model (tools/RESULTS.md). CPU seconds saved by each part:
 
 - 0.6 without garbage collection: what an import creates stays, and the collector examines all of it again and again.
-- 1.3 without datasets and pandas, which transformers' Trainer imports to recognize rows in their format, and without
-  scipy, which transformers' losses of object detection import.
+- Much of it without scipy, which transformers' losses of object detection import.
 - 1.0 without the compilation of bitsandbytes' fallback kernels: it decorates them with `torch.compile`, whose call
   imports the compiler. A function that compiles at its first call stands in for it.
 - 0.3 with one search for the names of transformers' models: it reads the 1,700 files of all models when `transformers`
@@ -52,7 +51,7 @@ def import_libraries() -> None:
 
     Raises ImportError, RuntimeError and others if torch, transformers or PEFT cannot be imported.
     """
-    if "transformers.trainer" in sys.modules:
+    if "peft" in sys.modules:
         return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # libgomp reads it when torch loads it
@@ -70,9 +69,9 @@ def import_libraries() -> None:
         _import_models()
         from transformers import utils
 
-        # Import the Trainer as if datasets and SciPy were not installed: it would import them.
-        with mock.patch.multiple(utils, is_datasets_available=lambda: False, is_scipy_available=lambda: False):
-            import transformers.trainer  # noqa: F401
+        # Import losses as if SciPy were not installed: those of object detection would import it.
+        with mock.patch.object(utils, "is_scipy_available", lambda: False):
+            import transformers.modeling_utils  # noqa: F401
         import peft  # noqa: F401
 
     # Keep progress bars and advice of the libraries out of logs and errors.

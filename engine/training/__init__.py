@@ -1,1 +1,1 @@
-"""Training: micro-batches, the loss, transformers' Trainer with our batches, ranks and checkpoints."""
+"""Training: the loop, gradients in micro-batches, the loss, ranks and checkpoints."""

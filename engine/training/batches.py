@@ -301,8 +301,8 @@ class BatchSampler:
         return torch.randperm(self.rows, generator=generator)
 
 
-class StepDataset(torch.utils.data.Dataset):
-    """One item per optimizer step: the list of its rows. To the Trainer this is one epoch, and a resume skips items."""
+class StepDataset:
+    """The rows of each optimizer step."""
 
     def __init__(self, rows: Sequence[Row], sampler: BatchSampler) -> None:
         self.rows, self.sampler = rows, sampler

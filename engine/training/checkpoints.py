@@ -29,8 +29,6 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import safe_globals
 
 from engine.config import schema
 from engine.config.files import (
@@ -50,9 +48,15 @@ PREFIX = "step-"
 NAME = re.compile(rf"{PREFIX}(0|[1-9][0-9]{{0,17}})", re.ASCII)
 WRITING = ".writing-"
 SHARDED = "sharded"
-"""Folder in a checkpoint with weights and optimizer state of several ranks (`checkpointed_trainer`)."""
-REQUIRED = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
-"""Files without which the Trainer would silently start from a new state; the weights are `*.safetensors`."""
+"""Folder in a checkpoint with weights and optimizer state of several ranks (`training_state`)."""
+OPTIMIZER_FILE, RANDOM_FILE, SCHEDULE_FILE, PROGRESS_FILE = (
+    "optimizer.pt",
+    "rng_state.pth",
+    "scheduler.pt",
+    "trainer_state.json",
+)
+REQUIRED = (OPTIMIZER_FILE, RANDOM_FILE, SCHEDULE_FILE, PROGRESS_FILE)
+"""Files of every checkpoint, under transformers' names; the weights are `*.safetensors`."""
 
 
 class FileFacts(msgspec.Struct):
@@ -146,9 +150,7 @@ Losses = Sequence[tuple[int, float]]
 class WeightSelection:
     """Which weights a training keeps, and whether it stops early, as a function of its validation losses.
 
-    The losses are in the Trainer's `log_history`, which every checkpoint has: a worker that resumes from one knows
-    exactly what the worker that wrote it knew. transformers' EarlyStoppingCallback and `load_best_model_at_end` need
-    its evaluation loop and folders.
+    Every checkpoint has the losses: a worker that resumes from one knows exactly what the worker that wrote it knew.
     """
 
     best: bool = False
@@ -181,13 +183,13 @@ LAST_WEIGHTS = WeightSelection()
 
 
 def validation_losses(log_history: Sequence[dict[str, Any]]) -> Losses:
-    """The validation losses in a Trainer's `log_history`. Raises KeyError, TypeError or ValueError if it is damaged."""
+    """The validation losses in a `log_history`. Raises KeyError, TypeError or ValueError if it is damaged."""
     return [(int(entry["step"]), float(entry["eval_loss"])) for entry in log_history if "eval_loss" in entry]
 
 
 def losses_of_checkpoint(checkpoint: Path) -> Losses:
     """The validation losses until a complete checkpoint was saved."""
-    return validation_losses(json.loads(read_regular(checkpoint / TRAINER_STATE_NAME))["log_history"])
+    return validation_losses(json.loads(read_regular(checkpoint / PROGRESS_FILE))["log_history"])
 
 
 Check = Callable[[Path], str | None]
@@ -237,7 +239,7 @@ def _differs(manifest: Manifest, folder: Path, present: dict[str, os.stat_result
     if folder.name != f"{PREFIX}{manifest.step}":
         return f"manifest.json is of step {manifest.step}"
     if any(name.startswith(f"{SHARDED}/") for name in manifest.files):
-        needed = [*(name for name in REQUIRED if name != "optimizer.pt"), f"{SHARDED}/.metadata"]
+        needed = [*(name for name in REQUIRED if name != OPTIMIZER_FILE), f"{SHARDED}/.metadata"]
     else:
         has_weights = any(name.endswith(".safetensors") for name in manifest.files)
         needed = [*REQUIRED, *([] if has_weights else ["*.safetensors"])]
@@ -443,7 +445,7 @@ def unloadable(folder: Path) -> str | None:
     """The first file that cannot be read and why, None if all can. Pickles are opened without executing code."""
     for path in sorted(folder.iterdir()):
         try:
-            if path.name == TRAINER_STATE_NAME:
+            if path.name == PROGRESS_FILE:
                 state, step = json.loads(read_regular(path)), int(folder.name.rpartition("-")[2])
                 if not isinstance(state, dict) or state.get("global_step") != step:
                     raise ValueError(f"global_step is not {step}")
@@ -452,8 +454,7 @@ def unloadable(folder: Path) -> str | None:
                 with safe_open(path, "pt") as file:
                     file.keys()
             elif path.suffix in (".pt", ".pth"):
-                with safe_globals():
-                    torch.load(path, map_location="meta", mmap=True, weights_only=True)
+                torch.load(path, map_location="meta", mmap=True, weights_only=True)
         except (
             OSError,
             ValueError,

@@ -1,9 +1,9 @@
 """The processes that train one run together, one per device: "ranks" in torch's terms. Most runs have a single one.
 
 Small values are exchanged in host memory (gloo), so that no rank waits for its GPU; gradients over the GPUs (NCCL).
-The Trainer and accelerate are not told of the other ranks: accelerate wraps the model in DistributedDataParallel, which
-sums gradients within the last backward pass. There a rank that is out of memory would leave the others waiting forever,
-and ranks with other numbers of micro-batches need empty ones. Here all ranks first agree that the step fitted.
+Gradients are summed after the last backward pass: torch's DistributedDataParallel sums them within it. There a rank
+that is out of memory would leave the others waiting forever, and ranks with other numbers of micro-batches need empty
+ones. Here all ranks first agree that the step fitted.
 
 Ranks can shard the model (FSDP2, `torch.distributed.fsdp.fully_shard`): each keeps a part of every weight. A decoder
 layer gets the other parts before it computes, and drops them afterwards. Adapters are added to a sharded base and are
@@ -160,7 +160,7 @@ def join(device: str, folder: Path) -> Ranks:
     machine, also once all ranks are connected; then its sockets are closed to everybody.
     """
     os.environ |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
-    # Removed, because the Trainer and accelerate would recognize ranks by these variables.
+    # Removed, because libraries would recognize ranks by these variables.
     rank, size = int(os.environ.pop("RANK")), int(os.environ.pop("WORLD_SIZE"))
     where: dict[str, Any] = {"store": dist.FileStore(str(folder / "store"), size), "rank": rank, "world_size": size}
     others = set[int]()
@@ -231,6 +231,11 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether `shard` sharded its weights."""
     return isinstance(unwrap_peft(model), FSDPModule)
+
+
+def trains_parts(model: torch.nn.Module) -> bool:
+    """Whether the trained weights are sharded across the ranks; adapters are not."""
+    return any(isinstance(weight, DTensor) and weight.requires_grad for weight in model.parameters())
 
 
 def class_name(model: torch.nn.Module) -> str:

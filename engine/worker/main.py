@@ -1,6 +1,7 @@
 """A whole run: data, model, score of the base, training, score of the trained model, saving.
 
-`run_phases` is the run from top to bottom, `train` its training phase, and `StepCallback` what happens after each step.
+`run_phases` is the run from top to bottom, `train` its training phase, and `TrainingRecord` what happens between the
+steps of `engine/training/fit.py`.
 What each call needs is passed to it; events go through the `RunLog`, which also says what an error means for the run.
 """
 
@@ -9,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
@@ -53,23 +53,22 @@ from engine.runs.run.run_dir import FrozenRun, RunDir, continued_run_name
 from engine.runs.run.usage import LEFT_OUT, left_out_warning
 from engine.runs.stopping import StopRequest, StopRequested
 from engine.training import checkpoints
-from engine.training.batches import BatchSampler, Sharing
-from engine.training.checkpointed_trainer import HostCopy
+from engine.training.batches import BatchSampler, Sharing, StepDataset
 from engine.training.checkpoints import (
     LAST_WEIGHTS,
-    Losses,
     SavedCheckpoint,
     WeightSelection,
     losses_of_checkpoint,
     problem_with,
     unloadable,
-    validation_losses,
 )
 from engine.training.compilation import refuse_compilation, remove_compiled, uncompiled
+from engine.training.fit import StepFacts, TrainingSetup, fit, learning_rate_schedule
+from engine.training.gradients import StepGradients
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, class_name, whole_weights
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.training.training_state import CheckpointWriter, HostCopy, TrainingState
 from engine.worker.checks import (
     check_moved_model,
     check_rows_unchanged_since_check,
@@ -193,7 +192,7 @@ def run_phases(run_dir: RunDir, frozen: FrozenRun, machine: Machine, log: RunLog
     if initial is not None:
         ranks.broadcast(lambda: save_initial_adapter(model, initial))
     train(model, evaluator, sharing, earlier, machine, meters)
-    free_memory()  # the trainer and its optimizer are in reference cycles
+    free_memory()  # of the optimizer
 
     log.phase("evaluation")
     evaluator.score_after_training(model)
@@ -239,37 +238,34 @@ def train(
     plan = log.write(_plan(evaluator, sampler, estimates, checkpointing, sharing))
 
     # The rank that writes checkpoints copies them to host memory, to write them while training continues.
-    writes_copies = ranks.is_first and copies_checkpoints(config, machine.device)
-    trainer = AnswerTrainer(
-        rows=evaluator.rows.train,
-        sampler=sampler,
-        packing=evaluator.packing,
-        micro_batch=estimates.micro_batch,
-        checkpoint_folder=run_dir.checkpoints,
-        keep_checkpoints=settings.keep_checkpoints,
-        host_copy=HostCopy(available_for_copy, log.warn) if writes_copies else None,
-        tokenizer=evaluator.tokenizer,
-        hooks=Hooks(),
-        ranks=ranks,
-        shards=shards,
-        model=model,
-        selection=selection,
-        args=training_arguments(config, sampler, run_dir.path, machine.device, checkpointing),
-        optimizers=(optimizer, None),
+    host_copy = None
+    if ranks.is_first and copies_checkpoints(config, machine.device):
+        host_copy = HostCopy(available_for_copy, log.warn)
+    record = TrainingRecord(model, evaluator, sampler, selection)
+    gradients = StepGradients(
+        model,
+        StepDataset(evaluator.rows.train, sampler),
+        evaluator.packing,
+        estimates.micro_batch,
+        evaluator.tokenizer.pad_token_id,
+        machine.device,
+        ranks,
+        record.halved,
     )
-    callback = StepCallback(trainer, evaluator, sampler)
-    trainer.add_callback(callback)
+    schedule = learning_rate_schedule(optimizer, settings, sampler.steps)
+    writer = CheckpointWriter(run_dir.checkpoints, settings.keep_checkpoints, record.saved, host_copy)
+    state = TrainingState(model, optimizer, schedule, writer, ranks, shards, selection)
 
     def compile_and_probe() -> None:
         if settings.compile:
-            log.write(compile_by_training(trainer, batches.step))
+            log.write(compile_by_training(gradients, batches.step))
         if settings.probe:
-            probed = probe(trainer, optimizer, batches, evaluator, estimates, meters)
+            probed = probe(gradients, optimizer, batches, evaluator, estimates, meters)
             enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
             peaks = Predicted(tier="probe", training=probed.training, evaluation=probed.evaluation)
             measured = msgspec.structs.replace(
                 plan,
-                micro_batch=trainer.micro_batch,
+                micro_batch=gradients.micro_batch,
                 gradient_checkpointing=enabled,
                 predictions=[*plan.predictions, peaks],
                 probe_seconds=round(probed.seconds, 3),
@@ -277,22 +273,22 @@ def train(
             log.write(measured)
         meters.training_begins()
 
-    trainer.hooks.halved, trainer.hooks.saved = callback.halved, callback.saved
-    trainer.hooks.prepared = compile_and_probe  # called before the first step (`AnswerTrainer.create_scheduler`)
+    record.begin = compile_and_probe
+    stopped = False
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
-        trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
+        state.load_weights(resume.folder)  # killed after the last step: evaluation and saving remain
+        state.losses = list(losses)
     else:
-        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-        losses = validation_losses(trainer.state.log_history)
+        training = TrainingSetup.of(config, state, gradients, checkpointing)
+        stopped = fit(training, record, resume.folder if resume else None)
     meters.training_ends(paged_bytes(optimizer) or None)
-    trainer.end_autocast()
     if settings.compile:
-        remove_compiled(trainer.model)
-    if callback.stopped:
+        remove_compiled(model)
+    if stopped:
         raise StopRequested
 
     if selection != LAST_WEIGHTS:
-        _select_weights(trainer, losses, sampler.steps, log)
+        _select_weights(state, sampler.steps, log)
 
 
 def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> SavedCheckpoint | None:
@@ -320,36 +316,41 @@ def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> S
     return latest
 
 
-def _select_weights(trainer: AnswerTrainer, losses: Losses, steps: int, log: RunLog) -> None:
+def _select_weights(state: TrainingState, steps: int, log: RunLog) -> None:
     """Load the weights of the step that `train.select` selects, and log it.
 
-    `losses`: all validation losses of the training; `steps`: its number of steps if it does not stop early.
+    `steps`: number of steps of the training if it does not stop early.
     """
-    step = trainer.load_best(losses)
-    if trainer.selection.best and step is None:
+    step = state.load_best()
+    if state.selection.best and step is None:
         text = "no validation loss is finite: the weights of the last step are kept"
         log.warn("train.no_finite_validation", text)
     kept, early = log.step if step is None else step, log.step < steps
-    log.write(events.Selected(step=kept, loss=dict(losses).get(kept), steps=log.step, early=early))
+    log.write(events.Selected(step=kept, loss=dict(state.losses).get(kept), steps=log.step, early=early))
 
 
-class StepCallback(TrainerCallback):
+class TrainingRecord:
     """Logs steps and checkpoints, measures the validation loss, and says when to save and when to stop."""
 
-    def __init__(self, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler) -> None:
+    begin: Callable[[], None]
+    """Compiles the model and probes its memory."""
+    saves_end = True
+
+    def __init__(
+        self, model: torch.nn.Module, evaluator: Evaluator, sampler: BatchSampler, selection: WeightSelection
+    ) -> None:
         """Raises UserError if the weights are selected by validation rows, and there are none."""
-        self.trainer, self.evaluator, self.sampler, self.log = trainer, evaluator, sampler, evaluator.log
+        self.model, self.evaluator, self.sampler, self.selection = model, evaluator, sampler, selection
+        self.log = evaluator.log
         self.disk = DiskWatch(evaluator.run_dir.path, self.log.warn)
         settings = evaluator.config.train
         self.validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
-        if not self.validation and trainer.selection != LAST_WEIGHTS:
-            key = "train.select" if trainer.selection.best else "train.patience"
+        if not self.validation and selection != LAST_WEIGHTS:
+            key = "train.select" if selection.best else "train.patience"
             problem, hint = "no validation rows", f"give some with data.validation, or remove {key}"
             raise UserError(problem, evaluator.config.data.id, hint, code="run.no_validation_rows")
         self.evaluate_every = (settings.evaluate_every or max(1, sampler.steps // 4)) if self.validation else 0
-        self.due = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps)
-        self.stopped = False
-        self.rate = 0.0
+        self.save_due = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps).take_if_due
 
     def halved(self, micro_batch: int) -> None:
         unchanged = f"the effective batch size stays {self.sampler.batch}"
@@ -363,22 +364,16 @@ class StepCallback(TrainerCallback):
         self.log.write(events.Checkpoint(step=checkpoint.step, path=path, bytes=size, seconds=seconds, blocked=blocked))
         self.disk.saved(size)
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
-        return control
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        step, facts = state.global_step, self.trainer.hooks.facts
-        facts.seconds = time.monotonic() - self.trainer.step_started
-        self.log.step, self.log.has_trained = step, True
+    def step(self, facts: StepFacts) -> None:
+        self.log.step, self.log.has_trained = facts.step, True
         self.disk.step()
         self.log.write(
             events.Step(
-                step=step,
+                step=facts.step,
                 steps=self.sampler.steps,
-                epoch=step / self.sampler.per_epoch,
+                epoch=facts.step / self.sampler.per_epoch,
                 loss=facts.loss,
-                learning_rate=self.rate,
+                learning_rate=facts.learning_rate,
                 grad_norm=facts.grad_norm,
                 tokens=facts.tokens,
                 computed_tokens=facts.computed_tokens,
@@ -387,26 +382,14 @@ class StepCallback(TrainerCallback):
                 seconds=facts.seconds,
             )
         )
-        self.trainer.writer.report()
 
-        # Evaluated before a checkpoint of the same step is saved, which has the loss, and also after a stop request.
-        last, ranks, selection = step >= state.max_steps, self.trainer.ranks, self.trainer.selection
-        is_best = early = False
-        if self.evaluate_every and (step % self.evaluate_every == 0 or (last and selection.best)):
-            state.log_history.append({"eval_loss": self.evaluate(step), "step": step})
-            losses = validation_losses(state.log_history)
-            is_best, early = selection.best_step(losses) == step, selection.ends(losses)
+    def validates(self, step: int, last: bool) -> bool:
+        due = self.evaluate_every and step % self.evaluate_every == 0
+        return bool(due or (last and self.selection.best and self.evaluate_every))
 
-        stop, save_now = ranks.sums(self.log.stopping.requested, ranks.is_first and self.due.take_if_due(step))
-        last |= early
-        self.stopped = stop > 0 and not last
-        control.should_save = self.stopped or last or is_best or save_now > 0
-        control.should_training_stop = control.should_training_stop or self.stopped or early
-        return control
-
-    def evaluate(self, step: int) -> float:
+    def validation_loss(self, step: int) -> float:
         """Measure and log the validation loss, in nats/token, and some answers."""
-        model = self.trainer.model
+        model = self.model
         with uncompiled(model):
             started, rows = time.monotonic(), len(self.validation)
             loss = self.evaluator.loss(model, self.validation)
@@ -417,6 +400,9 @@ class StepCallback(TrainerCallback):
             for item, prompt, answer in self.evaluator.learning_answers(model):
                 self.log.write(sample_event("during", item, prompt, answer, step=step))
         return loss
+
+    def stop_requested(self) -> bool:
+        return self.log.stopping.requested
 
 
 def _log_start(frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, log: RunLog) -> None:

@@ -57,12 +57,13 @@ from engine.training.batches import (
 )
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.compilation import compile_layers, uncompiled
+from engine.training.fit import enable_checkpointing
+from engine.training.gradients import StepGradients
 from engine.training.guards import first_line
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters
 from engine.training.ranks import Ranks, class_name
 from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
-from engine.training.trainer import AnswerTrainer, enable_checkpointing
 from engine.worker.checks import refuse_model
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_log import EarlierWorkers
@@ -286,7 +287,7 @@ def estimate_training(
 
 
 def probe(
-    trainer: AnswerTrainer,
+    gradients: StepGradients,
     optimizer: torch.optim.Optimizer,
     batches: WorstCaseBatches,
     evaluator: Evaluator,
@@ -300,26 +301,26 @@ def probe(
         evaluator.scorer.shrink(lambda batch: estimates.answering_fits(batch, limit))
 
     def evaluate() -> None:
-        with uncompiled(trainer.model):
-            evaluator.run_worst_case(trainer.model, batches.held_out)
+        with uncompiled(gradients.model):
+            evaluator.run_worst_case(gradients.model, batches.held_out)
 
-    measured = probe_rank(config, trainer, optimizer, batches, estimates, meters, warn, evaluate)
+    measured = probe_rank(config, gradients, optimizer, batches, estimates, meters, warn, evaluate)
     # All ranks probe the same batches, but their GPUs may differ, or others may use one of them. What fits on every
     # rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
-    probes = ranks.all_gather((trainer.micro_batch, measured))
-    trainer.micro_batch = min(micro_batch for micro_batch, _ in probes)
+    probes = ranks.all_gather((gradients.micro_batch, measured))
+    gradients.micro_batch = min(micro_batch for micro_batch, _ in probes)
     results = [result for _, result in probes]
     enabled = [result.checkpointing for result in results if result.checkpointing]
     strongest = max(enabled, key=memory_saved_order, default=None)
     if strongest is not None and strongest != measured.checkpointing:
-        enable_checkpointing(trainer.model, strongest)
+        enable_checkpointing(gradients.model, strongest)
     evaluation = max((result.evaluation for result in results if result.evaluation is not None), default=None)
     return ProbeResult(max(result.training for result in results), evaluation, measured.seconds, strongest)
 
 
 def probe_rank(
     config: Config,
-    trainer: AnswerTrainer,
+    gradients: StepGradients,
     optimizer: torch.optim.Optimizer,
     batches: WorstCaseBatches,
     estimates: RunEstimates,
@@ -328,10 +329,10 @@ def probe_rank(
     evaluate: Callable[[], None] | None = None,
 ) -> ProbeResult:
     """Run the longest training batch; on a GPU also `evaluate`, the largest evaluation batch."""
-    on_gpu = trainer.args.device.type == "cuda"
+    on_gpu = gradients.device == "cuda"
     chosen = resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda")  # what the plan chose
     return Probe(
-        trainer=trainer,
+        gradients=gradients,
         optimizer=optimizer,
         batches=batches,
         meters=meters,
@@ -343,14 +344,14 @@ def probe_rank(
     ).run()
 
 
-def compile_by_training(trainer: AnswerTrainer, rows: Sequence[Row]) -> Compiled:
+def compile_by_training(gradients: StepGradients, rows: Sequence[Row]) -> Compiled:
     """Compile by computing the gradients of one or two rows, without a step. Raises UserError if the compiler fails."""
     started = time.monotonic()
     with preserved_random_state():
-        layers = compile_layers(trainer.model)
-        trainer.model.train()
+        layers = compile_layers(gradients.model)
+        gradients.model.train()
         # Two rows if micro-batches have more than one: torch.compile makes another graph for a dimension of size 1.
-        used = list(rows[: min(2, trainer.micro_batch)])
-        trainer.forward_backward(trainer.model, used, sum(map(loss_weight, used)))
-        trainer.model.zero_grad(set_to_none=True)
+        used = list(rows[: min(2, gradients.micro_batch)])
+        gradients.forward_backward(used, sum(map(loss_weight, used)))
+        gradients.model.zero_grad(set_to_none=True)
     return Compiled(layers=layers, seconds=round(time.monotonic() - started, 3))

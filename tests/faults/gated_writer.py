@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.__main__ import main
-from engine.training import checkpointed_trainer
+from engine.training import training_state
 from engine.training.checkpoints import FileFacts, write_pickle
 
 
@@ -21,5 +21,5 @@ def write_once_allowed(path: Path, content: Any) -> FileFacts:
 
 
 if __name__ == "__main__":
-    checkpointed_trainer.write_pickle = write_once_allowed
+    training_state.write_pickle = write_once_allowed
     sys.exit(main(sys.argv[1:]))

@@ -64,7 +64,7 @@ def test_a_copy_of_a_checkpoint_is_that_of_its_step(name: str) -> None:
     from engine.config import schema
     from engine.methods.machine import this_machine
     from engine.methods.optimizers import make_optimizer
-    from engine.training.checkpointed_trainer import HostCopy
+    from engine.training.training_state import HostCopy
 
     config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))
     weight = torch.nn.Parameter(torch.ones(512, 512, dtype=torch.bfloat16, device="cuda"))

@@ -24,6 +24,7 @@ import msgspec
 import torch
 import transformers
 from planning.grid import SHAPES, Case
+from small_training import Steps, make_training
 from torch.autograd.profiler import profile
 
 from engine.config import schema
@@ -40,7 +41,7 @@ from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, choose_packing, held_out_batches
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.training.fit import TrainingSetup, fit
 
 MACHINE = Machine("cpu", "this machine", bf16=has_bf16(), flash_attention=False)
 
@@ -72,23 +73,25 @@ def _new_process() -> Pool:
 
 
 def measured(case: Case) -> Measured:
-    """Peaks of two steps of the worker's trainer, one held-out batch and the longest answers, with random weights."""
+    """Peaks of two steps of the worker's training, one held-out batch and the longest answers, with random weights."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
         model = method(config.method).make_trainable(method(config.method).load(config, MACHINE), config)
         weights = bytes_of(tensors_of(model))
         optimizer, _ = make_optimizer(model.parameters(), config, MACHINE, lambda code, text: None)
-        trainer = _trainer(case, config, model, optimizer, folder)
-        steps = profiled(trainer.train)
+        training = _training(case, config, model, optimizer, folder)
+        steps = profiled(lambda: fit(training, Steps()))
     static = bytes_of([*tensors_of(model), *_tensors_in(optimizer.state)])
     rows = _rows(case, 64)
-    vocabulary = vocabulary_size(unwrap_peft(trainer.model).config)
-    held_out = next(held_out_batches(rows, trainer.packing, "cpu", vocabulary, trainer.answers_only))
-    losses = profiled(lambda: row_losses(trainer.model, held_out, trainer.packing, 0, "cpu"))
+    vocabulary = vocabulary_size(unwrap_peft(model).config)
+    held_out = next(
+        held_out_batches(rows, training.gradients.packing, "cpu", vocabulary, training.gradients.answers_only)
+    )
+    losses = profiled(lambda: row_losses(model, held_out, training.gradients.packing, 0, "cpu"))
     answers = longest_answers([row.prompt for row in rows], config.evaluation.batch, config.evaluation.max_new_tokens)
     assert answers
-    answering = profiled(lambda: run_worst_case(trainer.model, answers, 0, "cpu"))
+    answering = profiled(lambda: run_worst_case(model, answers, 0, "cpu"))
     return Measured(static, weights + steps, static + losses, static + answering)
 
 
@@ -121,11 +124,11 @@ def on_gpu(case: Case, machine: Machine) -> tuple[int, int]:
         config = msgspec.structs.replace(case.config, model=with_id(case.config.model, _save(case.shape, folder)))
         model = method(config.method).make_trainable(method(config.method).load(config, machine), config)
         optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
-        trainer = _trainer(case, config, model, optimizer, folder, "cuda")
+        training = _training(case, config, model, optimizer, folder, "cuda")
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        trainer.train()
+        fit(training, Steps())
         return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
 
@@ -192,9 +195,9 @@ def _rows(case: Case, count: int) -> list[Row]:
     return rows
 
 
-def _trainer(
+def _training(
     case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path, device: str = "cpu"
-) -> AnswerTrainer:
+) -> TrainingSetup:
     rows = _rows(case, 2 * case.rows.count)
     machine = this_machine() if device == "cuda" else MACHINE
     dtype = compute_dtype(config, machine)
@@ -204,16 +207,7 @@ def _trainer(
         varlen_attention.enable(model)
     sampler = BatchSampler.of(len(rows), case.rows.count, 1.0, 2, 0)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, "cuda" if device == "cuda" else "cpu")
-    return AnswerTrainer(
-        rows=rows,
-        sampler=sampler,
-        packing=packing,
-        micro_batch=config.train.micro_batch,
-        checkpoint_folder=folder / "checkpoints",
-        keep_checkpoints=1,
-        tokenizer=SimpleNamespace(pad_token_id=0),
-        hooks=Hooks(),
-        model=model,
-        args=training_arguments(config, sampler, folder, device, checkpointing),
-        optimizers=(optimizer, None),
-    )
+    return make_training(
+        model, rows, sampler, config, optimizer, folder / "checkpoints", packing=packing,
+        micro_batch=config.train.micro_batch, device=device, checkpointing=checkpointing,
+    )  # fmt: skip

@@ -145,7 +145,7 @@ def _compare(session: TrainingSession, name: str, rows: list[Row], packing: Pack
     text = f"losses differ by at most {rate(losses.difference)} nats/token (limit {rate(losses.limit)})"
     holds = losses.holds
     if sum(weight.numel() for weight in session.model.parameters() if weight.requires_grad) <= MAX_GRADIENT:
-        micro_batch = session.trainer.micro_batch
+        micro_batch = session.gradients.micro_batch
         of_packed, of_padded = (_gradient(session, rows, packing, micro_batch) for packing in (packing, padded))
         with plain_attention(session.model, longest):
             of_alone = _gradient(session, rows, alone, 1)

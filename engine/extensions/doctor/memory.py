@@ -67,7 +67,7 @@ def measured_peaks(session: TrainingSession) -> Peaks:
         return Peaks(peak_of_tensors(session), None, dry_run, formula)
     probed, planned = session.probed, session.estimates.micro_batch
     assert probed is not None
-    changed = [] if session.trainer.micro_batch == planned else [f"micro-batch {session.trainer.micro_batch}"]
+    changed = [] if session.gradients.micro_batch == planned else [f"micro-batch {session.gradients.micro_batch}"]
     if probed.checkpointing:
         changed.append(f"activation checkpointing of {describe_checkpointing(probed.checkpointing.setting)}")
     return Peaks(session.peak, probed.training, dry_run, formula, " and ".join(changed))
@@ -96,7 +96,7 @@ def check_peak_memory(peaks: Peaks, device: str) -> TrainingCheck:
 
 
 def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
-    """Repeat a step with less memory than its micro-batch needs: the trainer has to halve it, with the same loss."""
+    """Repeat a step with less memory than its micro-batch needs: training has to halve it, with the same loss."""
     if session.machine.device != "cuda":
         return TrainingCheck(name=OUT_OF_MEMORY, state="skipped", text=NEEDS_GPU)
     rows: list[Row] = []
@@ -113,7 +113,7 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
     session.model.zero_grad(set_to_none=True)
     free_memory()
     halved: list[int] = []
-    session.hooks.halved = halved.append
+    session.gradients.halved = halved.append
     with limited_memory(session.meters.memory_in_use() + round(LIMIT * working)):
         losses.append(session.step(rows, session.packing, len(rows)))
     session.model.zero_grad(set_to_none=True)
@@ -157,7 +157,7 @@ def peak_of_tensors(session: TrainingSession) -> int:
     state = {tensor.data_ptr(): tensor.nbytes for tensor in _tensors(optimizer)}
     before = stored_bytes(model) + sum(state.values())
     with profile(use_cpu=True, profile_memory=True) as profiler:
-        session.step(session.batches.step, session.packing, session.trainer.micro_batch)
+        session.step(session.batches.step, session.packing, session.gradients.micro_batch)
         optimizer.step()
     model.zero_grad(set_to_none=True)
     now = peak = 0

@@ -118,7 +118,7 @@ class Checks:
             optimizer=session.optimizer_name,
             parameters=best.parameters if best else None,
             packing=session.packing.mode,
-            micro_batch=session.trainer.micro_batch,
+            micro_batch=session.gradients.micro_batch,
             gradient_checkpointing=describe_checkpointing(session.checkpointing.setting),
             steps=len(session.steps.losses),
             tokens_per_second=speed.tokens_per_second if speed else None,

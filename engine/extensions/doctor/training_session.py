@@ -1,6 +1,6 @@
 """What the checks train, and how: the embedded model, or the largest random model of a published shape that fits.
 
-It is trained for a few steps with the worker's own trainer, plan and memory probe, outside of a run.
+It is trained for a few steps with the worker's own loop, plan and memory probe, outside of a run.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, LlamaConfig, set_seed
 
 from engine.config import schema
 from engine.config.device_defaults import resolve_checkpointing
@@ -45,12 +44,14 @@ from engine.methods.model_source import config_of, load_tokenizer, vocabulary_si
 from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Packing
+from engine.training.batches import BatchSampler, Packing, StepDataset
 from engine.training.compilation import remove_compiled
+from engine.training.fit import StepFacts, TrainingSetup, fit, learning_rate_schedule
+from engine.training.gradients import StepGradients
 from engine.training.guards import free_memory
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.training.training_state import CheckpointWriter, TrainingState
 from engine.worker.planning import compile_by_training, preferred_packing, probe_rank
 
 EMBEDDED_STEPS, EMBEDDED_ROWS, EMBEDDED_BATCH = 6, 16, 8
@@ -271,33 +272,46 @@ def log_normal_lengths(count: int, longest: int, mean: int = MEAN_TOKENS) -> lis
     return [min(longest, max(8, round(generator.lognormvariate(location, LENGTH_SPREAD)))) for _ in range(count)]
 
 
-class StepTimer(TrainerCallback):
+class StepTimer:
     """Losses of all steps; tokens and duration of those after the first WARM_UP. The GPU is waited for only before the
-    first timed step and after the last step.
+    first timed step and after the last step. A `Record` of a training without validation and checkpoints.
     """
 
-    def __init__(self, hooks: Hooks) -> None:
-        self.hooks, self.since = hooks, 0.0
+    saves_end = False
+
+    def __init__(self, steps: int, begin: Callable[[], None]) -> None:
+        self.steps, self.begin, self.since = steps, begin, 0.0
         self.losses: list[float] = []
         self.tokens, self.seconds = 0, 0.0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        facts = self.hooks.facts
+    def step(self, facts: StepFacts) -> None:
         self.losses.append(facts.loss)
         if len(self.losses) > WARM_UP:
             self.tokens += facts.tokens
-        if len(self.losses) in (WARM_UP, state.max_steps):
+        if len(self.losses) in (WARM_UP, self.steps):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             now = time.monotonic()
             self.seconds, self.since = now - self.since, now
 
+    def validates(self, step: int, last: bool) -> bool:
+        return False
+
+    def validation_loss(self, step: int) -> float:
+        raise NotImplementedError
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def save_due(self, step: int) -> bool:
+        return False
+
 
 class TrainingSession:
-    """A method's model, optimizer and trainer; `train` runs the steps and measures them."""
+    """A method's model, optimizer and training; `train` runs the steps and measures them."""
 
     def __init__(self, subject: Subject, machine: Machine, folder: Path) -> None:
-        """Load the model and make it trainable; `folder`: where the trainer would write checkpoints."""
+        """Load the model and make it trainable; `folder`: for checkpoints."""
         self.subject, self.machine, self.config = subject, machine, subject.config
         config, rows, device, batch = subject.config, subject.rows, machine.device, subject.config.train.batch
         self.notes: list[str] = []
@@ -334,22 +348,20 @@ class TrainingSession:
             self.model.parameters(), self.estimates.config, machine, lambda code, text: None
         )
         self.checkpointing = resolve_checkpointing(self.estimates.config.train.gradient_checkpointing, device)
-        self.hooks = Hooks()
-        self.trainer = AnswerTrainer(
-            rows=rows,
-            sampler=self.sampler,
-            packing=self.packing,
-            micro_batch=self.estimates.micro_batch,
-            checkpoint_folder=folder / "checkpoints",
-            keep_checkpoints=1,
-            tokenizer=SimpleNamespace(pad_token_id=subject.pad),
-            hooks=self.hooks,
-            model=self.model,
-            args=training_arguments(config, self.sampler, folder, device, self.checkpointing),
-            optimizers=(self.optimizer, None),
+        self.gradients = StepGradients(
+            self.model,
+            StepDataset(rows, self.sampler),
+            self.packing,
+            self.estimates.micro_batch,
+            subject.pad,
+            device,
         )
+        schedule = learning_rate_schedule(self.optimizer, config.train, self.sampler.steps)
+        writer = CheckpointWriter(folder / "checkpoints", 1, lambda saved: None, None)
+        state = TrainingState(self.model, self.optimizer, schedule, writer)
+        self.training = TrainingSetup.of(config, state, self.gradients, self.checkpointing)
         self.probed: ProbeResult | None = None
-        self.steps = StepTimer(self.hooks)
+        self.steps = StepTimer(self.sampler.steps, self._prepared)
         self.loss_before = self.loss_after = math.nan
         self.peak: int | None = None
         """Peak of memory reserved on a GPU while the steps ran, in bytes; None on a CPU."""
@@ -360,10 +372,7 @@ class TrainingSession:
     def train(self) -> None:
         """Run the memory probe and the steps. Raises Diverged, OutOfMemory, and errors of libraries."""
         self.loss_before = self._loss()
-        self.trainer.add_callback(self.steps)
-        self.hooks.prepared = self._prepared
-        self.trainer.train()
-        self.trainer.end_autocast()
+        fit(self.training, self.steps)
         if self.config.train.compile:
             remove_compiled(self.model)
         self.peak = self.meters.sample().reserved_peak
@@ -378,20 +387,20 @@ class TrainingSession:
     def _prepared(self) -> None:
         """Compile, and run the memory probe. On a GPU the plan may have chosen activation checkpointing."""
         if self.config.train.compile:
-            compiled = compile_by_training(self.trainer, self.batches.step)
+            compiled = compile_by_training(self.gradients, self.batches.step)
             self.notes.append(f"{compiled.layers} decoder layers compiled in {compiled.seconds:.0f} s")
         self.probed = probe_rank(
-            self.config, self.trainer, self.optimizer, self.batches, self.estimates, self.meters, self.warn
+            self.config, self.gradients, self.optimizer, self.batches, self.estimates, self.meters, self.warn
         )
         self.checkpointing = self.probed.checkpointing or self.checkpointing
         self.meters.training_begins()
 
     def step(self, rows: list[Row], packing: Packing, micro_batch: int) -> float:
-        """Gradients of one step of the trainer with this packing and micro-batch size. Returns the loss."""
-        trainer, collator = self.trainer, self.trainer.collator
-        before = collator.packing, trainer.micro_batch
-        collator.packing, trainer.micro_batch = packing, micro_batch
+        """Gradients of one step with this packing and micro-batch size. Returns the loss."""
+        gradients, collator = self.gradients, self.gradients.collator
+        before = collator.packing, gradients.micro_batch
+        collator.packing, gradients.micro_batch = packing, micro_batch
         try:
-            return float(trainer.training_step(self.model, rows))
+            return float(gradients.compute(rows, self.sampler.steps))
         finally:
-            collator.packing, trainer.micro_batch = before
+            collator.packing, gradients.micro_batch = before

@@ -58,8 +58,8 @@ from engine.methods.weights import adapter_parameters, weights_of
 from engine.training import loss as loss_module
 from engine.training import varlen_attention
 from engine.training.batches import MicroBatch
+from engine.training.fit import enable_checkpointing
 from engine.training.loss import answer_nll, summed_loss, supports_logits_to_keep
-from engine.training.trainer import enable_checkpointing
 from engine.training.varlen_attention import unsupported_reason
 
 NO_DRY_RUN = "plan.no_dry_run"

@@ -12,11 +12,12 @@ import pytest
 import torch
 from command import WHOLE, events_of
 from forked import ftbench
-from small_models import FULL_ATTENTION, PAD, Numbers, made
+from small_models import FULL_ATTENTION, PAD, made
+from small_training import Steps, make_training
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.device_defaults import EVERY_LAYER, OFF, ActivationCheckpointing
+from engine.config.device_defaults import EVERY_LAYER, ActivationCheckpointing
 from engine.data.rows import Row
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
 from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch
@@ -24,9 +25,10 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.run.result import Result
 from engine.training.batches import BatchSampler, Packing, micro_batches
+from engine.training.fit import fit
+from engine.training.gradients import StepGradients
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 LAYOUT = Packing("padded", 100_000)
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
@@ -45,17 +47,17 @@ def recomputes(module: torch.nn.Module) -> bool:
     return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
 
 
-class Tight(AnswerTrainer):
+class Tight(StepGradients):
     """Simulates a device of limited size: micro-batches of more rows than `budget` do not fit."""
 
     budget = 99
     recomputing = 0
     """Layers that have to recompute their activations."""
 
-    def forward_backward(self, model: Any, group: list[Row], total_weight: float) -> torch.Tensor:
-        if len(group) > self.budget or sum(map(recomputes, model.modules())) < self.recomputing:
+    def forward_backward(self, group: list[Row], total_weight: float) -> torch.Tensor:
+        if len(group) > self.budget or sum(map(recomputes, self.model.modules())) < self.recomputing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().forward_backward(model, group, total_weight)
+        return super().forward_backward(group, total_weight)
 
 
 def trained(
@@ -64,8 +66,8 @@ def trained(
     optimizer_name: str = "adamw",
     budget: int = 99,
     **how: Any,
-) -> tuple[list[torch.Tensor], AnswerTrainer]:
-    """Three steps of four rows of a small model with dropout, after `look`; returns its weights and the trainer."""
+) -> tuple[list[torch.Tensor], Tight]:
+    """Three steps of four rows of a small model with dropout, after `look`; returns its weights and their gradients."""
     config = schema.Config(
         method="full",
         train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
@@ -78,28 +80,22 @@ def trained(
     sampler = BatchSampler.of(len(rows), 4, 1, 3, 0)
     machine = PAGING if optimizer_name.startswith("paged") else CPU
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
-    hooks = Hooks()
-    trainer = Tight(
-        rows=rows, sampler=sampler, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
-        tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
-        args=training_arguments(config, sampler, folder, "cpu", OFF),
-    )  # fmt: skip
-    trainer.budget, trainer.recomputing = budget, how.get("recomputing", 0)
+    training = make_training(
+        model, rows, sampler, config, optimizer, folder, packing=LAYOUT, micro_batch=4, pad=PAD, gradients=Tight
+    )
+    gradients = training.gradients
+    assert isinstance(gradients, Tight)
+    gradients.budget, gradients.recomputing = budget, how.get("recomputing", 0)
     own = WorstCaseBatches(LAYOUT, longest_step(rows, sampler, 0, 4, LAYOUT), [], [], 1, PAD)
     meters = Meters(lambda memory: None, None)
     meters.model_begins()
     probe = Probe(
-        trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"),
+        gradients, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"),
         how.get("warn", lambda code, text: None), stronger=how.get("stronger", []),
     )  # fmt: skip
 
-    def prepared() -> None:
-        look(probe)
-
-    hooks.prepared = prepared
-    torch.manual_seed(5)
-    trainer.train()
-    return [parameter.detach().clone() for parameter in model.parameters()], trainer
+    fit(training, Steps(begin=lambda: look(probe)))
+    return [parameter.detach().clone() for parameter in model.parameters()], gradients
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
@@ -118,7 +114,7 @@ def test_a_probe_leaves_no_gradient_no_state_and_the_same_random_state(tmp_path:
         probe.run()
         assert torch.equal(before, torch.get_rng_state())
         assert not probe.optimizer.state
-        assert all(parameter.grad is None for parameter in probe.trainer.model.parameters())
+        assert all(parameter.grad is None for parameter in probe.gradients.model.parameters())
         assert {group["lr"] for group in probe.optimizer.param_groups} == {1e-2}
 
     trained(tmp_path, look)
@@ -130,16 +126,16 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
     process_overhead: list[bool] = []
 
     def look(probe: Probe) -> None:
-        whole = probe.trainer.forward_backward
+        whole = probe.gradients.forward_backward
 
         def spied(*of: Any) -> torch.Tensor:
-            matrices = [parameter for parameter in probe.trainer.model.parameters() if parameter.ndim > 1]
+            matrices = [parameter for parameter in probe.gradients.model.parameters() if parameter.ndim > 1]
             process_overhead.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
             return whole(*of)
 
-        probe.trainer.forward_backward = spied  # type: ignore[method-assign, assignment]
+        probe.gradients.forward_backward = spied  # type: ignore[method-assign, assignment]
         probe.run()
-        probe.trainer.forward_backward = whole  # type: ignore[method-assign]
+        probe.gradients.forward_backward = whole  # type: ignore[method-assign]
 
     trained(tmp_path, look, name, dtype=torch.bfloat16)
     assert process_overhead and all(process_overhead)
@@ -147,27 +143,27 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
 
 def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
     steps: list[int] = []
-    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), budget=1)
-    assert steps == [1] and trainer.micro_batch == 1
+    _, gradients = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.gradients.micro_batch)), budget=1)
+    assert steps == [1] and gradients.micro_batch == 1
 
 
 def test_a_few_tokens_recompute_activations_before_they_are_split(tmp_path: Path) -> None:
     """One after another until it fits; the weights are the same."""
     choices, warnings, seen = [ActivationCheckpointing(2), EVERY_LAYER], list[tuple[str, str]](), list[ProbeResult]()
     plain, _ = trained(tmp_path / "a", lambda probe: probe.run())
-    weights, trainer = trained(
+    weights, gradients = trained(
         tmp_path / "b", lambda probe: seen.append(probe.run()), recomputing=2, stronger=choices,
         warn=lambda code, text: warnings.append((code, text)),
     )  # fmt: skip
-    assert seen[0].checkpointing == EVERY_LAYER and choices == [] and trainer.micro_batch == 4
+    assert seen[0].checkpointing == EVERY_LAYER and choices == [] and gradients.micro_batch == 4
     assert [code for code, _ in warnings] == ["memory.checkpointing_enabled"] * 2
     for expected, actual in zip(plain, weights, strict=True):
         torch.testing.assert_close(expected, actual)
 
 
 def test_rows_are_split_if_recomputing_does_not_help(tmp_path: Path) -> None:
-    _, trainer = trained(tmp_path, lambda probe: probe.run(), budget=1, stronger=[EVERY_LAYER])
-    assert trainer.micro_batch == 1 and sum(map(recomputes, trainer.model.modules())) == 2
+    _, gradients = trained(tmp_path, lambda probe: probe.run(), budget=1, stronger=[EVERY_LAYER])
+    assert gradients.micro_batch == 1 and sum(map(recomputes, gradients.model.modules())) == 2
 
 
 def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +172,7 @@ def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkey
 
     def peak_of(meters: Meters, work: Callable[[], Any]) -> int:
         measure(meters, work)
-        model = probes[-1].trainer.model
+        model = probes[-1].gradients.model
         return 100 - 40 * sum(map(recomputes, model.modules()))
 
     probes: list[Probe] = []
@@ -187,7 +183,7 @@ def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkey
         lambda probe: (probes.append(probe), probe.run())[1],
         stronger=[ActivationCheckpointing(2), EVERY_LAYER],
     )
-    assert probes[0].enabled == EVERY_LAYER and probes[0].trainer.micro_batch == 4
+    assert probes[0].enabled == EVERY_LAYER and probes[0].gradients.micro_batch == 4
 
 
 def test_one_row_that_does_not_fit_ends_the_run_before_training(tmp_path: Path) -> None:
@@ -202,8 +198,8 @@ def test_on_a_cpu_what_is_predicted_not_to_fit_is_not_run(tmp_path: Path) -> Non
         tried.append(micro_batch)
         return micro_batch <= 2
 
-    _, trainer = trained(tmp_path, lambda probe: probe.run(), fits=fits)
-    assert tried == [4, 2] and trainer.micro_batch == 2
+    _, gradients = trained(tmp_path, lambda probe: probe.run(), fits=fits)
+    assert tried == [4, 2] and gradients.micro_batch == 2
 
 
 def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from small_training import Steps, make_training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
-from engine.config.device_defaults import DECODER, OFF
+from engine.config.device_defaults import DECODER
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
 from engine.data.rows import Row
@@ -31,20 +32,21 @@ from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
 from engine.training import ranks as training_ranks
 from engine.training.batches import BatchSampler, Packing
+from engine.training.fit import fit
+from engine.training.gradients import StepGradients
 from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, shard
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
 STEPS, BATCH, ROWS = 6, 5, 23
 
 
-class Tight(AnswerTrainer):
+class Tight(StepGradients):
     """The second rank has no memory for more than one row."""
 
-    def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
+    def forward_backward(self, group: list[Row], total_weight: float) -> torch.Tensor:
         if self.ranks.rank == 1 and len(group) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().forward_backward(model, group, total_weight)
+        return super().forward_backward(group, total_weight)
 
 
 @cache
@@ -56,7 +58,7 @@ def inputs(folder: Path) -> tuple[Any, Sequence[Row]]:
 
 
 def train(
-    config: schema.Config, kind: str, ranks: Ranks, folder: Path, trainer_class: type[AnswerTrainer] = AnswerTrainer
+    config: schema.Config, kind: str, ranks: Ranks, folder: Path, gradients: type[StepGradients] = StepGradients
 ) -> dict[str, Any]:
     tokenizer, rows = inputs(folder)
     torch.manual_seed(0)
@@ -69,19 +71,20 @@ def train(
     optimizer, _ = make_optimizer(shards, config, CPU, lambda code, text: None)
     shards.attach(optimizer)
     sampler = BatchSampler.of(len(rows), BATCH, 1, STEPS, 0)
-    losses: list[float] = []
-    hooks = Hooks()
-    trainer = trainer_class(
-        rows=rows, sampler=sampler, packing=Packing("packed", 400), micro_batch=2, keep_checkpoints=1,
-        checkpoint_folder=folder / "checkpoints", tokenizer=tokenizer, hooks=hooks, model=model,
-        args=training_arguments(config, sampler, folder, "cpu", OFF), optimizers=(optimizer, None), ranks=ranks,
+    training = make_training(
+        model, rows, sampler, config, optimizer, folder / "checkpoints", packing=Packing("packed", 400), micro_batch=2,
+        pad=tokenizer.pad_token_id, ranks=ranks, shards=shards, gradients=gradients,
     )  # fmt: skip
-    optimizer.register_step_pre_hook(lambda *_: losses.append(hooks.facts.loss))
-    trainer.train()
+    steps = Steps()
+    fit(training, steps)
     generator = Generator(tokenizer, 6, 3, "cpu", frozenset({tokenizer.eos_token_id}), lambda code, text: None)
     with mock.patch.dict(DECODER, cpu="generate"):
         answers = generator.answer_tokens(model.eval(), rows[:5])
-    return {"losses": losses, "micro_batches": ranks.all_gather(trainer.micro_batch), "answers": answers}
+    return {
+        "losses": steps.losses,
+        "micro_batches": ranks.all_gather(training.gradients.micro_batch),
+        "answers": answers,
+    }
 
 
 def save_rows(folder: Path) -> None:

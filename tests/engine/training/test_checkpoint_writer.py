@@ -22,8 +22,7 @@ from engine.config.files import file_sha256
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
 from engine.methods.model_source import config_of
-from engine.training import checkpointed_trainer, checkpoints
-from engine.training.checkpointed_trainer import CheckpointWriter, HostCopy
+from engine.training import checkpoints, training_state
 from engine.training.checkpoints import (
     REQUIRED,
     SavedCheckpoint,
@@ -34,6 +33,7 @@ from engine.training.checkpoints import (
     write_tensors,
 )
 from engine.training.guards import DiskFull, free_memory
+from engine.training.training_state import CheckpointWriter, HostCopy
 
 SMALL = [name for name in REQUIRED if name != "optimizer.pt"]
 
@@ -81,7 +81,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert event.wait(60)
         return write_pickle(path, content)
 
-    monkeypatch.setattr(checkpointed_trainer, "write_pickle", write)
+    monkeypatch.setattr(training_state, "write_pickle", write)
     yield event
     event.set()
 
@@ -154,7 +154,7 @@ def test_an_error_of_the_thread_is_raised_after_the_next_step_and_keeps_the_last
     with pytest.raises(DiskFull, match=r"checkpoint at step 2\b"), training.writer:
         training.save(1)
         training.writer.finish()
-        monkeypatch.setattr(checkpointed_trainer, "write_pickle", no_space)
+        monkeypatch.setattr(training_state, "write_pickle", no_space)
         training.save(2)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -312,7 +312,7 @@ def test_a_failed_pinning_does_not_fail_the_next_kernel(training: Training, monk
         return zeros(*size, **how)
 
     stager = SimpleNamespace(stage=pin, close=lambda: None)
-    monkeypatch.setattr(checkpointed_trainer, "DefaultStager", lambda options: stager)
+    monkeypatch.setattr(training_state, "DefaultStager", lambda options: stager)
     monkeypatch.setattr(torch, "zeros", kernel)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)

@@ -10,17 +10,16 @@ import torch
 import torch.nn.functional as F
 import transformers
 from small_models import PAD, SMALL, made
+from small_training import Steps, make_training
 from test_loss import ROWS, SHAPES, Forgetful, ours
 
 from engine.config import schema
-from engine.config.device_defaults import OFF
 from engine.data.rows import Row
 from engine.evaluation.metrics import mean_loss
 from engine.evaluation.score import row_losses, summarize
-from engine.methods.model_source import load_tokenizer
 from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import BatchSampler, Packing, answer_tokens, loss_weight
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.training.fit import StepFacts, fit
 
 WEIGHTS = (0.25, 1.0, 3.0, 0.1, 1.0)
 
@@ -98,25 +97,16 @@ def test_a_row_counts_by_its_weights_and_reports_its_token_count() -> None:
     assert loss_weight(replace(row, weights=None)) == 2
 
 
-def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, Hooks]:
+def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, StepFacts]:
     """A model after one SGD step over all rows with learning rate 1."""
     config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup_ratio=0.0, max_grad_norm=0.0))
-    sampler, model, hooks = BatchSampler(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
-    trainer = AnswerTrainer(
-        rows=rows,
-        sampler=sampler,
-        packing=Packing("packed", 100_000),
-        micro_batch=micro_batch,
-        checkpoint_folder=folder / "checkpoints",
-        keep_checkpoints=1,
-        tokenizer=load_tokenizer(schema.Model()),
-        hooks=hooks,
-        model=model,
-        args=training_arguments(config, sampler, folder, "cpu", OFF),
-        optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
+    sampler, model, steps = BatchSampler(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Steps()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    training = make_training(
+        model, rows, sampler, config, optimizer, folder, packing=Packing("packed", 100_000), micro_batch=micro_batch
     )
-    trainer.train()
-    return model, hooks
+    fit(training, steps)
+    return model, steps.facts[0]
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5])
@@ -124,9 +114,9 @@ def test_a_training_step_accumulates_the_weighted_mean(micro_batch: int, tmp_pat
     plain = made(transformers.LlamaConfig(**SMALL)).train()
     expected = reference(plain, WEIGHTED)
     expected.backward()
-    trained, hooks = stepped(WEIGHTED, micro_batch, tmp_path)
-    assert hooks.facts.loss == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert hooks.facts.answer_tokens == sum(map(answer_tokens, ROWS))
+    trained, facts = stepped(WEIGHTED, micro_batch, tmp_path)
+    assert facts.loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert facts.answer_tokens == sum(map(answer_tokens, ROWS))
     after = dict(trained.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(after[name], parameter - parameter.grad, rtol=1e-3, atol=1e-5)

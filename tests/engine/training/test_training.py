@@ -16,19 +16,19 @@ import pytest
 import torch
 from command import MICRO, ON_SMALL, events_of
 from forked import ftbench
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer
+from small_training import Steps, make_training
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
-from engine.config.device_defaults import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine, compute_deterministically, is_out_of_memory
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
 from engine.training import batches as batches_module
-from engine.training import trainer as trainer_module
+from engine.training import gradients as gradients_module
 from engine.training.batches import BatchSampler, Collator, Packing, collate_on_host
+from engine.training.fit import fit
 from engine.training.guards import OutOfMemory, first_line, free_memory
-from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
 NVML_REFUSES = RuntimeError(
@@ -63,20 +63,13 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
     model.room, model.pad = room, tokenizer.pad_token_id
     halved: list[int] = []
     sampler = BatchSampler.of(len(rows), 8, 1, 3, 0)
-    trainer = AnswerTrainer(
-        rows=rows,
-        sampler=sampler,
-        packing=Packing("packed", 100_000),
-        micro_batch=8,
-        checkpoint_folder=tmp_path / "checkpoints",
-        keep_checkpoints=1,
-        tokenizer=tokenizer,
-        hooks=Hooks(halved=halved.append),
-        model=model,
-        args=training_arguments(config, sampler, tmp_path, "cpu", OFF),
-        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
-    )
-    trainer.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tmp_path.mkdir(exist_ok=True)
+    training = make_training(
+        model, rows, sampler, config, optimizer, tmp_path / "checkpoints", packing=Packing("packed", 100_000),
+        micro_batch=8, pad=tokenizer.pad_token_id, halved=halved.append,
+    )  # fmt: skip
+    fit(training, Steps())
     return {name: value.clone() for name, value in model.state_dict().items()}, halved
 
 
@@ -102,7 +95,7 @@ def test_batches_that_are_collated_in_a_thread_are_the_same(
         made.append(threading.current_thread().name)
         return collate_on_host(*given)
 
-    monkeypatch.setattr(trainer_module, "Collator", functools.partial(Collator, in_thread=True))
+    monkeypatch.setattr(gradients_module, "Collator", functools.partial(Collator, in_thread=True))
     monkeypatch.setattr(batches_module, "collate_on_host", collated)
     threaded, _ = train(room, tmp_path / "threaded")
     assert all(torch.equal(value, threaded[name]) for name, value in plain.items())
@@ -272,33 +265,23 @@ def test_an_out_of_memory_error_has_a_first_line(error: Exception, text: str) ->
     assert is_out_of_memory(error) and first_line(error) == text
 
 
-def test_one_of_several_visible_gpus_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DataParallel would split `logits_to_keep` across GPUs, and the LM head would run for some answers only."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config, sampler = schema.Config(method="full"), BatchSampler.of(8, 8, 1, 3, 0)
-    arguments = training_arguments(config, sampler, tmp_path, "cuda", OFF)
-    model = torch.nn.Linear(2, 2)
-    trainer = Trainer(model=model, args=arguments)
-    assert trainer._wrap_model(model) is model
-
-
 def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(tmp_path: Path) -> None:
-    """The Trainer's autocast wrapper is removed: base and tuned model are evaluated in the same precision."""
+    """Autocast ends with training: base and tuned model are evaluated in the same precision."""
     config = schema.Config(method="full", train=schema.Train(batch=8, precision="mixed"))
     tokenizer = load_tokenizer(config.model)
     rows = prepare(schema.Data(max_rows=8), 512, tokenizer).train
     shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
                         num_attention_heads=4)  # fmt: skip
     model, sampler = LlamaForCausalLM(shape), BatchSampler.of(len(rows), 8, 1, 1, 0)
-    trainer = AnswerTrainer(
-        rows=rows, sampler=sampler, packing=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
-        checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
-        args=training_arguments(config, sampler, tmp_path, "cpu", OFF),
-        optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    training = make_training(
+        model, rows, sampler, config, optimizer, tmp_path / "checkpoints", packing=Packing("packed", 100_000),
+        micro_batch=8, pad=tokenizer.pad_token_id,
     )  # fmt: skip
-    assert model.config.use_cache  # it is saved with the model
-    trainer.train()
-    trainer.end_autocast()
+    computed: list[torch.dtype] = []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, given, output: computed.append(output.dtype))
+    fit(training, Steps())
+    assert {*computed} == {torch.bfloat16} and model.config.use_cache  # which is saved with the model
     alike = LlamaForCausalLM(shape)
     alike.load_state_dict(model.state_dict())
     ids = torch.tensor([rows[0].input_ids])

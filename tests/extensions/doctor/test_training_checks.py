@@ -51,7 +51,8 @@ from engine.extensions.doctor.training_report import CHECKS, MODELS, OUT_OF_MEMO
 from engine.extensions.doctor.training_session import ON_CPU, TrainingSession, embedded_subject
 from engine.methods import lora
 from engine.methods.machine import Machine, this_machine
-from engine.training import trainer, varlen_attention
+from engine.training import gradients as gradients_module
+from engine.training import varlen_attention
 from engine.training.batches import MicroBatch, Packing
 from engine.training.guards import OutOfMemory
 from engine.training.loss import summed_loss
@@ -141,7 +142,7 @@ def test_rows_are_computed_with_the_packing_that_is_compared(
         batches.append(batch.model_inputs["input_ids"].shape)
         return summed_loss(model, batch, *rest)
 
-    monkeypatch.setattr(trainer, "summed_loss", loss)
+    monkeypatch.setattr(gradients_module, "summed_loss", loss)
     for packing in (session.packing, Packing("padded", 4096)):
         session.step(list(session.subject.rows[:4]), packing, 4)
     session.model.zero_grad(set_to_none=True)
@@ -270,20 +271,20 @@ def test_a_plan_that_is_far_from_the_measured_peak_fails() -> None:
 
 
 @contextmanager
-def at_most(trainer: Any, rows: int) -> Iterator[None]:
+def at_most(gradients: Any, rows: int) -> Iterator[None]:
     """Stands in for a GPU on which more rows do not fit."""
-    original = trainer.forward_backward
+    original = gradients.forward_backward
 
-    def forward_backward(model: Any, group: list[Any], total_weight: float) -> torch.Tensor:
+    def forward_backward(group: list[Any], total_weight: float) -> torch.Tensor:
         if len(group) > rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(model, group, total_weight)
+        return original(group, total_weight)
 
-    trainer.forward_backward = forward_backward
+    gradients.forward_backward = forward_backward
     try:
         yield
     finally:
-        del trainer.forward_backward
+        del gradients.forward_backward
 
 
 def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
@@ -292,13 +293,13 @@ def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
     monkeypatch.setattr(session, "machine", replace(session.machine, device="cuda"))
     monkeypatch.setattr(memory, "MAX_TOKENS", 800)
     monkeypatch.setattr(memory, "working_memory", lambda step: step() or 0)
-    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 5))
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.gradients, 5))
     check = check_out_of_memory(session)
     assert check.state == "ok" and "micro-batch " in check.text and " → " in check.text
-    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 1000))
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.gradients, 1000))
     never = check_out_of_memory(session)
     assert never.state == "failed" and f"{round(100 * memory.LIMIT)}% of" in never.text and " → " not in never.text
-    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 0))
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.gradients, 0))
     with pytest.raises(OutOfMemory):
         check_out_of_memory(session)
 

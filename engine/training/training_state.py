@@ -1,4 +1,4 @@
-"""How training saves, loads and selects its checkpoints.
+"""What training changes, and how it is saved to checkpoints, loaded, and selected.
 
 Those of sharded full fine-tuning are written by `torch.distributed.checkpoint`: every rank writes its part of a tensor.
 They load at any number of ranks, also at one, whose weights are whole; and sharded training loads the checkpoint of a
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,32 +31,34 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.serialization import config as serialization
-from transformers import Trainer
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from engine.config.errors import UserError
+from engine.config.files import read_regular
 from engine.config.quantities import size
 from engine.methods.adapters import copy_adapter
 from engine.methods.machine import clear_cuda_error, is_out_of_memory
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.checkpoints import (
+    LAST_WEIGHTS,
+    OPTIMIZER_FILE,
+    PROGRESS_FILE,
+    RANDOM_FILE,
+    SCHEDULE_FILE,
     SHARDED,
-    Losses,
     PendingCheckpoint,
     SavedCheckpoint,
     WeightSelection,
     load_safetensors,
+    losses_of_checkpoint,
     stored_tensors,
-    validation_losses,
     write_configuration,
     write_pickle,
     write_tensors,
 )
 from engine.training.guards import first_line
-from engine.training.ranks import LocalShards, Ranks, is_sharded, reshard
+from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks, is_sharded, reshard, trains_parts
 
 WEIGHTS, OPTIMIZER = "weights.", "optimizer."
 """Prefixes of the names of tensors in a sharded checkpoint."""
@@ -202,72 +205,70 @@ class CheckpointWriter:
                 self._copy.close()
 
 
-class CheckpointedTrainer(Trainer):
-    """Saves checkpoints atomically, also from a thread or from several ranks, and loads them."""
+class TrainingState:
+    """What training changes: weights, optimizer state, learning rate, random state, validation losses; all of it is in
+    a checkpoint, which is saved atomically, also from a thread or from several ranks.
+    """
 
     def __init__(
         self,
-        *,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any,
         writer: CheckpointWriter,
-        ranks: Ranks,
-        shards: LocalShards | None,
-        selection: WeightSelection,
-        **rest: Any,
+        ranks: Ranks = SINGLE_RANK,
+        shards: LocalShards | None = None,
+        selection: WeightSelection = LAST_WEIGHTS,
     ) -> None:
-        """`shards`: the optimizer's parameters, if they are not the model's."""
-        super().__init__(**rest)
-        self.writer, self.ranks, self.selection = writer, ranks, selection
-        writer.best = lambda step: selection.best_step(validation_losses(self.state.log_history), step)
-        self.shards = shards or LocalShards(self.model)
-        self.has_adapters = hasattr(self.model, "peft_config")
-        self.is_sharded = is_sharded(self.model)
-        self.trains_parts = any(
-            isinstance(weight, DTensor) and weight.requires_grad for weight in self.model.parameters()
-        )
-        """Whether the trained weights are sharded across the ranks; adapters are not."""
-
-    def train(self, *args: Any, **rest: Any) -> Any:
-        """Train; returns when the last checkpoint is complete. Raises what `training_step` does, and DiskFull."""
-        with self.writer:
-            return super().train(*args, **rest)
-
-    def load_best(self, losses: Losses) -> int | None:
-        """Load the weights of the selected step, on all ranks, and return it; None if the last weights are kept.
-
-        `losses`: all of the training.
+        """`schedule`: torch's scheduler of the learning rate; `shards`: the optimizer's parameters, if they are not the
+        model's.
         """
-        step = self.selection.best_step(losses)
-        if step is not None and step != losses[-1][0]:
+        self.model, self.optimizer, self.schedule, self.writer = model, optimizer, schedule, writer
+        self.ranks, self.selection, self.shards = ranks, selection, shards or LocalShards(model)
+        self.step = 0
+        """Steps done so far."""
+        self.losses: list[tuple[int, float]] = []
+        """(step, validation loss) so far."""
+        self.has_adapters = hasattr(model, "peft_config")
+        self.is_sharded, self.trains_parts = is_sharded(model), trains_parts(model)
+        writer.best = lambda step: selection.best_step(self.losses, step)
+
+    def load_best(self) -> int | None:
+        """Load the weights of the selected step, on all ranks, and return it; None if the last weights are kept."""
+        step = self.selection.best_step(self.losses)
+        if step is not None and step != self.losses[-1][0]:
             self.ranks.barrier()  # rank 0 has written it
-            self._load_from_checkpoint(str(self.writer.folder / f"{checkpoints.PREFIX}{step}"))
+            self.load_weights(self.writer.folder / f"{checkpoints.PREFIX}{step}")
         return step
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """Save a checkpoint atomically (see `checkpoints`), in a thread if training continues."""
-        step = self.state.global_step
+    def save(self, continues: bool) -> None:
+        """Save a checkpoint of this step (see `checkpoints`), in a thread if training continues."""
         if self.is_sharded:
             reshard(self.model)  # on all ranks: the state dict that rank 0 saves reshards its own
         if self.trains_parts and self.ranks.is_first:
-            self.writer.save_together(step, self._write_parts)
+            self.writer.save_together(self.step, self._write_parts)
         elif self.trains_parts:
-            self._write_parts(self.writer.folder / f"{checkpoints.WRITING}{step}")
+            self._write_parts(self.writer.folder / f"{checkpoints.WRITING}{self.step}")
         elif self.ranks.is_first:  # all ranks have the same weights and optimizer state
-            continues = not self.control.should_training_stop
-            self.writer.save(step, self._write_small_files, self._large_files, continues)
+            self.writer.save(self.step, self._write_small_files, self._large_files, continues)
 
     def _write_small_files(self, folder: Path) -> None:
         """Everything but the weights of a full model and the optimizer's state."""
         if self.has_adapters:
-            self.save_model(str(folder), _internal_call=True)
+            self.model.save_pretrained(folder)
         else:
             write_configuration(self.model, folder)
-        torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-        self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        torch.save(self.schedule.state_dict(), folder / SCHEDULE_FILE)
+        random_states = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random_states["cuda"] = torch.cuda.get_rng_state()
+        torch.save(random_states, folder / RANDOM_FILE)
+        history = [{"eval_loss": loss, "step": step} for step, loss in self.losses]
+        (folder / PROGRESS_FILE).write_text(json.dumps({"global_step": self.step, "log_history": history}))
 
     def _large_files(self) -> Contents:
         weights = {} if self.has_adapters else {SAFE_WEIGHTS_NAME: stored_tensors(self.model)}
-        return {**weights, OPTIMIZER_NAME: self.optimizer.state_dict()}
+        return {**weights, OPTIMIZER_FILE: self.optimizer.state_dict()}
 
     def _write_parts(self, folder: Path) -> None:
         """Write a checkpoint to which every rank adds its part of weights and optimizer state; all ranks call it."""
@@ -276,7 +277,7 @@ class CheckpointedTrainer(Trainer):
         self.ranks.barrier()  # the folder exists
         state, control = _weights(self.model), self.ranks.control
         for name, parameter, local in self.shards.named(self.model):
-            for key, value in self._inner_optimizer.state[local].items():
+            for key, value in self.optimizer.state[local].items():
                 part = torch.as_tensor(value)
                 if isinstance(parameter, DTensor) and part.shape == parameter.to_local().shape:  # not a step count
                     part = DTensor.from_local(
@@ -291,13 +292,8 @@ class CheckpointedTrainer(Trainer):
         with _plain_errors():
             dcp.save(state, checkpoint_id=folder / SHARDED, process_group=control, no_dist=control is None)
 
-    @property
-    def _inner_optimizer(self) -> Any:
-        """The optimizer without accelerate's wrapper."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        checkpoint = Path(resume_from_checkpoint)
+    def load_weights(self, checkpoint: Path) -> None:
+        """Load the weights of a checkpoint. Raises UserError if it belongs to another model."""
         weights = checkpoint / SAFE_WEIGHTS_NAME
         with _fitting(checkpoint):
             if (checkpoint / SHARDED).is_dir():
@@ -310,32 +306,34 @@ class CheckpointedTrainer(Trainer):
                             _local(tensor).copy_(_local(_sliced(tensor, file.get_tensor(name))))
             elif self.has_adapters:
                 copy_adapter(self.model, checkpoint)
-            elif weights.is_file():
+            else:
                 load_safetensors(self.model, weights)
-            else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (self.trains_parts or (Path(checkpoint) / SHARDED).is_dir()):
-            # Mapped into memory: bitsandbytes copies all state, and a second copy of it would be in memory meanwhile.
-            with _fitting(checkpoint), serialization.patch("load.mmap", True):
-                super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:
-                copy_mapped_state(self.optimizer)
-            return
-        folder, optimizer = Path(checkpoint), self._inner_optimizer
-        with _fitting(folder):
-            if (folder / SHARDED).is_dir():
-                self._load_sharded_optimizer(folder)
+    def load_progress(self, checkpoint: Path) -> None:
+        """Load all but the weights. Raises UserError if the checkpoint does not match the optimizer."""
+        optimizer = self.optimizer
+        with _fitting(checkpoint):
+            if (checkpoint / SHARDED).is_dir():
+                self._load_sharded_optimizer(checkpoint)
+            elif self.trains_parts:
+                self._load_whole_optimizer(checkpoint)
             else:
-                self._load_whole_optimizer(folder)
-            self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER_NAME, weights_only=True))
-            for group, rate in zip(optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+                # Mapped into memory: bitsandbytes copies all state; a second copy would be in memory meanwhile.
+                optimizer.load_state_dict(_loaded(checkpoint / OPTIMIZER_FILE, mmap=True))
+                copy_mapped_state(optimizer)
+            self.schedule.load_state_dict(_loaded(checkpoint / SCHEDULE_FILE))
+            for group, rate in zip(optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
                 group["lr"] = rate  # otherwise loaded with the optimizer's groups
+            random_states = _loaded(checkpoint / RANDOM_FILE)
+            torch.set_rng_state(random_states["cpu"])
+            if torch.cuda.is_available() and "cuda" in random_states:
+                torch.cuda.set_rng_state(random_states["cuda"])
+        self.step = json.loads(read_regular(checkpoint / PROGRESS_FILE))["global_step"]
+        self.losses = list(losses_of_checkpoint(checkpoint))
 
     def _load_sharded_optimizer(self, checkpoint: Path) -> None:
         """Load the optimizer state of a sharded checkpoint, into parameters that are whole without sharding."""
-        optimizer = self._inner_optimizer
+        optimizer = self.optimizer
         stored = dcp.FileSystemReader(checkpoint / SHARDED).read_metadata().state_dict_metadata
         state: dict[str, torch.Tensor] = {}
         for name, parameter, _ in self.shards.named(self.model):
@@ -359,8 +357,8 @@ class CheckpointedTrainer(Trainer):
 
         Raises UserError for 8-bit state, which cannot be sharded.
         """
-        optimizer = self._inner_optimizer
-        state = torch.load(checkpoint / OPTIMIZER_NAME, map_location="cpu", mmap=True, weights_only=True)["state"]
+        optimizer = self.optimizer
+        state = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", mmap=True, weights_only=True)["state"]
         ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         originals = {id(local): parameter for parameter, local in self.shards.pairs}
         for place, local in enumerate(ordered):
@@ -381,10 +379,6 @@ class CheckpointedTrainer(Trainer):
         control = self.ranks.control if self.trains_parts else None  # None: every rank loads all of it
         with _plain_errors():
             dcp.load(state, checkpoint_id=checkpoint / SHARDED, process_group=control, no_dist=control is None)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _fitting(checkpoint):
-            super()._load_rng_state(checkpoint)
 
 
 @contextlib.contextmanager
@@ -408,6 +402,11 @@ def _fitting(checkpoint: Path | str | None) -> Iterator[None]:
         problem = f"checkpoint does not match the run: {first_line(error)}"
         hint = "delete it to resume from an older checkpoint"
         raise UserError(problem, str(checkpoint), hint, code="run.checkpoint_unusable") from error
+
+
+def _loaded(path: Path, mmap: bool = False) -> Any:
+    """What `torch.save` wrote, in host memory, without executing code."""
+    return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

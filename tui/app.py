@@ -314,8 +314,9 @@ class Workbench(DiffApp):
     def farewell(self) -> str:
         """What continues and how to return to it; '' if nothing does."""
         from engine.runs.ladder.ladder_dir import LadderDir
+        from engine.runs.run.folder import sort_by_start
 
-        ladders = self.bench.read_all(LadderDir.iterate(self.runs))
+        ladders = sort_by_start(self.bench.read_all(LadderDir.iterate(self.runs)), latest_first=True)
         if ladder := next((active for active in ladders if active.is_active()), None):
             return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.argument}`"
         self.bench.live_runs.refresh()

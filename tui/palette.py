@@ -16,6 +16,7 @@ from textual.screen import Screen
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.run.folder import sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import list_datasets
@@ -126,11 +127,11 @@ def listed_entries(bench: BenchScreen) -> Iterator[PaletteEntry]:
             title, about = (preset.preset.values.get(key, "") for key in ("title", "about"))
             select = partial(bench.select_preset, preset.name)
             yield PaletteEntry(f"preset {preset.name}  {title}", about, select)
-    runs = sorted(bench.read_all(RunDir.iterate(bench.runs)), key=lambda run: run.name, reverse=True)
+    runs = sort_by_start(bench.read_all(RunDir.iterate(bench.runs)), latest_first=True)
     for index, run in enumerate(runs[:MAX_RUNS]):
         watch, is_listed = partial(bench.watch_run, run), index < LISTED_RUNS
         yield PaletteEntry(f"run {run.name}", "Show this run on the bench", watch, run, is_listed)
-    ladders = sorted(bench.read_all(LadderDir.iterate(bench.runs)), key=lambda ladder: ladder.name, reverse=True)
+    ladders = sort_by_start(bench.read_all(LadderDir.iterate(bench.runs)), latest_first=True)
     for index, ladder in enumerate(ladders[:MAX_RUNS]):
         show, is_listed = partial(bench.action_ladder, index), index < LISTED_RUNS
         yield PaletteEntry(f"ladder {ladder.name}", "Show this ladder", show, ladder, is_listed)

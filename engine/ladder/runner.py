@@ -26,12 +26,14 @@ from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import run_hooks, start
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Rung
+from engine.runs.origin import LADDER_ORIGIN
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Environment, Step
+from engine.runs.run.folder import sort_by_start
 from engine.runs.run.result import Result
-from engine.runs.run.run_dir import LADDER_ORIGIN, RunDir
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import change_configuration
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -73,7 +75,7 @@ def relevant_settings(config: Config) -> dict[str, Any]:
 def index(runs: Path) -> dict[str, list[RunDir]]:
     """The runs in this folder that were started by a ladder, by identity, the oldest first."""
     runs_by_identity: dict[str, list[RunDir]] = {}
-    for run in sorted(RunDir.iterate(runs), key=lambda run: run.name):
+    for run in sort_by_start(RunDir.iterate(runs)):
         try:
             match = _IDENTITY.search(read_regular(run.config_file, MAX_SETTINGS_BYTES))
         except OSError:

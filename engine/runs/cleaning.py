@@ -26,7 +26,7 @@ from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import is_own_folder
-from engine.runs.run.folder import Folder
+from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir
 
 Kind = Literal["checkpoints", "exports", "runs", "ladders", "prepared", "models", "tools", "temporary"]
@@ -76,9 +76,9 @@ class StoredItem:
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
     ladder_of: dict[str, str] = {}  # run -> the ladder whose report needs it; damaged ladders are skipped
-    for ladder, ladder_state in sorted(ladder_dir.states(runs), key=lambda known: known[0].name):
+    for ladder, ladder_state in ladder_dir.states(runs):
         ladder_of = {entry.run.split("/")[0]: ladder.name for entry in ladder_state.entries if entry.run} | ladder_of
-    for run in sorted(RunDir.iterate(runs), key=lambda entry: entry.name):
+    for run in sort_by_start(RunDir.iterate(runs)):
         state = run.state()
         live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
         if run.checkpoints in _folders(run.path):
@@ -89,8 +89,8 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
         member = f"it belongs to the ladder {ladder_of[run.name]}" if run.name in ladder_of else ""
         yield _item("runs", run.name, run.path, live or member, run)
 
-    ladders = sorted(LadderDir.iterate(runs), key=lambda ladder: ladder.name)
-    sweeps = sorted(SweepDir.iterate(runs), key=lambda sweep: sweep.name)
+    ladders = sort_by_start(LadderDir.iterate(runs))
+    sweeps = sort_by_start(SweepDir.iterate(runs))
     sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; damaged sweeps are skipped
     for sweep in sweeps:
         with contextlib.suppress(UserError):

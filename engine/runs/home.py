@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import read_regular, working_directory
+from engine.config.files import working_directory
 from engine.config.home import configured_home, runs_folder
 
 VARIABLE = "FTBENCH_RUNS"
@@ -130,21 +130,3 @@ def tilde(path: Path | str) -> str:
     """A path as a shell user would write it: `~/project` for a directory below the user's home directory."""
     text, user = str(path), os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - Path.home() raises where it is unknown
     return f"~{text.removeprefix(user)}" if user and (text == user or text.startswith(f"{user}/")) else text
-
-
-STARTED_IN = "started_in"
-"""Key of `run.toml` and `ladder.toml`: the directory that `ftbench` was started from."""
-
-
-def started_in(file: Path) -> str:
-    """The directory that a run or ladder was started from, as its TOML file records it; '' where it does not.
-
-    Parses one line: lists call it for hundreds of runs.
-    """
-    import tomli  # the bench's first paint does not wait for it
-
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        for line in read_regular(file).splitlines():
-            if line.startswith(f"{STARTED_IN} = ".encode()):
-                return str(tomli.loads(line.decode("utf-8"))[STARTED_IN])
-    return ""

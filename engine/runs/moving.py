@@ -42,7 +42,7 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
-from engine.runs.run.folder import Folder
+from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir
 
 MOVED_FROM = ".moved-from.json"
@@ -118,8 +118,7 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
 
 
 def _folders(runs: Path) -> list[Folder]:
-    """Runs, ladders and sweeps, by name."""
-    return sorted(ladder_dir.iterate_all(runs), key=lambda folder: folder.name)
+    return sort_by_start(ladder_dir.iterate_all(runs))
 
 
 def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:

@@ -37,7 +37,7 @@ from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog, exit_message
 from engine.runs.run.events import End
-from engine.runs.run.folder import Folder
+from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir, check_unchanged, find_continued_run, read_frozen, write_end
 
 C = TypeVar("C", LadderDir, SweepDir)
@@ -285,7 +285,7 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
         stored = ladder.plan()
     except UserError:
         return False  # damaged
-    origin = {"created": plan.created, "started_in": plan.started_in, "command": plan.command, "notices": plan.notices}
+    origin = {key: getattr(plan, key) for key in ("created", "number", "started_in", "command", "notices")}
     return replace(stored, **origin) == plan
 
 
@@ -294,7 +294,7 @@ def _continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C
 
     Other killed ladders or sweeps that have no runs are deleted.
     """
-    chosen = None if fresh else max(killed, key=lambda folder: folder.name, default=None)
+    chosen = None if fresh else next(iter(sort_by_start(killed, latest_first=True)), None)
     for other in killed:
         if other is not chosen and not other.has_runs():
             other.remove()

@@ -28,6 +28,7 @@ from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machi
 from engine.hardware.box import BoxCheck
 from engine.runs.home import tilde
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.run.folder import sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.output.console import print_json, say
 
@@ -110,12 +111,12 @@ def _files(runs: Path, check: Callable[[Path], list[BoxCheck]]) -> Iterator[tupl
     }
     yield "system.json", json.dumps(system, indent=1)
     yield "config.toml", _text(config_file())
-    for run in sorted(RunDir.iterate(runs), key=lambda run: run.name)[-RUNS:]:
+    for run in sort_by_start(RunDir.iterate(runs))[-RUNS:]:
         for file in (run.config_file, run.result_file, run.log_file, *sorted(run.path.glob("tracking/*.log"))):
             yield f"runs/{run.name}/{file.relative_to(run.path)}", _text(file)
         lines = _text(run.events_file).splitlines()
         yield f"runs/{run.name}/events.jsonl", "\n".join(map(_without_content, lines))
-    for ladder in sorted(LadderDir.iterate(runs), key=lambda entry: entry.name)[-LADDERS:]:
+    for ladder in sort_by_start(LadderDir.iterate(runs))[-LADDERS:]:
         folder = f"ladders/{ladder.name}"
         yield f"{folder}/ladder.toml", _text(ladder.plan_file)
         yield f"{folder}/ladder.json", _without_content(_text(ladder.state_file))

@@ -27,6 +27,7 @@ from engine.runs.cleaning import KINDS
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run.exports import ExportKind, WeightType, artifact_words
+from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.cli.main import Subcommand
@@ -42,17 +43,21 @@ Source = Callable[[Path | None], Values]
 
 def run_names(home: Path | None) -> Values:
     """The runs of the runs home, the latest first."""
-    return ["last", *sorted((run.name for run in RunDir.iterate(runs_home(home))), reverse=True)]
+    return _names(RunDir.iterate(runs_home(home)))
 
 
 def ladder_names(home: Path | None) -> Values:
     """Ladders, and sweeps, which the same subcommands accept."""
     folders = (*LadderDir.iterate(runs_home(home)), *SweepDir.iterate(runs_home(home)))
-    return ["last", *sorted((ladder.name for ladder in folders), reverse=True)]
+    return _names(folders)
 
 
 def all_names(home: Path | None) -> Values:
     return dict.fromkeys([*run_names(home), *ladder_names(home)])
+
+
+def _names(folders: Iterable[Folder]) -> list[str]:
+    return ["last", *(folder.name for folder in sort_by_start(folders, latest_first=True))]
 
 
 def preset_names(home: Path | None) -> Values:

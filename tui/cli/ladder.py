@@ -262,10 +262,11 @@ def _start(
     created: list[LadderDir | SweepDir] = []
 
     def begin() -> None:
+        known = {folder.path for folder in (*LadderDir.iterate(runs), *SweepDir.iterate(runs))}
         launch(created=created.append)  # before any output: a closed pipe must not prevent it
         folder = created[0]
         if not json:
-            was_killed = folder.plan().created < plans[0].created
+            was_killed = folder.path in known
             say(f"{folder.KIND} {folder.name}{': continues it, its process was killed' if was_killed else ''}")
             say(about)
 

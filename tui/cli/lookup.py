@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.run.folder import Folder, current_directory, has_file
+from engine.runs.run.folder import Folder, current_directory, has_file, pick
 from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
 from tui.output.console import say
@@ -23,13 +22,17 @@ ANY: tuple[type[RunDir | LadderDir | SweepDir], ...] = (RunDir, LadderDir, Sweep
 def find_named(runs: Path | None, name: str, kinds: Sequence[type[F]]) -> F:
     """Find a directory of one of these kinds by its path, else by its name or a part of it.
 
-    A name is looked for only in the first kind that has a match; `last` is the latest directory of the first kind that
-    has any. Raises UserError if no name or several names match.
+    A name is looked for only in the first kind that has a match; `last` is what was started last, of all kinds
+    (`pick`). Raises UserError if no name or several names match.
     """
     home = runs_home(runs)
     by_path = (kind for kind in kinds if has_file(Path(name), f"{kind.KIND}.toml"))
     by_name = (kind for kind in kinds if matches_any(kind.iterate(home), name))
-    return next(chain(by_path, by_name), kinds[0]).find(home, name)
+    found = next(by_path, None)
+    if found is None and name == "last":
+        folders = (folder for kind in kinds for folder in kind.iterate(home))
+        return pick(folders, name, kinds[0].KIND, home, kinds[0].HOW_TO_LIST)
+    return (found or next(by_name, kinds[0])).find(home, name)
 
 
 def matches_any(folders: Iterable[Folder], name: str) -> bool:

@@ -11,7 +11,7 @@ from engine.config.errors import UserError
 from engine.runs.home import runs_home, tilde
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.queue import device_queue
-from engine.runs.run.folder import running_elsewhere
+from engine.runs.run.folder import running_elsewhere, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
 from tui.history.run_list import COLUMNS, cells, describe
@@ -25,9 +25,8 @@ def runs(runs: options.Runs = None, json: options.Json = False) -> None:
     """List runs, ladders and sweeps as tables; as JSON runs and ladders in one list with a `kind` each."""
     home = runs_home(runs)
     places = {turn.run: turn.place for turn in device_queue.queue_places() if turn.place}
-    lines = [describe(run, places) for run in sorted(RunDir.iterate(home), key=lambda run: run.name, reverse=True)]
-    folders = sorted(LadderDir.iterate(home), key=lambda ladder: ladder.name, reverse=True)
-    ladders = [describe_ladder(folder) for folder in folders]
+    lines = [describe(run, places) for run in sort_by_start(RunDir.iterate(home), latest_first=True)]
+    ladders = [describe_ladder(folder) for folder in sort_by_start(LadderDir.iterate(home), latest_first=True)]
     if json:
         listed = [{"kind": "run", "path": str(home / line.name), **asdict(line)} for line in lines]
         print_json([*listed, *({"kind": "ladder", **asdict(ladder)} for ladder in ladders)])
@@ -43,7 +42,7 @@ def runs(runs: options.Runs = None, json: options.Json = False) -> None:
             rows.append([ladder.name, ladder.state, ", ".join(ladder.rungs), done, tilde(ladder.started_in)])
         say("")
         table("", LADDER_COLUMNS, rows, right=(3,))
-    if sweeps := sorted(SweepDir.iterate(home), key=lambda sweep: sweep.name, reverse=True):
+    if sweeps := sort_by_start(SweepDir.iterate(home), latest_first=True):
         say("")
         table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))
     if elsewhere := running_elsewhere(home):

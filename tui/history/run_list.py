@@ -18,7 +18,7 @@ from engine.runs.home import tilde
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import decode
-from engine.runs.run.folder import short_name
+from engine.runs.run.folder import short_name, sort_by_start
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import phase_seconds
 from engine.runs.run.run_dir import RunDir, continued_run_name
@@ -56,6 +56,8 @@ class RunSummary:
     """The directory it was started from, '' where it was not recorded."""
     from_run: str = ""
     """The run that it continues, '' for the base model: `before` is that run's score."""
+    number: int = 0
+    """As `Origin.number`."""
 
 
 def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummary:
@@ -63,6 +65,12 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
 
     `places` are the places of the runs in the device queue.
     """
+    line, origin = _describe(run, places), run.origin
+    line.number, line.started_in = origin.number, origin.started_in
+    return line
+
+
+def _describe(run: RunDir, places: Mapping[Path, int] | None) -> RunSummary:
     state = run.state()
     if state == "damaged" and (file := run.irregular_file()):
         reason = f"not a regular file of acceptable size: {file.name}; delete it"
@@ -75,7 +83,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
             return _of_result(run, state, result)
         frozen = run_dir.read_frozen(run)
     except UserError as error:
-        return RunSummary(run.name, "damaged", reason=error.line, started_in=run.started_in())
+        return RunSummary(run.name, "damaged", reason=error.line)
     if state == "live":
         place = (places or {}).get(run.path)
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
@@ -92,7 +100,6 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
         method=config.method,
         created=frozen.created,
         reason=end.reason if end else system_of(dead_job).final_state(dead_job).text if dead_job else "",
-        started_in=frozen.started_in,
         from_run=continued_run_name(config),
     )
 
@@ -112,7 +119,7 @@ RESUMABLE = ("paused", "stopped", "died")
 def resumable(runs: Path) -> list[ResumableRun]:
     """The latest runs that can be resumed. Reads results: call it in a thread."""
     runs_found: list[ResumableRun] = []
-    for run in sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_LOOKED_AT]:
+    for run in sort_by_start(RunDir.iterate(runs), latest_first=True)[:MAX_LOOKED_AT]:
         if len(runs_found) < MAX_RESUMABLE and run.state() in RESUMABLE and not run.is_active():
             line = describe(run)
             what = f"{short_name(run.name)} {line.state}, {line.method} of {model(line)} on {last_part(line.data)}"
@@ -135,8 +142,7 @@ def _of_result(run: RunDir, state: str, result: Result) -> RunSummary:
         result.created,
         result.peak.training,
         result.reason,
-        run.started_in(),
-        result.from_run,
+        from_run=result.from_run,
     )
 
 

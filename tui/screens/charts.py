@@ -15,6 +15,7 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.files import open_regular
 from engine.runs.run import run_dir
+from engine.runs.run.folder import sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.charts import AXIS, ChartStyle
 from tui.commands import bindings
@@ -190,7 +191,7 @@ def earlier_run(runs: Path, name: str, shown: Collection[str]) -> RunDir | None:
             return b'{"type":"step"' in file.read(HEAD)
         return False
 
-    latest = sorted(RunDir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_SEARCHED]
+    latest = sort_by_start(RunDir.iterate(runs), latest_first=True)[:MAX_SEARCHED]
     others = [run for run in latest if run.name not in shown]
     if (own := data(RunDir(runs / name)) if name else None) is not None:
         others.sort(key=lambda run: data(run) != own)

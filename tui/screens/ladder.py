@@ -33,7 +33,7 @@ from engine.runs.preference.judge_dir import (
     with_preferences,
 )
 from engine.runs.run.event_log import Follower
-from engine.runs.run.folder import current_directory
+from engine.runs.run.folder import current_directory, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
 from tui.background import BackgroundRequest
@@ -99,7 +99,7 @@ class LadderScreen(BaseScreen[None]):
 
     def ladders(self) -> list[LadderDir]:
         """The latest first."""
-        return sorted(self.read_all(LadderDir.iterate(self.runs)), key=lambda ladder: ladder.name, reverse=True)
+        return sort_by_start(self.read_all(LadderDir.iterate(self.runs)), latest_first=True)
 
     @property
     def _active(self) -> bool:

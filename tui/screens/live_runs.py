@@ -40,13 +40,14 @@ class LiveRuns:
         """Live runs of this folder outside the queue: started with --now."""
 
     def refresh(self) -> None:
+        from engine.runs.run.folder import sort_by_start
         from engine.runs.run.run_dir import RunDir
 
         self.turns = self._screen.queue()
         queued = {turn.run for turn in self.turns}
         runs = self._screen.read_all(RunDir.iterate(self._folder))
         unqueued = (run for run in runs if run.path not in queued and run.is_active())
-        self.unqueued = sorted(unqueued, key=lambda run: run.name)
+        self.unqueued = sort_by_start(unqueued)
 
     def has_changed(self) -> bool:
         """Whether a `refresh` may find something else."""

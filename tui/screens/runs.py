@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from textual import on
 from textual.binding import BindingType
@@ -43,18 +43,18 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A column: the text of a run, and the number to sort by; without a number, runs are sorted by their text."""
+    """A column: the text of a run, and what to sort by if not by this text: a number, or several."""
 
     column: Column
     text: Callable[[RunSummary], str]
-    number: Callable[[RunSummary], float | None] | None = None
+    number: Callable[[RunSummary], float | tuple[float, ...] | None] | None = None
 
 
 FIELDS = (
     Field(
         Column("when", 11),
         lambda line: moment(line.created, "%m-%d %H:%M") if line.created else "–",
-        lambda line: line.created,
+        lambda line: (line.number, line.created),
     ),
     Field(Column("run", 14), lambda line: undated(line.name)),
     Field(Column("state", 9), lambda line: line.state.replace("_", " ")),
@@ -139,7 +139,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
     def fill(self, cursor: str = "") -> None:
         sorted_by, word = FIELDS[self.sort_column], self.word.lower()
 
-        def order(line: RunSummary) -> tuple[float | str, str]:
+        def order(line: RunSummary) -> tuple[Any, str]:
             if sorted_by.number is None:
                 return sorted_by.text(line), line.name
             number = sorted_by.number(line)

@@ -188,11 +188,12 @@ class RunsPane(Rows):
 
     def _read(self, folder: Path) -> None:
         from engine.config.errors import UserError
+        from engine.runs.run.folder import sort_by_start
         from engine.runs.run.run_dir import RunDir
         from tui.history.run_list import describe
 
         try:
-            runs = sorted(RunDir.iterate(folder), key=lambda run: run.name, reverse=True)[:MAX_RUNS]
+            runs = sort_by_start(RunDir.iterate(folder), latest_first=True)[:MAX_RUNS]
             self.runs = [describe(run) for run in runs]
         except (UserError, OSError):  # the screen of the runs reports it
             self.runs = ()

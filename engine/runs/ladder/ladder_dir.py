@@ -24,8 +24,9 @@ from engine.config.preset_library import preset_name
 from engine.config.settings import nested
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
+from engine.runs.origin import NUMBER
 from engine.runs.run import folder
-from engine.runs.run.folder import Folder, FolderEntry, StateFolder
+from engine.runs.run.folder import Folder, FolderEntry, StateFolder, sort_by_start
 from engine.runs.run.run_dir import RunDir, values_that_are_set
 
 P = TypeVar("P")
@@ -146,7 +147,11 @@ class LadderDir(ComparisonDir):
 def create(runs: Path, plan: LadderPlan) -> LadderDir:
     """Create a ladder's directory (mode 0700) with its plan."""
     plan = msgspec.structs.replace(plan, started_in=plan.started_in or folder.current_directory())
-    return LadderDir(folder.make(runs, preset_name(plan.preset), "ladder", "ladder.toml", plan_text(plan)))
+
+    def text(number: int) -> str:
+        return plan_text(msgspec.structs.replace(plan, number=number))
+
+    return LadderDir(folder.make(runs, preset_name(plan.preset), "ladder", "ladder.toml", text))
 
 
 def plan_text(plan: LadderPlan) -> str:
@@ -157,8 +162,8 @@ def plan_text(plan: LadderPlan) -> str:
 
 
 def states(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
-    """Every ladder whose state can be read, with it."""
-    for ladder in LadderDir.iterate(runs):
+    """Every ladder whose state can be read, with it, the latest first."""
+    for ladder in sort_by_start(LadderDir.iterate(runs), latest_first=True):
         with contextlib.suppress(UserError):  # the ladder screen shows a damaged one
             state = ladder.state()
             if state is not None:
@@ -166,7 +171,7 @@ def states(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
 
 
 def ladder_of_run(runs: Path, run: str) -> LadderDir | None:
-    """The ladder that a run belongs to, None for a run that was started alone."""
+    """The latest ladder that a run belongs to, None for a run that was started alone."""
     return next((ladder for ladder, state in states(runs) if any(entry.run == run for entry in state.entries)), None)
 
 
@@ -212,7 +217,11 @@ def create_sweep(
             started_in=folder.current_directory(),
         )
         table = {key: value for key, value in msgspec.to_builtins(plan).items() if value is not None}
-        return SweepDir(folder.make(runs, preset_name(plan.preset), "sweep", "sweep.toml", tomli_w.dumps(table)))
+
+        def text(number: int) -> str:
+            return tomli_w.dumps({**table, NUMBER: number})
+
+        return SweepDir(folder.make(runs, preset_name(plan.preset), "sweep", "sweep.toml", text))
     except BaseException:
         for ladder in ladders:
             ladder.remove()

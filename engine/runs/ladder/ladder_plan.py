@@ -301,7 +301,7 @@ class Forecast:
         work = work_of(config).items()
         finished = (state for _, state in states(runs) if state.status == "finished" and state.work)
         same = (state for state in finished if all(state.config.get(key) == value for key, value in work))
-        known = max(filter(lambda state: state.comparisons, same), key=lambda state: state.created, default=None)
+        known = next((state for state in same if state.comparisons), None)
         self.run_seconds: dict[str, float] = {}
         """Rung -> mean seconds of a run; without rungs that no earlier ladder has."""
         self.seed_std: float | None = None

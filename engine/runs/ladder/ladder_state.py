@@ -158,6 +158,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Whether to run everything again instead of reusing finished runs."""
     retime: bool = False
     """Whether to run again what has a disturbed timing instead of reusing it."""
+    number: int = 0
+    """As `Origin.number`."""
     command: str = ""
     started_in: str = ""
     notices: list[Notice] = field(default_factory=list)

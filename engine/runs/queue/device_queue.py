@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine.config.errors import UserError
 from engine.hardware.devices import CPU, conflicts, queue_of, slot_of
 from engine.hardware.nvml import Nvml, process_name, process_user
-from engine.runs.home import started_in, tilde
+from engine.runs.home import tilde
+from engine.runs.origin import read_origin
 from engine.runs.queue import locks
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class QueuePlace(NamedTuple):
     @property
     def started_in(self) -> str:
         """The directory it was started from, '' where it was not recorded."""
-        return started_in(self.directory / "run.toml") if self.name else ""
+        return read_origin(self.directory / "run.toml").started_in if self.name else ""
 
     def __str__(self) -> str:
         """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""

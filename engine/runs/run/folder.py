@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -26,7 +26,8 @@ from engine.config.files import (
     write_atomically,
 )
 from engine.config.text import visible
-from engine.runs.home import CHOOSE_ANOTHER, check_home, started_in, tilde
+from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
+from engine.runs.origin import NUMBER, RECORDS, Origin, read_origin
 from engine.runs.queue import device_queue, locks
 from engine.runs.run.result import Status
 
@@ -134,9 +135,13 @@ class Folder:
         finally:
             os.close(descriptor)
 
+    @property
+    def origin(self) -> Origin:
+        return read_origin(self.path / f"{self.KIND}.toml")
+
     def started_in(self) -> str:
         """The directory that a run, ladder or sweep was started from; '' where it was not recorded."""
-        return started_in(self.path / f"{self.KIND}.toml")
+        return self.origin.started_in
 
     def acquire(self, text: str = "") -> int | None:
         """Acquire the lock to work in the directory (`locks.acquire`); None if another process holds it.
@@ -269,8 +274,11 @@ def _is_irregular(name: Path, status: os.stat_result) -> bool:
     return not stat.S_ISREG(status.st_mode) or status.st_size > limit
 
 
-def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
+def make(parent: Path, stem: str, ending: str, file: str, text: Callable[[int], str]) -> Path:
     """Create `<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file in it, or nothing.
+
+    `text`: what the file contains, from the directory's number (`Origin`), which is one more than any in the parent:
+    there is no counter that could be lost, copied or damaged.
 
     Raises UserError where the parent or the lock folder cannot be used, and RunFailed where the file cannot be written.
     """
@@ -290,11 +298,14 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
         raise UserError(problem, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error
     try:
         Folder(path).reserve_end()
-        write_atomically(path / file, text.encode())
+        with locks.exclusive(parent / NUMBER):
+            directories = (path / record for record in RECORDS for path in directories_with_file(parent, record))
+            number = 1 + max((read_origin(record).number for record in directories), default=0)
+            write_atomically(path / file, text(number).encode())
     except OSError as error:
         remove_tree(path, ignore_errors=True)
-        text = f"cannot write {path.name}: {error.strerror}; free some space in {parent}"
-        raise RunFailed(text, "run.cannot_write") from error
+        problem = f"cannot write {path.name}: {error.strerror}; free some space in {parent}"
+        raise RunFailed(problem, "run.cannot_write") from error
     except BaseException:
         remove_tree(path, ignore_errors=True)
         raise
@@ -340,11 +351,20 @@ def has_file(path: Path, file: str) -> bool:
         raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
 
 
+def sort_by_start(folders: Iterable[F], *, latest_first: bool = False) -> list[F]:
+    """Sort directories of one home in the order in which they were made, whatever clock and time zone were then."""
+    return sorted(folders, key=lambda folder: (folder.origin.order, folder.name), reverse=latest_first)
+
+
 def pick(known: Iterable[F], name: str, kind: str, where: Path, how_to_list: str) -> F:
-    """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match."""
-    folders = sorted(known, key=lambda folder: folder.name)
+    """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match.
+
+    `last` is what was started last; a ladder's run is part of the ladder, where that is among the `known`.
+    """
+    folders = sort_by_start(known, latest_first=True)
     if name == "last" and folders:
-        return folders[-1]
+        names = {folder.name for folder in folders}
+        return next((folder for folder in folders if folder.origin.ladder not in names), folders[0])
     exact = [folder for folder in folders if folder.name == name]
     matches = exact or [folder for folder in folders if name in folder.name]
     if len(matches) == 1:

@@ -34,7 +34,7 @@ from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, SAME_AS_STARTING_RUN, Config
 from engine.config.settings import Flat, flatten, nested, setting_text, with_settings
 from engine.executors.jobs import Job, JobState, read_job, system_of
-from engine.runs.home import STARTED_IN
+from engine.runs.origin import LADDER_ORIGIN, NUMBER, STARTED_IN
 from engine.runs.run import folder
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
 from engine.runs.run.events import End, Event, Hello, decode
@@ -46,8 +46,6 @@ ACTIVE = ("live", "starting", "pending")
 """States of a run whose worker runs or will."""
 STARTING_SECONDS = 20.0
 """A run without a lock and without events counts as `starting` this long after its creation, then as `died`."""
-LADDER_ORIGIN = "ladder "
-"""Before the ladder's name in the origin of each setting of a ladder's run."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,11 @@ def create(
         STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": [notice.text for notice in effective.notices],
     }
-    text = tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
+
+    def text(number: int) -> str:
+        facts = {**section, NUMBER: number}
+        return tomli_w.dumps({**nested(values), "run": facts, "origins": effective.origins})
+
     return RunDir(folder.make(runs, without_method(preset_name(preset)), effective.config.method, "run.toml", text))
 
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from engine.config.errors import UserError
 from engine.data.columns import as_text
 from engine.data.formats import DetectedFormat, data_formats
-from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED
+from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED, MISREAD_TEXT
+from engine.data.readers.encodings import is_misread
 from engine.data.rows import Example, Problem, RawRow, UnusableRow, described, from_json, parsed
 
 
@@ -22,6 +23,9 @@ def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
         example = _without_end_tokens(data_formats()[detected.name].convert(raw, detected))
+        texts = [turn["content"] for turn in example.conversation] or [example.prompt or "", example.completion or ""]
+        if any(not text.isascii() and is_misread(text) for text in texts):
+            example = replace(example, notes=(*example.notes, MISREAD_TEXT))
         value = raw.values.get(detected.group) if detected.group else None
         return example if value in (None, "") else replace(example, group=as_text(value))
     except UnusableRow as problem:

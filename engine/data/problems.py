@@ -27,6 +27,7 @@ SPECIAL_TOKEN_IN_TEXT = "data.special_token_in_text"
 TOKEN_ACROSS_BOUNDARY = "data.token_across_boundary"
 EMPTY_TURN = "data.empty_turn"
 END_TOKEN_REMOVED = "data.end_token_removed"
+MISREAD_TEXT = "data.misread_text"
 
 LEFT_OUT = {
     NOT_SELECTED: "not selected by data.max_rows",
@@ -77,6 +78,8 @@ NOTES = {
     TOKEN_ACROSS_BOUNDARY: "a token would span the end of the prompt and the start of the answer: they are tokenized "
     "separately",
     END_TOKEN_REMOVED: "an answer ends with a literal end token, which is removed: the template writes the model's own",
+    MISREAD_TEXT: "text was decoded with the wrong encoding (such as `Ã©` for é, `â€™` for ’, or a replacement "
+    "character): write the file again from its source",
     EMPTY_TURN: "an answer before the last one is empty: it is not in the loss",
     TOOLS: "the chat template does not render the tools",
     CALLS: "the chat template does not render tool calls of earlier turns",

@@ -42,7 +42,7 @@ def read_lines(path: Path, name: str) -> Iterator[RawRow]:
         try:
             values = decode(line)
         except _INVALID:
-            text = decoded(line, name, number).strip()
+            text = decoded(line, path, name, number).strip()
             if not text:
                 continue
             values = parsed(text, where)
@@ -58,10 +58,10 @@ def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
     if not content:
         raise no_rows(name)
     if content[:1] == b"[":
-        yield from _array(content, name, notes)
+        yield from _array(content, path, name, notes)
         return
     try:
-        value = _value(content, name)
+        value = _value(content, path, name)
     except UserError as error:
         if content[:1] != b"{" or getattr(error.__cause__, "msg", "") != "Extra data":
             raise
@@ -73,7 +73,7 @@ def read_json(path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
 
 def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
     """The rows of the array under one key of a JSON object of splits."""
-    value = _value(whole(path, name), name)
+    value = _value(whole(path, name), path, name)
     if not isinstance(value, dict) or not isinstance(value.get(key), list):
         hint = "run the command again"
         raise UserError("the file changed while it was read", name, hint, code="data.changed")
@@ -86,7 +86,7 @@ def array_keys(path: Path, name: str) -> list[str]:
     if content.lstrip()[:1] != b"{":
         return []
     try:
-        value = _value(content, name)
+        value = _value(content, path, name)
     except UserError:  # JSON lines, or invalid, as `read_json` will say
         return []
     return [key for key, items in _arrays(value).items() if isinstance(items[0], dict | list)]
@@ -127,30 +127,30 @@ def _rows_in(value: Any, name: str) -> list[Any]:
     raise UserError("an object without an array of rows", name, hint, code="data.invalid_rows")
 
 
-def _array(content: bytes, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
+def _array(content: bytes, path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:
     """Rows of a JSON array, decoded one at a time."""
     try:
         items = msgspec.json.decode(content, type=list[msgspec.Raw])
     except _INVALID:
-        yield from _numbered(_precise(content, name), name, f"{name} item")
+        yield from _numbered(_precise(content, path, name), name, f"{name} item")
         return
-    if items and _is_message(_item(items[0], content, name, f"{name} item 1")):
+    if items and _is_message(_item(items[0], content, path, name, f"{name} item 1")):
         notes.add(f"{name}: read as one conversation")
-        yield from rows_of([_item(item, content, name, name) for item in items], name)
+        yield from rows_of([_item(item, content, path, name, name) for item in items], name)
         return
     if len(items) > MAX_ROWS:
         raise too_many_rows(name)
     for number, item in enumerate(items, 1):
         where = f"{name} item {number}"
-        yield from _rows(_item(item, content, name, where), bytes(item), where)
+        yield from _rows(_item(item, content, path, name, where), bytes(item), where)
 
 
-def _item(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
+def _item(item: msgspec.Raw, content: bytes, path: Path, name: str, where: str) -> Any:
     """The value of an item of the array that is the file's `content`."""
     try:
         return msgspec.json.decode(item)
     except _INVALID:
-        _precise(content, name)  # raises an error with line and column in the file
+        _precise(content, path, name)  # raises an error with line and column in the file
         return parsed(bytes(item).decode(), where)
 
 
@@ -170,21 +170,21 @@ def _numbered(items: list[Any], name: str, label: str) -> Iterator[RawRow]:
         yield from rows_of(item, f"{label} {number}")
 
 
-def _value(content: bytes, name: str) -> Any:
+def _value(content: bytes, path: Path, name: str) -> Any:
     """A file's JSON value. Raises UserError with the position of the error."""
     try:
         return msgspec.json.decode(content)
     except _INVALID:
-        return _precise(content, name)
+        return _precise(content, path, name)
 
 
 def _is_message(item: Any) -> bool:
     return is_turn(item) and not {"content", "value", "tool_calls"}.isdisjoint(item)
 
 
-def _precise(content: bytes, name: str) -> Any:
+def _precise(content: bytes, path: Path, name: str) -> Any:
     """Parse with the standard library, which accepts NaN and lone surrogates and gives error positions."""
-    return parsed(decoded(content, name), name, is_file=True)
+    return parsed(decoded(content, path, name), name, is_file=True)
 
 
 def rows_of(value: Any, where: str) -> Iterator[RawRow]:

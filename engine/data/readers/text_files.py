@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from engine.config.errors import UserError
+from engine.data.readers.encodings import convert_command, encoding_hint
 from engine.data.rows import MAX_ROW_BYTES, MAX_ROWS, RawRow, ReadingNotes, raw_row, too_many_rows
 
 WHOLE_LIMIT = 1 << 30
@@ -41,8 +42,6 @@ _MAGIC = {
     b"\xfe\xff": "UTF-16",
 }
 _BOM = b"\xef\xbb\xbf"
-GUESSED_BYTES = 1 << 16
-"""Maximum bytes of a file from which its encoding is guessed."""
 SEPARATORS = ",;\t|"
 _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
 """Lines and characters from which separator and header are detected."""
@@ -82,23 +81,32 @@ def whole(path: Path, name: str) -> bytes:
     return b"".join(pieces).removeprefix(_BOM)
 
 
-def decoded(raw: bytes, name: str, number: int = 1) -> str:
+def decoded(raw: bytes, path: Path, name: str, number: int = 1) -> str:
     """Decode bytes that start on line `number`. Raises UserError with line and byte for invalid UTF-8 and NUL."""
     try:
         nul = raw.find(b"\0")
         if nul < 0:
             return raw.decode("utf-8")
         at, problem, hint = nul, "NUL byte in text", "save the file as UTF-8: it is damaged or not text"
+        if raw.count(b"\0") > len(raw) // 3:
+            order = "UTF-16BE" if nul == 0 else "UTF-16LE"
+            hint = f"save the file as UTF-8: it is probably {order} (`{convert_command(order, path)}`)"
     except UnicodeDecodeError as error:
-        from charset_normalizer import from_bytes  # takes 0.05 s to import, and only this error needs it
-
-        at, problem, hint = error.start, "invalid UTF-8", "save the file as UTF-8"
-        guess = from_bytes(raw[:GUESSED_BYTES]).best()
-        if guess is not None and guess.encoding not in ("ascii", "utf_8"):
-            hint += f" (it is probably {guess.encoding}: `iconv -f {guess.encoding} -t UTF-8 {name}`)"
+        at, problem, hint = error.start, "invalid UTF-8", encoding_hint(_blocks(path, name), path)
     line = number + raw.count(b"\n", 0, at)
     byte = at - (raw.rfind(b"\n", 0, at) + 1) + 1
     raise UserError(problem, f"{name} line {line} byte {byte}", hint, code="data.not_utf8")
+
+
+def _blocks(path: Path, name: str) -> Iterator[bytes]:
+    """The content of a file in blocks that end at a space, comma, quote or line end."""
+    with _readable(path, name) as stream:
+        rest = b""
+        while block := stream.read(1 << 20):
+            end = max(map(block.rfind, (b" ", b",", b'"', b"\n"))) + 1
+            yield rest + block[:end]
+            rest = block[end:]
+        yield rest
 
 
 def regular_file_size(path: Path, name: str) -> int:
@@ -143,7 +151,7 @@ def _readable(path: Path, name: str) -> Iterator[IO[bytes]]:
                 hint = "rename it to match its content"
                 raise UserError("not a gzip file, despite its name", name, hint, code="data.wrong_suffix")
             if kind == "UTF-16":
-                hint = "save the file as UTF-8"
+                hint = f"save the file as UTF-8: `{convert_command('UTF-16', path)}`"
                 raise UserError("encoded as UTF-16", f"{name} line 1 byte 1", hint, code="data.not_utf8")
             if kind and not gz:
                 hint = "unpack or rename it (.gz and .parquet are supported)"
@@ -181,7 +189,7 @@ def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> I
     in a file without blank lines each line is a document.
     """
     if whole_file:
-        text = decoded(whole(path, name), name)
+        text = decoded(whole(path, name), path, name)
         if not text.strip():
             raise no_rows(name)
         yield raw_row({"text": text}, name)
@@ -190,7 +198,7 @@ def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> I
     notes.add(
         f"{name}: one document per {'paragraph (blank lines separate them)' if by_paragraph else 'line'}", decision=True
     )
-    numbered = ((number, decoded(line, name, number).strip("\r\n")) for number, line in lines(path, name))
+    numbered = ((number, decoded(line, path, name, number).strip("\r\n")) for number, line in lines(path, name))
     documents = _paragraphs(path, name) if by_paragraph else ((n, text) for n, text in numbered if text.strip())
     for count, (number, text) in enumerate(documents, 1):
         if count > MAX_ROWS:
@@ -216,7 +224,7 @@ def _paragraphs(path: Path, name: str) -> Iterator[tuple[int, str]]:
     block: list[str] = []
     start = 0
     for number, line in lines(path, name):
-        text = decoded(line, name, number).rstrip("\r\n")
+        text = decoded(line, path, name, number).rstrip("\r\n")
         if text.strip():
             start = start if block else number
             block.append(text)
@@ -233,7 +241,7 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) 
     Without a `delimiter`, the one of SEPARATORS that splits the first lines most evenly is used. Columns of a file
     without a header line are named `column 1`, `column 2`, ….
     """
-    numbered = ((number, decoded(line, name, number)) for number, line in lines(path, name))
+    numbered = ((number, decoded(line, path, name, number)) for number, line in lines(path, name))
     first, header = next(((number, text) for number, text in numbered if text.strip()), (0, ""))
     if not first:
         return

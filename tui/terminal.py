@@ -15,14 +15,13 @@ import termios
 import threading
 import time
 import unicodedata
-from codecs import getincrementaldecoder
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
+from rich.console import RenderableType
 from rich.segment import Segment
 from textual import constants
-from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.color import Color
 from textual.drivers.linux_driver import LinuxDriver
@@ -31,6 +30,7 @@ from textual.screen import ModalScreen, Screen
 
 from engine.config.text import visible
 from tui.output.streams import ASCII
+from tui.terminal_input import TerminalInput
 
 
 class ControlCharacterFilter(LineFilter):
@@ -255,6 +255,8 @@ class DiffApp(App[str]):
 
     def __init__(self) -> None:
         self.frame_diff = FrameDiff()
+        self.has_failed = False
+        """Whether an error ended it."""
         super().__init__(driver_class=DiffDriver)
 
     @property
@@ -265,6 +267,11 @@ class DiffApp(App[str]):
         one has changed: five percent of a core while a run is followed (Textual 8.2).
         """
         return super()._background_screens if isinstance(self.screen, ModalScreen) else []
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """Show an error after the app has closed; the exit status is 1, which Textual leaves at 0 for its threads."""
+        self.has_failed = True
+        super().panic(*renderables)
 
     def action_redraw(self) -> None:
         self.frame_diff.invalidate()
@@ -312,12 +319,11 @@ class DiffDriver(LinuxDriver):
         Textual's looks every POLL_SECONDS whether an escape was a key or begins a sequence, however short ESCDELAY is
         (8.2). A terminal writes a sequence at once, and SSH sends it in one packet: after a moment it was the key.
         """
-        parser, decode, data = XTermParser(self._debug), getincrementaldecoder("utf-8")().decode, ""
+        terminal = TerminalInput(self._debug)
         while not self.exit_event.is_set():
-            wait = constants.ESCAPE_DELAY if data.endswith("\x1b") else POLL_SECONDS
+            wait = constants.ESCAPE_DELAY if terminal.is_waiting else POLL_SECONDS
             readable, _, _ = select.select([self.fileno], [], [], wait)
-            data = decode(os.read(self.fileno, 4096)) if readable else ""
-            for message in (*(parser.feed(data) if data else ()), *parser.tick()):
+            for message in terminal.feed(os.read(self.fileno, 4096)) if readable else terminal.idle():
                 self.process_message(message)
 
     def _sigtstp_application(self, *_: object) -> None:

@@ -57,4 +57,4 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool, opened: Callable[[], S
         from tui.output.console import say  # Rich is not needed before the first paint
 
         say(message)
-    return app.return_code or 0
+    return app.return_code or int(app.has_failed)

@@ -6,7 +6,6 @@ Messages get OpenAI's schema: role, content as text, tool calls as objects.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -128,6 +127,8 @@ WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainabl
 """Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
 MASKED = ("masked",)
 """Keys where true excludes the message from the loss: torchtune."""
+MAX_WEIGHT = 1_000_000
+"""Larger numbers overflow in the loss."""
 REFUSED = {
     "mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
     "loss_mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
@@ -269,9 +270,9 @@ def _weight(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
         if key in REFUSED:
             problem = f"unsupported key {key!r} in message {number}"
             raise UserError(problem, raw.where, REFUSED[key], code="data.loss_flag")
-        if not (isinstance(value, int | float) and 0 <= value < math.inf):
+        if not (isinstance(value, int | float) and 0 <= value <= MAX_WEIGHT):
             problem = f"invalid {key} {value!r} in message {number}"
-            hint = "use a number of at least 0, or true or false"
+            hint = f"use a number from 0 to {MAX_WEIGHT:,}, or true or false"
             raise UserError(problem, raw.where, hint, code="data.invalid_weight")
         weight *= float(not value) if key in MASKED else float(value)
         if role != "assistant" and key in WEIGHTS and value > 0:

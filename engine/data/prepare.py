@@ -24,7 +24,7 @@ from engine.config.schema import Data
 from engine.data import cache, problems
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template, no_template
-from engine.data.columns import EXAMPLES, Summary
+from engine.data.columns import EXAMPLES, Summary, is_empty
 from engine.data.conversation import to_example
 from engine.data.detection import check_columns, detect
 from engine.data.duplicates import (
@@ -367,7 +367,7 @@ def _suggested_group(summary: Summary, detected: DetectedFormat, near: bool) -> 
     """
     short = None
     for name, column in summary.columns.items():
-        values = [value for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
+        values = [value for raw in summary.sample if not is_empty(value := raw.values.get(name))]
         role = detected.roles.get(name, "")
         if "answer" in role or len(values) < MIN_GROUPED or not set(column.kinds) <= {"text", "a number"}:
             continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +17,17 @@ import numpy as np
 import torch
 import transformers
 from small_training import Steps, make_training
-from tiny_configs import family_config
-from transformers import AutoConfig, set_seed
+from tiny_configs import family_config, with_rope
+from transformers import AutoConfig, GenerationConfig, set_seed
 
 from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec
 from engine.config.preset import Preset, resolve
+from engine.config.schema import Config, Train
 from engine.data.tokens import IGNORE_INDEX, Row
+from engine.evaluation.generate import Generator
+from engine.evaluation.score import row_losses
 from engine.export.artifact_check import served_class
 from engine.export.exporter import write_merged
 from engine.methods import method
@@ -29,9 +35,10 @@ from engine.methods.loading import auto_class
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
+from engine.methods.rope import separate_lengths
 from engine.methods.weights import account_of
 from engine.runs.run.usage import COMPARED, left_out_share
-from engine.training.batches import BatchSampler, Packing, choose_packing, collate, micro_batches
+from engine.training.batches import BatchSampler, Packing, answer_tokens, choose_packing, collate, micro_batches
 from engine.training.fit import fit
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK
@@ -42,6 +49,8 @@ TINY = Path(__file__).parent.parent / "engine" / "assets" / "tiny"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MAX_PARAMETERS = 40_000_000
 ROWS, STEPS = 8, 4
+VOCABULARY, ANSWER, ENDS = 96, 6, frozenset({2})
+"""Of the rows on which types of RoPE are compared: tokens, and those of an answer; what ends it."""
 SAME_GRADIENT = 1e-3
 """Relative difference of gradients in float32 that rounding and another kernel explain."""
 SAME_LOGITS = 2e-3
@@ -60,20 +69,24 @@ class Rows(list[Row]):
 def random_rows(vocabulary: int) -> Rows:
     """Rows of different lengths, the second half of each in the loss."""
     generator = random.Random(0)
-    rows = Rows()
-    for number in range(ROWS):
-        ids = [generator.randrange(8, vocabulary) for _ in range(generator.randrange(10, 30))]
-        half = len(ids) // 2
-        rows.append(Row(ids, [IGNORE_INDEX] * half + ids[half:], ids[:half], "", f"row {number + 1}", False))
-    return rows
+    return Rows(row_of(generator, generator.randrange(10, 30), vocabulary, number + 1) for number in range(ROWS))
 
 
-def write_model(kind: str, folder: Path) -> int:
-    """Random weights of a family, with the tokenizer of the embedded model. Returns the number of parameters."""
+def row_of(generator: random.Random, length: int, vocabulary: int, number: int = 1) -> Row:
+    ids = [generator.randrange(8, vocabulary) for _ in range(length)]
+    half = len(ids) // 2
+    return Row(ids, [IGNORE_INDEX] * half + ids[half:], ids[:half], "", f"row {number}", False)
+
+
+def write_model(kind: str, folder: Path, rope: str = "", limit: int = 0) -> int:
+    """Random weights of a family, with the tokenizer of the embedded model. Returns the number of parameters. `rope`: a
+    type of RoPE whose frequencies change after `limit` tokens.
+    """
     for name in TOKENIZER_FILES:
         shutil.copy(TINY / name, folder / name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    model_config = family_config(kind, len(tokenizer), tokenizer.pad_token_id, 1, tokenizer.eos_token_id)
+    sizes = len(tokenizer), tokenizer.pad_token_id, 1, tokenizer.eos_token_id
+    model_config = with_rope(kind, rope, limit, *sizes) if rope else family_config(kind, *sizes)
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in auto_class(model_config).from_config(model_config).parameters())
     if count > MAX_PARAMETERS:
@@ -171,6 +184,56 @@ def check_packing(folder: Path, machine: Machine) -> Result:
     result: Result = {"packing": mode, "chosen": difference(chosen, alone), "padded": difference(padded, alone)}
     result["notes"] = [note.split("\n")[0][:200] for note in notes if "padded" in note or "influence" in note]
     return result
+
+
+def check_rope(kind: str, rope: str, limit: int = 24) -> Result:
+    """With a type of RoPE whose frequencies change after `limit` tokens: how far rows that are computed together are
+    from each row alone by transformers, in a model that has computed nothing else. {} for a family without RoPE.
+
+    `gradient`: of the packing that a worker decides on, `padded`: of padded rows; `losses`: the largest difference of a
+    held-out loss of a row, in nats; `answers`: how many greedy answers differ.
+    """
+    model_config = with_rope(kind, rope, limit, VOCABULARY)
+    if model_config is None:
+        return {}
+    torch.manual_seed(0)
+    made = auto_class(model_config).from_config(model_config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    lengths = [5, limit - 6, limit - 6, limit - 2, limit - 1, limit, limit + 1, 40, 2 * limit + 3]
+    rows = Rows(row_of(random.Random(number), length, VOCABULARY) for number, length in enumerate(lengths))
+    losses, gradients, answers = zip(*(alone(copy.deepcopy(made), row) for row in rows), strict=True)
+
+    model = copy.deepcopy(made)
+    separate_lengths(model)
+    notes: list[str] = []
+    config, machine = Config(train=Train(batch=len(rows), steps=1)), this_machine()
+    packing, _ = decide_packing(config, model, rows, [], 0, machine, SINGLE_RANK, lambda code, text: notes.append(text))
+    held_out = row_losses(model, list(reversed(rows)), packing, 0, "cpu")[::-1]
+    tokenizer: Any = SimpleNamespace(pad_token_id=0)
+    generator = Generator(tokenizer, ANSWER, len(rows), "cpu", ENDS, lambda code, text: None)
+    answered = generator.answer_tokens(model, [replace(row, prompt=row.input_ids) for row in rows])
+    return {
+        "packing": "one row at a time" if packing == ONE_ROW else packing.mode,
+        "gradient": difference(gradient_of(model, rows, packing), torch.stack(gradients).sum(0)),
+        "padded": difference(gradient_of(model, rows, Packing("padded", 1000)), torch.stack(gradients).sum(0)),
+        "losses": max(abs(ours.nll - theirs) for ours, theirs in zip(held_out, losses, strict=True)),
+        "answers": sum(ours != theirs for ours, theirs in zip(answered, answers, strict=True)),
+        "notes": notes,
+    }
+
+
+def alone(model: Any, row: Row) -> tuple[float, torch.Tensor, list[int]]:
+    """(loss in nats, gradient, greedy answer to the whole row) of a row, all by transformers."""
+    ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+    loss = model(input_ids=ids, labels=labels, use_cache=False).loss * answer_tokens(row)
+    loss.backward()
+    used = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    settings = GenerationConfig(max_new_tokens=ANSWER, do_sample=False, pad_token_id=0, eos_token_id=sorted(ENDS))
+    answer = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    tokens = answer[0, len(row.input_ids) :].tolist()
+    return float(loss.detach()), torch.cat(used), list(takewhile(lambda token: token not in ENDS, tokens))
 
 
 def train(folder: Path, scratch: Path, machine: Machine, resume: Path | None) -> list[float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -125,6 +126,61 @@ def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in values.items() if key in names or key in aliases & CHANGES.get(kind, {}).keys()
     }
     return known | {key: values[key] for key in ("pad_token_id", "bos_token_id", "eos_token_id", "vocab_size")}
+
+
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+
+
+def with_rope(kind: str, rope: str, limit: int, *sizes: int) -> PreTrainedConfig | None:
+    """The tiny configuration of a family with this type of RoPE in all layers, whose frequencies change after `limit`
+    tokens; None for a family without RoPE. Raises what the family raises if it does not have this type. `sizes`: more
+    arguments of `family_config`.
+    """
+    config = family_config(kind, *sizes)
+    text = config.get_text_config()
+    own = getattr(text, "rope_parameters", None)
+    if not own:
+        return None
+    sizes_of_heads = text.to_dict()
+    size = sizes_of_heads.get("qk_rope_head_dim") or sizes_of_heads.get("head_dim")
+    size = size or text.hidden_size // text.num_attention_heads
+    global_size = sizes_of_heads.get("global_head_dim") or size
+    factors = {"factor": 4.0, "original_max_position_embeddings": limit}
+
+    def table(own: dict[str, Any], size: int) -> dict[str, Any]:
+        count = int(size * (own.get("partial_rotary_factor") or 1.0)) // 2
+        values: dict[str, dict[str, Any]] = {
+            "default": {},
+            "linear": {"factor": 4.0},
+            "dynamic": {"factor": 4.0},
+            "yarn": factors,
+            "llama3": {**factors, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            "longrope": {
+                **factors, "short_factor": [1.0] * count, "long_factor": [2 + place / 2 for place in range(count)],
+                "short_mscale": 1.1, "long_mscale": 1.3,
+            },
+        }  # fmt: skip
+        return {**own, "rope_theta": own.get("rope_theta") or 1e4, "rope_type": rope, **values[rope]}
+
+    by_layer = {key: value for key, value in own.items() if isinstance(value, dict)}
+    text.rope_parameters = (
+        {key: table(value, global_size if key == "full_attention" else size) for key, value in by_layer.items()}
+        if by_layer
+        else table(own, size)
+    )
+    text.max_position_embeddings = limit if rope == "dynamic" else 4 * limit
+    if hasattr(text, "original_max_position_embeddings"):
+        text.original_max_position_embeddings = limit
+    return config
+
+
+def model_with(rope: str, kind: str = "llama", limit: int = 24, vocabulary: int = 211) -> Any:
+    """A model of `with_rope` with fixed weights and large differences between logits."""
+    config = with_rope(kind, rope, limit, vocabulary)
+    assert config is not None
+    config.initializer_range = 0.3
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def _text(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:

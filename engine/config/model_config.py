@@ -28,6 +28,40 @@ def text_type(model_config: Mapping[str, Any]) -> str:
     return str(text_config(model_config).get("model_type") or "")
 
 
+def _rope_limits(text: Mapping[str, Any]) -> Iterator[int]:
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    for table in (rope, *(part for part in rope.values() if isinstance(part, Mapping))):  # of all layers, or by type
+        kind, longest = str(table.get("rope_type") or table.get("type") or ""), text.get("max_position_embeddings")
+        if kind == "longrope":
+            name = "original_max_position_embeddings"
+            longest = table.get(name) or text.get(name) or longest
+        if longest and (kind == "longrope" or "dynamic" in kind):
+            yield longest
+
+
+def length_limit(model_config: Mapping[str, Any]) -> int | None:
+    """Tokens up to which RoPE is the same for rows of any length; None if it never depends on their length.
+
+    Longer rows have other frequencies: `longrope` has a second set for them, `dynamic` one for each length.
+    """
+    return min(_rope_limits(text_config(model_config)), default=None)
+
+
+def unshared_reason(model_config: Mapping[str, Any], longest: int) -> str:
+    """Why rows of up to `longest` tokens cannot share prefixes, which would need the frequencies of each; "" if they
+    can.
+    """
+    limit = length_limit(model_config)
+    return f"rows of more than {limit:,} tokens have other RoPE frequencies" if limit and longest > limit else ""
+
+
+def length_classes(model_config: Mapping[str, Any]) -> list[int]:
+    """Lengths at which a model begins to compute longer rows in another way: windows and limits of RoPE, ascending."""
+    text = text_config(model_config)
+    windows = (text.get(name) for name in ("sliding_window", "attention_chunk_size", "window_size"))
+    return sorted({*_rope_limits(text), *(window for window in windows if isinstance(window, int))})
+
+
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 LIMITS: dict[tuple[str, ...], int] = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from engine.config.device_defaults import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT, padded_rows
+from engine.config.model_config import length_limit
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.forward import (
     Forward,
@@ -30,6 +31,7 @@ from engine.evaluation.forward import (
 from engine.evaluation.generate import Warn
 from engine.evaluation.metrics import Choices, RowLoss
 from engine.evaluation.preflight import check_prompts
+from engine.methods.adapters import unwrap_peft
 
 SLACK = 1e-4
 """Nats; rounding tolerance of a bound: an answer within it is scored before it is excluded."""
@@ -56,13 +58,12 @@ class Chooser:
     ) -> list[str]:
         """The text of the most likely choice for each row, in order; the first of equally likely choices."""
         check_prompts(rows)
-        if unsupported := cache_unsupported_reason(model):
-            self.warn("evaluation.slow_choice", f"{unsupported}: scoring every choice with its full prompt, slower")
-            return self._one_by_one(model, rows, progress)
-        forward = Forward(model)
-        prefill = Prefill(forward, [row.prompt for row in rows], self.pad, self.device)
-        order = sorted(range(len(rows)), key=lambda number: -len(rows[number].prompt))
+        complete = self._scored_with_prompt(model, rows)
+        order = sorted(set(range(len(rows))) - complete, key=lambda number: -len(rows[number].prompt))
         chosen: dict[int, int] = {}
+        if order:
+            forward = Forward(model)
+            prefill = Prefill(forward, [rows[number].prompt for number in order], self.pad, self.device)
         while len(chosen) < len(order):
             batch = order[len(chosen) : len(chosen) + self.batch]
             prompts = [rows[number].prompt for number in batch]
@@ -73,7 +74,24 @@ class Chooser:
                 continue
             chosen.update(zip(batch, best, strict=True))
             progress(len(chosen))
+        for number in sorted(complete):
+            chosen[number] = self._most_likely(model, rows[number])
+            progress(len(chosen))
         return [self.choices.texts[chosen[number]] for number in range(len(rows))]
+
+    def _scored_with_prompt(self, model: torch.nn.Module, rows: Sequence[Row]) -> set[int]:
+        """Rows of which every choice is scored with the whole prompt: the model's cache cannot be shared, or the keys
+        of the prompt depend on the length of the choice (RoPE). Warns of them.
+        """
+        reason, numbers = cache_unsupported_reason(model), set(range(len(rows)))
+        limit = length_limit(unwrap_peft(model).config.to_dict())
+        if limit and not reason:
+            longest = max(map(len, self.choices.tokens))
+            numbers = {number for number in numbers if len(rows[number].prompt) + longest > limit}
+            reason = f"{len(numbers)} prompts need other RoPE frequencies than shorter ones" if numbers else ""
+        if reason:
+            self.warn("evaluation.slow_choice", f"{reason}: scoring every choice with its full prompt, slower")
+        return numbers if reason else set()
 
     @without_gradients
     def _search(self, forward: Forward, prefill: Prefill, prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -117,17 +135,13 @@ class Chooser:
             scores[:, 1:] = log_likelihoods(logits, padded[:, 1:])
         return scores.cpu().numpy()
 
-    def _one_by_one(self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None]) -> list[str]:
-        """Scores every choice with its full prompt."""
-        chosen: list[str] = []
-        for row in rows:
-            complete = [
-                Row(row.prompt + tokens, [IGNORE_INDEX] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
-                for tokens, text in zip(self.choices.tokens, self.choices.texts, strict=True)
-            ]
-            chosen.append(self.choices.texts[np.argmin([loss.nll for loss in self.whole(model, complete)])])
-            progress(len(chosen))
-        return chosen
+    def _most_likely(self, model: torch.nn.Module, row: Row) -> int:
+        """The most likely choice for a prompt; each is scored with the whole prompt."""
+        complete = [
+            Row(row.prompt + tokens, [IGNORE_INDEX] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
+            for tokens, text in zip(self.choices.tokens, self.choices.texts, strict=True)
+        ]
+        return int(np.argmin([loss.nll for loss in self.whole(model, complete)]))
 
 
 @dataclass

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from engine.config.device_defaults import DECODER, prefill_columns
-from engine.config.model_config import ANSWERED_ALONE, text_type
+from engine.config.device_defaults import DECODER, MAX_TOKENS, prefill_columns
+from engine.config.model_config import ANSWERED_ALONE, length_limit, text_type
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import (
@@ -88,7 +88,7 @@ class Generator:
         prompts = [row.prompt for row in rows]
         if DECODER[self.device] == "ftbench" and (unsupported := cache_unsupported_reason(model)):
             self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
-        if is_answered_by_generate(model, self.device):
+        if is_answered_by_generate(model, self.device) or any(self._length_kinds(model, prompts)):
             return self._by_library(model, prompts, progress)
         decoder = Decoder(
             Forward(model), prompts, self.ends, self.max_new_tokens, self.tokenizer.pad_token_id, self.device
@@ -118,6 +118,7 @@ class Generator:
             text = f"{type(unwrap_peft(model)).__name__} answers otherwise with padding: one prompt at a time, slower"
             self._warn_once("evaluation.one_by_one", text)
         answers: dict[int, list[int]] = {}
+        kinds = self._length_kinds(model, prompts)
         most = 0
 
         def finished(count: int) -> None:
@@ -128,6 +129,9 @@ class Generator:
         with grouped_query_attention(model):
             while len(answers) < len(order):
                 batch = order[len(answers) : len(answers) + (1 if alone else self.batch)]
+                if kind := kinds[batch[0]]:  # their prompts are not read in parts
+                    most_rows = max(1, MAX_TOKENS[self.device] // (len(prompts[batch[0]]) + self.max_new_tokens))
+                    batch = [number for number in batch[:most_rows] if kinds[number] == kind]
                 asked = [prompts[number] for number in batch]
                 tokens = within_memory(lambda: self._generate(model, asked, finished))  # noqa: B023
                 if tokens is None:
@@ -137,20 +141,33 @@ class Generator:
                 finished(0)
         return [answers[number] for number in range(len(prompts))]
 
+    def _length_kinds(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """For each prompt 0 if its answer stays below lengths with other RoPE frequencies, else a number that prompts
+        have in common if `generate` answers them together as it answers each alone: its length if the answer may reach
+        such lengths. There Phi-3 and others compute the whole row again, but only if it is the longest of its batch
+        (`prepare_inputs_for_generation`).
+        """
+        limit = length_limit(unwrap_peft(model).config.to_dict())
+        if limit is None:
+            return [0] * len(prompts)
+        lengths = map(len, prompts)
+        return [0 if length + self.max_new_tokens <= limit else min(length, limit + 1) for length in lengths]
+
     @without_gradients
     def _generate(
         self, model: torch.nn.Module, prompts: list[list[int]], finished: Callable[[int], None]
     ) -> list[list[int]]:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
         columns = prefill_columns(len(prompts), ids.shape[1], self.device)
-        in_parts = columns < ids.shape[1] and reads_prompts_in_parts(model)
+        # Parts of a prompt would have the RoPE frequencies of shorter rows.
+        whole = any(self._length_kinds(model, prompts)) or not reads_prompts_in_parts(model)
         settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self.ends),
-            prefill_chunk_size=columns if in_parts else None,
+            prefill_chunk_size=columns if columns < ids.shape[1] and not whole else None,
             disable_compile=True,
         )
         with without_own_settings(model):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from engine.config.metric_specs import metric_spec
+from engine.config.model_config import unshared_reason
 from engine.config.reasoning import REASONING_TAGS
 from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem, all_rows
@@ -167,6 +168,8 @@ def row_losses(
     """
     was_training = model.training
     rows = list(rows)
+    if unshared_reason(unwrap_peft(model).config.to_dict(), max((len(row.input_ids) for row in rows), default=0)):
+        packing = replace(packing, mode="packed" if packing.one_sequence else packing.mode)
     model.eval()
     answers_only = supports_logits_to_keep(model)
     by_row: dict[int, RowLoss] = {}

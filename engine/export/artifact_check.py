@@ -50,6 +50,7 @@ from engine.methods.loading import auto_class, load_pretrained
 from engine.methods.machine import Machine, this_machine, versions
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer
 from engine.methods.qlora import quantization, unquantized_patterns
+from engine.methods.rope import separate_lengths
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import ArtifactMeasurements
@@ -221,6 +222,7 @@ def _load_as(
     Tensors of the base that no class of transformers loads, as those for multi-token prediction, are not unexpected.
     """
     model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    separate_lengths(model)
     unused = set(CheckpointMap(model, CheckpointFiles(folder)).unused)
     for code in faults:
         keys = sorted(map(str, info[f"{code}_keys"]))
@@ -253,6 +255,7 @@ def _adapted_base(
         unquantized = unquantized_patterns(plain_model(config), machine.device == "cpu")
         options["quantization_config"] = quantization(frozen.config, machine, unquantized)
     base = kind.from_pretrained(source, revision=revision, **options)
+    separate_lengths(base)
     with own_targets() if in_4_bits else contextlib.nullcontext():  # of 4-bit layers
         model = peft.PeftModel.from_pretrained(base, str(folder))
 

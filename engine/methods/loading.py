@@ -19,6 +19,7 @@ from engine.config import schema
 from engine.config.model_config import check_stored_weights, stored_quantization
 from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, load_error, locate
+from engine.methods.rope import separate_lengths
 
 
 def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
@@ -73,6 +74,7 @@ def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTr
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"weights are missing: {missing[0]} and {len(missing) - 1} others")
     model: PreTrainedModel = loaded
+    separate_lengths(model)
     return model
 
 

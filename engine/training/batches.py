@@ -376,15 +376,17 @@ def choose_packing(
 
 
 def decide_sharing(
-    packing: Packing, rows: Sequence[Row], sampler: BatchSampler, config: Config
+    packing: Packing, rows: Sequence[Row], sampler: BatchSampler, config: Config, unshared: str = ""
 ) -> tuple[Packing, Sharing]:
-    """Decide whether prefixes are shared, and return what that saves or would save.
+    """Decide whether prefixes are shared, and return what that saves or would save. `unshared`: why they cannot be.
 
     With `train.packing = "auto"` they are if the rows have at least 1.05 times the tokens that are then computed in
     training. Not with dropout in adapters: a shared prefix has one dropout mask instead of one for each row, which
     changes the noise though not its expectation.
     """
     train = config.train
+    if unshared and packing.segments:
+        return replace(packing, mode="packed"), NO_SHARING
     if not packing.segments or train.packing not in ("auto", "shared_prefix") or not len(rows):
         return packing, NO_SHARING
     sharing = sharing_of(rows, sampler, train.batch if train.micro_batch == "auto" else train.micro_batch, packing)

@@ -9,7 +9,9 @@ nearly right does not show it. Two properties do, for each pair of rows and for 
 - If the tokens of another row are replaced by others, with all lengths kept, a row does not move by more than the
   precision rounds. Mostly it does not move by a bit; experts round differently, because they receive other tokens.
 
-A row must also be what it is when computed alone: positions that do not start again with each row would change it.
+A row must also be what it is when computed alone: positions that do not start again with each row would change it, and
+so would a choice by the longest row. Rows of all kinds of lengths of a run are compared to their full length
+(`lengths_are_independent`).
 """
 
 from __future__ import annotations
@@ -94,11 +96,33 @@ def rows_are_independent(
     compared = [Row(tokens, tokens, [], "", "", False) for tokens in cut if len(tokens) > 1]
     if not compared:
         return RowIndependence()
+    with _left_unchanged(model, device):
+        return _Check(model, compared, packing, pad, device).run()
+
+
+def lengths_are_independent(
+    model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str
+) -> RowIndependence:
+    """Check that rows of different lengths are computed together as each is alone, to their full length: windows, and
+    lengths from which RoPE has other frequencies, must be a row's own.
+
+    Compares only values. Without gradients that takes less memory than a training step of the longest row.
+    """
+    compared = [Row(row.input_ids, row.input_ids, [], "", "", False) for row in rows if len(row.input_ids) > 1]
+    if not compared:
+        return RowIndependence()
+    with _left_unchanged(model, device):
+        return _Check(model, compared, packing, pad, device).compare()[0]
+
+
+@contextmanager
+def _left_unchanged(model: torch.nn.Module, device: str) -> Iterator[None]:
+    """Context with a fixed seed, after which torch's random state and the model's mode are as before."""
     training, devices = model.training, [torch.cuda.current_device()] if device == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)  # the same on all ranks
-            return _Check(model, compared, packing, pad, device).run()
+            yield
     finally:
         model.train(training)
 
@@ -121,9 +145,8 @@ class _Check:
         gradient = 0.0 if weights_are_sharded() else self._gradient()
         if gradient != 0:
             return RowIndependence(gradient)
-        self.model.eval()
+        compared, before = self.compare()
         with torch.no_grad():
-            before = self._vectors(self.batch)
             # Replace by other tokens of the micro-batch: the padding, and what the first and the middle row have for
             # themselves.
             ids = self.batch.model_inputs["input_ids"]
@@ -138,17 +161,24 @@ class _Check:
                     after = self._vectors(replace(self.batch, model_inputs=inputs))
                     others = ~(self.places & changed).any(1).to(self.device)[self.owner]
                     moves.append(_largest_change(before[others], after[others]))
-            single = [collate([row], ONE_ROW, self.pad, self.device) for row in self.rows]
-            alone = _largest_change(before, torch.cat([self._vectors(batch) for batch in single]))
+        return replace(compared, moved=max(moves, default=0.0))
 
-            def round_off(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-                """Each element up or down by one rounding error of its data type, at random."""
-                sign = torch.randint_like(output, 2) * 2 - 1
-                return output * (1 + sign * torch.finfo(output.dtype).eps)
+    @torch.no_grad()
+    def compare(self) -> tuple[RowIndependence, torch.Tensor]:
+        """How far rows in the micro-batch are from rows alone, and the vectors of the micro-batch."""
 
-            with _embedding_hook(self.model, round_off):
-                rounding = _largest_change(before, self._vectors(self.batch))
-        return RowIndependence(0.0, max(moves, default=0.0), alone, rounding)
+        def round_off(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            """Each element up or down by one rounding error of its data type, at random."""
+            sign = torch.randint_like(output, 2) * 2 - 1
+            return output * (1 + sign * torch.finfo(output.dtype).eps)
+
+        self.model.eval()
+        together = self._vectors(self.batch)
+        single = (collate([row], ONE_ROW, self.pad, self.device) for row in self.rows)
+        alone = _largest_change(together, torch.cat([self._vectors(batch) for batch in single]))
+        with _embedding_hook(self.model, round_off):
+            rounding = _largest_change(together, self._vectors(self.batch))
+        return RowIndependence(alone=alone, rounding=rounding), together
 
     def _gradient(self) -> float:
         """The largest share of a gradient outside of its rows, for every other row and for the rows between them, so

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from engine.config.device_defaults import (
@@ -23,7 +24,7 @@ from engine.config.device_defaults import (
 )
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.model_config import mixing_reason, row_separation
+from engine.config.model_config import length_classes, mixing_reason, row_separation, unshared_reason
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.data.items import items_fingerprint, sampled
@@ -63,7 +64,12 @@ from engine.training.guards import first_line
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters
 from engine.training.ranks import Ranks, class_name
-from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
+from engine.training.row_independence import (
+    CHECKED_ROWS,
+    ONE_ROW,
+    lengths_are_independent,
+    rows_are_independent,
+)
 from engine.worker.checks import refuse_model
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_log import EarlierWorkers
@@ -163,11 +169,13 @@ def decide_packing(
     sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
     longest = max([int(lengths_of(rows).max()), *(len(row.input_ids) for row in loss_rows)])
     packing, flash, reason, mixed = preferred_packing(config, model, rows, longest, machine)
-    packing, sharing = decide_sharing(packing, rows, sampler, config)
+    reason = reason or unshared_reason(model.config.to_dict(), longest)
+    packing, sharing = decide_sharing(packing, rows, sampler, config, reason)
     _explain(config, class_name(model), packing, sharing, reason, mixed, warn)
     if packing.segments:
         varlen_attention.enable(model)
     checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
+    uncut = rows_of_each_length(rows, loss_rows, length_classes(model.config.to_dict()))
     simpler = [] if mixed else [choose_packing(rows, "packed", device, flash)] * packing.segments
     if flash and packing.mode == "packed" and varlen_attention.accepts_keywords(model):
         simpler, packing = [packing, *simpler], replace(packing, lengths=True)
@@ -175,14 +183,26 @@ def decide_packing(
     known = row_separation(model.config.to_dict()) == "separate"
     candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
     for candidate in candidates:
-        if (candidate == padded and known) or not _obstacle(model, checked, candidate, pad, device, ranks, warn):
+        cut = [] if candidate == padded and known else checked
+        if not _obstacle(model, cut, uncut, candidate, pad, device, ranks, warn):
             return candidate, sharing
-    obstacle = _obstacle(model, checked[:1], ONE_ROW, pad, device, ranks, warn)
+    obstacle = _obstacle(model, checked[:1], [], ONE_ROW, pad, device, ranks, warn)
     if not obstacle:
         return ONE_ROW, sharing
     problem = f"{class_name(model)} computes a row alone wrongly: {obstacle}"
     hint = "choose a causal language model of an architecture in docs/models.md"
     raise UserError(problem, config.model.id, hint, code="model.rows_influence_each_other")
+
+
+def rows_of_each_length(rows: Sequence[Row], loss_rows: Sequence[Row], classes: Sequence[int]) -> list[Row]:
+    """The longest and the shortest row, and the shortest of each class of lengths in between. `classes`: the longest
+    length of each class but the last, ascending.
+    """
+    lengths = np.concatenate([lengths_of(rows), [len(row.input_ids) for row in loss_rows]]).astype(int)
+    of_class = np.searchsorted(classes, lengths)
+    shortest = [np.where(of_class == number, lengths, lengths.max() + 1).argmin() for number in np.unique(of_class)]
+    chosen = dict.fromkeys(map(int, [lengths.argmax(), *shortest]))
+    return [rows[index] if index < len(rows) else loss_rows[index - len(rows)] for index in chosen]
 
 
 def preferred_packing(
@@ -199,14 +219,23 @@ def preferred_packing(
 
 
 def _obstacle(
-    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, ranks: Ranks, warn: Warn
+    model: torch.nn.Module,
+    rows: list[Row],
+    uncut: list[Row],
+    packing: Packing,
+    pad: int,
+    device: str,
+    ranks: Ranks,
+    warn: Warn,
 ) -> str:
     """Why a packing cannot be used, on this or another rank: rows influence each other, or the model cannot compute it.
-    '' if it can be used. Warns of the reason.
+    '' if it can be used. Warns of the reason. `uncut`: rows to compare to their full length.
     """
     try:
         checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
         why = (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
+        if not why:
+            why = _length_obstacle(model, uncut, packing, pad, device, warn)
     except (RuntimeError, ValueError, IndexError) as error:  # such as a head size that a GPU's kernel does not support
         if is_out_of_memory(error):
             raise
@@ -215,6 +244,21 @@ def _obstacle(
         how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
         warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
     return (why or "rows of another rank influence each other") if ranks.any(bool(why)) else ""
+
+
+def _length_obstacle(
+    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, warn: Warn
+) -> str:
+    """How rows, the longest of which is first, differ from rows alone; '' if they do not. If they do not fit in memory
+    together the longest is compared with the next one; warns if not even these fit.
+    """
+    for part in (rows, rows[:2]):
+        checked = within_memory(lambda: lengths_are_independent(model, part, packing, pad, device))  # noqa: B023
+        if checked is not None:
+            return checked.reason
+    length = len(rows[0].input_ids)
+    warn("model.length_unchecked", f"packing is not checked with the longest row ({length:,} tokens): out of memory")
+    return ""
 
 
 def _explain(

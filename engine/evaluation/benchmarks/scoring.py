@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from engine.config.errors import RunFailed
+from engine.config.model_config import length_limit
 from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import halved, within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
@@ -49,16 +51,30 @@ class LoadedModel(HFLM):
         own = inner.generation_config
         tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         inner.generation_config = GenerationConfig(**tokens)  # no temperature or penalty of the model's own
+        longest = max((self._longest_answered(*request.args) for request in requests), default=1)
+        self.batch_size_per_gpu = self._rows_together(longest)
         try:
             return super().generate_until(requests, disable_tqdm=True)
         finally:
             inner.generation_config = own
 
+    def _longest_answered(self, context: str, settings: dict[str, Any]) -> int:
+        """Tokens of a request of `generate_until` with the longest answer that it allows."""
+        return len(self.tok_encode(context)) + int(normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"])
+
+    def _rows_together(self, longest: int) -> int:
+        """The batch size for rows of up to `longest` tokens: 1 if their RoPE depends on their length, since the library
+        passes no positions that would tell a shorter row from its padding.
+        """
+        limit = length_limit(unwrap_peft(self.model).config.to_dict())
+        return 1 if limit and longest > limit else self.batch
+
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
         """Reduces the batch size so that the logits of the longest requests keep within LOGITS_BYTES."""
         longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
         vocabulary = vocabulary_size(unwrap_peft(self.model).config)
-        self.batch_size_per_gpu = max(1, min(self.batch, LOGITS_BYTES // (4 * longest * vocabulary)))
+        most = self._rows_together(longest)
+        self.batch_size_per_gpu = max(1, min(most, LOGITS_BYTES // (4 * longest * vocabulary)))
         return super()._loglikelihood_tokens(requests, **options)
 
 

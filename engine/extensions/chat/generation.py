@@ -16,6 +16,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase, StoppingCriteriaList, TextStreamer
 from transformers.cache_utils import DynamicLayer
 
+from engine.config.model_config import length_limit
 from engine.evaluation.forward import Forward, reads_prompts_in_parts
 from engine.evaluation.generate import without_own_settings
 from engine.extensions.chat.chat_client import Sampling
@@ -37,6 +38,9 @@ class ConversationCache:
         Templates may render earlier turns differently, for example without their reasoning.
         """
         cache, self.cache = self.cache, None  # an answer that fails leaves no cache of unknown content
+        limit = length_limit(forward.config.to_dict())
+        if limit and len(prompt) > limit:
+            return forward.new_cache()  # with other RoPE frequencies than shorter prompts
         pairs = zip(self.tokens, prompt[:-1], strict=False)
         kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if cache is None or not kept:

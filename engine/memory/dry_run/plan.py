@@ -14,7 +14,7 @@ from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import QLORA, method_spec
-from engine.config.model_config import mixing_reason
+from engine.config.model_config import mixing_reason, unshared_reason
 from engine.config.settings import with_settings
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
@@ -294,7 +294,8 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
     flash = uses_flash_attention(config, machine)
     mixed = bool(mixing_reason(model_config.to_dict()))
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments, mixed)
-    packing, sharing = decide_sharing(packing, prepared.train, sampler, config)
+    reason = reason or unshared_reason(model_config.to_dict(), prepared.longest)
+    packing, sharing = decide_sharing(packing, prepared.train, sampler, config, reason)
     if reason and train.packing == "auto" and not sharing_of(prepared.train, sampler, train.batch, packing).worthwhile:
         reason = ""
     return DataWorkload(

@@ -18,9 +18,11 @@ import yaml
 from command import MICRO, ON_SMALL, only_run
 from faults.worker_runs import stop
 from forked import ftbench
+from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from task_files import ITEMS, choice_task, generation_task
+from tiny_configs import model_with
 
 from engine.config import schema
 from engine.config.errors import UserError
@@ -35,6 +37,7 @@ from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
 from engine.methods.model_source import load_tokenizer
+from engine.methods.rope import separate_lengths
 from engine.runs.run.run_dir import RunDir
 
 HARMLESS = "task: harmless\ndataset_path: json\n"
@@ -96,6 +99,29 @@ def test_the_scores_of_items_are_those_of_the_library(
     assert scored.score.mean == pytest.approx(results["results"][other.name][f"{scored.metric},none"])
     assert scored.items != scored.items[::-1]  # else an order that is wrong would not show
     assert scored.score.rows == ITEMS and scored.is_share and scored.higher_is_better
+
+
+@pytest.mark.parametrize(("family", "rope"), [("llama", "dynamic"), ("phi3", "longrope")])
+def test_items_are_scored_as_alone_where_rope_depends_on_their_length(tiny: Any, family: str, rope: str) -> None:
+    """Likelihoods, and answers, of rows on both sides of the length at which it changes."""
+    _, tokenizer = tiny
+    questions = ["{{question}} " + "and " * number for number in range(25)]
+    plain = model_with(rope, family, vocabulary=len(tokenizer))
+    model = copy.deepcopy(plain)
+    separate_lengths(model)
+    requests = [Instance("loglikelihood", {}, (text, " blue sky"), number) for number, text in enumerate(questions)]
+    asked = [
+        Instance("generate_until", {}, (text, {"until": [], "max_gen_toks": 5}), n) for n, text in enumerate(questions)
+    ]
+
+    def loaded(network: Any, batch: int) -> LoadedModel:
+        return LoadedModel(network, tokenizer, batch, ignore)
+
+    likelihoods, answers = loaded(model, 8).loglikelihood(requests), loaded(model, 8).generate_until(asked)
+    for number in range(len(questions)):
+        ((likelihood, _),) = loaded(copy.deepcopy(plain), 1).loglikelihood([requests[number]])
+        assert likelihood == pytest.approx(likelihoods[number][0], rel=1e-5)
+        assert loaded(copy.deepcopy(plain), 1).generate_until([asked[number]]) == [answers[number]]
 
 
 def test_progress_counts_requests_and_can_end_the_scoring(tmp_path: Path, tiny: Any) -> None:

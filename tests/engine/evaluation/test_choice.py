@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, Counted, asked, made, random_prompts
+from tiny_configs import model_with
 
 from engine.config.errors import UserError
 from engine.data.items import evaluation_items
@@ -18,6 +20,7 @@ from engine.data.rows import Row
 from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.metrics import Choices, RowLoss
 from engine.evaluation.score import row_losses
+from engine.methods.rope import separate_lengths
 from engine.training.batches import Packing
 from engine.training.guards import OutOfMemory
 
@@ -77,6 +80,20 @@ def expected_of(family: str, kind: str) -> list[str]:
 def test_the_same_as_scoring_every_answer(family: str, kind: str, batch: int) -> None:
     answers = chooser(CHOICES[kind], batch).answers(made(FULL_ATTENTION[family]), asked(PROMPTS))
     assert answers == expected_of(family, kind) and len(set(answers)) > 1
+
+
+@pytest.mark.parametrize("rope", ["longrope", "dynamic"])
+def test_the_same_where_rope_depends_on_the_length_of_prompt_and_choice(rope: str) -> None:
+    """Prompts on both sides of the 24 tokens where it changes, and choices that reach them."""
+    prompts = random_prompts([3, 9, 18, 19, 20, 22, 24, 25, 33])
+    plain, choices, notes = model_with(rope), CHOICES["branching"], []
+    expected = [by_scoring_all(copy.deepcopy(plain), [prompt], choices)[0] for prompt in prompts]
+    model = copy.deepcopy(plain)
+    separate_lengths(model)
+    answers = chooser(choices, 4, warn=lambda code, text: notes.append(text)).answers(model, asked(prompts))
+    assert answers == expected and len(set(expected)) > 2
+    beyond = sum(len(prompt) + max(map(len, choices.tokens)) > 24 for prompt in prompts)
+    assert [note.split(" need")[0] for note in notes] == [f"{beyond} prompts"] and 4 < beyond < len(prompts)
 
 
 def test_answers_with_close_scores_are_distinguished() -> None:

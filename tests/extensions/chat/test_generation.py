@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from msgspec.structs import replace
 from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly, random_prompts
+from tiny_configs import model_with
 
 from engine.assets import tiny_folder
 from engine.config.schema import Model
 from engine.extensions.chat.chat_client import Sampling
 from engine.extensions.chat.generation import AnswerStreamer, ConversationCache, generate_answer
 from engine.methods.model_source import load_tokenizer
+from engine.methods.rope import separate_lengths
 
 GREEDY = Sampling(max_new_tokens=MOST)
 PROMPTS = random_prompts([9, 1, 30])
@@ -60,6 +63,20 @@ def test_a_conversation_continues_with_the_kept_cache(name: str) -> None:
     assert [answer(model, prompt, kept) for prompt in prompts] == [answer(model, prompt) for prompt in prompts]
     if name != "state":
         assert computed[0] <= len(second) - len(first)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("rope", ["longrope", "dynamic"])
+def test_a_conversation_in_which_rope_changes_is_answered_as_one_prompt(rope: str, family: str) -> None:
+    """From 24 tokens on; Phi-3 computes all of a row again when it reaches them."""
+    plain, kept = model_with(rope, family), ConversationCache()
+    model, prompt = copy.deepcopy(plain), PROMPTS[0]
+    separate_lengths(model)
+    for _ in range(4):
+        said = answer(model, prompt, kept)
+        assert said == plainly(copy.deepcopy(plain), [prompt])[0]
+        prompt = [*prompt, *said, 7, 8, 9]
+    assert len(prompt) > 30
 
 
 def test_sampling_is_decided_by_the_seed() -> None:

@@ -49,6 +49,9 @@ STALLED_SECONDS = 1.0
 
 PARSED_STYLES = 512
 """Pieces of CSS whose rules are kept: the bench and its screens have about a hundred."""
+MAX_WAITING = 64
+"""Keys that may wait before an escape, which drops more of them: a flood, such as a paste that the terminal does not
+mark, must not keep anybody from leaving."""
 IMPORT_SECONDS = 1.0
 """After which the other screens are imported: the bench has filled its lists by then. It takes as long at most."""
 
@@ -126,6 +129,8 @@ class Workbench(DiffApp):
         own_keys = {key.strip() for keys in self.settings.keys.values() for key in keys.split(",")}
         if event.character == "\n" and event.key not in own_keys:
             event = events.Key("enter", "\r")  # typed before the terminal was in raw mode: the kernel translated it
+        if event.key == "escape" and len(self._typed) > MAX_WAITING:
+            self._typed.clear()
         self._typed.append(event)
         if self._key is None:
             await self._handle_next_key()

@@ -64,7 +64,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
                   ["temporary", "--yes"]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],
-        "doctor": [["--bundle", "--out", f"{TYPED}/x"], ["--runs", file], ["--train", "--device", TYPED]],
+        "doctor": [["--runs", file], ["--train", "--device", TYPED]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],
         "data show": [[str(home.data)], [file, "--split", TYPED], [file, "--preset", TYPED]],
         "presets list": [[], ["--json"]],

@@ -71,7 +71,7 @@ RUN_FILES = (
 LADDER_FILES = ("ladder.toml", "ladder.json", "end.json", "engine.log", "engine.lock", "report.md")
 RUN_COMMANDS = (
     *(["runs"], ["runs", "--json"], ["queue"], ["clean"], ["clean", "exports", "--yes"], ["clean", "temporary"]),
-    *(["attach", "RUN"], ["resume", "RUN"], ["stop", "RUN"], ["gate", "RUN"], ["report"], ["doctor", "--bundle"]),
+    *(["attach", "RUN"], ["resume", "RUN"], ["stop", "RUN"], ["gate", "RUN"], ["report"], ["doctor"]),
 )
 LADDER_COMMANDS = (
     ["runs"],
@@ -117,7 +117,6 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("engine.executors.local.start", refuse)
     monkeypatch.setattr("typer.testing._get_command", lambda app: COMMAND)
     monkeypatch.setattr("tui.extensions.doctor.command.check_everything", lambda runs: [])  # takes a second
-    monkeypatch.setattr("importlib.metadata.distributions", list)  # a bundle lists them: it takes half a second
     monkeypatch.setattr("engine.runs.rpc_client.start_server", refuse)
     return tmp_path / "runs"
 

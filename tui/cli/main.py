@@ -22,6 +22,7 @@ from engine.config.home import keep_hub_cache_in_home
 from engine.config.hooks import FIX, hooks
 from engine.runs.home import runs_home
 from tui.cli import options
+from tui.cli.gone import refuse_gone
 from tui.output import streams
 
 Table = dict[str, tuple[str, Any]]
@@ -229,6 +230,7 @@ def run_command() -> None:
     Raises UserError for an invalid command line. Replaces typer's own error handling, which prints an error on four
     lines and reports a closed pipe (`| head`) as a failure.
     """
+    refuse_gone(sys.argv[1:])
     command = get_command(app)
     keep_hub_cache_in_home()
     try:

@@ -160,8 +160,6 @@ def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypat
     os.close(lock)
 
 
-def test_one_thing_at_a_time() -> None:
-    done = CliRunner().invoke(app, ["doctor", "--train", "--bundle"])
-    assert isinstance(done.exception, UserError) and done.exception.code == "cli.conflicting_values"
+def test_a_device_is_for_training_only() -> None:
     done = CliRunner().invoke(app, ["doctor", "--device", "cpu"])
     assert isinstance(done.exception, UserError) and "--device without --train" in done.exception.problem

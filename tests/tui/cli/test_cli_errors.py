@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from command import ftbench
 from subcommands import subcommands
 
 import engine
@@ -25,6 +26,7 @@ from engine.runs import start
 from engine.runs.run import events, run_dir
 from tui.cli import presets, run
 from tui.cli.errors import handle_errors
+from tui.cli.gone import GONE
 from tui.cli.main import run_command
 
 
@@ -198,3 +200,9 @@ def test_a_list_of_a_preset_is_shown_on_one_line_as_set_takes_it(capsys: pytest.
     presets.show("demo-lora", settings=['adapter.target_modules=["q_proj", "v_proj"]'])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("target_modules")]
     assert tomllib.loads(line) == {"target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(("command", "option"), GONE)
+def test_what_is_gone_says_what_to_do_instead(command: str, option: str) -> None:
+    done = ftbench(command, *filter(None, (option,)))
+    assert done.returncode == 2 and GONE[command, option] in done.stderr and done.stderr.count("\n") == 1

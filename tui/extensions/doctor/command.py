@@ -40,13 +40,6 @@ MIN_FREE_DISK = 10 << 30
 
 def doctor(
     runs: options.Runs = None,
-    bundle: Annotated[
-        bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="With --bundle: the archive (default: in this directory)."),
-    ] = None,
     train: Annotated[
         bool,
         typer.Option("--train", help="Train each method for a few steps; check speed, memory, loss and decoding."),
@@ -55,11 +48,6 @@ def doctor(
     json: options.Json = False,
 ) -> int:
     """Print all checks, at last a verdict per method. Returns 1 where one of them fails, else 0."""
-    if bundle and train:
-        hint = "use one of them at a time"
-        raise UserError("--bundle with --train", "ftbench doctor", hint, "cli.conflicting_values")
-    if out is not None and not bundle:
-        raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
     if device is not None and not train:
         raise UserError("--device without --train", "ftbench doctor", "add --train", "cli.conflicting_values")
     if train:
@@ -67,11 +55,6 @@ def doctor(
 
         return training_check(device, json)
     folder = runs_home(runs)
-    if bundle:
-        from tui.cli.bundle import write_bundle
-
-        write_bundle(folder, check_everything, out, json)
-        return 0
     results = check_everything(folder)
     if json:
         print_json(msgspec.to_builtins(results))

@@ -35,8 +35,8 @@ NAME = "ftbench doctor --train"
 MARKS: dict[CheckState, tuple[str, str]] = {"ok": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("·", "yellow")}
 NAME_WIDTH = 15
 REPORT = (
-    "attach the archive of `ftbench doctor --bundle`, and copy the lines of the method and model from the heading to "
-    "the last check, or all of `ftbench doctor --train --json`"
+    "send the output of `ftbench doctor --json`, and the lines of the method and model from the heading to the last "
+    "check, or all of `ftbench doctor --train --json`"
 )
 """What a report has to contain."""
 

@@ -66,7 +66,6 @@ SLOW = (
     "engine/ladder/test_sweep.py",
     "engine/ladder/test_disturbance.py",
     "engine/runs/run/test_long_log.py",
-    "engine/runs/test_moving.py",
     "engine/runs/test_rpc.py",
     "engine/data/test_changed_rows.py",
     "engine/data/test_chat_template.py",

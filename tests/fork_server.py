@@ -24,10 +24,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, TextIO
+from unittest import mock
 
 import pytest
 from forked import MAX_REQUEST, ForkedProcess, fork_processes
@@ -215,9 +217,11 @@ def run_module(module: str, arguments: list[str]) -> int:
 
 def preload() -> None:
     """Import what commands need. The processes that they start are forked as well."""
-    import_libraries()
-    for module in PRELOADED:
-        importlib.import_module(module)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, MPLCONFIGDIR=folder):
+        # matplotlib writes there: not into the folders of the test that needs the server first
+        import_libraries()
+        for module in PRELOADED:
+            importlib.import_module(module)
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 

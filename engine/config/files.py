@@ -214,7 +214,7 @@ def locked_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def used_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep a run's directory from being removed or moved while it is read; several processes can use it."""
+    """Keep a run's directory from being removed while it is read; several processes can use it."""
     return _flock(folder, fcntl.LOCK_SH)
 
 

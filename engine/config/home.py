@@ -1,12 +1,13 @@
 """Where ftbench keeps runs and caches: in the user's data and cache folders, or in the home that config.toml names.
 
-`ftbench home DIR` moves both to DIR and writes the key `home` (`engine.runs.moving`).
+`ftbench home DIR` writes the key `home` (`set_home`) and prints how to move both to DIR.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import platformdirs
 
 from engine.config.errors import UserError
-from engine.config.files import read_small
+from engine.config.files import read_small, write_atomically
 
 KEY = "home"
 """The key of config.toml; at the top, before all sections."""
@@ -59,6 +60,26 @@ def configured_home() -> Path | None:
     if not absolute.is_absolute():
         raise _invalid(f"invalid home: {home!r} is a relative path")
     return absolute
+
+
+def set_home(home: Path) -> None:
+    """Write `home` into config.toml; all other lines stay. Raises UserError where the file cannot be edited."""
+    import tomli  # as in `user_setting`
+    import tomli_w
+
+    file = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings
+    line, key = tomli_w.dumps({KEY: str(home)}), rf"(?m)\A((?:(?!^\s*\[).*\n)*?){KEY}\s*=.*(?:\n|\Z)"
+    try:
+        text = read_small(file).decode() if file.exists() else ""
+        changed, count = re.subn(key, lambda match: match[1] + line, text)
+        changed = changed if count else line + text
+        if tomli.loads(changed) != tomli.loads(text) | {KEY: str(home)}:
+            raise ValueError("the key would not be read")
+    except (ValueError, RecursionError) as error:
+        hint = f"set {line.strip()} in it, before the sections"
+        raise UserError(f"cannot edit the settings: {error}", str(config_file()), hint, "home.config") from error
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(file, changed.encode())
 
 
 def runs_folder() -> Path:

@@ -75,7 +75,7 @@ def download(hub: str, transferred: Transferred, folder: Path | None = None) -> 
         free = shutil.disk_usage(there).free
         if free < missing:
             problem = f"not enough disk space for {hub}: {size(missing)} to download, {size(free)} free"
-            hint = "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR`"
+            hint = "free some space (`ftbench clean`), or choose another disk with `ftbench home DIR`"
             raise UserError(problem, str(there), hint, code="model.no_space")
         while True:
             try:

@@ -51,8 +51,6 @@ DEPTH, CACHE_DEPTH, SETTINGS_DEPTH = 3, 2, 2
 """Levels of folders that are searched for temporary files: of a run or ladder, of ftbench's cache, of its settings."""
 RUN_NAME = r"\d{8}-\d{6}-.+-[0-9a-f]{4}"
 """Names of directories that `folder.make` creates."""
-COPY_NAME = re.compile(rf"\.{RUN_NAME}\.tmp")
-"""Names of unfinished copies of runs in a new home. Other hidden files next to runs are the user's."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
     runs, ladders, sweeps and timing probes, in ftbench's cache and settings, and SCRATCH_NAME in the system's folder;
     also directories of runs, ladders and sweeps without a configuration.
 
-    A resumed run, a repeated export and a repeated move remove their own. Raises UserError for unreadable runs.
+    A resumed run and a repeated export remove their own. Raises UserError for unreadable runs.
     """
     probes = (run for ladder in LadderDir.iterate(runs) for run in RunDir.iterate(ladder.probes))
     for owner in (*ladder_dir.iterate_all(runs), *probes):
@@ -125,7 +123,7 @@ def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
 
     folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
     state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
-    paths = [path for path in _entries(runs) if COPY_NAME.fullmatch(path.name) or _is_unfinished(path)]
+    paths = [path for path in _entries(runs) if _is_unfinished(path)]
     paths += [*_temporary(cache_folder(), CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, SETTINGS_DEPTH)]
     paths += [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name) and is_own_folder(path)]
     for path in paths:

@@ -64,7 +64,7 @@ def home_warnings(home: Path) -> list[Notice]:
         text = (
             f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
             "an active run may be reported as died, and two workers may write to one run directory; "
-            "move to a local disk with `ftbench home DIR`"
+            "choose a local disk with `ftbench home DIR`"
         )
         return [Notice("runs.network_filesystem", text)]
     if os.environ.get(VARIABLE) or configured_home():
@@ -74,7 +74,7 @@ def home_warnings(home: Path) -> list[Notice]:
         return []
     what = f"the runs home {tilde(home)} is on the container's own disk ({kind}), which is deleted with the container"
     where = persistent_disk()
-    hint = f"move runs, models and caches with `ftbench home {where / 'ftbench' if where else 'DIR'}`"
+    hint = f"choose another disk with `ftbench home {where / 'ftbench' if where else 'DIR'}`"
     return [Notice("runs.temporary_disk", f"{what}: {hint}")]
 
 

@@ -89,7 +89,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 def shown_by(home: Home, *arguments: str) -> bytes:
     """All bytes that a command writes to its terminal."""
     env = home.env | {"HF_HUB_OFFLINE": "1"}
-    if arguments[0] == "home":  # it refuses to move a home that the environment sets, before it looks at the folder
+    if arguments[0] == "home":  # it refuses a home where the environment sets the runs, before it looks at the folder
         env |= {"FTBENCH_RUNS": ""}
     terminal = Terminal(*arguments, cwd=home.folder, env=env, forked=True)
     try:

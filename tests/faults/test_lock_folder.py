@@ -36,7 +36,7 @@ WITHOUT = {
     "monitor", "home", "judge", "rate",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder, `try` refuses an unfinished run
-before it uses locks, and `home DIR` a home that the environment sets, as here."""
+before it uses locks, and `home DIR` where the environment sets the runs, as here."""
 
 
 def spoil(folder: Path, kind: str) -> None:

@@ -1,7 +1,8 @@
-"""`home`: show where runs and caches are, or move them; `clean`: show the disk space they take, and remove them."""
+"""`home`: show where runs and caches are, or choose where; `clean`: show the disk space they take, and remove them."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -11,8 +12,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import check_utf8, expanded
-from engine.config.home import HUB, cache_folder, config_file, configured_home, hub_cache_is_chosen
+from engine.config.files import check_utf8, expanded, working_directory
+from engine.config.home import HUB, KEY, cache_folder, config_file, configured_home, hub_cache_is_chosen, set_home
 from engine.config.model_files import hub_cache
 from engine.config.quantities import size
 from engine.config.text import amount
@@ -26,10 +27,11 @@ from engine.runs.cleaning import (
     remove,
     select_items,
 )
-from engine.runs.home import home_warnings, nearest_existing, runs_home, tilde
+from engine.runs.home import VARIABLE, check_home, home_warnings, nearest_existing, runs_home, tilde
 from engine.runs.ladder import ladder_dir
-from engine.runs.moving import move_home
+from engine.runs.queue import locks
 from engine.runs.run.folder import pick
+from engine.runs.run.run_dir import ACTIVE, RunDir
 from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.output import streams
@@ -41,15 +43,16 @@ LARGEST = 5
 
 def home(
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Move runs, models and caches there (default: show them).")
+        Path | None, typer.Argument(metavar="[DIR]", help="Choose it for runs and caches (default: show them).")
     ] = None,
+    runs: options.Runs = None,
     json: options.Json = False,
 ) -> None:
-    """Show path, size and free space of runs and caches, or move them. Raises as `move_home` does."""
+    """Show path, size and free space of runs and caches, or choose their home. Raises UserError as `_choose_home`."""
     if directory is not None:
-        _move(directory, json)
+        _choose_home(directory, runs, json)
         return
-    folders = {"runs": runs_home(), "cache": cache_folder()}
+    folders = {"runs": runs_home(runs), "cache": cache_folder()}
     locations: dict[str, dict[str, Any]] = {}
     for name, path in folders.items():
         free = shutil.disk_usage(nearest_existing(path)).free
@@ -62,31 +65,61 @@ def home(
         [name, tilde(place["path"]), size(place["bytes"]), size(place["free"])] for name, place in locations.items()
     ]
     table("", ("", "path", "size", "free on its disk"), cells, right=(2, 3))
-    say("`ftbench home DIR` moves both to another disk, `ftbench clean` removes what is not needed")
+    say("`ftbench home DIR` chooses another disk, `ftbench clean` removes what is not needed")
 
 
-def _move(directory: Path, json: bool) -> None:
-    """Move runs and caches to a directory; print each entry that is there."""
-    target = expanded(directory).absolute()
+def _choose_home(directory: Path, runs: Path | None, json: bool) -> None:
+    """Set the home, create its folders, and print the commands that move what is in the present one.
+
+    Raises UserError where another setting has precedence, a run is used or has a link, or the directory cannot be used.
+    """
+    target = Path(os.path.realpath(working_directory() / expanded(directory)))
     check_utf8(str(target))
-    show_notices(home_warnings(target), json)
-    hub = hub_cache()
+    for name, given in (("--runs", runs), (VARIABLE, os.environ.get(VARIABLE))):
+        if given:
+            hint = f"omit or unset it: it has precedence over `{KEY}` in {config_file()}"
+            raise UserError(f"{name} is set", str(given), hint, "home.overridden")
+    present = {"runs": runs_home(), "cache": cache_folder()}
+    if present["runs"] == target / "runs":
+        raise UserError("this is the home already", str(target), "name another directory", "home.same")
+    if any(target.is_relative_to(path) or path.is_relative_to(target / "runs") for path in present.values()):
+        raise UserError("inside the present home", str(target), "name another directory", "home.nested")
+    check_home(target)
+    for folder in ladder_dir.iterate_all(present["runs"]):
+        folder.check_files()
+        active = folder.state() in ACTIVE if isinstance(folder, RunDir) else folder.is_active()
+        if active or locks.is_in_use(folder.path):
+            problem, hint = f"the {folder.KIND} is in use", "stop it, or wait until it has ended"
+            raise UserError(problem, folder.name, hint, "home.active")
+    for path in (target, *(target / name for name in present)):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError("not a directory", str(path), "name another directory", "home.not_a_directory")
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            problem, hint = f"cannot create a directory: {error.strerror}", "name another directory"
+            raise UserError(problem, str(path), hint, "runs.not_writable") from error
+    set_home(target)
+
+    notices, hub = home_warnings(target), hub_cache()
     if not hub_cache_is_chosen() and any(hub.glob("models--*--*")):
-        # It is shared with other tools and not moved; later downloads go to the home.
+        # It is shared with other tools; later downloads go to the home.
         to = target / "cache" / HUB
         how = f"copy those that you need with `mkdir -p {to} && cp -a {hub}/models--OWNER--NAME {to}/`"
         text = f"models in {tilde(hub)} stay there, and are not looked for there: {how}"
-        show_notices([Notice("home.hub_models_stay", text)], json)
-    moved = []
-    for entry in move_home(target):
-        moved.append(entry)
-        if not json:
-            say(f"moved {entry.kind} {entry.name}, {size(entry.bytes)}")
-    total = sum(entry.bytes for entry in moved)
+        notices.append(Notice("home.hub_models_stay", text))
+    show_notices(notices, json)
+    moves = [
+        f"mv {shlex.quote(str(path))}/* {shlex.quote(str(target / name))}/"
+        for name, path in present.items()
+        if any(path.glob("[!.]*"))
+    ]
     if json:
-        print_json({"home": str(target), "moved": len(moved), "bytes": total})
+        print_json({"home": str(target), "moves": moves})
         return
-    say(f"{amount(len(moved), 'item')}, {size(total)}, in {tilde(target)}; {tilde(config_file())} names it as the home")
+    say(f"{tilde(config_file())} names {tilde(target)} as the home{'; move what is in the former one:' * bool(moves)}")
+    for command in moves:
+        say(command)
 
 
 def clean(

@@ -64,7 +64,7 @@ SUBCOMMANDS: Table = {
     "clean": ("Show what takes disk space, and remove what is named.", "disk:clean"),
     "queue": ("Show who uses each device and who waits, since when.", "monitor:queue"),
     "monitor": ("Show GPUs, memory and the queue, as they change.", "monitor:monitor"),
-    "home": ("Show where runs and caches are, or move them to another disk.", "disk:home"),
+    "home": ("Show where runs and caches are, or choose another place.", "disk:home"),
 }
 """Those of the core, whose modules are in `tui.cli`; `with_extensions` adds those of extensions."""
 MAX_LISTED = 8

@@ -90,7 +90,6 @@ def left(runs: Path, system_folder: Path) -> list[Path]:
         put(cache / ".glances.json.tmp"),
         put(system_folder / f"{SCRATCH_PREFIX}pull-a1_c2e3g" / "x.whl").parent,
         put(cache / "prepared" / ".tmp-0123" / "input_ids.bin").parent,
-        put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
         put(runs / "20260101-120001-demo-lora-lora-0a0b" / "end.json").parent,  # `folder.make` was killed
         put(runs / "20260101-120002-demo-ladder-0a0b" / ".ladder.toml.01ab23cd.tmp").parent,
         put(state / ".future.json.tmp", age=-LONG_AGO),  # written while the clock was wrong

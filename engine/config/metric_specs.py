@@ -71,6 +71,12 @@ AUTO = MetricSpec(name="auto", title="automatic", scoring="decided:later")
 BUILT_IN = (
     MetricSpec(name="exact_match", title="exact match", scoring=f"{_SCORING}:exact_match"),
     MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number", format_check=f"{_SCORING}:has_number"),
+    MetricSpec(
+        name="number_comma",
+        title="number (decimal comma)",
+        scoring=f"{_SCORING}:number_comma",
+        format_check=f"{_SCORING}:has_number_comma",
+    ),
     MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields", format_check=f"{_SCORING}:is_object"),
     MetricSpec(name="choice", title="choice", scoring=f"{_SCORING}:choice", picks_from_choices=True),
     MetricSpec(name="contains", title="contains", scoring=f"{_SCORING}:contains"),

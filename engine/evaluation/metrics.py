@@ -7,7 +7,7 @@ its reasoning is wrong. With several references the best one counts:
 - `choice`: 1 if the most likely allowed answer (`Choices`) equals any reference;
 - `contains`: 1 if the answer contains any reference;
 - `rouge`: the highest ROUGE-L F1 over the references, like rouge-score's `score_multi`;
-- `number`: 1 if the final number equals that of any reference;
+- `number`, `number_comma`: 1 if the final number equals that of any reference (`numbers.py`);
 - `json`: the highest share of correct fields over the references; exact match and validity are for that reference;
 - `tool_calls` (`tool_calls.py`): 1 if the answer makes the calls of any reference;
 - `open`: the loss as below; in addition the highest sum of chrF and ROUGE-L over the references;
@@ -18,11 +18,9 @@ its reasoning is wrong. With several references the best one counts:
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -35,6 +33,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.data.items import EvaluationItem
 from engine.data.rows import IGNORE_INDEX, Row
+from engine.evaluation.numbers import COMMA, number_of
 
 UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN"}
 """Scripts without spaces between words, by the first word of their characters' Unicode names."""
@@ -97,16 +96,6 @@ def _scorer() -> Any:
 Scores = dict[str, float]
 """The metric's score under its name, and additional scores."""
 
-NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
-"""A minus is a sign only if no word or number precedes it: the final number of `10-5` is 5."""
-
-
-QUOTIENT = re.compile(rf"{NUMBER.pattern}\s*/\s*{NUMBER.pattern}")
-MAX_DIGITS = 4000
-"""A model that repeats itself writes longer numbers; Python converts at most 4,300 digits."""
-ANSWER_MARKER = re.compile(r"####|\bthe (?:final )?answer is:?\s", re.IGNORECASE)
-"""What precedes the final number in GSM8K and MetaMathQA."""
-
 
 def exact_match(output: str, target: str) -> Scores:
     """1 if the answers are equal up to white space."""
@@ -141,9 +130,15 @@ def open_answer(output: str, target: str) -> Scores:
 
 
 def number(output: str, target: str) -> Scores:
-    """1 if the final numbers are equal: see `final_number`."""
-    expected, given = final_number(target), final_number(output)
-    return {"number": float(expected is not None and expected == given)}
+    """1 if the final numbers are equal, with a decimal point: see `number_of`."""
+    expected = number_of(target)
+    return {"number": float(expected is not None and expected == number_of(output))}
+
+
+def number_comma(output: str, target: str) -> Scores:
+    """1 if the final numbers are equal, with a decimal comma."""
+    expected = number_of(target, COMMA)
+    return {"number_comma": float(expected is not None and expected == number_of(output, COMMA))}
 
 
 def json_fields(output: str, target: str) -> Scores:
@@ -200,31 +195,12 @@ def is_object(output: str) -> bool:
 
 def has_number(output: str) -> bool:
     """Whether the answer has a final number."""
-    return final_number(output) is not None
+    return number_of(output) is not None
 
 
-def final_number(text: str) -> Fraction | None:
-    """The final number of an answer, exactly; None if it has none.
-
-    After the last `####` (GSM8K) or `the answer is` (MetaMath) the first number of that line, which may be a quotient
-    such as `1/2`; without them the last number of the text.
-    """
-    marker = next(reversed(list(ANSWER_MARKER.finditer(text))), None)
-    if marker is None:
-        numbers = NUMBER.findall(text)
-        return _exact(numbers[-1]) if numbers else None
-    line = text[marker.end() :].strip().partition("\n")[0]
-    match = QUOTIENT.search(line) or NUMBER.search(line)
-    return _exact(match[0]) if match else None
-
-
-def _exact(number: str) -> Fraction | None:
-    """`1,200.50` or `1/2` as a fraction; None for a division by zero, and for more digits than Python converts."""
-    if len(number) > MAX_DIGITS:
-        return None
-    above, _, below = number.replace(",", "").partition("/")
-    divisor = Fraction(below.strip() or "1")
-    return Fraction(above.strip()) / divisor if divisor else None
+def has_number_comma(output: str) -> bool:
+    """Whether the answer has a final number with a decimal comma."""
+    return number_of(output, COMMA) is not None
 
 
 def normalized_space(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Any, NamedTuple
 
@@ -28,14 +28,12 @@ from engine.data.prepared import Preparation, TokenizedRows, lengths_of
 from engine.data.rows import Row
 from engine.data.store import CALLS
 from engine.evaluation.metrics import (
-    ANSWER_MARKER,
-    NUMBER,
     Choices,
     best_score,
-    final_number,
     is_formatted,
     is_object,
 )
+from engine.evaluation.numbers import COMMA, NumberFormat
 from engine.methods.model_source import config_of, maximum_positions
 
 SAMPLE = 2000
@@ -80,8 +78,8 @@ class AnswerProfile:
     """Distinct answers among those that were read."""
     objects: float = 0.0
     """Share that are JSON objects."""
-    numbers: float = 0.0
-    """Share that are a number, or have one after a marker such as `####`."""
+    numbers: NumberFormat = field(default_factory=NumberFormat)
+    """How many are a number, or have one after a marker such as `####`, and their notation."""
     calls: float = 0.0
     """Share of rows that train a tool call."""
     prompts: float = 1.0
@@ -102,7 +100,7 @@ class AnswerProfile:
             many_words=lengths[int(0.9 * (count - 1))],
             distinct=len(set(answers)),
             objects=sum(map(is_object, answers)) / count,
-            numbers=sum(map(_is_number, answers)) / count,
+            numbers=NumberFormat.of(answers),
             calls=float(((chosen.column("flags") & CALLS) > 0).mean()),
             prompts=float((chosen.column("prompt_size") > 1).mean()),
         )
@@ -110,7 +108,7 @@ class AnswerProfile:
     @property
     def are_labels(self) -> bool:
         """Whether the answers are a few short texts that recur."""
-        limit = MAX_NUMERIC_LABELS if self.numbers >= FORMAT_SHARE else MAX_LABELS
+        limit = MAX_NUMERIC_LABELS if self.numbers.share >= FORMAT_SHARE else MAX_LABELS
         few = 2 <= self.distinct <= min(limit, self.answers / ROWS_PER_LABEL)
         return few and self.many_words <= LABEL_WORDS
 
@@ -125,8 +123,13 @@ class AnswerProfile:
             return MetricChoice("json", f"{share_percent(self.objects)} of {count} are JSON objects")
         if self.are_labels:
             return MetricChoice("choice", f"{count} are {self.distinct:,} distinct short texts")
-        if self.numbers >= FORMAT_SHARE:
-            return MetricChoice("number", f"{share_percent(self.numbers)} of {count} are or end in a number")
+        if self.numbers.share >= FORMAT_SHARE:
+            found = f"{share_percent(self.numbers.share)} of {count} are or end in a number"
+            if self.numbers.doubt:
+                return MetricChoice("exact_match", f"{found}, but {self.numbers.doubt}")
+            if self.numbers.decimal == COMMA:
+                return MetricChoice("number_comma", f"{found}, read with a decimal comma")
+            return MetricChoice("number", f"{found}, read with a decimal point")
         length = f"of {count} the median has {amount(self.words, 'word')}, and 10% have more than {self.many_words:,}"
         # Short enough that a right answer can be expected to equal its reference.
         is_short = self.words <= SHORT_WORDS and self.many_words <= SHORT_TAIL_WORDS
@@ -170,6 +173,8 @@ def unfit_warning(metric: str, profile: AnswerProfile) -> Notice | None:
         why = "no training row has a tool call"
     elif metric == "json" and not profile.objects:
         why = "no training answer is a JSON object"
+    elif metric in ("number", "number_comma") and profile.numbers.share >= FORMAT_SHARE:
+        why = chosen.reason
     if not why:
         return None
     fits = f"--set evaluation.metric={chosen.metric} fits these answers"
@@ -178,15 +183,6 @@ def unfit_warning(metric: str, profile: AnswerProfile) -> Notice | None:
 
 def _words(text: str) -> int:
     return round(len(_WORD.findall(text[:_COUNTED])) * max(len(text), _COUNTED) / _COUNTED)
-
-
-def _is_number(text: str) -> bool:
-    """Whether an answer is a number with at most signs (`$`, `%`) around it, or names its number after a marker."""
-    if final_number(text) is None:
-        return False
-    if ANSWER_MARKER.search(text):
-        return True
-    return len(NUMBER.findall(text)) == 1 and not any(map(str.isalnum, NUMBER.sub("", text)))
 
 
 def refuse_rows(config: Config, rows: Preparation) -> None:

@@ -83,6 +83,9 @@ KINDS = {
     "labels": (LABELS, "choice"),
     "sums": (SUMS, "number"),
     "numbers alone": (asked([f"${number * 7 + 3}.50" for number in range(100)]), "number"),
+    "numbers with a decimal comma": (asked([f"{number + 1}.250,{number} €" for number in range(100)]), "number_comma"),
+    "separators that say nothing": (asked([f"{number + 1},250" for number in range(100)]), "exact_match"),
+    "codes with leading zeros": (asked([f"{number * 613 % 1000:05}" for number in range(100)]), "exact_match"),
     "a rating is a label": (asked([str(RANDOM.randint(1, 5)) for _ in range(100)]), "choice"),
     "names": (NAMES, "exact_match"),
     "a few words or an essay": (NAMES[:70] + ESSAYS[:30], "open"),
@@ -130,6 +133,8 @@ def test_the_choice_does_not_depend_on_the_order_of_rows_or_the_split(tmp_path: 
         (ESSAYS, "choice"),
         (OBJECTS, "exact_match"),
         (ESSAYS, "tool_calls"),
+        (KINDS["numbers with a decimal comma"][0], "number"),
+        (KINDS["codes with leading zeros"][0], "number"),
     ],
 )
 def test_a_metric_that_cannot_work_is_warned_of_before_the_run(

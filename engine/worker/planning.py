@@ -24,7 +24,13 @@ from engine.config.device_defaults import (
 )
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.model_config import length_classes, mixing_reason, row_separation, unshared_reason
+from engine.config.model_config import (
+    length_classes,
+    length_limit,
+    mixing_reason,
+    row_separation,
+    unshared_reason,
+)
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.data.items import items_fingerprint, sampled
@@ -169,22 +175,23 @@ def decide_packing(
     sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
     longest = max([int(lengths_of(rows).max()), *(len(row.input_ids) for row in loss_rows)])
     packing, flash, reason, mixed = preferred_packing(config, model, rows, longest, machine)
-    reason = reason or unshared_reason(model.config.to_dict(), longest)
+    model_config = model.config.to_dict()
+    reason = reason or unshared_reason(model_config, longest)
     packing, sharing = decide_sharing(packing, rows, sampler, config, reason)
     _explain(config, class_name(model), packing, sharing, reason, mixed, warn)
     if packing.segments:
         varlen_attention.enable(model)
     checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
-    uncut = rows_of_each_length(rows, loss_rows, length_classes(model.config.to_dict()))
+    uncut = rows_of_each_length(rows, loss_rows, length_classes(model_config))
     simpler = [] if mixed else [choose_packing(rows, "packed", device, flash)] * packing.segments
     if flash and packing.mode == "packed" and varlen_attention.accepts_keywords(model):
         simpler, packing = [packing, *simpler], replace(packing, lengths=True)
     padded = choose_packing(rows, "padded", device, varlen=False)
-    known = row_separation(model.config.to_dict()) == "separate"
+    known = row_separation(model_config) == "separate" and length_limit(model_config) is None
     candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
     for candidate in candidates:
-        cut = [] if candidate == padded and known else checked
-        if not _obstacle(model, cut, uncut, candidate, pad, device, ranks, warn):
+        trusted = candidate == padded and known
+        if trusted or not _obstacle(model, checked, uncut, candidate, pad, device, ranks, warn):
             return candidate, sharing
     obstacle = _obstacle(model, checked[:1], [], ONE_ROW, pad, device, ranks, warn)
     if not obstacle:

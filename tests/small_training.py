@@ -12,6 +12,7 @@ from engine.config import schema
 from engine.config.device_defaults import OFF, ActivationCheckpointing
 from engine.data.rows import Row
 from engine.training.batches import BatchSampler, Packing, StepDataset
+from engine.training.checkpoints import SavedCheckpoint
 from engine.training.fit import StepFacts, TrainingSetup, learning_rate_schedule
 from engine.training.gradients import StepGradients
 from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks
@@ -72,10 +73,11 @@ def make_training(
     keep: int = 1,
     gradients: type[StepGradients] = StepGradients,
     halved: Callable[[int], object] = lambda micro_batch: None,
+    saved: Callable[[SavedCheckpoint], None] = lambda saved: None,
 ) -> TrainingSetup:
     """What `fit` takes; checkpoints are in `folder`."""
     computed = gradients(model, StepDataset(rows, sampler), packing, micro_batch, pad, device, ranks, halved)
     schedule = learning_rate_schedule(optimizer, config.train, sampler.steps)
-    writer = CheckpointWriter(folder, keep, lambda saved: None, None)
+    writer = CheckpointWriter(folder, keep, saved, None)
     state = TrainingState(model, optimizer, schedule, writer, ranks, shards)
     return TrainingSetup.of(config, state, computed, checkpointing)

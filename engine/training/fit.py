@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +56,9 @@ class Record(Protocol):
         """Called once, before the first step: weights are loaded, the optimizer has no state yet."""
 
     def step(self, facts: StepFacts) -> None:
-        """A step is done."""
+        """A step is done: its loss is known, and finite. On a GPU the next one may have begun; then its update, and
+        what is due after this step, waits.
+        """
 
     def validates(self, step: int, last: bool) -> bool:
         """Whether the validation loss is due after this step, which may be the `last` of the plan."""
@@ -87,6 +89,8 @@ class TrainingSetup:
     autocast: bool = False
     """Whether the forward pass of float32 weights computes in bf16."""
     checkpointing: ActivationCheckpointing = field(default_factory=lambda: OFF)
+    reads_late: bool | None = None
+    """Whether the loss of a step is read while the GPU computes the next one; None: on a GPU."""
 
     @classmethod
     def of(
@@ -115,6 +119,9 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
     A step is repeated with smaller micro-batches when memory runs out, with the same result. A checkpoint is saved when
     one is due, at every new lowest validation loss if the best weights are kept, and at the end.
     Raises Diverged if loss or gradient norm is not finite, OutOfMemory if a single row does not fit, and DiskFull.
+
+    A GPU computes ahead of the host: loss and norm of a step are read before the update of the next one, or before the
+    weights are validated or saved.
     """
     state, gradients, ranks = training.state, training.gradients, training.state.ranks
     model, optimizer, schedule, selection = state.model, state.optimizer, state.schedule, state.selection
@@ -122,6 +129,8 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
     if resume:
         state.load_weights(resume)
     enable_checkpointing(model, training.checkpointing)
+    reports = StepReports(record)
+    reads_late = gradients.device == "cuda" if training.reads_late is None else training.reads_late
     with state.writer, bf16_forward(model, gradients.device) if training.autocast else contextlib.nullcontext():
         record.begin()
         torch.empty((), dtype=torch.int64).random_()  # as data loaders do: recorded losses with dropout depend on it
@@ -134,37 +143,42 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
             ranks.seed(training.seed, step - 1, same=False)
             loss = gradients.compute(rows, step - 1)
             norm = clip_gradients(model, training.max_grad_norm)
-            loss_value, norm_value = finite_values(loss, norm, step)
-            rate = float(optimizer.param_groups[0]["lr"])
+            reports.flush()  # the step before
+            reports.add(
+                StepFacts(
+                    step=step,
+                    loss=math.nan,
+                    grad_norm=math.nan,
+                    learning_rate=float(optimizer.param_groups[0]["lr"]),
+                    tokens=sum(len(row.input_ids) for row in rows),
+                    computed_tokens=gradients.computed_tokens,
+                    answer_tokens=sum(map(answer_tokens, rows)),
+                    seconds=math.nan,
+                ),
+                began,
+                torch.stack([loss, norm.to(loss)]),
+            )
 
             ranks.seed(training.seed, step - 1, same=True)  # stochastic rounding must be the same
             optimizer.step()
             schedule.step()
             model.zero_grad(set_to_none=True)
             state.step = step
-
-            record.step(
-                StepFacts(
-                    step=step,
-                    loss=loss_value,
-                    grad_norm=norm_value,
-                    learning_rate=rate,
-                    tokens=sum(len(row.input_ids) for row in rows),
-                    computed_tokens=gradients.computed_tokens,
-                    answer_tokens=sum(map(answer_tokens, rows)),
-                    seconds=time.monotonic() - began,
-                )
-            )
+            if not reads_late:
+                reports.flush()
             state.writer.report()
 
             # Validated before a checkpoint of the same step is saved, which has the loss; also after a stop request.
             last, is_best = step == training.steps, False
             if record.validates(step, last):
+                reports.flush()
                 state.losses.append((step, record.validation_loss(step)))
                 is_best, last = selection.best_step(state.losses) == step, last or selection.ends(state.losses)
             requested, due = ranks.sums(record.stop_requested(), ranks.is_first and record.save_due(step))
             stopped = requested > 0 and not last
             ended = last or stopped
+            if ended or due:
+                reports.flush()
             if (ended and record.saves_end) or is_best or due:
                 state.save(continues=not ended)
             if ended:
@@ -172,23 +186,58 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
     return False
 
 
+class StepReports:
+    """Reports each step to the record as soon as its loss and gradient norm are on the host."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.pending: tuple[StepFacts, float, torch.Tensor, torch.cuda.Event | None] | None = None
+        """A step, when it began, its loss and norm in host memory, and the event after which they are there."""
+        self.reported = 0.0
+
+    def add(self, facts: StepFacts, began: float, values: torch.Tensor) -> None:
+        """Begin to copy the loss and the gradient norm of a step, (2,), without waiting for them."""
+        event = None
+        if values.is_cuda:
+            values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self.pending = facts, began, values, event
+
+    def flush(self) -> None:
+        """Wait for the step that was added, if it is not reported yet, and report it. Raises Diverged if its loss or
+        norm is not finite.
+
+        It is the only time in a step that our own code waits for the GPU; bitsandbytes' optimizers wait once per
+        trained tensor.
+        """
+        if self.pending is None:
+            return
+        facts, began, values, event = self.pending
+        self.pending = None
+        if event is not None:
+            event.synchronize()
+        loss, norm = values.tolist()
+        for what, number in (("the loss", loss), ("the gradient norm", norm)):
+            if not math.isfinite(number):
+                raise Diverged(facts.step, what)
+        # A step that began while the one before was computed takes the time since that one was known.
+        now = time.monotonic()
+        seconds, self.reported = now - max(began, self.reported), now
+        self.record.step(replace(facts, loss=loss, grad_norm=norm, seconds=seconds))
+
+
 def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
-    """Scale the gradients to a norm of at most `max_norm`, 0 for any; returns the norm before, of the whole model."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    """Scale the gradients to a norm of at most `max_norm`, 0 for any; returns the norm before, of the whole model.
 
-
-def finite_values(loss: torch.Tensor, norm: torch.Tensor, step: int) -> tuple[float, float]:
-    """Loss and gradient norm. Raises Diverged if one is not finite.
-
-    They are read together: it is the only time in a step that our own code waits for the GPU; bitsandbytes' optimizers
-    wait once per trained tensor.
+    It is computed in float32: `torch.nn.utils.clip_grad_norm_` rounds the norm of bf16 gradients to bf16.
     """
-    loss_value, norm_value = torch.stack([loss, norm.to(loss)]).tolist()
-    for what, number in (("the loss", loss_value), ("the gradient norm", norm_value)):
-        if not math.isfinite(number):
-            raise Diverged(step, what)
-    return loss_value, norm_value
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    norms = torch._foreach_norm([weight.grad for weight in weights], 2.0, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(torch.stack(list(norms)))
+    if max_norm:
+        torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def learning_rate_schedule(optimizer: torch.optim.Optimizer, train: schema.Train, steps: int) -> Any:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256
+from engine.config.http_client import bound_hub_client
 from engine.config.model_files import is_offline
 from engine.config.text import amount
 from engine.runs.run.exports import FIDELITY, read_fidelity
@@ -112,6 +113,7 @@ def _found(api: HfApi, name: str) -> Any:
 @contextlib.contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
     """Turn the Hub's errors into one line each."""
+    bound_hub_client()
     try:
         yield
     except LocalTokenNotFoundError as error:

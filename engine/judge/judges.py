@@ -141,7 +141,7 @@ class ServedJudge:
     def answers(self, questions: Iterable[Question], check: Callable[[], None]) -> Replies:
         """As `Judge`. Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
         with contextlib.closing(self._client):
-            self._client.check()
+            self._client.check(check)
             yield from self._client.ask_all(questions, self._ask, check)
 
     def _ask(self, question: Question) -> Reply:

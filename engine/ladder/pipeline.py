@@ -144,7 +144,7 @@ class LadderPipeline:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         refuse_missing_splits(ladder.work.test, ladder.work.validation, plan.learning_rates)
-        check_served(plan.served, ladder.work.metric)
+        check_served(plan.served, ladder.work.metric, self.runner.stopping)
         rates = {rung.config.train.learning_rate for rung in plan.rungs}
         kinds = {method_spec(rung.method).trains for rung in plan.rungs}
         if len(kinds) > 1 and len(rates) == 1 and plan.learning_rates == 1:

@@ -59,10 +59,11 @@ def served_folder(folder: LadderDir, model: ServedModel) -> Path:
     return folder.path / "served" / model.name
 
 
-def check_served(models: list[ServedModel], metric: str) -> None:
+def check_served(models: list[ServedModel], metric: str, stopping: StopRequest) -> None:
     """Ask every server for one token before anything is trained.
 
-    Raises UserError for a wrong key or model name and for a metric without generated answers, RunFailed without answer.
+    Raises UserError for a wrong key or model name and for a metric without generated answers, RunFailed without answer,
+    and StopRequested.
     """
     spec = metric_spec(metric)
     if models and (spec.picks_from_choices or not spec.needs_answers):
@@ -70,11 +71,8 @@ def check_served(models: list[ServedModel], metric: str) -> None:
         hint = "--set evaluation.metric=exact_match scores generated answers, also labels"
         raise UserError(problem, "--rung", hint, "ladder.served_metric")
     for model in models:
-        client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT)
-        try:
-            client.check()
-        finally:
-            client.close()
+        with contextlib.closing(EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT)) as client:
+            client.check(stopping.check)
 
 
 def with_examples(models: list[ServedModel], shots: list[int]) -> list[tuple[ServedModel, int]]:

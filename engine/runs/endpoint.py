@@ -38,7 +38,10 @@ MAX_DELAY = 60.0
 """Longest delay in seconds that a server can ask for by Retry-After."""
 POLL_SECONDS = 0.2
 """Interval at which `ask_all` calls `check` while it waits for answers."""
-MAX_RESPONSE_BYTES = 16 << 20
+MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES = 1 << 20, 16 << 20
+"""Of one response, and of all that are received at the same time."""
+GRACE_SECONDS = 0.8
+"""Time for requests under way to be answered after a stop or an error."""
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)
 """HTTP statuses, besides 5xx, after which the same request can succeed."""
@@ -169,6 +172,8 @@ class EndpointClient:
         """`timeout`: seconds of one attempt, from the request to the end of the answer."""
         import httpx  # 0.1 s, and only a judge or a served rung needs it
 
+        from engine.config.http_client import bounded_client
+
         key = endpoint.key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -176,21 +181,27 @@ class EndpointClient:
         self._redact = Redactor([key])
         self._closed = threading.Event()
         # A redirect would send prompts and key to another place.
-        self._http = httpx.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
-
-    def stop(self) -> None:
-        """End the waiting of all threads between attempts; requests under way are answered or time out."""
-        self._closed.set()
+        max_bytes = min(MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES // concurrency)
+        self._http = bounded_client(httpx, max_bytes, timeout, headers=headers, limits=limits, follow_redirects=False)
 
     def close(self) -> None:
-        """Close the connections, when no thread uses them: one that is closed while it is read may never return."""
-        self._closed.set()
+        """End all requests, and close the connections."""
+        self._end_requests()
         self._http.close()
 
-    def check(self) -> None:
-        """Ask the model for one token. Raises UserError for a wrong key or model, RunFailed if there is no answer."""
+    def _end_requests(self) -> None:
+        self._closed.set()
+        self._http.ended.set()
+
+    def check(self, stopping: Callable[[], None] = lambda: None) -> None:
+        """Ask the model for one token. Raises UserError for a wrong key or model, RunFailed if there is no answer.
+
+        `stopping` is called while it waits, and may raise.
+        """
+        question = [{"role": "user", "content": "Answer with OK."}]
         try:
-            self.chat([{"role": "user", "content": "Answer with OK."}], max_tokens=1, tries=CHECK_TRIES)
+            for _ in self.ask_all([question], lambda asked: self.chat(asked, 1, tries=CHECK_TRIES), stopping):
+                pass
         except EndpointRefusal as error:
             problem = f"the server refuses a request of one word ({error})"
             raise UserError(problem, self.endpoint.name, "check the server's log", "endpoint.refused") from error
@@ -248,7 +259,7 @@ class EndpointClient:
         """What `ask` returns for each question, in the order of arrival; `concurrency` threads call it.
 
         A question is taken when a thread is free. `check` is called at least every POLL_SECONDS. If `check` or `ask`
-        raises, the client is stopped, the answers to the requests under way are yielded, and the error is raised.
+        raises, requests under way have GRACE_SECONDS; their answers are yielded, and the error is raised.
         """
         waiting, running = iter(questions), set[Future[Answer]]()
         pool = ThreadPoolExecutor(self.concurrency)
@@ -262,13 +273,16 @@ class EndpointClient:
                     yield answered.result()
                 check()
         except Exception:
-            self.stop()
+            self._closed.set()
+            wait(running, GRACE_SECONDS)
+            self._end_requests()
             for answered in as_completed(running):
                 if answered.exception() is None:
                     yield answered.result()
             raise
         finally:
-            self.stop()
+            if running:  # interrupted, or closed
+                self._end_requests()
             pool.shutdown(cancel_futures=True)
 
     def _attempt(self, method: str, path: str, request: dict[str, Any] | None) -> Any:
@@ -278,29 +292,21 @@ class EndpointClient:
         if self._closed.is_set():
             raise RunFailed("the client was closed", "endpoint.closed")
         try:
-            with self._http.stream(method, f"{self.endpoint.url}{path}", json=request) as response:
-                body, deadline = bytearray(), time.monotonic() + self.timeout
-                for part in response.iter_bytes():
-                    body += part
-                    if len(body) > MAX_RESPONSE_BYTES:
-                        raise _Transient(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
-                    if time.monotonic() > deadline:
-                        raise _Transient(f"no complete answer within {self.timeout:.0f} s")
-        except httpx.TimeoutException as error:
-            raise _Transient(f"no answer within {self.timeout:.0f} s") from error
+            response = self._http.request(method, f"{self.endpoint.url}{path}", json=request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _Transient(self._shown(str(error).rstrip(".") or type(error).__name__)) from error
         except RuntimeError as error:  # `close` of another thread
             raise RunFailed("the client was closed", "endpoint.closed") from error
         if response.is_success:
             try:
-                return msgspec.json.decode(body)
+                return msgspec.json.decode(response.content)
             except (ValueError, RecursionError) as error:
                 raise _Transient("the response is not JSON") from error
-        raise self._refusal(response, bytes(body))
+        raise self._refusal(response)
 
-    def _refusal(self, response: httpx.Response, body: bytes) -> Exception:
+    def _refusal(self, response: httpx.Response) -> Exception:
         """The error of a response without success."""
+        body = response.content
         try:  # the error message in the JSON forms that servers use, else the text of the body
             content = msgspec.json.decode(body)
             for key in ("error", "detail", "message"):

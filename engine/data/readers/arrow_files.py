@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.http_client import bound_hub_client
 from engine.data.readers.text_files import refuse_bomb, regular_file_size, unreadable
 from engine.data.rows import MAX_ROWS, RawRow, raw_row, too_many_rows
 
@@ -155,6 +155,7 @@ def hub_or_cache(name: str | None) -> Iterator[Exception | None]:
     import datasets
     from huggingface_hub import constants
 
+    bound_hub_client()
     failure = _ask(name) if name else None
     # Whether the Hub rejected the request, as opposed to being unreachable or failing internally.
     words = ("RepositoryNotFound", "GatedRepo", "401 ", "403 ", "404 ")
@@ -172,27 +173,14 @@ def hub_or_cache(name: str | None) -> Iterator[Exception | None]:
 
 
 def _ask(name: str) -> Exception | None:
-    """Request the dataset's information from the Hub: the exception, or None. Takes at most TRY_SECONDS.
+    """Request the dataset's information from the Hub: the exception, or None. Takes at most TRY_SECONDS."""
+    from huggingface_hub import HfApi  # slow to import, and only needed for the Hub
 
-    The request runs in a thread, because resolving a host name can take longer than the request's timeout.
-    """
-    from huggingface_hub import HfApi, get_session  # slow to import, and only needed for the Hub
-
-    api, _ = HfApi(), get_session()  # their imports must not count against the timeout
-    responses: list[Exception | None] = []
-
-    def request() -> None:
-        try:
-            api.dataset_info(name, timeout=TRY_SECONDS)
-        except Exception as error:  # noqa: BLE001 - re-raised by the caller, in the main thread
-            responses.append(error)
-        else:
-            responses.append(None)
-
-    thread = threading.Thread(target=request, daemon=True)
-    thread.start()
-    thread.join(TRY_SECONDS)
-    return responses[0] if responses else TimeoutError(f"no response within {TRY_SECONDS:g} s")
+    try:
+        HfApi().dataset_info(name, timeout=TRY_SECONDS)
+    except Exception as error:  # noqa: BLE001 - of network and Hub: the caller tells which
+        return error
+    return None
 
 
 def hub_error(error: Exception, name: str, subset: str | None = None) -> UserError:

@@ -198,14 +198,14 @@ def test_a_wrong_name_and_a_metric_without_generated_answers_are_refused_before_
     with planted(right) as server:
         wrong = ServedModel(name="big", endpoint=f"{server.url}#other")
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "json")
+            check_served([wrong], "json", StopRequest())
         assert raised.value.code == "endpoint.unknown_model"
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "choice")
+            check_served([wrong], "choice", StopRequest())
         assert raised.value.code == "ladder.served_metric"
-        check_served([], "choice")
+        check_served([], "choice", StopRequest())
     with pytest.raises(RunFailed):
-        check_served([ServedModel(name="big", endpoint=server.name)], "json")
+        check_served([ServedModel(name="big", endpoint=server.name)], "json", StopRequest())
 
 
 def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_path: Path) -> None:

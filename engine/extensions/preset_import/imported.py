@@ -2,7 +2,8 @@
 
 Every key of the file is accounted for: taken as it is, changed, left out, or of no effect on training. Defaults of the
 other tool that differ from ours are set too, so that a preset trains what the file would. Nothing in the file is
-executed or followed: paths, trust flags and YAML tags are listed.
+executed or followed: paths, trust flags and YAML tags are listed. YAML aliases, which can stand for gigabytes, are
+refused; errors quote nothing of a file that is no such configuration.
 Which settings are which: `other_tools`.
 """
 
@@ -12,7 +13,7 @@ import json
 import re
 import reprlib
 import shlex
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,8 @@ from engine.extensions.preset_import.other_tools import (
 
 ADAPTER_SECTIONS = ("adapter.", "quantization.")
 """Prefixes of settings that full fine-tuning does not read."""
+MAX_KEY, MAX_DIGITS = 80, 100
+"""Characters of a key that are shown, and of a number that are read."""
 Outcome = Literal["taken", "default", "changed", "left out"]
 
 
@@ -70,7 +73,11 @@ class ImportedPreset:
 
     def add(self, outcome: Outcome, key: str, value: Any, setting: str = "", note: str = "") -> None:
         """Record what became of a key."""
-        self.keys.append(ImportedKey(outcome, key, _shown(key, value), setting, note))
+        self.keys.append(ImportedKey(outcome, _cut(key, MAX_KEY), _shown(key, value), setting, note))
+
+    def ignore(self, key: str) -> None:
+        """Record that a key has no effect."""
+        self.without_effect.append(_cut(key, MAX_KEY))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def import_preset(path: Path, overrides: Flat | None = None) -> ImportedPreset:
         tool = TRL
     else:
         problem = "not a training configuration of axolotl, LLaMA-Factory, TRL or PEFT"
-        raise UserError(problem, f"{path} ({', '.join(list(given)[:4])} …)", KNOWN_FILES, code="import.unknown_tool")
+        raise UserError(problem, str(path), KNOWN_FILES, code="import.unknown_tool")
     given = _unnested(given)
     result = ImportedPreset(tool.name)
     method = _take_method(given, tool, result, path)
@@ -141,17 +148,18 @@ def read_file(path: Path) -> dict[str, Any]:
         text = read_small(path).decode()
         first = re.sub(r"\A(\s*#.*\n)+", "", text).lstrip().partition("\n")[0]  # without comments
         if path.suffix == ".json":
-            table = json.loads(text)
+            table = json.loads(text, object_pairs_hook=_without_repetition)
         elif text.startswith("#!") or re.match(r"[^:{]*--\w", first):
             table = _options(text)
         else:
-            table = yaml.load(text, _Loader)
+            table = _load(text)
     except OSError as error:
         problem = f"cannot read the file ({error.strerror})"
         raise UserError(problem, str(path), "check the path", code="import.unreadable") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        problem = f"not valid YAML or JSON ({' '.join(str(error).split())[:200]})"
-        raise UserError(problem, str(path), "fix the file, or give another one", code="import.invalid") from error
+        raise UserError(
+            _why_invalid(error), str(path), "fix the file, or give another one", "import.invalid"
+        ) from error
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         problem = "not a table of settings"
         raise UserError(problem, str(path), KNOWN_FILES, code="import.unknown_tool")
@@ -161,18 +169,63 @@ def read_file(path: Path) -> dict[str, Any]:
 KNOWN_FILES = "give a file of axolotl, LLaMA-Factory or TRL, or PEFT's adapter_config.json"
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    """Plain values only: other tags become a Tag, and a repeated key is an error."""
+class InvalidFile(ValueError):
+    """The text says why, in our words."""
+
+
+def _why_invalid(error: Exception) -> str:
+    """Without what the parsers quote of the file."""
+    if isinstance(error, InvalidFile):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "not a text file (UTF-8)"
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark else getattr(error, "lineno", None)
+    return "not valid YAML or JSON" + (f" (line {line})" if line else "")
+
+
+def _without_repetition(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise InvalidFile("a key is repeated")
+        table[key] = value
+    return table
+
+
+def _load(text: str) -> Any:
+    """The value of a YAML text. Raises InvalidFile for an alias, before anything is constructed."""
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1
+            raise InvalidFile(f"YAML aliases are not followed (line {line})")
+    return yaml.load(text, _Loader)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # PyYAML has no types
+    """Plain values only: other tags become a Tag; a repeated key and an endless number are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name in names:
-            if names.count(name) > 1 and name != "<<":
-                raise ValueError(f"key {name!r} is repeated in line {node.start_mark.line + 1} or below")
+        names: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in names:
+                    raise InvalidFile(f"a key is repeated (line {key.start_mark.line + 1})")
+                names.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
 
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        if len(node.value) > MAX_DIGITS:  # base 60 takes the square of the length
+            raise InvalidFile(f"a number of {len(node.value):,} characters (line {node.start_mark.line + 1})")
+        value: float = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        return value
 
+
+for kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", _Loader.construct_number)
 _Loader.add_multi_constructor("", lambda loader, suffix, node: Tag(node.tag))
 
 
@@ -180,19 +233,19 @@ def _options(text: str) -> dict[str, Any]:
     """`--key value` and `--flag` of a command line; values are read as YAML scalars."""
     words = [word for word in shlex.split(text.replace("\\\n", " "), comments=True) if word]
     table: dict[str, Any] = {}
+    several: dict[str, list[Any]] = {}
     name = ""
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").replace("-", "_").partition("=")
             if name in table:
-                raise ValueError(f"--{name} is given twice")
-            table[name] = yaml.load(value, _Loader) if equals else True
+                raise InvalidFile("an option is given twice")
+            table[name] = _load(value) if equals else True
             name = "" if equals else name
         elif name:
-            value = yaml.load(word, _Loader)
-            before = table[name]
-            table[name] = value if before is True else [*(before if isinstance(before, list) else [before]), value]
-    return table
+            value = _load(word)
+            several.setdefault(name, []).append(value)
+    return table | {name: values[0] if len(values) == 1 else values for name, values in several.items()}
 
 
 def _unnested(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +278,7 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
         if value == "pt":
             result.add("changed", key, "pt", "data.format", "plain text: --set data.format=text")
         elif key in given:
-            result.without_effect.append(key)
+            result.ignore(key)
         given.pop(key, None)
     if {"infer_backend", "export_dir"} & given.keys():
         problem = "a configuration of inference or export, not of training"
@@ -233,7 +286,7 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
     names = ("adapter", "finetuning_type", "use_peft", "peft_type")
     kind = next((given[key] for key in names if given.get(key) not in (None, "")), None)
     loaded = 4 if _on(given, "load_in_4bit") else 8 if _on(given, "load_in_8bit") else 16
-    bits = str(given.get("quantization_bit") or loaded)
+    bits = _word(given.get("quantization_bit") or loaded)
     deciding = (*names, "quantization_bit", "quantization_method", "load_in_4bit", "load_in_8bit")
     used = [key for key in deciding if key in given]
     shown = ", ".join(f"{key} = {_shown(key, given[key])}" for key in used) or "no adapter"
@@ -243,7 +296,7 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
         method = "full"
     elif kind is None:
         method = lora  # LLaMA-Factory's default
-    elif (name := str(kind).lower()) in known:
+    elif (name := _word(kind)) in known:
         method = known[name]
     else:
         problem, hint = f"{_shown('', kind)} is none of qlora, lora and full", "give a file of one of these methods"
@@ -257,8 +310,13 @@ def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset,
     return method
 
 
+def _word(value: Any) -> str:
+    """A text, number or flag in lower case; of other values their type, which is none of the known words."""
+    return str(value).lower() if isinstance(value, str | int) else type(value).__name__
+
+
 def _on(given: Mapping[str, Any], key: str) -> bool:
-    return str(given.get(key)).lower() == "true"
+    return _word(given.get(key)) == "true"
 
 
 PACKING = ("sample_packing", "packing", "neat_packing", "eval_sample_packing", "padding_free")
@@ -285,7 +343,7 @@ def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) 
     packed = [key for key in ("sample_packing", "packing", "neat_packing") if _on(given, key)]
     for key in PACKING:
         if key in given and key not in packed:
-            result.without_effect.append(key)  # rows are packed or padded with the same loss
+            result.ignore(key)  # rows are packed or padded with the same loss
         given.pop(key, None)
     if packed:
         note += f"; {packed[0]} counts sequences filled with several rows, here a step has this number of rows"
@@ -301,7 +359,7 @@ def _take_length(given: dict[str, Any], result: ImportedPreset) -> None:
             continue
         value = given.pop(key)
         if value in (None, "", 0, -1, False):
-            result.without_effect.append(key)
+            result.ignore(key)
             continue
         try:
             take(value, given, result)
@@ -354,11 +412,11 @@ def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:
 def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None:
     """Convert one key, and record what became of it."""
     if value is None or value == "" or (WITHOUT_EFFECT.fullmatch(key) and not isinstance(value, Tag)):
-        result.without_effect.append(key)
+        result.ignore(key)
         return
     setting, convert = tool.settings.get(key, ("", str))
     if not setting and key in NO_COUNTERPART and value is False:
-        result.without_effect.append(key)
+        result.ignore(key)
         return
     if not setting:
         result.add("left out", key, value, "", NO_COUNTERPART.get(key, "unknown to ftbench"))
@@ -382,7 +440,11 @@ def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None
         result.add("left out", key, value, "", str(error))
 
 
-_short = reprlib.Repr()  # aliases of YAML may expand to gigabytes
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+_short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxdict = 2, 4, 4
 
 
@@ -391,7 +453,7 @@ def _shown(key: str, value: Any) -> str:
     if SECRET_NAME.search(key) and isinstance(value, str) and key not in NO_COUNTERPART:
         return REDACTED
     if isinstance(value, str):
-        return value if len(value) <= 60 else f"{value[:57]}…"
+        return _cut(value, 60)
     if isinstance(value, bool):
         return str(value).lower()
-    return _short.repr(value)
+    return _cut(_short.repr(value), 60)

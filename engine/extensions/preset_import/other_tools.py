@@ -32,6 +32,13 @@ class Changed(NamedTuple):
 # Values
 
 
+def text(value: Any) -> str:
+    """Names, modes and revisions: nothing else is turned into text, which of a nested value could have any length."""
+    if not isinstance(value, str):
+        raise NoCounterpart("not a text in quotes")
+    return value
+
+
 def number(value: Any) -> float | int:
     """YAML 1.1 reads `1e-4` as a string."""
     if isinstance(value, str):
@@ -62,7 +69,7 @@ def choice(known: Mapping[str, str | Changed]) -> Convert:
     """A converter of names."""
 
     def convert(value: Any) -> str | Changed:
-        name = str(value).lower()
+        name = text(value).lower()
         if name not in known:
             names = dict.fromkeys(setting for setting in known.values() if isinstance(setting, str))
             raise NoCounterpart(f"one of {', '.join(names)}")
@@ -118,7 +125,7 @@ def initial_weights(value: Any) -> str | Changed:
         return Changed("default", "A is initialized as in PEFT's default")
     if value in (True, None, "default"):
         return "default"
-    if str(value).startswith("pissa"):
+    if text(value).startswith("pissa"):
         return "pissa"
     raise NoCounterpart("default or pissa")
 
@@ -131,10 +138,10 @@ def share(value: Any) -> float:
 
 def hub_name(value: Any) -> str:
     """A model or dataset of the Hub; a path is not followed."""
-    text = str(value)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith((".", "~")) or Path(text).suffix in DATA_SUFFIXES:
+    name = text(value)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "~")) or Path(name).suffix in DATA_SUFFIXES:
         raise NoCounterpart("a path or an unknown name, which is not followed")
-    return text
+    return name
 
 
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".yaml", ".yml")
@@ -236,7 +243,7 @@ AXOLOTL = OtherTool(
     settings=TRAINING_ARGUMENTS
     | {
         "base_model": ("model.id", hub_name),
-        "revision_of_model": ("model.revision", str),
+        "revision_of_model": ("model.revision", text),
         "sequence_len": ("train.max_length", whole),
         "num_epochs": ("train.epochs", number),
         "lr_scheduler": ("train.schedule", schedule),
@@ -247,7 +254,7 @@ AXOLOTL = OtherTool(
         "peft_use_dora": ("adapter.dora", flag),
         "peft_init_lora_weights": ("adapter.init", initial_weights),
         "datasets[0].path": ("data.id", hub_name),
-        "datasets[0].name": ("data.subset", str),
+        "datasets[0].name": ("data.subset", text),
     },
     defaults={
         "sequence_len": 512,
@@ -268,7 +275,7 @@ LLAMA_FACTORY = OtherTool(
     settings=TRAINING_ARGUMENTS
     | {
         "model": ("model.id", hub_name),
-        "model_revision": ("model.revision", str),
+        "model_revision": ("model.revision", text),
         "cutoff_len": ("train.max_length", whole),
         "val_size": ("data.validation", share),
         "max_samples": ("data.max_rows", whole),
@@ -289,11 +296,11 @@ TRL = OtherTool(
     "TRL",
     settings=TRAINING_ARGUMENTS
     | {
-        "model_revision": ("model.revision", str),
+        "model_revision": ("model.revision", text),
         "max_length": ("train.max_length", whole),
         "dataset_name": ("data.id", hub_name),
-        "dataset_config": ("data.subset", str),
-        "dataset_test_split": ("data.test", str),
+        "dataset_config": ("data.subset", text),
+        "dataset_test_split": ("data.test", text),
         "bnb_4bit_quant_type": ("quantization.type", choice({"nf4": "nf4", "fp4": "fp4"})),
         "use_bnb_nested_quant": ("quantization.double", flag),
         "lora_r": ("adapter.rank", whole),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from engine.config.errors import UserError
 from engine.extensions.preset_import import other_tools
 from engine.extensions.preset_import.imported import ImportedPreset, import_preset
+from engine.extensions.preset_import.other_tools import NoCounterpart, OtherTool
 
 AXOLOTL = """
 base_model: acme/Model-8B
@@ -64,6 +67,9 @@ trl sft --model_name_or_path acme/Model-8B --dataset_name acme/mails \\
 """
 PEFT = {"peft_type": "LORA", "base_model_name_or_path": "acme/Model-8B", "r": 4, "lora_alpha": 32,
         "target_modules": ["q_proj"], "inference_mode": True, "modules_to_save": None}  # fmt: skip
+
+
+TOOLS = (other_tools.AXOLOTL, other_tools.LLAMA_FACTORY, other_tools.TRL, other_tools.PEFT)
 
 
 def imported(tmp_path: Path, text: str, name: str = "file.yaml", **overrides: Any) -> ImportedPreset:
@@ -195,14 +201,85 @@ def test_a_value_without_an_exact_counterpart_does_not_replace_that_of_another_k
     assert (outcomes(result)["optim"], outcomes(result)["optimizer"]) == ("taken", "left out")
 
 
-def test_aliases_do_not_expand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tool", ["base_model: {}", "stage: sft\nmodel_name_or_path: {}", "model_name_or_path: {}"])
+def test_aliases_are_refused_before_they_stand_for_gigabytes(tool: str, tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    result = imported(tmp_path, "\n".join(["base_model: acme/m", "loop: &l [*l]", *lines]))
-    assert all(len(key.value) < 500 for key in result.keys)
+    for text in ("\n".join([*lines, tool.format("*a11")]), f"loop: &l [*l]\n{tool.format('a/b')}"):
+        with pytest.raises(UserError) as refused:
+            imported(tmp_path, text)
+        assert refused.value.code == "import.invalid" and "alias" in refused.value.problem
+    assert "line 2" in refused.value.problem or "line 1" in refused.value.problem
 
 
-TOOLS = (other_tools.AXOLOTL, other_tools.LLAMA_FACTORY, other_tools.TRL, other_tools.PEFT)
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_what_is_not_a_text_is_refused_before_it_is_worded(tool: OtherTool) -> None:
+    """Of every setting: `str` of a nested value may take gigabytes, and `str` of a number is no name."""
+
+    class Unspeakable(list[Any]):
+        def __repr__(self) -> str:
+            raise AssertionError("worded")
+
+    for key, (setting, convert) in tool.settings.items():
+        for value in (Unspeakable(), {"a": Unspeakable()}, Unspeakable(["x", Unspeakable()])):
+            with contextlib.suppress(NoCounterpart):
+                assert convert(value) == [] and setting == "adapter.target_modules", key
+
+
+@pytest.mark.parametrize("key", ["quantization_bit", "finetuning_type", "load_in_4bit", "adapter"])
+def test_a_method_that_is_not_a_word_is_not_worded(key: str, tmp_path: Path) -> None:
+    table = {"model_name_or_path": "a/b", "use_peft": True, key: [["x" * 99] * 99] * 99}
+    try:
+        assert len(str(imported(tmp_path, json.dumps(table), "file.json"))) < 5000
+    except UserError as error:
+        assert len(error.line) < 500
+
+
+def many_keys(kind: str) -> tuple[str, str]:
+    pairs = [f"key{number}" for number in range(20_000)]
+    if kind == "json":
+        return json.dumps({"base_model": "a/b"} | dict.fromkeys(pairs, 1)), "file.json"
+    if kind == "command":
+        return "trl sft --model_name_or_path a/b " + " ".join(f"--{key} 1" for key in pairs), "file.sh"
+    if kind == "values":
+        return "trl sft --model_name_or_path a/b --lora_target_modules " + " ".join(pairs), "file.sh"
+    indent = "datasets:\n- path: a/b\n  " if kind == "nested" else ""
+    return f"base_model: a/b\n{indent}" + ("\n  " if indent else "\n").join(f"{key}: 1" for key in pairs), "file.yaml"
+
+
+@pytest.mark.parametrize("kind", ["yaml", "nested", "json", "command", "values"])
+def test_the_time_grows_with_the_number_of_keys_not_with_its_square(kind: str, tmp_path: Path) -> None:
+    """20,000 keys in at most a second of CPU time."""
+    text, name = many_keys(kind)
+    before = time.process_time()
+    assert len(imported(tmp_path, text, name).keys) > (10 if kind == "values" else 20_000)
+    assert time.process_time() - before < 1.0
+
+
+def test_long_keys_are_cut_and_long_numbers_refused(tmp_path: Path) -> None:
+    result = imported(tmp_path, json.dumps({"base_model": "a/b", "k" * 5000: 1, "save_" + "k" * 5000: 1}), "file.json")
+    assert {len(key.key) for key in result.keys if "kkk" in key.key} == {80} == {len(result.without_effect[-1])}
+    for number in ("1" + ":20" * 100_000, "1" + ":20" * 100_000 + ".5", "0x" + "f" * 100_000):  # base 60, base 16
+        assert code(tmp_path, f"base_model: a/b\nseed: {number}") == "import.invalid"
+
+
+SECRET = "hunter2hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{SECRET}:\n  - [", f"{SECRET}: 1\n{SECRET}: 2", f"{SECRET}: *{SECRET}", f"%{SECRET} 1\n", f"!{SECRET}!x y",
+     f"{SECRET}: 'x", f"{SECRET}: 1\n\t{SECRET}", f"{SECRET}", f"{SECRET}: 1", f"- {SECRET}", f"{SECRET}: 2020-13-45",
+     f"run --{SECRET} 1 --{SECRET} 2", f"run --{SECRET} '", f"{SECRET}: 1\n? [{SECRET}]\n: 2", f"{SECRET}\0",
+     f"{SECRET}: {SECRET}: {SECRET}", f'{{"{SECRET}": 1, "{SECRET}": 2}}', f"{SECRET}: @{SECRET}"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["file.yaml", "file.json"])
+def test_no_line_of_another_file_is_quoted(text: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        imported(tmp_path, text, name)
+    assert SECRET not in refused.value.line and refused.value.code in ("import.invalid", "import.unknown_tool")
+
+
 DECIDE = ("stage", "adapter", "finetuning_type", "use_peft", "peft_type", "load_in_4bit", "quantization_bit", "packing",
           "sample_packing", "max_steps", "warmup_steps", "batch_size", "peft_config", "lora_target_linear")  # fmt: skip
 KEYS = sorted(

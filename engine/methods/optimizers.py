@@ -161,11 +161,11 @@ def compensated(kind: type) -> type:
             state = self.state[p]
             if "remainder" not in state:
                 state["remainder"] = torch.zeros_like(p)
-            return p.data.float() + state["remainder"].float()
+            return p.data.float().add_(state["remainder"])
 
         def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
             weight.copy_(exact)
-            self.state[p]["remainder"].copy_(exact - weight.float())
+            torch.sub(exact, weight, out=self.state[p]["remainder"])  # computed in float32, and rounded once
 
         @torch.no_grad()
         def allocate_step(self) -> None:

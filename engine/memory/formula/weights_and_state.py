@@ -191,8 +191,7 @@ def optimizer_state_bytes(run: PredictedRun) -> int:
 def update_bytes(run: PredictedRun) -> int:
     """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.memory_tracker`).
 
-    Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,
-    then weight and random numbers. 8-bit on the CPU: five float32 copies.
+    bf16 weights: weight and gradient in float32; on the CPU also a third copy. 8-bit on the CPU: five float32 copies.
     """
     shape, on_cpu = run.shape, run.device == "cpu"
     if run.method.trains_weights:
@@ -203,9 +202,7 @@ def update_bytes(run: PredictedRun) -> int:
         widest = max((max(linear.inputs, linear.outputs) for linear in layers), default=0)
         largest = run.config.adapter.rank * widest
     compensated = run.trains_bf16
-    copies = 3 if compensated else 0
-    if compensated and not on_cpu and run.config.optimizer.rounding == "stochastic":
-        copies = 2
+    copies = (3 if on_cpu else 2) if compensated else 0
     if on_cpu and not run.has_32_bit_state:
         copies += 5 - compensated
     elif on_cpu and compensated:

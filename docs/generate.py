@@ -144,8 +144,10 @@ def models() -> str:
         "folder (`~/.cache` or `$XDG_CACHE_HOME`), another one into the Hugging Face cache, where a model of the",
         "catalog that is already complete is used as it is. Free space is checked first; a lost connection is",
         "tried again for two minutes, and files that are complete are not downloaded again, also after the process",
-        "was killed. On a fast line `HF_XET_HIGH_PERFORMANCE=1` uses all of it. Gated models: accept the license",
-        "on the page that the error names, then `hf auth login`, or set `HF_TOKEN`. If the Hub cannot be reached:",
+        "was killed. An attempt ends when less than 1 MiB arrives in `HF_HUB_DOWNLOAD_TIMEOUT` (60 s). Xet, whose",
+        "client does not, is off: `HF_HUB_DISABLE_XET=0` turns it on, for a fast line or a file above 50 GB. Gated",
+        "models: accept the license on the page that the error names, then `hf auth login`, or set `HF_TOKEN`. If the",
+        "Hub cannot be reached:",
         "",
     ]
     lines += [

@@ -51,6 +51,7 @@ SLOW = (
     "engine/memory/test_plan_question.py",
     "engine/memory/test_probe.py",
     "engine/memory/test_roofline.py",
+    "engine/config/test_http_client.py",
     "engine/config/test_plugins.py",
     "engine/config/test_tested_families.py",
     "engine/hardware/test_nvml.py",

@@ -110,7 +110,7 @@ class HostileServer:
 
     def __init__(self) -> None:
         self.behavior = BEHAVIORS["says nothing"]
-        self.requests: list[bytes] = []
+        self.connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ended = threading.Event()
         self.port = self._listener.getsockname()[1]
@@ -129,13 +129,14 @@ class HostileServer:
         with contextlib.suppress(OSError):  # closed
             while not self._ended.is_set():
                 connection, _ = self._listener.accept()
+                self.connections.append(connection)
                 threading.Thread(target=self._reply, args=(connection, self.behavior), daemon=True).start()
 
     def _reply(self, connection: socket.socket, behavior: Behavior) -> None:
         sent = 0
         with connection, contextlib.suppress(OSError):
             if behavior.reads:
-                self.requests.append(connection.recv(1 << 16))
+                connection.recv(1 << 16)
             for piece in behavior.pieces():
                 connection.sendall(piece)
                 sent += len(piece)

@@ -52,16 +52,6 @@ def test_a_hub_that_never_responds_is_requested_once(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_a_name_server_that_never_responds_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    release = threading.Event()
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_a, **_o: release.wait(60))
-    monkeypatch.setattr(hub, "TRY_SECONDS", 0.05)
-    assert isinstance(hub._ask("owner/name"), TimeoutError)
-    release.set()
-
-
 def test_a_cached_copy_is_used_without_further_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

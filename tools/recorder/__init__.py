@@ -1,0 +1,1 @@
+"""What `record.py` records: runs, a ladder, and what commands print."""

@@ -102,7 +102,7 @@ def recorded(part: Part) -> Iterator[tuple[str, Any]]:
         os.environ["FTBENCH_RUNS"] = str(home / "runs")
         os.chdir(home)
         yield from part(home)
-        os.chdir(STORED)
+        os.chdir(Path(__file__).parent)
 
 
 if __name__ == "__main__":

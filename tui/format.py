@@ -67,11 +67,15 @@ def moment(seconds: float, form: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `least` is its minimum width when truncated, 0 means it may be dropped, the last one first."""
+    """A column; `least` is its minimum width when truncated, 0 means it may be dropped, the last one first.
+
+    `droppable`: it is truncated to the width that others leave, and dropped if that is less than `least`.
+    """
 
     name: str
     least: int = 0
     right: bool = False
+    droppable: bool = False
 
 
 Cell = tuple[str, str]

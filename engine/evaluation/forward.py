@@ -78,10 +78,7 @@ class Forward:
 
         ids and positions (B, T); mask (B, columns in the cache + T), 1 for columns that may be attended to.
         """
-        # An index tensor, because a slice is not contiguous: for bf16 on the CPU torch would then copy the LM head's
-        # weight for every row of the batch.
-        trimmed = last and self.trims_logits
-        limit = {"logits_to_keep": torch.tensor([ids.shape[1] - 1], device=ids.device)} if trimmed else {}
+        limit = last_logits(ids.device) if last and self.trims_logits else {}
         arguments = {self.cache_argument: cache, "use_cache": True, **limit}
         logits = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, **arguments).logits
         return logits[:, -1:] if last else logits
@@ -89,6 +86,15 @@ class Forward:
     def new_cache(self) -> DynamicCache:
         """An empty cache for this model's layers."""
         return DynamicCache(config=self.config)
+
+
+def last_logits(device: torch.device | str) -> dict[str, torch.Tensor]:
+    """The argument with which a model that supports `logits_to_keep` computes logits of the last position only.
+
+    It is an index tensor, because a slice is not contiguous: for bf16 on the CPU torch would then copy the LM head's
+    weight for every row of the batch.
+    """
+    return {"logits_to_keep": torch.tensor([-1], device=device)}
 
 
 def cache_unsupported_reason(model: torch.nn.Module) -> str:

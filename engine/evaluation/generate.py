@@ -34,6 +34,7 @@ from engine.evaluation.forward import (
     grouped_query_attention,
     halved,
     is_answered_by_generate,
+    last_logits,
     left_padded,
     reads_prompts_in_parts,
     within_memory,
@@ -41,6 +42,7 @@ from engine.evaluation.forward import (
 )
 from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import unwrap_peft
+from engine.training.loss import supports_logits_to_keep
 from engine.training.ranks import weights_are_sharded
 
 Warn = Callable[[str, str], None]
@@ -177,6 +179,7 @@ class Generator:
                 generation_config=settings,
                 stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
                 synced_gpus=weights_are_sharded(),
+                **(last_logits(self.device) if supports_logits_to_keep(model) else {}),
             )
         answers = out[:, ids.shape[1] :].tolist()
         return [list(takewhile(lambda token: token not in self.ends, answer)) for answer in answers]

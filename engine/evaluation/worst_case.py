@@ -32,6 +32,7 @@ from engine.evaluation.forward import (
     cache_unsupported_reason,
     grouped_query_attention,
     is_answered_by_generate,
+    last_logits,
     left_padded,
     reads_prompts_in_parts,
     shared_prompts,
@@ -134,7 +135,8 @@ def _by_generate(
     parameters = inspect.signature(unwrap_peft(model).forward).parameters
     accepts_positions = "position_ids" in parameters
     cache_name = next((name for name in CACHE_ARGUMENTS if name in parameters), "")
-    options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if supports_logits_to_keep(model) else {})}
+    limit = last_logits(device) if supports_logits_to_keep(model) else {}
+    options: dict[str, Any] = {"use_cache": True, **limit}
 
     def compute(ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> Any:
         placed = {"position_ids": positions} if accepts_positions else {}

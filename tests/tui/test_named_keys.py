@@ -22,7 +22,7 @@ from tui.widgets.run_panes import welcome
 from tui.widgets.table import Table
 
 SOURCES = Path(tui.__file__).parent
-NO_SCREEN = ("cli", "output", "terminal.py")
+NO_SCREEN = ("cli", "output", "terminal.py", "terminal_input.py")
 """Packages and modules without sentences of the workbench."""
 LITERAL = (
     "enter apply   escape cancel   empty: default",  # keys of an input line

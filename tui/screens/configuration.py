@@ -33,7 +33,7 @@ from tui.selection import Selection
 from tui.settings import app_keys
 from tui.widgets.text_rows import literal
 
-COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
+COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts", 16, droppable=True))
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
 YOURS = "your change"
 """Origin of a value that was changed on the bench."""

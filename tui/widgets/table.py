@@ -133,13 +133,15 @@ class Table(Vertical):
 
 
 def fitted(natural: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
-    """Widths that fit with one space between: drops optional columns first, then truncates the widest."""
+    """Widths that fit with one space between: drops or truncates optional columns first, then truncates the widest."""
     widths = list(natural)
     for number in reversed(range(len(columns))):
         if _taken(widths) <= room:
             return widths
-        if not columns[number].least:
-            widths[number] = 0
+        column = columns[number]
+        if column.droppable or not column.least:
+            left = room - _taken([*widths[:number], 0, *widths[number + 1 :]]) - 1
+            widths[number] = left if column.droppable and left >= column.least else 0
     while _taken(widths) > room:
         cuttable = [number for number, width in enumerate(widths) if width > columns[number].least]
         if not cuttable:

@@ -365,7 +365,7 @@ def generation_moments(run: PredictedRun, rows: StepShape) -> list[tuple[int, Mi
 def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
     """The moments of transformers' `generate`, by which CUDA answers, and a CPU where layers have windows or states:
     prompts are read, the last of their tokens is predicted, a layer's keys or values are copied to append the last
-    token, and that is predicted. oneDNN copies the LM head for the last token of each prompt.
+    token, and that is predicted.
     """
     shape, size, new = run.shape, run.size, run.config.evaluation.max_new_tokens
     batch, length = answers_together(run.config.evaluation.batch, run.device), rows.prompted
@@ -378,7 +378,6 @@ def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBat
     masks = read * length  # boolean; in attention an additive one for each query head of a group
     attention = masks * (1 + group * (1 + size)) + read * (shape.hidden + 2 * shape.query) * size
     logits = batch * shape.vocabulary * (size + FLOAT32 + run.accumulator)
-    copied_head = batch * shape.vocabulary * shape.hidden * size if run.copies_shared_matrices else 0
     appended = batch * (length + new) * max(kind.key for kind in shape.groups()) * size
     if is_eager(shape, run.config):  # scores of the columns in the cache, and keys and values for every query head
         score = 3 * size if shape.sinks else 2 * FLOAT32
@@ -387,7 +386,7 @@ def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBat
     return [
         (prompts + masks + tokens, _pass(batch, columns)),
         (prompts + attention + tokens, _pass(0, 0)),
-        (prompts + logits + copied_head + tokens, _pass(0, 0)),
+        (prompts + logits + tokens, _pass(0, 0)),
         (whole + appended + tokens, _pass(batch, 1)),
         (whole + logits + tokens, _pass(0, 0)),
     ]

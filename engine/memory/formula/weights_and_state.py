@@ -77,13 +77,6 @@ class PredictedRun:
         return FLOAT32 if on_cpu and sums_bf16_in_float32() else 0
 
     @property
-    def copies_shared_matrices(self) -> bool:
-        """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
-        (`dry_run.memory_tracker`).
-        """
-        return self.device == "cpu" and self.size == BF16 and (self.bf16 or sums_bf16_in_float32())
-
-    @property
     def trains_bf16(self) -> bool:
         return self.method.trains_weights and self.weight_size == BF16
 

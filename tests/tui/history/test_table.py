@@ -41,6 +41,13 @@ def test_optional_columns_are_dropped_before_others_are_truncated(room: int, wid
     assert fitted([10, 10, 10, 10], COLUMNS, room) == widths
 
 
+@pytest.mark.parametrize(("room", "last"), [(40, 29), (39, 28), (20, 9), (16, 5), (15, 0), (8, 0)])
+def test_a_droppable_column_is_truncated_to_what_is_left(room: int, last: int) -> None:
+    widths = fitted([10, 29], (Column("a", 3), Column("b", 5, droppable=True)), room)
+    assert widths[1] == last
+    assert sum(width + 1 for width in widths if width) - 1 <= room
+
+
 @pytest.mark.parametrize("text", STRINGS)
 def test_a_cell_is_as_wide_as_its_column_and_literal(text: str) -> None:
     shown = line([(text, ""), ("x", "bold")], [12, 5], (Column("a"), Column("b", right=True)))

@@ -37,7 +37,7 @@ MICRO = {
     "evaluation.forgetting_text": "none",
     "model.id": str(SMALL),
 }
-LONG = {"train.steps": 400, "train.evaluate_every": 100}
+LONG = {"train.steps": 4000, "train.evaluate_every": 1000}
 """A run that is still training when the test is done with it."""
 
 

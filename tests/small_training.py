@@ -13,16 +13,14 @@ from engine.config.device_defaults import OFF, ActivationCheckpointing
 from engine.data.rows import Row
 from engine.training.batches import BatchSampler, Packing, StepDataset
 from engine.training.checkpoints import SavedCheckpoint
-from engine.training.fit import StepFacts, TrainingSetup, learning_rate_schedule
+from engine.training.fit import Record, StepFacts, TrainingSetup, learning_rate_schedule
 from engine.training.gradients import StepGradients
 from engine.training.ranks import SINGLE_RANK, LocalShards, Ranks
 from engine.training.training_state import CheckpointWriter, TrainingState
 
 
-class Steps:
-    """A `Record` that keeps what was measured, and saves a checkpoint after one step."""
-
-    saves_end = False
+class Steps(Record):
+    """Keeps what was measured, and saves a checkpoint after one step."""
 
     def __init__(
         self, begin: Callable[[], object] = lambda: None, began: Callable[[], object] = lambda: None, save_at: int = -1
@@ -41,15 +39,6 @@ class Steps:
     def step(self, facts: StepFacts) -> None:
         self.facts.append(facts)
         self._began()
-
-    def validates(self, step: int, last: bool) -> bool:
-        return False
-
-    def validation_loss(self, step: int) -> float:
-        raise NotImplementedError
-
-    def stop_requested(self) -> bool:
-        return False
 
     def save_due(self, step: int) -> bool:
         return step == self.save_at

@@ -1,4 +1,4 @@
-"""HTTP clients whose requests end in time and in bounded memory, whatever the server does.
+"""HTTP clients whose requests end in time and in bounded memory, also with servers that never finish a response.
 
 The timeouts of httpx hold for one operation of a socket: a server that sends a header a second keeps a request waiting
 forever, and what it compresses is decompressed completely. Here every request is an `Attempt` with a deadline and a
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.1
 """Longest wait of a socket until it asks again whether its attempt has ended."""
 READ_BYTES = 1 << 16
 PROGRESS_BYTES = 1 << 20
-"""A transfer goes on while so many bytes are moved within the timeout."""
+"""A transfer that moves fewer bytes than this within the timeout is ended."""
 BYTES_PER_VALUE = 64
 """JSON with more values than one per so many bytes of the largest response is refused: Python needs up to 230 each."""
 HUB_RESPONSE_BYTES = 4 << 20

@@ -1,4 +1,4 @@
-"""What a setting's declaration says beside its type and default: the base of all sections, and traits of their fields.
+"""The base class of all sections of settings, and the traits that a field declares beside its type and default.
 
 An extension declares its settings as a section too (`ftbench.settings` in `engine/config/hooks.py`).
 """

@@ -162,7 +162,7 @@ Progress = Callable[..., None]
 PYPI_UNREACHABLE = "pull.pypi_unreachable"
 PYPI_SECONDS = 120.0
 PIP_BYTES = 128 << 20
-"""Data of the process of pip, which needs 40 MiB; it decompresses whatever an index sends."""
+"""Data of the process of pip, which needs 40 MiB; it decompresses responses of any size."""
 
 
 def pull(name: str, progress: Progress) -> dict[str, str]:

@@ -18,23 +18,21 @@ class RunHooks(Protocol):
         """Raise UserError for settings with which no run can be started."""
 
     def started(self, run: RunDir) -> None:
-        """Called once the worker of a run holds its lock. Errors are not for the run: they belong to `problems`."""
+        """Called once the worker of a run holds its lock. Errors do not end the run: `problems` returns them."""
 
     def problems(self, run: RunDir) -> list[str]:
-        """What failed beside the run, one sentence each."""
+        """What failed in the extension for this run, one sentence each."""
 
 
 @cache
 def run_hooks() -> tuple[RunHooks, ...]:
     """Those of all extensions. Raises UserError for one that lacks a function."""
-    names = ("check", "started", "problems")
-    found = load_all("ftbench.runs", "an object with check, started and problems", lambda loaded: has(loaded, names))
+
+    def is_valid(loaded: object) -> bool:
+        return all(callable(getattr(loaded, name, None)) for name in ("check", "started", "problems"))
+
+    found = load_all("ftbench.runs", "an object with check, started and problems", is_valid)
     return tuple(loaded for _, loaded in found)
-
-
-def has(loaded: object, names: tuple[str, ...]) -> bool:
-    """Whether an object has functions of these names."""
-    return all(callable(getattr(loaded, name, None)) for name in names)
 
 
 def check(config: Config) -> None:
@@ -44,12 +42,12 @@ def check(config: Config) -> None:
 
 
 def started(run: RunDir) -> None:
-    """Tell all extensions that the worker of a run holds its lock."""
+    """Call all extensions once the worker of a run holds its lock."""
     for hooks in run_hooks():
         hooks.started(run)
 
 
 def problems(run: RunDir) -> Iterator[str]:
-    """What failed beside a run, one sentence each."""
+    """What failed in extensions for a run, one sentence each."""
     for hooks in run_hooks():
         yield from hooks.problems(run)

@@ -68,7 +68,7 @@ def start_run(
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
     try:
-        _start_worker(run)
+        _start_with_hooks(run)
     except (UserError, RunFailed):
         if effective.config.executor.name != "local" and run.job() is None:  # nothing was submitted
             run_dir.delete(run)
@@ -97,7 +97,8 @@ def check_device(config: Config) -> None:
         raise UserError(problem, where, hint, code="device.slots_in_job")
 
 
-def _start_worker(run: RunDir) -> None:
+def _start_with_hooks(run: RunDir) -> None:
+    """Start the worker, wait until it writes events, and call the extensions."""
     size = run.events_size()
     wait_for_hello(run, start_worker(run), size)
     run_hooks.started(run)
@@ -183,7 +184,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     changed |= find_moved_files(run, frozen.config, changed)
     if changed:
         change_configuration(run, changed, check_device)
-    _start_worker(run)
+    _start_with_hooks(run)
 
 
 def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -49,32 +49,35 @@ class StepFacts:
     seconds: float
 
 
-class Record(Protocol):
-    """What the caller of `fit` does between steps."""
+class Record:
+    """What the caller of `fit` does between steps, as the callbacks of other trainers: by default nothing."""
+
+    saves_end = False
+    """Whether a checkpoint is saved at the end, also after a request to stop."""
 
     def begin(self) -> None:
         """Called once, before the first step: weights are loaded, the optimizer has no state yet."""
 
     def step(self, facts: StepFacts) -> None:
-        """A step is done: its loss is known, and finite. On a GPU the next one may have begun; then its update, and
-        what is due after this step, waits.
+        """Called after each step, once its loss is in host memory; the loss is finite. A GPU may already compute the
+        next step, whose update waits for this call, as do validation and checkpoint of this step.
         """
 
     def validates(self, step: int, last: bool) -> bool:
         """Whether the validation loss is due after this step, which may be the `last` of the plan."""
+        return False
 
     def validation_loss(self, step: int) -> float:
         """The validation loss in nats/token."""
+        raise NotImplementedError
 
     def stop_requested(self) -> bool:
         """Whether training should stop after this step."""
+        return False
 
     def save_due(self, step: int) -> bool:
         """Whether a checkpoint is due after this step; asked once per step, on the first rank."""
-
-    @property
-    def saves_end(self) -> bool:
-        """Whether a checkpoint is saved at the end, also after a request to stop."""
+        return False
 
 
 @dataclass
@@ -233,8 +236,8 @@ def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:
     It is computed in float32: `torch.nn.utils.clip_grad_norm_` rounds the norm of bf16 gradients to bf16.
     """
     weights = [weight for weight in model.parameters() if weight.grad is not None]
-    norms = torch._foreach_norm([weight.grad for weight in weights], 2.0, dtype=torch.float32)
-    norm = torch.linalg.vector_norm(torch.stack(list(norms)))
+    norms = [torch.linalg.vector_norm(weight.grad, dtype=torch.float32) for weight in weights]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     if max_norm:
         torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

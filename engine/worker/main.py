@@ -63,7 +63,7 @@ from engine.training.checkpoints import (
     unloadable,
 )
 from engine.training.compilation import refuse_compilation, remove_compiled, uncompiled
-from engine.training.fit import StepFacts, TrainingSetup, fit, learning_rate_schedule
+from engine.training.fit import Record, StepFacts, TrainingSetup, fit, learning_rate_schedule
 from engine.training.gradients import StepGradients
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
@@ -273,7 +273,7 @@ def train(
             log.write(measured)
         meters.training_begins()
 
-    record.begin = compile_and_probe
+    record.prepare = compile_and_probe
     stopped = False
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
         state.load_weights(resume.folder)  # killed after the last step: evaluation and saving remain
@@ -329,10 +329,10 @@ def _select_weights(state: TrainingState, steps: int, log: RunLog) -> None:
     log.write(events.Selected(step=kept, loss=dict(state.losses).get(kept), steps=log.step, early=early))
 
 
-class TrainingRecord:
+class TrainingRecord(Record):
     """Logs steps and checkpoints, measures the validation loss, and says when to save and when to stop."""
 
-    begin: Callable[[], None]
+    prepare: Callable[[], None]
     """Compiles the model and probes its memory."""
     saves_end = True
 
@@ -350,7 +350,10 @@ class TrainingRecord:
             problem, hint = "no validation rows", f"give some with data.validation, or remove {key}"
             raise UserError(problem, evaluator.config.data.id, hint, code="run.no_validation_rows")
         self.evaluate_every = (settings.evaluate_every or max(1, sampler.steps // 4)) if self.validation else 0
-        self.save_due = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps).take_if_due
+        self.save_timer = checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps)
+
+    def begin(self) -> None:
+        self.prepare()
 
     def halved(self, micro_batch: int) -> None:
         unchanged = f"the effective batch size stays {self.sampler.batch}"
@@ -403,6 +406,9 @@ class TrainingRecord:
 
     def stop_requested(self) -> bool:
         return self.log.stopping.requested
+
+    def save_due(self, step: int) -> bool:
+        return self.save_timer.take_if_due(step)
 
 
 def _log_start(frozen: FrozenRun, earlier: EarlierWorkers, machine: Machine, log: RunLog) -> None:

@@ -46,7 +46,7 @@ from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, Packing, StepDataset
 from engine.training.compilation import remove_compiled
-from engine.training.fit import StepFacts, TrainingSetup, fit, learning_rate_schedule
+from engine.training.fit import Record, StepFacts, TrainingSetup, fit, learning_rate_schedule
 from engine.training.gradients import StepGradients
 from engine.training.guards import free_memory
 from engine.training.loss import supports_logits_to_keep
@@ -272,17 +272,18 @@ def log_normal_lengths(count: int, longest: int, mean: int = MEAN_TOKENS) -> lis
     return [min(longest, max(8, round(generator.lognormvariate(location, LENGTH_SPREAD)))) for _ in range(count)]
 
 
-class StepTimer:
+class StepTimer(Record):
     """Losses of all steps; tokens and duration of those after the first WARM_UP. The GPU is waited for only before the
-    first timed step and after the last step. A `Record` of a training without validation and checkpoints.
+    first timed step and after the last step.
     """
 
-    saves_end = False
-
     def __init__(self, steps: int, begin: Callable[[], None]) -> None:
-        self.steps, self.begin, self.since = steps, begin, 0.0
+        self.steps, self._begin, self.since = steps, begin, 0.0
         self.losses: list[float] = []
         self.tokens, self.seconds = 0, 0.0
+
+    def begin(self) -> None:
+        self._begin()
 
     def step(self, facts: StepFacts) -> None:
         self.losses.append(facts.loss)
@@ -293,18 +294,6 @@ class StepTimer:
                 torch.cuda.synchronize()
             now = time.monotonic()
             self.seconds, self.since = now - self.since, now
-
-    def validates(self, step: int, last: bool) -> bool:
-        return False
-
-    def validation_loss(self, step: int) -> float:
-        raise NotImplementedError
-
-    def stop_requested(self) -> bool:
-        return False
-
-    def save_due(self, step: int) -> bool:
-        return False
 
 
 class TrainingSession:

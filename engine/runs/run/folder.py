@@ -352,7 +352,7 @@ def has_file(path: Path, file: str) -> bool:
 
 
 def sort_by_start(folders: Iterable[F], *, latest_first: bool = False) -> list[F]:
-    """Sort directories of one home in the order in which they were made, whatever clock and time zone were then."""
+    """Sort directories of one home in the order in which they were made, independent of clocks and time zones."""
     return sorted(folders, key=lambda folder: (folder.origin.order, folder.name), reverse=latest_first)
 
 

@@ -1,4 +1,4 @@
-"""RoPE that depends on a row's length: each row is computed as alone, whatever is computed with it or before it."""
+"""RoPE that depends on a row's length: a row's result does not depend on the rows computed with it or before it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def decided(model: Any, rows: Rows, others: Sequence[Row] = ()) -> tuple[Packing
 @pytest.mark.parametrize("others", [[], [BEYOND_PADDING + 1]], ids=["same split", "another split"])
 @pytest.mark.parametrize("rope", DEPENDENT)
 def test_the_check_finds_frequencies_of_the_longest_row(rope: str, others: list[int]) -> None:
-    """In a model whose lengths are not separated, also if only a row of another split is longer."""
+    """For a model without separate frequencies per row, also if only a row of another split is longer."""
     rows = rows_of(BEYOND_PADDING - 4, 5, 7, 9, 30, *([] if others else [BEYOND_PADDING + 1]))
     model = model_with(rope, limit=BEYOND_PADDING)
     packing, notes = decided(model, rows, rows_of(*others))

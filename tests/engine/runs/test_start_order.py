@@ -1,4 +1,4 @@
-"""`last`, and every list of runs, ladders and sweeps, whatever clocks and time zones said when they were started."""
+"""`last` and lists of runs, ladders and sweeps are in the order of starting, also if clocks or time zones changed."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await start(pilot, app, **LONG)
         first = app.bench.follower.run
-        await start(pilot, app)
+        await start(pilot, app, **LONG)
         second = app.bench.follower.run
         await start(pilot, app, **LONG)
         third = app.bench.follower.run

@@ -101,7 +101,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 def test_the_bench_lives_through_random_bytes_in_several_screens(terminal: Terminal) -> None:
     draw = random.Random(7)
-    for opening, text in (("", "ready:"), ("?", "Everywhere"), (":", ""), ("r", "runs"), ("e", "")):
+    for opening in ("", "?", ":", "r", "e"):
         terminal.press(*filter(None, (opening,)))
         for _ in range(6):
             junk = b"".join(draw.choice([draw.randbytes(30).replace(b"\x03", b""), *PARTS]) for _ in range(8))
@@ -113,7 +113,7 @@ def test_the_bench_lives_through_random_bytes_in_several_screens(terminal: Termi
             if "ready:" in terminal.text:
                 break
             terminal.press("escape")
-        assert terminal.process.poll() is None, text
+        assert terminal.process.poll() is None, terminal.text
 
 
 def test_a_paste_and_replies_stay_short_and_escape_leaves(terminal: Terminal) -> None:

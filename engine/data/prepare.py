@@ -27,15 +27,7 @@ from engine.data.chat_template import has_template, no_template
 from engine.data.columns import EXAMPLES, Summary, is_empty
 from engine.data.conversation import to_example
 from engine.data.detection import check_columns, detect
-from engine.data.duplicates import (
-    LIMIT,
-    TOO_MANY,
-    KeyTable,
-    NearDuplicates,
-    equal_rows,
-    group_numbers,
-    repeated_prompts,
-)
+from engine.data.duplicates import KeyTable, equal_rows, group_numbers, repeated_prompts
 from engine.data.formats import DetectedFormat
 from engine.data.items import (
     earlier_answers,
@@ -44,6 +36,7 @@ from engine.data.items import (
     reference_examples,
     warn_of_earlier_prompts,
 )
+from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
 from engine.data.parallel import batched, in_child, in_order, processes_for
 from engine.data.prepared import Facts, Places, Preparation, fingerprint
 from engine.data.rows import SPLITS, Example, Problem, RawRow, Row

@@ -17,15 +17,13 @@ from engine.config.quantities import share_percent
 from engine.config.schema import Data
 from engine.config.text import amount
 from engine.data.duplicates import (
-    THRESHOLD,
-    WARNED_SHARE,
     KeyTable,
-    NearDuplicates,
     answered_earlier,
     connected,
     group_numbers,
     overlap,
 )
+from engine.data.near_duplicates import LONGEST, THRESHOLD, WARNED_SHARE, NearDuplicates
 from engine.data.rows import SPLITS
 from engine.runs.run.usage import SplitOverlap
 
@@ -223,7 +221,14 @@ def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
             share = share_percent(count / shared.of)
             text = (
                 f"{count:,} of {shared.of:,} {name} rows ({share}) have a prompt that is a "
-                f"near-duplicate of a training prompt (Jaccard similarity of character 5-grams ≥ {THRESHOLD:g}): "
+                f"near-duplicate of a training prompt (equal but for spelling, or Jaccard similarity of character "
+                f"5-grams ≥ {THRESHOLD:g}): "
                 "their scores may measure memorization"
             )
             done.warnings.append(Notice("data.near_duplicates", text))
+        if count is not None and (uncompared := near.uncompared(name)):
+            text = (
+                f"{uncompared:,} of {shared.of:,} {name} rows were not (completely) compared for near-duplicates: "
+                f"their prompt has no letters or digits, or more than {LONGEST:,} characters"
+            )
+            done.warnings.append(Notice("data.near_not_compared", text))

@@ -18,8 +18,8 @@ import torch
 from engine.config.metric_specs import metric_spec
 from engine.config.model_config import unshared_reason
 from engine.config.reasoning import REASONING_TAGS
-from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem, all_rows
+from engine.data.near_duplicates import similar_texts
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.forward import halved, within_memory, without_gradients

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from data_fixtures import tokenizer, write_jsonl
 
 from engine.config.schema import Data
-from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates, similar_texts
+from engine.data.duplicates import KeyTable
+from engine.data.near_duplicates import LIMIT, LONGEST, THRESHOLD, NearDuplicates, similar_texts
 from engine.data.prepare import prepare
 from engine.data.rows import Example
 from engine.data.split import assign, note_near_duplicates
@@ -73,6 +75,49 @@ def test_a_short_question_with_another_mark_counts_in_a_chat_too() -> None:
     duplicates.add("train", chat("where is my new card"))
     duplicates.add("test", chat("Where is my new card?"))
     assert duplicates.count("test") == 1
+
+
+TEMPLATED = [f"What does {name} pay for {count} {thing}?" for name in ("Anna", "Martin", "Marten", "Olga")
+             for count in range(2, 30) for thing in ("lamps", "chairs", "tickets")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("?", " ?"),
+        lambda text: text.replace("?", ""),
+        str.upper,
+        lambda text: text.replace(" ", "\u00a0").replace("W", "\uff37"),
+        lambda text: text.replace("What", "Waht"),
+        lambda text: text.replace("tickets", "tikets").replace("lamps", "lampps").replace("chairs", "chiars"),
+    ],
+)
+def test_another_spelling_of_a_templated_prompt_counts(change: Callable[[str], str]) -> None:
+    copies = [change(text) for text in TEMPLATED[::31]]
+    assert counted(TEMPLATED, copies) == len(copies)
+
+
+def test_other_values_in_a_template_are_other_prompts() -> None:
+    others = [text.replace("Olga", name) for text in TEMPLATED[-84::7] for name in ("Boris", "Olaf")]
+    others += [text.replace("pay for ", "pay for 1") for text in TEMPLATED[::31] if " 1" not in text]
+    kept = [text for text in TEMPLATED if "Martin" not in text]
+    assert counted(kept, [*others, *(text for text in TEMPLATED if "Martin" in text)]) == 0
+
+
+def test_operators_decimal_points_and_digits_are_no_spelling() -> None:
+    assert (
+        counted(
+            ["Is 3 + 5 even?", "Take 1.5 of it", "Is 1 23 odd?"], ["Is 3 - 5 even?", "Take 15 of it", "Is 12 3 odd?"]
+        )
+        == 0
+    )
+
+
+def test_prompts_that_cannot_be_compared_are_counted() -> None:
+    duplicates = NearDuplicates()
+    for prompt in ("?!", "a" * (LONGEST + 1), "What is it?"):
+        duplicates.add("test", asked(prompt))
+    assert duplicates.uncompared("test") == 2
 
 
 def test_a_fixed_instruction_does_not_make_all_prompts_similar() -> None:

@@ -7,6 +7,7 @@ conversation (`conversation.py`), a text with its answers (`rendering.py`), and 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from engine.config.errors import Notice, UserError
+from engine.config.quantities import share_percent
 from engine.config.schema import Data
 from engine.data import cache, problems
 from engine.data.cache import Digests, cache_key, file_digests
@@ -36,7 +38,7 @@ from engine.data.items import (
     reference_examples,
     warn_of_earlier_prompts,
 )
-from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
+from engine.data.near_duplicates import LIMIT, TOO_MANY, WARNED_SHARE, NearDuplicates
 from engine.data.parallel import batched, in_child, in_order, processes_for
 from engine.data.prepared import Facts, Places, Preparation, fingerprint
 from engine.data.rows import SPLITS, Example, Problem, RawRow, Row
@@ -324,7 +326,7 @@ class Builder:
             duplicates=Places(duplicates, [places_of(group) for group in equal]),
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
             distinct_answers=repeated.answers,
-            notices=self._notices(assignment),
+            notices=self._notices(columns, assignment),
         )
 
     def _template(self) -> str:
@@ -336,10 +338,13 @@ class Builder:
         name = getattr(self.tokenizer, "chat_template_name", None)
         return f"chat template {name}" if name else "the tokenizer's chat template"
 
-    def _notices(self, assignment: Assignment) -> list[Notice]:
+    def _notices(self, columns: ColumnStore, assignment: Assignment) -> list[Notice]:
         """Notices on the format, the splits, columns that could be data.group, and the chat template."""
         notices = [*self.format.warnings, *assignment.warnings]
-        if self.data.group is None and not set(SPLITS) <= self.given.keys():
+        can_group = self.data.group is None and not set(SPLITS) <= self.given.keys()
+        shared = self._shared_answers(columns, assignment, can_group)
+        notices += shared
+        if can_group and not shared:
             near = any(notice.code == "data.near_duplicates" for notice in assignment.warnings)
             notices += _suggested_group(self.given["train"].summary, self.format, near)
         if "strftime_now" in str(getattr(self.tokenizer, "chat_template", "")):
@@ -347,25 +352,86 @@ class Builder:
             notices.append(Notice("data.template_writes_date", text))
         return notices
 
+    def _shared_answers(self, columns: ColumnStore, assignment: Assignment, can_group: bool) -> list[Notice]:
+        """The warning of long answers that training rows have to other prompts.
 
-MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
-"""A column may say which rows belong together if at least so many rows have a value, at most this share of the values
-are distinct, and half of them have so many characters."""
+        `can_group`: with the column to group by.
+        """
+        if not assignment.overlaps:
+            return []
+        answers, prompts = group_numbers(self.keys.answers), assignment.items
+        is_long = (columns["answer"][self.numbers] >= LONG_ANSWER) & (columns["reason"][self.numbers] == 0)
+        split = columns["split"][self.numbers]
+        test, train = is_long & (split == SPLITS.index("test")), split == SPLITS.index("train")
+        shared = test & np.isin(answers, answers[train]) & ~np.isin(prompts, prompts[train])
+        count, of = int(shared.sum()), int((split == SPLITS.index("test")).sum())
+        if count <= WARNED_SHARE * of:
+            return []
+        text = (
+            f"{count:,} of {of:,} test rows ({share_percent(count / of)}) have an answer of {LONG_ANSWER} tokens or "
+            "more that training rows have to other prompts: their scores may measure memorization"
+        )
+        if can_group and (name := self._grouping_column(np.where(is_long, answers, -1))):
+            text += f"; --set {shlex.quote(f'data.group={name}')} keeps rows of one {name} in one split"
+        return [Notice("data.shared_answers", text)]
+
+    def _grouping_column(self, answers: np.ndarray) -> str:
+        """The column whose groups have most of the rows of equal answers in common; '' if none has half of them.
+
+        `answers`: (rows with keys,) number of the answer, -1 where it does not count.
+        """
+        train, summary = self.given["train"], self.given["train"].summary
+        names = [name for name in summary.columns if _may_group(name, summary, self.format)]
+        values: dict[str, list[int]] = {name: [] for name in names}
+        for raw in train:
+            for name in names:
+                values[name].append(hash(raw.values[name]))
+        rows = np.flatnonzero(self.numbers < summary.rows)
+        rows = rows[answers[rows] >= 0]
+        _, first, equal = np.unique(answers[rows], return_index=True, return_inverse=True)
+        repeated = np.bincount(equal)[equal] > 1
+        shares = {}
+        for name in names:
+            groups = np.array(values[name])
+            if MIN_GROUPS <= len(np.unique(groups)) <= RECURRING * summary.rows:
+                own = groups[self.numbers[rows]]
+                shares[name] = float((own == own[first[equal]])[repeated].mean()) if repeated.any() else 0.0
+        best = max(shares, key=lambda name: shares[name], default="")
+        return best if best and shares[best] >= 0.5 else ""
+
+
+MIN_GROUPED, MIN_GROUPS, RECURRING, LONG_PASSAGE = 20, 2, 0.5, 150
+"""A column may say which rows belong together if at least so many rows and all rows have a value, and the values are at
+least two and at most this share of the rows; a passage, if half of them have so many characters."""
+LONG_ANSWER = 20
+"""Tokens from which an answer to several prompts is overlap, not a label."""
+_OWNERS = re.compile(
+    r"(?i)^(user|author|speaker|patient|customer|student|subject|session|thread|doc|document|db|database)"
+    r"([_ -]?(id|name))?$"
+)
+"""Names of columns whose rows are not independent."""
+
+
+def _may_group(name: str, summary: Summary, detected: DetectedFormat) -> bool:
+    """Whether a column has text or a number in every row, and is neither the answer nor the whole text."""
+    column, role = summary.columns[name], detected.roles.get(name, "")
+    is_plain = set(column.kinds) <= {"text", "a number"}
+    return is_plain and column.rows == summary.rows >= MIN_GROUPED and "answer" not in role and "text" not in role
 
 
 def _suggested_group(summary: Summary, detected: DetectedFormat, near: bool) -> list[Notice]:
     """Offer data.group if a column has long texts that recur, such as a document.
 
-    `near`: also for one with short values that recur, because there are near-duplicates between splits.
+    `near`: also for one with short values that recur, because there are near-duplicates between splits. Users, authors
+    or documents are always offered.
     """
     short = None
-    for name, column in summary.columns.items():
+    for name in summary.columns:
         values = [value for raw in summary.sample if not is_empty(value := raw.values.get(name))]
-        role = detected.roles.get(name, "")
-        if "answer" in role or len(values) < MIN_GROUPED or not set(column.kinds) <= {"text", "a number"}:
+        if len(values) < MIN_GROUPED or not _may_group(name, summary, detected):
             continue
         distinct = len(set(values))
-        if not 1 < distinct <= RECURRING * len(values):
+        if not MIN_GROUPS <= distinct <= RECURRING * len(values):
             continue
         text = (
             f"column {name} has the same value in several rows ({distinct:,} distinct among the first "
@@ -373,7 +439,7 @@ def _suggested_group(summary: Summary, detected: DetectedFormat, near: bool) -> 
             "measure more than memory"
         )
         notice = Notice("data.group_suggestion", text)
-        if median_low([len(str(value)) for value in values]) >= LONG_PASSAGE:
+        if median_low([len(str(value)) for value in values]) >= LONG_PASSAGE or _OWNERS.match(name):
             return [notice]
         short = short or notice
     return [short] if short and near else []

@@ -51,11 +51,14 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
 
 
 def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
-    """The format for the first known pair of prompt and answer columns; None if there is none."""
-    for prompt, completion in _PAIRS:
-        if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
-            return _pair(asked, answer, columns)
-    return None
+    """The format for the first known pair of prompt and answer columns; None if there is none.
+
+    An answer as text comes before one that is parsed, such as the `sql` of Spider beside its `query`.
+    """
+    found = [(columns.find(prompt), columns.find(completion)) for prompt, completion in _PAIRS]
+    pairs = [(prompt, answer) for prompt, answer in found if prompt and answer]
+    pairs.sort(key=lambda pair: pair[1].lower() == "sql" and "an object" in columns.kinds(pair[1]))
+    return _pair(*pairs[0], columns) if pairs else None
 
 
 def convert(raw: RawRow, detected: DetectedFormat) -> Example:

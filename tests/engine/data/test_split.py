@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,3 +330,41 @@ def test_a_group_that_is_no_name_is_refused(group: str, code: str, tmp_path: Pat
     with pytest.raises(UserError) as refused:
         prepare(Data(id=str(file), group=group), 512, tokenizer(CHATML))
     assert refused.value.code == code
+
+
+def queries(count: int, wordings: int) -> list[dict[str, Any]]:
+    """Rows like Spider's: several wordings of one question, and the query as text and parsed."""
+    rows = []
+    for n in range(count):
+        query = f"SELECT name, city, price FROM table_{n} WHERE price > {n} AND city = 'x{n}' ORDER BY name LIMIT {n}"
+        rows += [
+            {
+                "db_id": f"db{n % 9}",
+                "question": f"{word} {n}",
+                "query": query,
+                "sql": {"select": [n]},
+                "kind": f"{w % 2}",
+            }
+            for w, word in enumerate(["find", "list all", "show me", "which are", "name every"][:wordings])
+        ]
+    return rows
+
+
+def test_long_answers_shared_by_other_prompts_are_warned_of_with_the_column_to_group_by(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", queries(40, 5))
+    done = prepare(Data(id=str(file)), 512, tokenizer(CHATML))
+    assert {use.name: use.role for use in done.facts.columns}["query"] == "answer"
+    (warning,) = [notice.text for notice in done.warnings() if notice.code == "data.shared_answers"]
+    assert settings(warning) == {"data.group": "db_id"}
+    grouped = prepare(Data(id=str(file), group="db_id"), 512, tokenizer(CHATML))
+    assert "data.shared_answers" not in [notice.code for notice in grouped.warnings()]
+
+
+@pytest.mark.parametrize(("name", "groups", "offered"), [("user", 6, True), ("user", 90, False), ("kind", 6, False)])
+def test_a_column_of_users_is_offered_if_it_has_groups(tmp_path: Path, name: str, groups: int, offered: bool) -> None:
+    rows = [
+        {"prompt": hashlib.sha256(bytes([n])).hexdigest(), "completion": f"{n}", name: f"u{n % groups}"}
+        for n in range(120)
+    ]
+    done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 512, tokenizer(CHATML))
+    assert ("data.group_suggestion" in [notice.code for notice in done.warnings()]) == offered

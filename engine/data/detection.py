@@ -48,6 +48,10 @@ PROMPT_NAMES = (
     "conversation", "passage", "context", "text", "source",
 )  # fmt: skip
 """Names of columns, the most telling first."""
+_BESIDE_TEXT = (*ANSWER_NAMES, "labels", "answers", "targets", "tags", "categories", "code", "sql", "query", "entities")
+"""Names of columns that look like the answer to a column of texts."""
+_TREE = ("parent_id", "role", "text")
+"""Columns of rows that are one message of a conversation each (OpenAssistant)."""
 _IDENTIFIER = re.compile(
     r"(?:^|[_\s-])(?:(?i:id|idx|index|uuid|guid|hash|key|url|uri|link|date|year|time|timestamp))$|[a-z](?:ID|Id|Url|Date)$"
 )
@@ -118,6 +122,9 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         what = f"the columns do not say which of them is the answer (columns {list_columns(summary.filled)})"
         raise Undecided(what, data.id, f"set {_as_options(mapped)}", "data.guessed_map", mapped, _GUESS)
 
+    if detected.name == "text" and data.format == "auto" and not data.map and data.separator is None:
+        _refuse_lost_answers(ColumnLookup(summary, data), detected, data)
+
     # What data.map adds to the format.
     if data.separator is not None and detected.name != "text":
         problem = f"data.separator is for the format text, and the format is {detected.name}"
@@ -178,6 +185,23 @@ def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedF
     hint = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": _guess_map(summary), "format": "auto"}
     raise Undecided(what, data.id, hint, "data.no_format", changes, _GUESS)
+
+
+def _refuse_lost_answers(columns: ColumnLookup, detected: DetectedFormat, data: Data) -> None:
+    """Raise UserError for texts beside a column that looks like their answer, and for messages of conversations."""
+    alone = "--set data.format=text trains on the texts alone"
+    if all(columns.optional(name) for name in _TREE):
+        problem = f"each row is one message of a conversation (columns {', '.join(_TREE)})"
+        hint = f"write one row per conversation, with its messages in a list of {{role, content}}; {alone}"
+        raise UserError(problem, data.id, hint, code="data.flat_messages")
+    text = detected.parts["text"].source
+    answer = columns.find(*(name for name in _BESIDE_TEXT if name != text.lower()))
+    if answer:
+        is_text = columns.kinds(answer) <= {"text", "a number", "a boolean"} and answer.lower() not in ANSWER_LISTS
+        mapped = {"map": {"prompt": text, "completion": answer if is_text else f"{{{answer}}}"}}
+        problem = f"column {answer} looks like the answer to column {text}, which alone would be plain text"
+        hint = f"set {_as_options(mapped)}; {alone}"
+        raise Undecided(problem, data.id, hint, "data.text_and_answer", mapped, f"{alone}; {_GUESS}")
 
 
 def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:

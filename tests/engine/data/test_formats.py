@@ -417,3 +417,31 @@ def test_a_guess_is_called_one_and_has_to_be_confirmed(case: str, tmp_path: Path
     else:
         assert all(f"data.map.{role}={name}" in error.hint for role, name in expected.items())
         assert len(reading(tmp_path / "a.jsonl", map=expected).examples) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("extra", "completion"),
+    [
+        ({"labels": ["a", "b"]}, "{labels}"),
+        ({"code": "print(1)"}, "code"),
+        ({"sql": "SELECT 1"}, "sql"),
+        ({"Translation": "hallo"}, "Translation"),
+        ({"entities": [{"name": "x"}]}, "{entities}"),
+    ],
+)
+def test_a_text_beside_its_answer_is_no_plain_text(extra: dict[str, Any], completion: str, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.jsonl", [{"text": f"text {n}", **extra} for n in range(9)])
+    error = refusal(file)
+    assert error.code == "data.text_and_answer"
+    mapping = {"prompt": "text", "completion": completion}
+    assert settings(error.hint) == {"data.format": "text", "data.map": mapping}
+    answered = understood({"text": "q", **extra}, map=mapping)[1]
+    assert said(answered)[0] == ("user", "q") and said(answered)[1][0] == "assistant"
+    assert understood({"text": "q", **extra}, format="text")[1].completion == "q"
+
+
+def test_messages_of_a_tree_are_no_plain_text() -> None:
+    row = {"message_tree_id": "t", "parent_id": "p", "message_id": "m", "text": "hello", "role": "prompter"}
+    assert error_of(raws(row, {**row, "parent_id": None})).code == "data.flat_messages"
+    assert understood(row, format="text")[1].completion == "hello"
+    assert understood({"text": "q", "title": "t", "url": "u"})[0].name == "text"

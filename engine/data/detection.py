@@ -48,7 +48,19 @@ PROMPT_NAMES = (
     "conversation", "passage", "context", "text", "source",
 )  # fmt: skip
 """Names of columns, the most telling first."""
-_BESIDE_TEXT = (*ANSWER_NAMES, "labels", "answers", "targets", "tags", "categories", "code", "sql", "query", "entities")
+_BESIDE_TEXT = (
+    *ANSWER_NAMES,
+    "labels",
+    "answers",
+    "targets",
+    "tags",
+    "categories",
+    "code",
+    "sql",
+    "query",
+    "entities",
+    "folder",
+)
 """Names of columns that look like the answer to a column of texts."""
 _TREE = ("parent_id", "role", "text")
 """Columns of rows that are one message of a conversation each (OpenAssistant)."""

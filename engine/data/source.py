@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -28,6 +29,8 @@ _WORDS = {
     "test": ("test", "testing"),
 }
 _DEPTH, _ENTRIES = 3, 10_000
+MIN_LABELED = 5
+"""Documents of each folder from which the names of folders may be labels."""
 PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 EMBEDDED = {"tickets": tickets_folder}
@@ -216,15 +219,32 @@ def _offer_folder(folder: Path, label: str, notes: ReadingNotes) -> list[SourceP
     many = {split for split in documents if documents.count(split) > 1}
     for split in sorted(str(split) for split in many):
         notes.add(f"{documents.count(split)} .txt files of the {split} split: one document per file", decision=True)
+    labels = _folder_labels([name for name in splits if name in text_files and splits[name] in many])
     return [
         SourcePart(
             name,
             split,
-            partial(read_file, files[name], name, notes, name in text_files and split in many),
+            partial(_read_document, files[name], name, notes, labels[name])
+            if name in labels
+            else partial(read_file, files[name], name, notes, name in text_files and split in many),
             (files[name],),
         )
         for name, split in splits.items()
     ]
+
+
+def _folder_labels(documents: list[str]) -> dict[str, str]:
+    """Document -> its folder, if the folders may be labels: at least two, each with at least MIN_LABELED documents."""
+    labels = {name: Path(name).parent.name for name in documents}
+    folders = Counter(labels.values())
+    are_labels = all(folder and not split_of(folder) and folders[folder] >= MIN_LABELED for folder in folders)
+    return labels if len(folders) > 1 and are_labels else {}
+
+
+def _read_document(path: Path, name: str, notes: ReadingNotes, folder: str) -> Iterator[RawRow]:
+    """A .txt file as a document, with its folder as a second column."""
+    for raw in read_file(path, name, notes, whole_file=True):
+        yield RawRow({**raw.values, "folder": folder}, raw.where)
 
 
 def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:

@@ -445,3 +445,18 @@ def test_messages_of_a_tree_are_no_plain_text() -> None:
     assert error_of(raws(row, {**row, "parent_id": None})).code == "data.flat_messages"
     assert understood(row, format="text")[1].completion == "hello"
     assert understood({"text": "q", "title": "t", "url": "u"})[0].name == "text"
+
+
+@pytest.mark.parametrize(("folders", "is_label"), [("pos neg", True), ("train/pos train/neg", True), ("a", False)])
+def test_folders_of_documents_are_offered_as_labels(folders: str, is_label: bool, tmp_path: Path) -> None:
+    for folder in folders.split():
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "set" / folder / f"{number}.txt").write_text(f"film {number} of {folder}\n")
+    if not is_label:
+        assert reading(tmp_path / "set")
+        return
+    error = refusal(tmp_path / "set")
+    mapping = {"prompt": "text", "completion": "folder"}
+    assert settings(error.hint) == {"data.format": "text", "data.map": mapping}
+    assert reading(tmp_path / "set", map=mapping) and reading(tmp_path / "set", format="text")

@@ -29,6 +29,8 @@ _WORDS = {
     "test": ("test", "testing"),
 }
 _DEPTH, _ENTRIES = 3, 10_000
+_STARTS = 256
+"""Bytes of a file from which other content is recognized."""
 MIN_LABELED = 5
 """Documents of each folder from which the names of folders may be labels."""
 PROGRESS_ROWS = 4096
@@ -320,6 +322,8 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
         if suffix in _PACKED or suffix == ".gz":
             hint = f"unpack it first ({READABLE} are supported)"
         raise UserError(f"unsupported file type ({suffix or 'no suffix'})", name, hint, code="data.file_type")
+    if path.is_file():  # opening a named pipe would wait
+        _refuse_other_content(path, name, kind)
     if kind == ".parquet":
         rows = read_parquet(path, name)
     elif kind in (".csv", ".tsv"):
@@ -333,6 +337,21 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
     if (first := next(rows, None)) is None:
         raise no_rows(name)
     return chain([first], rows)
+
+
+def _refuse_other_content(path: Path, name: str, kind: str) -> None:
+    """Raise UserError for a Git LFS pointer or a web page in place of the data, as failed downloads leave them."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_STARTS).lstrip().lower()
+    except OSError:
+        return  # the reader says what is wrong
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        problem, hint = "a Git LFS pointer, not the data", "run `git lfs pull` in its repository, then try again"
+        raise UserError(problem, name, hint, code="data.lfs_pointer")
+    if kind != ".txt" and start.startswith((b"<!doctype html", b"<html")):
+        problem, hint = "an HTML page, not the data", "download the file itself: the page may say why it was not sent"
+        raise UserError(problem, name, hint, code="data.html_page")
 
 
 def summary_of(rows: Iterable[RawRow]) -> Summary:

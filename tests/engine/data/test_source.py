@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from data_fixtures import write_jsonl
+from reading import refusal
 
 from engine.config.schema import Data
 from engine.data import source
@@ -174,3 +175,18 @@ def test_hub_class_numbers_become_names(monkeypatch: pytest.MonkeyPatch) -> None
         {"text": "a", "label": "good"},
         {"text": "b", "label": None},
     ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "data.lfs_pointer"),
+        ("\n<!DOCTYPE html>\n<html><body>404: not found</body></html>\n", "data.html_page"),
+        ("<html><body>Sign in</body></html>\n", "data.html_page"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_refused_as_that(suffix: str, content: str, code: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a{suffix}"
+    file.write_text(content)
+    assert refusal(file).code == code

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 
@@ -413,7 +414,8 @@ def conclude(
     }
     seeds_of = {pair: comparisons.answers.seeds(*pair) for pair in comparisons.plan.pairs}
     needed = [(a, b, seed) for (a, b), seeds in seeds_of.items() for seed in seeds]
-    complete = [item for item in comparisons.items if all((item, *key) in decided for key in needed)]
+    # Only the first ones of the random order: later ones are complete where answers are equal, or verdicts came soon.
+    complete = list(takewhile(lambda item: all((item, *key) in decided for key in needed), comparisons.items))
     scores: dict[tuple[str, str], PairScores] = {}
     for (a, b), seeds in seeds_of.items() if complete else ():
         decisions_by_seed = [[decided[item, a, b, seed][1] for item in complete] for seed in seeds]

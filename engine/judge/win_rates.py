@@ -5,10 +5,10 @@ sentences of the verdict on all of these.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from statistics import NormalDist, fmean
+from statistics import fmean
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from engine.config.files import write_atomically
 from engine.config.method_specs import VARIANT_TITLES, method_specs
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, listed, visible
+from engine.judge.confidence_sequence import OrderedRatings
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, is_base, is_served
@@ -25,6 +26,7 @@ from engine.runs.ladder.preferences import (
     MAX_UNREADABLE,
     JudgeCheck,
     Judgment,
+    PreferenceFinding,
     Preferred,
     RatedPair,
     RaterAgreement,
@@ -34,7 +36,7 @@ from engine.runs.ladder.preferences import (
 from engine.runs.ladder.rung_results import finding_of
 from engine.runs.preference.answers import AnswerPair, RungAnswers, answers_of, pair_hash, text_hash
 from engine.runs.preference.judge_dir import SUMMARY, kappa_text, people_text, ratings_folder, settled_text
-from engine.runs.preference.ratings import RATED, Rating, RatingDir, RatingPlan, pairs_to_rate
+from engine.runs.preference.ratings import RATED, Choice, Rating, RatingDir, RatingPlan
 from engine.runs.queue import locks
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 from engine.runs.run.run_dir import RunDir
@@ -92,7 +94,7 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
                 ties=max(0.0, 1 - pair_scores.wins - pair_scores.losses),
                 losses=pair_scores.losses,
                 seeds=len(pair_scores.values),
-                p_adjusted=difference.p_adjusted,
+                p_adjusted=min(1.0, difference.p_adjusted * (1 - CONFIDENCE_LEVEL) / (1 - level)),
                 finding="undecided" if finding == "as_good" else finding,
             )
         )
@@ -149,25 +151,29 @@ def length_correlation(preferences: Sequence[float], a: Sequence[int], b: Sequen
     return float(np.corrcoef(given, ratios)[0, 1])
 
 
-def settled(values: Floats, of: int) -> float | None:
-    """The probability that deciding the remaining items would not change the finding.
-
-    values: (n,) scores of the decided items. The mean of all `of` items is predicted from those decided (normal, with
-    their variance), and the interval of the ladder's statistics is scaled to all items.
-    """
-    n = len(values)
-    if n < MIN_ITEMS:
-        return None
-    if n >= of:
-        return 1.0
-    pair = PairScores(values[None])
-    (now,) = win_rates({("a", "b"): pair})
-    assert now.rate.low is not None and now.rate.high is not None and now.rate.mean is not None
-    half = (now.rate.high - now.rate.low) / 2 * math.sqrt(n / of)
-    spread = math.sqrt((float(values.var(ddof=1)) + 1 / n) * (of - n) / (of * n))
-    normal = NormalDist(now.rate.mean, spread)
-    better, worse = 1 - normal.cdf(0.5 + half), normal.cdf(0.5 - half)
-    return {"better": better, "worse": worse, "undecided": 1 - better - worse}[now.finding]
+def win_rate_so_far(
+    pair: tuple[str, str], ratings: OrderedRatings, wins: float, losses: float, level: float = CONFIDENCE_LEVEL
+) -> WinRate:
+    """The win rate while items are left, with an interval that holds however often one looks."""
+    rated = len(ratings.values)
+    low = high = None
+    p_adjusted = 1.0
+    finding: PreferenceFinding = "undecided"
+    if rated >= MIN_ITEMS:
+        low, high = ratings.bounds(level)
+        finding = "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
+        p_adjusted = min(1.0, ratings.even_p() * (1 - CONFIDENCE_LEVEL) / (1 - level))
+    return WinRate(
+        a=pair[0],
+        b=pair[1],
+        rate=Interval(mean=ratings.mean, low=low, high=high, rows=rated),
+        wins=wins,
+        ties=max(0.0, 1 - wins - losses),
+        losses=losses,
+        seeds=1,
+        p_adjusted=p_adjusted,
+        finding=finding,
+    )
 
 
 @dataclass
@@ -237,7 +243,7 @@ def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Ma
         stale=sum(pair not in known for ratings in rated.values() for pair in ratings),
     )
     level = 1 - (1 - CONFIDENCE_LEVEL) / len(plan.pairs)  # Bonferroni: the pairs are rated on different items
-    pairs = (_rated_pair(answers, plan, a, b, rated, level) for a, b in plan.pairs)
+    pairs = (_rated_pair(answers, plan, a, b, raters, level) for a, b in plan.pairs)
     summary.pairs = [pair for pair in pairs if pair is not None]
     summary.sentences = rating_sentences(summary)
     return summary
@@ -255,34 +261,53 @@ def _all(answers: RungAnswers, a: str, b: str) -> Iterator[tuple[int, AnswerPair
 def _rated_pair(
     answers: RungAnswers, plan: RatingPlan, a: str, b: str, raters: Mapping[str, Mapping[str, Rating]], level: float
 ) -> RatedPair | None:
-    """One pair of rungs: the mean over raters, then over items; None without a rating."""
-    by_item: dict[int, list[float]] = {}
-    choices: list[str] = []
-    names: set[str] = set()
+    """One pair of rungs: the mean over raters, then over items; None without a rating.
+
+    Items that somebody skipped and nobody rated are left out: they are not asked for again.
+    """
+    rated: dict[int, list[tuple[float, Choice]]] = {}
+    skipped, names = set[int](), set[str]()
     for item, pair in _all(answers, a, b):
         key = pair_hash(answers.items[item], *pair.texts)
         for name, ratings in raters.items():
-            if rating := ratings.get(key):
+            if (rating := ratings.get(key)) and rating.choice not in RATED:
+                skipped.add(item)
+            elif rating:
                 share = _left_share(rating)
-                by_item.setdefault(item, []).append(share if rating.left == text_hash(pair.answer_a) else 1 - share)
-                choices.append(rating.choice)
+                share = share if rating.left == text_hash(pair.answer_a) else 1 - share
+                rated.setdefault(item, []).append((share, rating.choice))
                 names.add(name)
-    if not by_item:
+    if not rated:
         return None
-    values = np.array([fmean(shares) for shares in by_item.values()])
-    shares = [share for item_shares in by_item.values() for share in item_shares]
-    wins, losses = fmean(share == 1 for share in shares), fmean(share == 0 for share in shares)
-    groups = tuple(answers.items[item].group for item in by_item)
-    (rate,) = win_rates({(a, b): PairScores(values[None], (), wins, losses, groups)}, level)
-    of = len(pairs_to_rate(answers, RatingPlan(pairs=[(a, b)], runs=plan.runs), ""))
+    weights = {ordered.item: ordered.weight for ordered, _ in plan.order(answers, a, b)}
+    weights = {item: weight for item, weight in weights.items() if item in rated or item not in skipped}
+    weights |= {item: 1 for item in rated if item not in weights}  # rated for a seed that is not asked about now
+    items = sorted(weights, key=lambda item: item not in rated)
+    in_order = OrderedRatings(
+        np.array([fmean(share for share, _ in rated[item]) for item in items if item in rated]),
+        np.array([weights[item] for item in items], dtype=float),
+        tuple(answers.items[item].group for item in items),
+    )
+
+    def part(counts: Callable[[float, Choice], bool]) -> float:
+        """The part of the ratings that count, weighted as the win rate is."""
+        parts = [fmean(counts(*rating) for rating in rated[item]) for item in items if item in rated]
+        return float((in_order.estimation_weights * parts).mean())
+
+    wins, losses = part(lambda share, _: share == 1), part(lambda share, _: share == 0)
+    if len(rated) < len(weights):
+        rate = win_rate_so_far((a, b), in_order, wins, losses, level)
+    else:
+        scores = PairScores(in_order.values[None], (), wins, losses, in_order.groups)
+        (rate,) = win_rates({(a, b): scores}, level)
     return RatedPair(
         win_rate=rate,
-        both_good=fmean(choice == "both_good" for choice in choices),
-        both_bad=fmean(choice == "both_bad" for choice in choices),
-        items=len(by_item),
-        of=max(of, len(by_item)),
+        both_good=part(lambda _, choice: choice == "both_good"),
+        both_bad=part(lambda _, choice: choice == "both_bad"),
+        items=len(rated),
+        of=len(weights),
         raters=len(names),
-        settled=settled(values, of),
+        settled=in_order.settled(rate.finding, level),
     )
 
 

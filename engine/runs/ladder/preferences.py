@@ -182,7 +182,8 @@ class RatedPair(Struct, kw_only=True):
     """What people prefer of two rungs, and how far that is decided."""
 
     win_rate: WinRate
-    """Mean over the rated items, each with the mean over its raters."""
+    """Mean over the rated items, each with the mean over its raters; weighted by stratum of the order. While items are
+    left, its interval holds however often it is computed."""
     both_good: float
     """Share of ratings."""
     both_bad: float
@@ -190,11 +191,12 @@ class RatedPair(Struct, kw_only=True):
     items: int
     """Rated ones."""
     of: int
-    """Items that can be rated: those with different answers."""
+    """Items that can be rated: those with different answers that nobody skipped."""
     raters: int
     """People who rated this pair."""
     settled: float | None = None
-    """Probability that rating the remaining items would not change the finding; None for too few items."""
+    """Confidence that rating the remaining items would not change the finding, however often it is computed; None for
+    too few items."""
 
 
 class RatingSummary(Struct, kw_only=True):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import msgspec
 
@@ -26,6 +27,8 @@ ONLY = -1
 PAIR_SEPARATOR = ","
 SIMILARITY = "chrf"
 """Score that orders the items that people rate, where the metric is the loss (`open`)."""
+DISAGREEMENT_WEIGHT = 2
+"""How much likelier an item on which the rungs' scores differ is to be the next one that people rate."""
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
 """Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
 
@@ -54,6 +57,16 @@ class AnswerPair:
     def is_tie(self) -> bool:
         """Whether both are the same text: nobody has to compare them."""
         return self.answer_a.strip() == self.answer_b.strip()
+
+
+class OrderedItem(msgspec.Struct, frozen=True, array_like=True):
+    """An item in the random order in which people rate it."""
+
+    item: int
+    seed: int
+    """Whose answers are compared; seeds take turns over the items."""
+    weight: int
+    """How likely it was to be the next one: that of its stratum."""
 
 
 @dataclass
@@ -152,28 +165,37 @@ class RungAnswers:
         return [answers[item] for answers in self.by_rung[rung].values()]
 
     def chosen(self, limit: int | None) -> list[int]:
-        """At most `limit` items, selected by content hash, in order."""
-        order = sorted(range(len(self.items)), key=lambda n: hashlib.sha256(self.items[n].prompt.encode()).digest())
-        return sorted(order[:limit])
+        """At most `limit` items in random order: those that a stopped judge has compared are a random sample."""
+        return sorted(range(len(self.items)), key=self._random)[:limit]
 
     def ranges(self, rungs: Iterable[str]) -> list[float]:
         """Of each item, the range of the mean scores of these rungs; 0 where less than two of them have scores."""
         known = [self.scores[rung] for rung in rungs if rung in self.scores]
         return [max(own) - min(own) for own in zip(*known, strict=True)] if known else [0.0] * len(self.items)
 
-    def by_disagreement(self, a: str, b: str) -> list[int]:
-        """All items: first those on which the rungs' scores differ most, then those with the most different lengths.
+    def random_order(self, a: str, b: str) -> list[OrderedItem]:
+        """All items in random order, in which those on which the rungs' scores differ tend to come earlier.
 
-        Nothing in it depends on which rung is the better one.
+        With the keys E / weight, E exponential, every next item is drawn by its weight among those left (Efraimidis &
+        Spirakis 2006). Nothing in it depends on which rung is the better one.
         """
-        seed, gaps = self.seeds(a, b)[0], self.ranges((a, b))
+        seeds, weights = self.seeds(a, b), disagreement_weights(self.ranges((a, b)))
+        items = [OrderedItem(item, seeds[item % len(seeds)], weight) for item, weight in enumerate(weights)]
+        return sorted(items, key=lambda ordered: -math.log(self._random(ordered.item)) / ordered.weight)
 
-        def rank(item: int) -> tuple[float, float, int]:
-            pair = self.pair(a, b, seed, item)
-            longest = max(len(pair.answer_a), len(pair.answer_b), 1)
-            return -gaps[item], -abs(len(pair.answer_a) - len(pair.answer_b)) / longest, item
+    def _random(self, item: int) -> float:
+        """A number in (0, 1) of an item, from its content: the same at every start."""
+        digest = hashlib.sha256(f"{self.items[item].prompt}\n{item}".encode("utf-8", "surrogatepass")).digest()
+        return (int.from_bytes(digest[:6]) + 0.5) / 2**48
 
-        return sorted(range(len(self.items)), key=rank)
+
+def disagreement_weights(gaps: Sequence[float]) -> list[int]:
+    """The weights of the two strata: of items whose scores differ, at least as much as on the median one, and others.
+
+    gaps: differences of the rungs' scores, without sign.
+    """
+    middle = median(gaps)
+    return [DISAGREEMENT_WEIGHT if gap > 0 and gap >= middle else 1 for gap in gaps]
 
 
 def item_score(answer: ScoredItem, metric: str) -> float | None:

@@ -29,7 +29,7 @@ from engine.runs.run.run_dir import RunDir
 JUDGMENTS, RATINGS = "judgments", "ratings"
 PLAN, SUMMARY = "plan.json", "summary.json"
 SETTLED = 0.95
-"""Probability that the finding stays from which more ratings are said not to change it."""
+"""Confidence from which more ratings are said not to change the finding."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def settled_text(pair: RatedPair) -> str:
     if pair.settled >= SETTLED:
         sure = "more than 99%" if pair.settled > 0.99 else percent(pair.settled, 0)
         return f"Rating the other {amount(left, 'item')} would not change this ({sure} sure)."
-    return f"Rating the other {amount(left, 'item')} may change this ({percent(1 - pair.settled, 0)})."
+    return f"Rating the other {amount(left, 'item')} may change this."
 
 
 def progress_of_ratings(summary: RatingSummary | None) -> list[str]:
@@ -192,7 +192,7 @@ def progress_of_ratings(summary: RatingSummary | None) -> list[str]:
     for number, pair in enumerate(summary.pairs if summary else [], 1):
         label = f"comparison {number}: " if summary and len(summary.pairs) > 1 else ""
         rated = f"{pair.items} of {pair.of} items rated by {people_text(pair)}"
-        if pair.settled is None:
+        if pair.win_rate.rate.low is None:
             status = f"at least {MIN_ITEMS} are needed for a result"
         elif pair.win_rate.finding == "undecided":
             status = "no significant preference yet"

@@ -21,7 +21,17 @@ from engine.config.files import appended_lines, read_json, read_json_lines, read
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE
-from engine.runs.preference.answers import RungAnswers, answers_of, pair_hash, parse_pairs, readable, text_hash
+from engine.runs.preference.answers import (
+    PAIR_SEPARATOR,
+    AnswerPair,
+    OrderedItem,
+    RungAnswers,
+    answers_of,
+    pair_hash,
+    parse_pairs,
+    readable,
+    text_hash,
+)
 from engine.runs.preference.judge_dir import ratings_folder
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
@@ -44,6 +54,18 @@ class RatingPlan(Struct, kw_only=True, frozen=True):
     """Rungs that are compared."""
     runs: list[str] = msgspec.field(default_factory=list)
     """Directories of the compared runs; empty for the runs of the ladder."""
+    orders: dict[str, list[OrderedItem]] = msgspec.field(default_factory=dict)
+    """`lora,base` -> the order in which its items are rated, `[item, seed, weight]`. It is stored, because scores of
+    further seeds would change it, and the statistics need the order in which items were rated."""
+
+    def order(self, answers: RungAnswers, a: str, b: str) -> list[tuple[OrderedItem, AnswerPair]]:
+        """The items with different answers in the order in which they are rated; computed where it is not stored."""
+        seeds, pairs = answers.seeds(a, b), list[tuple[OrderedItem, AnswerPair]]()
+        for ordered in self.orders.get(PAIR_SEPARATOR.join((a, b))) or answers.random_order(a, b):
+            if ordered.item < len(answers.items):
+                seed = ordered.seed if ordered.seed in seeds else seeds[ordered.item % len(seeds)]
+                pairs.append((ordered, answers.pair(a, b, seed, ordered.item)))
+        return [(ordered, pair) for ordered, pair in pairs if not pair.is_tie]
 
 
 class Rating(Struct, kw_only=True, frozen=True):
@@ -89,22 +111,19 @@ class PairToRate:
 
 
 def pairs_to_rate(answers: RungAnswers, plan: RatingPlan, rater: str) -> list[PairToRate]:
-    """All pairs of different answers: items on which the rungs disagree first, the same order for every rater.
+    """All pairs of different answers in the order of the plan, the same for every rater; pairs of rungs take turns.
 
-    Which answer is on the left is random, and depends on the rater. The seeds take turns over the items.
+    Which answer is on the left is random, and depends on the rater.
     """
     columns: list[list[PairToRate]] = []
     for a, b in plan.pairs:
-        seeds, column = answers.seeds(a, b), list[PairToRate]()
-        for item in answers.by_disagreement(a, b):
-            pair = answers.pair(a, b, seeds[item % len(seeds)], item)
-            if pair.is_tie:
-                continue
-            key = pair_hash(answers.items[item], *pair.texts)
+        column: list[PairToRate] = []
+        for _, pair in plan.order(answers, a, b):
+            key = pair_hash(answers.items[pair.item], *pair.texts)
             left, right = sorted(pair.texts)
             if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
                 left, right = right, left
-            column.append(PairToRate(key, item, readable(answers.items[item].prompt), left, right))
+            column.append(PairToRate(key, pair.item, readable(answers.items[pair.item].prompt), left, right))
         columns.append(column)
     mixed = chain.from_iterable(zip_longest(*columns))
     return list({pair.id: pair for pair in mixed if pair is not None}.values())
@@ -135,9 +154,13 @@ class RatingDir:
                     with_base = [pair for pair in known if pair[1] == BASE] or known
                     best = (pair for pair in with_base if pair[0] == answers.recommended)
                     wanted = [next(best, with_base[0])]
-                plan = RatingPlan(pairs=wanted, runs=list(runs))
+                orders = dict(stored.orders) if stored else {}
+                for pair in wanted:
+                    name = PAIR_SEPARATOR.join(pair)
+                    orders[name] = orders.get(name) or answers.random_order(*pair)
+                plan = RatingPlan(pairs=wanted, runs=list(runs), orders=orders)
                 if plan != stored:
-                    write_atomically(self.path / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+                    write_atomically(self.path / PLAN_FILE, msgspec.json.encode(plan))
         except OSError as error:
             raise RunFailed(f"cannot write {self.path}: {error.strerror}", "rating.cannot_write") from error
         return plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
 from statistics import NormalDist
@@ -23,10 +23,10 @@ from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, item_scores
 from engine.runs.ladder.preferences import PreferenceFinding
 from engine.runs.preference.answers import disagreement_weights
 from engine.runs.preference.judge_dir import SETTLED
-from engine.runs.run.result import MIN_ITEMS
+from engine.runs.run.result import MIN_ITEMS, Interval
 
 LOOK_EVERY = 5
-"""Ratings between two looks, as on the rating screen."""
+"""Ratings between two looks, as on the rating screen; a fiftieth of the items where that is more."""
 ERROR_RATE = 1 - SETTLED
 
 
@@ -77,17 +77,24 @@ def finding(values: Floats, groups: tuple[str, ...]) -> PreferenceFinding:
     return rate.finding
 
 
-def first_stop(cell: Ratings, random: np.random.Generator, every: int) -> tuple[int, PreferenceFinding | None, bool]:
-    """After how many ratings other ratings are said to change nothing, the finding then, and whether all change it.
+class Stop(NamedTuple):
+    """When a rater stops, because other ratings are said to change nothing."""
 
-    (items, None, False) if that is never said.
-    """
+    ratings: int
+    overturned: bool = False
+    """Whether ratings of all items show something else."""
+    interval: Interval | None = None
+    """Of the win rate, then; None if it is never said."""
+
+
+def first_stop(cell: Ratings, random: np.random.Generator) -> Stop:
+    """The first stop of one rater."""
     values, gaps, groups = all_ratings(cell, random)
     weights = np.array(disagreement_weights(gaps.tolist()), dtype=float)
     order = np.argsort(random.exponential(size=cell.items) / weights)
     values, weights, groups = values[order], weights[order], tuple(groups[item] for item in order if groups)
     widest = _widest(cell.items, cell.group)
-    for count in range(MIN_ITEMS, cell.items, every):
+    for count in range(MIN_ITEMS, cell.items, _between_looks(cell)):
         ratings = OrderedRatings(values[:count], weights, groups)
         side: PreferenceFinding = "better" if ratings.mean > 0.5 else "worse"
         # What is necessary and fast comes first.
@@ -97,9 +104,14 @@ def first_stop(cell: Ratings, random: np.random.Generator, every: int) -> tuple[
         for found in findings:
             if (ratings.settled(found, CONFIDENCE_LEVEL) or 0.0) < SETTLED:
                 continue
-            if win_rate_so_far(("a", "b"), ratings, 0.0, 0.0).finding == found:
-                return count, found, found != finding(values, groups)
-    return cell.items, None, False
+            shown = win_rate_so_far(("a", "b"), ratings, 0.0, 0.0)
+            if shown.finding == found:
+                return Stop(count, found != finding(values, groups), shown.rate)
+    return Stop(cell.items)
+
+
+def _between_looks(cell: Ratings) -> int:
+    return max(LOOK_EVERY, cell.items // 50)
 
 
 @lru_cache(maxsize=64)
@@ -110,12 +122,12 @@ def _widest(items: int, group: int) -> float:
     return even_difference(item_scores(signs[None], None, keys), CONFIDENCE_LEVEL).half_width
 
 
-def predicted_stop(cell: Ratings, random: np.random.Generator, every: int) -> tuple[int, bool]:
-    """The same for the rule that was used before: items by disagreement, and a normal prediction of all ratings."""
+def predicted_stop(cell: Ratings, random: np.random.Generator) -> Stop:
+    """The same with a rule that is not calibrated: items by disagreement, and a normal prediction of all ratings."""
     values, gaps, groups = all_ratings(cell, random)
     order = np.argsort(-gaps, kind="stable")
     values, groups = values[order], tuple(groups[item] for item in order if groups)
-    for count in range(MIN_ITEMS, cell.items, every):
+    for count in range(MIN_ITEMS, cell.items, _between_looks(cell)):
         (now,) = win_rates({("a", "b"): PairScores(values[None, :count])})
         assert now.rate.low is not None and now.rate.high is not None and now.rate.mean is not None
         half = (now.rate.high - now.rate.low) / 2 * math.sqrt(count / cell.items)
@@ -124,23 +136,25 @@ def predicted_stop(cell: Ratings, random: np.random.Generator, every: int) -> tu
         better, worse = 1 - predicted.cdf(0.5 + half), predicted.cdf(0.5 - half)
         if {"better": better, "worse": worse, "undecided": 1 - better - worse}[now.finding] >= SETTLED:
             (shown,) = win_rates({("a", "b"): PairScores(values[None, :count], groups=groups[:count])})
-            return count, shown.finding != finding(values, groups)
-    return cell.items, False
+            return Stop(count, shown.finding != finding(values, groups), shown.rate)
+    return Stop(cell.items)
 
 
-def measure_stops(cell: Ratings, raters: int, before: int = 0, every: int = LOOK_EVERY) -> dict[str, float]:
-    """Stops and ratings of so many raters, and how many stops all ratings overturn.
+def true_rate(cell: Ratings) -> float:
+    """The win rate over all possible items."""
+    values, *_ = all_ratings(cell._replace(items=200_000, group=1), np.random.default_rng(0))
+    return float(values.mean())
 
-    before: raters with the rule that was used before, on the same items.
-    """
-    seed = zlib.crc32(repr(cell).encode())
-    stops = [first_stop(cell, np.random.default_rng([seed, rater]), every) for rater in range(raters)]
-    earlier = [predicted_stop(cell, np.random.default_rng([seed, rater]), every) for rater in range(before)]
+
+def measure_stops(cell: Ratings, raters: int, rule: Callable[..., Stop] = first_stop) -> dict[str, float]:
+    """Of so many raters: stops, how many of them all ratings overturn, whose intervals contain the true win rate; and
+    the mean number of ratings."""
+    seed, true = zlib.crc32(repr(cell).encode()), true_rate(cell)
+    plays = [rule(cell, np.random.default_rng([seed, rater])) for rater in range(raters)]
+    ends = [(stop.interval.low or 0.0, stop.interval.high or 1.0) for stop in plays if stop.interval]
     return {
-        "stops": sum(found is not None for _, found, _ in stops),
-        "overturned": sum(wrong for *_, wrong in stops),
-        "ratings": float(np.mean([count for count, *_ in stops])),
-        "before stops": sum(count < cell.items for count, _ in earlier),
-        "before overturned": sum(wrong for _, wrong in earlier),
-        "before ratings": float(np.mean([count for count, _ in earlier])) if earlier else math.nan,
+        "stops": len(ends),
+        "overturned": sum(stop.overturned for stop in plays),
+        "covered": sum(low <= true <= high for low, high in ends),
+        "ratings": float(np.mean([stop.ratings for stop in plays])),
     }

@@ -9,6 +9,7 @@
     python tools/statistics_grid.py --power 200
     python tools/statistics_grid.py --until-decided 200
     python tools/statistics_grid.py --sweeps 100
+    python tools/statistics_grid.py --stops 200 [--part 0/2]
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
@@ -17,6 +18,7 @@ how often a cost ratio is said to be on the wrong side of one eighth; `--power` 
 `--special` measures the cells of what the grid assumes not to be.
 `--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided,
 `--sweeps` how often a sweep of 12 ladders says of one that the rule of thumb holds or fails where neither is true.
+`--stops` plays raters who stop when other ratings are said to change nothing, on cells of `tests/simulated_ratings.py`.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ from simulated_grid import (
     measure_until_decided,
     special_cells,
 )
+from simulated_ratings import cells as rating_cells
+from simulated_ratings import measure_stops, predicted_stop
 
 from engine.evaluation.intervals import bootstrap, paired_interval
 from engine.ladder import sweep_report
@@ -215,6 +219,19 @@ def print_until_decided(ladders: int, most: int) -> None:
         print(f"| {' | '.join(map(str, [*facts, f'{runs:.1f}', f'{runs / 3 / most:.2f}']))} |", flush=True)
 
 
+def print_stops(raters: int, part: tuple[int, int]) -> None:
+    """One row per cell; *before*: with items by disagreement and a normal prediction."""
+    heads = ["items", "win rate", "ties", "disagreement", "group", "stops", "overturned, %", "coverage, %", "ratings"]
+    print(f"| {' | '.join([*heads, 'before: overturned, %', 'ratings'])} |\n|{'---|' * (len(heads) + 2)}")
+    for cell in [*rating_cells()][part[0] :: part[1]]:
+        measured, before = measure_stops(cell, raters), measure_stops(cell, raters, predicted_stop)
+        stops = max(1.0, measured["stops"])
+        figures = [f"{measured['stops']:.0f}"]
+        figures += [f"{100 * measured[name] / stops:.1f}" for name in ("overturned", "covered")]
+        figures += [f"{measured['ratings']:.0f}", f"{100 * before['overturned'] / max(1.0, before['stops']):.1f}"]
+        print(f"| {' | '.join(map(str, [*cell, *figures, round(before['ratings'])]))} |", flush=True)
+
+
 def print_sweeps(count: int, cells: int = 12) -> None:
     """Sweeps over ladders in which QLoRA keeps exactly 94% of full's gain: no ladder holds or fails the rule."""
     truth = at_the_rule(Truth({BASE: -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5}))
@@ -256,8 +273,13 @@ def main() -> None:
     parser.add_argument("--power", type=int, metavar="LADDERS", help="power at the required sample")
     parser.add_argument("--until-decided", type=int, metavar="LADDERS", help="ladders that stop when decided")
     parser.add_argument("--max-seeds", type=int, default=8)
+    parser.add_argument("--stops", type=int, metavar="RATERS", help="raters who stop when nothing would change")
     parser.add_argument("--sweeps", type=int, metavar="SWEEPS", help="sweeps of 12 ladders at the rule's boundary")
     given = parser.parse_args()
+    number, _, parts = given.part.partition("/")
+    if given.stops:
+        print_stops(given.stops, (int(number), int(parts)))
+        return
     if given.sweeps:
         print_sweeps(given.sweeps)
         return
@@ -279,7 +301,6 @@ def main() -> None:
     if given.table:
         print("\n".join(table(records_of(given.out, cells()), given.worst)))
         return
-    number, _, parts = given.part.partition("/")
     run(given.out, given.ladders, given.seconds, (int(number), int(parts)), given.special)
     if given.special:
         print_special(records_of(given.out, special_cells()))

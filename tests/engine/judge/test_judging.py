@@ -251,6 +251,28 @@ def test_limits_stop_the_judge_before_they_are_exceeded(ladder: LadderDir) -> No
     assert state.cost is not None and 0.02 < state.cost <= 0.05
 
 
+def test_a_stopped_judge_has_compared_a_random_sample(ladder: LadderDir) -> None:
+    """Of items with equal answers as of others: those after its stop are ties that it would be credited with."""
+    files = [file for file in ladder.runs.glob("*/predictions.jsonl") if re.search("-(full|lora)-", file.parent.name)]
+    for file in files:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for number, line in enumerate(lines):
+            if number % 2:  # every other item: full and lora give the same answers
+                line["tuned"]["output"] = f"Item {number}: quality 1.0"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with planted(perfect) as server:
+        state = judged(ladder, server.name, pairs=[("full", "lora")], token_limit=12_000, answer_tokens=64)
+        asked = [re.search(r"Question (\d+)\?", str(request["messages"])) for request in server.requests]
+    (rate,) = state.rates
+    items = list(dict.fromkeys(int(found[1]) for found in asked if found))
+    assert state.status == "stopped" and 3 <= len(items) <= 20
+    order = ladder_answers(ladder).chosen(None)
+    assert order != sorted(order)
+    assert set(items) == set([item for item in order if not item % 2][: len(items)])
+    reached = next(place for place, item in enumerate(order) if not item % 2 and item not in items)
+    assert reached / 2 < rate.rate.rows <= reached  # not all 30 items with equal answers
+
+
 def test_finished_runs_of_a_ladder_that_has_not_ended_are_compared(ladder: LadderDir) -> None:
     ended = ladder_answers(ladder)
     state = ladder.state()

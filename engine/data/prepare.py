@@ -38,7 +38,7 @@ from engine.data.items import (
     reference_examples,
     warn_of_earlier_prompts,
 )
-from engine.data.near_duplicates import LIMIT, TOO_MANY, WARNED_SHARE, NearDuplicates
+from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
 from engine.data.parallel import batched, in_child, in_order, processes_for
 from engine.data.prepared import Facts, Places, Preparation, fingerprint
 from engine.data.rows import SPLITS, Example, Problem, RawRow, Row
@@ -357,15 +357,15 @@ class Builder:
 
         `can_group`: with the column to group by.
         """
-        if not assignment.overlaps:
-            return []
         answers, prompts = group_numbers(self.keys.answers), assignment.items
+        if not assignment.overlaps or len(np.unique(answers)) < LABELS * len(answers):
+            return []
         is_long = (columns["answer"][self.numbers] >= LONG_ANSWER) & (columns["reason"][self.numbers] == 0)
         split = columns["split"][self.numbers]
         test, train = is_long & (split == SPLITS.index("test")), split == SPLITS.index("train")
         shared = test & np.isin(answers, answers[train]) & ~np.isin(prompts, prompts[train])
         count, of = int(shared.sum()), int((split == SPLITS.index("test")).sum())
-        if count <= WARNED_SHARE * of:
+        if count <= SHARED_SHARE * of:
             return []
         text = (
             f"{count:,} of {of:,} test rows ({share_percent(count / of)}) have an answer of {LONG_ANSWER} tokens or "
@@ -404,7 +404,11 @@ MIN_GROUPED, MIN_GROUPS, RECURRING, LONG_PASSAGE = 20, 2, 0.5, 150
 """A column may say which rows belong together if at least so many rows and all rows have a value, and the values are at
 least two and at most this share of the rows; a passage, if half of them have so many characters."""
 LONG_ANSWER = 20
-"""Tokens from which an answer to several prompts is overlap, not a label."""
+"""Tokens from which an answer to several prompts is overlap."""
+SHARED_SHARE = 0.1
+"""Share of test rows with such an answer above which there is a warning."""
+LABELS = 0.1
+"""With fewer distinct answers per row, answers are labels, which all splits share."""
 _OWNERS = re.compile(
     r"(?i)^(user|author|speaker|patient|customer|student|subject|session|thread|doc|document|db|database)"
     r"([_ -]?(id|name))?$"

@@ -368,3 +368,10 @@ def test_a_column_of_users_is_offered_if_it_has_groups(tmp_path: Path, name: str
     ]
     done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 512, tokenizer(CHATML))
     assert ("data.group_suggestion" in [notice.code for notice in done.warnings()]) == offered
+
+
+def test_long_labels_are_no_shared_answers(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} of what?", "completion": "the customer asks about the " + "card " * 20 + f"{n % 9}"}
+            for n in range(200)]  # fmt: skip
+    done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 512, tokenizer(CHATML))
+    assert "data.shared_answers" not in [notice.code for notice in done.warnings()]

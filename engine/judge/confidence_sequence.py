@@ -1,4 +1,4 @@
-"""What all ratings would show, from those of the first items of a random order; it holds however often one looks.
+"""What all ratings would show, from those of the first items of a random order; valid at every time of stopping.
 
 Raters stop when the result looks clear. An interval for a fixed number of items is then too narrow, and a prediction
 from it is overturned too often. So the mean over all N items is bounded by a confidence sequence, which contains it at

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from pilot import play, screen_text, shown, start, wait_for
+from pilot import LONG, play, screen_text, shown, start, wait_for
 from textual._compositor import Compositor
 from textual.pilot import Pilot
 from textual.widgets import OptionList
@@ -133,7 +133,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
 
     async def leave(pilot: Pilot[str], app: Workbench) -> None:
-        await start(pilot, app, **{"train.steps": 60})
+        await start(pilot, app, **LONG)
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
         await pilot.press("q")
 
@@ -159,7 +159,7 @@ def test_a_killed_worker_is_shown_with_what_to_do(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tui.widgets.run_panes.IDLE_SECONDS", 1e9)  # the list learns of it without that pause
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await start(pilot, app, **{"train.steps": 60})
+        await start(pilot, app, **LONG)
         await wait_for(
             pilot, lambda: app.bench.follower.live and app.bench.follower.state and app.bench.follower.state.step
         )

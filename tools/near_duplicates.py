@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from engine.data.near_duplicates import NearDuplicates  # noqa: E402 - the path above makes it importable
+from engine.data.duplicates import keys_of  # noqa: E402 - the path above makes it importable
+from engine.data.near_duplicates import NearDuplicates  # noqa: E402
 from engine.data.rows import Example  # noqa: E402
 
 TRAIN, TEST = 2_000, 400
@@ -123,6 +124,10 @@ def planted(maker: Maker, rng: random.Random) -> tuple[list[str], list[tuple[str
     return train, [*((text, "") for text in new), *copies]
 
 
+def prompt_key(text: str) -> bytes:
+    return keys_of(Example(None, text, "a", "")).prompt
+
+
 def measure(name: str, seed: int) -> tuple[Counter[str], Counter[str], list[str]]:
     """Test prompts counted, and all, by their change; and the new prompts that were counted."""
     train, test = planted(SETS[name], random.Random(f"{name} {seed}"))
@@ -131,11 +136,10 @@ def measure(name: str, seed: int) -> tuple[Counter[str], Counter[str], list[str]
         found.add("train", Example(None, text, "a", ""))
     for text, _ in test:
         found.add("test", Example(None, text, "a", ""))
-    found.count("test")
     near = found.near("test").tolist()
-    # A change that only the prompt's own key ignores leaves an equal prompt, which is no near-duplicate but overlap.
-    keys = set(found._prompts["train"])
-    equal = [key in keys for key in found._prompts["test"]]
+    # A copy whose change the prompt's key ignores counts as overlap, not as a near-duplicate.
+    keys = {prompt_key(text) for text in train}
+    equal = [prompt_key(text) in keys for text, _ in test]
     counted = Counter(kind for (_, kind), is_near, same in zip(test, near, equal, strict=True) if is_near or same)
     return (
         counted,

@@ -63,7 +63,7 @@ _BESIDE_TEXT = (
 )
 """Names of columns that look like the answer to a column of texts."""
 _TREE = ("parent_id", "role", "text")
-"""Columns of rows that are one message of a conversation each (OpenAssistant)."""
+"""Columns of rows that each are one message of a conversation, as in OpenAssistant."""
 _IDENTIFIER = re.compile(
     r"(?:^|[_\s-])(?:(?i:id|idx|index|uuid|guid|hash|key|url|uri|link|date|year|time|timestamp))$|[a-z](?:ID|Id|Url|Date)$"
 )
@@ -200,8 +200,8 @@ def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedF
 
 
 def _refuse_lost_answers(columns: ColumnLookup, detected: DetectedFormat, data: Data) -> None:
-    """Raise UserError for texts beside a column that looks like their answer, and for messages of conversations."""
-    alone = "--set data.format=text trains on the texts alone"
+    """Raise UserError if a column looks like the answer to the texts, or rows are single messages of conversations."""
+    alone = "--set data.format=text trains on the texts only"
     if all(columns.optional(name) for name in _TREE):
         problem = f"each row is one message of a conversation (columns {', '.join(_TREE)})"
         hint = f"write one row per conversation, with its messages in a list of {{role, content}}; {alone}"
@@ -211,7 +211,7 @@ def _refuse_lost_answers(columns: ColumnLookup, detected: DetectedFormat, data: 
     if answer:
         is_text = columns.kinds(answer) <= {"text", "a number", "a boolean"} and answer.lower() not in ANSWER_LISTS
         mapped = {"map": {"prompt": text, "completion": answer if is_text else f"{{{answer}}}"}}
-        problem = f"column {answer} looks like the answer to column {text}, which alone would be plain text"
+        problem = f"column {answer} looks like the answer to column {text}"
         hint = f"set {_as_options(mapped)}; {alone}"
         raise Undecided(problem, data.id, hint, "data.text_and_answer", mapped, f"{alone}; {_GUESS}")
 

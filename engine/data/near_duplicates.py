@@ -1,12 +1,13 @@
-"""Near-duplicates: held-out rows whose prompt is that of a training row in other words, by three comparisons.
+"""Near-duplicates: held-out rows whose prompt is a training prompt with small changes. Three comparisons find them:
 
-Spelling: equal without case, spaces, punctuation and Unicode variants. One typing error: all words but one are equal,
-and that one differs as a slip of a key would. Similarity, by MinHash (Broder 1997): a prompt is the set of its
-character 5-grams without those of a template, which more than COMMON of the prompts share; of at least MIN_GRAMS. The
-Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of at most 0.035 at THRESHOLD;
-candidate pairs are found by locality-sensitive hashing in 16 bands of 8 minima, and their numbers must be equal unless
-they share a passage.
-It counts about half of the pairs at a similarity of 0.8, nearly all from 0.9 and none up to 0.65
+- Spelling: the prompts are equal without case, spaces, punctuation and Unicode variants.
+- Typing errors: all words but one are equal, and that one has a typing error (`typing_errors.py`).
+- Similarity, by MinHash (Broder 1997): a prompt is the set of its character 5-grams, without those that more than
+  COMMON of the prompts share, as a template's. The Jaccard similarity of two sets is estimated from 128 hash minima
+  with a standard error of at most 0.035 at THRESHOLD; locality-sensitive hashing in 16 bands of 8 minima finds the
+  candidate pairs. A held-out prompt needs MIN_GRAMS, and the same numbers unless it has a long passage.
+
+Similarity counts about half of the pairs at 0.8, nearly all from 0.9 and none up to 0.65
 (`tests/engine/data/test_near_duplicates.py`; `tools/near_duplicates.py` for templated prompts). rensa computes the
 minima of 5-grams that NumPy has hashed. Its `RMinHashLSH` over strings counts the same rows, but takes 1.9 times the
 CPU time and 1.5 times the memory for 200,000 prompts of 110 characters, and 2.5 times the CPU time for 20,000 of 800.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,13 +31,13 @@ THRESHOLD = 0.8
 WARNED_SHARE = 0.05
 """Share of near-duplicates in a held-out split above which there is a warning."""
 LIMIT = 200_000
-"""Maximum rows of all splits in total; 512 bytes are stored per row."""
+"""Maximum rows of all splits in total. So many prompts of 17 words take 234 MB, and 354 MB while they are counted."""
 TOO_MANY = f"more than {LIMIT:,} rows"
 _GRAM = 5
 MIN_GRAMS = 20
-"""5-grams besides those of a template: with fewer, two prompts differ in a word and would be similar."""
+"""5-grams of a held-out prompt besides those of a template; too few are equal by chance."""
 _PASSAGE = 200
-"""5-grams from which the numbers of a prompt may differ: a passage with another question."""
+"""5-grams from which the numbers of two prompts may differ, as in other questions on one passage."""
 _MINIMA, _BANDS, _SEED = 128, 16, 42
 _BATCH_ROWS, _BATCH_CHARACTERS = 4096, 1 << 22
 LONGEST = 20_000
@@ -54,15 +56,30 @@ _SPACES = re.compile(r"(?<!\d) | (?!\d)")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
-def spell_alike(text: str) -> str:
-    """The text without what a person would not call a difference: case, punctuation, Unicode variants, spaces."""
+def normalize_spelling(text: str) -> str:
+    """The text without case, punctuation, Unicode variants and repeated spaces."""
     folded = text.casefold() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     return " ".join(_MARKS.sub("", folded).split())
 
 
 @dataclass
+class _Prompts:
+    """What is compared of the prompts of one split, row by row."""
+
+    signatures: list[np.ndarray] = field(default_factory=list)
+    """(rows of a batch, 128) uint32 minima."""
+    keys: list[bytes] = field(default_factory=list)
+    spellings: list[bytes] = field(default_factory=list)
+    """Digests of the prompts without spaces between letters."""
+    numbers: list[int] = field(default_factory=list)
+    """Hashes of the numbers in the prompts."""
+    grams: list[np.ndarray] = field(default_factory=list)
+    """(rows of a batch,) 5-grams of a prompt besides those of a template."""
+
+
+@dataclass
 class NearDuplicates:
-    """Collects signatures of streamed rows, at most LIMIT, then counts. 200,000 rows take 100 MB."""
+    """Collects prompts of streamed rows, at most LIMIT, then counts."""
 
     reason: str = ""
     """Why there is no count, and no row is added; '' if there is one."""
@@ -70,21 +87,16 @@ class NearDuplicates:
     """Split, text and prompt key of rows without a signature yet."""
     _characters: int = 0
     _common: np.ndarray | None = None
-    _signatures: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    _prompts: dict[str, list[bytes]] = field(default_factory=dict)
-    _spellings: dict[str, list[bytes]] = field(default_factory=dict)
-    _numbers: dict[str, list[int]] = field(default_factory=dict)
-    """A hash of the numbers in each prompt."""
-    _passages: dict[str, list[bool]] = field(default_factory=dict)
+    _prompts: dict[str, _Prompts] = field(default_factory=dict)
     _typing: TypingErrors = field(default_factory=TypingErrors)
-    _uncompared: dict[str, int] = field(default_factory=dict)
+    _uncompared: Counter[str] = field(default_factory=Counter)
 
     def add(self, split: str, example: Example) -> None:
         """Add a row of `train`, `validation` or `test`."""
         words = prompt_words(example)
-        text = spell_alike(words[:LONGEST])
+        text = normalize_spelling(words[:LONGEST])
         if len(words) > LONGEST or not any(map(str.isalnum, text)):
-            self._uncompared[split] = self._uncompared.get(split, 0) + 1
+            self._uncompared[split] += 1
         self._pending.append((split, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
@@ -92,31 +104,30 @@ class NearDuplicates:
 
     def uncompared(self, split: str) -> int:
         """Rows of a split without a letter or digit in their prompt, or compared by its first LONGEST characters."""
-        return self._uncompared.get(split, 0)
+        return self._uncompared[split]
 
     def count(self, split: str) -> int | None:
-        """Rows of a split whose prompt is not in training but similar to one that is; None with too many rows.
-
-        0 for a split without rows.
-        """
-        self._flush()
-        if self.reason:
-            return None
-        if split not in self._signatures or "train" not in self._signatures:
-            return 0
-        return int(self.near(split).sum())
+        """Rows of a split whose prompt is not in training but similar to one that is; None with too many rows."""
+        return None if self.reason else int(self.near(split).sum())
 
     def near(self, split: str) -> np.ndarray:
         """(rows of the split,) whether the prompt is not in training but a near-duplicate of one that is."""
-        trained, spelled = set(self._prompts["train"]), set(self._spellings["train"])
-        other = np.array([prompt not in trained for prompt in self._prompts[split]])
-        near = np.array([spelling in spelled for spelling in self._spellings[split]])
-        near |= self._typing.find(split)
-        both = ((np.concatenate(self._signatures[name]), np.array(self._numbers[name])) for name in (split, "train"))
-        (held, held_numbers), (train, train_numbers) = both
-        left = np.flatnonzero(other & ~near)
-        may_differ = np.array(self._passages[split])[left]
-        near[left] = _similar(held[left], train, held_numbers[left], train_numbers, may_differ)
+        self._flush()
+        if split not in self._prompts or "train" not in self._prompts:
+            return np.zeros(0, dtype=bool)
+        held, train = self._prompts[split], self._prompts["train"]
+        trained, spelled = set(train.keys), set(train.spellings)
+        other = np.array([key not in trained for key in held.keys])
+        near = np.array([spelling in spelled for spelling in held.spellings]) | self._typing.find(split)
+        grams = np.concatenate(held.grams)
+        left = np.flatnonzero(other & ~near & (grams >= MIN_GRAMS))
+        near[left] = _similar(
+            np.concatenate(held.signatures)[left],
+            np.concatenate(train.signatures),
+            np.array(held.numbers)[left],
+            np.array(train.numbers),
+            grams[left] >= _PASSAGE,
+        )
         return other & near
 
     def _flush(self) -> None:
@@ -127,20 +138,16 @@ class NearDuplicates:
         if self._common is None:
             self._common = _common_grams(grams, starts, COMMON)
         kept, kept_starts = _without(grams, starts, self._common)
-        signatures = _signatures(kept, kept_starts)
-        own = np.diff(kept_starts)
-        few, passages = np.flatnonzero(own < MIN_GRAMS), own >= _PASSAGE
-        numbers = [hash(tuple(_NUMBER.findall(text))) for text in texts]
-        for row in few.tolist():  # similar to no row of another split
-            numbers[row] = hash((splits[row], texts[row]))
+        signatures, own = _signatures(kept, kept_starts), np.diff(kept_starts)
         self._typing.add(splits, texts)
         for split in dict.fromkeys(splits):
             mine = [number for number, row_split in enumerate(splits) if row_split == split]
-            self._signatures.setdefault(split, []).append(signatures[mine])
-            self._prompts.setdefault(split, []).extend(keys[number] for number in mine)
-            self._spellings.setdefault(split, []).extend(digest(_SPACES.sub("", texts[number])) for number in mine)
-            self._numbers.setdefault(split, []).extend(numbers[number] for number in mine)
-            self._passages.setdefault(split, []).extend(passages[mine].tolist())
+            prompts = self._prompts.setdefault(split, _Prompts())
+            prompts.signatures.append(signatures[mine])
+            prompts.grams.append(own[mine])
+            prompts.keys.extend(keys[number] for number in mine)
+            prompts.spellings.extend(digest(_SPACES.sub("", texts[number])) for number in mine)
+            prompts.numbers.extend(hash(tuple(_NUMBER.findall(texts[number]))) for number in mine)
         self._pending, self._characters = [], 0
 
 
@@ -203,7 +210,8 @@ def _similar(
 ) -> np.ndarray:
     """(N,) whether a row of `held` has a similar row in `train`: equal bands first, then the estimate.
 
-    `…_numbers`: a hash of the numbers in each prompt, which must be equal unless they `may_differ` in the held-out row.
+    held_numbers, train_numbers: hashes of the numbers in each prompt. may_differ: rows of `held` whose numbers need
+    not be equal.
     """
     is_similar = np.zeros(len(held), dtype=bool)
     for band in range(_BANDS):

@@ -7,14 +7,12 @@ conversation (`conversation.py`), a text with its answers (`rendering.py`), and 
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,12 @@ from engine.config.schema import Data
 from engine.data import cache, problems
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template, no_template
-from engine.data.columns import EXAMPLES, Summary, is_empty
+from engine.data.columns import EXAMPLES, Summary
 from engine.data.conversation import to_example
 from engine.data.detection import check_columns, detect
 from engine.data.duplicates import KeyTable, equal_rows, group_numbers, repeated_prompts
 from engine.data.formats import DetectedFormat
+from engine.data.grouping import column_with_equal_answers, suggest_group
 from engine.data.items import (
     earlier_answers,
     further_answers,
@@ -57,6 +56,12 @@ _REASON_BY_CODE = {NOT_SELECTED: problems.NOT_SELECTED, SHARED: problems.ALSO_IN
 """Split code of rows that splitting leaves out -> the reason."""
 _NOT_TOKENIZED = "data.not_tokenized"
 """Kind of a row that splitting left out before it was tokenized; a reason of _REASON_BY_CODE replaces it."""
+LONG_ANSWER = 20
+"""Tokens from which an answer to several prompts is overlap."""
+SHARED_SHARE = 0.1
+"""Share of test rows with such an answer above which there is a warning. Templated answers of the tickets are at 9%."""
+LABELS = 0.1
+"""Distinct answers per row below which answers are labels, which all splits share."""
 
 
 def no_progress(phase: str, done: int, total: int | None) -> None:
@@ -346,16 +351,16 @@ class Builder:
         notices += shared
         if can_group and not shared:
             near = any(notice.code == "data.near_duplicates" for notice in assignment.warnings)
-            notices += _suggested_group(self.given["train"].summary, self.format, near)
+            notices += suggest_group(self.given["train"].summary, self.format, near)
         if "strftime_now" in str(getattr(self.tokenizer, "chat_template", "")):
             text = "the chat template writes today's date into every prompt: a run on another day gets other tokens"
             notices.append(Notice("data.template_writes_date", text))
         return notices
 
     def _shared_answers(self, columns: ColumnStore, assignment: Assignment, can_group: bool) -> list[Notice]:
-        """The warning of long answers that training rows have to other prompts.
+        """A warning if many test rows have a long answer that training rows have to other prompts.
 
-        `can_group`: with the column to group by.
+        can_group: whether the warning may suggest a column for `data.group`.
         """
         answers, prompts = group_numbers(self.keys.answers), assignment.items
         if not assignment.overlaps or len(np.unique(answers)) < LABELS * len(answers):
@@ -371,82 +376,14 @@ class Builder:
             f"{count:,} of {of:,} test rows ({share_percent(count / of)}) have an answer of {LONG_ANSWER} tokens or "
             "more that training rows have to other prompts: their scores may measure memorization"
         )
-        if can_group and (name := self._grouping_column(np.where(is_long, answers, -1))):
+        name = ""
+        if can_group:
+            given, rows = self.given["train"], self.numbers[is_long]
+            own = rows < given.summary.rows
+            name = column_with_equal_answers(given, self.format, rows[own], answers[is_long][own])
+        if name:
             text += f"; --set {shlex.quote(f'data.group={name}')} keeps rows of one {name} in one split"
         return [Notice("data.shared_answers", text)]
-
-    def _grouping_column(self, answers: np.ndarray) -> str:
-        """The column whose groups have most of the rows of equal answers in common; '' if none has half of them.
-
-        `answers`: (rows with keys,) number of the answer, -1 where it does not count.
-        """
-        train, summary = self.given["train"], self.given["train"].summary
-        names = [name for name in summary.columns if _may_group(name, summary, self.format)]
-        values: dict[str, list[int]] = {name: [] for name in names}
-        for raw in train:
-            for name in names:
-                values[name].append(hash(raw.values[name]))
-        rows = np.flatnonzero(self.numbers < summary.rows)
-        rows = rows[answers[rows] >= 0]
-        _, first, equal = np.unique(answers[rows], return_index=True, return_inverse=True)
-        repeated = np.bincount(equal)[equal] > 1
-        shares = {}
-        for name in names:
-            groups = np.array(values[name])
-            if MIN_GROUPS <= len(np.unique(groups)) <= RECURRING * summary.rows:
-                own = groups[self.numbers[rows]]
-                shares[name] = float((own == own[first[equal]])[repeated].mean()) if repeated.any() else 0.0
-        best = max(shares, key=lambda name: shares[name], default="")
-        return best if best and shares[best] >= 0.5 else ""
-
-
-MIN_GROUPED, MIN_GROUPS, RECURRING, LONG_PASSAGE = 20, 2, 0.5, 150
-"""A column may say which rows belong together if at least so many rows and all rows have a value, and the values are at
-least two and at most this share of the rows; a passage, if half of them have so many characters."""
-LONG_ANSWER = 20
-"""Tokens from which an answer to several prompts is overlap."""
-SHARED_SHARE = 0.1
-"""Share of test rows with such an answer above which there is a warning."""
-LABELS = 0.1
-"""With fewer distinct answers per row, answers are labels, which all splits share."""
-_OWNERS = re.compile(
-    r"(?i)^(user|author|speaker|patient|customer|student|subject|session|thread|doc|document|db|database)"
-    r"([_ -]?(id|name))?$"
-)
-"""Names of columns whose rows are not independent."""
-
-
-def _may_group(name: str, summary: Summary, detected: DetectedFormat) -> bool:
-    """Whether a column has text or a number in every row, and is neither the answer nor the whole text."""
-    column, role = summary.columns[name], detected.roles.get(name, "")
-    is_plain = set(column.kinds) <= {"text", "a number"}
-    return is_plain and column.rows == summary.rows >= MIN_GROUPED and "answer" not in role and "text" not in role
-
-
-def _suggested_group(summary: Summary, detected: DetectedFormat, near: bool) -> list[Notice]:
-    """Offer data.group if a column has long texts that recur, such as a document.
-
-    `near`: also for one with short values that recur, because there are near-duplicates between splits. Users, authors
-    or documents are always offered.
-    """
-    short = None
-    for name in summary.columns:
-        values = [value for raw in summary.sample if not is_empty(value := raw.values.get(name))]
-        if len(values) < MIN_GROUPED or not _may_group(name, summary, detected):
-            continue
-        distinct = len(set(values))
-        if not MIN_GROUPS <= distinct <= RECURRING * len(values):
-            continue
-        text = (
-            f"column {name} has the same value in several rows ({distinct:,} distinct among the first "
-            f"{len(values):,}): --set {shlex.quote(f'data.group={name}')} keeps them in one split, so that test rows "
-            "measure more than memory"
-        )
-        notice = Notice("data.group_suggestion", text)
-        if median_low([len(str(value)) for value in values]) >= LONG_PASSAGE or _OWNERS.match(name):
-            return [notice]
-        short = short or notice
-    return [short] if short and near else []
 
 
 def _column_usage(detected: DetectedFormat, summaries: list[Summary]) -> list[ColumnUse]:

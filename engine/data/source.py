@@ -30,9 +30,9 @@ _WORDS = {
 }
 _DEPTH, _ENTRIES = 3, 10_000
 _STARTS = 256
-"""Bytes of a file from which other content is recognized."""
+"""Bytes at the start of a file that show whether it is something else than data."""
 MIN_LABELED = 5
-"""Documents of each folder from which the names of folders may be labels."""
+"""The names of folders may be labels if each folder has at least so many documents."""
 PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
 EMBEDDED = {"tickets": tickets_folder}
@@ -244,7 +244,7 @@ def _folder_labels(documents: list[str]) -> dict[str, str]:
 
 
 def _read_document(path: Path, name: str, notes: ReadingNotes, folder: str) -> Iterator[RawRow]:
-    """A .txt file as a document, with its folder as a second column."""
+    """A .txt file as one document, and the name of its folder in a second column."""
     for raw in read_file(path, name, notes, whole_file=True):
         yield RawRow({**raw.values, "folder": folder}, raw.where)
 
@@ -340,7 +340,7 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
 
 
 def _refuse_other_content(path: Path, name: str, kind: str) -> None:
-    """Raise UserError for a Git LFS pointer or a web page in place of the data, as failed downloads leave them."""
+    """Raise UserError if the file is a Git LFS pointer or an HTML page, which failed downloads leave."""
     try:
         with path.open("rb") as file:
             start = file.read(_STARTS).lstrip().lower()
@@ -350,7 +350,7 @@ def _refuse_other_content(path: Path, name: str, kind: str) -> None:
         problem, hint = "a Git LFS pointer, not the data", "run `git lfs pull` in its repository, then try again"
         raise UserError(problem, name, hint, code="data.lfs_pointer")
     if kind != ".txt" and start.startswith((b"<!doctype html", b"<html")):
-        problem, hint = "an HTML page, not the data", "download the file itself: the page may say why it was not sent"
+        problem, hint = "an HTML page, not the data", "download the file itself; the page may say why that failed"
         raise UserError(problem, name, hint, code="data.html_page")
 
 

@@ -1,4 +1,4 @@
-"""Pairs of prompts that differ by one typing error: all words are equal but one, which differs by one letter."""
+"""Prompts that differ by one typing error: all words but one are equal, and that one differs by one letter."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 MOST_WORDS = 64
-"""Longer prompts are compared by their 5-grams, of which one error changes few."""
+"""Prompts with more words are compared by 5-grams only, of which one error changes few."""
 _SHORTEST = 4
-"""Letters of a word in which an error is looked for: shorter words of one letter's difference are other words."""
+"""Letters of the longer of two words. Shorter ones that differ by one letter are different words: *in*, *on*."""
 _RARE = 0.05
-"""A word that occurs more than once is an error if it is at most this many times as frequent as the other one."""
+"""The largest ratio of the counts of two words at which the rarer one, if it occurs more than once, is an error."""
 _VALUES = 3
-"""From so many words in one place of otherwise equal prompts, the place is a template's: its words are values."""
+"""With at least so many different words at one place of otherwise equal prompts, they are the values of a template."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -30,15 +30,15 @@ class TypingErrors:
     _counts: list[np.ndarray] = field(default_factory=list)
 
     def add(self, splits: Sequence[str], texts: Sequence[str]) -> None:
-        """Add prompts, in lower case and without punctuation, each of a split."""
+        """Add prompts without case and punctuation, and the split of each."""
         numbers = self._numbers
         for split in dict.fromkeys(splits):
             mine = [text.split() for text, its in zip(texts, splits, strict=True) if its == split]
             mine = [words if len(words) <= MOST_WORDS else [] for words in mine]
             lengths = np.array([len(words) for words in mine])
             flat = [numbers.setdefault(word, len(numbers)) for words in mine for word in words]
-            ids = np.array(flat, dtype=np.int64)
-            rows = np.repeat(np.arange(len(mine)), lengths)
+            ids = np.array(flat, dtype=np.int32)
+            rows = np.repeat(np.arange(len(mine), dtype=np.int32), lengths)
             places = np.arange(len(ids)) - np.repeat(lengths.cumsum() - lengths, lengths)
             own = _mixed(ids.astype(np.uint64) * _MIX + places.astype(np.uint64))
             whole = np.zeros(len(mine), dtype=np.uint64)
@@ -82,12 +82,12 @@ def _may_have_error(word: str) -> bool:
 
 
 def _shortened(word: str) -> set[str]:
-    """The word, and the word without each of its letters: words of one error have one of these in common."""
+    """The word, and the word without each of its letters. Words that differ by one error share one of these."""
     return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
 
 
 def _by_shortened(numbers: set[int], words: list[str]) -> dict[str, set[int]]:
-    """Shortened word -> numbers of the words that have it; '' -> all."""
+    """Shortened word -> numbers of the words that have it; '' -> all numbers."""
     table: dict[str, set[int]] = {"": numbers}
     for number in numbers:
         if _may_have_error(words[number]):
@@ -97,9 +97,9 @@ def _by_shortened(numbers: set[int], words: list[str]) -> dict[str, set[int]]:
 
 
 def _is_error(number: int, other: int, words: list[str], counts: np.ndarray, is_value: bool) -> bool:
-    """Whether one of two words is the other with a typing error: it occurs once, or is rare beside the other.
+    """Whether one word is the other one with a typing error: the rarer one occurs once, or is rare in comparison.
 
-    Of two values of a template, the other one must occur again, or two letters be exchanged.
+    is_value: whether they are values of a template. Then the other one must occur again, or two letters be exchanged.
     """
     first, second = words[number], words[other]
     if first[0] != second[0] or max(len(first), len(second)) < _SHORTEST or not differ_by_one(first, second):
@@ -110,7 +110,7 @@ def _is_error(number: int, other: int, words: list[str], counts: np.ndarray, is_
 
 
 def differ_by_one(first: str, second: str) -> bool:
-    """Whether two words differ by one letter that is missing, added or another, or by two adjacent exchanged ones."""
+    """Whether one letter is added, missing or replaced, or two adjacent letters are exchanged."""
     short, long = sorted((first, second), key=len)
     begin = next((n for n, letter in enumerate(short) if letter != long[n]), len(short))
     if len(long) - len(short) == 1:

@@ -53,11 +53,11 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
 def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
     """The format for the first known pair of prompt and answer columns; None if there is none.
 
-    An answer as text comes before one that is parsed, such as the `sql` of Spider beside its `query`.
+    A column of texts is preferred as the answer to one of objects: Spider has a `query`, and the same parsed as `sql`.
     """
     found = [(columns.find(prompt), columns.find(completion)) for prompt, completion in _PAIRS]
     pairs = [(prompt, answer) for prompt, answer in found if prompt and answer]
-    pairs.sort(key=lambda pair: pair[1].lower() == "sql" and "an object" in columns.kinds(pair[1]))
+    pairs.sort(key=lambda pair: "an object" in columns.kinds(pair[1]))
     return _pair(*pairs[0], columns) if pairs else None
 
 

@@ -154,7 +154,7 @@ def encoding_hint(blocks: Iterable[bytes], path: Path) -> str:
 
 
 def _line_of_utf8(found: FileWords, utf8: set[bytes], encoding: str) -> int:
-    """The line of the first UTF-8 word in a file of another encoding, which a conversion would damage; else 0.
+    """The line of the first UTF-8 word in a file of another encoding; 0 if none. A conversion would damage it.
 
     In an encoding with several bytes per character, words are UTF-8 by chance.
     """

@@ -375,3 +375,13 @@ def test_long_labels_are_no_shared_answers(tmp_path: Path) -> None:
             for n in range(200)]  # fmt: skip
     done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 512, tokenizer(CHATML))
     assert "data.shared_answers" not in [notice.code for notice in done.warnings()]
+
+
+@pytest.mark.parametrize(("shared", "warned"), [(20, False), (160, True)])
+def test_few_shared_answers_are_no_warning(tmp_path: Path, shared: int, warned: bool) -> None:
+    """Of 400 rows, `shared` have an answer of two rows: about as large a share of the test rows."""
+    answers = [n // 2 if n < shared else n for n in range(400)]
+    rows = [{"prompt": f"{n} of what?", "completion": "the customer asks about " + "card " * 20 + f"{answer}"}
+            for n, answer in enumerate(answers)]  # fmt: skip
+    done = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 512, tokenizer(CHATML))
+    assert ("data.shared_answers" in [notice.code for notice in done.warnings()]) == warned

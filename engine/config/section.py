@@ -1,4 +1,4 @@
-"""The base class of all sections of settings, and the traits that a field declares beside its type and default.
+"""The base class of all sections of settings, and the traits that a field declares in addition to its type and default.
 
 An extension declares its settings as a section too (`ftbench.settings` in `engine/config/hooks.py`).
 """

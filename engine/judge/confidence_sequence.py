@@ -1,24 +1,25 @@
-"""What all ratings would show, from those of the first items of a random order; valid at every time of stopping.
+"""Predict the result of rating all items from the first items of a random order, at any time of stopping.
 
 Raters stop when the result looks clear. An interval for a fixed number of items is then too narrow, and a prediction
-from it is overturned too often. So the mean over all N items is bounded by a confidence sequence, which contains it at
-all times with the same probability: if a mean is true, no way to bet against it, in the order of the items, is likely
-to multiply its capital by 1 / error rate at any time (Ville 1939; Waudby-Smith & Ramdas 2024, "Estimating means of
-bounded random variables by betting", section 5: sampling without replacement).
+from it is overturned too often. A confidence sequence instead contains the mean over all N items at all times with a
+given probability: no strategy of betting against the true mean, item by item, multiplies its capital by
+1 / error rate at any time with a probability above the error rate (Ville 1939; Waudby-Smith & Ramdas 2024,
+"Estimating means of bounded random variables by betting", section 5: sampling without replacement).
 
 - Order. The next item is drawn with a probability in proportion to its weight among those left, so that items on which
   the rungs' scores differ come earlier (`RungAnswers.random_order`). A value divided by that probability estimates the
-  sum over the items that are left without bias, whatever the weights and however items depend on each other (Shekhar
-  et al. 2023, "Risk-limiting financial audits via weighted sampling without replacement"). Values are counted from one
-  half: a tie has no error, whatever its weight.
+  sum over the items that are left without bias, for all weights and also for dependent items (Shekhar et al. 2023,
+  "Risk-limiting financial audits via weighted sampling without replacement"). Values are differences from one half, so
+  that ties add no error.
 - Bets. FRACTIONS of the largest bet that cannot lose more than the capital; the capital of all of them together is
-  their mean. It falls with the mean that is bet against, which a bound of the mean is found by.
+  their mean. The bounds are the means against which the capital reaches 1 / error rate.
 - Finding. All ratings show a preference if their mean is further from one half than half the width of their interval in
-  the ladder's statistics. That width is computed for values with the variance of those rated. Where items depend on
-  each other, it also needs their correlation within groups, of which the pairs that are rated tell little: every
-  correlation within one standard error is allowed for.
-- Interval. Its distances from the mean are those of the confidence sequence, for the choice of the rated items, and of
-  all items' interval, for the choice of these, as independent errors. With all items rated it is the ladder's interval.
+  the ladder's statistics. That width is computed for values with the variance of those rated. For items in
+  groups it also depends on their correlation, which few rated pairs estimate poorly: the least and the largest width
+  for correlations within one standard error are used.
+- Interval. Two independent errors are added in quadrature: that of the rated items as a sample of all items (the
+  confidence sequence), and that of all items as a sample (the ladder's interval). With all items rated, it is the
+  ladder's interval.
 """
 
 from __future__ import annotations
@@ -107,9 +108,9 @@ class OrderedRatings:
         return float(10 ** _last_kept(0.0, LEAST_P, excludes_even))
 
     def capital(self, mean: float, above: bool) -> float:
-        """The largest capital at any time of bets, from 1, that the mean over all items is above (else below) this.
+        """The largest capital so far, starting at 1, of bets that the mean over all items is above (else below) `mean`.
 
-        It is infinite if the mean cannot be this with the values that are known.
+        Infinite if the known values exclude this mean.
         """
         count, rated, sign = len(self.weights), len(self.values), 1 if above else -1
         values = sign * (self.values - EVEN)
@@ -160,7 +161,7 @@ class OrderedRatings:
 
 
 def _last_kept(kept: float, end: float, is_kept: Callable[[float], bool]) -> float:
-    """The value nearest to `end` that is kept, to the outside."""
+    """Bisect between `kept` and `end`: the value closest to where `is_kept` changes, on the side of `end`."""
     if is_kept(end):
         return end
     for _ in range(BISECTIONS):

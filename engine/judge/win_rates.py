@@ -154,7 +154,7 @@ def length_correlation(preferences: Sequence[float], a: Sequence[int], b: Sequen
 def win_rate_so_far(
     pair: tuple[str, str], ratings: OrderedRatings, wins: float, losses: float, level: float = CONFIDENCE_LEVEL
 ) -> WinRate:
-    """The win rate while items are left, with an interval that is valid at every time of stopping."""
+    """The win rate while items are left, with an interval that is valid at any time of stopping."""
     rated = len(ratings.values)
     low = high = None
     p_adjusted = 1.0

@@ -79,7 +79,7 @@ SMOLLM2 = [
     "hardware.device=cpu", "train.async_checkpoints=false",
 ]  # fmt: skip
 DEMO = Path(__file__).parent / "demo.toml"
-"""The demo as it was at f69fcc7. It may run beside other programs, as costs are not recorded."""
+"""The demo as it was at f69fcc7. Other programs may run at the same time, as costs are not recorded."""
 
 
 def run_record(run: Path, home: Path, since: int = 0) -> dict[str, Any]:

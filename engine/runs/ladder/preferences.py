@@ -183,7 +183,7 @@ class RatedPair(Struct, kw_only=True):
 
     win_rate: WinRate
     """Mean over the rated items, each with the mean over its raters; weighted by stratum of the order. While items are
-    left, its interval holds however often it is computed."""
+    left, its interval is valid at any time of stopping."""
     both_good: float
     """Share of ratings."""
     both_bad: float
@@ -195,7 +195,7 @@ class RatedPair(Struct, kw_only=True):
     raters: int
     """People who rated this pair."""
     settled: float | None = None
-    """Confidence that rating the remaining items would not change the finding, however often it is computed; None for
+    """Confidence that rating the remaining items would not change the finding, valid at any time of stopping; None for
     too few items."""
 
 

@@ -28,7 +28,7 @@ PAIR_SEPARATOR = ","
 SIMILARITY = "chrf"
 """Score that orders the items that people rate, where the metric is the loss (`open`)."""
 DISAGREEMENT_WEIGHT = 2
-"""How much likelier an item on which the rungs' scores differ is to be the next one that people rate."""
+"""How much more likely an item on which the rungs' scores differ is to be rated next."""
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
 """Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
 
@@ -165,7 +165,7 @@ class RungAnswers:
         return [answers[item] for answers in self.by_rung[rung].values()]
 
     def chosen(self, limit: int | None) -> list[int]:
-        """At most `limit` items in random order: those that a stopped judge has compared are a random sample."""
+        """At most `limit` items in random order, so that the items of a stopped judge are a random sample."""
         return sorted(range(len(self.items)), key=self._random)[:limit]
 
     def ranges(self, rungs: Iterable[str]) -> list[float]:
@@ -174,10 +174,10 @@ class RungAnswers:
         return [max(own) - min(own) for own in zip(*known, strict=True)] if known else [0.0] * len(self.items)
 
     def random_order(self, a: str, b: str) -> list[OrderedItem]:
-        """All items in random order, in which those on which the rungs' scores differ tend to come earlier.
+        """All items in random order; items on which the rungs' scores differ tend to come earlier.
 
-        With the keys E / weight, E exponential, every next item is drawn by its weight among those left (Efraimidis &
-        Spirakis 2006). Nothing in it depends on which rung is the better one.
+        Sorted by E / weight with exponential E: each next item is drawn with a probability proportional to its weight
+        (Efraimidis & Spirakis 2006). Nothing in it depends on which rung is the better one.
         """
         seeds, weights = self.seeds(a, b), disagreement_weights(self.ranges((a, b)))
         items = [OrderedItem(item, seeds[item % len(seeds)], weight) for item, weight in enumerate(weights)]
@@ -190,7 +190,7 @@ class RungAnswers:
 
 
 def disagreement_weights(gaps: Sequence[float]) -> list[int]:
-    """The weights of the two strata: of items whose scores differ, at least as much as on the median one, and others.
+    """The weight of each item's stratum: larger for items whose scores differ at least as much as on the median item.
 
     gaps: differences of the rungs' scores, without sign.
     """

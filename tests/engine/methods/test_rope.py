@@ -92,7 +92,7 @@ def decided(model: Any, rows: Rows, others: Sequence[Row] = ()) -> tuple[Packing
 @pytest.mark.parametrize("others", [[], [BEYOND_PADDING + 1]], ids=["same split", "another split"])
 @pytest.mark.parametrize("rope", DEPENDENT)
 def test_the_check_finds_frequencies_of_the_longest_row(rope: str, others: list[int]) -> None:
-    """For a model without separate frequencies per row, also if only a row of another split is longer."""
+    """If frequencies depend on the longest row, rows are computed alone, also if that row is in another split."""
     rows = rows_of(BEYOND_PADDING - 4, 5, 7, 9, 30, *([] if others else [BEYOND_PADDING + 1]))
     model = model_with(rope, limit=BEYOND_PADDING)
     packing, notes = decided(model, rows, rows_of(*others))

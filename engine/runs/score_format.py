@@ -6,6 +6,7 @@ Every function on a score, loss or difference also takes None and NaN and return
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from engine.config.metric_specs import metric_spec
@@ -176,7 +177,8 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
     below = []
     for row, line in zip(summary.rows, table[1:], strict=True):
         others = [f"{heads[place]} {line[place]}" for place in known if place not in first and line[place]]
-        below.append("; ".join(filter(None, [row.finding if preliminary else row.decision, *others])))
+        unbroken = [other.replace(" ", "\u00a0") for other in others]
+        below.append("; ".join(filter(None, [row.finding if preliminary else row.decision, *unbroken])))
     wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 4 - max(map(len, below), default=0)))
     texts = ["  ".join((line[place] or "–").ljust(widths[place]) for place in first).rstrip() for line in table]
     lines = [texts[0]]
@@ -188,8 +190,10 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
             cells[low : high + 1] = "─" * (high + 1 - low)
             cells[low], cells[high] = "├", "┤"
             cells[mean] = "●"
-        if row.drawn or facts:
-            lines.append(f"{'':{widths[0]}}  {''.join(cells)}  {facts}".rstrip())
+        wrapped = textwrap.wrap(facts, max(MIN_DRAWN, columns - widths[0] - wide - 4)) or [""] * bool(row.drawn)
+        for number, part in enumerate(wrapped):
+            drawn = "" if number else "".join(cells)
+            lines.append(f"{'':{widths[0]}}  {drawn:{wide}}  {part}".replace("\u00a0", " ").rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
     of = f"{'':{widths[0]}}  {ends}  95% CI of the {summary.score_title}"
     unit = ["loss: held-out, nats/token; lower is better"] if summary.is_loss else []
@@ -247,7 +251,9 @@ def tradeoff_lines(summary: LadderSummary, columns: int) -> list[str]:
             cells[number][column(tradeoff.cost.mean)] = "│"
     named = list(zip(letters(tradeoffs), tradeoffs, strict=True))
     for (letter, tradeoff), (_, mean, _) in zip(named, shares, strict=True):  # letters replace the lines of crosses
-        cells[row(mean)][column(tradeoff.cost.mean)] = letter
+        line = cells[row(mean)]
+        free = [place for place in range(wide) if not line[place].isalnum()]  # not one that another rung has
+        line[min(free, key=lambda place: abs(place - column(tradeoff.cost.mean)))] = letter
     labels = {row(share): f"{share:.0%}" for share in (bottom, summary.rule_gain, 1.0)}
     lines = [f"{labels.get(number, ''):>{LEFT}} │{''.join(line)}".rstrip() for number, line in enumerate(cells)]
 

@@ -119,14 +119,16 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     assert all(row.score in terminal and row.decision in terminal for row in summary.rows)
 
 
-@pytest.mark.parametrize("columns", [60, 80, 140])
+@pytest.mark.parametrize("columns", [60, 70, 76, 78, 80, 100, 140])
 def test_the_table_in_characters_has_every_value_in_any_width(columns: int, tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     assert ladder.summary
     lines = summary_lines(ladder.summary, columns)
     assert max(map(len, lines)) <= columns
+    shown = re.sub(r"\s+", " ", "\n".join(lines))
     for row in ladder.summary.rows:
-        assert all(text in "\n".join(lines) for text in (row.title, row.score, row.decision))
+        values = (row.title, row.score, row.share, row.cost, row.memory, row.artifact, row.decision)
+        assert all(text in shown for text in values)
     assert sum("●" in line for line in lines) == 3
 
 
@@ -138,6 +140,14 @@ def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None
     for mark in ("Q", "L", "F", "░", "│", "─", "94%", "100%", "1/8"):
         assert mark in plot
     assert max(map(len, tradeoff_lines(summary, 40))) <= 60
+
+
+def test_rungs_with_equal_shares_have_their_letters_side_by_side() -> None:
+    summary = summary_of(holding())
+    for tradeoff in summary.tradeoffs[:-1]:
+        tradeoff.share_of_gain, tradeoff.cost = summary.tradeoffs[-1].share_of_gain, summary.tradeoffs[-1].cost
+    plot = "".join(line.split("│", 1)[1] for line in tradeoff_lines(summary, 80) if "│" in line)
+    assert sorted(re.findall("[A-Z]", re.sub("CI", "", plot))) == sorted(letters(summary.tradeoffs))
 
 
 def test_rungs_with_the_same_first_letter_have_different_letters() -> None:

@@ -31,7 +31,7 @@ THRESHOLD = 0.8
 WARNED_SHARE = 0.05
 """Share of near-duplicates in a held-out split above which there is a warning."""
 LIMIT = 200_000
-"""Maximum rows of all splits in total. So many prompts of 17 words take 234 MB, and 354 MB while they are counted."""
+"""Maximum rows of all splits in total: prompts of 17 words take 0.23 GB (`tools/near_duplicates.py --cost`)."""
 TOO_MANY = f"more than {LIMIT:,} rows"
 _GRAM = 5
 MIN_GRAMS = 20

@@ -193,7 +193,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
 
 def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await start(pilot, app, **{"train.steps": 200, "train.evaluate_every": 200})
+        await start(pilot, app, **{"train.steps": 1000, "train.evaluate_every": 1000})
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
         run = app.bench.follower.run
         assert run is not None

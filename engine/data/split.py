@@ -221,7 +221,7 @@ def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
             share = share_percent(count / shared.of)
             text = (
                 f"{count:,} of {shared.of:,} {name} rows ({share}) have a prompt that is a "
-                f"near-duplicate of a training prompt (equal but for spelling, or Jaccard similarity of character "
+                f"near-duplicate of a training prompt (equal except for spelling, or Jaccard similarity of character "
                 f"5-grams ≥ {THRESHOLD:g}): "
                 "their scores may measure memorization"
             )

@@ -20,7 +20,9 @@ PAUSE = 0.05
 FLOOD_BYTES = 200 << 20
 """Sent where a server sends without an end; then it closes the connection."""
 BOMB_BYTES = 100 << 20
-OK = b"HTTP/1.1 200 OK\r\n"
+CLOSE = b"Connection: close\r\n"
+"""A client that asked for headers alone would else send its next request into a body that it did not want."""
+OK = b"HTTP/1.1 200 OK\r\n" + CLOSE
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -58,7 +60,7 @@ def whole(content: bytes) -> Iterable[bytes]:
 
 def redirect() -> Iterable[bytes]:
     time.sleep(4 * PAUSE)
-    yield b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    yield b"HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n" + CLOSE + b"\r\n"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,13 @@ BEHAVIORS: dict[str, Behavior] = {
     "sends gzip in gzip in gzip": Behavior(encoded("gzip, gzip, gzip")),
     "sends deflate": Behavior(encoded("deflate")),
     "sends brotli": Behavior(encoded("br")),
-    "sends gzip with a redirect": Behavior(encoded("gzip, gzip", b"HTTP/1.1 302 Found\r\nLocation: /again\r\n")),
-    "sends gzip with an error": Behavior(encoded("gzip, gzip", b"HTTP/1.1 500 Error\r\n")),
-    "floods an error": Behavior(lambda: itertools.chain([b"HTTP/1.1 500 Error\r\n\r\n"], forever(bytes([32]) * 65536))),
+    "sends gzip with a redirect": Behavior(
+        encoded("gzip, gzip", b"HTTP/1.1 302 Found\r\nLocation: /again\r\n" + CLOSE)
+    ),
+    "sends gzip with an error": Behavior(encoded("gzip, gzip", b"HTTP/1.1 500 Error\r\n" + CLOSE)),
+    "floods an error": Behavior(
+        lambda: itertools.chain([b"HTTP/1.1 500 Error\r\n" + CLOSE + b"\r\n"], forever(bytes([32]) * 65536))
+    ),
     "sends many objects": Behavior(lambda: whole(b"[" + b"{}," * 300_000 + b"{}]")),
     "sends many lists": Behavior(lambda: whole(b'{"choices": [' + b"[]," * 1_000_000 + b"[]]}")),
     "redirects slowly": Behavior(redirect),

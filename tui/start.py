@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tui.cli import COMPLETION
 from tui.cli.errors import handle_errors
 from tui.output import streams
 
 
 def main() -> None:
     options = bench_options(sys.argv[1:])
-    if options is None or not streams.is_terminal():
+    if options is None or not streams.is_terminal() or COMPLETION in os.environ:
         handle_errors(_run_subcommand)
     else:
         handle_errors(lambda: _open_bench(**options))
@@ -29,7 +30,7 @@ def bench_options(arguments: Sequence[str]) -> dict[str, Any] | None:
     An option given twice and an empty folder are left to `tui.cli.main`, which reports the error.
     """
     options, rest = dict[str, Any](), list(arguments)
-    names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
+    names = [word.partition("=")[0] for word in rest if word.startswith("--")]
     if len(names) > len(set(names)) or not all(map(str.strip, rest)) or "--runs=" in rest:
         return None
     while rest:

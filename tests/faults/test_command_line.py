@@ -124,15 +124,14 @@ def refusal(*arguments: str, code: str, cwd: Path | None = None) -> dict[str, st
 def test_runs_option_works_before_and_after_the_subcommand(tmp_path: Path) -> None:
     for line in (["--runs", str(tmp_path / "a"), "runs"], ["runs", "--runs", str(tmp_path / "a")]):
         assert f"no runs in {tmp_path / 'a'}" in ftbench(*line).stdout
-    error = refusal("--runs", str(tmp_path / "a"), "runs", "--runs", str(tmp_path / "b"), code="cli.conflicting_values")
-    assert f" --runs: {tmp_path / 'a'} and {tmp_path / 'b'}" in error["problem"] and error["hint"]
+    both = ftbench("--runs", str(tmp_path / "b"), "runs", "--runs", str(tmp_path / "a"))
+    assert f"no runs in {tmp_path / 'a'}" in both.stdout
 
 
-def test_ascii_option_works_before_and_after_the_subcommand() -> None:
+def test_ascii_option_works_before_the_subcommand() -> None:
     assert not ftbench("presets", "list").stdout.isascii()
-    for line in (["--ascii", "presets", "list"], ["presets", "list", "--ascii"]):
-        done = ftbench(*line)
-        assert done.returncode == 0 and done.stdout.isascii()
+    done = ftbench("--ascii", "presets", "list")
+    assert done.returncode == 0 and done.stdout.isascii()
 
 
 def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_path: Path) -> None:
@@ -143,10 +142,14 @@ def test_data_by_option_and_by_setting_is_refused_without_creating_files(tmp_pat
 
 
 @pytest.mark.parametrize("blank", ["", "  "])
-def test_a_blank_data_set_is_refused_in_a_folder_of_data(blank: str, tmp_path: Path) -> None:
+def test_a_blank_value_is_refused_in_a_folder_of_data(blank: str, tmp_path: Path) -> None:
+    """Of an unset variable of the shell: it would be the working directory, or a part of each name."""
     (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    for words in (["data", "check"], ["data", "show"], ["run", "demo-lora", "--data"]):
-        refusal(*words, blank, code="cli.empty_value", cwd=tmp_path)
+    for words in (["data", "check"], ["run", "demo-lora", "--data"], ["stop"], ["clean", "runs", "--yes", "--run"]):
+        error = refusal(*words, blank, code="cli.empty_value", cwd=tmp_path)
+        assert error["problem"].endswith(words[-1])
+    error = refusal("runs", f"--runs={blank}", code="cli.empty_value", cwd=tmp_path)
+    assert error["problem"].endswith("--runs")
     setting = ["--set", f"data.test={blank}"]
     error = refusal("data", "check", "tickets", *setting, code="preset.empty_value", cwd=tmp_path)
     assert "data.test" in error["problem"]

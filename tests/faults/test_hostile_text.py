@@ -62,7 +62,6 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "home": [["--json"], [TYPED], [file]],
         "clean": [["--json"], [TYPED], ["runs", "--run", TYPED], ["checkpoints", "--yes"], ["--runs", file],
                   ["temporary", "--yes"]],
-        "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],
         "doctor": [["--runs", file], ["--train", "--device", TYPED]],
         "data check": [[file, "--model", model], [TYPED], [file, "--model", broken]],

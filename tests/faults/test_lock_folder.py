@@ -32,7 +32,7 @@ NEEDS = {
 }
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
-    "presets show", "presets new", "presets import", "try", "schema", "completion", "clean",
+    "presets show", "presets new", "presets import", "try", "schema", "clean",
     "monitor", "home", "judge", "rate",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder, `try` refuses an unfinished run

@@ -41,7 +41,6 @@ LINES: dict[str, list[list[str]]] = {
     "queue": [["S"]],
     "monitor": [["S"]],
     "clean": [["S"], ["runs", "--run", "S"]],
-    "completion": [["S"], ["bash", "--line", "ftbench S"]],
     "track": [["S"]],
     "export": [["S"], ["--to", "S"]],
     "gate": [["S"], ["--against", "S"]],

@@ -32,7 +32,7 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.queue import locks
 from engine.runs.run.folder import pick
 from engine.runs.run.run_dir import ACTIVE, RunDir
-from tui.cli import options
+from tui.cli import completion, options
 from tui.cli.errors import show_notices
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
@@ -125,11 +125,18 @@ def _choose_home(directory: Path, runs: Path | None, json: bool) -> None:
 def clean(
     what: Annotated[
         list[str] | None,
-        typer.Argument(metavar="WHAT...", help=f"{', '.join(KINDS)}."),
+        typer.Argument(
+            metavar="WHAT...", help=f"{', '.join(KINDS)}.", autocompletion=completion.offers(lambda home: KINDS)
+        ),
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--run", metavar="NAME", help="Only this run, ladder or cache entry; repeatable."),
+        typer.Option(
+            "--run",
+            metavar="NAME",
+            help="Only this run, ladder or cache entry; repeatable.",
+            autocompletion=completion.runs_and_ladders,
+        ),
     ] = None,
     older_than: Annotated[
         float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what has not changed for DAYS.")

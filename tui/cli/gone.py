@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from engine.config.errors import UserError
 
 GONE = {
-    ("doctor", "--bundle"): "send the output of `ftbench doctor --json` and the engine.log of the run",
+    "ftbench completion": "`ftbench --install-completion` installs it, `ftbench --show-completion` prints it",
+    "ftbench doctor --bundle": "send the output of `ftbench doctor --json` and the engine.log of the run",
 }
-"""(subcommand, option, or '' for the subcommand itself) -> what to do instead."""
+"""Command, or command and option -> what to do instead."""
 
 
-def refuse_gone(words: Sequence[str]) -> None:
-    """Raise UserError if a command line, without the program's name, uses one."""
-    options = {word.partition("=")[0] for word in words}
-    for (command, option), instead in GONE.items():
-        if command in words[:2] and (not option or option in options):
-            name = " ".join(filter(None, (command, option)))
-            raise UserError(f"`ftbench {name}` no longer exists", hint=instead, code="cli.gone")
+def refuse_gone(command: str, words: Iterable[str]) -> None:
+    """Raise UserError if one of the words of an invalid command line is a former subcommand or option of `command`."""
+    for word in words:
+        if instead := GONE.get(name := f"{command} {word.partition('=')[0]}"):
+            raise UserError(f"`{name}` no longer exists", hint=instead, code="cli.gone")

@@ -31,11 +31,11 @@ from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
 from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
-from engine.runs.run.exports import parse_artifact
+from engine.runs.run.exports import artifact_words, parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
 from engine.runs.score_format import percent_bounds, summary_lines, tradeoff_lines
 from engine.runs.start import start_ladder, start_sweep
-from tui.cli import options
+from tui.cli import completion, options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, follow_comparison
 from tui.cli.lookup import LADDER_OR_SWEEP, find_named, home_for_launch, show_origin
@@ -99,13 +99,14 @@ def suited_devices(where: Flat) -> Flat:
 
 
 def ladder(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    preset: options.PresetName,
     rungs: Annotated[
         list[str] | None,
         typer.Option(
             "--rung",
             metavar="RUNG",
             help="Method, NAME=METHOD,KEY=VALUE or http://HOST/v1#MODEL; repeatable (default: all methods).",
+            autocompletion=completion.methods,
         ),
     ] = None,
     seeds: options.Seeds = 1,
@@ -123,7 +124,12 @@ def ladder(
     margin: options.Margin = DEFAULT_MARGIN / POINT,
     ship: Annotated[
         list[str] | None,
-        typer.Option("--ship", metavar="ARTIFACT", help="Export, score and compare: merged, q8_0, q4_k_m, adapter …"),
+        typer.Option(
+            "--ship",
+            metavar="ARTIFACT",
+            help="Export, score and compare: merged, q8_0, q4_k_m, adapter …",
+            autocompletion=completion.offers(lambda home: ["gguf", *artifact_words()]),
+        ),
     ] = None,
     model: options.Model = None,
     data: options.Data = None,
@@ -293,7 +299,14 @@ def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = ()
 
 
 def report(
-    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder or sweep name, part of it, path, or 'last'.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="LADDER",
+            help="Ladder or sweep name, part of it, path, or 'last'.",
+            autocompletion=completion.ladders,
+        ),
+    ],
     runs: options.Runs = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: options.Json = False,

@@ -1,19 +1,16 @@
-"""The subcommands of `ftbench`, and how its command line is parsed. `tui.start` opens the bench without this module.
-
-Typer accepts an option in one command only and keeps the last of several values. Here every subcommand also accepts
-the options of `ftbench` itself, and two different values of one option are an error.
-"""
+"""The subcommands of `ftbench`, and their start by Typer. `tui.start` opens the bench without this module."""
 
 from __future__ import annotations
 
-import copy
 import inspect
+import os
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -21,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.home import keep_hub_cache_in_home
 from engine.config.hooks import FIX, hooks
 from engine.runs.home import runs_home
-from tui.cli import options
+from tui.cli import COMPLETION, options
 from tui.cli.gone import refuse_gone
 from tui.output import streams
 
@@ -59,7 +56,6 @@ SUBCOMMANDS: Table = {
     "export": ("Export a run, or a ladder's recommended one, and check it.", "export:export"),
     "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),
     "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),
-    "completion": ("Print the completion script of bash or zsh.", "completion:completion"),
     "schema": ("Print the JSON Schema of a file or of --json output.", "schema:schema"),
     "clean": ("Show what takes disk space, and remove what is named.", "disk:clean"),
     "queue": ("Show who uses each device and who waits, since when.", "monitor:queue"),
@@ -69,65 +65,19 @@ SUBCOMMANDS: Table = {
 """Those of the core, whose modules are in `tui.cli`; `with_extensions` adds those of extensions."""
 MAX_LISTED = 8
 """Commands of a group that an error lists."""
-_GIVEN = "ftbench.global_options"
-"""Key of the global options given so far in a context's `meta`, which nested contexts share."""
 
 
 class _Strict:
-    """Mixin for commands and groups, placed before typer's class."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The command's parameters and, hidden from its help, the global options that it does not use."""
-        own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        names = {parameter.name for parameter in own}
-        root = ctx.find_root().command
-        if not hasattr(root, "hidden_options"):
-            root.hidden_options = [copy.copy(option) for option in global_options(root)]
-            for option in root.hidden_options:
-                option.hidden, option.expose_value = True, False
-        return own + [option for option in root.hidden_options if option.name not in names]
+    """Mixin for commands and groups, placed before Typer's class."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse with the global options given to the outer commands.
-
-        Raises UserError for a blank value, and for two different values of an option that takes one.
-        """
-        if not args and getattr(self, "no_args_is_help", False):
-            return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
-        args = [*ctx.meta.get(_GIVEN, []), *args]
-        everywhere = {option.name for option in global_options(ctx.find_root().command)}
-        words: list[str] = []
-        for parameter, values in self._given(ctx, args):
-            is_argument = isinstance(parameter, TyperArgument)
-            name = (parameter.metavar or parameter.name).upper() if is_argument else parameter.opts[0]
-            if any(isinstance(value, str) and not value.strip() for value in values):
-                hint = "give a value or omit the option"
-                raise UserError(f"empty value for {name}", hint=hint, code="cli.empty_value")
-            if not is_argument and not parameter.multiple and len(set(values)) > 1:
-                if parameter.is_flag:
-                    problem = f"{' and '.join([*parameter.opts, *parameter.secondary_opts])} given together"
-                else:
-                    problem = f"different values for {name}: {' and '.join(dict.fromkeys(map(str, values)))}"
+        """Raises UserError for an option that takes one value and is repeated, of which Typer takes the last."""
+        order = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=[*args])[2]  # type: ignore[attr-defined]
+        for option in order:
+            if isinstance(option, TyperOption) and not (option.multiple or option.is_flag) and order.count(option) > 1:
+                problem = f"{option.opts[0]} is given {order.count(option)} times"
                 raise UserError(problem, hint="keep one of them", code="cli.conflicting_values")
-            if parameter.name in everywhere and parameter.is_flag:
-                words.append(name if values[0] else parameter.secondary_opts[0])
-            elif parameter.name in everywhere:
-                words += [name, str(values[0])]
-        ctx.meta[_GIVEN] = words
         return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
-
-    def _given(self, ctx: Any, args: list[str]) -> list[tuple[Any, list[Any]]]:
-        """Every parameter on the command line with all its values, as text, in order."""
-        parameters = self.get_params(ctx)
-        parser = self.make_parser(ctx)  # type: ignore[attr-defined]
-        for parameter in parameters:
-            if isinstance(parameter, TyperOption) and not parameter.multiple:
-                every = copy.copy(parameter)
-                every.multiple = True
-                every.add_to_parser(parser, ctx)  # replaces the parameter that keeps only the last value
-        values, _, _ = parser.parse_args(args=list(args))
-        given = [(param, values[param.name]) for param in parameters if values.get(param.name) is not None]
-        return [(param, list(value) if isinstance(value, list | tuple) else [value]) for param, value in given]
 
 
 class Subcommand(_Strict, TyperCommand):
@@ -191,16 +141,10 @@ def with_extensions() -> Table:
     return extended
 
 
-def global_options(root: Any) -> list[TyperOption]:
-    """The options of `ftbench` itself."""
-    return [parameter for parameter in root.params if isinstance(parameter, TyperOption)]
-
-
 app = typer.Typer(
     name="ftbench",
     cls=Group,
     help="Measure quality and cost of QLoRA, LoRA and full fine-tuning on your model, your data and your GPU.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -215,6 +159,8 @@ def root(
     mouse: options.Mouse = True,
 ) -> None:
     if context.invoked_subcommand is not None:
+        if runs is not None:  # for each subcommand that has the option
+            context.default_map = {name: {"runs": str(runs)} for name in with_extensions()}
         return
     if not streams.is_terminal():
         streams.write(f"{context.get_help()}\n")
@@ -230,8 +176,15 @@ def run_command() -> None:
     Raises UserError for an invalid command line. Replaces typer's own error handling, which prints an error on four
     lines and reports a closed pipe (`| head`) as a failure.
     """
-    refuse_gone(sys.argv[1:])
+    for before, word in pairwise(["ftbench", *sys.argv[1:]]):
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", "")
+        if not (value if equals else word).strip():  # of an unset variable; '' is a part of each name, and a folder
+            raise UserError(
+                f"empty value after {name or before}", hint="omit it, or give a value", code="cli.empty_value"
+            )
     command = get_command(app)
+    if COMPLETION in os.environ:
+        command.main(prog_name="ftbench")
     keep_hub_cache_in_home()
     try:
         with command.make_context("ftbench", sys.argv[1:]) as context:
@@ -245,6 +198,7 @@ def run_command() -> None:
             streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
+        refuse_gone(path, sys.argv[1:])
         names = at.command.list_commands(at) if at and isinstance(at.command, TyperGroup) else []
         known = f"its commands are {', '.join(names)}; " if 0 < len(names) <= MAX_LISTED else ""
         raise UserError(message.rstrip("."), hint=f"{known}see `{path} --help`", code="cli.usage") from error

@@ -12,6 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec
 from engine.config.settings import Flat, parse_overrides
 from engine.config.text import listed
+from tui.cli import completion
 from tui.output import streams
 
 
@@ -33,27 +34,64 @@ Mouse = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse i
 Version = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
-Preset = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="Preset whose model, data and length settings apply.", autocompletion=completion.presets
+    ),
+]
+PresetName = Annotated[
+    str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.", autocompletion=completion.presets)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print results and errors as JSON.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.", autocompletion=completion.settings),
+]
 DeviceSettings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a device, or where the model or data is now."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a device, or where the model or data is now.",
+        autocompletion=completion.settings,
+    ),
 ]
 Method = Annotated[
-    str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {listed(method_names(), 'or')}.")
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help=f"Fine-tuning method: {listed(method_names(), 'or')}.",
+        autocompletion=completion.methods,
+    ),
 ]
 Compared = Annotated[
-    list[str], typer.Argument(metavar="LADDER|RUN...", help="A ladder or several runs: name, part of it, path, 'last'.")
+    list[str],
+    typer.Argument(
+        metavar="LADDER|RUN...",
+        help="A ladder or several runs: name, part of it, path, 'last'.",
+        autocompletion=completion.runs_and_ladders,
+    ),
 ]
 Pairs = Annotated[list[str] | None, typer.Option("--pair", metavar="A,B", help="Compare these two rungs; repeatable.")]
 Price = Annotated[
     str | None,
     typer.Option("--price", metavar="IN,OUT", help="Price per million tokens, of prompts and of answers."),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
-Data = Annotated[str | None, typer.Option("--data", help="Dataset: name, file, folder or Hub id.")]
-DataName = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Model: catalog name, folder, .gguf file or Hub id.", autocompletion=completion.models
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Dataset: name, file, folder or Hub id.", autocompletion=completion.data),
+]
+DataName = Annotated[
+    str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.", autocompletion=completion.data)
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, or a GPU's index or UUID: 0, GPU-…, MIG-… (default: auto)."),
@@ -74,7 +112,13 @@ Share = Annotated[
     ),
 ]
 From = Annotated[
-    str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Finished run whose adapter or model the run starts from.",
+        autocompletion=completion.runs,
+    ),
 ]
 Executor = Annotated[
     str | None,
@@ -111,9 +155,21 @@ Budget = Annotated[
     ),
 ]
 Retime = Annotated[bool, typer.Option("--retime", help="Repeat runs with disturbed timings instead of reusing them.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder: name, part of it, path, or 'last'.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Run or ladder: name, part of it, path, or 'last'.",
+        autocompletion=completion.runs_and_ladders,
+    ),
+]
 RunOrSweep = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run, ladder or sweep: name, part of it, path, or 'last'.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Run, ladder or sweep: name, part of it, path, or 'last'.",
+        autocompletion=completion.runs_and_ladders,
+    ),
 ]
 Margin = Annotated[
     float,

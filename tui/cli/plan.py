@@ -37,13 +37,16 @@ from engine.runs.home import runs_home
 from engine.runs.rpc_client import ask
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
-from tui.cli import options
+from tui.cli import completion, options
 from tui.cli.plan_view import PlanView
 from tui.output.console import console, print_json, say, table
 
 
 def plan(
-    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Argument(metavar="PRESET", help="Preset name or TOML file.", autocompletion=completion.presets),
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')

@@ -11,7 +11,7 @@ import typer
 from engine.config import preset_library
 from engine.config.method_specs import reads
 from engine.config.settings import flatten, setting_text
-from tui.cli import options
+from tui.cli import completion, options
 from tui.output.console import print_json, say, table
 
 
@@ -39,7 +39,7 @@ def show_list(json: options.Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    name: options.PresetName,
     method: options.Method = None,
     settings: options.Set = None,
     json: options.Json = False,
@@ -75,7 +75,9 @@ def show(
 
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new preset.")],
-    base: Annotated[str, typer.Option("--from", help="Preset to copy.")] = "demo-lora",
+    base: Annotated[
+        str, typer.Option("--from", help="Preset to copy.", autocompletion=completion.presets)
+    ] = "demo-lora",
     settings: options.Set = None,
     json: options.Json = False,
 ) -> None:

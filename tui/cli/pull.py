@@ -13,7 +13,7 @@ from engine.config.files import is_hub_id
 from engine.config.quantities import count
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import GGUF_TOOLS
-from tui.cli import options
+from tui.cli import completion, options
 from tui.output.console import console, print_json, say, table
 
 WIDE = 140
@@ -21,7 +21,13 @@ WIDE = 140
 
 
 def pull(
-    name: Annotated[str | None, typer.Argument(help="Catalog model or Hub id (default: list the catalog).")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Catalog model or Hub id (default: list the catalog).",
+            autocompletion=completion.offers(lambda home: [GGUF_TOOLS, *CATALOG]),
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name.

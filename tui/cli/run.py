@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import remove_tree
@@ -38,7 +37,7 @@ from tui.preview.method_estimate import disk_space
 
 
 def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")],
+    preset: options.PresetName,
     method: options.Method = None,
     model: options.Model = None,
     data: options.Data = None,

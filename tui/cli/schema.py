@@ -19,7 +19,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.run.events import AnyEvent
 from engine.runs.run.result import SCHEMA_VERSION, Result
-from tui.cli import options
+from tui.cli import completion, options
 from tui.output.console import print_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,7 +35,12 @@ FILES: dict[str, tuple[Any, str]] = {
 
 
 def schema(
-    name: Annotated[str, typer.Argument(metavar="FILE", help=f"{', '.join(FILES)}.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help=f"{', '.join(FILES)}.", autocompletion=completion.offers(lambda home: FILES)
+        ),
+    ],
     json: options.Json = False,
 ) -> None:
     """Print the schema of this name. Raises UserError for an unknown one."""

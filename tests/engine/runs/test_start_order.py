@@ -18,6 +18,7 @@ from forked import ftbench
 from listed_runs import made
 from made_sweep import made_sweep
 from places import ROOT
+from typer.main import get_command
 
 from engine.config import preset_library
 from engine.config.preset import EffectiveConfig
@@ -29,8 +30,9 @@ from engine.runs.origin import LADDER_ORIGIN
 from engine.runs.run import run_dir
 from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir
-from tui.cli.completion import all_names
+from tui.cli.completion import runs_and_ladders
 from tui.cli.lookup import ANY, LADDER_OR_SWEEP, RUN_OR_LADDER, find_named
+from tui.cli.main import app
 from tui.history.run_list import MAX_RESUMABLE, resumable
 
 ZONES = ("UTC", "Asia/Tokyo", "America/Los_Angeles", "Europe/Berlin")
@@ -82,7 +84,8 @@ def test_the_order_is_that_of_the_starts_in_any_zone_and_by_any_clock(tmp_path: 
     assert sort_by_start(iterate_all(tmp_path)) == started
     runs = [folder for folder in started if isinstance(folder, RunDir)]
     assert [line.run for line in resumable(tmp_path)] == runs[: -MAX_RESUMABLE - 1 : -1]
-    assert all_names(tmp_path) and list(all_names(tmp_path))[: len(runs) + 1] == ["last", *(r.name for r in runs[::-1])]
+    context = get_command(app).make_context("ftbench", ["--runs", str(tmp_path)], resilient_parsing=True)
+    assert runs_and_ladders(context, "") == ["last", *(folder.name for folder in started[::-1])]
 
 
 def test_what_was_not_counted_comes_before_by_the_clock_that_was_recorded(tmp_path: Path, clock: list[float]) -> None:

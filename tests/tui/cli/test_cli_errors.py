@@ -202,7 +202,12 @@ def test_a_list_of_a_preset_is_shown_on_one_line_as_set_takes_it(capsys: pytest.
     assert tomllib.loads(line) == {"target_modules": ["q_proj", "v_proj"]}
 
 
-@pytest.mark.parametrize(("command", "option"), GONE)
-def test_what_is_gone_says_what_to_do_instead(command: str, option: str) -> None:
-    done = ftbench(command, *filter(None, (option,)))
-    assert done.returncode == 2 and GONE[command, option] in done.stderr and done.stderr.count("\n") == 1
+@pytest.mark.parametrize("line", GONE)
+def test_what_is_gone_says_what_to_do_instead(line: str) -> None:
+    done = ftbench(*line.split()[1:])
+    assert done.returncode == 2 and GONE[line] in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_what_is_gone_may_be_a_value() -> None:
+    done = ftbench("presets", "show", "completion")
+    assert done.returncode == 2 and "unknown preset 'completion'" in done.stderr

@@ -30,7 +30,7 @@ from engine.hardware.devices import CPU, THE_CPU
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.run_dir import RunDir, finished_result
-from tui.cli import options
+from tui.cli import completion, options
 from tui.cli.errors import show_notices
 from tui.cli.lookup import RUN_OR_LADDER, find_named
 from tui.cli.progress import shown_progress
@@ -56,7 +56,12 @@ DEFECTS = ("chat.base_changed", "chat.adapter_inactive", "chat.full_is_base")
 
 def try_runs(
     names: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs or ladders: name, part of it, path, or 'last'.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs or ladders: name, part of it, path, or 'last'.",
+            autocompletion=completion.runs_and_ladders,
+        ),
     ],
     prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this and print it (default: stdin).")] = None,
     items: Annotated[

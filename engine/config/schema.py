@@ -224,7 +224,7 @@ class Evaluation(Section, frozen=True):
     """Maximum tokens to generate per answer."""
     generated_only: Annotated[bool, Traits("shared")] = False
     """Score what the model generates, never likelihoods: the automatic metric is exact_match instead of choice. Set by
-    a ladder with served models."""
+    a ladder with rungs that are not trained."""
     rows: Annotated[Positive | None, Traits("shared")] = None
     """Maximum number of test items (prompts) to score, selected by content hash; unset: all."""
     batch: Positive | Literal["auto"] = "auto"

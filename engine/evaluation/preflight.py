@@ -144,7 +144,7 @@ def decide_metric(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricC
         return MetricChoice(evaluation.metric, ""), [notice] if notice else []
     chosen = profile.choose()
     if chosen.metric == "choice" and evaluation.generated_only:
-        return MetricChoice("exact_match", f"{chosen.reason}, and served models generate theirs"), []
+        return MetricChoice("exact_match", f"{chosen.reason}, and rungs that are not trained generate theirs"), []
     if chosen.metric == "choice" and evaluation.when != "never":
         try:
             Choices.of(train)

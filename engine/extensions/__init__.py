@@ -30,6 +30,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
     },
     "ftbench.executors": {"slurm": ("engine.extensions.slurm.slurm", "")},
     "ftbench.screens": {"try": ("tui.extensions.chat.keys:KEYS", "")},
+    "ftbench.rungs": {"served": ("engine.extensions.served.rungs:KIND", "")},
     "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
 }
 """Hook -> name -> (`module:attribute`, help of a command)."""

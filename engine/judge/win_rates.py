@@ -20,7 +20,7 @@ from engine.config.text import amount, listed, visible
 from engine.judge.confidence_sequence import OrderedRatings
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, is_base, is_served
+from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, is_added, is_base
 from engine.runs.ladder.preferences import (
     MAX_SWAPPED,
     MAX_UNREADABLE,
@@ -325,8 +325,8 @@ def rung_noun(name: str) -> str:
     """`LoRA`, `the base model`, `lora-3f2a`."""
     if name == BASE:
         return "the base model"
-    if is_served(name):
-        return visible(name.removeprefix(SERVED_PREFIX))
+    if is_added(name):
+        return visible(name.removeprefix(ADDED_PREFIX))
     if name in VARIANT_TITLES:
         return VARIANT_TITLES[name]
     noun = method_specs()[name].in_text if name in method_specs() else visible(name)

@@ -15,6 +15,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.model_files import find_model
 from engine.evaluation.intervals import group_sums
+from engine.ladder.added_rungs import collect_added, with_examples
 from engine.ladder.artifacts import add_artifacts
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import (
@@ -36,7 +37,6 @@ from engine.ladder.results import (
     worked_joules,
 )
 from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
-from engine.ladder.served import collect_served, with_examples
 from engine.ladder.statistics import CONFIDENCE_LEVEL, MeanSamples
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
@@ -49,8 +49,8 @@ from engine.runs.ladder.ladder_state import (
     LadderPlan,
     Look,
     Rung,
+    is_added,
     is_base,
-    is_served,
     shots_of,
 )
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
@@ -134,8 +134,8 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | 
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
     bases += collect_few_shot(folder, results, plan.base_shots, ladder.metric)
-    served = [model for model, _ in with_examples(plan.served, plan.base_shots)]
-    bases += collect_served(folder, results, served, ladder.metric)
+    added = [rung for rung, _ in with_examples(plan.added, plan.base_shots)]
+    bases += collect_added(folder, results, added, ladder.metric)
     ladder.rows[:0] = bases
     samples = add_statistics(ladder, results, ladder.metric, look)
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
@@ -244,7 +244,7 @@ def _comparisons(
     `kept`: decisions of earlier looks. Those that two rungs differ leave their part of the error rate to the others.
     """
     tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.outliers]
-    bases = [name for name in by_score.scores if name == BASE or shots_of(name) or is_served(name)]
+    bases = [name for name in by_score.scores if name == BASE or shots_of(name) or is_added(name)]
     pairs = [(name, base) for base in bases for name in tuned]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     every = [*pairs, *(pair for pair in kept if pair not in pairs)]

@@ -16,7 +16,7 @@ from engine.config.text import amount
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
-from engine.runs.ladder.ladder_state import BASE, SERVED_PREFIX, Ladder, artifact_of, is_served, shots_of
+from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, Ladder, artifact_of, is_added, shots_of
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange, Topic
 
 Sentences = Iterator[tuple[Topic, str]]
@@ -30,8 +30,8 @@ def rung_title(name: str) -> str:
         return f"{rung_title(artifact[0])} {artifact[1].title}"
     if shots := shots_of(name):
         return f"{shots}-shot base"
-    if is_served(name):
-        return name.removeprefix(SERVED_PREFIX)
+    if is_added(name):
+        return name.removeprefix(ADDED_PREFIX)
     if name in VARIANT_TITLES:
         return VARIANT_TITLES[name]
     return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)

@@ -1,4 +1,4 @@
-"""Runs the stages of a ladder: preparation, probes, trials, runs, served models, exports, analysis, report."""
+"""Runs the stages of a ladder: preparation, probes, trials, runs, rungs of extensions, exports, analysis, report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
+from engine.ladder.added_rungs import check_added, examples_of_base, let_answer, record_failure, with_examples
 from engine.ladder.aggregate import aggregate, memory_of_full
 from engine.ladder.artifacts import export_artifact, scored_export
 from engine.ladder.phrases import rung_title
@@ -26,7 +27,6 @@ from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
 from engine.ladder.sequential import decide_questions, next_look
-from engine.ladder.served import ask_served, check_served, examples_of_base, record_failure, with_examples
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
 from engine.runs.ladder.ladder_state import (
@@ -105,7 +105,7 @@ class LadderPipeline:
         self.measure()
         self.try_rates()
         self.train()
-        self.ask_served()
+        self.answer_items()
         self.export()
         self.analyze()
 
@@ -144,7 +144,7 @@ class LadderPipeline:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         refuse_missing_splits(ladder.work.test, ladder.work.validation, plan.learning_rates)
-        check_served(plan.served, ladder.work.metric, self.runner.stopping)
+        check_added(plan.added, ladder.work.metric, self.runner.stopping)
         rates = {rung.config.train.learning_rate for rung in plan.rungs}
         kinds = {method_spec(rung.method).trains for rung in plan.rungs}
         if len(kinds) > 1 and len(rates) == 1 and plan.learning_rates == 1:
@@ -316,9 +316,9 @@ class LadderPipeline:
                 self.runner.exclude(entry)
             self._update_verdict()
 
-    def ask_served(self) -> None:
-        """Let served models answer the test items. One that fails is reported and does not end the ladder."""
-        if not self.plan.served:
+    def answer_items(self) -> None:
+        """Let the rungs of extensions answer the test items. One that fails is reported and does not end the ladder."""
+        if not self.plan.added:
             return
         self._enter("asking")
         ladder, folder, work = self.ladder, self.runner.dir, self.ladder.work
@@ -328,16 +328,16 @@ class LadderPipeline:
             return
         predictions = self.runner.run_of(finished).predictions_file
         runs = [folder.runs / run for run in (*(entry.run for entry in entries), *ladder.base_runs.values())]
-        for model, shots in with_examples(self.plan.served, self.plan.base_shots):
+        for rung, shots in with_examples(self.plan.added, self.plan.base_shots):
             with_file = (run for run in map(RunDir, runs) if run.few_shot_examples_file(shots).exists())
             try:
                 examples = examples_of_base(next(with_file, RunDir(runs[0])), shots)
                 config, stopping = self.plan.rungs[0].config, self.runner.stopping
-                state = ask_served(folder, model, config, predictions, work.metric, stopping, examples)
+                state = let_answer(folder, rung, config, predictions, work.metric, stopping, examples)
             except (UserError, RunFailed) as error:
-                state = record_failure(folder, model, error)
+                state = record_failure(folder, rung, error)
             if state.status == "failed":
-                self.runner.warn("ladder.served_failed", f"{model.name} is not scored: {state.reason}")
+                self.runner.warn("ladder.rung_failed", f"{rung.name} is not scored: {state.reason}")
             self._update_verdict()
 
     def export(self) -> None:

@@ -14,6 +14,7 @@ from engine.config.method_specs import TrainedRung, lora_notices
 from engine.config.metric_specs import OPEN
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
+from engine.ladder.added_rungs import answering_module
 from engine.ladder.decisions import Decisions, is_non_inferior, ratio_of
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
@@ -43,8 +44,9 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.recommendation import artifact_sentences, recommendations, summarize_ladder
 from engine.ladder.results import comparison, margin_of
-from engine.runs.ladder.ladder_state import BASE, ItemDependence, Ladder, is_served, shots_of
+from engine.runs.ladder.ladder_state import BASE, ItemDependence, Ladder, is_added, shots_of
 from engine.runs.ladder.preferences import NOT_READ
+from engine.runs.ladder.rung_kinds import rung_kind
 from engine.runs.ladder.rung_results import Comparison, RungResult, VerdictSentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.run.usage import overlap_sentence
@@ -158,7 +160,7 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
 
 
 def _untrained(ladder: Ladder, decisions: Decisions) -> Sentences:
-    """Each trained rung against the base model with the most examples, and against each served model.
+    """Each trained rung against the base model with the most examples, and against each that is not trained.
 
     This shows whether training gained more than a prompt, and whether another model with a prompt would do.
     """
@@ -170,20 +172,15 @@ def _untrained(ladder: Ladder, decisions: Decisions) -> Sentences:
         yield from _against_untrained(ladder, decisions, most, subject)
         yield "caveat", f"The {title} has one choice of examples, another may score differently."
     for row in ladder.rows:
-        title = visible(rung_title(row.name))
-        if is_served(row.name) and row.score:
-            yield from _against_untrained(ladder, decisions, row, f"The served model {title}")
-        elif is_served(row.name) and row.status == "failed":
-            yield "quality", f"The served model {title} is not scored: {row.reason}."
-        if use := row.served:
-            counts = (
-                (use.cut, f"of {integer(use.answers)} were cut off at evaluation.max_new_tokens"),
-                (use.empty, "are empty, which scores as a wrong answer"),
-                (use.reasoning, "have separate reasoning, which is not scored"),
-            )
-            problems = [f"{integer(number)} {text}" for number, text in counts if number]
-            if problems:
-                yield "caveat", f"Of the answers of {title}, {listed(problems)}."
+        if not is_added(row.name):
+            continue
+        subject = f"The {rung_kind(row.method).noun} {visible(rung_title(row.name))}"
+        if row.score:
+            yield from _against_untrained(ladder, decisions, row, subject)
+        elif row.status == "failed":
+            yield "quality", f"{subject} is not scored: {row.reason}."
+        for caveat in answering_module(row.method).caveats(row):
+            yield "caveat", caveat
 
 
 def _against_untrained(ladder: Ladder, decisions: Decisions, untrained: RungResult, subject: str) -> Sentences:

@@ -139,9 +139,9 @@ def next_look(plan: LadderPlan, seeds: int, runs: int) -> Look | None:
 
 
 def comparison_count(plan: LadderPlan) -> int:
-    """Comparisons of a ladder: every rung with every base and served model, and every pair of rungs."""
+    """Comparisons of a ladder: every rung with every model that is not trained, and every pair of rungs."""
     rungs = len(plan.rungs)
-    return rungs * (1 + len(plan.base_shots) + len(plan.served)) + rungs * (rungs - 1) // 2
+    return rungs * (1 + len(plan.base_shots) + len(plan.added)) + rungs * (rungs - 1) // 2
 
 
 def decided_comparisons(ladder: Ladder) -> dict[tuple[str, str], Comparison]:

@@ -153,8 +153,8 @@ def _write_report(kind: str, folder: Any, write: Callable[[Any, Any], object]) -
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
-def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The conversations of test items as a served model gets them. Raises UserError if the data changed."""
+def ladder_items(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The conversations of test items as a rung that is not trained gets them. Raises UserError if the data changed."""
     from engine.data.items import conversations_of
 
     config = msgspec.convert(arguments["config"], schema.Config)
@@ -163,7 +163,7 @@ def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The answers of a served model with their tool calls, and their scores against the best of their references."""
+    """The answers of such a rung with their tool calls, and their scores against the best of their references."""
     from engine.evaluation.metrics import best_score, is_formatted
     from engine.evaluation.tool_calls import written_calls
 
@@ -312,7 +312,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.inspect": data_inspect,
     "ladder.workload": ladder_workload,
     "ladder.report": ladder_report,
-    "ladder.served_items": served_items,
+    "ladder.items": ladder_items,
     "ladder.score_answers": score_answers,
     "judge.plan": judge_plan,
     "rating.summary": rating_summary,

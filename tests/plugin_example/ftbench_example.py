@@ -1,4 +1,4 @@
-"""A package that adds a method, a metric and a pane to ftbench: only these files and three entry points.
+"""A package that adds a method, a metric, a pane and a rung to ftbench: these files and an entry point for each.
 
 Its metadata folder next to this file is what `pip install` would write for
 
@@ -8,8 +8,10 @@ Its metadata folder next to this file is what `pip install` would write for
     edits = "ftbench_example:EDITS"
     [project.entry-points."ftbench.panes"]
     steps = "ftbench_example_pane:StepsPane"
+    [project.entry-points."ftbench.rungs"]
+    constant = "ftbench_example_rung:KIND"
 
-This module imports no torch, because the workbench reads the specs. Training, scoring and pane are in other modules.
+This module imports no torch, because the workbench reads the specs. What it names is in other modules.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ STAGE_TEXTS = {
     "tuning": "trying learning rates on the validation split",
     "training": "running the rungs",
     "exporting": "exporting, checking and scoring the artifacts",
-    "asking": "asking served models",
+    "asking": "asking models that are not trained",
     "analyzing": "computing the verdict",
 }
 

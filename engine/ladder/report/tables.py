@@ -14,6 +14,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import ABSENT, Number, count, decimal, duration, energy, money, percent, rate, ratio, size
 from engine.config.text import amount
+from engine.ladder.added_rungs import added_tables
 from engine.ladder.decisions import cost_ratio
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
@@ -28,7 +29,8 @@ from engine.ladder.phrases import (
     seed_range_text,
 )
 from engine.ladder.results import comparison
-from engine.runs.ladder.ladder_state import Ladder, is_base, is_served
+from engine.runs.ladder.ladder_state import Ladder, is_added, is_base
+from engine.runs.ladder.rung_kinds import rung_kind
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
     Comparison,
@@ -36,7 +38,6 @@ from engine.runs.ladder.rung_results import (
     LadderSummary,
     RungResult,
     SeedRange,
-    ServedUse,
     SummaryRow,
 )
 from engine.runs.run.result import Interval
@@ -192,7 +193,7 @@ def status_word(status: str) -> str:
 
 def results(ladder: Ladder) -> list[ReportTable]:
     """The tables of scores and costs, in the order in which they are shown."""
-    optional = filter(None, [served_models(ladder), benchmarks(ladder), artifacts(ladder)])
+    optional = filter(None, [*added_tables(ladder), benchmarks(ladder), artifacts(ladder)])
     return [quality(ladder), time_and_price(ladder), memory_and_size(ladder), *optional]
 
 
@@ -228,8 +229,8 @@ def quality(ladder: Ladder) -> ReportTable:
 
 def rung_facts(row: RungResult) -> tuple[str, ...]:
     """The rung's learning rate, what set it, and the number of seeds."""
-    if is_served(row.name):
-        return ("served model",)
+    if is_added(row.name):
+        return (rung_kind(row.method).noun,)
     if is_base(row.name):
         return ("before training",)
     seeds = amount(len(row.seeds), "seed") if row.seeds else ""
@@ -399,41 +400,6 @@ def _trained(ladder: Ladder) -> list[RungResult]:
 
 def _reasons(notes: Iterable[str], otherwise: str) -> str:
     return "; ".join(dict.fromkeys(filter(None, notes))) or otherwise
-
-
-UNKNOWN = "unknown"
-
-
-def served_models(ladder: Ladder) -> ReportTable | None:
-    """What served models took for their answers, one line each; None without any."""
-    used = [(row.name, row.served) for row in ladder.rows if row.served]
-    if not used:
-        return None
-    no_cost = "Costs of served models are unknown: give prices with --price."
-
-    def cost(use: ServedUse, answers: int) -> str:
-        return f"{use.cost / use.answers * answers:.4g}" if use.cost is not None and use.answers else ABSENT
-
-    def tokens(number: int | None) -> str:
-        return UNKNOWN if number is None else count(number)
-
-    columns: list[ReportColumn[tuple[str, ServedUse]]] = [
-        ReportColumn("latency per answer", lambda row: range_cell(row[1].seconds, duration)),
-        ReportColumn("of prompts", lambda row: tokens(row[1].prompt_tokens), "tokens"),
-        ReportColumn("of answers", lambda row: tokens(row[1].completion_tokens), "tokens"),
-        ReportColumn("of all answers", lambda row: cost(row[1], row[1].answers), "cost", unmeasured=no_cost),
-        ReportColumn("per 1,000 answers", lambda row: cost(row[1], 1000), "cost", unmeasured=""),
-        ReportColumn("cut off", lambda row: f"{row[1].cut:,} of {row[1].answers:,}", "answers"),
-        ReportColumn("empty", lambda row: f"{row[1].empty:,} of {row[1].answers:,}", "answers"),
-        ReportColumn("with separate reasoning", lambda row: f"{row[1].reasoning:,} of {row[1].answers:,}", "answers"),
-        ReportColumn(
-            "refused items",
-            lambda row: ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in row[1].refused.items()) or "0",
-        ),
-        ReportColumn("training time", lambda row: UNKNOWN),
-        ReportColumn("memory", lambda row: UNKNOWN),
-    ]
-    return report_table("Served models", "rung", used, lambda row: rung_line(row[0], row[1].endpoint), columns)
 
 
 def artifacts(ladder: Ladder) -> ReportTable | None:

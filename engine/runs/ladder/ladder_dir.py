@@ -22,7 +22,7 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
 from engine.config.preset_library import preset_name
 from engine.config.settings import nested
-from engine.runs.ladder.ladder_state import Ladder, LadderPlan
+from engine.runs.ladder.ladder_state import ADDED_PREFIX, Ladder, LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 from engine.runs.origin import NUMBER
 from engine.runs.run import folder
@@ -109,6 +109,10 @@ class LadderDir(ComparisonDir):
     KIND: ClassVar[str] = "ladder"
     HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET` starts one"
     probes = FolderEntry("probes")
+
+    def added_rung(self, row: str) -> Path:
+        """The folder with the answers of a rung that is not trained."""
+        return self.path / "rungs" / row.removeprefix(ADDED_PREFIX)
 
     def state(self) -> Ladder | None:
         return self.read_state(Ladder, self.state_hint)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import NormalDist, fmean, variance
 
-import msgspec
-
 from engine.config.errors import Notice, UserError
 from engine.config.method_specs import LORA, LORA_VARIANTS, method_names, method_spec, reads
 from engine.config.metric_specs import AUTO, DEFAULT_MARGIN, metric_spec
@@ -18,9 +16,9 @@ from engine.config.preset_library import resolve_preset
 from engine.config.schema import DESCRIPTIVE_KEYS, LADDER_KEYS, SHARED_KEYS, Config
 from engine.config.settings import Flat, flatten, parse_overrides
 from engine.config.text import amount
-from engine.runs.endpoint import is_endpoint, parse_endpoint, parse_price
 from engine.runs.ladder.ladder_dir import states
-from engine.runs.ladder.ladder_state import ARTIFACT_SEPARATOR, Ladder, LadderPlan, Rung, ServedModel, is_base
+from engine.runs.ladder.ladder_state import ARTIFACT_SEPARATOR, AddedRung, Ladder, LadderPlan, Rung, is_base
+from engine.runs.ladder.rung_kinds import rung_kind, rung_kinds
 from engine.runs.run.exports import artifact_words, parse_artifact
 
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
@@ -53,13 +51,12 @@ def make_plan(
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs. `ship`
-    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one. A rung that is an address is a served model; `prices`
-    are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`. `max_seeds`: to run until the questions are
-    decided, with at most this many seeds instead of `seeds`.
+    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one. Rungs that are not trained are read by
+    extensions, such as addresses; `prices` are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`.
+    `max_seeds`: to run until the questions are decided, with at most this many seeds instead of `seeds`.
     """
-    addresses = [word for word in rungs if is_endpoint(word) or is_endpoint(word.partition("=")[2])]
-    served = served_models(addresses, prices)
-    rungs = [word for word in rungs if word not in addresses]
+    added = added_rungs(rungs, prices)
+    rungs = [word for word in rungs if not any(kind.matches(word) for kind in rung_kinds().values())]
     if max_seeds is not None:
         option, code = "--until-decided", "ladder.until_decided"
         _refuse_number("seeds", max_seeds, (2, MAX_SEEDS), "--max-seeds", "ladder.seeds")
@@ -79,11 +76,11 @@ def make_plan(
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
     planned, notices = _rungs(rungs, preset, overrides)
-    if served and planned[0].config.evaluation.metric == AUTO.name:  # other runs can be reused
+    if added and planned[0].config.evaluation.metric == AUTO.name:  # other runs can be reused
         planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.generated_only": True})
-    if served and metric_spec(planned[0].config.evaluation.metric).picks_from_choices:
+    if added and metric_spec(planned[0].config.evaluation.metric).picks_from_choices:
         planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.metric": "exact_match"})
-        why = "a served model has no likelihoods"
+        why = f"a {rung_kind(added[0].kind).noun} has no likelihoods"
         text = f"{why}: every rung's generated label is read, by exact_match instead of choice"
         notices = [*notices, Notice("ladder.generated_labels", text)]
     refuse_missing_splits(planned[0].config.data.test, planned[0].config.data.validation, learning_rates)
@@ -99,7 +96,7 @@ def make_plan(
         margin=margin,
         fresh=fresh,
         retime=retime,
-        served=served,
+        added=added,
         base_shots=sorted({count for count in base_shots if count}),  # 0: the base model without examples
         command=command,
         notices=notices,
@@ -133,27 +130,18 @@ def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Run
     return planned, list(notices)
 
 
-def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedModel]:
-    """The served models of `--rung`, with their prices. Raises UserError for an invalid address, name or price."""
-    models: dict[str, ServedModel] = {}
-    for word in words:
-        given, _, address = ("", "", word) if is_endpoint(word) else word.partition("=")
-        endpoint = parse_endpoint(address, "--rung")
-        name = given or re.sub(r"[^A-Za-z0-9_-]+", "-", endpoint.model.rpartition("/")[2]).strip("-")[:MAX_NAME]
+def added_rungs(words: Sequence[str], prices: Sequence[str]) -> list[AddedRung]:
+    """The values of `--rung` that extensions know. Raises UserError for an invalid one, name or price."""
+    added: list[AddedRung] = []
+    for kind in rung_kinds().values():
+        added += kind.plan([word for word in words if kind.matches(word)], prices)
+    names = [rung.name for rung in added]
+    for name in names:
         _check_name(name)
-        if name in models:
+        if names.count(name) > 1:
             hint = "name them, as in --rung big=http://host/v1#model"
             raise UserError(f"duplicate rung name {name}", "--rung", hint, code="ladder.rung_name")
-        models[name] = ServedModel(name=name, endpoint=endpoint.name)
-    for text in prices:
-        only, _, value = text.rpartition("=")
-        if not models or (only and only not in models):
-            hint = f"use one of {', '.join(models)}" if models else "add --rung http://host/v1#model"
-            raise UserError(f"no served model {only}".rstrip(), f"--price {text}", hint, code="ladder.served_price")
-        price = parse_price(value, "--price")
-        for name in [only] if only else list(models):
-            models[name] = msgspec.structs.replace(models[name], price=list(price or ()))
-    return list(models.values())
+    return added
 
 
 def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:

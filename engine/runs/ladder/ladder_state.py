@@ -33,33 +33,33 @@ def shots_of(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-SERVED_PREFIX = "@"
-"""Starts the rows of served models, `@big`; names of rungs cannot contain it."""
+ADDED_PREFIX = "@"
+"""Starts the rows of rungs that an extension adds, `@big`; names of trained rungs cannot contain it."""
 
 
-def is_served(name: str) -> bool:
-    return name.startswith(SERVED_PREFIX)
+def is_added(name: str) -> bool:
+    return name.startswith(ADDED_PREFIX)
 
 
 def is_base(name: str) -> bool:
-    """Whether a row is a model that is not trained: the base model, in 4 bits or with examples too, or a served one."""
-    return name in BASES or _FEW_SHOT.fullmatch(name) is not None or is_served(name)
+    """Whether a row is a model that is not trained: the base model, in 4 bits or with examples too, or an added one."""
+    return name in BASES or _FEW_SHOT.fullmatch(name) is not None or is_added(name)
 
 
-class ServedModel(Struct, kw_only=True, frozen=True):
-    """A model behind a server as a rung."""
+class AddedRung(Struct, kw_only=True, frozen=True):
+    """A rung of an extension (`engine/runs/ladder/rung_kinds.py`): it is not trained, and answers the same items."""
 
+    kind: str
+    """Name of its hook."""
     name: str
-    endpoint: str
-    """`http://host:8000/v1#model`."""
-    price: list[float] = field(default_factory=list)
-    """Of prompts and answers, per million tokens; empty if unknown."""
-    concurrency: int = 8
-    """Requests at a time."""
+    source: str
+    """What answers, as its kind reads it: the address of a model."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of its kind."""
 
     @property
     def row(self) -> str:
-        return f"{SERVED_PREFIX}{self.name}"
+        return f"{ADDED_PREFIX}{self.name}"
 
 
 ARTIFACT_SEPARATOR = ":"
@@ -150,8 +150,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Artifacts that are rungs too, as `lora:q4_k_m`: exported from each run of the rung, checked and compared."""
     margin: float = DEFAULT_MARGIN
     """Loss of quality up to which a rung is as good as another, in the unit of the metric."""
-    served: list[ServedModel] = field(default_factory=list)
-    """Models behind servers that answer the same items."""
+    added: list[AddedRung] = field(default_factory=list)
+    """Rungs that are not trained and answer the same items."""
     base_shots: list[int] = field(default_factory=list)
     """Numbers of training rows in the prompt with which the base model is scored too."""
     fresh: bool = False

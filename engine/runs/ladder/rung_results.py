@@ -70,7 +70,7 @@ class RungResult(Struct, kw_only=True):
     name: str
     """Of the rung; `base`, `base-4bit` and `base-4-shot` for the base model."""
     method: str
-    """For the base model the row's name."""
+    """For the base model the row's name, for a rung that is not trained its kind."""
     source: str = ""
     """For an artifact: the rung whose runs it was exported from; '' for trained rungs."""
     status: str

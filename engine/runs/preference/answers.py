@@ -17,7 +17,7 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, SERVED_PREFIX, Ladder, is_base, is_served, shots_of
+from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, is_added, is_base, shots_of
 from engine.runs.run.folder import short_name
 from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, read_predictions
 from engine.runs.run.run_dir import RunDir, read_frozen
@@ -139,7 +139,7 @@ class RungAnswers:
 
     @property
     def trained(self) -> list[str]:
-        """The rungs that are neither base nor served models."""
+        """The rungs that are trained."""
         return [rung for rung in self.by_rung if not is_base(rung)]
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -231,9 +231,8 @@ def answer_files(folder: LadderDir, ladder: Ladder) -> Iterator[tuple[str, int, 
         for base, run in of_base:
             if base == BASE and (file := run.few_shot_file(shots_of(name))).exists():
                 yield name, ONLY, file, "base"
-    for name in filter(is_served, methods):
-        file = folder.path / "served" / name.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
-        if file.exists():
+    for name in filter(is_added, methods):
+        if (file := folder.added_rung(name) / "predictions.jsonl").exists():
             yield name, ONLY, file, "base"
     for entry in finished:
         yield entry.rung, entry.seed, RunDir(folder.runs / entry.run).predictions_file, "tuned"

@@ -1,4 +1,4 @@
-"""A method and a metric from another package work everywhere without a change in ftbench."""
+"""A method, a metric and a rung from another package work everywhere without a change in ftbench."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engine.config.method_specs import BUILT_IN, TrainedRung, lora_notices, meth
 from engine.config.metric_specs import metric_specs
 from engine.config.settings import known_keys
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.rung_kinds import rung_kinds
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList
 
@@ -28,11 +29,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example package, importable here and in every process started from here."""
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.setenv("PYTHONPATH", EXAMPLE)
-    for cached in (method_specs, metric_specs):
+    for cached in (method_specs, metric_specs, rung_kinds):
         cached.cache_clear()
     yield
     monkeypatch.undo()
-    for cached in (method_specs, metric_specs):
+    for cached in (method_specs, metric_specs, rung_kinds):
         cached.cache_clear()
 
 
@@ -63,7 +64,7 @@ def test_the_bench_lists_the_method(tmp_path: Path) -> None:
 
 
 def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
-    rungs = ("--rung", "vera", "--rung", "full")
+    rungs = ("--rung", "vera", "--rung", "full", "--rung", "same=answer:late")
     done = forked.ftbench("ladder", "demo", *MICRO, *ON_SMALL, *rungs, "--set", "evaluation.metric=edits", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)
@@ -71,10 +72,15 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
     assert state["work"]["metric"] == "edits" and rows["vera"]["status"] == "finished"
     assert rows["vera"]["trainable"] < rows["full"]["trainable"]
     assert rows["full"]["score"]["mean"] > 1  # edits, not a share
+    assert rows["@same"]["status"] == "finished" and rows["@same"]["score"]["mean"] > 1
+    assert ("full", "@same") in [(comparison["a"], comparison["b"]) for comparison in state["comparisons"]]
+    sentences = [sentence["text"] for sentence in state["verdict"]]
+    assert any(text.startswith("The constant answer same has a edits of") for text in sentences)
+    assert "same does not read the prompt." in sentences
     (folder,) = LadderDir.iterate(tmp_path / "runs")
     for page in (folder.page, folder.markdown):
         text = page.read_text("utf-8")
-        assert "vera" in text and "edits" in text
+        assert "vera" in text and "edits" in text and "Constant answers" in text
     assert "VeRA" in folder.markdown.read_text("utf-8")
     (run,) = (entry["run"] for entry in state["entries"] if entry["rung"] == "vera" and entry["kind"] == "run")
     done = forked.ftbench("export", run, "--to", "adapter")

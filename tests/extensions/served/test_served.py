@@ -22,16 +22,18 @@ from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import AnswerProfile, MetricChoice, decide_metric
 from engine.evaluation.score import write_items
-from engine.ladder import served as served_module
+from engine.extensions.served import serving
+from engine.extensions.served.rungs import PRICE, served_models
+from engine.ladder import added_rungs
+from engine.ladder.added_rungs import check_added, collect_added, let_answer, record_failure
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.sentences import conclude
-from engine.ladder.served import ask_served, check_served, collect_served, record_failure
 from engine.methods.model_source import load_tokenizer
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir, plan_text
-from engine.runs.ladder.ladder_plan import make_plan, served_models
-from engine.runs.ladder.ladder_state import ServedModel
+from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.ladder.ladder_state import AddedRung
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.preference.answers import ladder_answers
 from engine.runs.run.predictions import ScoredItem
@@ -52,7 +54,7 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LadderDir:
     plant_answers(folder, {"base": 0.0, "qlora": 0.6, "lora": 0.7, "full": 1.2}, items=30)
 
     def ask(question: str, arguments: Any, progress: Any) -> Any:
-        if question == "ladder.served_items":
+        if question == "ladder.items":
             return [
                 {"messages": [{"role": "user", "content": line["prompt"]}], "tools": None}
                 for line in arguments["lines"]
@@ -63,15 +65,19 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LadderDir:
             for output, refs in pairs
         ]
 
-    monkeypatch.setattr(served_module, "ask", ask)
+    monkeypatch.setattr(added_rungs, "ask", ask)
     return folder
 
 
-def asked(folder: LadderDir, model: ServedModel) -> Any:
+def served(endpoint: str, **settings: Any) -> AddedRung:
+    return AddedRung(kind="served", name="big", source=endpoint, settings=settings)
+
+
+def asked(folder: LadderDir, model: AddedRung) -> Any:
     state = folder.state()
     assert state is not None
     predictions = next(folder.runs / entry.run for entry in state.entries if entry.kind == "run") / "predictions.jsonl"
-    return ask_served(folder, model, CONFIG, predictions, "exact_match", StopRequest())
+    return let_answer(folder, model, CONFIG, predictions, "exact_match", StopRequest())
 
 
 def right(request: dict[str, Any]) -> str:
@@ -82,8 +88,8 @@ def right(request: dict[str, Any]) -> str:
 def test_names_and_prices() -> None:
     words = ["http://host:8000/v1#org/Big-Model.1", "small=https://host/v1#s,x"]
     big, small = served_models(words, ["0.5,1", "small=0.1,0.2"])
-    assert (big.name, big.row, big.price) == ("Big-Model-1", "@Big-Model-1", [0.5, 1.0])
-    assert (small.name, small.endpoint, small.price) == ("small", "https://host/v1#s,x", [0.1, 0.2])
+    assert (big.name, big.row, big.settings[PRICE]) == ("Big-Model-1", "@Big-Model-1", [0.5, 1.0])
+    assert (small.name, small.source, small.settings[PRICE]) == ("small", "https://host/v1#s,x", [0.1, 0.2])
     for words, prices, code in (
         (["http://h/v1#a", "http://g/v1#a"], [], "ladder.rung_name"),
         (["x y=http://h/v1#a"], [], "ladder.rung_name"),
@@ -93,7 +99,7 @@ def test_names_and_prices() -> None:
         (["http://h/v1#a"], ["one"], "endpoint.price"),
     ):
         with pytest.raises(UserError) as raised:
-            served_models(words, prices)
+            make_plan("demo", words or ["lora"], {}, prices=prices)
         assert raised.value.code == code
 
 
@@ -102,20 +108,20 @@ def test_labels_are_generated_on_every_rung_of_a_ladder_with_a_served_model() ->
     plan = make_plan("demo", words, {"evaluation.metric": "choice"})
     assert {rung.config.evaluation.metric for rung in plan.rungs} == {"exact_match"}
     assert "ladder.generated_labels" in [notice.code for notice in plan.notices]
-    assert [model.row for model in plan.served] == ["@a"]
+    assert [rung.row for rung in plan.added] == ["@a"]
     without = make_plan("demo", ["lora"], {"evaluation.metric": "choice"})
-    assert without.rungs[0].config.evaluation.metric == "choice" and without.served == []
+    assert without.rungs[0].config.evaluation.metric == "choice" and without.added == []
     automatic = make_plan("demo", words, {"evaluation.metric": "auto"}).rungs[0].config.evaluation
     labels = SimpleNamespace(choose=lambda: MetricChoice("choice", "3 distinct labels"))
     with patch.object(AnswerProfile, "of", lambda rows, tags: labels):
         choice, _ = decide_metric(automatic, [])
     assert choice.metric == "exact_match" and "3 distinct labels" in choice.reason
-    assert tomli.loads(plan_text(plan))["served"][0]["endpoint"] == "http://h/v1#a"
+    assert tomli.loads(plan_text(plan))["added"][0]["source"] == "http://h/v1#a"
 
 
 def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trained_rung(ladder: LadderDir) -> None:
     with planted(right) as server:
-        model = ServedModel(name="big", endpoint=server.name, price=[1.0, 2.0])
+        model = served(server.name, price=[1.0, 2.0])
         state = asked(ladder, model)
         requests = len(server.requests)
         assert (state.status, requests) == ("finished", 30)
@@ -129,7 +135,7 @@ def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trai
     assert stored is not None and stored.work is not None
     results = LadderResults(read_finished(ladder, stored))
     collect(results, stored)
-    rows = collect_served(ladder, results, [model], "exact_match")
+    rows = collect_added(ladder, results, [model], "exact_match")
     trained = [
         RungResult(name=row.name, method=row.method, status="finished", seeds=row.seeds, runs=row.runs)
         for row in stored.rows
@@ -158,7 +164,7 @@ def test_cut_and_empty_answers_and_separate_reasoning_are_counted(ladder: Ladder
         return {"status": 200, "body": bodies[number]} if number in bodies else right(request)
 
     with planted(reply) as server:
-        use = asked(ladder, ServedModel(name="big", endpoint=server.name)).use
+        use = asked(ladder, served(server.name)).use
     assert (use.cut, use.empty, use.reasoning, use.cost) == (1, 2, 1, None)
 
 
@@ -168,22 +174,25 @@ def test_a_refused_item_leaves_the_model_out_instead_of_scoring_0(ladder: Ladder
     with planted(
         lambda request: refusal if "Question 7?" in request["messages"][-1]["content"] else right(request)
     ) as server:
-        model = ServedModel(name="big", endpoint=server.name)
+        model = served(server.name)
         state = asked(ladder, model)
         assert state.status == "failed" and sum(state.use.refused.values()) == 1 and state.use.answers == 29
         assert "1 of 30 items" in state.reason
-        (row,) = collect_served(ladder, LadderResults(), [model], "exact_match")
+        (row,) = collect_added(ladder, LadderResults(), [model], "exact_match")
         assert row.status == "failed" and row.score is None
         server.reply = right
         server.requests.clear()
         assert asked(ladder, model).status == "finished" and len(server.requests) == 1
 
 
-def test_a_server_that_ends_is_reported_and_its_answers_are_kept(ladder: LadderDir) -> None:
+def test_a_server_that_ends_is_reported_and_its_answers_are_kept(
+    ladder: LadderDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with planted(
         lambda request: {"status": 401, "body": "no"} if len(server.requests) > 10 else right(request)
     ) as server:
-        model = ServedModel(name="big", endpoint=server.name, concurrency=1)
+        monkeypatch.setattr(serving, "CONCURRENCY", 1)
+        model = served(server.name)
         with pytest.raises(UserError) as raised:
             asked(ladder, model)
         assert raised.value.code == "endpoint.unauthorized"
@@ -196,16 +205,16 @@ def test_a_server_that_ends_is_reported_and_its_answers_are_kept(ladder: LadderD
 
 def test_a_wrong_name_and_a_metric_without_generated_answers_are_refused_before_training() -> None:
     with planted(right) as server:
-        wrong = ServedModel(name="big", endpoint=f"{server.url}#other")
+        wrong = served(f"{server.url}#other")
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "json", StopRequest())
+            check_added([wrong], "json", StopRequest())
         assert raised.value.code == "endpoint.unknown_model"
         with pytest.raises(UserError) as raised:
-            check_served([wrong], "choice", StopRequest())
-        assert raised.value.code == "ladder.served_metric"
-        check_served([], "choice", StopRequest())
+            check_added([wrong], "choice", StopRequest())
+        assert raised.value.code == "ladder.generated_metric"
+        check_added([], "choice", StopRequest())
     with pytest.raises(RunFailed):
-        check_served([ServedModel(name="big", endpoint=server.name)], "json", StopRequest())
+        check_added([served(server.name)], "json", StopRequest())
 
 
 def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_path: Path) -> None:
@@ -247,12 +256,10 @@ def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_
     folder, _ = made_ladder(tmp_path / "runs", seeds=(0,))
     config = msgspec.structs.replace(CONFIG, data=data)
     with planted(reply) as server:
-        model = ServedModel(name="big", endpoint=server.name)
-        state = ask_served(folder, model, config, predictions, "tool_calls", StopRequest())
+        model = served(server.name)
+        state = let_answer(folder, model, config, predictions, "tool_calls", StopRequest())
     assert (state.status, state.use.answers, state.use.empty) == ("finished", len(items), 0)
-    lines = [
-        json.loads(line) for line in (folder.path / "served" / "big" / "predictions.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (folder.added_rung("@big") / "predictions.jsonl").read_text().splitlines()]
     assert [line["base"]["scores"]["tool_calls"] for line in lines] == [1.0] * len(items)
     assert all("weather" in line["base"]["output"] for line in lines if "answer 1" in line["where"])
 

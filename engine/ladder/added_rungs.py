@@ -19,7 +19,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import read_json, read_regular, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
-from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
+from engine.ladder.results import LadderResults, add_answer_shares, answers_of, check_same_items, read_prediction_lines
 from engine.ladder.statistics import item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import AddedRung, Ladder, is_added
@@ -178,6 +178,7 @@ def collect_added(
         rows.append(row)
         if state.status == "finished":
             lines = read_prediction_lines(place / "predictions.jsonl", "base")
+            check_same_items(results, str(place), lines)
             answers = answers_of(lines, "base")
             scored = [answer.scores or {} for answer in answers]
             names = {name for scores in scored for name in scores} - {metric}

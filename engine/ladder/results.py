@@ -16,7 +16,7 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
-from engine.config.text import amount
+from engine.config.text import amount, listed
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderEntry, few_shot_base, is_base
@@ -57,6 +57,8 @@ class LadderResults:
     losses: dict[str, ItemScores] = field(default_factory=dict)
     general: dict[str, ItemScores] = field(default_factory=dict)
     """Losses on general text, by passage."""
+    items: tuple[str, set[tuple[int, str]]] | None = None
+    """The first run, and the number and answer of each of its test items."""
 
 
 def read_finished(folder: LadderDir, ladder: Ladder) -> list[FinishedRun]:
@@ -75,7 +77,10 @@ def read_shared_bases(folder: LadderDir, ladder: Ladder) -> dict[str, FinishedRu
 
 
 def collect(results: LadderResults, ladder: Ladder) -> None:
-    """Fill in bases, scores and losses from `results.runs`, which were checked to do the same work."""
+    """Fill in bases, scores and losses from `results.runs`, which were checked to do the same work.
+
+    Raises UserError if one has other test items.
+    """
     metric = ladder.metric
     for name in dict.fromkeys(run.entry.rung for run in results.runs):
         runs = [run for run in results.runs if run.entry.rung == name]
@@ -96,7 +101,9 @@ def collect(results: LadderResults, ladder: Ladder) -> None:
 
 
 def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], who: Who, metric: str) -> None:
-    """Add the scores and losses of one rung from its runs."""
+    """Add the scores and losses of one rung from its runs. Raises UserError if they have other test items."""
+    for run in runs:
+        check_same_items(results, run.entry.run, run.lines)
     common: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": who == "base"}
     groups = [line.group for line in runs[0].lines]
     answers = [answers_of(run.lines, who) for run in runs]
@@ -106,6 +113,17 @@ def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], who: 
     if not metric_spec(metric).is_loss:
         values = np.array([[(answer.scores or {})[metric] for answer in of_run] for of_run in answers], dtype=float)
         results.scores[name] = item_scores(values, None, groups, **common)
+
+
+def check_same_items(results: LadderResults, run: str, lines: Sequence[PredictionLine]) -> None:
+    """Raises UserError if a run was not scored on the test items of the first one: scores are paired by item."""
+    own = {(line.item, line.target) for line in lines}
+    first, expected = results.items = results.items or (run, own)
+    for lacking, has, other in ((run, own, expected), (first, expected, own)):
+        if missing := [f"{item}" for item, _ in sorted(other - has)]:
+            which = listed(missing if len(missing) <= 5 else [*missing[:4], f"{len(missing) - 4} more"])
+            problem = f"the run lacks test {'item' if len(missing) == 1 else 'items'} {which} of other runs"
+            raise UserError(problem, lacking, RUN_AGAIN, code="ladder.different_items")
 
 
 def answers_of(lines: Sequence[PredictionLine], who: Who) -> list[ScoredItem]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from simulated import BASE, blank_ladder
 
+from engine.config.errors import UserError
 from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
@@ -407,37 +408,26 @@ def test_the_paired_variance_is_at_the_most_likely_probabilities(
     assert paired_variance(true, better, worse, items) == pytest.approx((2 * best + true - true**2) / items, abs=1e-6)
 
 
+def line(score: float, item: int = 0, **key: Any) -> PredictionLine:
+    answer = ScoredItem.of((1.0 + score, 2, 2), "", {"exact_match": score})
+    return PredictionLine(item=item, prompt="", target="", base=None, tuned=answer, **key)
+
+
+def finished(rung: str, lines: list[PredictionLine], seed: int = 0) -> FinishedRun:
+    entry = LadderEntry(rung=rung, kind="run", seed=seed, learning_rate=1.0, status="finished", run=f"{rung}-{seed}")
+    result = Result(
+        status="finished", reason="", name="", preset="", method=rung, model="", data="", metric="", created=0, ended=0
+    )
+    return FinishedRun(entry, result, lines)
+
+
 def collected(keys: list[dict[str, Any]]) -> Ladder:
     """A ladder of predictions with these keys: two rungs whose answers differ on whole groups of five items."""
     ladder, results = blank_ladder(len(keys), [0]), LadderResults()
     random = np.random.default_rng(3)
     for name in ("lora", "full"):
-        entry = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1.0, status="finished")
-        right = np.repeat(random.random(len(keys) // 5) < 0.6, 5)
-        lines = [
-            PredictionLine(
-                item=0,
-                prompt="",
-                target="",
-                base=None,
-                tuned=ScoredItem.of((1.0 + score, 2, 2), "", {"exact_match": score}),
-                **key,
-            )
-            for score, key in zip(right.tolist(), keys, strict=True)
-        ]
-        result = Result(
-            status="finished",
-            reason="",
-            name="",
-            preset="",
-            method=name,
-            model="",
-            data="",
-            metric="",
-            created=0,
-            ended=0,
-        )
-        results.runs.append(FinishedRun(entry, result, lines))
+        right = np.repeat(random.random(len(keys) // 5) < 0.6, 5).tolist()
+        results.runs.append(finished(name, [line(score, **key) for score, key in zip(right, keys, strict=True)]))
     collect(results, ladder)
     add_statistics(ladder, results, "exact_match")
     return ladder
@@ -455,6 +445,21 @@ def test_the_group_of_a_prediction_is_the_unit_of_the_statistics() -> None:
     assert widths[1] > 1.1 * widths[0] and widths[2] == pytest.approx(widths[0])
     assert [ladder.dependence and ladder.dependence.units for ladder in (alone, grouped, similar)] == [None, 40, 40]
     assert similar.dependence and similar.dependence.widening == pytest.approx(math.sqrt(5))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "items"),
+    [("lora-0", [0, 1, 2, 4]), ("lora-1", [0, 1, 2, 4]), ("full-1", [0, 1, 2, 4]), ("full-0", [0, 1, 2, 4, 5])],
+)
+def test_a_run_that_lacks_a_test_item_is_named_with_the_item(lacking: str, items: list[int]) -> None:
+    """Also where it has as many items as the others."""
+    results = LadderResults()
+    for rung, seed in (("lora", 0), ("lora", 1), ("full", 0), ("full", 1)):
+        own = items if f"{rung}-{seed}" == lacking else range(5)
+        results.runs.append(finished(rung, [line(0.5, item=item) for item in own], seed))
+    with pytest.raises(UserError, match="lacks test item 3 of") as caught:
+        collect(results, blank_ladder(5, [0, 1]))
+    assert (caught.value.code, caught.value.location) == ("ladder.different_items", lacking)
 
 
 def test_a_cost_ratio_near_one_eighth_is_undecided_with_one_timing() -> None:

@@ -131,7 +131,7 @@ def warning_lines(warnings: Sequence[Notice]) -> Iterator[ReportLine]:
 
 REPEATS = {
     "duplicates": "duplicates of earlier rows",
-    "conflicting_labels": "conflicting labels (prompt of an earlier row with another answer)",
+    "conflicting_labels": "conflicting labels (prompt of other rows with another label)",
     "multiple_references": "multiple references (prompt of an earlier row with another answer)",
 }
 """Key in a data check -> description of the rows that it counts."""

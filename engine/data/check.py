@@ -66,10 +66,10 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight | None = None) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    error, same_prompt = done.refusal(), done.facts.same_prompt
+    error, conflicts = done.refusal(), done.facts.conflicts
     preflight_result = preflight(done) if preflight and not error else PreflightResult(error)
     refusal = preflight_result.refusal
-    conflicts, several = (same_prompt, Places()) if done.conflicting else (Places(), same_prompt)
+    several = Places() if conflicts else done.facts.same_prompt
     lengths = {}
     for name, rows in done.rows.items():
         if len(rows):
@@ -86,7 +86,10 @@ def report(done: Preparation, max_length: int, preflight: Preflight | None = Non
         **done.about(),
         "max_length": max_length,
         "lengths": lengths,
-        "conflicting_labels": msgspec.to_builtins(conflicts),
+        "conflicting_labels": {
+            **(msgspec.to_builtins(conflicts) if conflicts else {"rows": 0}),
+            "where": done.facts.conflicting,
+        },
         "multiple_references": msgspec.to_builtins(several),
         "unknown_roles": {"rows": sum(rows.rows for rows in unknown), "where": roles[:SHOWN]},
         "warnings": [msgspec.to_builtins(notice) for notice in (*done.warnings(), *preflight_result.notices)],

@@ -225,8 +225,6 @@ class Repeated:
     """Rows whose prompt has a different answer in an earlier row."""
     pairs: list[tuple[int, int]]
     """The first of these rows, each after the first row of its prompt."""
-    answers: int
-    """Distinct answers in all rows."""
 
 
 def repeated_prompts(prompts: np.ndarray, answers: np.ndarray, rows: np.ndarray) -> Repeated:
@@ -235,7 +233,7 @@ def repeated_prompts(prompts: np.ndarray, answers: np.ndarray, rows: np.ndarray)
     _, first, numbers = np.unique(prompts, return_index=True, return_inverse=True)
     other = np.flatnonzero(answers != answers[first[numbers]])
     pairs = [(int(rows[first[numbers[place]]]), int(rows[place])) for place in other[:SHOWN].tolist()]
-    return Repeated(len(other), pairs, len(np.unique(answers)))
+    return Repeated(len(other), pairs)
 
 
 def overlap(keys: KeyTable, held: np.ndarray, other: np.ndarray) -> tuple[SplitOverlap, list[tuple[int, int]]]:

@@ -7,6 +7,7 @@ conversation (`conversation.py`), a text with its answers (`rendering.py`), and 
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from engine.data.items import (
     reference_examples,
     warn_of_earlier_prompts,
 )
+from engine.data.labels import Labels, find_labels
 from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
 from engine.data.parallel import batched, in_child, in_order, processes_for
 from engine.data.prepared import Facts, Places, Preparation, fingerprint
@@ -206,8 +208,12 @@ class Builder:
                 reason[self.numbers[assignment.rows(code)]] = kinds.index(kind)
             item[self.total :] = [row.item for row in further.rows]
             group = number_groups(item, self.numbers, assignment, further)
+            labels = self._labels(rows, assignment, reason[self.numbers] == 0)
+            for kind, lost in labels.left_out.items():
+                reason[lost] = len(kinds)
+                kinds.append(kind)
             columns = writer.assign(rows, {"split": split, "reason": reason, "item": item, "group": group}, kinds)
-            return Preparation(columns, self._facts(columns, assignment))
+            return Preparation(columns, self._facts(columns, assignment, labels))
         except BaseException:
             with suppress(OSError):
                 writer.close()
@@ -294,7 +300,22 @@ class Builder:
         note_near_duplicates(assignment, near)
         return further
 
-    def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
+    def _labels(self, rows: ColumnStore, assignment: Assignment, used: np.ndarray) -> Labels:
+        """The labels of the data, with rows as their indices; none if rows have several accepted answers.
+
+        used: (N,) whether each row with keys is in use.
+        """
+        if self.has_references:
+            return Labels()
+        numbers, answers = self.numbers[used], group_numbers(self.keys.answers)[used]
+        labels = find_labels(rows, numbers, assignment.items[used], answers, assignment.codes[used] == TEST)
+        return dataclasses.replace(
+            labels,
+            pairs=[(int(numbers[first]), int(numbers[other])) for first, other in labels.pairs],
+            left_out={kind: numbers[lost] for kind, lost in labels.left_out.items()},
+        )
+
+    def _facts(self, columns: ColumnStore, assignment: Assignment, labels: Labels) -> Facts:
         """What the preparation says about the data besides its rows."""
         source, numbers = self.source, self.numbers
 
@@ -330,8 +351,9 @@ class Builder:
             test_items=test_items,
             duplicates=Places(duplicates, [places_of(group) for group in equal]),
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
-            distinct_answers=repeated.answers,
-            notices=self._notices(columns, assignment),
+            conflicts=labels.conflicts,
+            conflicting=[list(map(columns.where, pair)) for pair in labels.pairs],
+            notices=[*self._notices(columns, assignment), *labels.notices],
         )
 
     def _template(self) -> str:

@@ -20,15 +20,14 @@ from engine.config.quantities import share_percent
 from engine.config.text import amount
 from engine.data import problems
 from engine.data.items import EvaluationItem, evaluation_items
+from engine.data.labels import conflict_notice
 from engine.data.problems import BY_SPLIT, EXCLUDED_BY_DATA, LEFT_OUT, enough_length, meaning
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 from engine.data.store import CALLS, CUT, ColumnStore
-from engine.runs.run.usage import ColumnUse, LeftOut, RowUsage, SplitOverlap
+from engine.runs.run.usage import ColumnUse, LabelConflicts, LeftOut, RowUsage, SplitOverlap
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""
-FEW_ANSWERS = 5
-"""With at least this many rows per distinct answer, answers are labels, and two for one prompt are a conflict."""
 _CHUNK = 2048
 """Rows hashed at a time."""
 
@@ -61,8 +60,9 @@ class Facts(msgspec.Struct):
     duplicates: Places
     same_prompt: Places
     """Training rows whose prompt has a different answer in an earlier row."""
-    distinct_answers: int
-    """Distinct answers in the training rows."""
+    conflicts: LabelConflicts | None
+    conflicting: list[list[str]]
+    """Places of the first rows with conflicting labels."""
     notices: list[Notice]
     """Warnings of the format and the split."""
     fingerprint: str = ""
@@ -155,12 +155,6 @@ class Preparation:
         left_out = (self.columns["split"] == SPLITS.index(name)) & (self.columns["reason"] > 0)
         return self.columns["length"][left_out].astype(np.int64)
 
-    @property
-    def conflicting(self) -> bool:
-        """Whether training rows with one prompt and different answers look like conflicting labels."""
-        few = self.facts.distinct_answers * FEW_ANSWERS <= len(self.rows["train"])
-        return bool(self.facts.same_prompt.rows) and few
-
     @cached_property
     def usage(self) -> RowUsage:
         """The use of all rows that were read."""
@@ -175,12 +169,15 @@ class Preparation:
             where = [*before.where, *places][:SHOWN]
             left_out[code] = LeftOut(before.rows + int(counts[reason]), LEFT_OUT.get(code, code), where)
         sizes = {name: len(rows) for name, rows in self.rows.items()}
-        return RowUsage(read=self.read, **sizes, test_items=self.facts.test_items, left_out=left_out)
+        facts = self.facts
+        return RowUsage(
+            read=self.read, **sizes, test_items=facts.test_items, left_out=left_out, conflicts=facts.conflicts
+        )
 
     def about(self) -> dict[str, Any]:
         """Facts and counts of the preparation, JSON-able."""
         facts, rows = msgspec.to_builtins(self.facts), self.rows
-        for name in ("test_items", "same_prompt", "distinct_answers", "notices"):  # part of other figures
+        for name in ("test_items", "same_prompt", "conflicts", "conflicting", "notices"):  # part of other figures
             del facts[name]
         dropped = {
             name: {reason.kind: {"rows": reason.rows, "where": reason.where} for reason in self._unusable(name)}
@@ -213,15 +210,8 @@ class Preparation:
         for kind, noticed in _noted(*self.rows.values()).items():
             code, text = meaning(kind)
             notices.append(Notice(code, f"{amount(noticed['rows'], 'row')}: {text} (first: {noticed['where'][0]})"))
-        if self.conflicting:
-            same = self.facts.same_prompt
-            first, other = same.where[0]
-            text = (
-                f"conflicting labels: {amount(same.rows, 'training row')} "
-                f"({share_percent(same.rows / len(self.rows['train']))}) have the prompt of an earlier row and a "
-                f"different answer (first: {first} and {other})"
-            )
-            notices.append(Notice("data.conflicting_labels", text))
+        if self.facts.conflicts:
+            notices.append(conflict_notice(self.facts.conflicts, *self.facts.conflicting[0]))
         # The split warns if it assigned no test rows.
         lost = sum(reason.rows for reason in self.left_out("test"))
         if lost and not len(self.rows["test"]):

@@ -12,7 +12,7 @@ from typing import Any
 from engine.config import quantities
 from engine.config.method_specs import TrainedRung, lora_notices
 from engine.config.metric_specs import OPEN
-from engine.config.quantities import duration, integer, percent
+from engine.config.quantities import duration, integer, percent, share_percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.added_rungs import answering_module
 from engine.ladder.decisions import Decisions, is_non_inferior, ratio_of
@@ -311,6 +311,10 @@ def _overlaps(ladder: Ladder) -> Sentences:
     if tested and tested.prompt:
         rows = f"{integer(tested.prompt)} of {integer(tested.of)} test rows"
         yield "caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization."
+    if ladder.work and ladder.work.data_usage and (conflicts := ladder.work.data_usage.conflicts):
+        rows = f"{integer(conflicts.rows)} of {integer(conflicts.of)} rows"
+        text = f"{rows} have a prompt with several labels, so that at most {share_percent(conflicts.best)} can be right"
+        yield "caveat", f"{text}: a test prompt has the label of most of its rows, and is left out without one."
 
 
 def _caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:

@@ -233,6 +233,17 @@ class LeftOut(Struct, frozen=True):
     """The first places."""
 
 
+class LabelConflicts(Struct, frozen=True, kw_only=True):
+    """Rows to whose prompt other rows give another label."""
+
+    rows: int
+    """Rows of prompts with several labels."""
+    of: int
+    """Rows with a label, before conflicting test rows are left out."""
+    best: float
+    """The best possible share of right answers on these rows: a model gives each prompt one answer."""
+
+
 class RowUsage(Struct, frozen=True):
     """Use of all rows: train + validation + test + left out = read."""
 
@@ -248,6 +259,8 @@ class RowUsage(Struct, frozen=True):
     """Distinct prompts among the test rows: all answers to one prompt are references of one item."""
     left_out: dict[str, LeftOut] = {}
     """By stable code."""
+    conflicts: LabelConflicts | None = None
+    """Prompts with several labels; null if there are none, or if answers are no labels."""
 
     @property
     def left(self) -> int:

@@ -271,7 +271,8 @@ def test_an_answer_beyond_max_length_is_no_item(tmp_path: Path) -> None:
 
 
 def test_conversations_with_the_same_last_prompt_have_the_same_earlier_items(tmp_path: Path) -> None:
-    rows = [[*chat(number)[:-1], {"role": "assistant", "content": word}] for number in range(20) for word in ("a", "b")]
+    answers = [(number, f"{word} of {number}") for number in range(20) for word in ("a", "b")]
+    rows = [[*chat(number)[:-1], {"role": "assistant", "content": answer}] for number, answer in answers]
     prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
     assert len(prepared.test_items) == 3 * len(prepared.test) / 2
     assert [len(item.references) for item in prepared.test_items[:3]] == [1, 1, 2]

@@ -43,6 +43,7 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_results import RentalPrice, RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak
+from engine.runs.run.usage import LabelConflicts, RowUsage
 from engine.runs.score_format import summary_lines
 
 ITEMS = 300
@@ -191,6 +192,14 @@ def test_without_trials_the_caveat_says_that_no_other_rate_was_tried() -> None:
     assert ONE_RATE in text(ladder, "caveat")
     ladder.entries = [LadderEntry(rung="lora", kind="trial", seed=0, learning_rate=5e-3)]
     assert ONE_RATE not in text(ladder, "caveat")
+
+
+def test_the_caveat_on_conflicting_labels_gives_the_best_possible_score() -> None:
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0)
+    assert ladder.work and "several labels" not in text(ladder, "caveat")
+    conflicts = LabelConflicts(rows=30, of=200, best=0.925)
+    ladder.work.data_usage = RowUsage(read=200, train=150, validation=20, test=30, conflicts=conflicts)
+    assert "30 of 200 rows have a prompt with several labels, so that at most 92.5%" in text(ladder, "caveat")
 
 
 def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from engine.ladder.recommendation import summarize_ladder
 from engine.ladder.sentences import ON_CPU
 from engine.runs.ladder.ladder_dir import LadderDir, create
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, LadderPlan, Rung, RungDuration, SharedWork
-from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence
+from engine.runs.ladder.rung_results import Comparison, RungResult, SeedRange, VerdictSentence
 from engine.runs.run import run_dir
 from engine.runs.run.result import Interval, MeasuredPeak
 
@@ -77,9 +77,6 @@ def made_ladder(
                 text="QLoRA scores 57.1%, 93.3% of full's 61.2%, and keeps 92.9% of full's gain over the base model.",
             ),
             VerdictSentence(topic="time", text="QLoRA's training time is 1.11× full's: 1:01 vs. 55.0 s."),
-            VerdictSentence(
-                topic="rent", text="NVIDIA L4 at 0.80 USD/h is the cheapest listed GPU with enough memory for either."
-            ),
             VerdictSentence(
                 topic="ship",
                 text="Ship full (6.77 MiB artifact): it has the highest observed score, without a significant lead.",
@@ -179,7 +176,6 @@ def _row(
         tokens_per_second=_spread(160_000 / seconds),
         energy=_spread(seconds * 310) if gpu else None,
         money=_spread(seconds * 1.9 / 3600) if gpu else None,
-        rent=RentalPrice(gpu="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if gpu else None,
         trainable=3_541_248 if method == "full" else 286_720,
         parameters=3_541_248,
         artifact_bytes=7_100_000 if method == "full" else 1_154_064,

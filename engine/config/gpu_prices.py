@@ -1,4 +1,4 @@
-"""GPUs for rent: memory, price per hour and peak FLOP/s, from `presets/gpus.toml` and the user's own list."""
+"""Common GPUs: memory, price per hour and peak FLOP/s, from `presets/gpus.toml` and the user's own list."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def own_file() -> Path:
 
 
 def list_gpus() -> list[Gpu]:
-    """Every listed GPU, cheapest first; an own entry hides a shipped one of the same name.
+    """Every listed GPU, the smallest first; an own entry hides a shipped one of the same name.
 
     Raises UserError for a list that cannot be read.
     """
@@ -64,12 +64,7 @@ def list_gpus() -> list[Gpu]:
             problem, hint = f"invalid GPU price list ({reason})", f"see {shipped_folder() / 'gpus.toml'} for an example"
             raise UserError(problem, str(path), hint, code="gpu.invalid_list") from error
         gpus |= {gpu.name: gpu for gpu in content.gpu}
-    return sorted(gpus.values(), key=lambda gpu: (gpu.price_per_hour, gpu.memory))
-
-
-def cheapest_gpu(peak: float, gpus: list[Gpu]) -> Gpu | None:
-    """The cheapest GPU with at least `peak` bytes; None if no listed GPU has it."""
-    return next((gpu for gpu in gpus if gpu.bytes >= peak), None)
+    return sorted(gpus.values(), key=lambda gpu: (gpu.memory, gpu.name))
 
 
 def find_gpu(nvml_name: str, gpus: list[Gpu]) -> Gpu | None:

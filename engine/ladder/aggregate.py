@@ -53,14 +53,13 @@ from engine.runs.ladder.ladder_state import (
     is_base,
     shots_of,
 )
-from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
+from engine.runs.ladder.rung_results import Comparison, RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
-    """Fill in the row's price per run and rental GPU, or a note why they are unknown."""
-    known = gpu_prices.list_gpus()
-    local = gpu_prices.find_gpu(str(ladder.machine.get("device", "")), known)
+    """Fill in the row's price per run, or a note why it is unknown."""
+    local = gpu_prices.find_gpu(str(ladder.machine.get("device", "")), gpu_prices.list_gpus())
     price, devices = rung.config.cost.price_per_hour, rung.config.train.devices
     row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
     if price is None and local:
@@ -72,25 +71,10 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     elif row.all_seconds:
         seconds = row.all_seconds
         row.money = SeedRange(**{at: getattr(seconds, at) * price / 3600 for at in ("mean", "low", "high")})
-    peak = row.peak
-    on_gpu = bool(peak and (peak.nvml_used or peak.reserved))
-    need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
-    gpu = gpu_prices.cheapest_gpu(need, known) if need else None
-    if gpu:
-        row.rent = RentalPrice(
-            gpu=f"{devices} × {gpu.name}" if devices > 1 else gpu.name,
-            memory=gpu.bytes,
-            price_per_hour=gpu.price_per_hour * devices,
-            currency=gpu.currency,
-        )
-    if not on_gpu:
-        row.rent_note = "estimated from resident memory, without a GPU"
-    elif not gpu:
-        row.rent_note = "no listed GPU has enough memory"
 
 
 def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
-    """Where full fine-tuning has no score: the GPU on which it could have one, by the formula of `ftbench plan`.
+    """Where full fine-tuning has no score: the GPU memory that it takes, by the formula of `ftbench plan`.
 
     '' if it has a score, or if the model's configuration is not that of a decoder or is not on this machine.
     """
@@ -101,16 +85,11 @@ def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
     table, known = find_model(config.model).table, gpu_prices.list_gpus()
     if table is None or not known:
         return ""
-    smallest = min(known, key=lambda gpu: gpu.memory)
     try:
-        memory_plan = quick_plan(PlanQuery(configs=[config], budget=listed_budget(smallest.name)), table)
+        memory_plan = quick_plan(PlanQuery(configs=[config], budget=listed_budget(known[0].name)), table)
     except UserError:
         return ""
-    peak = memory_plan.methods[0].best.peak
-    gpu, size = gpu_prices.cheapest_gpu(peak, known), quantities.size(peak)
-    if gpu is None:
-        return f"it takes about {size} of GPU memory (predicted), more than any listed GPU has; train.devices shards it"
-    return f"on {gpu.name} it could be: full fine-tuning takes about {size} of GPU memory (predicted)"
+    return f"it takes about {quantities.size(memory_plan.methods[0].best.peak)} of GPU memory (predicted)"
 
 
 OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"

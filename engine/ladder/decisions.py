@@ -70,13 +70,11 @@ class Decisions:
         share = self.qlora.share_of_gain if self.qlora and full_gained else None
         self.rule_quality = rule_check_of_gain(share)
         self.rule_costs: dict[str, RuleCheck] = {}
-        """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
+        """time, training, cpu, energy, memory -> whether QLoRA costs at most an eighth of full."""
         if self.qlora and self.full:
             for key in COSTS:
                 ratio = ratio_of(key, self.qlora, self.full)
                 self.rule_costs[key] = rule_check_of_cost(ratio.low, ratio.high) if ratio else "unknown"
-            if self.qlora.rent and self.full.rent and self.qlora.rent.currency != self.full.rent.currency:
-                self.rule_costs["rent"] = "unknown"
 
 
 def _may_replace(ladder: Ladder, row: RungResult, best: RungResult) -> bool:
@@ -149,7 +147,6 @@ COSTS: dict[str, Callable[[RungResult], SeedRange | float | None]] = {
     "time": lambda row: row.all_seconds,
     "energy": lambda row: row.energy,
     "memory": lambda row: training_peak(row.peak),
-    "rent": lambda row: row.rent.price_per_hour if row.rent else None,
 }
 """Costs of a rung: ranges over the seeds, or one value."""
 

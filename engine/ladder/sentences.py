@@ -243,23 +243,6 @@ def _costs(decisions: Decisions) -> Sentences:
     if groups := [f"{check}: {'; '.join(costs)}" for check, costs in by_check.items()]:
         yield "time", f"{name}'s costs as parts of full's{once}, {', '.join(groups)}."
 
-    if not qlora.rent or not full.rent:
-        return
-    note = f" ({qlora.rent_note})" if qlora.rent_note else ""
-    rents = (qlora.rent, full.rent)
-    of_qlora, of_full = (f"{quantities.money(rent.price_per_hour, rent.currency)}/h" for rent in rents)
-    if qlora.rent.gpu == full.rent.gpu:
-        text = f"{full.rent.gpu} at {of_full} is the cheapest listed GPU with enough memory for either{note}"
-        yield "rent", f"{text}: {name} saves no rent."
-        return
-    text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {of_qlora} for {name} and "
-    text += f"{full.rent.gpu} at {of_full} for full{note}."
-    if qlora.rent.currency == full.rent.currency and full.rent.price_per_hour:
-        price = quantities.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
-        text += f" {name}'s price per hour is {price} full's, {RULE_OF_COST[decisions.rule_costs['rent']]}."
-        text += " The run time on these GPUs was not measured."
-    yield "rent", text
-
 
 def _decided(ladder: Ladder, decisions: Decisions) -> Sentences:
     """After how many runs a ladder decided which question, and what deciding the others would take."""

@@ -21,7 +21,7 @@ INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "avx512
 TIMES = """t elapsed seconds step_seconds validation_seconds training_seconds cpu_seconds all_seconds probe_seconds
     export_seconds write_seconds seconds_per_token first_token tokens_per_second computed_tokens_per_second hours
     created started updated blocked load estimates disturbed time since changed"""
-MACHINE = """host pid machine versions version peak peak_training_bytes energy joules money cost rent resident_before
+MACHINE = """host pid machine versions version peak peak_training_bytes energy joules money cost resident_before
     bytes free memory measured worst median runs_at_once other_device budget v seq started_in"""
 CHANGING = frozenset(f"{TIMES} {MACHINE}".split())
 """Keys whose values differ each time."""

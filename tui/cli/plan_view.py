@@ -345,10 +345,6 @@ class PlanView:
                     line = Text(" " * (COSTS + 2))
                 yield line + self.text(f"  {effect}" if line.plain.strip() else effect, "dim")
                 line = Text(" " * COSTS)
-        if method_plan.listed_gpu:
-            yield self.text(
-                f"  unchanged: fits on {method_plan.listed_gpu}, the cheapest listed GPU with enough memory"
-            )
 
     def text(self, text: str, style: str = "") -> Text:
         """Text with control characters visible; without style on a terminal without colors."""

@@ -34,7 +34,7 @@ from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
-TOPICS = {"rent": "GPU rental", "artifact": "Artifacts", "decided": "Decisions"}
+TOPICS = {"artifact": "Artifacts", "decided": "Decisions"}
 """Topic -> its name in the report, if it differs."""
 NO_VERDICT = "No rung has finished yet."
 NO_RESULTS = "No results yet."

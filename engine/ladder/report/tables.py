@@ -342,13 +342,7 @@ def time_and_price(ladder: Ladder) -> ReportTable:
         computed = row.computed_tokens_per_second
         return range_cell(row.tokens_per_second, count, f"{count(computed.mean)} computed" if computed else "")
 
-    def rented(row: RungResult) -> Cell:
-        rent = row.rent
-        price = f"{money(rent.price_per_hour, rent.currency)}/h" if rent else ""
-        return cell(rent.gpu, size(rent.memory), price) if rent else Cell(ABSENT)
-
     no_price = _reasons((row.money_note for row in ladder.rows), "no price per hour was given")
-    no_gpu = _reasons((row.rent_note for row in ladder.rows), "not looked up")
     columns: list[ReportColumn[RungResult]] = [
         ReportColumn("training", lambda row: measured(row, "training_seconds", duration), "time"),
         ReportColumn("total", lambda row: measured(row, "all_seconds", duration), "time"),
@@ -360,10 +354,8 @@ def time_and_price(ladder: Ladder) -> ReportTable:
             lambda row: measured(row, "money", lambda price: money(price, row.currency)),
             unmeasured=f"No price per run: {no_price}.",
         ),
-        ReportColumn("cheapest GPU with enough memory", rented, words=True, unmeasured=f"No rental GPU: {no_gpu}."),
     ]
     notes = noted("Price per run", [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money])
-    notes += noted("Cheapest GPU", [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent])
     return report_table("Time and price", "rung", _trained(ladder), _line, columns, notes)
 
 

@@ -93,8 +93,6 @@ class MethodPlan(Struct, kw_only=True):
     """Settings that make it fit, smallest change first; empty if it fits or nothing helps."""
     account: ModelAccount | None = None
     """Use of every weight; None for a plan by the formula, which does not have the model."""
-    listed_gpu: str = ""
-    """If it does not fit on a GPU: the cheapest listed GPU on which it does, '' if none is listed."""
     time: TimeEstimate | None = None
     """Of training, from finished runs; set by `ftbench plan`."""
 
@@ -280,12 +278,9 @@ def plan_method(
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
     best = dry_run or estimate
     fit = classify_fit(best.peak, query.budget, best.tier)
-    micro_batch, listed_gpu = largest_micro_batch(scaled), ""
+    micro_batch = largest_micro_batch(scaled)
     if micro_batch.limited_by == "token_limit":  # more of the data's rows may fit than of its longest rows
         micro_batch = msgspec.structs.replace(micro_batch, value=max(micro_batch.value, best.micro_batch))
-    if fit == "does not fit" and query.budget.device == "cuda":
-        gpu = gpu_prices.cheapest_gpu(best.peak, gpu_prices.list_gpus())
-        listed_gpu = gpu.name if gpu else ""
     return MethodPlan(
         method=query.config.method,
         automatic=automatic,
@@ -300,7 +295,6 @@ def plan_method(
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
         changes=find_remedies(scaled, qlora, positions),
-        listed_gpu=listed_gpu,
     )
 
 

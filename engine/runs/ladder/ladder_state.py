@@ -359,7 +359,7 @@ class Ladder(Struct, kw_only=True):
     work: SharedWork | None = None
     """What all rungs share; None before the data is prepared."""
     full_needs: str = ""
-    """Where full fine-tuning has no score: the memory that it takes and the cheapest listed GPU that has it."""
+    """Where full fine-tuning has no score: the GPU memory that it takes."""
     dependence: ItemDependence | None = None
     """Of the test items; None if every item is alone."""
     estimates: list[RungDuration] = field(default_factory=list)

@@ -26,19 +26,6 @@ class SeedRange(Struct, kw_only=True):
         self.values = self.values or ([self.low, self.high] if self.low < self.high else [self.low])
 
 
-class RentalPrice(Struct, kw_only=True):
-    """The cheapest listed GPU with enough memory for the peak."""
-
-    gpu: str
-    """Its name in the price list."""
-    memory: int
-    """Bytes."""
-    price_per_hour: float
-    """In `currency`."""
-    currency: str
-    """ISO 4217 code."""
-
-
 class ServedUse(Struct, kw_only=True):
     """What a served model took for its answers, and what is wrong with them."""
 
@@ -130,10 +117,6 @@ class RungResult(Struct, kw_only=True):
     """ISO 4217 code."""
     money_note: str = ""
     """Source of the price per hour, or why it is unknown."""
-    rent: RentalPrice | None = None
-    """Cheapest GPU with enough memory."""
-    rent_note: str = ""
-    """A note on it."""
     trainable: int = 0
     """Trained parameters."""
     parameters: int = 0
@@ -206,7 +189,6 @@ Topic = Literal[
     "preference",
     "forgetting",
     "time",
-    "rent",
     "prototype",
     "ship",
     "artifact",

@@ -1,4 +1,4 @@
-"""GPU prices: the shipped list, the user's own, and the GPU that a run needs."""
+"""GPU prices: the shipped list and the user's own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES
 
-GIB = 2**30
-
 
 def own(text: str, name: str = "gpus") -> None:
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "ftbench"
     folder.mkdir(parents=True)
     (folder / f"{name}.toml").write_text(text)
-
-
-def test_the_cheapest_gpu_with_enough_memory() -> None:
-    known = gpu_prices.list_gpus()
-    assert [gpu.price_per_hour for gpu in known] == sorted(gpu.price_per_hour for gpu in known)
-    small, large = gpu_prices.cheapest_gpu(8 * GIB, known), gpu_prices.cheapest_gpu(60 * GIB, known)
-    assert small and large and small.price_per_hour < large.price_per_hour and large.memory >= 60
-    assert gpu_prices.cheapest_gpu(1000 * GIB, known) is None
 
 
 @pytest.mark.parametrize(

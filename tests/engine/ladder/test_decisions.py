@@ -158,7 +158,7 @@ def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
 
 def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.7))
-    ladder.full_needs = "on H200 it could be"
+    ladder.full_needs = "it takes about 99 GiB of GPU memory (predicted)"
     conclude(ladder)
     decisions, summary = Decisions(ladder), ladder.summary
     assert (
@@ -174,17 +174,14 @@ def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     assert "QLoRA − LoRA = −20.0 points" in " ".join(sentence.text for sentence in ladder.verdict)
 
 
-@pytest.mark.parametrize(
-    ("model", "memory", "gpu"),
-    [("llama-3.1-8b", (80, 141), "H200 141GB"), ("gpt-oss-20b", (256, 512), "any listed GPU")],
-)
-def test_without_full_the_gpu_is_named_on_which_it_would_fit(model: str, memory: tuple[int, int], gpu: str) -> None:
+@pytest.mark.parametrize(("model", "memory"), [("llama-3.1-8b", (80, 141)), ("gpt-oss-20b", (256, 512))])
+def test_without_full_the_memory_is_predicted_that_it_takes(model: str, memory: tuple[int, int]) -> None:
     config = resolve(Preset("demo-lora", {}), "lora", {"model.id": model}).config
     plan = LadderPlan(preset="p", created=0.0, rungs=[Rung(name="lora", config=config)], seeds=[0], command="")
     ladder = ladder_of(scores(base=0.2, lora=0.7))
     said = memory_of_full(ladder, plan)
     predicted = re.search(r"(\d+) GiB\b.*\(predicted\)", said)
-    assert gpu in said and predicted and memory[0] < int(predicted[1]) < memory[1]
+    assert predicted and memory[0] < int(predicted[1]) < memory[1]
     assert memory_of_full(ladder_of(scores(base=0.2, full=0.7)), plan) == ""
 
 

@@ -26,9 +26,8 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
     """Sentence -> its numbers that are in no table. A negated comparison has the same number with the other sign."""
     shown = {number.lstrip("−+") for number in NUMBER.findall(tables)}
     known = shown | RULE_OF_THUMB | {str(ladder.work.test if ladder.work else 0), str(len(ladder.seeds))}
-    names = {word for row in ladder.rows if row.rent for word in NUMBER.findall(row.rent.gpu)}
     missing = {
-        sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known | names}
+        sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known}
         for sentence in verdict(ladder, Decisions(ladder))
     }
     return {text: numbers for text, numbers in missing.items() if numbers}

@@ -86,7 +86,6 @@ def test_a_method_that_does_not_fit_gets_changes_that_make_it_fit(model: str) ->
     text = quick("--model", model, "--gpu", "4090").stdout
     assert re.search(r"^Full exceeds .* \d+\.\d GiB", text, re.MULTILINE)
     assert "--method qlora" in text
-    assert re.search(r"unchanged: .*\bA100 80GB\b", text)
 
 
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {}])

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.judge.confidence_sequence import OrderedRatings, even_difference
-from engine.judge.win_rates import PairScores, win_rate_so_far, win_rates
+from engine.extensions.judge.confidence_sequence import OrderedRatings, even_difference
+from engine.extensions.judge.judge_dir import SETTLED
+from engine.extensions.judge.pairs import disagreement_weights
+from engine.extensions.judge.preferences import PreferenceFinding
+from engine.extensions.judge.win_rates import PairScores, win_rate_so_far, win_rates
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, item_scores
-from engine.runs.ladder.preferences import PreferenceFinding
-from engine.runs.preference.answers import disagreement_weights
-from engine.runs.preference.judge_dir import SETTLED
 from engine.runs.run.result import MIN_ITEMS, Interval
 
 LOOK_EVERY = 5

@@ -201,19 +201,6 @@ LADDER = (
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
     Command("ladder.export", "x", "export", "export", "Export the model of one of the ladder's runs."),
     Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
-    Command("ladder.judge", "J", "judge", "judge", "Let a model compare the answers of the rungs."),
-    Command("ladder.rate", "R", "rate", "rate", "Compare the answers of two rungs yourself, without their names."),
-)
-
-RATE = (
-    Command("rate.back", "escape,q", "back", "back", "Stop rating; what was rated is kept."),
-    Command("rate.left", "left", "choose('left')", "left", "The left answer is better."),
-    Command("rate.right", "right", "choose('right')", "right", "The right answer is better."),
-    Command("rate.both_good", "equals_sign", "choose('both_good')", "both good", "Both answers are good."),
-    Command("rate.both_bad", "minus", "choose('both_bad')", "both bad", "Both answers are bad."),
-    Command("rate.skip", "full_stop", "choose('skip')", "skip", "Do not rate this pair."),
-    Command("rate.undo", "backspace", "undo", "undo", "Take back the last rating, and show its pair again."),
-    Command("rate.note", "enter", "write_note", "note", "Write a note on this pair; it is stored with the rating."),
 )
 
 GROUPS = (
@@ -230,7 +217,6 @@ GROUPS = (
     ("presets", "Presets", PRESETS),
     ("runs", "Runs", RUNS),
     ("ladder", "Ladder", LADDER),
-    ("rate", "Rate", RATE),
 )
 EXTENSIONS: dict[str, ScreenKeys] = {hook.name: hook.load() for hook in shipped_hooks("ftbench.screens").values()}
 ADDED_KEYS = {key.command.id: key for extension in EXTENSIONS.values() for key in extension.keys}

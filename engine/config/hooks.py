@@ -10,6 +10,8 @@
 - `ftbench.rungs`: a RungKind (`engine/runs/ladder/rung_kinds.py`): rungs that are not trained.
 - `ftbench.runs`: an object with the functions of `RunHooks` (`engine/runs/run_hooks.py`).
 - `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own.
+- `ftbench.reports`: an object with the functions of `ReportHooks` (`engine/runs/ladder/report_hooks.py`).
+- `ftbench.schemas`: the type of a JSON file or of what `--json` prints, for `ftbench schema`.
 - `ftbench.settings`: a Section, the table of this name in presets. Of shipped extensions only: the bench reads the
   schema before its first frame, and the metadata of other packages takes 40 ms.
 
@@ -39,7 +41,7 @@ class Hook(NamedTuple):
     place: str
     """`module:attribute`, or a module, which is imported when the hook is loaded."""
     about: str = ""
-    """One sentence, for the list of commands; '' where only the object itself can tell."""
+    """One sentence, for the list of commands, or the title of a schema; '' where only the object itself can tell."""
 
     def load(self) -> Any:
         """Its object. Raises UserError where it cannot be imported."""

@@ -9,6 +9,11 @@ from __future__ import annotations
 SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
     "ftbench.settings": {"track": ("engine.extensions.trackers.settings:Track", "")},
     "ftbench.commands": {
+        "judge": (
+            "tui.extensions.judge.command:judge",
+            "Let a model compare the answers of rungs, in both orders.",
+        ),
+        "rate": ("tui.extensions.judge.command:rate", "Compare the answers of two rungs without their names."),
         "doctor": (
             "tui.extensions.doctor.command:doctor",
             "Check machine, libraries, disk, and a step of each method.",
@@ -24,13 +29,29 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "track": ("tui.extensions.trackers.command:track", "Log a run, or a ladder's runs, to experiment trackers."),
     },
     "ftbench.requests": {
+        "judge.plan": ("engine.extensions.judge.requests:judge_plan", ""),
+        "rating.summary": ("engine.extensions.judge.requests:rating_summary", ""),
         "doctor": ("engine.extensions.doctor.requests:doctor", ""),
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
     },
     "ftbench.executors": {"slurm": ("engine.extensions.slurm.slurm", "")},
-    "ftbench.screens": {"try": ("tui.extensions.chat.keys:KEYS", "")},
+    "ftbench.screens": {
+        "rate": ("tui.extensions.judge.keys:KEYS", ""),
+        "try": ("tui.extensions.chat.keys:KEYS", ""),
+    },
+    "ftbench.reports": {"judge": ("engine.extensions.judge.ladder_report", "")},
+    "ftbench.schemas": {
+        "judgment": (
+            "engine.extensions.judge.preferences:Judgment",
+            "judgment.json of a judge, and output of judge --json",
+        ),
+        "ratings": (
+            "engine.extensions.judge.preferences:RatingSummary",
+            "summary.json of people's ratings, and output of rate --json",
+        ),
+    },
     "ftbench.rungs": {"served": ("engine.extensions.served.rungs:KIND", "")},
     "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
 }
-"""Hook -> name -> (`module:attribute`, help of a command)."""
+"""Hook -> name -> (`module:attribute`, help of a command or title of a schema)."""

@@ -31,7 +31,7 @@ from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
 
 
-class Question(NamedTuple):
+class ItemQuestion(NamedTuple):
     """A test item as a chat model gets it."""
 
     messages: list[dict[str, Any]]
@@ -64,7 +64,7 @@ class AnsweringModule(Protocol):
         """Raise UserError or RunFailed, before anything is trained, if the rung cannot answer."""
 
     def answer(
-        self, rung: AddedRung, questions: Sequence[Question], longest: int, folder: Path, stopping: StopRequest
+        self, rung: AddedRung, questions: Sequence[ItemQuestion], longest: int, folder: Path, stopping: StopRequest
     ) -> Answered:
         """Answer with at most `longest` tokens each. What is kept in `folder` is there when the ladder is resumed.
 
@@ -144,7 +144,7 @@ def let_answer(
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = list(read_predictions(predictions))
     request = {"config": msgspec.to_builtins(config), "lines": msgspec.to_builtins(lines), "examples": list(examples)}
-    questions = [Question(item["messages"], item["tools"]) for item in ask("ladder.items", request, print)]
+    questions = [ItemQuestion(item["messages"], item["tools"]) for item in ask("ladder.items", request, print)]
     longest = config.evaluation.max_new_tokens
     answered = answering_module(rung.kind).answer(rung, questions, longest, place, stopping)
     if answered.failure:

@@ -45,9 +45,8 @@ from engine.ladder.phrases import (
 from engine.ladder.recommendation import artifact_sentences, recommendations, summarize_ladder
 from engine.ladder.results import comparison, margin_of
 from engine.runs.ladder.ladder_state import BASE, ItemDependence, Ladder, is_added, shots_of
-from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_kinds import rung_kind
-from engine.runs.ladder.rung_results import Comparison, RungResult, VerdictSentence
+from engine.runs.ladder.rung_results import NOT_READ, Comparison, RungResult, VerdictSentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.run.usage import overlap_sentence
 from engine.runs.score_format import difference_with_bounds, loss, points

@@ -18,7 +18,6 @@ from engine.config.errors import UserError
 from engine.config.hooks import hooks
 from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries
-from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.run.exports import GGUF_TOOLS
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
@@ -184,27 +183,6 @@ def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
     ]
 
 
-def judge_plan(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The plan of a judge with the pairs of rungs that it compares, and what it takes at most."""
-    from engine.judge.judging import prepare
-
-    progress("reading answers")
-    return msgspec.to_builtins(prepare(Path(arguments["path"]), msgspec.convert(arguments["plan"], JudgePlan)))
-
-
-def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Summarize the ratings of a ladder or run, and with `report` write the ladder's report again; None without any."""
-    from engine.judge.win_rates import summarize
-    from engine.ladder import report
-    from engine.runs.preference.judge_dir import subject_of
-
-    subject = subject_of(Path(arguments["path"]))
-    summary = summarize(subject)
-    if arguments["report"]:
-        report.write_again(subject)
-    return msgspec.to_builtins(summary)
-
-
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
     from engine.memory.formula.method_plan import PlanQuery
@@ -314,8 +292,6 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "ladder.report": ladder_report,
     "ladder.items": ladder_items,
     "ladder.score_answers": score_answers,
-    "judge.plan": judge_plan,
-    "rating.summary": rating_summary,
     "sweep.report": sweep_report,
     "plan": plan,
     "pull": pull,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -28,8 +28,8 @@ from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, Forecast, describe_plan, forecast_rows, make_plan
 from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
+from engine.runs.ladder.report_hooks import extended, extended_json
 from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
-from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import artifact_words, parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
@@ -292,7 +292,7 @@ def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = ()
         folder.remove()
         raise UserError(state.reason, code=state.reason_code or f"{folder.KIND}.refused")
     if json:
-        print_json(msgspec.to_builtins(_with_preferences(folder, state)))
+        print_json(as_json(folder, state))
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
@@ -322,7 +322,7 @@ def report(
         hint = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", hint=hint, code=f"{folder.KIND}.not_started")
     if json:
-        print_json(msgspec.to_builtins(_with_preferences(folder, state)))
+        print_json(as_json(folder, state))
         return
     ask(f"{folder.KIND}.report", {"path": str(folder.path)})
     if markdown:
@@ -332,20 +332,21 @@ def report(
         say(f"Markdown: {folder.markdown}")
 
 
-def _with_preferences(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> Ladder | Sweep:
-    """A ladder with what judges and people prefer; a sweep unchanged."""
-    return with_preferences(folder, state) if isinstance(folder, LadderDir) and isinstance(state, Ladder) else state
+def as_json(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> dict[str, Any]:
+    """A ladder with what extensions add to it; a sweep unchanged."""
+    if isinstance(folder, LadderDir) and isinstance(state, Ladder):
+        return extended_json(folder, state)
+    return dict(msgspec.to_builtins(state))
 
 
 def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
     """Print the results and the report's path; of an unfinished ladder or sweep the parts that exist."""
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
-    state = _with_preferences(folder, state)
-    if isinstance(state, Ladder):
-        _show_ladder(state)
-    else:
+    if isinstance(state, Sweep):
         _show_sweep(state)
+    else:
+        _show_ladder(extended(folder, state) if isinstance(folder, LadderDir) else state)
     if folder.page.exists():
         say(f"report: {folder.page}")
     if isinstance(state, Sweep) and state.headline:

@@ -50,8 +50,6 @@ SUBCOMMANDS: Table = {
     "plan": ("Predict memory, time and cost of each method.", "plan:plan"),
     "demo": ("Run the default ladder on the embedded model and data.", "ladder:demo"),
     "ladder": ("Compare methods on the same model and data: quality and cost.", "ladder:ladder"),
-    "judge": ("Let a model compare the answers of rungs, in both orders.", "judge:judge"),
-    "rate": ("Compare the answers of two rungs without their names.", "judge:rate"),
     "report": ("Write the report of a ladder or sweep; print its path.", "ladder:report"),
     "export": ("Export a run, or a ladder's recommended one, and check it.", "export:export"),
     "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),

@@ -13,10 +13,10 @@ import msgspec
 import typer
 
 from engine.config.errors import UserError
+from engine.config.hooks import hooks, shipped_hooks
 from engine.config.settings import documented_fields
 from engine.memory.formula.method_plan import PlanReport
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.run.events import AnyEvent
 from engine.runs.run.result import SCHEMA_VERSION, Result
 from tui.cli import completion, options
@@ -27,18 +27,17 @@ FILES: dict[str, tuple[Any, str]] = {
     "events": (AnyEvent, "one line of events.jsonl"),
     "result": (Result, "result.json of a run"),
     "ladder": (Ladder, "ladder.json of a ladder"),
-    "judgment": (Judgment, "judgment.json of a judge, and output of judge --json"),
-    "ratings": (RatingSummary, "summary.json of people's ratings, and output of rate --json"),
     "plan": (PlanReport, "output of plan --json"),
 }
-"""Name of a schema -> type and title."""
+"""Name of a schema -> type and title; extensions add theirs (`ftbench.schemas`)."""
+NAMES = (*FILES, *shipped_hooks("ftbench.schemas"))
 
 
 def schema(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help=f"{', '.join(FILES)}.", autocompletion=completion.offers(lambda home: FILES)
+            metavar="FILE", help=f"{', '.join(NAMES)}.", autocompletion=completion.offers(lambda home: NAMES)
         ),
     ],
     json: options.Json = False,
@@ -49,9 +48,10 @@ def schema(
 
 def json_schema(name: str) -> dict[str, Any]:
     """The schema of this name. Raises UserError for an unknown one."""
-    if name not in FILES:
-        raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join(FILES)}", code="schema.unknown")
-    kind, title = FILES[name]
+    added = hooks("ftbench.schemas")
+    if name not in FILES and name not in added:
+        raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join([*FILES, *added])}", code="schema.unknown")
+    kind, title = FILES[name] if name in FILES else (added[name].load(), added[name].about or name)
     schema = msgspec.json.schema(kind)
     structs = {
         struct.__name__: struct for struct in _structs(msgspec.Struct) if struct.__module__.startswith("engine.")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from engine.config.quantities import ABSENT, count, decimal, duration, energy, integer, percent, share_percent, size
+from engine.config.quantities import ABSENT, count, decimal, duration, energy, integer, share_percent, size
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import WinRate
 from engine.runs.run.result import Result
-from engine.runs.score_format import difference_with_bounds, loss, percent_bounds, score, score_bounds, with_bounds
+from engine.runs.score_format import difference_with_bounds, loss, score, score_bounds, with_bounds
 from tui.output.console import table
 
 BENCHMARK_COLUMNS = 24
@@ -71,21 +68,3 @@ def show_benchmarks(ladder: Ladder) -> None:
     table(
         "benchmarks (95% CI)", ("rung", "benchmark", "metric", "score", "difference from base", ""), rows, right=(3, 4)
     )
-
-
-def show_win_rates(rates: Sequence[WinRate]) -> None:
-    """Print one row per pair of rungs: how often the first one's answers are preferred."""
-    rows = [
-        [
-            f"{rate.a} against {rate.b}",
-            percent(rate.rate.mean),
-            percent_bounds(rate.rate) or ABSENT,
-            f"{percent(rate.wins)} / {percent(rate.ties)} / {percent(rate.losses)}",
-            f"{rate.rate.rows:,} × {rate.seeds}",
-            {"better": "preferred", "worse": "not preferred"}.get(rate.finding, "undecided"),
-        ]
-        for rate in rates
-    ]
-    if rows:
-        heads = ("pair", "win rate", "95% CI", "win / tie / loss", "items × seeds", "finding")
-        table("", heads, rows, right=(1, 2, 3, 4))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import msgspec
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
@@ -22,34 +19,23 @@ from engine.runs import start
 from engine.runs.home import tilde
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.judge_dir import (
-    create_judge,
-    expected_lines,
-    judges,
-    named_judge,
-    preferences_changed,
-    progress_text,
-    with_preferences,
-)
+from engine.runs.ladder.report_hooks import extended, report_hooks
 from engine.runs.run.event_log import Follower
 from engine.runs.run.folder import current_directory, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
-from tui.background import BackgroundRequest
 from tui.charts import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.live.curves import loss_rows, loss_values, rate_values
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import NameScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine
 
 POLL_SECONDS = 0.5
-PARTS = ("left", "summary", "current", "progress", "judges", "verdict", "benchmarks", "notes")
+PARTS = ("left", "summary", "current", "progress", "working", "verdict", "benchmarks", "notes")
 """From top to bottom: the time left of all runs, the table, the live run's curve, the runs of each rung, sentences."""
 
 
@@ -111,7 +97,7 @@ class LadderScreen(BaseScreen[None]):
         self._has_others = len(known) > 1
         return known[self.index % len(known)] if known else None
 
-    def _chosen(self, purpose: str) -> LadderDir | None:
+    def chosen(self, purpose: str) -> LadderDir | None:
         """The ladder that is shown; a notification if there is none."""
         if (folder := self.current()) is None:
             self.tell(f"no ladder to {purpose}", severity="warning")
@@ -129,7 +115,7 @@ class LadderScreen(BaseScreen[None]):
             )
             return
         with contextlib.suppress(FileNotFoundError):
-            changed = max(folder.state_file.stat().st_mtime, preferences_changed(folder))
+            changed = max(folder.state_file.stat().st_mtime, *(hooks.changed(folder) for hooks in report_hooks()))
             now = (folder.name, changed, self.size.width, folder.is_active())
             if now == self.drawn:
                 self._show_current_run()
@@ -143,7 +129,7 @@ class LadderScreen(BaseScreen[None]):
         if state is None:
             self._show_only(f"{folder.name}: not started")
             return
-        self._draw(folder, with_preferences(folder, state))
+        self._draw(folder, extended(folder, state))
 
     def _show_only(self, headline: str | Content) -> None:
         """Show one line where there is no ladder to draw, and hide what was drawn of another."""
@@ -187,16 +173,6 @@ class LadderScreen(BaseScreen[None]):
             self.follower, self.run_state = Follower(events), RunState(run)
         self._show_current_run()
 
-        judging: list[str] = []  # the progress of the judges that are at work, and why the last one failed
-        for judge in judges(folder):
-            with contextlib.suppress(UserError):  # damaged: a warning of the ladder
-                if (judge_state := judge.state()) is None:
-                    continue
-                failed = judge_state.status == "failed"
-                if (active := judge.is_active()) or failed:
-                    why = f": {judge_state.reason}" if failed and not active else ""
-                    judging.append(visible(f"judge {judge_state.title}: {progress_text(judge_state)}{why}"))
-
         notes = [f"warning: {visible(text)}" for text in state.warnings]
         if folder.page.exists():
             notes.append(visible(f"report: {folder.page}"))
@@ -208,7 +184,8 @@ class LadderScreen(BaseScreen[None]):
 
         self.set_text("headline", Content(ladder_view.headline(state)))
         self._show("progress", _joined(ladder_view.progress_lines(state)))
-        self._show("judges", Content("\n".join(judging)))
+        working = [line for hooks in report_hooks() for line in hooks.progress(folder)]
+        self._show("working", Content("\n".join(working)))
         self._show("summary", _joined(ladder_view.summary_view(state, max(40, self.size.width - 4))))
         self._show("benchmarks", Content("\n".join(ladder_view.benchmark_lines(state))))
         self._show("verdict", _joined(ladder_view.verdict_lines(state)))
@@ -222,7 +199,7 @@ class LadderScreen(BaseScreen[None]):
                 return active
             case "resume":
                 return state is not None and not active and state.status != "finished"
-            case "export" | "rate" | "judge":
+            case "export":
                 return self.has_finished_run()
             case "next":
                 return self._has_others
@@ -250,7 +227,7 @@ class LadderScreen(BaseScreen[None]):
         self.confirm(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint.", stop)
 
     def action_resume(self) -> None:
-        if (folder := self._chosen("resume")) is None:
+        if (folder := self.chosen("resume")) is None:
             return
         with self.errors_told():
             if (state := folder.state()) is not None and state.status == "finished":
@@ -260,7 +237,7 @@ class LadderScreen(BaseScreen[None]):
 
     def finished_runs(self, purpose: str) -> list[RunDir]:
         """A finished run of each rung. Raises UserError if there is none."""
-        folder = self._chosen(purpose)
+        folder = self.chosen(purpose)
         return folder.finished_runs() if folder else []
 
     def has_finished_run(self) -> bool:
@@ -281,58 +258,6 @@ class LadderScreen(BaseScreen[None]):
             self.app.push_screen(ExportScreen(offered))
         else:
             self.tell("no finished run to export", severity="warning")
-
-    def action_rate(self) -> None:
-        """Rate the answers of two rungs, with the user's login as the name of the rater."""
-        from engine.runs.preference.ratings import RatingSession, login  # imported when it is opened
-        from tui.screens.rating import RatingScreen
-
-        if (folder := self._chosen("rate")) is None:
-            return
-        with self.errors_told("warning"):
-            self.app.push_screen(RatingScreen(RatingSession(folder, [], login(), [])))
-
-    def action_judge(self) -> None:
-        """Ask for a judge, show what it takes, and start it."""
-        if (folder := self._chosen("judge")) is None:
-            return
-        if running := next((judge for judge in judges(folder) if judge.is_active()), None):
-
-            def stop() -> None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
-                    if (pid := running.pid()) is not None:
-                        os.kill(pid, signal.SIGTERM)
-
-            self.confirm(f"Stop the judge {running.name}? Its verdicts are kept.", stop)
-            return
-
-        def named(judge: str | None) -> None:
-            if judge is not None:
-                plan = JudgePlan(judge=named_judge(judge, "judge"), rubric="", pairs=[])
-                arguments = {"path": str(folder.path), "plan": msgspec.to_builtins(plan)}
-                if self.request is not None:
-                    self.request.cancel()
-                self.request = BackgroundRequest(self, "judge.plan", arguments, self._judge_planned)
-
-        question = "Judge: http://HOST:PORT/v1#NAME of a served model, or a model on this machine"
-        self.app.push_screen(NameScreen(question, "", lambda text: named_judge(text, "judge")), named)
-
-    def _judge_planned(self, prepared: Any, error: str) -> None:
-        folder = self.current()
-        if folder is None:
-            return
-        if error:
-            self.tell(error, severity="error", timeout=15)
-            return
-        plan = msgspec.convert(prepared["plan"], JudgePlan)
-        tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
-        lines = expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens)
-
-        def start_judge() -> None:
-            judge = create_judge(folder, plan)
-            start.start_process("engine.judge", judge.path, judge.log_file)
-
-        self.confirm("Start the " + "; ".join(lines) + "?", start_judge)
 
     def action_report(self) -> None:
         folder = self.current()

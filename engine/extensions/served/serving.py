@@ -15,13 +15,13 @@ from engine.config.files import appended_lines, read_json_lines
 from engine.config.quantities import ABSENT, count, duration, integer
 from engine.config.text import listed, visible
 from engine.extensions.served.rungs import PRICE
-from engine.ladder.added_rungs import Answered, ItemAnswer, Question
+from engine.ladder.added_rungs import Answered, ItemAnswer, ItemQuestion
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import ReportColumn, ReportTable, range_cell, report_table, rung_line
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint, token_cost
+from engine.runs.ladder.answers import text_hash
 from engine.runs.ladder.ladder_state import AddedRung
 from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
-from engine.runs.preference.answers import text_hash
 from engine.runs.stopping import StopRequest
 
 TIMEOUT = 300.0
@@ -51,7 +51,7 @@ def check(rung: AddedRung, stopping: StopRequest) -> None:
 
 
 def answer(
-    rung: AddedRung, questions: Sequence[Question], longest: int, folder: Path, stopping: StopRequest
+    rung: AddedRung, questions: Sequence[ItemQuestion], longest: int, folder: Path, stopping: StopRequest
 ) -> Answered:
     """Ask the server; what it has answered before is not asked again. Raises as the client, and StopRequested."""
     file = folder / "answers.jsonl"
@@ -65,7 +65,7 @@ def answer(
 
 
 def _ask_missing(
-    file: Path, rung: AddedRung, longest: int, left: list[tuple[str, Question]], stopping: StopRequest
+    file: Path, rung: AddedRung, longest: int, left: list[tuple[str, ItemQuestion]], stopping: StopRequest
 ) -> None:
     """Ask with several threads; what has been received is kept, whatever ends it."""
     if not left:
@@ -74,7 +74,7 @@ def _ask_missing(
     mutex = threading.Lock()
     with contextlib.closing(client), appended_lines(file) as append:
 
-        def ask_one(asked: tuple[str, Question]) -> None:
+        def ask_one(asked: tuple[str, ItemQuestion]) -> None:
             key, question = asked
             try:
                 given = client.chat(question.messages, longest, tools=question.tools)

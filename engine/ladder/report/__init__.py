@@ -11,7 +11,7 @@ from engine.runs.run.run_dir import RunDir
 
 
 def write_again(subject: LadderDir | RunDir) -> None:
-    """Write a ladder's report with new preferences; an active ladder writes its own, and runs have none."""
+    """Write a ladder's report with what an extension adds now; an active ladder writes its own, and runs have none."""
     if isinstance(subject, LadderDir) and not subject.is_active() and (state := subject.state()) is not None:
         write(subject, state)
 

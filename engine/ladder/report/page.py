@@ -24,12 +24,11 @@ from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
 from engine.ladder.report.figures import report_figures, rung_styles, summary_figure
 from engine.ladder.report.material import Trace, trace
-from engine.ladder.report.record import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
+from engine.runs.ladder.answers import RungAnswers, answer_files, item_score
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.preference.answers import RungAnswers, answer_files, empty_answers, item_score
-from engine.runs.preference.judge_dir import with_preferences
+from engine.runs.ladder.report_hooks import extended, report_hooks
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
@@ -152,10 +151,11 @@ def shown(text: str) -> str:
 
 
 class ReportData:
-    """What the HTML page and Markdown are written from: a ladder with its runs, and what judges and people prefer."""
+    """What the HTML page and Markdown are written from: a ladder with its runs, and what extensions add."""
 
     def __init__(self, directory: LadderDir, ladder: Ladder) -> None:
-        self.ladder = ladder = with_preferences(directory, ladder)
+        self.ladder = ladder = extended(directory, ladder)
+        self.parts = [hooks.part(directory) for hooks in report_hooks()]
         methods = {row.name: row.method for row in ladder.rows}
         names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
         self.styles = rung_styles((name, methods.get(name, name)) for name in names)
@@ -177,7 +177,7 @@ class ReportData:
             else:
                 problems[f"{run.name} has no events: its directory may have been deleted"] = None
                 without_events.add(run.path)
-        self.answers = empty_answers(ladder, ladder.metric, first_texts=True)
+        self.answers = RungAnswers.of(ladder, ladder.metric, first_texts=True)
         for rung, seed, file, who in answer_files(directory, ladder):
             if file.parent in without_events and not file.exists():
                 continue  # its directory was deleted, which is reported already
@@ -220,8 +220,7 @@ def render_page(data: ReportData) -> str:
             styles=data.styles,
             tables=tables.results(ladder),
             comparisons=tables.comparisons(ladder),
-            preferences=preference_tables(ladder),
-            judge_prompts=judge_prompts(ladder),
+            parts=data.parts,
             figures=drawn,
             missing=missing,
             answers=data.answers,
@@ -250,7 +249,6 @@ def environment() -> Environment:
     environment.globals |= {
         "css": Markup((FOLDER / "page.css").read_text("utf-8")),
         "COMPARISONS": COMPARISONS,
-        "PREFERENCES": PREFERENCES,
         "NO_RESULTS": NO_RESULTS,
         "NO_SAMPLES": NO_SAMPLES,
         "NO_VERDICT": NO_VERDICT,
@@ -306,10 +304,10 @@ def render_markdown(data: ReportData) -> str:
     parts.append(verdict or NO_VERDICT)
 
     if ladder.rows:
-        preferences = preference_tables(ladder)
-        shown_tables = [*tables.results(ladder), *preferences, tables.comparisons(ladder)]
+        added = [table for part in data.parts for table in part.tables]
+        shown_tables = [*tables.results(ladder), *added, tables.comparisons(ladder)]
         parts += ["## Results", *(markdown_table(table) for table in shown_tables if table)]
-        notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
+        notes = [*reading_help(ladder), COMPARISONS, *(part.note for part in data.parts if part.tables)]
         parts += ["### How to read these tables", bullets(map(escape_inline, notes))]
 
     answers, samples = data.answers, shown_items(data.answers)[:OPEN_SAMPLES]
@@ -327,8 +325,8 @@ def render_markdown(data: ReportData) -> str:
             parts += [f"{escape_inline(rung_title(name))}{scored}:", fenced(given[0].output)]
 
     parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder).values()))]
-    for title, prompt in judge_prompts(ladder):
-        parts += [f"### {escape_inline(title)}", fenced(prompt)]
+    for title, text in (folded for part in data.parts for folded in part.texts):
+        parts += [f"### {escape_inline(title)}", fenced(text)]
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(escape_inline, warnings))]
     parts.append("## Reproduce")

@@ -1,22 +1,21 @@
-"""What a ladder's report has besides results: what judges and people prefer, configuration, runs, commands."""
+"""What a ladder's report has besides results: configuration, runs, commands."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 from engine.config.metric_specs import metric_text
-from engine.config.quantities import ABSENT, count, decimal, duration, integer, percent, rate, size
+from engine.config.quantities import ABSENT, count, duration, integer, rate, size
 from engine.config.text import amount
-from engine.ladder.phrases import p_value, rung_title
+from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import (
     Cell,
     ReportColumn,
     ReportTable,
-    RowType,
     TableLine,
     cell,
     report_table,
@@ -24,98 +23,9 @@ from engine.ladder.report.tables import (
     status_word,
 )
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry, is_base
-from engine.runs.ladder.preferences import Judgment, RatedPair, RatingSummary, WinRate
 from engine.runs.ladder.sweep import Sweep
-from engine.runs.preference.judge_dir import kappa_text, settled_text
-from engine.runs.run.result import MIN_ITEMS
 from engine.runs.run.usage import PARTS, exceptions, summarize_columns, summarize_rows
-from engine.runs.score_format import loss, percent_bounds
-
-PREFERENCES = (
-    "The win rate is the share of comparisons in which the first rung’s answer is preferred; ties count one half. "
-    "A judge compares each pair of answers in both orders. 95% CIs account for test items and seeds, and hold "
-    "simultaneously for all pairs of a table."
-)
-PREFERRED = {"better": "preferred", "worse": "not preferred", "undecided": "no significant preference"}
-
-
-def preference_tables(ladder: Ladder) -> list[ReportTable]:
-    """One table of people's ratings and one per judge; win rates of unusable judges are marked as such."""
-    tables = [_people(ladder.ratings)] if ladder.ratings and ladder.ratings.pairs else []
-    return [*tables, *map(_judge, ladder.judgments)]
-
-
-def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
-    """(title, text) of each judge's prompt with its rubric."""
-    return [
-        (f"Prompt of the judge {judgment.title}", judgment.prompt.replace("{rubric}", judgment.rubric))
-        for judgment in ladder.judgments
-    ]
-
-
-def _people(ratings: RatingSummary) -> ReportTable:
-    columns = [
-        *_columns(lambda pair: pair.win_rate, lambda pair: f"{integer(pair.items)} items"),
-        ReportColumn[RatedPair]("both good", lambda pair: percent(pair.both_good), "ratings"),
-        ReportColumn[RatedPair]("both bad", lambda pair: percent(pair.both_bad), "ratings"),
-    ]
-    names = ", ".join(f"{name} ({integer(count)})" for name, count in ratings.raters.items())
-    notes = [f"Rated by {names}, without the names of the rungs.", *filter(None, map(settled_text, ratings.pairs))]
-    if agreed := ratings.agreement:
-        notes.append(
-            f"Agreement of two raters: {percent(agreed.same)} of {amount(agreed.comparisons, 'pair')}, "
-            f"Cohen’s kappa {kappa_text(agreed.kappa)}."
-        )
-    if ratings.stale:
-        notes.append(f"{amount(ratings.stale, 'rating')} of answers that have changed since are not counted.")
-    return report_table("Preferred by people", "pair", ratings.pairs, lambda pair: _pair(pair.win_rate), columns, notes)
-
-
-def _judge(judgment: Judgment) -> ReportTable:
-    """Its win rates, and how far it can be believed."""
-    columns = _columns(lambda rate: rate, lambda rate: f"{integer(rate.rate.rows)} items × {integer(rate.seeds)} seeds")
-    unusable = f"Unusable: {'; '.join(judgment.unusable)}. These win rates are not in the verdict."
-    notes = [unusable] if judgment.unusable else []
-    check, agreement = judgment.check, "not measured (`ftbench rate`)"
-    if people := check.people:
-        few = "" if people.kappa.low is not None else f", fewer than {MIN_ITEMS} items"
-        agreement = f"{percent(people.same)} of {amount(people.comparisons, 'pair')}, "
-        agreement += f"Cohen’s kappa {kappa_text(people.kappa)}{few}"
-    notes.append(
-        f"Measured: different when swapped: {percent(check.swapped)} of {amount(check.comparisons, 'pair')}; "
-        f"for the first answer: {percent(check.first)}; "
-        f"correlation with length: {decimal(check.length_correlation, 2, signed=True)}; "
-        f"not readable: {percent(check.unreadable)} of {amount(check.verdicts, 'verdict')}; "
-        f"agreement with people: {agreement}."
-    )
-    if judgment.status != "finished":
-        state = f"{integer(judgment.done)} of {integer(judgment.requests)} verdicts"
-        notes.append(f"Incomplete: {state}{f': {judgment.reason}' if judgment.reason else ''}.")
-    title = f"Preferred by the judge {judgment.title}{' (unusable)' if judgment.unusable else ''}"
-    return report_table(title, "pair", judgment.rates, _pair, columns, notes)
-
-
-def _pair(rate: WinRate) -> TableLine:
-    return TableLine(Cell(f"{rung_title(rate.a)} against {rung_title(rate.b)}"))
-
-
-def _columns(rate: Callable[[RowType], WinRate], sample: Callable[[RowType], str]) -> list[ReportColumn[RowType]]:
-
-    def adjusted(row: RowType) -> str:
-        return p_value(rate(row).p_adjusted) if rate(row).rate.low is not None else ABSENT
-
-    def preferred(row: RowType) -> Cell:
-        return cell(percent(rate(row).rate.mean), percent_bounds(rate(row).rate), sample(row))
-
-    return [
-        ReportColumn("win rate", preferred),
-        ReportColumn("win", lambda row: percent(rate(row).wins), "comparisons"),
-        ReportColumn("tie", lambda row: percent(rate(row).ties), "comparisons"),
-        ReportColumn("loss", lambda row: percent(rate(row).losses), "comparisons"),
-        ReportColumn("adjusted p", adjusted),
-        ReportColumn("finding", lambda row: PREFERRED[rate(row).finding], words=True),
-    ]
-
+from engine.runs.score_format import loss
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
 

@@ -11,7 +11,6 @@ from msgspec import Struct, field
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.config.schema import Config
-from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
 from engine.runs.run.exports import Artifact, parse_artifact
 from engine.runs.run.result import SCHEMA_VERSION, Interval
@@ -374,10 +373,6 @@ class Ladder(Struct, kw_only=True):
     """Empty without `evaluation.benchmarks`."""
     verdict: list[VerdictSentence] = field(default_factory=list)
     """One per sentence."""
-    judgments: list[Judgment] = field(default_factory=list)
-    """Of judges, from `judgments/`; not in the file, but in what `ftbench report --json` prints."""
-    ratings: RatingSummary | None = None
-    """Of people, from `ratings/`; as `judgments`."""
     base_runs: dict[str, str] = field(default_factory=dict)
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None

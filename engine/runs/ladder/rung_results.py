@@ -207,6 +207,13 @@ class VerdictSentence(Struct):
     """Its numbers are also in the tables."""
 
 
+NOT_READ = (
+    "Nobody has read the answers yet: the loss says how likely the references became, chrF and ROUGE-L how similar the "
+    "answers are to them, and neither whether an answer is good."
+)
+"""Of the verdict on open answers, until an extension says who has compared them."""
+
+
 class CostRatio(Struct, kw_only=True):
     """A rung's cost divided by full fine-tuning's, with its 95% confidence interval."""
 

@@ -39,8 +39,7 @@ from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import LOWER_IS_BETTER, ONE_RATE, ONE_SEED, ONE_TIMING, RULE_OF_COST, TRAIN_MORE, verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
-from engine.runs.ladder.preferences import NOT_READ
-from engine.runs.ladder.rung_results import RungResult, SeedRange
+from engine.runs.ladder.rung_results import NOT_READ, RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak
 from engine.runs.run.usage import LabelConflicts, RowUsage
 from engine.runs.score_format import summary_lines

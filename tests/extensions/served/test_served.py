@@ -22,6 +22,7 @@ from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import AnswerProfile, MetricChoice, decide_metric
 from engine.evaluation.score import write_items
+from engine.extensions.judge.pairs import ladder_answers
 from engine.extensions.served import serving
 from engine.extensions.served.rungs import PRICE, served_models
 from engine.ladder import added_rungs
@@ -35,7 +36,6 @@ from engine.runs.ladder.ladder_dir import LadderDir, plan_text
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import AddedRung
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.preference.answers import ladder_answers
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.stopping import StopRequest
 

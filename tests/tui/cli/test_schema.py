@@ -14,12 +14,12 @@ from engine.config.errors import UserError
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.result import Interval, Score
-from tui.cli.schema import FILES, json_schema
+from tui.cli.schema import NAMES, json_schema
 
 SETTINGS = ("Config",)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_schema_is_a_valid_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(json_schema(name))
 
@@ -80,4 +80,4 @@ def test_an_unknown_schema_names_the_known_ones() -> None:
     with pytest.raises(UserError) as refused:
         json_schema("run")
     assert refused.value.code == "schema.unknown" and "'run'" in refused.value.problem
-    assert ", ".join(FILES) in refused.value.hint
+    assert ", ".join(NAMES) in refused.value.hint

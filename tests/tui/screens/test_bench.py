@@ -16,6 +16,7 @@ from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.commands import DEFAULT_KEYS, RESERVED_KEYS, TABLES
 from tui.extensions.chat.screen import TryScreen
+from tui.extensions.judge.rating import RatingScreen
 from tui.screens.base import ConfirmScreen
 from tui.screens.bench_actions import BenchScreen
 from tui.screens.charts import ChartsScreen
@@ -27,7 +28,6 @@ from tui.screens.launching import LaunchScreen
 from tui.screens.models import ModelsScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.processes import DevicesScreen, ProcessesScreen
-from tui.screens.rating import RatingScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane

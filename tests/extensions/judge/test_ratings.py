@@ -15,13 +15,11 @@ from planted_judge import plant_answers, quality
 from simulated_ratings import Ratings, measure_stops, predicted_stop
 
 from engine.config.errors import UserError
-from engine.judge.confidence_sequence import OrderedRatings
-from engine.judge.win_rates import PairScores, agreement, summarize, win_rate_so_far, win_rates
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.preferences import WinRate
-from engine.runs.preference.answers import answers_of, ladder_answers
-from engine.runs.preference.judge_dir import progress_of_ratings
-from engine.runs.preference.ratings import (
+from engine.extensions.judge.confidence_sequence import OrderedRatings
+from engine.extensions.judge.judge_dir import progress_of_ratings
+from engine.extensions.judge.pairs import answers_of, ladder_answers
+from engine.extensions.judge.preferences import WinRate
+from engine.extensions.judge.ratings import (
     PAGE_KIND,
     RatingPlan,
     RatingSession,
@@ -30,6 +28,8 @@ from engine.runs.preference.ratings import (
     import_page,
     pairs_to_rate,
 )
+from engine.extensions.judge.win_rates import PairScores, agreement, summarize, win_rate_so_far, win_rates
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 

@@ -13,9 +13,9 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.text import visible
-from engine.runs.ladder.preferences import RatingSummary
-from engine.runs.preference.judge_dir import progress_of_ratings
-from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
+from engine.extensions.judge.judge_dir import progress_of_ratings
+from engine.extensions.judge.preferences import RatingSummary
+from engine.extensions.judge.ratings import Choice, PairToRate, RatingSession
 from tui.background import BackgroundRequest
 from tui.commands import bindings, moves
 from tui.screens.base import BaseScreen

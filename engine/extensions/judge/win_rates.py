@@ -17,11 +17,10 @@ from engine.config.files import write_atomically
 from engine.config.method_specs import VARIANT_TITLES, method_specs
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, listed, visible
-from engine.judge.confidence_sequence import OrderedRatings
-from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, is_added, is_base
-from engine.runs.ladder.preferences import (
+from engine.extensions.judge.confidence_sequence import OrderedRatings
+from engine.extensions.judge.judge_dir import SUMMARY, kappa_text, people_text, ratings_folder, settled_text
+from engine.extensions.judge.pairs import AnswerPair, ComparedAnswers, answers_of, pair_hash
+from engine.extensions.judge.preferences import (
     MAX_SWAPPED,
     MAX_UNREADABLE,
     JudgeCheck,
@@ -33,10 +32,12 @@ from engine.runs.ladder.preferences import (
     RatingSummary,
     WinRate,
 )
+from engine.extensions.judge.ratings import RATED, Choice, Rating, RatingDir, RatingPlan
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
+from engine.runs.ladder.answers import text_hash
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, is_added, is_base
 from engine.runs.ladder.rung_results import finding_of
-from engine.runs.preference.answers import AnswerPair, RungAnswers, answers_of, pair_hash, text_hash
-from engine.runs.preference.judge_dir import SUMMARY, kappa_text, people_text, ratings_folder, settled_text
-from engine.runs.preference.ratings import RATED, Choice, Rating, RatingDir, RatingPlan
 from engine.runs.queue import locks
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 from engine.runs.run.run_dir import RunDir
@@ -217,7 +218,9 @@ def summarize(subject: LadderDir | RunDir) -> RatingSummary | None:
     return summary
 
 
-def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Mapping[str, Rating]]) -> RatingSummary:
+def make_summary(
+    answers: ComparedAnswers, plan: RatingPlan, raters: Mapping[str, Mapping[str, Rating]]
+) -> RatingSummary:
     """The summary of these ratings; those of other answers than the rungs' are stale."""
     known = {
         pair_hash(answers.items[item], *pair.texts): answers.items[item].group or item
@@ -249,7 +252,7 @@ def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Ma
     return summary
 
 
-def _all(answers: RungAnswers, a: str, b: str) -> Iterator[tuple[int, AnswerPair]]:
+def _all(answers: ComparedAnswers, a: str, b: str) -> Iterator[tuple[int, AnswerPair]]:
     """Every pair of different answers of two rungs, with its item."""
     for seed in answers.seeds(a, b):
         for item in range(len(answers.items)):
@@ -259,7 +262,7 @@ def _all(answers: RungAnswers, a: str, b: str) -> Iterator[tuple[int, AnswerPair
 
 
 def _rated_pair(
-    answers: RungAnswers, plan: RatingPlan, a: str, b: str, raters: Mapping[str, Mapping[str, Rating]], level: float
+    answers: ComparedAnswers, plan: RatingPlan, a: str, b: str, raters: Mapping[str, Mapping[str, Rating]], level: float
 ) -> RatedPair | None:
     """One pair of rungs: the mean over raters, then over items; None without a rating.
 

@@ -13,12 +13,10 @@ Preferred = Literal["a", "b", "tie"]
 """Whose answer is better, that of rung `a` or of rung `b`."""
 PreferenceFinding = Literal["better", "worse", "undecided"]
 """Of a against b: whether the interval of the win rate is above, below or around one half."""
-NOT_READ = (
-    "Nobody has read the answers yet: the loss says how likely the references became, chrF and ROUGE-L how similar the "
-    "answers are to them, and neither whether an answer is good. `ftbench rate` shows pairs of them without the names "
-    "of the rungs, and `ftbench judge` lets a model compare them."
+TO_COMPARE = (
+    "`ftbench rate` shows pairs of them without the names of the rungs, and `ftbench judge` lets a model compare them."
 )
-"""Of the verdict on open answers, until people or a usable judge have compared them."""
+"""Of answers that neither people nor a usable judge have compared."""
 MAX_SWAPPED = 0.2
 """Share of pairs that a usable judge may decide differently when the answers are swapped."""
 MAX_UNREADABLE = 0.2

@@ -1,4 +1,4 @@
-"""`python -m engine.judge DIR`: ask a judge until its verdicts are complete, while holding the directory's lock.
+"""`python -m engine.extensions.judge DIR`: ask a judge until its verdicts are complete, holding the directory's lock.
 
 It imports torch for a model on this machine only, after its turn in the device queue.
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
 from engine.config.redaction import redact_output
-from engine.judge.judging import Judging
+from engine.extensions.judge.judge_dir import JudgeDir
+from engine.extensions.judge.judging import Judging
 from engine.ladder import report
-from engine.runs.preference.judge_dir import JudgeDir
 from engine.runs.stopping import StopRequest
 
 
 def main(arguments: list[str]) -> int:
     """Returns 0 if the judgment finished or was stopped, 2 for invalid input, else 1."""
     if len(arguments) != 1:
-        print("usage: python -m engine.judge DIR", file=sys.stderr)
+        print("usage: python -m engine.extensions.judge DIR", file=sys.stderr)
         return 2
     folder, stopping = JudgeDir(Path(arguments[0]).absolute()), StopRequest()
     try:

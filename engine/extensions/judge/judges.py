@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from engine.config.reasoning import REASONING_TAGS, without_reasoning
+from engine.extensions.judge.pairs import readable
+from engine.extensions.judge.preferences import JudgePlan
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint
-from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.answers import readable, text_hash
+from engine.runs.ladder.answers import text_hash
 from engine.runs.run.predictions import PredictionLine
 
 FOLDER = Path(__file__).parent

@@ -28,15 +28,17 @@ from planted_judge import (
 )
 
 from engine.config.errors import UserError
-from engine.judge.judges import comparison_prompt, default_rubric, read_verdict
-from engine.judge.judging import Judging, prepare, read_verdicts
-from engine.judge.win_rates import summarize
+from engine.extensions.judge import ladder_report
+from engine.extensions.judge.judge_dir import create_judge
+from engine.extensions.judge.judges import comparison_prompt, default_rubric, read_verdict
+from engine.extensions.judge.judging import Judging, prepare, read_verdicts
+from engine.extensions.judge.pairs import ComparedAnswers, answers_of, ladder_answers, pair_hash
+from engine.extensions.judge.preferences import JudgePlan, Judgment
+from engine.extensions.judge.ratings import Rating, RatingDir, RatingPlan, pairs_to_rate
+from engine.extensions.judge.win_rates import summarize
 from engine.runs import endpoint
+from engine.runs.ladder.answers import text_hash
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.preferences import JudgePlan, Judgment
-from engine.runs.preference.answers import RungAnswers, answers_of, ladder_answers, pair_hash, text_hash
-from engine.runs.preference.judge_dir import create_judge, with_preferences
-from engine.runs.preference.ratings import Rating, RatingDir, RatingPlan, pairs_to_rate
 from engine.runs.run.predictions import PredictionLine
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
@@ -115,7 +117,7 @@ def test_reasoning_in_the_answers_of_compared_runs_changes_nothing_that_is_compa
     lines = [json.loads(line) for line in runs[0].predictions_file.read_text().splitlines()]
     outputs = [line["tuned"]["output"].strip() for line in lines]
 
-    def compared(reasoning: str) -> RungAnswers:
+    def compared(reasoning: str) -> ComparedAnswers:
         for line, output in zip(lines, outputs, strict=True):
             line["tuned"]["output"] = f"{reasoning}{output}"
         runs[0].predictions_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -325,7 +327,7 @@ def test_rungs_without_answers_are_refused(ladder: LadderDir) -> None:
     run.write_text(run.read_text().replace("Question 3?", "Question 33?"))
     with pytest.raises(UserError) as raised:
         prepare(ladder.path, JudgePlan(judge="http://host/v1#m", rubric="", pairs=[]))
-    assert raised.value.code == "judge.different_items"
+    assert raised.value.code == "answers.different_items"
 
 
 ATTACKS = [
@@ -422,14 +424,16 @@ def test_preferences_are_in_the_verdict_of_the_ladder_not_in_its_file(ladder: La
     judged_by(ladder, prefers_first(1.0), pairs=[("full", "base")])
     state = ladder.state()
     assert state is not None
-    shown = with_preferences(ladder, state)
+    shown = ladder_report.extend(ladder, state)
+    judgments, ratings, _ = ladder_report.read_preferences(ladder)
+    assert msgspec.json.encode([judgments, ratings]) == msgspec.json.encode([*ladder_report.facts(ladder).values()])
     texts = [said.text for said in shown.verdict if said.topic == "preference"]
-    assert shown.ratings is not None
-    assert sorted(bool(judgment.unusable) for judgment in shown.judgments) == [False, True]
-    said = [*shown.ratings.sentences, *(text for judgment in shown.judgments for text in judgment.sentences)]
+    assert ratings is not None
+    assert sorted(bool(judgment.unusable) for judgment in judgments) == [False, True]
+    said = [*ratings.sentences, *(text for judgment in judgments for text in judgment.sentences)]
     assert texts == said and [text for text in texts if re.match(r"Full .* base .* 2 people .* 50 ", text)]
     assert sum("unusable" in text for text in texts) == 1
     assert sum("It prefers" in text for text in texts) == 1
     assert ladder.state_file.read_bytes() == before
     (ladder.path / "ratings" / "summary.json").write_text("{")
-    assert "rating.damaged_summary" in with_preferences(ladder, state).warning_codes
+    assert "rating.damaged_summary" in ladder_report.extend(ladder, state).warning_codes

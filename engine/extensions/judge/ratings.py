@@ -19,20 +19,20 @@ from msgspec import Struct
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import appended_lines, read_json, read_json_lines, read_small, write_atomically
 from engine.config.text import amount, visible
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import BASE
-from engine.runs.preference.answers import (
+from engine.extensions.judge.judge_dir import ratings_folder
+from engine.extensions.judge.pairs import (
     PAIR_SEPARATOR,
     AnswerPair,
+    ComparedAnswers,
     OrderedItem,
-    RungAnswers,
     answers_of,
     pair_hash,
     parse_pairs,
     readable,
-    text_hash,
 )
-from engine.runs.preference.judge_dir import ratings_folder
+from engine.runs.ladder.answers import text_hash
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import BASE
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
 
@@ -58,7 +58,7 @@ class RatingPlan(Struct, kw_only=True, frozen=True):
     """`lora,base` -> the order in which its items are rated, `[item, seed, weight]`. It is stored, because scores of
     further seeds would change it, and the statistics need the order in which items were rated."""
 
-    def order(self, answers: RungAnswers, a: str, b: str) -> list[tuple[OrderedItem, AnswerPair]]:
+    def order(self, answers: ComparedAnswers, a: str, b: str) -> list[tuple[OrderedItem, AnswerPair]]:
         """The items with different answers in the order in which they are rated; computed where it is not stored."""
         seeds, pairs = answers.seeds(a, b), list[tuple[OrderedItem, AnswerPair]]()
         for ordered in self.orders.get(PAIR_SEPARATOR.join((a, b))) or answers.random_order(a, b):
@@ -110,7 +110,7 @@ class PairToRate:
         return Rating(pair=self.id, left=left, choice=choice, note=note, seconds=seconds, t=time.time())
 
 
-def pairs_to_rate(answers: RungAnswers, plan: RatingPlan, rater: str) -> list[PairToRate]:
+def pairs_to_rate(answers: ComparedAnswers, plan: RatingPlan, rater: str) -> list[PairToRate]:
     """All pairs of different answers in the order of the plan, the same for every rater; pairs of rungs take turns.
 
     Which answer is on the left is random, and depends on the rater.
@@ -140,7 +140,7 @@ class RatingDir:
         hint = "delete it, and name the pairs again with --pair"
         return read_json(self.path / PLAN_FILE, RatingPlan, hint, "rating.damaged_plan")
 
-    def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: RungAnswers) -> RatingPlan:
+    def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: ComparedAnswers) -> RatingPlan:
         """The stored plan with these pairs added; without any, a default pair. Raises RunFailed on a full disk."""
         self.subject.check_files()
         try:

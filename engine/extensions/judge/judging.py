@@ -18,8 +18,8 @@ import numpy as np
 from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import appended_lines, read_json_lines
 from engine.config.schema import Model
-from engine.hardware.devices import select_devices
-from engine.judge.judges import (
+from engine.extensions.judge.judge_dir import JudgeDir, judge_dir, subject_of
+from engine.extensions.judge.judges import (
     CHARACTERS_PER_TOKEN,
     Judge,
     Question,
@@ -30,7 +30,16 @@ from engine.judge.judges import (
     prompt_template,
     read_verdict,
 )
-from engine.judge.win_rates import (
+from engine.extensions.judge.pairs import (
+    PAIR_SEPARATOR,
+    AnswerPair,
+    ComparedAnswers,
+    answers_of,
+    pair_hash,
+    parse_pairs,
+)
+from engine.extensions.judge.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
+from engine.extensions.judge.win_rates import (
     VALUES,
     PairScores,
     PeoplesChoice,
@@ -42,19 +51,10 @@ from engine.judge.win_rates import (
     why_unusable,
     win_rates,
 )
+from engine.hardware.devices import select_devices
 from engine.methods.library_imports import import_libraries
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal, is_endpoint, token_cost
-from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
-from engine.runs.preference.answers import (
-    PAIR_SEPARATOR,
-    AnswerPair,
-    RungAnswers,
-    answers_of,
-    pair_hash,
-    parse_pairs,
-    text_hash,
-)
-from engine.runs.preference.judge_dir import JudgeDir, judge_dir, subject_of
+from engine.runs.ladder.answers import text_hash
 from engine.runs.queue.device_queue import JUDGE, wait_for_devices
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -88,7 +88,7 @@ class Comparisons:
     """What has to be compared, and the prompts for it."""
 
     plan: JudgePlan
-    answers: RungAnswers
+    answers: ComparedAnswers
     items: list[int] = field(init=False)
     _keys: dict[tuple[int, str, str], str] = field(default_factory=dict)
 
@@ -216,7 +216,7 @@ def _load_judge(plan: JudgePlan) -> Judge:
     """Import the libraries and load the model. Raises as `open_judge`."""
     try:
         import_libraries()
-        from engine.judge.local_judge import LocalJudge
+        from engine.extensions.judge.local_judge import LocalJudge
     except Exception as error:
         traceback.print_exc()
         raise RunFailed(f"cannot import the libraries: {error_text(error)}", "engine.failed") from error

@@ -22,18 +22,17 @@ from planted_judge import noisy, perfect, plant_answers, plant_model, planted, s
 from served_model import served
 
 from engine.config.errors import RunFailed
+from engine.extensions.judge import judging, ladder_report
+from engine.extensions.judge.judge_dir import JudgeDir, create_judge, judges
+from engine.extensions.judge.judges import Question
+from engine.extensions.judge.judging import Judging, prepare
+from engine.extensions.judge.preferences import JudgePlan
 from engine.hardware.devices import THE_CPU
-from engine.judge import judging
-from engine.judge.judges import Question
-from engine.judge.judging import Judging, prepare
 from engine.ladder.report.page import escape_inline
-from engine.ladder.report.record import preference_tables
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.judge_dir import JudgeDir, create_judge, judges, with_preferences
 from engine.runs.queue import device_queue, locks
 from engine.runs.stopping import StopRequest, StopRequested
-from tui.cli import judge as judge_command
+from tui.extensions.judge import command as judge_command
 
 PAIR = ("--pair", "full,base")
 Found = TypeVar("Found")
@@ -101,7 +100,7 @@ def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: Lad
         assert printed["unusable"] == []
     report, stored = ladder.markdown.read_text(), ladder.state()
     assert stored is not None
-    (table,) = preference_tables(with_preferences(ladder, stored))
+    (table,) = ladder_report.part(ladder).tables
     assert "planted" in table.title and table.title in report and table.title in ladder.page.read_text()
     assert "| full against base |" in report and printed["prompt"].rpartition("{rubric}")[2].strip() in report
     _, preferred = printed["sentences"]
@@ -244,7 +243,7 @@ def replace_torch(monkeypatch: pytest.MonkeyPatch, folder: Path, statement: str)
         "        return ModuleSpec(name, self) if name == 'torch' else None",
         "    def create_module(self, spec): ...",
         f"    def exec_module(self, module): {statement}",
-        "if 'engine.judge' in sys.orig_argv: sys.meta_path.insert(0, Finder())",
+        "if 'engine.extensions.judge' in sys.orig_argv: sys.meta_path.insert(0, Finder())",
     ]
     folder.mkdir()
     (folder / "sitecustomize.py").write_text("\n".join(code))
@@ -296,7 +295,7 @@ def test_a_judge_that_does_not_end_after_a_stop_request_is_reported(
 def test_the_model_of_a_judge_is_freed_before_the_statistics(
     ladder: LadderDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.judge import local_judge
+    from engine.extensions.judge import local_judge
 
     model, stopping = plant_model(tmp_path / "first", "Verdict: A"), StopRequest()
     loaded: list[weakref.ref[object]] = []
@@ -353,7 +352,7 @@ def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.evaluation.decode import Decoder
-    from engine.judge.local_judge import LocalJudge
+    from engine.extensions.judge.local_judge import LocalJudge
 
     model = plant_model(tmp_path / "first", "Verdict: A")
     judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16))
@@ -386,7 +385,7 @@ def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does
 def test_an_os_error_of_the_check_is_raised_and_another_one_is_a_failure_of_the_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.judge.local_judge import LocalJudge
+    from engine.extensions.judge.local_judge import LocalJudge
 
     model = plant_model(tmp_path / "first", "Verdict: A")
     judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16))

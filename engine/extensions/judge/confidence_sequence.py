@@ -7,8 +7,8 @@ given probability: no strategy of betting against the true mean, item by item, m
 "Estimating means of bounded random variables by betting", section 5: sampling without replacement).
 
 - Order. The next item is drawn with a probability in proportion to its weight among those left, so that items on which
-  the rungs' scores differ come earlier (`RungAnswers.random_order`). A value divided by that probability estimates the
-  sum over the items that are left without bias, for all weights and also for dependent items (Shekhar et al. 2023,
+  the rungs' scores differ come earlier (`random_order` in `pairs.py`). A value divided by that probability estimates
+  the sum over the items that are left without bias, for all weights and also for dependent items (Shekhar et al. 2023,
   "Risk-limiting financial audits via weighted sampling without replacement"). Values are differences from one half, so
   that ties add no error.
 - Bets. FRACTIONS of the largest bet that cannot lose more than the capital; the capital of all of them together is
@@ -31,8 +31,8 @@ from functools import cached_property
 
 import numpy as np
 
+from engine.extensions.judge.preferences import PreferenceFinding
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores
-from engine.runs.ladder.preferences import PreferenceFinding
 from engine.runs.run.result import MIN_ITEMS
 
 EVEN = 0.5

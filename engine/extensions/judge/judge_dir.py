@@ -1,8 +1,7 @@
-"""The directories of judges in a ladder or run, and what readers get from them and from people's ratings."""
+"""The directories of judges in a ladder or run, and what is said of their work and of people's ratings."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -17,11 +16,9 @@ from engine.config.files import read_json, working_directory, write_atomically
 from engine.config.preset_library import with_absolute_paths
 from engine.config.quantities import decimal, duration, integer, percent
 from engine.config.text import amount, visible
+from engine.extensions.judge.preferences import JudgePlan, Judgment, RatedPair, RatingSummary
 from engine.runs.endpoint import parse_endpoint, token_cost
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.preferences import NOT_READ, JudgePlan, Judgment, RatedPair, RatingSummary
-from engine.runs.ladder.rung_results import VerdictSentence
 from engine.runs.run.folder import FolderEntry, StateFolder, directories_with_file, has_file
 from engine.runs.run.result import MIN_ITEMS, Interval
 from engine.runs.run.run_dir import RunDir
@@ -36,8 +33,8 @@ SETTLED = 0.95
 class JudgeDir(StateFolder):
     """The directory of one judge with one rubric, `judgments/NAME` in a ladder's or run's directory.
 
-    One process writes it (`python -m engine.judge`). `verdicts.jsonl` has every verdict as it was received: a stopped
-    judgment continues with it.
+    One process writes it (`python -m engine.extensions.judge`). `verdicts.jsonl` has every verdict as it was received:
+    a stopped judgment continues with it.
     """
 
     KIND: ClassVar[str] = "judgment"
@@ -121,52 +118,6 @@ def read_ratings(subject: LadderDir | RunDir) -> RatingSummary | None:
     """The summary of people's ratings; None without one. Raises UserError if it is damaged."""
     file, hint = ratings_folder(subject) / SUMMARY, "delete it; `ftbench rate` writes it again"
     return read_json(file, RatingSummary, hint, "rating.damaged_summary")
-
-
-def preferences_changed(folder: LadderDir) -> float:
-    """When what judges and people prefer was written last, in Unix seconds; 0 if never."""
-    files = [ratings_folder(folder) / SUMMARY, *(judge.state_file for judge in judges(folder))]
-    times = [0.0]
-    for file in files:
-        with contextlib.suppress(OSError):
-            times.append(file.stat().st_mtime)
-    return max(times)
-
-
-def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
-    """The ladder with what judges and people prefer, also as sentences of its verdict.
-
-    Added where a ladder is read for its user: its own process knows nothing of judges and people, which can come later.
-    A damaged file is a warning.
-    """
-    judgments: list[Judgment] = []
-    ratings, damaged = None, list[UserError]()
-    for judge in judges(folder):
-        try:
-            if (state := judge.state()) is not None and state.done:
-                judgments.append(state)
-        except UserError as error:
-            damaged.append(error)
-    try:
-        ratings = read_ratings(folder)
-    except UserError as error:
-        damaged.append(error)
-    sentences = [
-        *(ratings.sentences if ratings else ()),
-        *(text for judgment in judgments for text in judgment.sentences),
-    ]
-    added = [VerdictSentence("preference", text) for text in sentences]
-    is_read = bool(ratings and ratings.pairs) or any(judgment.rates and not judgment.unusable for judgment in judgments)
-    verdict = [said for said in ladder.verdict if not (is_read and said.text == NOT_READ)]
-    place = next((n for n, said in enumerate(verdict) if said.topic != "quality"), len(verdict))
-    return msgspec.structs.replace(
-        ladder,
-        judgments=judgments,
-        ratings=ratings,
-        verdict=[*verdict[:place], *added, *verdict[place:]],
-        warnings=[*ladder.warnings, *(error.line for error in damaged)],
-        warning_codes=[*ladder.warning_codes, *(error.code for error in damaged)],
-    )
 
 
 def kappa_text(kappa: Interval) -> str:

@@ -19,27 +19,28 @@ import typer
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import open_regular, read_small, remove_tree
+from engine.config.quantities import ABSENT, percent
 from engine.config.text import visible
+from engine.extensions.judge.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
+from engine.extensions.judge.pairs import PAIR_SEPARATOR
+from engine.extensions.judge.preferences import JudgePlan, Judgment, RatingSummary, WinRate
+from engine.extensions.judge.ratings import RatingSession, import_page, login, render_page
 from engine.runs import start
 from engine.runs.endpoint import is_endpoint, parse_price
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.preferences import JudgePlan, Judgment, RatingSummary
-from engine.runs.preference.answers import PAIR_SEPARATOR
-from engine.runs.preference.judge_dir import JudgeDir, create_judge, expected_lines, named_judge, progress_text
-from engine.runs.preference.ratings import RatingSession, import_page, login, render_page
 from engine.runs.rpc_client import ask, exit_reason
 from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import percent_bounds
 from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.lookup import RUN_OR_LADDER, find_named, matches_any
 from tui.cli.progress import progress_display, shown_progress
-from tui.history.tables import show_win_rates
 from tui.output import streams
-from tui.output.console import print_json, say
+from tui.output.console import print_json, say, table
 
 if TYPE_CHECKING:
-    from tui.screens.rating import RatingScreen
+    from tui.extensions.judge.rating import RatingScreen
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 600.0
@@ -136,7 +137,7 @@ def judge(
         for line in expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens):
             say(line)
     folder = create_judge(subject, plan)
-    process = start.start_process("engine.judge", folder.path, folder.log_file)
+    process = start.start_process("engine.extensions.judge", folder.path, folder.log_file)
     if detach:
         if json:
             print_json({"judgment": folder.name, "path": str(folder.path)})
@@ -254,7 +255,7 @@ def rate(
         from tui.cli.bench import open_bench
 
         def screen() -> RatingScreen:
-            from tui.screens.rating import RatingScreen  # Textual is not needed for pages
+            from tui.extensions.judge.rating import RatingScreen  # Textual is not needed for pages
 
             return RatingScreen(session)
 
@@ -269,6 +270,24 @@ def rate(
     for sentence in ratings.sentences or ["no ratings yet"]:
         say(sentence)
     return status
+
+
+def show_win_rates(rates: Sequence[WinRate]) -> None:
+    """Print one row per pair of rungs: how often the first one's answers are preferred."""
+    rows = [
+        [
+            f"{rate.a} against {rate.b}",
+            percent(rate.rate.mean),
+            percent_bounds(rate.rate) or ABSENT,
+            f"{percent(rate.wins)} / {percent(rate.ties)} / {percent(rate.losses)}",
+            f"{rate.rate.rows:,} × {rate.seeds}",
+            {"better": "preferred", "worse": "not preferred"}.get(rate.finding, "undecided"),
+        ]
+        for rate in rates
+    ]
+    if rows:
+        heads = ("pair", "win rate", "95% CI", "win / tie / loss", "items × seeds", "finding")
+        table("", heads, rows, right=(1, 2, 3, 4))
 
 
 def _write_page(session: RatingSession, page: Path, json: bool) -> None:

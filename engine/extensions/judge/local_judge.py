@@ -15,12 +15,12 @@ from engine.config.schema import Model
 from engine.data.prompts import PROBE, PlainPrompt, PromptEncoder
 from engine.data.rows import Problem, Row
 from engine.evaluation.generate import Generator, end_tokens
-from engine.judge.judges import Question, Replies, Reply
+from engine.extensions.judge.judges import Question, Replies, Reply
+from engine.extensions.judge.preferences import JudgePlan
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import is_out_of_memory, this_machine
 from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal
-from engine.runs.ladder.preferences import JudgePlan
 from engine.training.guards import OutOfMemory
 
 

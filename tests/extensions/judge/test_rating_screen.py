@@ -17,10 +17,8 @@ from planted_judge import perfect, plant_answers, planted
 from textual.pilot import Pilot
 
 from engine.config.errors import UserError
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.preference.answers import text_hash
-from engine.runs.preference.judge_dir import judges, read_ratings
-from engine.runs.preference.ratings import (
+from engine.extensions.judge.judge_dir import judges, read_ratings
+from engine.extensions.judge.ratings import (
     Rating,
     RatingDir,
     RatingSession,
@@ -29,9 +27,11 @@ from engine.runs.preference.ratings import (
     read_ratings_file,
     render_page,
 )
+from engine.runs.ladder.answers import text_hash
+from engine.runs.ladder.ladder_dir import LadderDir
 from tui.app import Workbench
+from tui.extensions.judge.rating import RatedText, RatingScreen
 from tui.screens.ladder import LadderScreen
-from tui.screens.rating import RatedText, RatingScreen
 from tui.settings import Settings
 
 NAMES = ("qlora", "lora", "full", "base")

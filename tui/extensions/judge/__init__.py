@@ -1,0 +1,1 @@
+"""The judge's and the raters' commands, keys and screen."""

@@ -10,6 +10,7 @@
     python tools/statistics_grid.py --until-decided 200
     python tools/statistics_grid.py --sweeps 100
     python tools/statistics_grid.py --stops 200 [--part 0/2]
+    python tools/statistics_grid.py --conditions 2000 [--part 0/2]
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
@@ -18,6 +19,7 @@ how often a cost ratio is said to be on the wrong side of one eighth; `--power` 
 `--special` measures the cells of what the grid assumes not to be.
 `--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided,
 `--sweeps` how often a sweep of 12 ladders says of one that the rule of thumb holds or fails where neither is true.
+`--conditions` prints the same under conditions that the grid leaves out (`tests/simulated_conditions.py`).
 `--stops` plays raters who stop when other ratings are said to change nothing, on cells of `tests/simulated_ratings.py`.
 """
 
@@ -39,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 from simulated import Truth, simulate
+from simulated_conditions import conditions, measure_condition
 from simulated_grid import (
     ITEMS,
     SEED_STDS,
@@ -232,6 +235,16 @@ def print_stops(raters: int, part: tuple[int, int]) -> None:
         print(f"| {' | '.join(map(str, [*cell, *figures, round(before['ratings'])]))} |", flush=True)
 
 
+def print_conditions(ladders: int, part: tuple[int, int]) -> None:
+    """One row per cell; of scores, the rung whose interval covers least."""
+    heads = {name: f"{name}, %" for name in ("coverage", "base", "score", "share", "false", "as good", "power")}
+    print(f"| condition | {' | '.join(heads.values())} |\n|---|{'---|' * len(heads)}", flush=True)
+    for condition in [*conditions()][part[0] :: part[1]]:
+        shares = measure_condition(condition, ladders)
+        figures = [f"{100 * shares[name]:.1f}" if name in shares else "" for name in heads]
+        print(f"| {condition.name} | {' | '.join(figures)} |", flush=True)
+
+
 def print_sweeps(count: int, cells: int = 12) -> None:
     """Sweeps over ladders in which QLoRA keeps exactly 94% of full's gain: no ladder holds or fails the rule."""
     truth = at_the_rule(Truth({BASE: -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5}))
@@ -275,8 +288,12 @@ def main() -> None:
     parser.add_argument("--max-seeds", type=int, default=8)
     parser.add_argument("--stops", type=int, metavar="RATERS", help="raters who stop when nothing would change")
     parser.add_argument("--sweeps", type=int, metavar="SWEEPS", help="sweeps of 12 ladders at the rule's boundary")
+    parser.add_argument("--conditions", type=int, metavar="LADDERS", help="conditions that the grid leaves out")
     given = parser.parse_args()
     number, _, parts = given.part.partition("/")
+    if given.conditions:
+        print_conditions(given.conditions, (int(number), int(parts)))
+        return
     if given.stops:
         print_stops(given.stops, (int(number), int(parts)))
         return

@@ -48,12 +48,13 @@ def paired_interval(
     item_weights = np.ones(len(differences)) if weights is None else np.asarray(weights, dtype=float)
     value, weight = group_sums(np.asarray(differences, dtype=float)[None] * item_weights, item_weights, groups)
     items = value.shape[1]
+    inflation, freedom = small_sample(weight)
     interval = bootstrap((value[0] / weight).tolist(), weight.tolist())
     if items < MIN_ITEMS or interval.mean is None or interval.low is None or interval.high is None:
         return Interval(mean=interval.mean, low=None, high=None, rows=len(differences))
     extent, mean, total = bounds[1] - bounds[0], interval.mean, float(weight.sum())
-    observed = float(((value[0] - mean * weight) ** 2).sum()) * items / (items - 1) / total**2
-    below = above = student_quantile(items - 1)
+    observed = float(((value[0] - mean * weight) ** 2).sum()) * inflation / total**2
+    below = above = student_quantile(max(1, int(freedom)))
     if math.isfinite(extent):
         observed += (extent / items) ** 2
         variance = discordance_variance(observed, value[0], weight, extent)
@@ -99,6 +100,22 @@ def group_sums(values: np.ndarray, weights: np.ndarray, groups: Sequence[str]) -
     places = [numbers.setdefault(key or place, len(numbers)) for place, key in enumerate(groups)]
     sums = np.stack([np.bincount(places, given) for given in values])
     return sums, np.bincount(places, weights)
+
+
+def small_sample(sizes: np.ndarray) -> tuple[float, float]:
+    """What makes the observed variance of a mean unbiased, and its degrees of freedom: n / (n - 1) and n - 1.
+
+    Of groups of unequal sizes both are further from those of many items: a large group draws the mean towards itself
+    and decides the variance alone. The factor is exact if all groups' means vary alike (Bell and McCaffrey 2002); the
+    degrees of freedom are those of the effective number of groups, (sum of sizes)² / sum of squares (Kish 1965).
+
+    Args:
+        sizes: (n,) weights of items or groups.
+    """
+    parts = sizes / sizes.sum()
+    squares = float((parts**2).sum())
+    observed = squares - 2 * float((parts**3).sum()) + squares**2  # expected part of the variance of a group's mean
+    return (squares / observed if len(sizes) > 1 else 1.0), 1 / squares - 1
 
 
 def paired_variance(difference: float, better: float, worse: float, items: float) -> float:

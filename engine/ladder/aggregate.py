@@ -192,7 +192,7 @@ def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence 
     None if every item is alone.
     """
     if samples.n < samples.items:
-        return ItemDependence(units=samples.n)
+        return ItemDependence(units=samples.n, effective=samples.effective)
     lines = results.runs[0].lines if results.runs else []
     keys = ["" if line.similar is None else str(line.similar) for line in lines]
     if not any(keys) or len(keys) != samples.items:

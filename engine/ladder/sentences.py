@@ -12,7 +12,7 @@ from typing import Any
 from engine.config import quantities
 from engine.config.method_specs import TrainedRung, lora_notices
 from engine.config.metric_specs import OPEN
-from engine.config.quantities import duration, integer, percent, share_percent
+from engine.config.quantities import decimal, duration, integer, percent, share_percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.added_rungs import answering_module
 from engine.ladder.decisions import Decisions, is_non_inferior, ratio_of
@@ -66,6 +66,8 @@ RULE_OF_COST = {
     "fails": "more than one eighth",
 }
 NOTABLE_WIDENING = 1.05
+UNEQUAL_GROUPS = 0.5
+"""A smaller effective number of groups, as a part of their number, is a caveat."""
 RETIME = "repeat them with --retime"
 
 
@@ -370,7 +372,11 @@ def _dependent_items(ladder: Ladder, dependence: ItemDependence, items: str) -> 
     """That groups of test items count as one, or what near-duplicates would change."""
     if not dependence.similar:
         units = amount(dependence.units, "group") + (" (data.group)" if ladder.config.get("data.group") else "")
-        return f"{items} are {units}: intervals count each group, such as a conversation, as one item."
+        text = f"{items} are {units}: intervals count each group, such as a conversation, as one item."
+        if dependence.effective is None or dependence.effective >= UNEQUAL_GROUPS * dependence.units:
+            return text
+        few = decimal(dependence.effective, 0 if dependence.effective >= 10 else 1)
+        return f"{text} The groups are so unequal that they count as {few} of equal size, which makes intervals wide."
     text = f"{integer(dependence.similar)} of {items} have a prompt that is a near-duplicate of another's"
     if dependence.widening is None or dependence.widening < NOTABLE_WIDENING:
         return f"{text}: no sign that their scores depend on each other."

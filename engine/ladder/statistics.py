@@ -9,8 +9,9 @@ and a rung's mean is estimated by the mean over items and seeds. Its error has t
 - Items: the rungs' item effects have a covariance, estimated from each item's mean over the seeds. It contains the
   residuals, so these are not counted a second time with the seeds. n items give deviations as wide as a t-distribution
   with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant. Items of
-  one group, which depend on each other, are one value with their number as its weight. Where few bounded scores differ,
-  the ends of an interval are those of a score interval (`discordance_variance`, Tango 1998).
+  one group, which depend on each other, are one value with their number as its weight; if these are unequal, n is the
+  effective number of groups (`small_sample`). Where few bounded scores differ, the ends of an interval are those of a
+  score interval (`discordance_variance`, Tango 1998).
 - Seeds: seed effects of rung r have a standard deviation that is estimated from the means of its seeds, less
   the variance that residuals explain, with a lognormal prior that all rungs share. Its uncertainty is part of the
   error: few seeds make intervals wide, and with one seed the prior stands alone. So intervals are about the mean over
@@ -61,7 +62,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluation.intervals import discordance_variance, group_sums, score_bound
+from engine.evaluation.intervals import discordance_variance, group_sums, score_bound, small_sample
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval, student_quantile
 
@@ -98,11 +99,10 @@ def normal(coordinate: int) -> Floats:
     return values
 
 
-def chi_square_ratio(coordinate: int, freedom: int) -> Floats:
-    """(POINTS,) values of chi-square / freedom, by the approximation of Wilson & Hilferty (1931)."""
-    if freedom < 1:
-        return np.ones(POINTS)
-    spread = 2 / (9 * freedom)
+def chi_square_ratio(coordinate: int, freedom: float) -> Floats:
+    """(POINTS,) values of chi-square / freedom, by the approximation of Wilson & Hilferty (1931); freedom of 1 below
+    that."""
+    spread = 2 / (9 * max(1.0, freedom))
     return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
 
 
@@ -355,13 +355,16 @@ class MeanSamples:
         # Errors of the rungs' means from the choice of items.
         coordinate = 2 * len(names) + 2
         deviations = np.stack([self.scores[name].deviations.mean(0) for name in names])
-        covariance = deviations @ deviations.T / (self.n * max(1, self.n - 1))
+        inflation, freedom = small_sample(np.ones(self.n) if first.weights is None else first.weights)
+        self.effective = freedom + 1
+        """As many units of equal weight vary as much."""
+        covariance = inflation * deviations @ deviations.T / self.n**2
         if math.isfinite(self._range):  # a standard error that is added to every difference of bounded scores
             covariance += np.eye(len(names)) * (self._range / self.n) ** 2 / 2
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
         errors = root @ np.stack([normal(coordinate + 1 + number) for number in range(len(names))])
-        errors /= np.sqrt(chi_square_ratio(coordinate, self.n - 1))
+        errors /= np.sqrt(chi_square_ratio(coordinate, freedom))
         self.item_errors: dict[str, Floats] = dict(zip(names, errors, strict=True))
         """(POINTS,) of each rung."""
         evidence = [self.scores[name].seed_evidence for name in trained]

@@ -268,6 +268,8 @@ class ItemDependence(Struct, kw_only=True):
 
     units: int
     """Independent units: groups, and items that are in none."""
+    effective: float | None = None
+    """How many groups of equal size vary as much; None for near-duplicates."""
     similar: int = 0
     """Items whose prompt is a near-duplicate of another item's, without groups; intervals count each as one item."""
     widening: float | None = None

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 from simulated import BASE, blank_ladder
+from simulated_conditions import ONE_LARGE, answers
+from simulated_grid import RATES
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import LOSS
-from engine.evaluation.intervals import paired_variance
+from engine.evaluation.intervals import paired_variance, small_sample
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import Decisions
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
@@ -362,6 +364,38 @@ def test_dependent_items_count_as_one_group() -> None:
         false += any(difference.low > 0 or difference.high < 0 for difference in differences)
         assert differences[0].interval(400).rows == 400 and MeanSamples(scores, SHARE).n == 40
     assert false <= 3
+
+
+@pytest.mark.parametrize("sizes", [[1.0] * 30, [150.0, *[10.0] * 10, *[2.0] * 25], [5.0, 1.0]])
+def test_the_variance_of_a_weighted_mean_is_unbiased(sizes: list[float]) -> None:
+    """Of groups whose means vary alike: against the expectation of the quadratic form."""
+    weights = np.array(sizes)
+    parts, (inflation, freedom) = weights / weights.sum(), small_sample(weights)
+    centered = np.eye(len(weights)) - np.outer(np.ones(len(weights)), parts)
+    assert inflation * np.trace(centered.T @ np.diag(parts**2) @ centered) == pytest.approx((parts**2).sum())
+    assert freedom == pytest.approx(1 / (parts**2).sum() - 1)
+
+
+def test_intervals_cover_where_half_the_items_are_one_group() -> None:
+    """With the number of groups as degrees of freedom the intervals of a score cover in 70%."""
+    random, covered, samples = np.random.default_rng(0), 0, None
+    for _ in range(60):
+        scores, means = answers(RATES, sizes=ONE_LARGE, alike=1.0, random=random)
+        samples = MeanSamples(scores, SHARE)
+        interval = samples.interval("lora")
+        covered += (interval.low or 0.0) <= means["lora"] <= (interval.high or 0.0)
+    assert covered >= 54
+    assert samples and samples.n == len(ONE_LARGE) and samples.effective == pytest.approx(90_000 / 23_600)
+
+
+@pytest.mark.parametrize(("size", "count", "is_caveat"), [(5, 40, False), (150, 31, True)])
+def test_groups_that_count_as_less_than_half_are_a_caveat(size: int, count: int, is_caveat: bool) -> None:
+    groups = [f"{max(0, number - size + 5) // 5}" for number in range(size + 5 * (count - 1))]
+    values = {name: item_scores(binary(0.5, 3, len(groups), 3), None, groups) for name in ("lora", "full")}
+    values[BASE] = item_scores(binary(0.2, 1, len(groups)), None, groups, untrained=True)
+    ladder = with_statistics(values)
+    (text,) = [s.text for s in verdict(ladder, Decisions(ladder)) if "groups: intervals count" in s.text]
+    assert ("so unequal that they count as 3.9 of equal size" in text) == is_caveat
 
 
 def test_groups_of_one_item_change_nothing() -> None:

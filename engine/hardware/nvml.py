@@ -179,6 +179,11 @@ class NvmlGpu:
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
         return milliwatts / 1000 if milliwatts is not None else None
 
+    def power_limit(self) -> float | None:
+        """Watts that the driver enforces as the maximum."""
+        milliwatts = self._ask("nvmlDeviceGetEnforcedPowerLimit")
+        return milliwatts / 1000 if milliwatts is not None else None
+
     def energy(self) -> float | None:
         """Joules since this object was created."""
         now = self._ask("nvmlDeviceGetTotalEnergyConsumption")

@@ -1,7 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1 with GPUs described by a text file, so that the real pynvml runs without a GPU.
  *
  * $NVML_STAND_IN is the path of the file; it is read at every call, so that GPUs can change during a test. A line is
- * GPU KEY VALUE, where GPU is an index or `all`: name, total, used, power (mW), energy (mJ), load, temperature,
+ * GPU KEY VALUE, where GPU is an index or `all`: name, total, used, power (mW), power_limit (mW), energy (mJ), load, temperature,
  * clock and max_clock (MHz), throttle (bits), and
  * `process PID BYTES` (BYTES -1: not available) for each process. `error.KEY N` makes a query fail with NVML's code N;
  * `all error.init 18` makes nvmlInit fail. `all count N` sets the number of GPUs, `all driver 550.54` and `all cuda 12040`
@@ -159,6 +159,10 @@ int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
 }
 
 int nvmlDeviceGetPowerUsage(Gpu *gpu, unsigned int *milliwatts) { return query_small(gpu, "power", milliwatts); }
+
+int nvmlDeviceGetEnforcedPowerLimit(Gpu *gpu, unsigned int *milliwatts) {
+    return query_small(gpu, "power_limit", milliwatts);
+}
 
 int nvmlDeviceGetTotalEnergyConsumption(Gpu *gpu, unsigned long long *millijoules) {
     return query_number(gpu, "energy", millijoules);

@@ -44,9 +44,10 @@ import engine.runs.run.folder
 import tui.preview.method_estimate
 import tui.screens
 from engine.config import preset_library
+from engine.memory.formula.estimate import CONTEXT
 from engine.runs.queue import locks
 from engine.runs.run import events, run_dir
-from engine.runs.run.result import Interval, MeasuredPeak, Result, Score
+from engine.runs.run.result import Interval, MeasuredPeak, Predicted, Result, Score
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench, subclasses
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
@@ -54,7 +55,8 @@ from tui.palette import CommandPalette
 from tui.screens.base import BaseScreen, Dialog
 from tui.settings import Settings, contrast
 from tui.widgets.data_list import DataList
-from tui.widgets.memory_pane import MemoryPane
+from tui.widgets.memory_history import MemoryHistory, Moment
+from tui.widgets.memory_pane import MemoryPane, MemoryView
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = ((80, 24), (100, 30), (160, 45), (220, 60))
@@ -110,6 +112,20 @@ TRAINING = dataclasses.replace(
     ),
 )
 """While the watched run trains."""
+GROWN = dataclasses.replace(
+    TRAINING,
+    gpus=(
+        dataclasses.replace(
+            TRAINING.gpus[0],
+            used=41 * GIB,
+            others=(dataclasses.replace(MACHINE.gpus[0].others[0], bytes=10 * GIB),),
+            power_limit=400.0,
+            clock=1410,
+            max_clock=1410,
+        ),
+    ),
+)
+"""The same, and the neighbor has grown."""
 BUSY = MachineSample(
     gpus=tuple(
         GpuSample(
@@ -164,10 +180,24 @@ NO_GPU = MachineSample((), "NVML Shared Library Not Found", 24 * GIB, 6 * GIB, l
 feed = MemoryPane.feed
 
 
-def feed_one(pane: MemoryPane, sample: MachineSample) -> None:
-    """Keep the trace one second long, however long the test takes."""
+def feed_one(pane: MemoryPane, view: MemoryView) -> None:
+    """Keep the history one second long, however long the test takes."""
     pane.traces.clear()
-    feed(pane, sample)
+    feed(pane, view)
+
+
+def ten_minutes(pane: MemoryPane, view: MemoryView) -> None:
+    """A neighbor comes, an earlier run ends, the watched run starts and grows, the neighbor grows."""
+    pane.traces.clear()
+    (gpu,) = view.sample.gpus
+    for second in range(600):
+        own = 0 if second < 240 else 12 + min(19, (second - 240) // 4)
+        before = 20 if second < 150 else 0
+        others = 0 if second < 60 else 7 if second < 420 else 10
+        runs = {"lora-0000": own * GIB} if own else {"full-0007": before * GIB} if before else {}
+        load = 97.0 if own or before else 3.0 * (second % 3)
+        moment = Moment((own + before + others) * GIB, runs, load, 80 + 2.3 * load, 1410 if own else 210)
+        pane.traces.setdefault(gpu.label, MemoryHistory()).add(moment)
 
 
 class FixedRandom:
@@ -204,7 +234,6 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(**fixed))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
-    monkeypatch.setattr(MemoryPane, "feed", feed_one)
     monkeypatch.setattr("tui.data.preview.SECONDS", ANSWER_SECONDS)  # rows are counted also on a busy machine
     monkeypatch.setenv("LOGNAME", "mike")
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
@@ -263,6 +292,37 @@ def live_run(runs: Path) -> int:
     run.events_file.write_bytes(b"".join(lines[: half + 1]))
     held = locks.acquire(run.lock_file, str(os.getpid()))
     assert held is not None
+    return held
+
+
+def large_run(desk: Path) -> int:
+    """A live run whose predicted peak is 36 GiB."""
+    held = live_run(desk / "runs")
+    (run,) = RunDir.iterate(desk / "runs")
+    lines = run.events_file.read_bytes().splitlines(keepends=True)
+    predicted = [Predicted(tier="formula", training=36 * GIB - CONTEXT)]
+    plan = events.Plan(
+        steps=120,
+        start_step=0,
+        batch=16,
+        micro_batch=8,
+        packing="packed",
+        gradient_checkpointing=False,
+        predictions=predicted,
+    )
+    loaded = events.ModelLoaded(
+        id="tiny",
+        architecture="tiny",
+        parameters=1000,
+        trainable=1000,
+        dtype="bf16",
+        device="GPU 0",
+        attention="sdpa",
+        optimizer="adamw",
+        fingerprint="",
+    )
+    added = [msgspec.json.encode(event) + b"\n" for event in (loaded, plan)]
+    run.events_file.write_bytes(b"".join([*lines[:2], *added, *lines[2:]]))
     return held
 
 
@@ -331,6 +391,8 @@ class Scene:
     """Makes runs and data on the desk; returns a lock that is held until the end of the scene."""
     machine: MachineSample = MACHINE
     sizes: tuple[tuple[int, int], ...] = SIZES
+    history: Callable[[MemoryPane, MemoryView], None] = feed_one
+    """Takes the place of `MemoryPane.feed`."""
     same_text: bool = True
     """Whether the text is the same without colors; the inspector separates tokens by bars there."""
 
@@ -342,6 +404,7 @@ SCENES = {
     "bench-run": Scene("BenchScreen", ("r", "enter")),
     "bench-failed": Scene("BenchScreen", ("r", "enter"), failed_run),
     "bench-live": Scene("BenchScreen", prepare=live_runs, machine=TRAINING),
+    "bench-history": Scene("BenchScreen", prepare=large_run, machine=GROWN, history=ten_minutes),
     "bench-live-gpus": Scene("BenchScreen", prepare=live_runs, machine=BUSY),
     "bench-lists": Scene("BenchScreen", ("d",), live_runs, machine=TRAINING),
     "bench-search": Scene("BenchScreen", ("slash", *"loss", "enter", "f"), live_runs, machine=TRAINING),
@@ -501,6 +564,7 @@ def test_snapshots_and_colors(name: str, desk: Path, tmp_path: Path, monkeypatch
     scene = SCENES[name]
     stand_in(tmp_path, monkeypatch)
     monkeypatch.setattr(MachineSampler, "sample", lambda self, request: sampled(scene.machine))
+    monkeypatch.setattr(MemoryPane, "feed", scene.history)
     held = scene.prepare(desk)
     start = scene.sizes[list(SCENES).index(name) % len(scene.sizes)]
     asyncio.run(play(scene, name, Workbench(desk / "runs", Settings(theme=THEMES[0])), start))

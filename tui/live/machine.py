@@ -54,8 +54,11 @@ class GpuSample:
     """Bytes used by the watched run's process."""
     others: tuple[ProcessSample, ...] = ()
     power: float | None = None
+    power_limit: float | None = None
     load: int | None = None
     temperature: int | None = None
+    clock: int | None = None
+    max_clock: int | None = None
     shared: bool = False
     """Whether the GPU shares the system's memory; the figures are then the system's."""
     uuid: str | None = None
@@ -272,8 +275,11 @@ class MachineSampler:
             others=tuple(process for process in processes if process is not own),
             own=own,
             power=gpu.power(),
+            power_limit=gpu.power_limit(),
             load=gpu.utilization(),
             temperature=gpu.temperature(),
+            clock=gpu.clock(),
+            max_clock=gpu.max_clock(),
             shared=shared,
             uuid=gpu.uuid(),
             instance=gpu.instance,

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from engine.config.files import open_regular
 from engine.config.quantities import duration
-from engine.memory.formula.estimate import CONTEXT
+from engine.memory.formula.estimate import CONTEXT, Device, error_of
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run import events
 from engine.runs.run.event_log import Follower
@@ -191,6 +191,8 @@ class RunState:
     samples: list[events.Sample] = field(default_factory=list)
     """The latest answers to test and validation prompts, at most MAX_SAMPLES."""
     timer: RunTimer = field(default_factory=RunTimer)
+    has_model: bool = False
+    """Whether the model was loaded, so that its device is known."""
     on_gpu: bool = False
     overhead: int = 0
     """Bytes of the worker's process that the peaks of its events do not include."""
@@ -224,6 +226,7 @@ class RunState:
                 case events.Progress():
                     self.progress = event
                 case events.ModelLoaded():
+                    self.has_model = True
                     self.on_gpu = not event.device.endswith(CPU_NAME)
                     self.overhead = CONTEXT if self.on_gpu else event.resident_before or 0
                 case events.Plan():
@@ -269,7 +272,17 @@ class RunState:
         if not self.on_gpu:  # where the probe does not measure the evaluation, it is predicted
             peaks += [(tier.evaluation, tier.tier) for tier in plan.predictions if tier.evaluation is not None][-1:]
         peak, tier = max(peaks, key=lambda pair: pair[0])
-        return ExpectedPeak(peak + self.overhead, tier == "probe")
+        device: Device = "cuda" if self.on_gpu else "cpu"
+        error = error_of("dry run" if tier == "dry run" else "formula", device).worst
+        return ExpectedPeak(peak + self.overhead, tier == "probe", error)
+
+    @property
+    def training_peak(self) -> int:
+        """Peak of the worker's process while it trains, as the machine pane measures it; 0 otherwise."""
+        memory = self.memory
+        if memory is None or not memory.training:
+            return 0
+        return memory.rss_peak if memory.reserved_peak is None else memory.reserved_peak + self.overhead
 
 
 class ExpectedPeak(NamedTuple):
@@ -278,12 +291,23 @@ class ExpectedPeak(NamedTuple):
     bytes: int
     is_probed: bool = False
     """Measured by the memory probe before the first step; else predicted."""
+    error: float = 0.0
+    """Largest measured error of such predictions; of a probe, which has no measured one, the formula's."""
     parts: Mapping[str, int] = {}
     """Bytes by part, as predicted by the formula."""
 
     @property
     def label(self) -> str:
         return "memory probe" if self.is_probed else "predicted peak"
+
+    @property
+    def lowest(self) -> float:
+        return self.bytes * (1 - self.error)
+
+    @property
+    def highest(self) -> float:
+        """Bytes that the process may use if the prediction is as far off as the worst one measured."""
+        return self.bytes * (1 + self.error)
 
 
 MAX_UNSAMPLED = 8 << 20

@@ -142,7 +142,8 @@ def predicted_peak(
     estimate = predicted.estimate
     parts = max((estimate.training, estimate.evaluation), key=lambda peak: peak.total).parts
     rest = predicted.peak - sum(parts.values())
-    return ExpectedPeak(predicted.peak, parts={**parts, "process": rest} if rest > 0 else parts)
+    error = error_of("formula", estimate.device).worst
+    return ExpectedPeak(predicted.peak, error=error, parts={**parts, "process": rest} if rest > 0 else parts)
 
 
 def with_slots(listed: Sequence[PresetEntry], budget: MemoryBudget) -> list[PresetEntry]:

@@ -194,6 +194,7 @@ class BenchView(BaseScreen[None]):
             bool(follower.live),
             names,
             self.machine.next_gpu,
+            self.machine.uses_cpu(),
             self.resumable,
         )
 

@@ -148,6 +148,14 @@ class MachineContext:
         """Label of the GPU that a run of the selection is planned for."""
         return self.next_device.label if self.next_device else None
 
+    def uses_cpu(self) -> bool:
+        """Whether the watched run uses the CPU, or if it is not running a run of the selection."""
+        state, config = self._follower.state, self._follower.config
+        if self._follower.live and state is not None:
+            named = str(config.hardware.device) if config is not None else ""
+            return not state.on_gpu if state.has_model else named.startswith("cpu")
+        return self.next_device is not None and self.next_device.label is None
+
     def devices(self) -> dict[str, GpuSample | None]:
         """The values of `hardware.device` that exist here, each with its GPU, if it is a single one: auto, each GPU and
         MIG instance, all of several, cpu, and halves of it for the runs of a ladder.

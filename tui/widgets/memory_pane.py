@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, ClassVar
@@ -13,9 +12,21 @@ from textual.content import Content
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
-from tui.charts import BLOCKS
+from engine.runs.run.folder import short_name
 from tui.selection import MARK
 from tui.settings import app_keys
+from tui.widgets.memory_history import (
+    FREE,
+    GIB,
+    MINE,
+    MUTED,
+    OTHERS,
+    PEAK,
+    Band,
+    MemoryHistory,
+    Moment,
+    draw_history,
+)
 from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import ScrolledRows
 
@@ -23,8 +34,6 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from tui.live.machine import GpuSample, MachineSample, ProcessSample
     from tui.live.run_state import ExpectedPeak
 
-MINUTES = 10
-GIB = 1 << 30
 SIDE_BY_SIDE = 104
 """Columns from which processes and parts are listed beside the history."""
 LISTED_COLUMNS = 54
@@ -35,11 +44,8 @@ MOST_ROWS = 12
 """Rows of the history, at most."""
 MAX_ROWS_OF_SEVERAL = 4
 """Rows of the history, at most, where there are several GPUs."""
-
-MINE, OTHERS, FREE = ("█", "$text-primary"), ("▓", "$text-warning"), ("░", "$foreground-muted")
-PEAK = ("┃", "bold $text-error")
-"""Characters of a bar with their styles: the characters differ, also in ASCII, so that nothing depends on colors."""
-MUTED = "$foreground-muted"
+SPARK_WIDTH = 8
+"""Columns of a sparkline."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +86,14 @@ def bar(use: Use, width: int) -> Content:
     return Content.assemble(*((character * len(list(run)), style) for (character, style), run in groupby(cells)))
 
 
-class MemoryHistory:
-    """Memory in use once per second, as shares of the total."""
-
-    def __init__(self) -> None:
-        self.shares: deque[float] = deque(maxlen=MINUTES * 60)
-        self.taken = 0
-
-    def add(self, share: float) -> None:
-        self.shares.append(share)
-        self.taken += 1
-
-    def columns(self, width: int) -> list[float]:
-        """The highest share of each column, the latest last. Columns end at fixed times: they move once per column."""
-        per = max(1, -(-MINUTES * 60 // max(1, width)))
-        values = list(self.shares)
-        end, columns = len(values), list[float]()
-        start = end - (self.taken % per or per)
-        while end > 0 and len(columns) < width:
-            columns.append(max(values[max(0, start) : end]))
-            end, start = start, start - per
-        return columns[::-1]
-
-
 class MemoryPane(ScrolledRows):
     """Takes one sample per second. What does not fit is scrolled with the arrow keys."""
 
     pane_name: ClassVar[str] = "memory"
     letter: ClassVar[str] = "v"
 
-    sample: MachineSample | None = None
-    drawn: tuple[ExpectedPeak | None, Mapping[int, str], str | None, bool] = (None, {}, None, False)
-    """What is drawn besides the sample: the predicted peak, names of processes, the next GPU, whether a run is live."""
+    view: MemoryView | None = None
+    """What is drawn; None before the first sample."""
     above = 0
     """Lines above the visible ones."""
 
@@ -121,32 +103,45 @@ class MemoryPane(ScrolledRows):
         """Of each GPU by its label; of the system under ''."""
 
     def show_state(self, state: BenchState) -> None:
-        drawn = state.expected_peak, state.processes, state.next_gpu, state.run is not None and state.live
-        before, self.drawn = self.drawn, drawn
-        if state.sample is not None and state.sample is not self.sample:
-            self.feed(state.sample)
-        elif drawn != before:
+        if state.sample is None:
+            return
+        run, device_key = state.run, app_keys(self).of("bench.device")
+        before, self.view = (
+            self.view,
+            MemoryView(
+                state.sample,
+                self.traces,
+                state.expected_peak,
+                state.processes,
+                state.next_gpu,
+                run is not None and state.live,
+                device_key,
+                short_name(run.name) if run else "",
+                state.on_cpu,
+                run.training_peak if run else 0,
+            ),
+        )
+        if before is None or state.sample is not before.sample:
+            self.feed(self.view)
+        if self.view != before:
             self.redraw()
 
-    def feed(self, sample: MachineSample) -> None:
-        self.sample = sample
-        shares = [(gpu.label, gpu.used, gpu.total) for gpu in sample.gpus]
-        for label, used, total in shares or [("", sample.memory_used, sample.memory_total)]:
-            self.traces.setdefault(label, MemoryHistory()).add(used / total if used is not None and total else 0.0)
-        self.redraw()
+    def feed(self, view: MemoryView) -> None:
+        for label, moment in view.moments():
+            self.traces.setdefault(label, MemoryHistory()).add(moment)
 
     def redraw(self) -> None:
-        if self.sample is None:
+        view = self.view
+        if view is None:
             return
         width, height = self.content_size
-        view = MemoryView(self.sample, self.traces, *self.drawn, app_keys(self).of("bench.device"))
         lines = list(view.lines(width, height))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
         self.show(lines[self.above : self.above + height])
         below = last - self.above
         hidden = f"{self.above} lines above, {below} below: tab, then arrows" if last else view.note
-        self.set_titles(view.title, view.load, hidden)
+        self.set_titles(view.title, view.load(width - len(view.title) - 4), hidden)
 
     def action_move(self, lines: int) -> None:
         self.above = max(0, self.above + lines)
@@ -168,20 +163,49 @@ class MemoryView:
     """Whether the watched run is running; else the peak is that of the next run."""
     device_key: str = ""
     """The key that selects the device of the next run."""
+    run: str = ""
+    """Short name of the watched run, '' for none."""
+    on_cpu: bool = False
+    """Whether that run, or the next one if none is running, uses the CPU: the memory is then the system's."""
+    training_peak: int = 0
+    """Peak that the watched run measured while training."""
+
+    @property
+    def gpus(self) -> Sequence[GpuSample]:
+        """The GPUs that are shown."""
+        return () if self.on_cpu else self.sample.gpus
 
     @property
     def ours(self) -> GpuSample | None:
         """The GPU of the watched run, else that of the next run."""
-        gpus = self.sample.gpus
+        gpus = self.gpus
         gpu_of_run = next((gpu for gpu in gpus if gpu.mine is not None), None)
         return gpu_of_run or next((gpu for gpu in gpus if gpu.label == self.next_gpu), gpus[0] if gpus else None)
 
     @property
+    def history(self) -> MemoryHistory:
+        return self.traces.get(self.ours.label if self.ours else "", MemoryHistory())
+
+    def moments(self) -> Iterator[tuple[str, Moment]]:
+        """The sample of each GPU by its label, and of the system under ''."""
+        sample, names = self.sample, self.names or {}
+
+        def by_run(known: Iterable[tuple[int, int | None]], mine: int | None) -> dict[str, int]:
+            runs = {names[pid]: bytes_ for pid, bytes_ in known if bytes_ is not None and pid in names}
+            return runs | ({self.run: mine} if self.run and mine is not None else {})
+
+        for gpu in sample.gpus:
+            runs = by_run(((process.pid, process.bytes) for process in gpu.others), self.use(gpu).mine)
+            yield gpu.label, Moment(gpu.used or 0, runs, gpu.load, gpu.power, gpu.clock)
+        workers = ((worker.pid, worker.rss) for worker in sample.workers)
+        yield "", Moment(sample.memory_used, by_run(workers, sample.worker_rss), sample.load)
+
+    @property
     def title(self) -> str:
         """`VRAM`, or `shared memory` where the GPU has none of its own."""
-        if not self.sample.gpus:
+        if not self.gpus:
             return "system memory"
-        return "shared memory" if self.sample.gpus[0].shared else "VRAM"
+        return "shared memory" if self.gpus[0].shared else "VRAM"
 
     @property
     def note(self) -> str:
@@ -189,16 +213,26 @@ class MemoryView:
         short = self.sample.why.replace("NVML Shared Library Not Found", "NVML not found")
         return "" if self.sample.gpus else f"no GPU detected ({visible(short)}): showing system memory"
 
-    @property
-    def load(self) -> str:
-        """Name, load, power and temperature of the GPU; of several the number; of none the load of the CPU."""
-        gpus = self.sample.gpus
-        if not gpus:
-            return f"CPU {self.sample.load:.0f}%"
-        if len(gpus) > 1:
-            names = dict.fromkeys(visible(gpu.name) for gpu in gpus)
-            return f"{len(gpus)} GPUs: {', '.join(names)}"
-        return f"{visible(gpus[0].name)}  {_work(gpus[0])}"
+    def load(self, room: int) -> str:
+        """Name, load, power, temperature and clock of the GPU, with sparklines where there is room; of several the
+        number; of none the load of the CPU.
+        """
+        gpu = self.ours
+
+        def curve(shown: str, value: Callable[[Moment], float | None], most: float | None) -> str:
+            return f"{shown} {self.history.spark(value, most, SPARK_WIDTH)}".rstrip() if most else shown
+
+        if gpu is None:
+            return curve(f"CPU {self.sample.load:.0f}%", lambda moment: moment.load, 100)
+        load, *rest = _work(gpu)
+        name, loads = visible(gpu.name), curve(load, lambda moment: moment.load, 100)
+        if len(self.gpus) > 1:
+            names = dict.fromkeys(visible(gpu.name) for gpu in self.gpus)
+            name, loads = f"{len(self.gpus)} GPUs: {', '.join(names)}", f"GPU {gpu.label}: {loads}"
+        power = curve(rest[0], lambda moment: moment.power, gpu.power_limit)
+        clock = [curve(f"{gpu.clock:,} MHz", lambda moment: moment.clock, gpu.max_clock)] if gpu.clock else []
+        shown = ([name, loads, power, *rest[1:], *clock], [name, loads, *rest], [loads, *rest], [loads], [load])
+        return next((text for parts in shown if len(text := "  ".join(parts)) <= room), load)
 
     def use(self, gpu: GpuSample | None) -> Use:
         """The use of a GPU, or of the system's memory."""
@@ -212,7 +246,7 @@ class MemoryView:
 
     def lines(self, width: int, height: int) -> Iterator[Content]:
         """All lines; history and lists only where there is room."""
-        gpus = self.sample.gpus
+        gpus = self.gpus
         if len(gpus) > 1:
             for gpu in gpus:
                 yield self._gpu_line(gpu, width)
@@ -242,19 +276,18 @@ class MemoryView:
         """`0 ████▓▓░░  49.6/80   97%  ▸ mike qlora-51b3 39.4 · ann vllm 10.2`."""
         use = self.use(gpu)
         share = max(10, min(44, width // 3))
-        load = "–" if gpu.load is None else f"{gpu.load}%"
-        figures = f" {_gib(use.used):>5}/{_whole(use.total):<4}{load:>4}  "
+        figures = f" {_gib(use.used):>5}/{_whole(use.total):<4}{_percent(gpu.load):>4}  "
         holders = self._holders(gpu)
         style_of_holders = "" if holders else "$text-success"
         if not use.total:
             holders = [visible(gpu.name)]
         elif not holders:
-            free = [other.label for other in self.sample.gpus if other.total and not self._holders(other)]
+            free = [other.label for other in self.gpus if other.total and not self._holders(other)]
             hint = " · next run" if gpu.label == self.next_gpu else ""
             if self.device_key and self.next_gpu not in free and gpu.label == free[0]:
                 hint = f"   {self.device_key}: select it"  # on the first free one, if the next run's is in use
             holders = [f"{_gib(use.free)} free{hint}"]
-        wide = max(2, *(len(other.label) for other in self.sample.gpus))
+        wide = max(2, *(len(other.label) for other in self.gpus))
         style = "bold" if gpu is self.ours else ""
         ours = gpu.mine is not None
         return Content.assemble(
@@ -288,18 +321,22 @@ class MemoryView:
 
         # where the peak will be, in the longest words that fit
         spare, name = use.total - expected, self.expected.label if self.live else "next run"
+        error = f" ±{self.expected.error:.0%}" if self.expected.error else ""
         fits, style = ("fits", "") if spare >= 0 else ("does not fit", "$text-error")
-        above = (use.mine or 0) - peak if self.live else 0
-        if above > 0:
-            style = OTHERS[1]
-            texts = [f"{_gib(above)} above the {name} of {_gib(peak)}", f"above {name} {_gib(peak)}"]
-            texts.append(f"above {_gib(peak)}")
+        measured = max(use.mine or 0, self.training_peak, self.history.peak(self.run)) if self.live else 0
+        if measured > peak:  # a warning only beyond the error of the prediction
+            style = OTHERS[1] if measured > self.expected.highest else ""
+            told, of = _in_one_unit(measured, peak)
+            of = f"{'probe' if self.expected.is_probed else 'predicted'} {of}{error}"
+            texts = [f"measured {told}, {of}", of]
         else:
-            texts = [f"{name} {_gib(peak)}, {fits}", f"peak {_gib(expected)}"]
+            texts = [f"{name} {_gib(peak)}{error}, {fits}", f"peak {_gib(expected)}"]
             if use.others:
                 left_over = f"{_gib(spare)} to spare" if spare >= 0 else f"{_gib(-spare)} too much"
-                sum_text = f"{name} {_gib(peak)} + others = {_gib(expected)}: {left_over}"
+                sum_text = f"{name} {_gib(peak)}{error} + others = {_gib(expected)}: {left_over}"
                 texts = [sum_text, f"peak will be {_gib(expected)} ({fits})", *texts]
+            if measured:
+                texts = [f"peak so far {_gib(measured)}, {texts[0]}", *texts]
         room = width - left.cell_length - 4
         text = next((text for text in texts if len(text) <= room), texts[-1])
         right = Content.assemble(PEAK, " ", (text, style))
@@ -307,22 +344,11 @@ class MemoryView:
         return Content.assemble(left, " " * gap, right)
 
     def _chart(self, width: int, rows: int) -> Iterator[Content]:
-        gpu = self.ours
+        gpu, expected = self.ours, self.expected
+        band = Band(expected.lowest, expected.bytes, expected.highest) if expected else None
+        note = f" of GPU {gpu.label}" if gpu and len(self.gpus) > 1 else ""
         total = (gpu.total if gpu else self.sample.memory_total) or 0
-        trace = self.traces.get(gpu.label if gpu else "", MemoryHistory())
-        label = max(3, len(_whole(total)))
-        inner = max(1, width - label - 2)
-        columns = trace.columns(inner)
-        marks = {row: round(total * (rows - row) / rows / GIB) for row in (0, rows // 2)}
-        for row in range(rows):
-            base = (rows - 1 - row) / rows
-            levels = [max(0.0, min(1.0, (share - base) * rows)) for share in columns]
-            text = "".join(BLOCKS[round(level * (len(BLOCKS) - 1))] for level in levels).rjust(inner)
-            scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
-            yield Content.assemble((f"{scale} ┤", MUTED), (text, (MINE if self.live else OTHERS)[1]))
-        first = f"-{MINUTES} min{f' of GPU {gpu.label}' if gpu and len(self.sample.gpus) > 1 else ''}"
-        ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
-        yield Content.styled(f"{'':{label}} └ {ends}", MUTED)
+        return draw_history(self.history, total, self.run, band, width, rows, note)
 
     def _processes_and_parts(self, width: int, rows: int) -> Iterator[Content]:
         """Processes on the GPU, then the parts of the predicted peak."""
@@ -365,16 +391,25 @@ def _whole(value: int | None) -> str:
     return "–" if not value else f"{value / GIB:.3g}"
 
 
-def _work(gpu: GpuSample) -> str:
-    load = "–" if gpu.load is None else f"{gpu.load}%"
-    power = "–" if gpu.power is None else f"{gpu.power:.0f} W"
-    heat = "–" if gpu.temperature is None else f"{gpu.temperature} °C"
-    return f"{load}  {power}  {heat}"
+def _in_one_unit(*values: int) -> list[str]:
+    """Bytes to compare: all in MiB where the largest is below a GiB, else in GiB without the unit."""
+    large = max(values) >= GIB
+    return [f"{value / GIB:.1f}" if large else f"{value / (1 << 20):.0f} MiB" for value in values]
+
+
+def _percent(load: int | None) -> str:
+    return "–" if load is None else f"{load}%"
+
+
+def _work(gpu: GpuSample) -> tuple[str, str, str]:
+    """Load, power with its limit, temperature."""
+    power = "–" if gpu.power is None else f"{gpu.power:.0f}{f'/{gpu.power_limit:.0f}' if gpu.power_limit else ''} W"
+    return _percent(gpu.load), power, "–" if gpu.temperature is None else f"{gpu.temperature} °C"
 
 
 def all_lines(sample: MachineSample, width: int) -> Sequence[Content]:
     """One sample for the command line: without a history."""
     view = MemoryView(sample, {})
     lines = list(view.lines(width, 0))
-    heads = [Content(f"{gpu.label} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
+    heads = [Content(f"{gpu.label} {visible(gpu.name)}  {'  '.join(_work(gpu))}") for gpu in sample.gpus]
     return [*heads, *([Content(view.note)] if view.note else []), *lines]

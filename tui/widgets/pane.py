@@ -35,6 +35,8 @@ class BenchState:
     """Short name of the run of each process of ftbench."""
     next_gpu: str | None = None
     """Label of the GPU or MIG instance that the next run uses: `1` or `1.0`."""
+    on_cpu: bool = False
+    """Whether the watched run, or the next one if it is not running, uses the CPU."""
     resumable: Sequence[ResumableRun] = ()
     """Runs that can be resumed, the latest first."""
 

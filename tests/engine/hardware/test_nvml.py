@@ -44,7 +44,7 @@ for text in sys.argv[5:]:
         eyes = MachineSampler()
     sample = eyes.look(SampleRequest(worker))
     view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), next_gpu="0", live=True, device_key="D")
-    lines = [view.title, view.load, view.note, *(line.plain for line in view.lines(100, 0))]
+    lines = [view.title, view.load(200), view.note, *(line.plain for line in view.lines(100, 0))]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
 print(json.dumps(said))
 """
@@ -118,7 +118,7 @@ def test_a_gpu_in_mig_mode_is_replaced_by_its_instances(tmp_path: Path) -> None:
 def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     me = os.getpid()
     text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 process {me} {2 * GIB}\n1 process 999999999 -1\n"
-    (look,) = looks(tmp_path, text)
+    (look,) = looks(tmp_path, text + "0 power_limit 400000\n0 clock 1410\n")
     first, second = look.gpus
     assert first["name"] == "NVIDIA A100-SXM4-80GB" and first["total"] == 80 * GIB and first["used"] == 40 * GIB
     assert first["mine"] == 31 * GIB and (first["power"], first["load"], first["temperature"]) == (312.0, 97, 64)
@@ -129,7 +129,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert (other["pid"], other["name"], other["bytes"]) == (999999999, unseen, None)
     assert first["own"]["pid"] == 4242 and first["others"][0]["user"] and first["others"][0]["seconds"] > 0
     assert first["others"][0]["rss"] > 0 and "python" in first["others"][0]["command"]
-    assert look.lines[:2] == ["VRAM", f"2 GPUs: {first['name']}"]
+    assert look.lines[:2] == ["VRAM", f"2 GPUs: {first['name']}  GPU 0: 97%  312/400 W  64 °C  1,410 MHz"]
     lines = [line for line in look.lines if "/80" in line]
     assert (
         len(lines) == 2 and " 40.0/80" in lines[0] and " 97%" in lines[0] and "31.0" in lines[0] and "2.0" in lines[0]

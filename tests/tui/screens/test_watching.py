@@ -159,12 +159,22 @@ def test_every_gpu_has_a_line_and_can_be_scrolled_to(size: tuple[int, int], tmp_
     play(tmp_path, story, size)
 
 
-def test_more_memory_than_predicted_is_not_called_a_peak_that_fits() -> None:
-    for mine, told in ((30, r"\bfits\b"), (42, r"\b2\.0 above .* 40\.0\b")):
-        gpu = GpuSample(0, "card", 80 * GIB, mine * GIB, mine=mine * GIB)
-        view = MemoryView(MachineSample((gpu,), "", 256 * GIB, GIB), {}, ExpectedPeak(40 * GIB), live=True)
-        legend = [str(line) for line in view.lines(100, 2)][1]
-        assert re.search(told, legend) and ("fits" in legend) == (mine < 40)
+def test_memory_within_the_error_of_the_prediction_is_no_warning() -> None:
+    """Both figures have one unit, however small they are."""
+    for unit, mine, told, warns in (
+        (GIB, 38, r"\bfits\b", False),
+        (GIB, 43, r"measured 43\.0, predicted 40\.0 ±11%", False),
+        (GIB, 45, r"measured 45\.0, predicted 40\.0 ±11%", True),
+        (10 << 20, 43, r"measured 430 MiB, predicted 400 MiB ±11%", False),
+        (10 << 20, 45, r"measured 450 MiB, predicted 400 MiB ±11%", True),
+    ):
+        gpu = GpuSample(0, "card", 80 * unit, mine * unit, mine=mine * unit)
+        sample = MachineSample((gpu,), "", 256 * GIB, GIB)
+        view = MemoryView(sample, {}, ExpectedPeak(40 * unit, error=0.107), live=True, run="lora-1")
+        legend = list(view.lines(100, 2))[1]
+        assert re.search(told, legend.plain) and ("fits" in legend.plain) == (mine < 40)
+        styles = [str(span.style) for span in legend.spans if "predicted" in legend.plain[span.start : span.end]]
+        assert ("$text-warning" in styles) == warns
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ BUILT_IN = (
         format_check=f"{_SCORING}:has_number_comma",
     ),
     MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields", format_check=f"{_SCORING}:is_object"),
+    MetricSpec(name="boxed", title="boxed answer", scoring=f"{_SCORING}:boxed", format_check=f"{_SCORING}:has_box"),
+    MetricSpec(name="set", title="set of labels", scoring=f"{_SCORING}:label_set", format_check=f"{_SCORING}:is_list"),
     MetricSpec(name="choice", title="choice", scoring=f"{_SCORING}:choice", picks_from_choices=True),
     MetricSpec(name="contains", title="contains", scoring=f"{_SCORING}:contains"),
     MetricSpec(name="rouge", title="ROUGE-L", scoring=f"{_SCORING}:rouge"),

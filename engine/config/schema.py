@@ -213,8 +213,8 @@ class Evaluation(Section, frozen=True):
 
     metric: Annotated[str, Traits("shared")] = "auto"
     """auto: decided from the training answers, which data check, launch screen, log and report state with the reason;
-    exact_match, number, number_comma, json, choice, contains, rouge, tool_calls, open (the held-out loss, with
-    chrF and ROUGE-L of the answers), loss (without answers), or the metric of an installed package."""
+    exact_match, number, number_comma, boxed, json, set, choice, contains, rouge, tool_calls, open (the held-out loss,
+    with chrF and ROUGE-L of the answers), loss (without answers), or the metric of an installed package."""
     reasoning_tags: Annotated[list[str], Meta(min_length=2, max_length=2), Traits("shared")] = field(
         default_factory=lambda: ["<think>", "</think>"]
     )

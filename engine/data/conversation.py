@@ -170,7 +170,7 @@ def _message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
         hint = "add content (or value)"
         raise UserError(f"message {number} has no content", raw.where, hint, code="data.message_without_content")
     if said.strip().lower() in _CALLS and not calls:
-        calls = _called(content)
+        calls = calls_of(content)
         content = None if calls else content
 
     converted: dict[str, Any] = {"role": role}
@@ -221,7 +221,7 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
             texts.append(as_text(value))
         elif kind in ("reasoning", "thinking"):
             reasoning.append(as_text(part.get("thinking", value)))
-        elif kind in ("tool_call", "function_call") and (content_calls := _called(value)):
+        elif kind in ("tool_call", "function_call") and (content_calls := calls_of(value)):
             calls += content_calls
         elif any(word in str(kind) for word in _MEDIA_PARTS):  # image_url, input_audio, …
             raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
@@ -234,7 +234,7 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
     return "".join(texts), more
 
 
-def _called(content: Any) -> list[Any] | None:
+def calls_of(content: Any) -> list[Any] | None:
     """Tool calls from a JSON object with name and arguments, or a list of these (ShareGPT); None for other text."""
     try:
         value = parsed(content, "") if isinstance(content, str) else content
@@ -299,6 +299,8 @@ def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
     value = from_json(value, place)
     if value is None:
         return []
+    if isinstance(value, dict) and _is_columns(value):
+        value = [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
         problem = f"expected a list of messages, found {described(value)}"
         raise UserError(problem, place, "write [{role, content}, …]", code="data.invalid_messages")
@@ -307,6 +309,13 @@ def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
             problem = f"message {number} is {described(turn)}, not an object"
             raise UserError(problem, place, "write it as {role, content}", code="data.invalid_messages")
     return value
+
+
+def _is_columns(value: dict[str, Any]) -> bool:
+    """Whether messages are columns, as `datasets` stores them: {from: […], value: […]} with lists of equal length."""
+    columns = list(value.values())
+    named = {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+    return named and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns)
 
 
 class Answer(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
@@ -22,6 +22,7 @@ from engine.data.columns import ColumnTemplate, Summary, did_you_mean, list_colu
 from engine.data.conversation import ANSWER_LISTS, to_example
 from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, data_formats
 from engine.data.formats.messages import chat_style
+from engine.data.guesses import guess_map
 from engine.data.rows import SHOWN, Example, Problem, RawRow
 from engine.data.source import read, reading_decisions, summary_of
 
@@ -43,11 +44,7 @@ ANSWER_NAMES = (
     "summary", "highlights", "answer", "response", "output", "completion", "target", "final_decision", "long_answer",
     "solution", "reply", "translation", "correct_answer", "label",
 )  # fmt: skip
-PROMPT_NAMES = (
-    "question", "instruction", "prompt", "query", "input", "problem", "document", "article", "dialogue", "dialog",
-    "conversation", "passage", "context", "text", "source",
-)  # fmt: skip
-"""Names of columns, the most telling first."""
+"""Names of columns that look like an answer, the most telling first."""
 _BESIDE_TEXT = (
     *ANSWER_NAMES,
     "labels",
@@ -64,9 +61,6 @@ _BESIDE_TEXT = (
 """Names of columns that look like the answer to a column of texts."""
 _TREE = ("parent_id", "role", "text")
 """Columns of rows that each are one message of a conversation, as in OpenAssistant."""
-_IDENTIFIER = re.compile(
-    r"(?:^|[_\s-])(?:(?i:id|idx|index|uuid|guid|hash|key|url|uri|link|date|year|time|timestamp))$|[a-z](?:ID|Id|Url|Date)$"
-)
 _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
 """Names of columns that usually belong to the prompt."""
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
@@ -194,9 +188,15 @@ def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedF
         raise _differ("", summary, None)
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
     what = "; ".join([*reading_decisions(rows), what]) + f" (columns {list_columns(summary.filled)})"
+    guess = guess_map(summary)
     hint = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
-    changes = {"map": _guess_map(summary), "format": "auto"}
-    raise Undecided(what, data.id, hint, "data.no_format", changes, _GUESS)
+    if guess.mapping:
+        intro = f"a guess to confirm, because of {guess.reason}:" if "completion" in guess.mapping else _GUESS
+        raise Undecided(what, data.id, hint, "data.no_format", {"map": guess.mapping, "format": "auto"}, intro)
+    if guess.likely:
+        example = _as_options({"map": {"prompt": guess.prompt, "completion": guess.likely[0]}})
+        hint = f"say which column is the answer, the most likely first: {list_columns(guess.likely)}; such as {example}"
+    raise UserError(what, data.id, hint, code="data.no_format")
 
 
 def _refuse_lost_answers(columns: ColumnLookup, detected: DetectedFormat, data: Data) -> None:
@@ -327,48 +327,6 @@ def _as_options(changes: dict[str, Any]) -> str:
             text = json.dumps(text, ensure_ascii=False)
         options.append(f"--set {shlex.quote(f'data.{key}={text}')}")
     return " ".join(options)
-
-
-def _guess_map(summary: Summary) -> dict[str, str]:
-    """The most likely data.map: a column of conversations, else common names, else label and longest text.
-
-    Columns of identifiers, dates and addresses are neither prompt nor answer.
-    """
-    columns = {name: summary.columns[name] for name in summary.filled}
-    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
-    if chats:
-        return {"messages": chats[0]}
-    texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
-    texts = [name for name in texts if not _is_identifier(name, summary)] or texts
-    if len(texts) == 1:
-        return {"text": texts[0]}
-    if len(texts) < 2:
-        return {}
-    distinct = {name: columns[name].distinct for name in texts}
-    labels = [name for name, values in distinct.items() if values is not None and len(values) < columns[name].rows]
-    answer = _first_named(ANSWER_NAMES, texts) or (labels[0] if len(labels) == 1 else "")
-    asked = [name for name in texts if name != answer]
-    prompt = _first_named(PROMPT_NAMES, asked)
-    if answer:
-        longest = max(asked, key=lambda name: max(map(len, columns[name].examples)))
-        return {"prompt": prompt or longest, "completion": answer}
-    prompt = prompt or texts[0]
-    return {"prompt": prompt, "completion": next(name for name in texts if name != prompt)}
-
-
-def _first_named(names: Iterable[str], columns: Sequence[str]) -> str:
-    """The first of these names that is a column, whatever its case; '' for none."""
-    by_lower = {name.lower(): name for name in reversed(columns)}
-    return next((by_lower[name] for name in names if name in by_lower), "")
-
-
-def _is_identifier(name: str, summary: Summary) -> bool:
-    """Whether a column has identifiers, dates or addresses: by its name, or by values, which are distinct words with
-    digits."""
-    values = [str(value) for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
-    coded = sum(len(value.split()) == 1 and any(map(str.isdigit, value)) for value in values)
-    is_coded = min(coded, len(set(values))) > 0.9 * len(values)
-    return bool(_IDENTIFIER.search(name)) or is_coded
 
 
 def _media_columns(summary: Summary) -> list[str]:

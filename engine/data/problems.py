@@ -38,6 +38,7 @@ LEFT_OUT = {
     "data.no_answer": "no answer to train on",
     "data.unknown_role": "message with an unknown role",
     "data.no_label": "missing label",
+    "data.no_choice": "the answer is none of the options",
     "data.scores": "different numbers of answers and scores",
     "data.undesirable": "marked as undesirable by its label",
     "data.unanswerable": "question without an answer",

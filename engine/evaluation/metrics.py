@@ -8,6 +8,8 @@ its reasoning is wrong. With several references the best one counts:
 - `contains`: 1 if the answer contains any reference;
 - `rouge`: the highest ROUGE-L F1 over the references, like rouge-score's `score_multi`;
 - `number`, `number_comma`: 1 if the final number equals that of any reference (`numbers.py`);
+- `boxed`: 1 if the content of the last `\\boxed{}` is the same expression or number as that of any reference;
+- `set`: the highest F1 over the labels of a list; exact match is for that reference;
 - `json`: the highest share of correct fields over the references; exact match and validity are for that reference;
 - `tool_calls` (`tool_calls.py`): 1 if the answer makes the calls of any reference;
 - `open`: the loss as below; in addition the highest sum of chrF and ROUGE-L over the references;
@@ -18,6 +20,7 @@ its reasoning is wrong. With several references the best one counts:
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.reasoning import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.data.items import EvaluationItem
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.numbers import COMMA, number_of
+from engine.evaluation.numbers import COMMA, box_of, is_number, number_of
 
 UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN"}
 """Scripts without spaces between words, by the first word of their characters' Unicode names."""
@@ -157,6 +160,55 @@ def json_fields(output: str, target: str) -> Scores:
     return {"json": share, "exact_match": float(correct == len(expected) and not extra), "valid": 1.0}
 
 
+_NO_MEANING = re.compile(r"\\left|\\right|\\[,;!: ]|\\displaystyle|\\(?:text|mathrm|textbf)(?=\{)|\$|\s|\.$")
+"""What does not change the meaning of an expression in LaTeX."""
+
+
+def boxed(output: str, target: str) -> Scores:
+    """1 if the last \\boxed{} has the same expression, up to white space and sizes, or the same number."""
+    given, expected = box_of(output), box_of(target)
+    if expected is None:
+        return {"boxed": exact_match(output, target)["exact_match"]}
+    if given is None:
+        return {"boxed": 0.0}
+    one, other = (
+        _NO_MEANING.sub("", text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+        for text in (given, expected)
+    )
+    same = one == other or (is_number(one) and is_number(other) and number_of(one) == number_of(other))
+    return {"boxed": float(same)}
+
+
+def has_box(output: str) -> bool:
+    """Whether the answer has a complete \\boxed{}."""
+    return box_of(output) is not None
+
+
+def label_set(output: str, target: str) -> Scores:
+    """`set`: F1 of the labels, each counted once, whatever their order and case; 1 if both have none."""
+    expected, given = _labels(target), _labels(output)
+    if expected is None:
+        return {"set": exact_match(output, target)["exact_match"], **exact_match(output, target)}
+    if given is None:
+        return {"set": 0.0, "exact_match": 0.0}
+    total = len(expected) + len(given)
+    score = 2 * len(expected & given) / total if total else 1.0
+    return {"set": score, "exact_match": float(expected == given)}
+
+
+def is_list(output: str) -> bool:
+    """Whether the answer is a JSON list of texts or numbers."""
+    return _labels(output) is not None
+
+
+def _labels(text: str) -> frozenset[str] | None:
+    """The labels of a JSON list, in lower case; None for another text."""
+    value = _json(text)
+    if not isinstance(value, list) or any(isinstance(item, list | dict) for item in value):
+        return None
+    return frozenset(normalized_space(str(item)).casefold() for item in value)
+
+
 def scoring_function(metric: str) -> Callable[[str, str], Scores]:
     """The function of a metric that scores an answer against one reference."""
     module, _, name = metric_spec(metric).scoring.partition(":")
@@ -209,11 +261,21 @@ def normalized_space(text: str) -> str:
 
 
 def _object(text: str) -> dict[str, Any] | None:
+    value = _json(text)
+    return value if isinstance(value, dict) else None
+
+
+_FENCE = re.compile(r"```(?:json\w*)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
+"""A block of code in Markdown."""
+
+
+def _json(text: str) -> Any:
+    """The JSON value that a text is, alone or in a single block of code; None for another text."""
+    fenced = _FENCE.fullmatch(text.strip())
     try:
-        value = json.loads(text)
+        return json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _equal(given: Any, expected: Any) -> bool:

@@ -38,6 +38,11 @@ _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _MARKER = re.compile(r"####|\\boxed\{|\bthe (?:final )?answer is:?\s", re.IGNORECASE)
 """What precedes the final number in GSM8K, MATH and MetaMathQA."""
 
+_NOTATION = re.compile(r"\\[dt]?frac|\\text\s?\{[^{}]*\}|\\[$%!,;: ]|\\(?:times|cdot)\s*10\^\{?-?\d+\}?|\^\\circ")
+"""What a number in LaTeX may have besides digits: a fraction, a unit, a power of ten."""
+_EXPRESSION = re.compile(r"[^\W\d_]|[\^_=+*()\[\]\\]")
+"""What makes the content of a box an expression instead of a number."""
+
 
 def _digits(decimal: str) -> re.Pattern[str]:
     """Digits alone, or in groups of three (in India also of two) with the same separator; then decimals."""
@@ -75,7 +80,23 @@ def number_of(text: str, decimal: str = POINT) -> Fraction | None:
 def is_number(text: str) -> bool:
     """Whether an answer is a number with at most a unit of one sign (`$`, `%`), or names its number after a marker."""
     numbers, scope, is_marked = _numbers(text)
+    if (box := box_of(text)) is not None:
+        return bool(numbers) and not _EXPRESSION.search(_NOTATION.sub("", box))
     return bool(numbers) and (is_marked or (len(numbers) == 1 and not _has_words(scope)))
+
+
+def box_of(text: str) -> str | None:
+    """The content of the last \\boxed{} (or \\fbox{}), whose braces may be nested; None without a complete one."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    start = text.index("{", start) + 1
+    depth = 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[start:place]
+    return None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,9 @@ from engine.data.store import CALLS
 from engine.evaluation.metrics import (
     Choices,
     best_score,
+    has_box,
     is_formatted,
+    is_list,
     is_object,
 )
 from engine.evaluation.numbers import COMMA, NumberFormat
@@ -78,6 +80,10 @@ class AnswerProfile:
     """Distinct answers among those that were read."""
     objects: float = 0.0
     """Share that are JSON objects."""
+    lists: float = 0.0
+    """Share that are JSON lists of labels."""
+    boxes: float = 0.0
+    """Share with a `\\boxed{}`."""
     numbers: NumberFormat = field(default_factory=NumberFormat)
     """How many are a number, or have one after a marker such as `####`, and their notation."""
     calls: float = 0.0
@@ -100,6 +106,8 @@ class AnswerProfile:
             many_words=lengths[int(0.9 * (count - 1))],
             distinct=len(set(answers)),
             objects=sum(map(is_object, answers)) / count,
+            lists=sum(map(is_list, answers)) / count,
+            boxes=sum(map(has_box, answers)) / count,
             numbers=NumberFormat.of(answers),
             calls=float(((chosen.column("flags") & CALLS) > 0).mean()),
             prompts=float((chosen.column("prompt_size") > 1).mean()),
@@ -121,8 +129,13 @@ class AnswerProfile:
             return MetricChoice("tool_calls", f"{share_percent(self.calls)} of the training rows have tool calls")
         if self.objects >= FORMAT_SHARE:
             return MetricChoice("json", f"{share_percent(self.objects)} of {count} are JSON objects")
+        if self.lists >= FORMAT_SHARE:
+            return MetricChoice("set", f"{share_percent(self.lists)} of {count} are JSON lists of labels")
         if self.are_labels:
             return MetricChoice("choice", f"{count} are {self.distinct:,} distinct short texts")
+        if self.boxes >= FORMAT_SHARE and (self.numbers.doubt or self.numbers.share < FORMAT_SHARE):
+            found = f"{share_percent(self.boxes)} of {count} have a \\boxed{{}}"
+            return MetricChoice("boxed", f"{found}, and not all of these are clearly numbers")
         if self.numbers.share >= FORMAT_SHARE:
             found = f"{share_percent(self.numbers.share)} of {count} are or end in a number"
             if self.numbers.doubt:

@@ -27,6 +27,8 @@ _REPORTED_ROLES = {
     "input": "prompt",
     "chosen": "answer",
     "history_turns": "prompt",
+    "question": "prompt",
+    "passage": "prompt",
 }
 """Roles of this package -> roles in the report, where they differ."""
 
@@ -50,14 +52,15 @@ class DetectedFormat:
     group: str = ""
     """Column of data.group; '' for none."""
     base: str = ""
-    """Name of the format that its rows are in, if it only selects rows (preference data); else empty."""
+    """Name of the format that its rows are in, if it only selects rows (preference data); of multiple choice the number
+    of the first option; else empty."""
 
     def reported_roles(self, columns: list[str]) -> dict[str, str]:
         """The roles of each used column, joined by commas."""
         by_column: dict[str, list[str]] = {name: [] for name in columns}
         for role, part in self.parts.items():
             for name in part.columns:
-                shown = _REPORTED_ROLES.get(role, role)
+                shown = "prompt" if role.startswith("option ") else _REPORTED_ROLES.get(role, role)
                 if shown not in by_column.setdefault(name, []):
                     by_column[name].append(shown)
         return {name: ", ".join(roles) for name, roles in by_column.items() if roles}

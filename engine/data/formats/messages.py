@@ -17,7 +17,7 @@ def find_chat(columns: ColumnLookup, style: str) -> DetectedFormat | None:
         values = (raw.values.get(name) for raw in columns.summary.sample)
         value = next((value for value in values if not is_empty(value)), None)
         # A column with a conversation's name may contain plain text.
-        if isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("[")):
+        if isinstance(value, list | dict) or (isinstance(value, str) and value.lstrip().startswith("[")):
             break
     else:
         return None

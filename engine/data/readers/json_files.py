@@ -27,8 +27,8 @@ from engine.data.rows import (
     too_many_rows,
 )
 
-NESTED = "paragraphs"
-"""The key under which SQuAD nests passages with their questions."""
+NESTED = {"paragraphs": "qas", "instances": ""}
+"""Keys of lists that have rows: passages with lists of questions (SQuAD), instances of an instruction (seed tasks)."""
 _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Exceptions of the fast decoder. The standard library's parser then decides; its errors contain the position."""
 
@@ -105,7 +105,7 @@ def _rows_in(value: Any, name: str) -> list[Any]:
     if not isinstance(value, dict):
         raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
     arrays, members = _arrays(value), list(value.values())
-    is_row = NESTED in value or any(_is_message(items[0]) for items in arrays.values())
+    is_row = not NESTED.keys().isdisjoint(value) or any(_is_message(items[0]) for items in arrays.values())
     if is_row and any(isinstance(item, list) for item in members):
         return [value]
     row_types = (dict, list) if len(arrays) == 1 else (dict,)  # rows of the only array may be arrays as well
@@ -158,7 +158,7 @@ def _rows(value: Any, text: bytes, where: str) -> Iterable[RawRow]:
     """`rows_of` with checks by the value's text, which are fast."""
     if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and is_deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
-    if type(value) is dict and NESTED not in value and len(text) <= MAX_ROW_BYTES:
+    if type(value) is dict and NESTED.keys().isdisjoint(value) and len(text) <= MAX_ROW_BYTES:
         return (RawRow(value, where),)
     return rows_of(value, where)
 
@@ -189,7 +189,7 @@ def _precise(content: bytes, path: Path, name: str) -> Any:
 
 def rows_of(value: Any, where: str) -> Iterator[RawRow]:
     """The rows of one value in a file: a single row, or one per question of an article of SQuAD (Rajpurkar et al. 2016,
-    arXiv:1606.05250: article -> paragraphs -> qas).
+    arXiv:1606.05250: article -> paragraphs -> qas), or per instance of an instruction.
 
     Raises UserError for other values.
     """
@@ -197,17 +197,25 @@ def rows_of(value: Any, where: str) -> Iterator[RawRow]:
         value = {"messages": value}
     elif isinstance(value, list) and len(value) == 2 and all(isinstance(item, str) for item in value):
         value = {"prompt": value[0], "completion": value[1]}
-    if not isinstance(value, dict) or not isinstance(value.get(NESTED), list):
+    key = next((key for key in NESTED if isinstance(value, dict) and isinstance(value.get(key), list)), "")
+    if not key or not value[key]:
         yield raw_row(value, where)
         return
-    outer = {key: inner for key, inner in value.items() if key != NESTED}
-    number = 0
-    for paragraph in value[NESTED]:
-        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+    outer = {name: inner for name, inner in value.items() if name != key}
+    if not NESTED[key]:
+        if not all(isinstance(instance, dict) for instance in value[key]):
             yield raw_row(value, where)
             return
-        shared = outer | {key: inner for key, inner in paragraph.items() if key != "qas"}
-        for question in paragraph["qas"]:
+        for number, instance in enumerate(value[key], 1):
+            yield raw_row(outer | instance, f"{where} instance {number}")
+        return
+    number = 0
+    for paragraph in value[key]:
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get(NESTED[key]), list):
+            yield raw_row(value, where)
+            return
+        shared = outer | {name: inner for name, inner in paragraph.items() if name != NESTED[key]}
+        for question in paragraph[NESTED[key]]:
             number += 1
             place = f"{where} question {number}"
             yield raw_row({**shared, **question} if isinstance(question, dict) else question, place)

@@ -397,12 +397,15 @@ GUESSED: dict[str, tuple[list[Any], Any]] = {
         {"prompt": "Asked", "completion": "Answer"},
     ),
     "a year is neither": (
-        [{"year": str(1990 + n), "article": f"it was so {n}", "highlights": f"so {n}"} for n in range(9)],
-        {"prompt": "article", "completion": "highlights"},
+        [{"year": str(1990 + n), "report": f"it was so {n}", "highlights": f"so {n}"} for n in range(9)],
+        {"prompt": "report", "completion": "highlights"},
     ),
     "common names come first": (
-        [{"note": f"n {n}", "passage": f"p {n} is long", "final_decision": "yes"} for n in range(9)],
-        {"prompt": "passage", "completion": "final_decision"},
+        [
+            {"note": f"n {n}", "passage": f"p {n} is long", "question": f"so {n}?", "decision": ("yes", "no")[n % 2]}
+            for n in range(9)
+        ],
+        {"prompt": "question", "completion": "decision"},
     ),
 }
 
@@ -422,7 +425,6 @@ def test_a_guess_is_called_one_and_has_to_be_confirmed(case: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("extra", "completion"),
     [
-        ({"labels": ["a", "b"]}, "{labels}"),
         ({"code": "print(1)"}, "code"),
         ({"sql": "SELECT 1"}, "sql"),
         ({"Translation": "hallo"}, "Translation"),

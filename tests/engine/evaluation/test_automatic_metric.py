@@ -93,6 +93,10 @@ KINDS = {
     "no prompts": (PLAIN, "loss"),
     "calls before the last turn": (CALLS, "tool_calls"),
     "labels after reasoning": (THOUGHTS, "choice"),
+    "lists of labels": (asked([json.dumps(RANDOM.sample(WORDS, RANDOM.randint(0, 3))) for _ in range(100)]), "set"),
+    "objects in a block of code": (asked([f'```json\n{{"n": {number}}}\n```' for number in range(100)]), "json"),
+    "numbers in boxes": (asked([f"{words(12)} $\\boxed{{{number}}}$" for number in range(100)]), "number"),
+    "expressions in boxes": (asked([f"{words(12)} $\\boxed{{x^{{{number}}}+y}}$" for number in range(100)]), "boxed"),
     "letters without spaces": (asked(["这是一个很长的回答它没有空格" * 3] * 99 + ["短"]), "open"),
 }  # fmt: skip
 

@@ -60,6 +60,46 @@ def test_json_counts_fields_and_added_ones_against() -> None:
     assert json_fields("sorry", target) == {"json": 0, "exact_match": 0, "valid": 0}
 
 
+@pytest.mark.parametrize(
+    ("output", "score", "exact"),
+    [
+        ('["fear", "joy"]', 1, 1),
+        ('```json\n["Joy", "fear"]\n```', 1, 1),
+        ('["joy", "joy"]', 2 / 3, 0),
+        ('["joy", "anger", "love", "fear"]', 2 / 3, 0),
+        ("[]", 0, 0),
+        ("joy, fear", 0, 0),
+        ('{"joy": 1}', 0, 0),
+    ],
+)
+def test_a_set_of_labels_is_scored_by_f1(output: str, score: float, exact: float) -> None:
+    assert best_score("set", output, ['["joy", "fear"]']) == pytest.approx({"set": score, "exact_match": exact})
+    assert best_score("set", "[]", ["[]"])["set"] == 1 and best_score("set", '["joy"]', ["[]"])["set"] == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "score"),
+    [
+        (r"so \boxed{\frac{1}{2}}", r"\boxed{\dfrac{1}{2}}", 1),
+        (r"\boxed{ x + y }", r"\boxed{x+y}", 1),
+        (r"\boxed{\left(3, 4\right)}", r"\boxed{(3,4)}", 1),
+        (r"\boxed{1,000}", r"\boxed{1000}", 1),
+        (r"\boxed{3} or rather \boxed{x}", r"\boxed{x}", 1),
+        (r"\boxed{y}", r"\boxed{x}", 0),
+        (r"\boxed{\frac{1}{2}", r"\boxed{\frac{1}{2}}", 0),
+        ("x", r"\boxed{x}", 0),
+    ],
+)
+def test_the_last_box_is_compared(output: str, target: str, score: float) -> None:
+    assert best_score("boxed", output, [target]) == {"boxed": score}
+
+
+def test_an_object_in_a_block_of_code_is_an_object() -> None:
+    for fenced in ('```json\n{"a": 1}\n```', '\n```\n{"a": 1}```\n'):
+        assert best_score("json", fenced, ['{"a": 1}'])["json"] == best_score("json", '{"a": 1}', [fenced])["json"] == 1
+    assert best_score("json", 'it is ```json\n{"a": 1}\n```', ['{"a": 1}'])["json"] == 0
+
+
 @pytest.mark.parametrize("metric", ["exact_match", "contains", "rouge", "number", "json", "tool_calls", "open"])
 def test_reasoning_that_does_not_end_is_no_answer(metric: str) -> None:
     right = {"number": "72", "json": '{"a": 1}'}.get(metric, "so it is")

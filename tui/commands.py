@@ -200,6 +200,7 @@ LADDER = (
     Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run, saving a checkpoint; asks first."),
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
     Command("ladder.export", "x", "export", "export", "Export the model of one of the ladder's runs."),
+    Command("ladder.open", "enter", "open", "sentences", "Show the sentences completely, or in one line each."),
     Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
 )
 

@@ -140,6 +140,12 @@ def suited_theme(color_system: str | None, environ: Mapping[str, str] | None = N
 
 TEXT_COLORS = ("text-success", "text-warning", "text-error", "text-primary", "text-accent", "text-secondary")
 """Theme variables of text colors."""
+RUNG_COLORS = {
+    False: ("#6d6d69", "#0072b2", "#d55e00", "#008f68", "#a8479a", "#9c7000", "#7a5c3e"),
+    True: ("#9c9c97", "#56b4e9", "#ff8f45", "#2fc79a", "#e08ccb", "#e3b53a", "#c9a581"),
+}
+"""Whether a theme is dark -> the colors of rungs, `$rung-0` for the base model, as in the report's page."""
+ANSI_RUNGS = tuple(f"ansi_{name}" for name in ("white", "bright_blue", "yellow", "green", "magenta", "cyan", "red"))
 MIN_CONTRAST = 4.5
 """Minimum contrast for text (WCAG 2.2, AA)."""
 CURSOR = 0.2
@@ -173,10 +179,13 @@ def legible(variables: dict[str, str], dark: bool) -> dict[str, str]:
     The terminal defines the colors of ANSI themes; only blue is replaced where it would be on black.
     """
     if any("ansi" in variables[name] for name in ("background", "primary", *TEXT_COLORS)):
-        return {**variables, **dict.fromkeys(("primary", "text-primary"), "ansi_bright_blue")} if dark else variables
+        rungs = {f"rung-{number}": color for number, color in enumerate(ANSI_RUNGS)}
+        replaced = dict.fromkeys(("primary", "text-primary"), "ansi_bright_blue") if dark else {}
+        return {**variables, **rungs, **replaced}
     behind = Color.parse(variables["background"]).blend(Color.parse(variables["primary"]), CURSOR)
     towards = BLACK if behind.brightness > 0.5 else WHITE
     colors = {name: Color.parse(variables[name]) for name in TEXT_COLORS}
+    colors |= {f"rung-{number}": Color.parse(color) for number, color in enumerate(RUNG_COLORS[dark])}
     for name, color in colors.items():
         while contrast(color, behind) < MIN_CONTRAST and color != towards:
             color = color.blend(towards, 0.1) if contrast(color, towards) > 1.1 else towards

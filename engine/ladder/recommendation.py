@@ -253,13 +253,15 @@ def summarize_ladder(ladder: Ladder, decisions: Decisions) -> LadderSummary | No
     ends = [end for row in rows if row.score for end in (row.score.low, row.score.mean, row.score.high)]
     known = [end for end in ends if end is not None] or [0.0, 1.0]
     scale = min(known), max(known)
-    reference, tradeoffs = decisions.reference, []
+    reference, tradeoffs, ship = decisions.reference, [], decisions.ship
     for row in sorted(decisions.trained, key=lambda row: row is reference):  # the reference last
         cost, gain = _cost_ratio(decisions, row), row.share_of_gain
         if cost is not None and gain is not None and gain.mean is not None:
             tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
     return LadderSummary(
         is_loss=metric.is_loss,
+        ship=ship.name if ship else "",
+        decision=_decision(ladder, decisions),
         headline=" ".join(headline),
         rows=[_summary_row(ladder, decisions, row, scale) for row in ladder.rows if row.name != BASE_4BIT],
         scale=[score_format.score(end, metric.name) for end in scale],
@@ -272,6 +274,29 @@ def summarize_ladder(ladder: Ladder, decisions: Decisions) -> LadderSummary | No
     )
 
 
+def _decision(ladder: Ladder, decisions: Decisions) -> list[str]:
+    """`SHIP LoRA`, `1.10 MiB`, `keeps 100% [88, 114] of full's gain at 0.68× its time`; or why nothing is shipped."""
+    ship, reference = decisions.ship, decisions.reference
+    if ship is None:
+        why = "no method is significantly better than the base model"
+        if decisions.has_unknown_gain:
+            why = "the base model was not compared, so gains are unknown"
+        elif metric_failed(ladder):
+            why = "the metric scores every rung alike"
+        return ["NO RECOMMENDATION", why]
+    parts = [f"SHIP {rung_title(ship.name)}", quantities.size(ship.artifact_bytes)]
+    if reference is None or ship is reference or ship.share_of_gain is None:
+        metric = ladder_metric(ladder)
+        bounds = score_format.score_bounds(ship.score, metric.name)
+        return [*parts, f"{metric.title} {score_text(ship, metric)} {bounds}".rstrip()]
+    share = f"{quantities.percent(ship.share_of_gain.mean, 0)} {score_format.percent_bounds(ship.share_of_gain, 0)}"
+    kept = f"keeps {share.strip()} of {rung_title(reference.name)}'s gain"
+    if cost := _cost_ratio(decisions, ship):
+        of = "CPU time" if decisions.cost_key == "cpu" else "time"
+        kept += f" at {quantities.ratio(cost.mean)} its {of}"
+    return [*parts, kept]
+
+
 def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
     """`QLoRA and LoRA are significantly worse than the base model: ` and their differences."""
     names = listed([method_noun(row) for row in rows])
@@ -282,27 +307,31 @@ def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
 
 def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: tuple[float, float]) -> SummaryRow:
     metric, value, gain = ladder_metric(ladder).name, row.score, row.share_of_gain
-    score = f"{score_format.score(value.mean, metric)} {score_format.score_bounds(value, metric)}" if value else ""
-    share = f"{quantities.percent(gain.mean, 0)} {score_format.percent_bounds(gain, 0)}" if gain else ""
+    score = score_format.score(value.mean, metric) if value else ""
     ratio = _cost_ratio(decisions, row) if not row.source else None
     peak = training_peak(row.peak)
     finding = _short_finding(ladder, decisions, row)
     uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
-    drawn: list[float] = []
-    if value and value.mean is not None and value.low is not None and value.high is not None and scale[0] < scale[1]:
-        drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in (value.low, value.mean, value.high)]
+    ends = [end for end in (value.low, value.mean, value.high) if end is not None] if value else []
+    drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in ends] if scale[0] < scale[1] else []
+    is_reference = row is decisions.reference
     return SummaryRow(
         rung=row.name,
         title=rung_title(row.name),
         # Rows are updated only when a run ends, so a run that is still `planned` in its row may have started since.
-        score=score.strip() or ("not finished" if row.status == "planned" else row.status.replace("_", " ")),
-        share="100%" if gain and row is decisions.reference else share,
-        cost=f"{quantities.ratio(ratio.mean)} {ratio_bounds(ratio)}".strip() if ratio else "",
+        score=score,
+        status="" if score else "not finished" if row.status == "planned" else row.status.replace("_", " "),
+        score_bounds=score_format.score_bounds(value, metric),
+        score_rounded=score_format.score_bounds(value, metric, 1),
+        share="100%" if gain and is_reference else quantities.percent(gain.mean, 0) if gain else "",
+        share_bounds="" if is_reference else score_format.percent_bounds(gain, 0),
+        cost=quantities.ratio(ratio.mean) if ratio else "",
+        cost_bounds=ratio_bounds(ratio) if ratio else "",
         memory=quantities.size(peak) if peak else "",
         artifact=quantities.size(row.artifact_bytes) if row.artifact_bytes else "",
         decision="; ".join(filter(None, [" and ".join(uses), finding])),
         finding=finding,
-        drawn=drawn if all(0.0 <= end <= 1.0 for end in drawn) else [],
+        drawn=drawn if len(drawn) == 3 else [],
     )
 
 

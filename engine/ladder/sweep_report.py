@@ -285,7 +285,7 @@ def _figure(sweep: Sweep, points: Sequence[SweepPoint], title: str, label: str, 
     axis, caption = sweep.axes[0], measure.caption
     places = [axis.values.index(swept.values[axis.key]) for swept in sweep.cells]
     rungs = list(dict.fromkeys(point.rung for point, _ in shown))
-    styles = rung_styles((name, name) for name in rungs)
+    styles = rung_styles({name: name for name in rungs})
     ends = [end for _, bounds in shown for end in bounds]
     with new_figure(axis.key, label) as (figure, axes):
         if measure.limit is not None:

@@ -29,11 +29,12 @@ from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, Forecast, describe_plan, forecast_rows, make_plan
 from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
 from engine.runs.ladder.report_hooks import extended, extended_json
+from engine.runs.ladder.summary_drawing import plain_lines, summary_lines, tradeoff_lines
 from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import artifact_words, parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
-from engine.runs.score_format import percent_bounds, summary_lines, tradeoff_lines
+from engine.runs.score_format import percent_bounds
 from engine.runs.start import start_ladder, start_sweep
 from tui.cli import completion, options
 from tui.cli.errors import show_notices
@@ -354,11 +355,13 @@ def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
 
 
 def _show_ladder(ladder: Ladder) -> None:
-    """Print the headline, the rungs, the verdict, and what was read."""
+    """Print the decision, the rungs, the verdict, and what was read."""
     if (summary := ladder.summary) is not None:
-        say(summary.headline, "bold")
-        for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
+        say(" · ".join(summary.decision), "bold green" if summary.ship else "bold yellow")
+        lines = [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]
+        for line in plain_lines(lines):
             say(line)
+        say(summary.headline, "bold")
     for sentence in ladder.verdict:
         say(f"{sentence.topic}: {sentence.text}")
     show_benchmarks(ladder)

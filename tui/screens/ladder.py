@@ -1,19 +1,21 @@
-"""A ladder while it runs and after: rungs, scores with intervals, costs, verdict."""
+"""A ladder while it runs and after: what to ship, then rungs with their scores and costs, then why."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Container, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.errors import UserError
+from engine.config.quantities import size
 from engine.config.text import visible
 from engine.runs import start
 from engine.runs.home import tilde
@@ -35,10 +37,13 @@ from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine
 
 POLL_SECONDS = 0.5
-PARTS = ("left", "summary", "current", "progress", "working", "verdict", "benchmarks", "notes")
-"""From top to bottom: the time left of all runs, the table, the live run's curve, the runs of each rung, sentences."""
-
-
+PARTS = ("left", "summary", "figure", "current", "progress", "working", "verdict", "benchmarks", "notes")
+"""From top to bottom: the time left of all runs, table and figure, the live run's curve, the runs of each rung,
+sentences."""
+BESIDE = 140
+"""Columns from which the figure is beside the table."""
+MAX_FIGURE = 56
+"""Columns of the figure there."""
 CURVE_ROWS, OTHER_ROWS = 9, 24
 """Rows of the live run's curve, at least, and of what is shown with it."""
 
@@ -48,9 +53,14 @@ class LadderScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
     CSS = """
-    LadderScreen #headline { height: auto; padding: 0 1; text-style: bold; }
-    LadderScreen #body { height: 1fr; padding: 0 1; }
+    LadderScreen #decision, LadderScreen #headline { height: auto; padding: 0 1; }
+    LadderScreen #headline { color: $foreground-muted; }
+    LadderScreen #body { height: 1fr; padding: 0 1; scrollbar-size-vertical: 1; }
     LadderScreen #body Static { height: auto; margin-bottom: 1; }
+    LadderScreen #results { height: auto; layout: vertical; }
+    LadderScreen #results.-beside { layout: horizontal; }
+    LadderScreen .-beside #summary { width: 1fr; }
+    LadderScreen .-beside #figure { width: auto; }
     """
 
     def __init__(self, runs: Path, index: int = 0) -> None:
@@ -67,11 +77,17 @@ class LadderScreen(BaseScreen[None]):
         self.ladder: Ladder | None = None
         """As it was drawn last."""
         self._has_others = False
+        self.is_open = False
+        """Whether sentences are shown completely, not in one line each."""
 
     def compose(self) -> ComposeResult:
+        yield Static(id="decision")
         yield Static(id="headline")
         with VerticalScroll(id="body"):
-            for name in PARTS:
+            first, *results = (Static(id=name) for name in PARTS[:3])
+            yield first
+            yield Container(*results, id="results")
+            for name in PARTS[3:]:
                 yield Static(id=name)
         yield KeyLine()
 
@@ -136,6 +152,7 @@ class LadderScreen(BaseScreen[None]):
         self.drawn, self.follower, self.ladder = None, None, None
         for name in PARTS:
             self.query_one(f"#{name}").display = False
+        self._show("decision", Content())
         self.set_text("headline", headline)
         self.query_one(KeyLine).redraw()
 
@@ -157,10 +174,16 @@ class LadderScreen(BaseScreen[None]):
             line = status(run, True, None, width, ladder=self.ladder)
             if run.loss.buckets:
                 title = Content.assemble(("loss  ", "bold"), f"{loss_values(run)}  {rate_values(run)}")
+                if memory := run.memory:
+                    used, peak = memory.reserved or memory.rss, memory.reserved_peak or memory.rss_peak
+                    title += Content.assemble(("   memory  ", "bold"), f"{size(used)}, peak {size(peak)}")
                 rows, style = max(CURVE_ROWS, self.size.height - OTHER_ROWS), ChartStyle(ascii=app_settings(self).ascii)
                 curve = _joined([title, *loss_rows(run, width, rows, style)])
         self._show("left", line)
         self._show("current", curve)
+        if self.ladder is not None:
+            lines = [*ladder_view.stage_lines(self.ladder, time.time(), run), *ladder_view.progress_lines(self.ladder)]
+            self._show("progress", _joined(lines))
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
         self.ladder = state
@@ -182,15 +205,29 @@ class LadderScreen(BaseScreen[None]):
         if state.status == "running" and not self._active:
             notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
 
-        self.set_text("headline", Content(ladder_view.headline(state)))
-        self._show("progress", _joined(ladder_view.progress_lines(state)))
+        width = max(40, self.size.width - 4)
+        is_beside = self.size.width >= BESIDE and bool(state.summary and state.summary.tradeoffs[1:])
+        figure = min(MAX_FIGURE, width // 3) if is_beside else 0
+        self.query_one("#results").set_class(is_beside, "-beside")
+        folded = None if self.is_open else width
+        self._show("decision", ladder_view.decision(state, app_keys(self).of("ladder.export")))
+        self.set_text("headline", Content(ladder_view.headline(state)).truncate(self.size.width - 2, ellipsis=True))
         working = [line for hooks in report_hooks() for line in hooks.progress(folder)]
         self._show("working", Content("\n".join(working)))
-        self._show("summary", _joined(ladder_view.summary_view(state, max(40, self.size.width - 4))))
+        self._show("summary", _joined(ladder_view.summary_view(state, width - (figure + 3 if figure else 0))))
+        self._show("figure", _joined(ladder_view.tradeoff_view(state, figure or width)))
         self._show("benchmarks", Content("\n".join(ladder_view.benchmark_lines(state))))
-        self._show("verdict", _joined(ladder_view.verdict_lines(state)))
-        self._show("notes", Content.styled("\n".join(notes), "$foreground-muted"))
+        self._show("verdict", _joined(ladder_view.verdict_lines(state, folded)))
+        shown = [Content(note).truncate(folded, ellipsis=True) if folded else Content(note) for note in notes]
+        self._show("notes", _joined(shown).stylize("$foreground-muted"))
         self.query_one(KeyLine).redraw()
+
+    def action_open(self) -> None:
+        """Show sentences completely, or in one line each again."""
+        self.is_open, self.drawn = not self.is_open, None
+        self.refresh_ladder()
+        if self.is_open:
+            self.query_one("#verdict").scroll_visible(top=True, animate=False)
 
     def is_useful(self, command: str) -> bool:
         state, active = self.ladder, self._active
@@ -203,6 +240,8 @@ class LadderScreen(BaseScreen[None]):
                 return self.has_finished_run()
             case "next":
                 return self._has_others
+            case "open":
+                return state is not None and bool(state.verdict or state.warnings)
             case "report":
                 return state is not None and state.status == "finished"
         return True

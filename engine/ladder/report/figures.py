@@ -10,21 +10,20 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from engine.config.method_specs import method_names
 from engine.config.quantities import percent, rate, ratio
 from engine.config.text import visible
 from engine.ladder.phrases import RULE_GAIN, rung_title
 from engine.ladder.report.material import Curve, Trace
-from engine.runs.ladder.ladder_state import Ladder, LadderEntry, is_base
+from engine.runs.ladder.ladder_state import RUNG_COLORS, Ladder, LadderEntry, is_base, rung_numbers
 from engine.runs.ladder.rung_results import LadderSummary
+from engine.runs.ladder.summary_drawing import COST_TICKS, of_reference
 from engine.runs.run.result import Interval
-from engine.runs.score_format import COST_TICKS, of_reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
 
 
 INK, MUTED, GRID_COLOR, PAPER, BASE_COLOR = "#010101", "#020202", "#030303", "#040404", "#050505"
-COLORS = 6
+
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6), (3, 1.4), (8, 2.5))
 
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID_COLOR: "--rule", PAPER: "--paper", BASE_COLOR: "--base"}
-VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLORS + 1)}
+VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, RUNG_COLORS + 1)}
 """Placeholder color -> CSS variable."""
 
 
@@ -47,7 +46,7 @@ class RungStyle:
     """Color, marker and dash of a rung."""
 
     number: int
-    """Number of the CSS variable, 1 to COLORS; 0 for the base model."""
+    """Number of the CSS variable, 1 to RUNG_COLORS; 0 for the base model."""
     marker: str
     dash: tuple[float, ...]
 
@@ -64,20 +63,12 @@ class RungStyle:
 Styles = dict[str, RungStyle]
 
 
-def rung_styles(rungs: Iterable[tuple[str, str]]) -> Styles:
-    """A style for every (name, method). The first rung of a method always has the same one, in all reports."""
-    given = dict(rungs)
-    fixed = {name: number for number, name in enumerate(method_names())}
-    taken: dict[str, int] = {}
-    for name, method in given.items():
-        if fixed.get(method, -1) not in (-1, *taken.values()):
-            taken[name] = fixed[method]
-    free = (number for number in range(len(given) + len(fixed)) if number not in set(taken.values()))
+def rung_styles(given: Mapping[str, str]) -> Styles:
+    """A style for every rung, by its method. The first rung of a method always has the same one, in all reports."""
     bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if is_base(name)}
-    numbers = {name: taken[name] if name in taken else next(free) for name in given if not is_base(name)}
     trained = {
-        name: RungStyle(number % COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
-        for name, number in numbers.items()
+        name: RungStyle(number % RUNG_COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
+        for name, number in rung_numbers(given).items()
     }
     return {**bases, **trained}
 

@@ -29,9 +29,10 @@ from engine.runs.ladder.answers import RungAnswers, answer_files, item_score
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.report_hooks import extended, report_hooks
+from engine.runs.ladder.summary_drawing import MAX_COLUMNS, plain_lines, tradeoff_lines
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
-from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
+from engine.runs.score_format import score
 
 TOPICS = {"artifact": "Artifacts", "decided": "Decisions"}
 """Topic -> its name in the report, if it differs."""
@@ -156,9 +157,7 @@ class ReportData:
     def __init__(self, directory: LadderDir, ladder: Ladder) -> None:
         self.ladder = ladder = extended(directory, ladder)
         self.parts = [hooks.part(directory) for hooks in report_hooks()]
-        methods = {row.name: row.method for row in ladder.rows}
-        names = dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)])
-        self.styles = rung_styles((name, methods.get(name, name)) for name in names)
+        self.styles = rung_styles(ladder.methods)
         # The file of a run that also scored the base model is read twice: its problem is reported once.
         problems: dict[str, None] = {}
         self.traces: list[Trace] = []
@@ -297,9 +296,10 @@ def render_markdown(data: ReportData) -> str:
         parts.append(f"> {escape_inline(unfinished)}")
     if summary:
         _, _, table = markdown_table(tables.summary_table(summary)).partition("\n\n")  # without its heading
-        parts += [f"**{escape_inline(summary.headline)}**", table]
+        parts += [f"**{escape_inline(' · '.join(summary.decision))}**", table]
         if figure := tradeoff_lines(summary, MAX_COLUMNS):
-            parts.append(fenced("\n".join(figure)))
+            parts.append(fenced("\n".join(plain_lines(figure))))
+        parts.append(escape_inline(summary.headline))
     verdict = bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder))
     parts.append(verdict or NO_VERDICT)
 

@@ -40,11 +40,11 @@ from engine.runs.ladder.rung_results import (
     SeedRange,
     SummaryRow,
 )
+from engine.runs.ladder.summary_drawing import of_reference
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,
     difference_with_bounds,
-    of_reference,
     percent_bounds,
     score,
     score_bounds,
@@ -171,10 +171,13 @@ def summary_table(summary: LadderSummary) -> ReportTable:
     columns: list[ReportColumn[SummaryRow]] = [
         ReportColumn(
             "held-out loss, nats/token, 95% CI" if summary.is_loss else "score, 95% CI",
-            lambda row: Cell(row.score, drawn=tuple(row.drawn)),
+            lambda row: replace(
+                cell(row.score or row.status, row.score_bounds),
+                drawn=tuple(row.drawn) if all(0 <= end <= 1 for end in row.drawn) else (),
+            ),
         ),
-        ReportColumn("gain", lambda row: row.share or ABSENT, relative, unmeasured=""),
-        ReportColumn(summary.cost, lambda row: row.cost or ABSENT, relative, unmeasured=""),
+        ReportColumn("gain", lambda row: cell(row.share or ABSENT, row.share_bounds), relative, unmeasured=""),
+        ReportColumn(summary.cost, lambda row: cell(row.cost or ABSENT, row.cost_bounds), relative, unmeasured=""),
         ReportColumn("peak memory", lambda row: row.memory or ABSENT, unmeasured=""),
         ReportColumn("artifact", lambda row: row.artifact or ABSENT, unmeasured=""),
         ReportColumn("decision", lambda row: row.decision, words=True),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from engine.config.errors import Notice, UserError
+from engine.config.method_specs import method_names
 from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.config.schema import Config
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
@@ -395,6 +397,14 @@ class Ladder(Struct, kw_only=True):
     """Stable code of each warning."""
 
     @property
+    def methods(self) -> dict[str, str]:
+        """Rung -> its method; of a rung without a row its name."""
+        methods = {row.name: row.method for row in self.rows}
+        for entry in self.entries:
+            methods.setdefault(entry.rung, entry.rung)
+        return methods
+
+    @property
     def metric(self) -> str:
         """The metric of the scores; '' before the data is prepared."""
         return self.work.metric if self.work else ""
@@ -450,3 +460,18 @@ def gain_of_rung(ladder: Ladder, rung: str | None, against: str) -> Gain:
             )
     problem = f"no comparison of {rung} and {against}"
     raise UserError(problem, ladder.name, f"rungs of this ladder: {known}", "gate.no_comparison")
+
+
+RUNG_COLORS = 6
+"""Different colors; further rungs have the first ones again."""
+
+
+def rung_numbers(methods: Mapping[str, str]) -> dict[str, int]:
+    """Rung -> number of its color, by its method; the first rung of a method has the same one everywhere."""
+    fixed = {name: number for number, name in enumerate(method_names())}
+    taken: dict[str, int] = {}
+    for name, method in methods.items():
+        if fixed.get(method, -1) not in (-1, *taken.values()):
+            taken[name] = fixed[method]
+    free = (number for number in range(len(methods) + len(fixed)) if number not in set(taken.values()))
+    return {name: taken[name] if name in taken else next(free) for name in methods if not is_base(name)}

@@ -246,11 +246,21 @@ class SummaryRow(Struct, kw_only=True):
     title: str
     """Its name in text."""
     score: str
-    """With its pointwise 95% interval, or why there is none."""
+    """Its mean."""
+    status: str = ""
+    """Why there is no score."""
+    score_bounds: str = ""
+    """Its pointwise 95% interval."""
+    score_rounded: str = ""
+    """The same with fewer digits."""
     share: str
-    """Of the reference's gain over the base model, with its interval."""
+    """Of the reference's gain over the base model."""
+    share_bounds: str = ""
+    """Its interval."""
     cost: str
-    """Ratio to the reference's cost, with its interval."""
+    """Ratio to the reference's cost."""
+    cost_bounds: str = ""
+    """Its interval."""
     memory: str
     """Peak while training."""
     artifact: str
@@ -260,12 +270,17 @@ class SummaryRow(Struct, kw_only=True):
     finding: str = ""
     """The finding alone, for a table that is shown while runs are missing."""
     drawn: list[float] = field(default_factory=list)
-    """Lower bound, mean and upper bound of the score as parts of `scale`; empty without an interval."""
+    """Lower bound, mean and upper bound of the score as parts of `scale`, beyond which the base model's may be; empty
+    without an interval."""
 
 
 class LadderSummary(Struct, kw_only=True):
-    """The start of the report: headline, table and figure."""
+    """The start of the report: decision, table, figure and headline."""
 
+    ship: str = ""
+    """The rung that is recommended; '' if none is."""
+    decision: list[str] = field(default_factory=list)
+    """What to ship, its size, and what it keeps at which cost; or why nothing is recommended."""
     headline: str
     """Whether the rule of thumb holds; first of all, which rungs are worse than the base model."""
     rows: list[SummaryRow]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
 from made_runs import HOSTILE
-from simulated import EQUAL, NO_GAIN, simulate
+from msgspec import structs
+from simulated import EQUAL, NO_GAIN, Truth, simulate
 
 from engine.ladder.decisions import Decisions
-from engine.ladder.phrases import SIGNIFICANTLY
+from engine.ladder.phrases import SIGNIFICANTLY, rung_title
 from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize_ladder, worse_than_base
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
@@ -20,8 +22,10 @@ from engine.ladder.report.page import ReportData
 from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
+from engine.runs.ladder.summary_drawing import letters, plain_lines, summary_lines, tradeoff_lines
 from engine.runs.run.result import Interval
-from engine.runs.score_format import letters, summary_lines, tradeoff_lines
+from tui.cli.ladder import show
+from tui.output.console import console
 
 
 def row(ladder: Ladder, name: str) -> RungResult:
@@ -101,7 +105,7 @@ def test_costs_are_ratios_with_an_interval_of_their_logarithm() -> None:
     assert full.cost == CostRatio(mean=1.0, low=1.0, high=1.0)
 
 
-def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -> None:
+def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, ladder = made_ladder(tmp_path)
     summary = ladder.summary
     stored = directory.state()
@@ -109,44 +113,79 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     data = ReportData(directory, ladder)
     shown_html = html.unescape(re.sub(r"\s+", " ", page.render_page(data).replace("\u00a0", " ")))
     shown_markdown = page.render_markdown(data)
-    figure, said = "\n".join(tradeoff_lines(summary, 76)), ladder.verdict[0].text
-    terminal = "\n".join([*summary_lines(summary, 80), *tradeoff_lines(summary, 80)])
-    for text in (summary.headline, said, *(row.score for row in summary.rows), *(row.decision for row in summary.rows)):
-        assert text in shown_html and page.escape_inline(text) in shown_markdown
-    for shown, between in ((shown_html, "<figure"), (shown_markdown, figure)):
-        places = [shown.index(part) for part in (summary.headline[:30], summary.rows[1].score, between, said[:30])]
+    decision, score = " · ".join(summary.decision), summary.rows[1].score
+    figure, said = "\n".join(plain_lines(tradeoff_lines(summary, 76))), ladder.verdict[0].text
+    buffer = io.StringIO()
+    monkeypatch.setattr(console, "file", buffer)
+    monkeypatch.setattr(console, "width", 200)
+    show(directory, ladder)
+    terminal = buffer.getvalue()
+    for shown, between in ((shown_html, "<figure"), (shown_markdown, figure), (terminal, "share of full")):
+        order = (decision[:9], score, between, summary.headline[:30], said[:30], ladder.verdict[-1].text[:20])
+        places = [shown.index(part) for part in order]
         assert places == sorted(places)
-    assert all(row.score in terminal and row.decision in terminal for row in summary.rows)
+    for row in summary.rows:
+        for text in filter(
+            None, (row.score, row.score_bounds, row.share, row.share_bounds, row.cost_bounds, row.decision)
+        ):
+            assert text in shown_html and page.escape_inline(text) in shown_markdown and text in terminal
 
 
-@pytest.mark.parametrize("columns", [60, 70, 76, 78, 80, 100, 140])
-def test_the_table_in_characters_has_every_value_in_any_width(columns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [40, 60, 70, 76, 78, 80, 100, 140])
+@pytest.mark.parametrize("rungs", [3, 8])
+def test_the_table_in_characters_has_a_line_per_rung_and_every_value_in_any_width(
+    columns: int, rungs: int, tmp_path: Path
+) -> None:
     _, ladder = made_ladder(tmp_path)
     assert ladder.summary
-    lines = summary_lines(ladder.summary, columns)
+    base, *trained = ladder.summary.rows
+    more = [structs.replace(trained[0], rung=f"r{n}", title=f"LoRA r={n}", finding="worse") for n in range(rungs - 3)]
+    ladder.summary.rows = [base, *trained, *more]
+    lines = plain_lines(summary_lines(ladder.summary, columns))
     assert max(map(len, lines)) <= columns
-    shown = re.sub(r"\s+", " ", "\n".join(lines))
-    for row in ladder.summary.rows:
-        values = (row.title, row.score, row.share, row.cost, row.memory, row.artifact, row.decision)
-        assert all(text in shown for text in values)
-    assert sum("●" in line for line in lines) == 3
+    table, shown = lines[1 : rungs + 2], " ".join(" ".join(lines).split())
+    for row, line in zip(ladder.summary.rows, table, strict=True):
+        assert line.startswith(row.title) and ("●" in line) == (row is not base) and ("◂" in line) == (row is base)
+        values = (row.score, row.share, row.cost, row.memory, row.artifact)
+        assert all(text in shown for text in (*values, row.decision))
+        assert columns < 100 or (row.score_bounds in line and row.share_bounds in line)
+        assert columns < 76 or all(
+            value in line for value in (row.score, row.share, row.cost, row.memory, row.artifact)
+        )
+
+
+def test_equal_scores_are_at_equal_places_of_the_axis() -> None:
+    summary = summary_of(timed())
+    for row, drawn in zip(summary.rows[1:], ([0.0, 0.5, 1.0], [0.2, 0.5, 0.6], [0.5, 0.5, 0.5]), strict=True):
+        row.drawn = drawn
+    lines = plain_lines(summary_lines(summary, 80))[2:5]
+    assert len({line.index("●") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("truth, said", [(EQUAL, "SHIP "), (NO_GAIN, "NO RECOMMENDATION")])
+def test_the_decision_is_that_of_the_recommendation(truth: Truth, said: str) -> None:
+    ladder, decisions = simulate(truth, 1)
+    summary = summary_of(ladder)
+    assert summary.decision[0].startswith(said) and summary.ship == ladder.recommended
+    assert decisions.ship is None or summary.decision[0] == f"SHIP {rung_title(decisions.ship.name)}"
 
 
 def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None:
     summary = summary_of(holding())
-    lines = tradeoff_lines(summary, 80)
+    lines = plain_lines(tradeoff_lines(summary, 80))
     assert max(map(len, lines)) <= 80 and len(lines) < 20
     plot = "\n".join(lines)
     for mark in ("Q", "L", "F", "░", "│", "─", "94%", "100%", "1/8"):
         assert mark in plot
-    assert max(map(len, tradeoff_lines(summary, 40))) <= 60
+    for columns in (40, 44, 52, 60):
+        assert max(map(len, plain_lines(tradeoff_lines(summary, columns)))) <= columns
 
 
 def test_rungs_with_equal_shares_have_their_letters_side_by_side() -> None:
     summary = summary_of(holding())
     for tradeoff in summary.tradeoffs[:-1]:
         tradeoff.share_of_gain, tradeoff.cost = summary.tradeoffs[-1].share_of_gain, summary.tradeoffs[-1].cost
-    plot = "".join(line.split("│", 1)[1] for line in tradeoff_lines(summary, 80) if "│" in line)
+    plot = "".join(line.split("│", 1)[1] for line in plain_lines(tradeoff_lines(summary, 80)) if "│" in line)
     assert sorted(re.findall("[A-Z]", re.sub("CI", "", plot))) == sorted(letters(summary.tradeoffs))
 
 

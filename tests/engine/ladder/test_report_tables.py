@@ -65,7 +65,7 @@ def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
 
 def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
-    clear, unclear, _ = ladder.comparisons
+    clear, unclear, *_ = ladder.comparisons
     assert tables.finding(ladder, clear) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
     assert ladder.work
     not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with {ladder.work.test} test items and 3 seeds"

@@ -40,9 +40,9 @@ from engine.ladder.sentences import LOWER_IS_BETTER, ONE_RATE, ONE_SEED, ONE_TIM
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import NOT_READ, RungResult, SeedRange
+from engine.runs.ladder.summary_drawing import plain_lines, summary_lines
 from engine.runs.run.result import MeasuredPeak
 from engine.runs.run.usage import LabelConflicts, RowUsage
-from engine.runs.score_format import summary_lines
 
 ITEMS = 300
 
@@ -249,7 +249,7 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     ladder.work.metric = "open"
     assert NOT_READ in text(ladder, "quality") and Decisions(ladder).rule_quality == "holds"
     summary = summarize_ladder(ladder, Decisions(ladder))
-    assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
+    assert summary is not None and "lower is better" in "\n".join(plain_lines(summary_lines(summary, 80)))
     assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head
     assert row(ladder, "qlora").share_of_gain

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
-from pilot import wait_for
+from msgspec.structs import replace
+from pilot import screen_text, wait_for
 from simulated import EQUAL, simulate
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.ladder.recommendation import summarize_ladder
+from engine.ladder.report import page
+from engine.ladder.report.page import ReportData
 from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
-from tui.history.ladder_view import headline, progress_lines, summary_view
+from tui.history.ladder_view import decision, headline, progress_lines, summary_view, tradeoff_view, verdict_lines
 from tui.screens.base import ConfirmScreen
 from tui.screens.dialogs import NameScreen
 from tui.screens.ladder import PARTS, LadderScreen
-from tui.settings import Settings
+from tui.settings import RUNG_COLORS, Settings
 from tui.terminal import plain
 from tui.widgets.text_rows import KeyLine
 
@@ -239,10 +243,12 @@ def test_the_summary_of_a_running_ladder_is_preliminary(tmp_path: Path) -> None:
     assert ladder.summary is not None and decisions.ship is not None
     shipped = next(row for row in ladder.summary.rows if row.rung == decisions.ship.name)
     finished = [str(line) for line in summary_view(ladder, 120)]
-    assert any(shipped.decision in line for line in finished) and ladder.summary.headline in finished
+    assert any(shipped.decision in line for line in finished)
+    assert str(decision(ladder, "x")).startswith(f"■ {' · '.join(ladder.summary.decision)}")
+    assert any(ladder.summary.headline in str(line) for line in verdict_lines(ladder))
     ladder.status = "running"
-    first, *rest = (str(line) for line in summary_view(ladder, 120))
-    assert first.startswith("preliminary: ") and ladder.summary.headline not in rest
+    rest = [str(line) for line in summary_view(ladder, 120)]
+    assert str(decision(ladder, "x")).startswith("PRELIMINARY") and not list(verdict_lines(ladder))
     assert any(shipped.finding in line for line in rest)
     assert not any(use in line for line in rest for use in ("ship", "prototype"))  # needs all runs
 
@@ -311,3 +317,55 @@ def test_exports_are_in_the_line_of_their_rung(tmp_path: Path) -> None:
     lines = [line.plain for line in progress_lines(ladder)]
     assert len(lines) == 3
     assert lines[1].endswith(f"merged ✓▸  q4_k_m ··  merged: {working}")
+
+
+@pytest.mark.parametrize("rungs", [3, 8])
+def test_decision_and_table_are_complete_on_the_smallest_screen(tmp_path: Path, rungs: int) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    assert ladder.summary is not None
+    extra = [replace(ladder.summary.rows[1], rung=f"r{n}", title=f"LoRA r{n}") for n in range(rungs - 3)]
+    ladder.summary.rows += extra
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        assert ladder.summary
+        shown = screen_text(pilot.app)
+        first, *lines = shown.splitlines()
+        assert first.strip().startswith(f"■ {ladder.summary.decision[0]}")
+        words = " ".join(shown.split())
+        assert f"{' · '.join(ladder.summary.decision)} · x export" in words
+        for row in ladder.summary.rows:
+            (line,) = [line for line in lines if line.split("  ")[0].strip() == row.title]
+            assert all(text in line for text in (row.score, row.share, row.cost, row.memory, row.artifact))
+
+    play(tmp_path, story, size=(80, 24))
+
+
+def test_sentences_are_one_line_each_until_they_are_opened(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    ladder.verdict[0].text += " And more" * 30
+    folder.write_state(ladder)
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        lines = text(screen, "verdict").splitlines()
+        assert all(len(line) <= 80 for line in lines) and lines[-1].startswith("caveat")
+        assert ladder.verdict[0].text not in text(screen, "verdict")
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: ladder.verdict[0].text in text(screen, "verdict"))
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: text(screen, "verdict").splitlines() == lines)
+
+    play(tmp_path, story, size=(80, 24))
+
+
+def test_a_rung_has_the_color_of_its_method(tmp_path: Path) -> None:
+    directory, ladder = made_ladder(tmp_path)
+    styles = ReportData(directory, ladder).styles
+    drawn = [*summary_view(ladder, 100), *tradeoff_view(ladder, 60), *progress_lines(ladder)]
+    for row in ladder.summary.rows if ladder.summary else ():
+        color = f"$rung-{styles[row.rung].number}"
+        lines = [line for line in drawn if str(line).startswith(f"{row.title} ")]
+        assert {span.style for line in lines for span in line.spans if str(span.style).startswith("$rung")} == {color}
+    css = (page.FOLDER / "page.css").read_text()
+    for dark, part in enumerate(css.split("@media screen")[:2]):
+        assert tuple(re.findall(r"--(?:base|rung-\d): (#[0-9a-f]+)", part)) == RUNG_COLORS[bool(dark)]

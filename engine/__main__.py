@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from engine import __version__
-from engine.config.errors import UserError, error_text
-from engine.config.files import is_no_space_error
+from engine.config.errors import UserError, import_failure, system_refusal
 from engine.config.home import keep_hub_cache_in_home
 from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
@@ -59,8 +58,8 @@ def main(arguments: list[str]) -> int:
         locks.write_holder(lock, str(os.getpid()))
         return execute_locked(run, frozen)
     except OSError as error:
-        hint = "free disk space" if is_no_space_error(error) else "check the path"
-        reason = f"{error.strerror}: {error.filename or run.path}; {hint}, then run `ftbench resume {run.argument}`"
+        refusal = system_refusal(error, str(run.path))
+        reason = f"{refusal.line}, then run `ftbench resume {run.argument}`"
         run.record_end("failed", reason)
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
@@ -119,7 +118,7 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
             from engine.worker.main import execute
             from engine.worker.run_log import write_outcome
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
-        reason = f"cannot import the libraries: {error_text(error)}"
+        reason = import_failure(error)
         log.write(Error(text=reason, code="run.import_failed"))
         return ended("failed", reason, 1)
     if len(devices) > 1:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import re
 from typing import Any, Self
 
 import msgspec
@@ -44,6 +47,67 @@ class ErrorParts(msgspec.Struct, frozen=True, kw_only=True):
 
     def error(self) -> UserError:
         return UserError(self.problem, self.location, self.hint, self.code)
+
+
+_SYSTEM_HINTS = {
+    **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.ENODEV), "check the disk: `dmesg` may say what is wrong with it"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its owner and permissions"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "check the name"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (`ulimit -n`), or end other programs"),
+    **dict.fromkeys((errno.ENOMEM, errno.EAGAIN), "end other programs, or raise the limits of this one"),
+    **dict.fromkeys((errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN), "check the network file system"),
+    errno.EROFS: "use a folder that can be written",
+}
+_INVALID_FIELD = re.compile(r"[Vv]alidation error for field '(\w+)'")
+
+
+def system_hint(error: OSError) -> str:
+    """What to do about an error of the system; "" for one that only a program can cause."""
+    return _SYSTEM_HINTS.get(error.errno or 0, "")
+
+
+def system_refusal(error: OSError, place: str = "the system") -> UserError:
+    """What the system refused, with the file that the error names, else `place`."""
+    hint = system_hint(error) or "check the path"
+    return UserError(str(error.strerror or error), str(error.filename or place), hint, "system.refused")
+
+
+def system_cause(error: BaseException | None) -> OSError | None:
+    """What the system refused, where a library has wrapped it; None for other errors."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__
+    return error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception of Python or of a library means: one line, without its type, its file and what to do."""
+    text = " ".join(without_credentials(str(error)).split())[:300]
+    if (cause := system_cause(error)) and cause.strerror:
+        return cause.strerror
+    if match := _INVALID_FIELD.search(text):  # huggingface_hub's dataclasses
+        return f"invalid value of {match.group(1)}"
+    match error:
+        case json.JSONDecodeError():
+            return f"not JSON (line {error.lineno}, column {error.colno})"
+        case UnicodeError():
+            return "not UTF-8"
+        case RecursionError():
+            return "nested too deeply"
+        case MemoryError():
+            return "not enough memory"
+        case KeyError():
+            return f"missing or unknown: {text}"
+        case ValueError() if "integer string conversion" in text:
+            return "a number with too many digits"
+        case TypeError() | AttributeError() | IndexError() | AssertionError():
+            return "a value of the wrong type or size"
+    return text or type(error).__name__
+
+
+def import_failure(error: Exception) -> str:
+    """Why the libraries cannot be imported, and what to do."""
+    return f"cannot import the libraries: {reason_of(error)}; install ftbench again: a package is missing or damaged"
 
 
 def error_text(error: BaseException, limit: int = 300) -> str:

@@ -15,11 +15,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from engine.config.errors import UserError
+from engine.config.errors import UserError, reason_of, system_hint
 from engine.config.text import visible
 
 T = TypeVar("T")
@@ -63,6 +63,30 @@ def check_utf8(name: str, where: str = "") -> None:
         raise UserError("the name is not valid UTF-8", where or visible(name), hint, code="name.not_utf8") from error
 
 
+class _NamedFile(io.FileIO):
+    """A file whose errors name it, as those of opening a file do."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor)
+        self._path = str(path)
+
+    def readinto(self, buffer: Any, /) -> int:
+        with self._naming():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with self._naming():
+            return super().readall()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self._path
+            raise
+
+
 class IrregularFile(OSError):
     """A path that is not a regular file of acceptable size: reading a pipe or a device may never end."""
 
@@ -81,7 +105,7 @@ def open_regular(path: Path, limit: int = MAX_LOG_BYTES, follow: bool = False) -
         raise
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
-        return os.fdopen(descriptor, "rb")
+        return io.BufferedReader(_NamedFile(descriptor, path))
     os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise IrregularFile(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
@@ -171,9 +195,9 @@ def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
 def unusable_file(path: Path, error: Exception, hint: str, code: str) -> UserError:
     """The error for a file of ftbench's own that is damaged; `SUBJECT.unreadable` for one that cannot be read."""
     if isinstance(error, OSError):
-        code, hint = f"{code.partition('.')[0]}.unreadable", "check its owner and permissions"
-        return UserError(f"cannot read: {error.strerror}", str(path), hint, code)
-    return UserError(f"damaged: {error}", str(path), hint, code)
+        code = f"{code.partition('.')[0]}.unreadable"
+        return UserError(f"cannot read: {error.strerror}", str(path), system_hint(error) or "check the path", code)
+    return UserError(f"damaged: {reason_of(error)}", str(path), hint, code)
 
 
 def read_json(path: Path, kind: type[T], hint: str, code: str) -> T | None:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 import engine
 from engine.config.catalog import CATALOG, pulled_folder
-from engine.config.errors import UserError
+from engine.config.errors import UserError, reason_of, system_hint
 from engine.config.files import expanded, open_regular, read_small
 from engine.config.home import HUB_CACHE_VARIABLES, hub_home
 from engine.config.model_config import impossible_value
@@ -33,6 +35,9 @@ MAX_FILE_BYTES = {".json": 128 << 20, ".txt": 128 << 20, ".model": 128 << 20, ".
 MAX_CONFIG_BYTES = 16 << 20
 """Size limit of a file that has settings."""
 SETTINGS = ("config.json", "generation_config.json", "adapter_config.json", "special_tokens_map.json")
+OBJECTS = (*SETTINGS, "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json")
+"""JSON objects that libraries read."""
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,8 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         hint = "point model.id at a folder written by save_pretrained"
         raise UserError("no config.json in the model folder", location, hint, code="model.no_config") from error
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"cannot read config.json ({reason})", location, damaged, code="model.config_damaged"
-        ) from error
+        problem = f"cannot read config.json ({reason_of(error)})"
+        raise UserError(problem, location, damaged, code="model.config_damaged") from error
     if not isinstance(table, dict):
         raise UserError("invalid config.json: not an object", location, damaged, code="model.config_damaged")
     if fault := impossible_value(table):
@@ -103,19 +106,47 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def check_model_files(folder: Path) -> None:
-    """Raise UserError where a file of a model folder is a pipe, a device or too large: libraries read them whole.
+    """Raise UserError where a file of a model folder is a pipe, a device or too large, where its settings are no JSON
+    objects, and where its index names files that are not in the folder: libraries read them whole, and believe them.
 
     Files may be links, as in the cache of the Hub.
     """
+    hint = "download the model again"
     for path in sorted(folder.iterdir()):
         if path.suffix not in (*MAX_FILE_BYTES, ".safetensors"):
             continue
         limit = MAX_CONFIG_BYTES if path.name in SETTINGS else MAX_FILE_BYTES.get(path.suffix, sys.maxsize)
         try:
-            open_regular(path, limit, follow=True).close()
+            if path.name in OBJECTS:
+                msgspec.json.decode(read_small(path, limit), type=dict[str, msgspec.Raw])
+            elif path.name == WEIGHTS_INDEX:
+                _check_index(path, limit)
+            else:
+                open_regular(path, limit, follow=True).close()
         except OSError as error:
-            problem, hint = f"cannot read {path.name}: {error.strerror}", "download the model again"
-            raise UserError(problem, str(folder), hint, "model.file_unreadable") from error
+            problem = f"cannot read {path.name}: {error.strerror}"
+            raise UserError(problem, str(folder), system_hint(error) or hint, "model.file_unreadable") from error
+        except (ValueError, RecursionError) as error:
+            damage = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise UserError(f"damaged {path.name}: {damage}", str(folder), hint, "model.file_damaged") from error
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+    metadata: dict[str, msgspec.Raw] | None = None
+
+
+def _check_index(path: Path, limit: int) -> None:
+    """Raise ValueError for an index of weights without the entries that libraries read, or with files elsewhere."""
+    index = msgspec.json.decode(read_small(path, limit), type=_Index)
+    is_used = not (path.parent / WEIGHTS).exists()
+    if is_used and index.metadata is None:
+        raise ValueError("it has no metadata")
+    for name in set(index.weight_map.values()):
+        if Path(name).name != name:
+            raise ValueError(f"it names a file outside of the folder, {name[:80]}")
+        if is_used and not (path.parent / name).exists():
+            raise ValueError(f"{name[:80]} is missing")
 
 
 def find_model(model: Model) -> ModelFiles:

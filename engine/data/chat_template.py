@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jinja2
 
 from engine.config.catalog import CATALOG, pulled_folder
-from engine.config.errors import UserError
+from engine.config.errors import UserError, reason_of
 from engine.config.files import read_small
 from engine.config.model_files import MAX_CONFIG_BYTES
 from engine.config.reasoning import REASONING_KEYS
@@ -185,7 +185,7 @@ class ChatTemplate:
 
         Raises UserError (code data.template_broken) if a minimal conversation fails as well.
         """
-        message = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
+        message = _reason(error).replace("; ", ", ")
         if type(error) is jinja2.TemplateError:  # raise_exception in a template
             return problems.TEMPLATE_REFUSED, message
         self.probe()
@@ -201,8 +201,7 @@ class ChatTemplate:
                 raise self._broken("it does not render the content of assistant messages", self.name)
         except ERRORS as error:
             if type(error) is not jinja2.TemplateError:
-                message = " ".join(str(error).split()) or type(error).__name__
-                what = f"it fails on one question and one answer ({type(error).__name__}: {message})"
+                what = f"it fails on one question and one answer ({_reason(error)})"
                 line = line_of(error)
                 raise self._broken(what, f"{self.name} line {line}" if line else self.name) from error
         self._probed = True
@@ -214,6 +213,13 @@ class ChatTemplate:
             problem = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
             return UserError(problem, self.name, SET_TEMPLATE, code="data.template_takes_parts")
         return UserError(f"broken chat template: {problem}", where, _CORRECT_TEMPLATE, code="data.template_broken")
+
+
+def _reason(error: Exception) -> str:
+    """Why rendering failed, in one line."""
+    if "no loader" in str(error):
+        return "include, import and extends cannot be used in chat templates"
+    return reason_of(error)
 
 
 def line_of(error: Exception) -> int:
@@ -357,7 +363,7 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
         hint = f"use a Jinja file or one of {', '.join((*SHIPPED, *CATALOG))}"
         raise UserError("unknown chat template", where, hint, code="model.unknown_template") from error
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"cannot read the chat template ({error})"
+        problem = f"cannot read the chat template ({reason_of(error)})"
         raise UserError(problem, where, "check model.chat_template", code="model.template_unreadable") from error
     if not text.strip():
         raise UserError("the chat template is empty", where, "use another file", code="model.template_unreadable")

@@ -16,7 +16,7 @@ import msgspec
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, system_hint
 from engine.config.files import (
     SCRATCH_PREFIX,
     file_sha256,
@@ -106,8 +106,10 @@ def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]
         if error.strerror is None:  # of a library that could not read the base model or the tokenizer
             problem, hint = f"cannot export ({first_line(error)})", "check that its base model is complete"
             raise UserError(problem, request.run.name, hint, "export.cannot_read") from error
-        hint = "check its owner and permissions, or use another --out"
-        raise UserError(f"cannot write: {error.strerror}", str(final), hint, "export.cannot_write") from error
+        hint = f"{system_hint(error) or 'check the path'}, or use another --out"
+        raise UserError(
+            f"cannot export: {error.strerror}", str(error.filename or final), hint, "export.cannot_write"
+        ) from error
     return final, fidelity
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.config.errors import UserError
+from engine.config.errors import UserError, system_refusal
 from engine.config.redaction import redact_output
 from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> int:
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:
-        cause = f"cannot write {error.filename or folder.path}: {error.strerror}"
-        reason = f"{reason or status}; {cause}; free disk space, then `ftbench resume {folder.argument}`"
+        refusal = system_refusal(error, str(folder.path))
+        reason = f"{reason or status}; {refusal.line}, then `ftbench resume {folder.argument}`"
         folder.record_end("failed", reason)
         with contextlib.suppress(OSError):  # the log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)

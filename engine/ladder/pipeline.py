@@ -12,7 +12,7 @@ import msgspec
 
 from engine.config import quantities
 from engine.config.device_defaults import answers_together
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import RunFailed, UserError, error_text, reason_of, system_hint, system_refusal
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
@@ -500,7 +500,11 @@ def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | S
     except Exception as error:  # noqa: BLE001 - top level: the state records any error
         if is_no_space_error(error):
             state.reason_code = "disk.full"
-            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.argument}`"
+            return "failed", f"disk full ({reason_of(error)}); free disk space, then `ftbench resume {folder.argument}`"
+        if isinstance(error, OSError) and system_hint(error):
+            refusal = system_refusal(error, str(folder.path))
+            state.reason_code = refusal.code
+            return "failed", f"{refusal.line}, then `ftbench resume {folder.argument}`"
         traceback.print_exc()
         return "failed", f"{error_text(error)}; the traceback is in {folder.log_file}"
     return state.status, state.reason

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
-from engine.config.errors import UserError
+from engine.config.errors import UserError, reason_of, system_cause, system_hint
 from engine.config.files import file_sha256, open_regular, read_small, temporary_folder
 from engine.config.home import cache_folder
 from engine.config.http_client import bound_hub_client
@@ -140,8 +140,14 @@ def load_error(located: ModelLocation, part: str, error: Exception) -> UserError
     if not located.is_folder and ("connect" in text.lower() or "offline" in text.lower() or "couldn't" in text.lower()):
         hint = "run `ftbench pull` with network access, or use a folder"
         return UserError("model not on this machine and the Hub is unreachable", location, hint, code="model.offline")
-    problem = f"cannot load the {part}: {text[:300]}"
-    return UserError(problem, location, "check model.id", code=f"model.{part}_unloadable")
+    refused = system_cause(error)
+    if refused is not None and refused.filename:
+        location = str(refused.filename)
+    hint = system_hint(refused) if refused else ""
+    reason = "weights of other shapes than in config.json" if "ignore_mismatched_sizes" in text else reason_of(error)
+    problem = f"cannot load the {part}: {reason}"
+    hint = hint or f"download the model again, or correct the files of its {part}"
+    return UserError(problem, location, hint, code=f"model.{part}_unloadable")
 
 
 def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]:
@@ -195,7 +201,7 @@ def fingerprint(model: schema.Model, config: Any) -> str:
     for path in sorted(Path(located.source).glob("*")):
         if path.suffix in (".safetensors", ".json"):
             digest.update(f"{path.name} {path.stat().st_size}".encode())
-            with path.open("rb") as file:
+            with open_regular(path, sys.maxsize, follow=True) as file:
                 digest.update(file.read(HASHED_BYTES))
                 file.seek(max(0, path.stat().st_size - HASHED_BYTES))
                 digest.update(file.read(HASHED_BYTES))
@@ -374,7 +380,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
             (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
     except Exception as error:
-        problem = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
+        problem = f"cannot convert the GGUF file: {reason_of(error)}"
         raise UserError(problem, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
     return folder
 

@@ -31,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.config import schema
+from engine.config.errors import reason_of
 from engine.config.files import (
     check_no_link_above,
     file_sha256,
@@ -231,7 +232,7 @@ def problem_with(folder: Path) -> str | None:
         changed = (name for name, facts in manifest.files.items() if file_sha256(folder / name) != facts.sha256)
         return next((f"{name} has changed" for name in changed), None)
     except (OSError, ValueError, RecursionError) as error:
-        return f"cannot read it: {error}"
+        return f"cannot read it: {reason_of(error)}"
 
 
 def _differs(manifest: Manifest, folder: Path, present: dict[str, os.stat_result]) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.config.device_defaults import EVERY_LAYER, OFFLOADED, resolve_checkpointing
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import RunFailed, UserError, error_text, system_hint, system_refusal
 from engine.config.method_specs import method_spec
 from engine.config.quantities import size
 from engine.config.schema import Config
@@ -233,7 +233,8 @@ def outcome_of_error(
             advice = "use a smaller `--set train.learning_rate=RATE` or `--set train.max_grad_norm=N`"
             reason = f"{error}; latest good checkpoint: {latest}; {advice}"
             return RunOutcome("diverged", reason, code="run.diverged")
-    if not isinstance(error, OutOfMemory | DiskFull):
+    is_refused = isinstance(error, OSError) and bool(system_hint(error))
+    if not isinstance(error, OutOfMemory | DiskFull) and not is_refused:
         traceback.print_exception(error)
     if isinstance(error, OutOfMemory) or is_out_of_memory(error):
         reason = f"{first_line(error)}; {memory_advice(config, device)}"
@@ -241,6 +242,9 @@ def outcome_of_error(
     if isinstance(error, DiskFull) or is_disk_full(error):
         text = error if isinstance(error, DiskFull) else f"disk full: {error}"
         return RunOutcome("failed", f"{text}; free disk space, then run {resume}", code="disk.full")
+    if isinstance(error, OSError) and is_refused:
+        refusal = system_refusal(error, str(run_dir.path))
+        return RunOutcome("failed", f"{refusal.line}, then run {resume}", code=refusal.code)
     reason = f"{error_text(error)}; see the traceback in {run_dir.log_file}"
     if isinstance(error, RunFailed):
         return RunOutcome("failed", reason, code=error.code)

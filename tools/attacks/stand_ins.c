@@ -1,13 +1,15 @@
-/* Stand-ins for a bad environment, for LD_PRELOAD: failing flock, and a clock that jumps.
+/* Stand-ins for a bad environment, for LD_PRELOAD: failing flock, a clock that jumps, a disk with unreadable sectors.
  *
  * $FLOCK_FAILS: errno of every flock. $CLOCK_OFFSET: a file with seconds to add to the time of day, read at every call;
- * the monotonic clock is unchanged.
+ * the monotonic clock is unchanged. $READ_FAILS: reading files whose path ends like this fails with EIO.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -70,4 +72,23 @@ time_t time(time_t *where)
     if (where)
         *where = now.tv_sec;
     return now.tv_sec;
+}
+
+ssize_t read(int descriptor, void *buffer, size_t count)
+{
+    static ssize_t (*real)(int, void *, size_t);
+    const char *failing = getenv("READ_FAILS");
+    char link[32], path[4096];
+    ssize_t length;
+    if (!real)
+        real = (ssize_t (*)(int, void *, size_t))dlsym(RTLD_NEXT, "read");
+    if (failing) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+        length = readlink(link, path, sizeof path);
+        if (length >= (ssize_t)strlen(failing) && !memcmp(path + length - strlen(failing), failing, strlen(failing))) {
+            errno = EIO;
+            return -1;
+        }
+    }
+    return real(descriptor, buffer, count);
 }

@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from engine.config.errors import ErrorParts, Notice, RunFailed, UserError
-from engine.config.files import IrregularFile
+from engine.config.errors import ErrorParts, Notice, RunFailed, UserError, system_hint, system_refusal
+from engine.config.files import IrregularFile, is_no_space_error
 from tui.output import streams
 
 INVALID_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 """Errors caused by a file name that the user gave."""
-NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""No further process, memory or file."""
 
 
 def handle_errors(work: Callable[[], object]) -> None:
     """Run `work` with stdout and stderr protected; exit with the error's exit code where it raises one.
 
-    Raises an OSError again if it names no file: it may be a bug.
+    Raises an OSError again if it names no file and has no cause outside of the program: it may be a bug.
     """
     streams.install()
     try:
@@ -43,19 +41,18 @@ def handle_errors(work: Callable[[], object]) -> None:
         streams.discard()
         sys.exit(0)
     except OSError as error:
-        reason, file = str(error.strerror), error.filename
-        if isinstance(error, IrregularFile):
-            _exit_for(UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular"), 2)
-        if error.errno in INVALID_NAME:
-            _exit_for(UserError(reason, str(file), "check the name", "name.invalid"), 2)
-        if error.errno == errno.ENOSPC:
-            streams.discard()
-            where = str(file or "the output")
-            _exit_for(UserError(f"cannot write: {reason}", where, "free some space", "disk.full"), 1)
-        if file is None and error.errno not in NO_RESOURCES:
+        if error.filename is None and not system_hint(error):
             raise
-        parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
-        _exit(parts, f"{parts.location}: {reason}", 1)
+        refusal = system_refusal(error)
+        if isinstance(error, IrregularFile):
+            refusal.hint, refusal.code = "delete it, or replace it by a file", "file.irregular"
+        elif error.errno in INVALID_NAME:
+            refusal.code = "name.invalid"
+        elif is_no_space_error(error):
+            streams.discard()
+            where = str(error.filename or "the output")
+            _exit_for(UserError(f"cannot write: {error.strerror}", where, refusal.hint, "disk.full"), 1)
+        _exit_for(refusal, 1 if refusal.code == "system.refused" else 2)
 
 
 def show_notices(notices: Iterable[Notice], json: bool) -> None:

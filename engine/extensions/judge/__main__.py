@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from engine.config.errors import UserError
-from engine.config.files import is_no_space_error
+from engine.config.errors import UserError, system_refusal
 from engine.config.redaction import redact_output
 from engine.extensions.judge.judge_dir import JudgeDir
 from engine.extensions.judge.judging import Judging
@@ -37,8 +36,8 @@ def main(arguments: list[str]) -> int:
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:
-        reason = "disk full" if is_no_space_error(error) else f"cannot write {error.filename or folder.path}"
-        text = f"{reason} ({error.strerror}); the verdicts so far are kept: start the same judge again"
+        refusal = system_refusal(error, str(folder.path))
+        text = f"{refusal.line}, then start the same judge again: the verdicts so far are kept"
         folder.record_end("failed", text)
         print(text, file=sys.stderr, flush=True)
         return 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from statistics import fmean
 import msgspec
 import numpy as np
 
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import RunFailed, UserError, import_failure
 from engine.config.files import appended_lines, read_json_lines
 from engine.config.schema import Model
 from engine.extensions.judge.judge_dir import JudgeDir, judge_dir, subject_of
@@ -218,8 +217,7 @@ def _load_judge(plan: JudgePlan) -> Judge:
         import_libraries()
         from engine.extensions.judge.local_judge import LocalJudge
     except Exception as error:
-        traceback.print_exc()
-        raise RunFailed(f"cannot import the libraries: {error_text(error)}", "engine.failed") from error
+        raise RunFailed(import_failure(error), "engine.failed") from error
     return LocalJudge(plan)
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 
 import torch
 
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import RunFailed, UserError, error_text, system_hint, system_refusal
 from engine.config.schema import Model
 from engine.data.prompts import PROBE, PlainPrompt, PromptEncoder
 from engine.data.rows import Problem, Row
@@ -115,5 +115,7 @@ def _failures(judge: str, check: Callable[[], None] = lambda: None) -> Iterator[
         if isinstance(error, OutOfMemory) or is_out_of_memory(error):
             text = f"not enough memory for {judge}: use a smaller model, --device cpu, or a served judge"
             raise RunFailed(text, "judge.out_of_memory") from error
+        if isinstance(error, OSError) and system_hint(error):
+            raise RunFailed(system_refusal(error, judge).line, "engine.failed") from error
         traceback.print_exc()
         raise RunFailed(error_text(error), "engine.failed") from error

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from engine.config import schema
-from engine.config.errors import UserError
+from engine.config.errors import UserError, reason_of
 from engine.config.method_specs import method_spec
 from engine.config.model_config import check_method
 from engine.config.settings import with_settings
@@ -93,7 +93,7 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
             model = auto_class(model_config).from_config(model_config, dtype=dtype, trust_remote_code=False, **options)
             model.tie_weights()
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        problem = f"transformers cannot build a causal LM from this configuration: {' '.join(str(error).split())[:200]}"
+        problem = f"transformers cannot build a causal LM from this configuration: {reason_of(error)}"
         hint = "check model.id, or update transformers"
         raise UserError(problem, config.model.id, hint, code="model.unsupported_architecture") from error
     return model

@@ -182,7 +182,11 @@ def holder(path: Path) -> str | None:
         if _is_regular(descriptor):
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return os.fsdecode(os.read(descriptor, 4096))
+        try:
+            return os.fsdecode(os.read(descriptor, 4096))
+        except OSError as error:
+            error.filename = str(path)
+            raise
     except OSError:  # a file system without locks, where `acquire` refuses to lock
         return None
     finally:

@@ -275,7 +275,8 @@ def test_a_library_that_cannot_be_imported_is_the_outcome_of_a_judge(
     assert process.returncode == 1, error
     state = json.loads(output)
     assert (state["status"], state["reason_code"]) == ("failed", "engine.failed")
-    assert "libtorch.so: undefined symbol" in state["reason"]
+    assert "libtorch.so: undefined symbol; install ftbench again" in state["reason"]
+    assert "Traceback" not in next(judges(ladder)).log_file.read_text()
 
 
 def test_a_judge_that_does_not_end_after_a_stop_request_is_reported(

@@ -136,7 +136,11 @@ def test_json_errors_have_the_code_of_the_problem(
         (UserError("bad", "a.csv", "fix it", "data.bad"), 2, ("data.bad", "bad", "a.csv", "fix it")),
         (RunFailed("worker died"), 1, ("run.failed", "worker died", "", "")),
         (RunFailed("too slow", "run.start_timeout"), 1, ("run.start_timeout", "too slow", "", "")),
-        (OSError(errno.EACCES, "Permission denied", "/f"), 1, ("system.refused", "Permission denied", "/f", "")),
+        (
+            OSError(errno.EACCES, "Permission denied", "/f"),
+            1,
+            ("system.refused", "Permission denied", "/f", "check its owner and permissions"),
+        ),
         (OSError(errno.ENAMETOOLONG, "too long", "/f"), 2, ("name.invalid", "too long", "/f", "check the name")),
     ],
 )

@@ -55,6 +55,7 @@ SLOW = (
     "engine/config/test_plugins.py",
     "engine/config/test_tested_families.py",
     "engine/hardware/test_nvml.py",
+    "extensions/gguf",
     "extensions/judge/test_judge_process.py",
     "extensions/judge/test_judging.py",
     "extensions/judge/test_rating_screen.py",

@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.export.artifact_check import CheckedKind
 
 Damage = Callable[[Path, Path], None]
 
@@ -55,7 +54,7 @@ def missing_weights(adapter: Path, merged: Path) -> None:
     save_file(kept, merged / "model.safetensors", metadata={"format": "pt"})
 
 
-DAMAGES: dict[str, tuple[Damage, CheckedKind, str]] = {
+DAMAGES: dict[str, tuple[Damage, str, str]] = {
     "wrong scale": (wrong_scale, "adapter", ""),
     "wrong base": (wrong_base, "adapter", "export.other_base"),
     "lost end token": (lost_end_token, "merged", "export.lost_end_token"),

@@ -7,6 +7,7 @@
 - `ftbench.requests`: a function that answers a request, `doctor.train`, in a process that may import torch
   (`engine/worker/requests.py`).
 - `ftbench.executors`: a batch system with the functions of `BatchSystem` (`engine/executors/jobs.py`), `slurm`.
+- `ftbench.exporters`: an ExportFormat (`engine/runs/run/export_formats.py`), under the name of its kind, `gguf`.
 - `ftbench.rungs`: a RungKind (`engine/runs/ladder/rung_kinds.py`): rungs that are not trained.
 - `ftbench.runs`: an object with the functions of `RunHooks` (`engine/runs/run_hooks.py`).
 - `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own.

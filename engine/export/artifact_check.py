@@ -8,12 +8,11 @@ of the run's own model are measured in the same way.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import msgspec
 import peft
@@ -39,9 +38,9 @@ from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
 from engine.evaluation.score import Scorer, item_losses
-from engine.export import llama_cpp
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
 from engine.export.export_source import ScoredRows, rendered_by, scored_rows
+from engine.export.format_modules import format_module
 from engine.export.merged import ADAPTER_WEIGHTS, plain_model, served_class
 from engine.export.request import Progress
 from engine.methods import method
@@ -53,6 +52,7 @@ from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.rope import separate_lengths
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.rpc_client import ask
+from engine.runs.run.export_formats import export_formats
 from engine.runs.run.exports import ArtifactMeasurements
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import Result
@@ -64,8 +64,6 @@ from engine.training.row_independence import ONE_ROW
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
 LOGITS, EXPERTS = "logits", "experts"
-CheckedKind = Literal["run", "adapter", "merged", "gguf"]
-"""Kind of artifact; `run` is the run's own model, of which only logits are measured."""
 
 
 class CheckJob(Struct, kw_only=True):
@@ -73,7 +71,8 @@ class CheckJob(Struct, kw_only=True):
 
     run: str
     """Run directory."""
-    kind: CheckedKind
+    kind: str
+    """Of artifact; `run` is the run's own model, of which only logits are measured."""
     artifact: str = ""
     quantize_base: bool = True
     """False: apply a QLoRA adapter to the base in 16 bits instead of the 4 bits of its training."""
@@ -116,7 +115,7 @@ class Checker:
 
     def check(
         self,
-        kind: CheckedKind,
+        kind: str,
         artifact: Path | None = None,
         quantize_base: bool = True,
         copied: Sequence[str] = (),
@@ -141,8 +140,23 @@ class Checker:
         return msgspec.convert(result, ArtifactCheck)
 
 
-def check(job: CheckJob, progress: Any) -> ArtifactCheck:
-    """Load the artifact, compare logits, answer the test rows."""
+@dataclass
+class PreparedCheck:
+    """What every check needs."""
+
+    run: RunDir
+    frozen: FrozenRun
+    result: Result
+    machine: Machine
+    tokenizer: PreTrainedTokenizerBase
+    """Of the base, as the training used it."""
+    scored: ScoredRows
+    checked: ArtifactCheck
+    """To be filled in."""
+
+
+def prepare_check(job: CheckJob, progress: Any) -> PreparedCheck:
+    """Prepare the run's test rows. Raises UserError if they have changed."""
     run = RunDir(Path(job.run))
     frozen, result, machine = read_frozen(run), run.result(), this_machine()
     assert result is not None
@@ -152,22 +166,20 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     checked = ArtifactCheck(device=machine.name, versions=versions())
     progress("loading the model" if job.kind == "run" else "loading the artifact")
-    if job.kind == "gguf":  # with llama.cpp, on the CPU
-        folder, evaluation = Path(job.artifact), frozen.config.evaluation
-        checked.device = f"llama.cpp on {os.cpu_count()} CPU cores"
-        checked.tensor_types = llama_cpp.tensor_types(folder)
-        with llama_cpp.open_gguf(folder, scored, evaluation) as gguf:
-            checked.defects += llama_cpp.defects(gguf, tokenizer, scored)
-            compare_logits(lambda row: (llama_cpp.row_logits(gguf, row), None), scored, job, checked)
-            if scored.items:
-                answered = llama_cpp.answer(gguf, tokenizer, scored, evaluation, progress)
-                checked.items, answers, checked.seconds = answered
-                checked.count(answers, evaluation.max_new_tokens)
-        return checked
+    return PreparedCheck(run, frozen, result, machine, tokenizer, scored, checked)
+
+
+def check(job: CheckJob, progress: Any) -> ArtifactCheck:
+    """Load the artifact, compare logits, answer the test rows."""
+    if job.kind != "run" and export_formats()[job.kind].module:
+        return cast(ArtifactCheck, format_module(job.kind).check(job, progress))
+    prepared = prepare_check(job, progress)
+    run, frozen, machine, tokenizer = prepared.run, prepared.frozen, prepared.machine, prepared.tokenizer
+    scored, checked = prepared.scored, prepared.checked
     if job.kind == "run":
         model = _run_model(run, frozen, machine)
     elif job.kind == "adapter":
-        model = _adapted_base(job, result, frozen, machine, checked)
+        model = _adapted_base(job, prepared.result, frozen, machine, checked)
     else:
         model = _merged_model(job, machine, checked)
     model.eval()

@@ -16,19 +16,21 @@ from engine.config.quantities import duration, money, size
 from engine.config.schema import PRIVATE_KEYS
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
+from engine.export.format_modules import format_module
 from engine.export.merged import plain_model, served_class
 from engine.methods import method
 from engine.methods.loading import auto_class
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, locate
 from engine.methods.qlora import unquantized_patterns
-from engine.runs.run.exports import ExportKind, Fidelity
+from engine.runs.run.exports import Fidelity
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, values_that_are_set
 from engine.runs.score_format import base_fact, fidelity_facts
 
-LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
-"""Names that the Hub knows."""
+LIBRARIES = {"adapter": "peft", "merged": "transformers"}
+"""Names that the Hub knows; extensions have their own."""
+TITLES = {"adapter": "A PEFT adapter for", "merged": "A model fine-tuned from"}
 
 
 def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None:
@@ -51,7 +53,7 @@ def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None
         )
     data = ModelCardData(
         license=(CATALOG[model].license if model in CATALOG else license_name).lower(),
-        library_name=LIBRARIES[fidelity.kind],
+        library_name=LIBRARIES.get(fidelity.kind) or format_module(fidelity.kind).LIBRARY,
         pipeline_tag="text-generation",
         tags=["ftbench", config.method],
         model_name=run.name,
@@ -100,16 +102,12 @@ def _origin(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
     revision = f" at revision {model.revision}" if model.revision else ""
     base = f"`{visible(_without_folders(model.id))}`{revision}" + (f" ({visible(note)})" if note else "")
     license_note = "" if model.id in CATALOG or model.id == EMBEDDED else " Its license applies to this model too."
-    kind = {
-        "adapter": "A PEFT adapter for",
-        "merged": "A model fine-tuned from",
-        "gguf": "A GGUF file of a model fine-tuned from",
-    }
+    title = TITLES.get(fidelity.kind) or format_module(fidelity.kind).TITLE
     method = f"{frozen.config.method}, seed {frozen.config.train.seed}, {result.steps} steps"
     if result.from_run:
         method += f"; it continues the run {visible(result.from_run)}"
     return (
-        f"{kind[fidelity.kind]} {base}, trained by ftbench ({method}). Fingerprint of the base: "
+        f"{title} {base}, trained by ftbench ({method}). Fingerprint of the base: "
         f"`{result.fingerprints.get('model', 'unknown')[:23]}`.{license_note}"
     )
 
@@ -141,13 +139,8 @@ def _costs(result: Result) -> str:
 
 def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
     """Code and commands that load and serve the artifact, each command with whether ftbench has run it."""
-    if fidelity.kind == "gguf":
-        return (
-            "```bash\n"
-            "ollama create NAME -f FOLDER/Modelfile           # not run by ftbench\n"
-            "llama-server -m FOLDER/model.gguf --jinja        # not run; checked with the library of llama.cpp\n"
-            "```"
-        )
+    if fidelity.kind not in TITLES:
+        return format_module(fidelity.kind).USAGE
     config = config_of(frozen.config.model)
     if fidelity.kind == "adapter":
         code = _adapter_code(frozen, config)

@@ -21,7 +21,7 @@ from engine.data.prepared import Preparation
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer
-from engine.runs.run.exports import ExportKind, WeightType
+from engine.runs.run.export_formats import export_formats
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir
 
@@ -118,12 +118,12 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
         raise UserError(problem, model.id, hint, "export.base_changed")
 
 
-def refuse_small_export_disk(final: Path, source: ExportSource, kind: ExportKind, dtype: WeightType) -> None:
+def refuse_small_export_disk(final: Path, source: ExportSource, kind: str, dtype: str) -> None:
     size = source.result.artifact_bytes
     if kind != "adapter":
         size = source.result.parameters * DTYPES.get(dtype, torch.bfloat16).itemsize
         size *= 2 if source.spec.quantizes_base else 1  # both candidates exist until one is chosen
-        size *= 2 if kind == "gguf" else 1  # the merged model, and the file before it is quantized
+        size *= 2 if export_formats()[kind].module else 1  # also the merged model that it is made from
     parent = next(folder for folder in final.parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < size * 1.05:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 import torch
@@ -34,8 +34,7 @@ from engine.export.card import write_card
 from engine.export.checkpoint import PROCESSOR_FILES, CheckpointFiles, CheckpointMap, base_checkpoint, checkpoint_folder
 from engine.export.comparison import difference_of, gain_of, mean_with_interval
 from engine.export.export_source import ADAPTER_FILES, ExportSource, export_source, refuse_small_export_disk
-from engine.export.gguf_tools import convert
-from engine.export.llama_cpp import FILE, modelfile, quantize
+from engine.export.format_modules import format_module
 from engine.export.merged import (
     DTYPES,
     AdapterWeights,
@@ -49,6 +48,7 @@ from engine.export.request import ExportRequest, Progress, refuse_folder
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, locate
+from engine.runs.run.export_formats import export_formats
 from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,
@@ -57,7 +57,6 @@ from engine.runs.run.exports import (
     ItemScore,
     MergeBase,
     MergeCandidate,
-    WeightType,
     export_folder,
     fidelity_outcome,
     remove_unfinished,
@@ -66,9 +65,6 @@ from engine.runs.run.exports import (
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.runs.run.run_dir import RunDir
 from engine.training.guards import first_line
-
-UNQUANTIZED: dict[WeightType, WeightType] = {"q8_0": "bf16", "q4_k_m": "bf16"}
-"""Type of the merged weights that a quantized GGUF file is made from."""
 
 
 def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
@@ -157,7 +153,7 @@ def _folder_in_progress(run: RunDir, final: Path, overwrite: bool) -> Iterator[P
 
 
 def _write_and_check(
-    run: ExportSource, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
+    run: ExportSource, request: ExportRequest, dtype: str, folder: Path, progress: Progress
 ) -> Fidelity:
     started = time.monotonic()
     with temporary_folder(f"{SCRATCH_PREFIX}check-") as work:
@@ -176,14 +172,12 @@ def _write_and_check(
                 candidates = _candidates(run, both, "dequantized")
         elif request.kind == "merged":
             candidates, checked, copied = _write_best_merge(run, dtype, folder, checker, progress)
-        elif request.kind == "gguf":
-            merged = folder / ".merged"
-            merged.mkdir()
-            candidates, _, _ = _write_best_merge(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
-            write_gguf(run, dtype, merged, folder, progress)
-            remove_tree(merged)
         else:
-            assert_never(request.kind)
+            module, merged = format_module(request.kind), folder / ".merged"
+            merged.mkdir()
+            candidates, _, _ = _write_best_merge(run, module.merged_type(dtype), merged, checker, progress)
+            module.write(run, dtype, merged, folder, progress)
+            remove_tree(merged)
         checked = checked or checker.check(request.kind, folder, copied=copied)
         scores = [  # losses and scores, without prompts and answers
             ItemScore(item=number, nll=item.nll, tokens=item.tokens, weight=item.weight, scores=item.scores or {})
@@ -199,7 +193,7 @@ def _write_and_check(
 
 
 def _write_best_merge(
-    run: ExportSource, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
+    run: ExportSource, dtype: str, folder: Path, checker: Checker, progress: Progress
 ) -> tuple[list[MergeCandidate], ArtifactCheck | None, list[str]]:
     """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
 
@@ -250,7 +244,7 @@ def _rank(items: Sequence[ScoredItem], metric: MetricSpec) -> tuple[float, float
 def fidelity_of(
     run: ExportSource,
     request: ExportRequest,
-    dtype: WeightType,
+    dtype: str,
     folder: Path,
     checked: ArtifactCheck,
     candidates: list[MergeCandidate],
@@ -282,7 +276,7 @@ def fidelity_of(
         loss=mean_with_interval(checked.items, "loss", groups),
         loss_difference=difference_of(checked.items, reference, "loss", groups),
         identical=identical,
-        bytes=folder_bytes(folder, "*.safetensors") + folder_bytes(folder, "*.gguf"),
+        bytes=folder_bytes(folder, export_formats()[request.kind].weights),
         seconds_per_token=checked.seconds / checked.tokens if checked.tokens else None,
         candidates=candidates,
         system_prompt=len(run.system_prompt),
@@ -319,7 +313,7 @@ def write_adapter(run: ExportSource, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> list[str]:
+def write_merged(run: ExportSource, dtype: str, folder: Path, base: MergeBase, progress: Progress) -> list[str]:
     """The merged weights, and the configuration and processor files of the base.
 
     Returns the tensors that were copied because the class of the trained model does not load them.
@@ -355,22 +349,3 @@ def write_model_config(base: Path, plain: Any, dtype: torch.dtype, folder: Path)
     for name in PROCESSOR_FILES:
         if (base / name).exists():
             shutil.copyfile(base / name, folder / name)
-
-
-def write_gguf(run: ExportSource, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
-    """Convert a merged model to GGUF, and write Ollama's Modelfile next to it."""
-    target = folder / FILE
-    outtype = UNQUANTIZED.get(dtype, dtype)
-    progress("converting to GGUF")
-    if outtype == dtype:
-        convert(merged, target, outtype)
-    else:
-        whole = folder / f".{outtype}.gguf"
-        convert(merged, whole, outtype)
-        progress(f"quantizing to {dtype}")
-        quantize(whole, target, dtype)
-        whole.unlink()
-    tokenizer = AutoTokenizer.from_pretrained(str(merged), trust_remote_code=False)
-    ends = GenerationConfig.from_pretrained(str(merged)).eos_token_id
-    text = modelfile(tokenizer, ends if isinstance(ends, list) else [ends], run.system_prompt)
-    (folder / "Modelfile").write_text(text, "utf-8")

@@ -30,9 +30,8 @@ from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, Tens
 from engine.methods.adapters import copy_adapter
 from engine.methods.loading import auto_class
 from engine.methods.model_source import config_at, locate
-from engine.runs.run.exports import WeightType
 
-DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SHARD_BYTES = 10**9
 """Size limit of a file; a single larger tensor gets a separate file."""

@@ -25,6 +25,7 @@ from engine.config.files import file_sha256
 from engine.config.http_client import bound_hub_client
 from engine.config.model_files import is_offline
 from engine.config.text import amount
+from engine.runs.run.export_formats import export_formats
 from engine.runs.run.exports import FIDELITY, read_fidelity
 
 CARD = "README.md"
@@ -83,7 +84,8 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
         api = HfApi()
         existing = _found(api, name)
         others = {file.rfilename for file in existing.siblings or []} - names if existing else set()
-        if fidelity.kind != "gguf" and (weights := sorted(other for other in others if other.endswith(WEIGHTS))):
+        weights = sorted(other for other in others if other.endswith(WEIGHTS))
+        if weights and not export_formats()[fidelity.kind].module:
             problem = f"the repository has other weights: {', '.join(weights[:3])}"
             raise UserError(problem, name, "delete them there, or use a new repository", "push.other_weights")
         if existing is None:

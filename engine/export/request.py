@@ -12,8 +12,9 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import read_regular
 from engine.config.method_specs import method_spec
-from engine.export.gguf_tools import require_tools
-from engine.runs.run.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
+from engine.export.format_modules import format_module
+from engine.runs.run.export_formats import export_formats
+from engine.runs.run.exports import FIDELITY, Fidelity, export_folder
 from engine.runs.run.folder import real_path
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import FrozenRun, RunDir, finished_result, read_frozen
@@ -25,16 +26,16 @@ Progress = Callable[..., None]
 @dataclass(frozen=True)
 class ExportRequest:
     run: RunDir
-    kind: ExportKind
-    type: WeightType | None
+    kind: str
+    type: str | None
     out: Path | None
     margin: float
     overwrite: bool = False
 
     @property
-    def written_type(self) -> WeightType:
+    def written_type(self) -> str:
         """The type of the weights: the requested one, else the default of the kind."""
-        return self.type or DEFAULT_TYPES[self.kind]
+        return self.type or export_formats()[self.kind].default
 
     @property
     def folder(self) -> Path:
@@ -56,15 +57,15 @@ def exportable(request: ExportRequest) -> tuple[FrozenRun, Result]:
     """
     run, result = request.run, finished_result(request.run, "export.not_finished")
     frozen = read_frozen(run).with_metric(result.metric)
-    spec = method_spec(frozen.config.method)
+    spec, known = method_spec(frozen.config.method), export_formats()[request.kind]
     if request.kind == "adapter" and spec.trains_weights:
         problem = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
         raise UserError(problem, run.name, "use --to merged", "export.no_adapter")
-    if request.type is not None and request.type not in (types := TYPES[request.kind]):
+    if request.type is not None and request.type not in (types := known.types):
         hint = f"use {', '.join(types)}" if types else "omit --type"
         raise UserError(f"invalid type {request.type} for --to {request.kind}", run.name, hint, "export.type")
-    if request.kind == "gguf":
-        require_tools()
+    if known.needs_tools:
+        format_module(request.kind).require_tools()
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")
     return frozen, result

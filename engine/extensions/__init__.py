@@ -35,6 +35,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
     },
+    "ftbench.exporters": {"gguf": ("engine.extensions.gguf.gguf_format:FORMAT", "")},
     "ftbench.executors": {"slurm": ("engine.extensions.slurm.slurm", "")},
     "ftbench.screens": {
         "rate": ("tui.extensions.judge.keys:KEYS", ""),

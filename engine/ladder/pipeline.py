@@ -133,8 +133,8 @@ class LadderPipeline:
         self._enter("preparing")
         ladder, plan = self.ladder, self.plan
         artifacts = [parts[1] for name in plan.ship if (parts := artifact_of(name))]
-        if any(artifact.kind == "gguf" for artifact in artifacts):
-            ask("export.tools", {})  # raises UserError if this machine has no tools for them
+        for kind in {artifact.kind for artifact in artifacts if artifact.format.needs_tools}:
+            ask("export.tools", {"kind": kind})  # raises UserError if this machine has no tools for it
         if plan.rungs[0].config.executor.name == "local":
             ladder.runs_at_once = runs_at_once(device_settings(rung.config) for rung in plan.rungs)
         workload = ask("ladder.workload", {"config": msgspec.to_builtins(plan.rungs[0].config)}, print)

@@ -161,10 +161,6 @@ def _why_cheapest(ship: RungResult, rivals: list[RungResult]) -> str:
     return "costs are equal; it is the first one"
 
 
-COMPLETE_MODELS = ("merged", "gguf")
-"""Kinds of artifacts that are served without the base model."""
-
-
 def artifact_sentences(ladder: Ladder, decisions: Decisions) -> Sentences:
     """One sentence per scored artifact; then the smallest complete model of the method that the ladder recommends."""
     rows = [row for row in ladder.rows if row.source and row.score is not None]
@@ -172,7 +168,7 @@ def artifact_sentences(ladder: Ladder, decisions: Decisions) -> Sentences:
         yield "artifact", _kept(ladder, row)
     if decisions.ship is not None:
         named = [(row, artifact_of(row.name)) for row in rows if row.source == decisions.ship.name]
-        own = [row for row, parts in named if parts is not None and parts[1].kind in COMPLETE_MODELS]
+        own = [row for row, parts in named if parts is not None and parts[1].format.is_complete]
         if own:
             yield "artifact", _smallest(ladder, decisions.ship, own)
 

@@ -37,7 +37,7 @@ KINDS: dict[Kind, str] = {
     "ladders": "ladders and sweeps with report and probes, without their runs",
     "prepared": "cache of prepared rows; filled again when needed",
     "models": "models downloaded by `ftbench pull`",
-    "tools": "llama.cpp, downloaded by `ftbench pull gguf`",
+    "tools": "programs for exports, downloaded by `ftbench pull`",
     "temporary": "files that killed processes left, such as a model that was being saved",
 }
 """What can be removed, and what it is."""

@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.hooks import hooks
 from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries
-from engine.runs.run.exports import GGUF_TOOLS
+from engine.runs.run.export_formats import kinds_with_tools
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
     from engine.data.check import Preflight
@@ -197,11 +197,11 @@ def plan(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Download a model of the catalog or the Hub, or the tools for GGUF exports."""
-    if arguments["name"] == GGUF_TOOLS:
-        from engine.export.gguf_tools import pull_tools
+    """Download a model of the catalog or the Hub, or the tools for a kind of exports."""
+    if arguments["name"] in kinds_with_tools():
+        from engine.export.format_modules import format_module
 
-        return {"folder": str(pull_tools(progress))}
+        return {"folder": str(format_module(arguments["name"]).pull_tools(progress))}
     from engine.methods.pull import pull
 
     return pull(arguments["name"], progress)
@@ -243,10 +243,10 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def export_tools(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Refuse if the tools for GGUF exports are missing."""
-    from engine.export.gguf_tools import require_tools
+    """Refuse if the tools for a kind of exports are missing."""
+    from engine.export.format_modules import format_module
 
-    return {"folder": str(require_tools())}
+    return {"folder": str(format_module(arguments["kind"]).require_tools())}
 
 
 def export_check(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -1,4 +1,5 @@
-"""A package that adds a method, a metric, a pane and a rung to ftbench: these files and an entry point for each.
+"""A package that adds to ftbench a method, a metric, a pane, a rung, a kind of export and commands, each by an entry
+point.
 
 Its metadata folder next to this file is what `pip install` would write for
 
@@ -10,6 +11,8 @@ Its metadata folder next to this file is what `pip install` would write for
     steps = "ftbench_example_pane:StepsPane"
     [project.entry-points."ftbench.rungs"]
     constant = "ftbench_example_rung:KIND"
+    [project.entry-points."ftbench.exporters"]
+    zip = "ftbench_example_exporter:FORMAT"
 
 This module imports no torch, because the workbench reads the specs. What it names is in other modules.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import typer
@@ -14,11 +14,10 @@ from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import ask
+from engine.runs.run.export_formats import export_formats, weight_types
 from engine.runs.run.exports import (
     FIDELITY,
-    ExportKind,
     Fidelity,
-    WeightType,
     export_arguments,
     export_folder,
     read_fidelity,
@@ -31,15 +30,21 @@ from tui.cli.lookup import RUN_OR_LADDER, find_named, show_origin
 from tui.cli.progress import shown_progress
 from tui.output.console import print_json, say
 
+if TYPE_CHECKING:
+    Kind: TypeAlias = str
+    WeightType: TypeAlias = str
+else:  # the values that `--help` lists
+    Kind, WeightType = Literal[tuple(export_formats())], Literal[tuple(weight_types())]
+DEFAULTS = ", ".join(f"{known.default} for {known.noun}" for known in export_formats().values() if known.types)
 STYLES = {"pass": "green", "worse": "red", "undecided": "yellow"}
 
 
 def export(
     name: options.Run = "last",
-    to: Annotated[ExportKind, typer.Option("--to", help="What to write.")] = "merged",
+    to: Annotated[Kind, typer.Option("--to", help="What to write.")] = "merged",
     weights: Annotated[
         WeightType | None,
-        typer.Option("--type", help="Type of the weights (default: bf16 for merged weights, q4_k_m for GGUF)."),
+        typer.Option("--type", help=f"Type of the weights (default: {DEFAULTS})."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create (default: exports/NAME in the run).")
@@ -116,7 +121,7 @@ def export(
     return int(refused)
 
 
-def existing_artifact(run: RunDir, kind: ExportKind, weights: WeightType | None, folder: Path) -> dict[str, Any] | None:
+def existing_artifact(run: RunDir, kind: str, weights: str | None, folder: Path) -> dict[str, Any] | None:
     """The artifact if it has been exported already. Raises UserError for another artifact in the folder."""
     if not (folder / FIDELITY).exists():
         return None

@@ -32,6 +32,7 @@ from engine.runs.ladder.report_hooks import extended, extended_json
 from engine.runs.ladder.summary_drawing import plain_lines, summary_lines, tradeoff_lines
 from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.rpc_client import ask
+from engine.runs.run.export_formats import kinds_with_tools
 from engine.runs.run.exports import artifact_words, parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
 from engine.runs.score_format import percent_bounds
@@ -129,7 +130,7 @@ def ladder(
             "--ship",
             metavar="ARTIFACT",
             help="Export, score and compare: merged, q8_0, q4_k_m, adapter …",
-            autocompletion=completion.offers(lambda home: ["gguf", *artifact_words()]),
+            autocompletion=completion.offers(lambda home: [*kinds_with_tools(), *artifact_words()]),
         ),
     ] = None,
     model: options.Model = None,
@@ -200,10 +201,11 @@ def ladder(
 
 
 def refuse_missing_tools(ship: Sequence[str]) -> None:
-    """Raise UserError, before anything is printed, if `--ship` names GGUF files and the tools for them are missing."""
+    """Raise UserError, before anything is printed, if tools for an artifact of `--ship` are missing."""
     with contextlib.suppress(ValueError):  # an unknown word: the plan refuses it
-        if any(parse_artifact(word.rpartition(":")[2]).kind == "gguf" for word in ship):
-            ask("export.tools", {})
+        named = [parse_artifact(word.rpartition(":")[2]) for word in ship]
+        for kind in {artifact.kind for artifact in named if artifact.format.needs_tools}:
+            ask("export.tools", {"kind": kind})
 
 
 def _seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None) -> int | None:

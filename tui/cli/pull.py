@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.files import is_hub_id
 from engine.config.quantities import count
 from engine.runs.rpc_client import ask
-from engine.runs.run.exports import GGUF_TOOLS
+from engine.runs.run.export_formats import kinds_with_tools
 from tui.cli import completion, options
 from tui.output.console import console, print_json, say, table
 
@@ -25,7 +25,7 @@ def pull(
         str | None,
         typer.Argument(
             help="Catalog model or Hub id (default: list the catalog).",
-            autocompletion=completion.offers(lambda home: [GGUF_TOOLS, *CATALOG]),
+            autocompletion=completion.offers(lambda home: [*kinds_with_tools(), *CATALOG]),
         ),
     ] = None,
     json: options.Json = False,
@@ -37,7 +37,7 @@ def pull(
     if name is None:
         _list_catalog(json)
         return
-    if name not in (GGUF_TOOLS, *CATALOG) and not is_hub_id(name):
+    if name not in (*kinds_with_tools(), *CATALOG) and not is_hub_id(name):
         close = difflib.get_close_matches(name, CATALOG, n=1)
         suggestion = f"did you mean {close[0]}? " if close else ""
         hint = f"{suggestion}`ftbench pull` lists the catalog; a Hub id is owner/name"
@@ -47,7 +47,7 @@ def pull(
         print_json({"name": name, **answer})
         return
     source = f" ({answer['source']})" if "source" in answer else ""
-    use = "`ftbench export RUN --to gguf`" if name == GGUF_TOOLS else f"--model {name}"
+    use = f"`ftbench export RUN --to {name}`" if name in kinds_with_tools() else f"--model {name}"
     say(f"downloaded to {answer['folder']}{source}; use {use}")
 
 

@@ -32,7 +32,6 @@ from tui.background import BackgroundRequest, RequestProgress
 from tui.screens.base import Dialog
 from tui.widgets.data_list import SelectList
 
-CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}
 STYLES = {"pass": "$text-success", "worse": "$text-error", "undecided": "$text-warning"}
 CANCEL_SECONDS = 2.0
 
@@ -83,11 +82,11 @@ class ExportScreen(Dialog[None]):
         else:
             for word in artifact_words():
                 artifact = parse_artifact(word)
-                if artifact.kind == "adapter" and method_spec(chosen.method).trains_weights:
+                if not artifact.format.is_complete and method_spec(chosen.method).trains_weights:
                     continue
                 check = _existing(chosen.run.exports / artifact.folder)
                 known = (f"exported: {check.outcome}", STYLES[check.outcome]) if check else ""
-                line = f"{word:<11} {CONTENTS[artifact.kind]:<22} {artifact.type:<8} "
+                line = f"{word:<11} {artifact.format.contents:<22} {artifact.type:<8} "
                 choices.add_option(Option(Content.assemble(line, known), word))
         choices.highlighted = 0
         choices.focus()

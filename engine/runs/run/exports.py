@@ -16,76 +16,71 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import locked_folder, read_item_lines, read_regular, remove_tree, subfolders
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs.queue import locks
+from engine.runs.run.export_formats import ExportFormat, export_formats
 from engine.runs.run.folder import real_path
 from engine.runs.run.result import Interval
 from engine.runs.run.run_dir import RunDir
 
-ExportKind = Literal["adapter", "merged", "gguf"]
-WeightType = Literal["bf16", "f16", "f32", "q8_0", "q4_k_m"]
 FidelityOutcome = Literal["pass", "worse", "undecided"]
 MergeBase = Literal["original", "dequantized"]
-TYPES: dict[ExportKind, tuple[WeightType, ...]] = {
-    "adapter": (),
-    "merged": ("bf16", "f16", "f32"),
-    "gguf": ("bf16", "f16", "q8_0", "q4_k_m"),
-}
-"""Types of stored weights; an adapter is stored as it was trained."""
-DEFAULT_TYPES: dict[ExportKind, WeightType] = {"adapter": "f32", "merged": "bf16", "gguf": "q4_k_m"}
 FIDELITY = "fidelity.json"
 ITEM_SCORES = "scores.jsonl"
-GGUF_TOOLS = "gguf"
-"""What `ftbench pull` downloads for GGUF exports."""
 
 
 class Artifact(Struct, frozen=True, kw_only=True):
     """A kind of artifact with the type of its weights, as the `--ship` of a ladder names it."""
 
-    kind: ExportKind
-    type: WeightType
+    kind: str
+    type: str
+
+    @property
+    def format(self) -> ExportFormat:
+        return export_formats()[self.kind]
 
     @property
     def folder(self) -> str:
-        """Its folder below `exports/`: `gguf-q4_k_m`."""
-        return self.kind if self.kind == "adapter" else f"{self.kind}-{self.type}"
+        """Its folder below `exports/`: `merged-bf16`."""
+        return f"{self.kind}-{self.type}" if self.format.types else self.kind
 
     @property
     def word(self) -> str:
-        """Its shortest name on the command line: `merged`, `merged-f16`, `q4_k_m`, `gguf-bf16`."""
-        if self.type == DEFAULT_TYPES[self.kind] and self.kind != "gguf":
-            return self.kind
-        return self.type if self.type in QUANTIZED else self.folder
+        """Its shortest name on the command line: `merged`, `merged-f16`, `q4_k_m`."""
+        if self.type in self.format.own_types:
+            return self.type
+        return self.kind if self.type == self.format.default else self.folder
 
     @property
-    def requested_type(self) -> WeightType | None:
+    def requested_type(self) -> str | None:
         """The type to request; None for adapters, which are stored as they were trained."""
-        return None if self.kind == "adapter" else self.type
+        return self.type if self.format.types else None
 
     @property
     def title(self) -> str:
-        """Its name in sentences, after that of its rung: `merged`, `Q4_K_M`, `GGUF bf16`."""
-        if self.type in QUANTIZED:
+        """Its name in sentences, after that of its rung: `merged`, `merged f16`, `Q4_K_M`."""
+        if self.type in self.format.own_types:
             return self.type.upper()
-        return self.word.replace("gguf-", "GGUF ").replace("-", " ")
+        name = self.format.noun if self.format.module else self.kind
+        return name if self.word == self.kind else f"{name} {self.type}"
 
 
-QUANTIZED: tuple[WeightType, ...] = ("q8_0", "q4_k_m")
-"""Types that only GGUF files have."""
-
-
-ARTIFACTS = [
-    Artifact(kind=kind, type=weights) for kind, types in TYPES.items() for weights in types or (DEFAULT_TYPES[kind],)
-]
+def artifacts() -> list[Artifact]:
+    """Every kind with every type of its weights."""
+    return [
+        Artifact(kind=kind, type=weights)
+        for kind, known in export_formats().items()
+        for weights in known.types or (known.default,)
+    ]
 
 
 def artifact_words() -> list[str]:
-    return [artifact.word for artifact in ARTIFACTS]
+    return [artifact.word for artifact in artifacts()]
 
 
 def parse_artifact(text: str) -> Artifact:
-    """An artifact by its shortest name, the name of its folder, or `gguf`. Raises ValueError for another text."""
-    name = DEFAULT_TYPES["gguf"] if text == "gguf" else text
-    for artifact in ARTIFACTS:
-        if name in (artifact.word, artifact.folder):
+    """An artifact by its shortest name, the name of its folder, or its kind. Raises ValueError for another text."""
+    for artifact in artifacts():
+        is_default = text == artifact.kind and artifact.type == artifact.format.default
+        if is_default or text in (artifact.word, artifact.folder):
             return artifact
     raise ValueError(text)
 
@@ -136,7 +131,7 @@ class ArtifactMeasurements(Struct, kw_only=True):
     logits_with_same_experts: int = 0
     """Answer tokens of that comparison."""
     tensor_types: dict[str, int] = field(default_factory=dict)
-    """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
+    """Number of tensors of each type, where a format stores several: not every width can be quantized alike."""
     vllm_names: bool | None = None
     """Whether vLLM's mapping of the family, as read in its source, has all names of the weights; None for families that
     are not listed.
@@ -149,7 +144,7 @@ class Fidelity(ArtifactMeasurements, kw_only=True):
 
     v: int = 1
     run: str
-    kind: ExportKind
+    kind: str
     type: str
     """Data type of the stored weights."""
     model: str
@@ -207,8 +202,8 @@ def fidelity_outcome(
 
 def export_arguments(
     run: RunDir,
-    kind: ExportKind,
-    dtype: WeightType | None = None,
+    kind: str,
+    dtype: str | None = None,
     *,
     out: str | None = None,
     margin: float = DEFAULT_MARGIN,
@@ -227,9 +222,9 @@ def export_arguments(
     }
 
 
-def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Path:
+def export_folder(run: RunDir, kind: str, dtype: str | None) -> Path:
     """Where an artifact is written unless another folder is given; `dtype` None is the kind's default."""
-    return run.exports / Artifact(kind=kind, type=dtype or DEFAULT_TYPES[kind]).folder
+    return run.exports / Artifact(kind=kind, type=dtype or export_formats()[kind].default).folder
 
 
 def remove_unfinished(run: RunDir) -> None:

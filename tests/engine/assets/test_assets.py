@@ -16,7 +16,7 @@ from authoring.copying import copy_accuracy
 from authoring.corpus import CODES_LAST, COPYING_FIRST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
 from authoring.make_tickets import FIELDS, SIZES, normal_form, write_tickets
 from engine.assets import tickets_folder, tiny_folder
-from engine.export.gguf_tools import declared
+from engine.extensions.gguf.gguf_tools import declared
 
 CHOICES = {
     "category": set(bank.CATEGORIES),

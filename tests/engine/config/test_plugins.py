@@ -18,6 +18,7 @@ from engine.config.metric_specs import metric_specs
 from engine.config.settings import known_keys
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rung_kinds import rung_kinds
+from engine.runs.run.export_formats import export_formats
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList
 
@@ -29,11 +30,11 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example package, importable here and in every process started from here."""
     monkeypatch.syspath_prepend(EXAMPLE)
     monkeypatch.setenv("PYTHONPATH", EXAMPLE)
-    for cached in (method_specs, metric_specs, rung_kinds):
+    for cached in (method_specs, metric_specs, rung_kinds, export_formats):
         cached.cache_clear()
     yield
     monkeypatch.undo()
-    for cached in (method_specs, metric_specs, rung_kinds):
+    for cached in (method_specs, metric_specs, rung_kinds, export_formats):
         cached.cache_clear()
 
 
@@ -82,7 +83,14 @@ def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
         text = page.read_text("utf-8")
         assert "vera" in text and "edits" in text and "Constant answers" in text
     assert "VeRA" in folder.markdown.read_text("utf-8")
-    (run,) = (entry["run"] for entry in state["entries"] if entry["rung"] == "vera" and entry["kind"] == "run")
+    trained = {entry["rung"]: entry["run"] for entry in state["entries"] if entry["kind"] == "run"}
+    packed = forked.ftbench("export", trained["full"], "--to", "zip", "--json", "--margin", "100000")
+    assert packed.returncode == 0, packed.stderr
+    artifact = json.loads(packed.stdout)
+    check, file = artifact["fidelity"], Path(artifact["folder"]) / "model.zip"
+    assert (check["kind"], check["defects"], check["bytes"]) == ("zip", [], file.stat().st_size)
+    assert check["largest_logit_difference"] is not None and "A zip archive" in (file.parent / "README.md").read_text()
+    run = trained["vera"]
     done = forked.ftbench("export", run, "--to", "adapter")
     assert done.returncode == 0 and "largest logit difference: 0 " in done.stdout, done.stdout + done.stderr
     card = (tmp_path / "runs" / run / "exports" / "adapter" / "README.md").read_text("utf-8")

@@ -121,7 +121,7 @@ def test_no_template_is_rendered_in_the_process_itself(tokenizer: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a wrapped word", "an indent", "a power of constants"])
 def test_every_use_of_a_template_is_limited(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.export.llama_cpp import template_texts  # loads torch
+    from engine.extensions.gguf.llama_cpp import template_texts  # loads torch
 
     template, code = ENDLESS[name]
     monkeypatch.setattr(tokenizer, "chat_template", template)

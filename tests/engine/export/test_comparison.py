@@ -20,7 +20,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.export.artifact_check import ArtifactCheck, CheckedKind, CheckJob, compare_logits, logits_and_experts
+from engine.export.artifact_check import ArtifactCheck, CheckJob, compare_logits, logits_and_experts
 from engine.export.comparison import difference_of, gain_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.exports import Fidelity, fidelity_outcome
@@ -109,7 +109,7 @@ def test_logits_are_also_compared_where_rounding_changes_no_expert(tmp_path: Pat
     scored: Any = SimpleNamespace(items=[], rows=SimpleNamespace(validation=rows, train=[]))
     checked = ArtifactCheck()
 
-    def check(kind: CheckedKind, model: torch.nn.Module) -> None:
+    def check(kind: str, model: torch.nn.Module) -> None:
         job = CheckJob(run="", kind=kind, logits=str(tmp_path / "logits.safetensors"))
         compare_logits(lambda row: logits_and_experts(model, row, 0, "cpu"), scored, job, checked)
 

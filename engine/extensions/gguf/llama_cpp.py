@@ -34,7 +34,7 @@ from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import Choices, RowLoss, best_score
 from engine.export.export_source import ScoredRows
-from engine.export.gguf_tools import LIBRARY, require_tools
+from engine.extensions.gguf.gguf_tools import LIBRARY, require_tools
 from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import loss_weight, target_weights, targets_of
 

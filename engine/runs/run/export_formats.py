@@ -1,0 +1,68 @@
+"""What an export can write: a kind of artifact with the types of its weights (`ftbench.exporters`).
+
+Adapters and merged weights are the core's. How an extension writes and checks its kind is in its `module`, whose
+functions are those of `FormatModule` (`engine/export/format_modules.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from engine.config.errors import UserError
+from engine.config.hooks import FIX, load_all
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """Without torch; its name in `ftbench.exporters` is the `--to` of an export."""
+
+    noun: str
+    """`merged weights`, `GGUF`."""
+    contents: str
+    """For whom it is, in two or three words."""
+    default: str
+    """Type of the weights without `--type`."""
+    types: tuple[str, ...] = ()
+    """Types of stored weights; none for an adapter, which is stored as it was trained."""
+    own_types: tuple[str, ...] = ()
+    """Types that only this kind has: their names alone name the artifact, `q4_k_m`."""
+    is_complete: bool = True
+    """Whether it is used without the base model."""
+    weights: str = "*.safetensors"
+    """The files whose size is that of the artifact."""
+    module: str = ""
+    """Writes it from merged weights; '' for the kinds of the core."""
+    needs_tools: bool = False
+    """Whether `ftbench pull` with its name downloads what it needs."""
+
+
+BUILT_IN = {
+    "adapter": ExportFormat("adapter", "PEFT adapter", "f32", is_complete=False),
+    "merged": ExportFormat("merged weights", "safetensors", "bf16", ("bf16", "f16", "f32")),
+}
+
+
+@cache
+def export_formats() -> dict[str, ExportFormat]:
+    """By name, those of the core first. Raises UserError for what is not an ExportFormat, and for a name twice."""
+
+    def is_valid(loaded: object) -> bool:
+        return isinstance(loaded, ExportFormat)
+
+    formats = dict(BUILT_IN)
+    for hook, loaded in load_all("ftbench.exporters", "an ExportFormat", is_valid):
+        if hook.name in formats:
+            raise UserError(f"two kinds of exports are named {hook.name!r}", hook.place, FIX, "extension.name_taken")
+        formats[hook.name] = loaded
+    return formats
+
+
+def weight_types() -> list[str]:
+    """Of all formats, each once."""
+    return list(dict.fromkeys(weights for known in export_formats().values() for weights in known.types))
+
+
+def kinds_with_tools() -> list[str]:
+    """The formats whose tools `ftbench pull` downloads."""
+    return [kind for kind, known in export_formats().items() if known.needs_tools]

@@ -6,6 +6,7 @@ Messages get OpenAI's schema: role, content as text, tool calls as objects.
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from engine.config.errors import UserError
 from engine.data.columns import as_text
 from engine.data.formats import DetectedFormat, data_formats
-from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED, MISREAD_TEXT
+from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED, MISREAD_TEXT, TURNS_DROPPED, TWO_ANSWERS
 from engine.data.readers.encodings import is_misread
 from engine.data.rows import Example, Problem, RawRow, UnusableRow, described, from_json, parsed
 
@@ -92,11 +93,15 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFor
     last = trained[-1]
     if _is_empty(messages[last]):
         raise UnusableRow("data.empty", "the last answer is empty")
+    notes = [TURNS_DROPPED] if len(messages) > last + 1 else []
     del messages[last + 1 :]
     weights = {number: weight for number, weight in weights.items() if number <= last}
     skipped = [number for number in trained if number < last and _is_empty(messages[number])]
     weights |= dict.fromkeys(skipped, 0.0)
     refuse_placeholder(messages)
+    answers = [message["role"] == "assistant" for message in messages]
+    notes += [TWO_ANSWERS] if any(map(operator.and_, answers, answers[1:])) else []
+    notes += [EMPTY_TURN] if skipped else []
 
     # The row's system message comes first, unless the conversation starts with one.
     if "system" in detected.parts and messages[0]["role"] != "system":
@@ -119,7 +124,7 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFor
         raw.where,
         tools or None,
         {number: weight for number, weight in weights.items() if weight != 1.0},
-        notes=(EMPTY_TURN,) if skipped else (),
+        notes=tuple(notes),
     )
 
 

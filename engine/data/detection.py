@@ -23,6 +23,7 @@ from engine.data.conversation import ANSWER_LISTS, to_example
 from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, data_formats
 from engine.data.formats.messages import chat_style
 from engine.data.guesses import guess_map
+from engine.data.readers.message_trees import TREE
 from engine.data.rows import SHOWN, Example, Problem, RawRow
 from engine.data.source import read, reading_decisions, summary_of
 
@@ -153,12 +154,14 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         intro = f"remove the column {name}, or train on the text alone:"
         raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": asked}, intro)
 
-    group = _group_column(summary, data)
+    group = _group_column(summary, data) or (TREE if TREE in summary.filled else "")
     reasons = [detected.why, *reading_decisions(rows)]
     used = detected.reported_roles(list(summary.columns))
     if group:
         as_read = ", numbers read as text" if "a number" in summary.columns[group].kinds else ""
-        reasons.append(f"data.group = {group!r}: its rows stay in one split{as_read}")
+        reasons.append(
+            f"{f'data.group = {group!r}' if data.group else f'column {group}'}: its rows stay in one split{as_read}"
+        )
         used[group] = ", ".join(filter(None, [used.get(group, ""), "group"]))
     columns = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
     warnings = [*detected.warnings]
@@ -204,7 +207,7 @@ def _refuse_lost_answers(columns: ColumnLookup, detected: DetectedFormat, data: 
     alone = "--set data.format=text trains on the texts only"
     if all(columns.optional(name) for name in _TREE):
         problem = f"each row is one message of a conversation (columns {', '.join(_TREE)})"
-        hint = f"write one row per conversation, with its messages in a list of {{role, content}}; {alone}"
+        hint = f"add message_id, which parent_id of other rows refers to, or write one row per conversation; {alone}"
         raise UserError(problem, data.id, hint, code="data.flat_messages")
     text = detected.parts["text"].source
     answer = columns.find(*(name for name in _BESIDE_TEXT if name != text.lower()))

@@ -26,6 +26,7 @@ HISTORY_REWRITTEN = "data.history_rewritten"
 OPENS_WITH_ANSWER = "data.opens_with_answer"
 SPECIAL_TOKEN_IN_TEXT = "data.special_token_in_text"
 TOKEN_ACROSS_BOUNDARY = "data.token_across_boundary"
+TURNS_DROPPED, TWO_ANSWERS = "data.turns_dropped", "data.two_answers"
 EMPTY_TURN = "data.empty_turn"
 END_TOKEN_REMOVED = "data.end_token_removed"
 MISREAD_TEXT = "data.misread_text"
@@ -84,6 +85,8 @@ NOTES = {
     END_TOKEN_REMOVED: "an answer ends with a literal end token, which is removed: the template writes the model's own",
     MISREAD_TEXT: "text was decoded with the wrong encoding (such as `Ã©` for é, `â€™` for ’, or a replacement "
     "character): write the file again from its source",
+    TURNS_DROPPED: "messages after the last answer are dropped, such as a user message without an answer",
+    TWO_ANSWERS: "two assistant messages in a row: both are in the loss, and the second one answers no message",
     EMPTY_TURN: "an answer before the last one is empty: it is not in the loss",
     TOOLS: "the chat template does not render the tools",
     CALLS: "the chat template does not render tool calls of earlier turns",

@@ -20,7 +20,17 @@ from engine.config.text import amount, escaped
 from engine.data.columns import Summary, did_you_mean, summarize
 from engine.data.readers.arrow_files import arrow_files, arrow_rows, is_disk_set, load_disk_set, load_hub, read_parquet
 from engine.data.readers.json_files import array_keys, read_json, read_lines, read_member
-from engine.data.readers.text_files import no_rows, read_csv, read_text, unreadable
+from engine.data.readers.message_trees import without_trees
+from engine.data.readers.text_files import (
+    SPREADSHEETS,
+    is_log,
+    log_file,
+    no_rows,
+    read_csv,
+    read_text,
+    spreadsheet,
+    unreadable,
+)
 from engine.data.rows import SPLITS, RawRow, ReadingNotes
 
 _WORDS = {
@@ -65,7 +75,10 @@ class RowStream:
         """Called every PROGRESS_ROWS rows while the summary is computed."""
 
     def __iter__(self) -> Iterator[RawRow]:
-        return chain.from_iterable(part.load() for part in self.parts)
+        return chain.from_iterable(map(self._rows, self.parts))
+
+    def _rows(self, part: SourcePart) -> Iterator[RawRow]:
+        return without_trees(part.load(), part.name, self.notes)
 
     @cached_property
     def summary(self) -> Summary:
@@ -78,7 +91,7 @@ class RowStream:
                     self.progress(number)
                 yield row
 
-        return summarize((part.name, reported(part.load())) for part in self.parts)
+        return summarize((part.name, reported(self._rows(part))) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -196,11 +209,11 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
 def _offer_file(
     path: Path, name: str, notes: ReadingNotes, split: str | None, whole_file: bool = False
 ) -> list[SourcePart]:
-    """A file as one part; a JSON object of splits has a part per split."""
+    """A file as one part; a JSON object of splits has a part per array, several of which may be of one split."""
     if data_file_kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
         keys = array_keys(path, name)
         named = {key: split_name for key in keys if (split_name := split_of(key))}
-        if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
+        if "train" in named.values() and len(named) == len(keys) > 1:
             return [
                 SourcePart(f"{name} {key}", split_name, partial(read_member, path, name, key), (path,))
                 for key, split_name in named.items()
@@ -318,7 +331,11 @@ def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = Fal
     kind = data_file_kind(path)
     if kind is None:
         suffix = path.suffix.lower()
+        if suffix in SPREADSHEETS:
+            raise spreadsheet(name)
         hint = f"use {READABLE}"
+        if suffix == ".log":
+            raise log_file(name)
         if suffix in _PACKED or suffix == ".gz":
             hint = f"unpack it first ({READABLE} are supported)"
         raise UserError(f"unsupported file type ({suffix or 'no suffix'})", name, hint, code="data.file_type")
@@ -349,6 +366,8 @@ def _refuse_other_content(path: Path, name: str, kind: str) -> None:
     if start.startswith(b"version https://git-lfs.github.com/spec/"):
         problem, hint = "a Git LFS pointer, not the data", "run `git lfs pull` in its repository, then try again"
         raise UserError(problem, name, hint, code="data.lfs_pointer")
+    if kind in (".json", ".jsonl") and is_log(start.decode("latin-1")):
+        raise log_file(name)
     if kind != ".txt" and start.startswith((b"<!doctype html", b"<html")):
         problem, hint = "an HTML page, not the data", "download the file itself; the page may say why that failed"
         raise UserError(problem, name, hint, code="data.html_page")

@@ -104,6 +104,8 @@ def _rows_in(value: Any, name: str) -> list[Any]:
     hint = "write an array of objects"
     if not isinstance(value, dict):
         raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
+    if (columns := _pandas_columns(value)) is not None:
+        return columns
     arrays, members = _arrays(value), list(value.values())
     is_row = not NESTED.keys().isdisjoint(value) or any(_is_message(items[0]) for items in arrays.values())
     if is_row and any(isinstance(item, list) for item in members):
@@ -125,6 +127,23 @@ def _rows_in(value: Any, name: str) -> list[Any]:
     if members and all(isinstance(item, dict) for item in members):
         return members
     raise UserError("an object without an array of rows", name, hint, code="data.invalid_rows")
+
+
+def _pandas_columns(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of what `DataFrame.to_json` writes with orient split (columns, index, data) or columns ({column: {row:
+    value}}); None for another object.
+    """
+    names, data = value.get("columns"), value.get("data")
+    if value.keys() <= {"columns", "index", "data"} and isinstance(names, list) and isinstance(data, list):
+        rows = [row for row in data if isinstance(row, list) and len(row) == len(names)]
+        return [dict(zip(map(str, names), row, strict=True)) for row in rows] if len(rows) == len(data) else None
+    members = list(value.values())
+    if not members or not all(isinstance(column, dict) and column for column in members):
+        return None
+    keys = list(dict.fromkeys(key for column in members for key in column))
+    if not all(key.isdigit() for key in keys) or all(key.isdigit() for key in value):
+        return None
+    return [{name: column.get(key) for name, column in value.items()} for key in keys]
 
 
 def _array(content: bytes, path: Path, name: str, notes: ReadingNotes) -> Iterator[RawRow]:

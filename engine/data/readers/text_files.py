@@ -41,6 +41,13 @@ _MAGIC = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".xlsb")
+_LOG = re.compile(
+    r"(?i)[\[<(]?(?:\d{4}[-/.]\d\d[-/.]\d\d|\d\d[-/.]\w{2,3}[-/.]\d{2,4}|\d{6}|[a-z]{3} +\d{1,2})[ T:]\d\d:?\d\d"
+)
+"""The start of a line in a log: date and time."""
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
+"""A first line that names the separator, for Excel."""
 _BOM = b"\xef\xbb\xbf"
 SEPARATORS = ",;\t|"
 _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
@@ -122,6 +129,24 @@ def regular_file_size(path: Path, name: str) -> int:
     return status.st_size
 
 
+def spreadsheet(name: str) -> UserError:
+    hint = (
+        "save the sheet as CSV: in Excel with File, Save As, CSV UTF-8; or `soffice --headless --convert-to "
+        "'csv:Text - txt - csv (StarCalc):44,34,76' FILE`"
+    )
+    return UserError("a spreadsheet, not a text file", name, hint, code="data.spreadsheet")
+
+
+def is_log(text: str) -> bool:
+    """Whether the first line starts with date and time, as lines of a log do."""
+    return bool(_LOG.match(text))
+
+
+def log_file(name: str) -> UserError:
+    hint = "rename it to .txt to train on its lines as plain text; a log has no prompts and answers"
+    return UserError("a log, not rows of data", name, hint, code="data.log_file")
+
+
 def no_rows(name: str) -> UserError:
     return UserError("no rows in the file", name, "add at least one row", code="data.no_rows")
 
@@ -153,6 +178,8 @@ def _readable(path: Path, name: str) -> Iterator[IO[bytes]]:
             if kind == "UTF-16":
                 hint = f"save the file as UTF-8: `{convert_command('UTF-16', path)}`"
                 raise UserError("encoded as UTF-16", f"{name} line 1 byte 1", hint, code="data.not_utf8")
+            if kind == "a zip archive" and b"xl/" in os.pread(plain.fileno(), 1 << 16, 0):
+                raise spreadsheet(name)
             if kind and not gz:
                 hint = "unpack or rename it (.gz and .parquet are supported)"
                 raise UserError(f"{kind}, despite its name", name, hint, code="data.wrong_suffix")
@@ -245,6 +272,11 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) 
     first, header = next(((number, text) for number, text in numbered if text.strip()), (0, ""))
     if not first:
         return
+    if named := _SEPARATOR_LINE.fullmatch(header):
+        delimiter = named[1]
+        first, header = next(((number, text) for number, text in numbered if text.strip()), (0, ""))
+        if not first:
+            return
     following = (text for _, text in numbered)
     sample, length = [header], len(header)
     while len(sample) <= _SAMPLE and length < _SAMPLE_LENGTH and (text := next(following, None)) is not None:
@@ -273,6 +305,8 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) 
         if count > MAX_ROWS:
             raise too_many_rows(location)
         if len(fields) != len(columns):
+            if is_log(header):
+                raise log_file(name)
             problem = f"wrong number of fields ({len(fields)}; header: {len(columns)})"
             hint = "quote fields that contain the separator or a line break"
             raise UserError(problem, location, hint, code="data.wrong_field_count")

@@ -171,6 +171,8 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Lo
     for name in by_score.outliers:
         rows[name].not_compared = OUTLIER
     ladder.dependence = _dependence(by_score, results)
+    by_metric = {LOSS.name: by_loss} | ({} if spec.is_loss else {spec.name: by_score})
+    ladder.heavy_tails = [name for name, samples in by_metric.items() if samples and samples.has_heavy_tails]
     if look is BEFORE_FIRST_LOOK:
         return by_score
     level, share_level = (1 - look.error_rate, 1 - look.share_error_rate) if look else (CONFIDENCE_LEVEL,) * 2

@@ -34,6 +34,7 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
     metric_failed,
+    metric_title,
     needed_sample,
     not_significant,
     ratio_bounds,
@@ -66,6 +67,7 @@ RULE_OF_COST = {
     "fails": "more than one eighth",
 }
 NOTABLE_WIDENING = 1.05
+HEAVY_TAILS = "95% CIs of single scores and of differences from the base model contain the true value in about 90%"
 UNEQUAL_GROUPS = 0.5
 """A smaller effective number of groups, as a part of their number, is a caveat."""
 RETIME = "repeat them with --retime"
@@ -321,6 +323,8 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:
         yield f"With fewer than {MIN_ITEMS} test items no difference can be significant."
     if ladder.dependence and ladder.work:
         yield _dependent_items(ladder, ladder.dependence, amount(ladder.work.test, "test item"))
+    for name in ladder.heavy_tails:
+        yield f"A few test items have by far the highest {metric_title(name)}: {HEAVY_TAILS}."
     if text := unended_answers(ladder, trained):
         yield text
 

@@ -11,7 +11,8 @@ and a rung's mean is estimated by the mean over items and seeds. Its error has t
   with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant. Items of
   one group, which depend on each other, are one value with their number as its weight; if these are unequal, n is the
   effective number of groups (`small_sample`). Where few bounded scores differ, the ends of an interval are those of a
-  score interval (`discordance_variance`, Tango 1998).
+  score interval (`discordance_variance`, Tango 1998). Scores without bounds, such as losses, may be skewed, and the end
+  of an interval on the side of the long tail is further away (`skewed_errors`, Hall 1992).
 - Seeds: seed effects of rung r have a standard deviation that is estimated from the means of its seeds, less
   the variance that residuals explain, with a lognormal prior that all rungs share. Its uncertainty is part of the
   error: few seeds make intervals wide, and with one seed the prior stands alone. So intervals are about the mean over
@@ -106,6 +107,22 @@ def chi_square_ratio(coordinate: int, freedom: float) -> Floats:
     return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
 
 
+def skewed_errors(errors: Floats, skewness: float, items: float) -> Floats:
+    """Standardized errors of a mean of skewed values from symmetric ones, by the inverse of Hall's transformation.
+
+    Where it makes an error smaller, on the side of the short tail, the symmetric one is kept: few values understate
+    their skewness. Hall, On the removal of skewness by transformation (1992, J. R. Stat. Soc. B 54, 221).
+    """
+    scale = skewness / math.sqrt(items)
+    if abs(scale) < MIN_SKEWNESS:
+        return errors
+    moved = 3 / scale * (1 - np.cbrt(1 - scale * (errors + scale / 6)))
+    return np.where(errors > 0, np.maximum(errors, moved), np.minimum(errors, moved))
+
+
+MIN_SKEWNESS, HEAVY_TAIL = 1e-6, 0.3
+"""Skewness divided by the root of the number of items: no transformation below the first, a caveat above the second,
+where intervals cover in 90 to 95% of simulated ladders."""
 REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
 """(common spread, spread of rungs), of logarithms; the spread of rungs by the rung's seeds, the common one by the
 ladder's."""
@@ -354,11 +371,12 @@ class MeanSamples:
         trained = [name for name in names if not self.scores[name].untrained]
         # Errors of the rungs' means from the choice of items.
         coordinate = 2 * len(names) + 2
-        deviations = np.stack([self.scores[name].deviations.mean(0) for name in names])
-        inflation, freedom = small_sample(np.ones(self.n) if first.weights is None else first.weights)
+        self._deviations = {name: self.scores[name].deviations.mean(0) for name in names}
+        deviations = np.stack([*self._deviations.values()])
+        self._inflation, freedom = small_sample(np.ones(self.n) if first.weights is None else first.weights)
         self.effective = freedom + 1
         """As many units of equal weight vary as much."""
-        covariance = inflation * deviations @ deviations.T / self.n**2
+        covariance = self._inflation * deviations @ deviations.T / self.n**2
         if math.isfinite(self._range):  # a standard error that is added to every difference of bounded scores
             covariance += np.eye(len(names)) * (self._range / self.n) ** 2 / 2
         values, vectors = np.linalg.eigh(covariance)
@@ -390,10 +408,32 @@ class MeanSamples:
         """The largest possible difference of two scores; infinite if one of the bounds is."""
         return self.bounds[1] - self.bounds[0]
 
+    def _skewness(self, contrast: Mapping[str, float]) -> float:
+        """Of the items' part in a sum of means."""
+        deviations = sum(factor * self._deviations[name] for name, factor in contrast.items())
+        return float(np.mean(deviations**3) / max(float(np.mean(deviations**2)) ** 1.5, 1e-300))
+
+    @property
+    def has_heavy_tails(self) -> bool:
+        """Whether scores without bounds are so skewed that intervals cover less often than they should."""
+        skewness = max(abs(self._skewness({name: 1.0})) for name in self.scores)
+        return not math.isfinite(self._range) and skewness > HEAVY_TAIL * math.sqrt(self.effective)
+
+    def _errors(self, contrast: Mapping[str, float]) -> Floats:
+        """(POINTS,) by how much the true sum of means, each times its factor, is larger than the observed one."""
+        both = sum(factor * (self.means[name] - self.scores[name].mean) for name, factor in contrast.items())
+        deviations = sum(factor * self._deviations[name] for name, factor in contrast.items())
+        error = math.sqrt(self._inflation * float((np.asarray(deviations) ** 2).sum())) / self.n
+        if math.isfinite(self._range) or not error:
+            return np.asarray(both)
+        of_items = np.asarray(sum(factor * self.item_errors[name] for name, factor in contrast.items()))
+        skewed = error * skewed_errors(of_items / error, self._skewness(contrast), self.effective)
+        return np.asarray(both - of_items + skewed)
+
     def interval(self, name: str) -> Interval:
         """A rung's mean with its 95% interval."""
         scores = self.scores[name]
-        interval = self._interval(scores.mean, self.means[name], clip=True)
+        interval = self._interval(scores.mean, scores.mean + self._errors({name: 1.0}), clip=True)
         values = scores.values if scores.weights is None else scores.values / scores.weights
         if values.min() < values.max():
             return interval
@@ -426,34 +466,41 @@ class MeanSamples:
     def differences(self, pairs: Sequence[tuple[str, str]], level: float = CONFIDENCE_LEVEL) -> list[Difference]:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
-        samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
+        errors = np.array([self._errors({a: 1.0, b: -1.0}) for a, b in pairs])
         # Comparisons with the base get BASE_SHARE of the error rate together.
         untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
         split = any(untrained) and not all(untrained)
         parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
         levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
         levels = [min(share, 1 - MIN_TAIL / POINTS) for share in levels]
-        unit = np.array([np.quantile(*pair, method="higher") for pair in zip(samples, levels, strict=True)])
-        unit = np.where(unit > 0, unit, 1e-12)
-        largest = (samples / unit[:, None]).max(0)
+        below, above = np.array([self._units(*pair) for pair in zip(errors, levels, strict=True)]).T
+        largest = np.where(errors > 0, errors / above[:, None], -errors / below[:, None]).max(0)
         scale = float(np.quantile(largest, level, method="higher"))  # one of the samples, so that it agrees with p
         enough = self.n >= MIN_ITEMS
-        half, bound = (scale * unit, self._range) if enough else (np.full(len(pairs), math.inf), math.inf)
+        bound = self._range if enough else math.inf
         differences = []
         for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
-            size, half_width = abs(mean) if enough else 0.0, float(half[pair])
-            low, high = self._ends(a, b, float(mean), half_width, bound)
-            p_adjusted = _tail(largest, size / unit[pair])
-            differences.append(Difference(a, b, float(mean), low, high, half_width, p_adjusted))
+            down, up = (scale * float(side[pair]) if enough else math.inf for side in (below, above))
+            low, high, half_width = float(mean) - down, float(mean) + up, (down + up) / 2
+            if math.isfinite(bound):
+                low, high = self._ends(a, b, float(mean), half_width, bound)
+            size = abs(mean) / (below if mean > 0 else above)[pair] if enough else 0.0
+            differences.append(Difference(a, b, float(mean), low, high, half_width, _tail(largest, size)))
         return differences
+
+    def _units(self, errors: Floats, level: float) -> tuple[float, float]:
+        """The quantiles by which errors below and above 0 are divided: the same if scores are bounded."""
+        if math.isfinite(self._range):
+            sides = [np.quantile(np.abs(errors), level, method="higher")] * 2
+        else:
+            sides = [np.quantile(side * errors, (1 + level) / 2, method="higher") for side in (-1, 1)]
+        return max(float(sides[0]), 1e-12), max(float(sides[1]), 1e-12)
 
     def _ends(self, a: str, b: str, mean: float, half: float, bound: float) -> tuple[float, float]:
         """The ends of an interval of half this width: where few items differ, further away (Tango 1998).
 
         The variance from the choice of items is that of `discordance_variance`; the part of the seeds does not change.
         """
-        if not math.isfinite(bound):
-            return mean - half, mean + half
         of_seeds = self._variance_of_seeds(a, b)
         observed = float((self.item_errors[a] - self.item_errors[b]).var())
         critical = half / math.sqrt(observed + of_seeds)

@@ -365,6 +365,8 @@ class Ladder(Struct, kw_only=True):
     """Where full fine-tuning has no score: the GPU memory that it takes."""
     dependence: ItemDependence | None = None
     """Of the test items; None if every item is alone."""
+    heavy_tails: list[str] = field(default_factory=list)
+    """Metrics without bounds of which a few test items have so high values that intervals cover less often."""
     estimates: list[RungDuration] = field(default_factory=list)
     """Expected duration of a run of each rung."""
     entries: list[LadderEntry] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Simulated ladders under conditions that `simulated_grid` leaves out, with their true means.
 
-Very unequal groups, methods that collapse in some seeds, skewed losses, correlated and
-many seeds, exports at the margin, and trends over sweeps. `tools/statistics_grid.py --conditions` measures them.
+Very unequal groups, methods that collapse in some seeds, skewed losses, shares of the best of equal rungs, correlated
+and many seeds, exports at the margin, trends over sweeps. `tools/statistics_grid.py --conditions` measures them.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ def conditions() -> Iterator[Condition]:
         )
     for kind, items in product(("lognormal 1", "lognormal 1.5", "Pareto 2.2"), (30, 100, 300)):
         yield ladder(f"losses, {kind}, {items} items", partial(losses, kind, items), LOSS.bounds)
+    for rungs, spread in ((12, 0.0), (4, 0.0), (12, 0.1)):
+        best = "equal rungs" if not spread else f"rungs {100 * spread:g} points apart at most"
+        yield Condition(f"share of the best of {rungs} {best}", partial(shares_of_best, rungs, spread))
     for seeds in (2, 3, 5):
         stds = {"qlora": 0.005, "lora": 0.005, "full": 0.05}
         yield ladder(f"one unstable rung, {seeds} seeds", partial(answers, EQUAL_RATES, seeds, stds=stds))
@@ -169,6 +172,19 @@ def ladder(name: str, draw: Callable[..., Drawn], bounds: tuple[float, float] = 
 
 def _contains(interval: Interval, true: float) -> bool:
     return interval.low is None or interval.high is None or interval.low <= true <= interval.high
+
+
+def shares_of_best(rungs: int, spread: float, random: np.random.Generator) -> dict[str, float]:
+    """Shares of the gain of the best of trained rungs, without full fine-tuning."""
+    names = [f"rung {number}" for number in range(rungs)]
+    gains = np.linspace(0.25 - spread, 0.25, rungs).tolist()
+    rates = {BASE: 0.4} | dict(zip(names, (0.4 + gain for gain in gains), strict=True))
+    scores, _ = answers(rates, std=0.015, random=random)
+    samples = MeanSamples(scores, (0.0, 1.0))
+    best = max(names, key=lambda name: scores[name].mean)
+    intervals = [samples.share_of_best(name, names, BASE, best) for name in names]
+    covered = [_contains(interval, gain / 0.25) for interval, gain in zip(intervals, gains, strict=True)]
+    return {"share": float(np.mean(covered))}
 
 
 def export_at_margin(is_loss: bool, random: np.random.Generator) -> dict[str, float]:

@@ -180,8 +180,9 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
         share, bounds = quantities.percent(gain.mean), score_format.percent_bounds(gain)
+        of = "full's" if any(other.method == RULE_REFERENCE and other.score for other in ladder.rows) else "the best's"
         scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
-        text = f"{name} keeps {share} of full's gain over the base model, pointwise 95% CI {bounds}{scope}, {size}"
+        text = f"{name} keeps {share} of {of} gain over the base model, pointwise 95% CI {bounds}{scope}, {size}"
     elif metric.lower_is_better:
         text = f"{name} has a {metric.title} of {score_text(row, metric)} {size}"
     else:
@@ -310,7 +311,7 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
     uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
     ends = [end for end in (value.low, value.mean, value.high) if end is not None] if value else []
     drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in ends] if scale[0] < scale[1] else []
-    is_reference = row is decisions.reference
+    is_full = row is decisions.full
     return SummaryRow(
         rung=row.name,
         title=rung_title(row.name),
@@ -319,8 +320,8 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
         status="" if score else "not finished" if row.status == "planned" else row.status.replace("_", " "),
         score_bounds=score_format.score_bounds(value, metric),
         score_rounded=score_format.score_bounds(value, metric, 1),
-        share="100%" if gain and is_reference else quantities.percent(gain.mean, 0) if gain else "",
-        share_bounds="" if is_reference else score_format.percent_bounds(gain, 0),
+        share="100%" if gain and is_full else quantities.percent(gain.mean, 0) if gain else "",
+        share_bounds="" if is_full else score_format.percent_bounds(gain, 0),
         cost=quantities.ratio(ratio.mean) if ratio else "",
         cost_bounds=ratio_bounds(ratio) if ratio else "",
         memory=quantities.size(peak) if peak else "",

@@ -416,8 +416,14 @@ def add_shares(
         return
     noun = "full fine-tuning" if other.method == RULE_REFERENCE else "the best rung"
     row.no_share = row.not_compared or why_no_share(comparison(ladder, other.name, BASE), noun)
-    if not row.no_share:
+    if row.no_share:
+        return
+    if other.method == RULE_REFERENCE or row.source:
         row.share_of_gain = samples.share_of_gain(row.name, other.name, BASE, level)
+        return
+    compared = [own.name for own in ladder.rows if not (is_base(own.name) or own.source or own.not_compared)]
+    rungs = [name for name in compared if name in samples.scores]
+    row.share_of_gain = samples.share_of_best(row.name, rungs, BASE, other.name, level)
 
 
 def reference_rung(ladder: Ladder, scored: Iterable[str], spec: MetricSpec) -> str:

@@ -433,7 +433,12 @@ class MeanSamples:
     def interval(self, name: str) -> Interval:
         """A rung's mean with its 95% interval."""
         scores = self.scores[name]
-        interval = self._interval(scores.mean, scores.mean + self._errors({name: 1.0}), clip=True)
+        errors = self._errors({name: 1.0})
+        if name in self.seed_std:  # what other rungs say makes differences more precise, not what one rung scores
+            (alone,) = _posterior([scores.seed_evidence], self.seed_median, [[*self.seed_std].index(name) + 1])
+            of_seeds = self.means[name] - scores.mean - self.item_errors[name]
+            errors = errors + of_seeds * (np.maximum(alone / self.seed_std[name], 1.0) - 1)
+        interval = self._interval(scores.mean, scores.mean + errors, clip=True)
         values = scores.values if scores.weights is None else scores.values / scores.weights
         if values.min() < values.max():
             return interval
@@ -448,6 +453,30 @@ class MeanSamples:
         mean = (self.scores[rung].mean - origin) / (self.scores[reference].mean - origin)
         gains = (self.means[rung] - self.means[base]) / (self.means[reference] - self.means[base])
         return self._interval(mean, gains, level=level)
+
+    def share_of_best(
+        self, rung: str, rungs: Sequence[str], base: str, reference: str, level: float = CONFIDENCE_LEVEL
+    ) -> Interval:
+        """The share of the gain of the best of these rungs; the mean is that of `reference`, the best observed one.
+
+        Which rung is truly best is not known, and the best observed one is overestimated. So the interval is from the
+        lowest to the lowest end of simultaneous intervals of the ratio to each other rung, at most 1: multiple
+        comparisons with the best (Hsu 1981, Annals of Statistics 9, 1026).
+        """
+        origin = self.scores[base].mean
+        gain = self.scores[reference].mean - origin
+        gains = {name: (self.means[name] - self.means[base]) * math.copysign(1, gain) for name in rungs}
+        mean = (self.scores[rung].mean - origin) / gain
+        others = [gains[name] for name in rungs if name != rung]
+        if not others or self.n == 1:
+            return Interval(mean=mean, low=None, high=None, rows=self.items)
+        # A rung without a gain is not the best one.
+        ratios = np.stack([np.where(of > 0, gains[rung] / np.where(of > 0, of, 1.0), np.inf) for of in others])
+        ranks = (ratios.argsort(1).argsort(1) + 0.5) / POINTS
+        tail = float(np.quantile(np.minimum(ranks, 1 - ranks).min(0), 1 - level, method="lower"))
+        low = float(np.quantile(ratios, tail, 1, method="lower").min())
+        high = float(np.quantile(ratios, 1 - tail, 1, method="higher").min())
+        return Interval(mean=mean, low=min(1.0, low), high=min(1.0, high), rows=self.items)
 
     def share_of_gain_p(self, rung: str, reference: str, base: str, share: float) -> float:
         """Two-sided p of the share of the gain against a value: below 5% where the 95% interval excludes it."""

@@ -51,6 +51,11 @@ from engine.runs.score_format import (
     with_bounds,
 )
 
+OF_BEST = (
+    "Without a score of full fine-tuning, shares are of the gain of the best rung; their intervals allow for the doubt "
+    "about which rung that is."
+)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -204,6 +209,9 @@ def quality(ladder: Ladder) -> ReportTable:
     """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
     metric = ladder.metric
     extras = sorted({name for row in ladder.rows for name in row.extra})
+    shown = [row for row in ladder.rows if row.share_of_gain and not row.source]
+    is_of_full = not shown or any(row.method == RULE_REFERENCE for row in shown)
+    of_best = "full’s" if is_of_full else "the best’s"
 
     def extra(name: str, row: RungResult) -> str:
         return percent(row.extra.get(name))
@@ -211,7 +219,7 @@ def quality(ladder: Ladder) -> ReportTable:
     score_column = ReportColumn[RungResult](metric_title(metric), lambda row: score_cell(row.score, metric))
     columns: list[ReportColumn[RungResult]] = [
         *([] if metric_spec(metric).is_loss else [score_column]),
-        ReportColumn("share of full’s gain", lambda row: share_cell(row.share_of_gain), unmeasured=""),
+        ReportColumn(f"share of {of_best} gain", lambda row: share_cell(row.share_of_gain), unmeasured=""),
         ReportColumn("held-out loss, nats/token", lambda row: score_cell(row.loss, LOSS.name)),
         ReportColumn(
             "forgetting, nats/token",
@@ -224,8 +232,9 @@ def quality(ladder: Ladder) -> ReportTable:
     ]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
     notes += [f"{rung_title(row.name)} is not compared: {row.not_compared}." for row in ladder.rows if row.not_compared]
+    notes += [] if is_of_full else [OF_BEST]
     notes += noted(
-        "No share of full’s gain", [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
+        f"No share of {of_best} gain", [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
     )
     return report_table("Quality", "rung", ladder.rows, lambda row: _line(row, *rung_facts(row)), columns, notes)
 

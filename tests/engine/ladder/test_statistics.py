@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from simulated import BASE, blank_ladder
-from simulated_conditions import ONE_LARGE, answers, losses
+from simulated_conditions import ONE_LARGE, answers, losses, shares_of_best
 from simulated_grid import PAIRS, RATES
 
 from engine.config.errors import UserError
@@ -18,6 +18,7 @@ from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance, small_sample
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import Decisions
+from engine.ladder.report.tables import OF_BEST, quality
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.sentences import verdict
@@ -432,6 +433,36 @@ def test_losses_with_heavy_tails_are_a_caveat() -> None:
         ladder = with_statistics(scores, "loss")
         texts = [sentence.text for sentence in verdict(ladder, Decisions(ladder))]
         assert any("contain the true value in about 90%" in text for text in texts) == is_caveat
+
+
+def test_shares_of_the_best_of_equal_rungs_contain_the_whole_gain() -> None:
+    """Referred to the best observed rung, 24% of them exclude it."""
+    random = np.random.default_rng(5)
+    covered = [shares_of_best(12, 0.0, random)["share"] for _ in range(12)]
+    assert np.mean(covered) >= 0.94
+
+
+def test_without_full_fine_tuning_shares_refer_to_the_best_rung_whichever_it_is() -> None:
+    """The best observed one is not certain to be the best, unless it is far ahead."""
+    for rates, is_certain in (({"qlora": 0.6, "lora": 0.61}, False), ({"qlora": 0.4, "lora": 0.9}, True)):
+        scores = {name: ItemScores(binary(rate, 3, 400, 3)) for name, rate in rates.items()}
+        scores[BASE] = ItemScores(binary(0.1, 1, 400, 8), untrained=True)
+        ladder = with_statistics(scores)
+        share = {row.name: row.share_of_gain for row in ladder.rows}["lora"]
+        assert share and (share.mean, share.high) == (1.0, 1.0) and share.low is not None
+        assert (share.low == 1.0) == is_certain
+        table = quality(ladder)
+        assert "share of the best’s gain" in [column.head for column in table.columns] and OF_BEST in table.notes
+
+
+def test_a_single_score_is_as_uncertain_as_its_own_seeds_say() -> None:
+    """Calm rungs make the differences more precise, not the score of a rung whose seeds vary."""
+    wild = ItemScores(np.repeat([[0.2], [0.5], [0.8]], 300, 1))
+    calm = {name: ItemScores(np.full((3, 300), 0.5)) for name in ("lora", "full")}
+    together, alone = (
+        MeanSamples(scores, SHARE).interval("qlora") for scores in ({"qlora": wild, **calm}, {"qlora": wild})
+    )
+    assert together.low == pytest.approx(alone.low, abs=0.02) and together.high == pytest.approx(alone.high, abs=0.02)
 
 
 def test_groups_of_one_item_change_nothing() -> None:

@@ -24,7 +24,7 @@ from engine.ladder.decisions import rule_check_of_gain
 from engine.ladder.required_sample import required_sample
 from engine.ladder.results import LadderResults
 from engine.ladder.sequential import decide_questions, next_look
-from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
+from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan, Rung, SharedWork
 from engine.runs.ladder.rung_results import RungResult, finding_of
 
@@ -197,20 +197,6 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
         score = samples.interval("lora")
         counts["score"] += score.low <= rates["lora"] <= score.high
     return {"cell": cell.as_dict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}
-
-
-def measure_costs(ratio: float, noise: float, timings: int, samples: int) -> tuple[float, float]:
-    """Shares of samples in which a cost ratio is said to be above, and at most, one eighth.
-
-    Every timing differs by up to `noise`, as a part of it, from the true one.
-    """
-    random = np.random.default_rng(0)
-    above, within = 0, 0
-    for _ in range(samples):
-        own, full = (true * (1 + random.uniform(-noise, noise, timings)) for true in (ratio, 1.0))
-        low, high = ratio_interval(own.tolist(), full.tolist())
-        above, within = above + (low > 1 / 8), within + (high <= 1 / 8)
-    return above / samples, within / samples
 
 
 def measure_power(items: int, seeds: int, std: float, difference: float, ladders: int) -> tuple[int, float]:

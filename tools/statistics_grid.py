@@ -15,7 +15,8 @@
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
 `--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items; `--costs`
-how often a cost ratio is said to be on the wrong side of one eighth; `--power` how often the required sample suffices.
+how often the interval of a cost ratio contains the true one, and its width; `--power` how often the required sample
+suffices.
 `--special` measures the cells of what the grid assumes not to be.
 `--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided,
 `--sweeps` how often a sweep of 12 ladders says of one that the rule of thumb holds or fails where neither is true.
@@ -42,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 from simulated import Truth, simulate
 from simulated_conditions import conditions, measure_condition
+from simulated_costs import cost_cells, measure_costs
 from simulated_grid import (
     ITEMS,
     SEED_STDS,
@@ -50,7 +52,6 @@ from simulated_grid import (
     Cell,
     cells,
     measure,
-    measure_costs,
     measure_power,
     measure_until_decided,
     special_cells,
@@ -192,10 +193,14 @@ def print_special(records: list[dict[str, Any]]) -> None:
 
 
 def print_costs(samples: int) -> None:
-    print("| true ratio | noise | timings each | above 1/8, % | at most 1/8, % |\n|---|---|---|---|---|")
-    for ratio, noise, timings in itertools.product((0.08, 0.12, 0.13, 0.2), (0.03, 0.2), (1, 2, 3)):
-        above, within = measure_costs(ratio, noise, timings, samples)
-        print(f"| {ratio} | {noise:.0%} | {timings} | {100 * above:.1f} | {100 * within:.1f} |", flush=True)
+    """*Width*: median factor between the ends of the interval and the ratio."""
+    print("| seeds | noise | one timing in 10 disturbed | coverage, % | width | ratio 0.08 shown, % |")
+    print("|---|---|---|---|---|---|")
+    for cell in cost_cells():
+        covered, factor, shown = measure_costs(cell, samples)
+        facts = [_each([*cell.seeds]), "/".join(f"{noise:.0%}" for noise in dict.fromkeys(cell.noise))]
+        facts += ["yes" if cell.disturbed else "", f"{100 * covered:.1f}", f"{factor:.2f}", f"{100 * shown:.0f}"]
+        print(f"| {' | '.join(facts)} |", flush=True)
 
 
 def print_power(ladders: int) -> None:
@@ -282,7 +287,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, metavar="N", help="measure the N cells nearest to a target again")
     parser.add_argument("--gains", type=int, metavar="SAMPLES", help="coverage of a gate's gain")
     parser.add_argument("--special", action="store_true", help="measure the special cells, and print them")
-    parser.add_argument("--costs", type=int, metavar="SAMPLES", help="cost ratios near one eighth")
+    parser.add_argument("--costs", type=int, metavar="SAMPLES", help="coverage and width of cost ratios")
     parser.add_argument("--power", type=int, metavar="LADDERS", help="power at the required sample")
     parser.add_argument("--until-decided", type=int, metavar="LADDERS", help="ladders that stop when decided")
     parser.add_argument("--max-seeds", type=int, default=8)

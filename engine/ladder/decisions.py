@@ -7,8 +7,8 @@ from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
+from engine.ladder.cost_ratios import ratio_interval
 from engine.ladder.results import best_rung, comparison, margin_of, oriented_bounds
-from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.rung_results import CostRatio, RungResult, SeedRange
 from engine.runs.run.result import Interval, MeasuredPeak

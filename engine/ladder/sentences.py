@@ -15,7 +15,8 @@ from engine.config.metric_specs import OPEN
 from engine.config.quantities import decimal, duration, integer, percent, share_percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.added_rungs import answering_module
-from engine.ladder.decisions import Decisions, is_non_inferior, ratio_of
+from engine.ladder.cost_ratios import MEASURED_NOISE
+from engine.ladder.decisions import COSTS, Decisions, is_non_inferior, ratio_of
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
@@ -47,7 +48,7 @@ from engine.ladder.recommendation import artifact_sentences, recommendations, su
 from engine.ladder.results import comparison, margin_of
 from engine.runs.ladder.ladder_state import BASE, ItemDependence, Ladder, is_added, shots_of
 from engine.runs.ladder.rung_kinds import rung_kind
-from engine.runs.ladder.rung_results import NOT_READ, Comparison, RungResult, VerdictSentence
+from engine.runs.ladder.rung_results import NOT_READ, Comparison, RungResult, SeedRange, VerdictSentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.run.usage import overlap_sentence
 from engine.runs.score_format import difference_with_bounds, loss, points
@@ -58,7 +59,7 @@ LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 ONE_SEED = (
     "One seed: intervals assume a typical spread between seeds, which makes them wide; more seeds make them narrower."
 )
-ONE_TIMING = "one timing each, noise assumed"
+FEW_TIMINGS = "few timings, noise assumed"
 ONE_RATE = "Each rung was trained at one learning rate; no other was tried."
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 RULE_OF_COST = {
@@ -242,9 +243,11 @@ def _costs(decisions: Decisions) -> Sentences:
             bounds = ratio_bounds(ratio)
             text = f"{title} {quantities.ratio(ratio.mean)}{f', 95% CI {bounds}' if bounds else ''}"
             by_check.setdefault(RULE_OF_COST[decisions.rule_costs[key]], []).append(text)
-    once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
+    measured = [cost(row) for cost in COSTS.values() for row in (qlora, full)]
+    few = any(isinstance(cost, SeedRange) and len(cost.values) < MEASURED_NOISE for cost in measured)
+    assumed = f" ({FEW_TIMINGS})" if few else ""
     if groups := [f"{check}: {'; '.join(costs)}" for check, costs in by_check.items()]:
-        yield "time", f"{name}'s costs as parts of full's{once}, {', '.join(groups)}."
+        yield "time", f"{name}'s costs as parts of full's{assumed}, {', '.join(groups)}."
 
 
 def _decided(ladder: Ladder, decisions: Decisions) -> Sentences:

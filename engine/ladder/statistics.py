@@ -65,7 +65,7 @@ from numpy.typing import NDArray
 
 from engine.evaluation.intervals import discordance_variance, group_sums, score_bound, small_sample
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
-from engine.runs.run.result import MIN_ITEMS, Z_95, Interval, student_quantile
+from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 
 POINTS = 1 << 12
 
@@ -579,25 +579,6 @@ class MeanSamples:
             critical=max(many_seeds, difference.half_width / error) if error else many_seeds,
             many_seeds=many_seeds,
         )
-
-
-TIMING_NOISE, TIMING_NOISE_WEIGHT = 0.05, 2
-"""Prior of the noise of a time: its standard deviation as a part of the time, and how many degrees of freedom it counts
-for. Measured: 2.4 and 3.0% between the seeds of 24 rungs on an undisturbed CPU (`tools/rule`). A distribution
-with two degrees of freedom also covers noise of 20% at one seed."""
-
-
-def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the ratio of two costs, each measured once per seed; all are positive.
-
-    Student's on the logarithms, whose variance is that of both costs' seeds together with the prior TIMING_NOISE.
-    """
-    logs = [np.log(np.asarray(values, dtype=float)) for values in (own, reference)]
-    degrees = TIMING_NOISE_WEIGHT + sum(len(values) - 1 for values in logs)
-    squares = TIMING_NOISE_WEIGHT * TIMING_NOISE**2 + sum(float(((v - v.mean()) ** 2).sum()) for v in logs)
-    half = student_quantile(degrees) * math.sqrt(squares / degrees * sum(1 / len(values) for values in logs))
-    middle = float(logs[0].mean() - logs[1].mean())
-    return math.exp(middle - half), math.exp(middle + half)
 
 
 def _tail(deviations: Floats, size: float) -> float:

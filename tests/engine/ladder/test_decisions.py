@@ -27,7 +27,7 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.recommendation import OVERALL, UNTESTABLE, worse_than_base
 from engine.ladder.results import LadderResults, comparison
-from engine.ladder.sentences import ONE_TIMING, TRAIN_MORE, conclude, no_significant_gain, verdict
+from engine.ladder.sentences import FEW_TIMINGS, TRAIN_MORE, conclude, no_significant_gain, verdict
 from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder, LadderPlan, Rung
@@ -241,10 +241,10 @@ def test_a_statement_on_one_seed_carries_its_scope() -> None:
     for seeds, expected in ((1, True), (3, False)):
         ladder = ladder_of(scores(seeds, base=0.1, qlora=0.6, lora=0.7, full=0.7))
         for name in METHODS:
-            row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0)
+            row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0, values=[10.0] * seeds)
         texts = verdict(ladder, Decisions(ladder))
         assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "simultaneous 95% CI [" in s.text)
-        assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
+        assert all((FEW_TIMINGS in s.text) == expected for s in texts if s.topic == "time")
     assert margin_text(ladder) == "2 points"
 
 

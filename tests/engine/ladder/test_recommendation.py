@@ -13,13 +13,13 @@ from made_runs import HOSTILE
 from msgspec import structs
 from simulated import EQUAL, NO_GAIN, Truth, simulate
 
+from engine.ladder.cost_ratios import ratio_interval
 from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import SIGNIFICANTLY, rung_title
 from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize_ladder, worse_than_base
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import ReportData
-from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
 from engine.runs.ladder.summary_drawing import letters, plain_lines, summary_lines, tradeoff_lines

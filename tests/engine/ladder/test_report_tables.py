@@ -42,7 +42,7 @@ def test_a_rung_that_ran_out_of_memory_is_a_row_with_its_reason(tmp_path: Path) 
 def test_costs_are_relative_to_full(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", gpu=True)
     lora = tables.time_and_price(ladder).lines[1]
-    assert lora.cells[0].details == ("0.87× full’s [0.76, 1.00]", "46.6 s – 49.9 s")
+    assert lora.cells[0].details == ("0.87× full’s [0.71, 1.08]", "46.6 s – 49.9 s")
     full = tables.time_and_price(ladder).lines[2]
     assert full.cells[0].details == ("53.4 s – 57.2 s",)  # no ratio to itself
     assert tables.memory_and_size(ladder).lines[0].cells[1].details == ("0.61× full’s",)

@@ -34,7 +34,6 @@ from engine.ladder.statistics import (
     find_outliers,
     item_scores,
     normal,
-    ratio_interval,
     seed_deviations,
     skewed_errors,
     uniform,
@@ -561,17 +560,6 @@ def test_a_run_that_lacks_a_test_item_is_named_with_the_item(lacking: str, items
     with pytest.raises(UserError, match="lacks test item 3 of") as caught:
         collect(results, blank_ladder(5, [0, 1]))
     assert (caught.value.code, caught.value.location) == ("ladder.different_items", lacking)
-
-
-def test_a_cost_ratio_near_one_eighth_is_undecided_with_one_timing() -> None:
-    """Times vary by up to 20%: by the lowest and highest ratio alone, 41% would be said to cost more than an eighth."""
-    random, wrong = np.random.default_rng(0), 0
-    for _ in range(1000):
-        own, full = 0.12 * (1 + random.uniform(-0.2, 0.2)), 1 + random.uniform(-0.2, 0.2)
-        wrong += ratio_interval([own], [full])[0] > 1 / 8
-    assert wrong / 1000 < 0.025
-    (low, high), many = ratio_interval([12.0], [100.0]), ratio_interval([11.8, 12.1, 12.0], [101.0, 99.0, 100.0])
-    assert low < 0.09 and high > 0.16 and many[1] - many[0] < 0.3 * (high - low)
 
 
 def test_an_unstable_rung_among_stable_ones_is_as_uncertain_as_its_own_seeds_say() -> None:

@@ -40,7 +40,8 @@ def ladder_with(share: float, qlora: float, half: float = 0.03, name: str = "") 
             row.rule_p = 2 * NormalDist().cdf(-abs(share - RULE_GAIN_SHARE) * Z_95 / half)
         if row.training_seconds:
             mean = row.training_seconds.mean
-            row.training_seconds = SeedRange(mean=mean, low=mean, high=mean, values=[mean] * 3)
+            values = [mean * noise for noise in (0.98, 1.0, 1.02)]
+            row.training_seconds = SeedRange(mean=mean, low=values[0], high=values[2], values=values)
     ladder.name = name
     ladder.summary = summarize_ladder(ladder, Decisions(ladder))
     return ladder
@@ -151,7 +152,7 @@ def test_page_and_markdown_have_headline_sentences_results_and_figures(tmp_path:
     for sentence in (sweep.headline, *sweep.sentences):
         assert sentence.replace("'", "&#39;").split("[")[0][:60] in page.replace("\u00a0", " ")
     assert page.count("<svg") == 3 and "Shaded: " in page and "<script" not in page
-    assert "| 0.090× · [0.085, 0.095] | holds | [ladder-3](../ladder-3/report.html) |" in markdown
+    assert "| 0.090× · [0.086, 0.094] | holds | [ladder-3](../ladder-3/report.html) |" in markdown
     for cell, row in itertools.product(sweep.cells, ("full", "base")):
         shown = with_bounds(getattr(cell, row), metric_spec(sweep.metric).is_share).split(" ", 1)
         assert all(part in page for part in shown) and " · ".join(shown) in markdown

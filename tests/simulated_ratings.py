@@ -17,14 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.extensions.judge.confidence_sequence import OrderedRatings, even_difference
+from engine.extensions.judge.confidence_sequence import EVEN, OrderedRatings
 from engine.extensions.judge.judge_dir import SETTLED
 from engine.extensions.judge.pairs import disagreement_weights
 from engine.extensions.judge.preferences import PreferenceFinding
-from engine.extensions.judge.win_rates import PairScores, win_rate_so_far, win_rates
-from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, item_scores
+from engine.extensions.judge.win_rates import PairScores, preference, win_rates
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats
 from engine.runs.run.result import MIN_ITEMS, Interval
 
+TABLE_ERROR = 1.02
+"""Factor by which a tabulated half-width may be wrong."""
 LOOK_EVERY = 5
 """Ratings between two looks, as on the rating screen; a fiftieth of the items where that is more."""
 ERROR_RATE = 1 - SETTLED
@@ -93,33 +95,57 @@ def first_stop(cell: Ratings, random: np.random.Generator) -> Stop:
     weights = np.array(disagreement_weights(gaps.tolist()), dtype=float)
     order = np.argsort(random.exponential(size=cell.items) / weights)
     values, weights, groups = values[order], weights[order], tuple(groups[item] for item in order if groups)
-    widest = _widest(cell.items, cell.group)
     for count in range(MIN_ITEMS, cell.items, _between_looks(cell)):
         ratings = OrderedRatings(values[:count], weights, groups)
-        side: PreferenceFinding = "better" if ratings.mean > 0.5 else "worse"
-        # What is necessary and fast comes first.
-        away = ratings.capital(0.5, above=side == "better") >= 1 / ERROR_RATE
-        near = all(ratings.capital(0.5 + sign * widest, sign < 0) >= 1 / ERROR_RATE for sign in (-1, 1))
-        findings: tuple[PreferenceFinding, ...] = (side,) * away + ("undecided",) * near
-        for found in findings:
+        for found in _possible_findings(ratings, cell):
             if (ratings.settled(found, CONFIDENCE_LEVEL) or 0.0) < SETTLED:
                 continue
-            shown = win_rate_so_far(("a", "b"), ratings, 0.0, 0.0)
-            if shown.finding == found:
-                return Stop(count, found != finding(values, groups), shown.rate)
+            low, high = ratings.bounds(CONFIDENCE_LEVEL)
+            if preference(low, high) == found:
+                shown = Interval(mean=ratings.mean, low=low, high=high, rows=count)
+                return Stop(count, found != finding(values, groups), shown)
     return Stop(cell.items)
+
+
+def _possible_findings(ratings: OrderedRatings, cell: Ratings) -> Iterator[PreferenceFinding]:
+    """What may be settled, by half-widths that are looked up in a table: fast, and never without one that is."""
+
+    def bets_win(*means: float, above: bool) -> bool:
+        return all(ratings.capital(mean, above) >= 1 / ERROR_RATE for mean in means)
+
+    side = 1 if ratings.mean > EVEN else -1
+    if bets_win(EVEN, above=side > 0):
+        narrow, wide = (_tabulated_half_width(variance, cell) for variance in ratings.final_variances())
+        if bets_win(EVEN + side * wide / TABLE_ERROR, above=side > 0):
+            yield "better" if side > 0 else "worse"
+    if bets_win(EVEN + _widest(cell), above=False) and bets_win(EVEN - _widest(cell), above=True):
+        narrow, wide = (_tabulated_half_width(variance, cell) for variance in ratings.final_variances())
+        near = narrow * TABLE_ERROR
+        if bets_win(EVEN + near, above=False) and bets_win(EVEN - near, above=True):
+            yield "undecided"
 
 
 def _between_looks(cell: Ratings) -> int:
     return max(LOOK_EVERY, cell.items // 50)
 
 
+def _tabulated_half_width(variance: float, cell: Ratings) -> float:
+    """About half the width of the interval of all items whose mean has this variance."""
+    return float(np.interp(math.sqrt(variance), *_half_widths(cell.items, cell.group)))
+
+
+def _widest(cell: Ratings) -> float:
+    """More than half the width of the interval of all items, whatever they are."""
+    return TABLE_ERROR * float(_half_widths(cell.items, cell.group)[1].max())
+
+
 @lru_cache(maxsize=64)
-def _widest(items: int, group: int) -> float:
-    """Half the width of the interval of all items if no two values of a pair of groups are equal."""
-    signs = (np.arange(items) // group) % 2.0
-    keys = [str(item // group) for item in range(items)] if group > 1 else [""] * items
-    return even_difference(item_scores(signs[None], None, keys), CONFIDENCE_LEVEL).half_width
+def _half_widths(items: int, group: int) -> tuple[Floats, Floats]:
+    """Standard errors of the mean of all items, and half the width of its interval at each."""
+    keys = tuple(str(item // group) for item in range(items)) if group > 1 else ()
+    ratings = OrderedRatings(np.array([EVEN]), np.ones(items), keys)
+    errors = np.linspace(0.0, 0.75 * math.sqrt(group / items), 40)
+    return errors, np.array([ratings.half_width(error**2, CONFIDENCE_LEVEL) for error in errors])
 
 
 def predicted_stop(cell: Ratings, random: np.random.Generator) -> Stop:
@@ -140,6 +166,7 @@ def predicted_stop(cell: Ratings, random: np.random.Generator) -> Stop:
     return Stop(cell.items)
 
 
+@lru_cache(maxsize=1)
 def true_rate(cell: Ratings) -> float:
     """The win rate over all possible items."""
     values, *_ = all_ratings(cell._replace(items=200_000, group=1), np.random.default_rng(0))

@@ -128,11 +128,17 @@ class OrderedRatings:
 
     def final_half_widths(self, level: float) -> tuple[float, float]:
         """Half the width of the interval from ratings of all items: the least and the most that it may be."""
+        narrow, wide = self.final_variances()
+        least = self.half_width(narrow, level)
+        return least, least if wide == narrow else self.half_width(wide, level)
+
+    def final_variances(self) -> tuple[float, float]:
+        """Variance of the mean of ratings of all items: the least and the most that it may be."""
         weights, count, rated = self.estimation_weights, len(self.weights), len(self.values)
         errors = self.values - self.mean
         variance = float((weights * errors**2).sum()) / max(1, rated - 1)
         if not any(self.groups):
-            return (self._half_width(variance / count, level),) * 2
+            return (variance / count,) * 2
         _, places = np.unique([key or f"\n{n}" for n, key in enumerate(self.groups)], return_inverse=True)
         partners = float((np.bincount(places) ** 2).sum()) / count - 1  # of an item in its group, on average
         own = places[:rated]
@@ -145,10 +151,10 @@ class OrderedRatings:
         correlation = products_of_errors / (pairs * variance) if pairs and variance else 0.0
         error = math.sqrt(2 / max(2.0, pairs))
         ends = (min(1.0, max(0.0, correlation + sign * error)) for sign in (-1, 1))
-        narrow, wide = (self._half_width(variance * (1 + end * partners) / count, level) for end in ends)
+        narrow, wide = (variance * (1 + end * partners) / count for end in ends)
         return narrow, wide
 
-    def _half_width(self, variance: float, level: float) -> float:
+    def half_width(self, variance: float, level: float) -> float:
         """Half the width for all items if the variance of their mean is this, over the same groups."""
         keys: Sequence[str] = self.groups or [""] * len(self.weights)
         names = {key: number for number, key in enumerate(dict.fromkeys(filter(None, keys)))}

@@ -152,6 +152,11 @@ def length_correlation(preferences: Sequence[float], a: Sequence[int], b: Sequen
     return float(np.corrcoef(given, ratios)[0, 1])
 
 
+def preference(low: float, high: float) -> PreferenceFinding:
+    """What the interval of a win rate shows."""
+    return "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
+
+
 def win_rate_so_far(
     pair: tuple[str, str], ratings: OrderedRatings, wins: float, losses: float, level: float = CONFIDENCE_LEVEL
 ) -> WinRate:
@@ -162,7 +167,7 @@ def win_rate_so_far(
     finding: PreferenceFinding = "undecided"
     if rated >= MIN_ITEMS:
         low, high = ratings.bounds(level)
-        finding = "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
+        finding = preference(low, high)
         p_adjusted = min(1.0, ratings.even_p() * (1 - CONFIDENCE_LEVEL) / (1 - level))
     return WinRate(
         a=pair[0],

@@ -38,12 +38,6 @@ CHUNK_MULTIPLE = {"cpu": SHAPE_MULTIPLE["cpu"], "cuda": 128}
 """Chunks have a multiple of this many rows: matrix products on tensor cores are computed in tiles of 128 rows, and a
 partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Background User's Guide, section 3)."""
 
-DECODER: dict[str, Literal["ftbench", "generate"]] = {"cpu": "ftbench", "cuda": "generate"}
-"""What generates the answers that are scored, judged and exported with: `engine.evaluation.decode` or transformers'
-`generate`. It depends on the device alone, so that answers before and after training, of all ranks, seeds and rungs
-come from the same one. On a CPU ours was measured to be faster (tools/RESULTS.md); neither has run on a GPU,
-where `generate` is what models are tested with. Architectures that ours does not support are answered by `generate` on
-a CPU too."""
 ANSWERED_TOGETHER = {"cpu": 32, "cuda": 256}
 """Rows generated at a time at most, with `evaluation.batch = "auto"`. On a GPU a decoding step launches the same
 kernels for any number of rows, and reads the weights once."""
@@ -70,20 +64,6 @@ def padded_rows(rows: int, device: str) -> int:
     return 1 << (rows - 1).bit_length() if rows <= 16 else -(-rows // 16) * 16
 
 
-def rows_without_padding(rows: int, device: str) -> int:
-    """The largest number of at most `rows` rows that needs no padding rows."""
-    if device != "cpu":
-        return rows
-    return 1 << (rows.bit_length() - 1) if rows < 16 else rows // 16 * 16
-
-
-REFILL_FRACTION = 4
-"""During generation, waiting prompts are prefilled when one in this many rows of the batch is free: prefilling them one
-by one would cost more than idle rows."""
-SPARE_CACHE_COLUMNS = 64
-"""Columns of the KV cache allocated ahead of the latest token, so that it is copied once per this many tokens."""
-MAX_DRAFT_TOKENS = 8
-"""Tokens that n-gram speculation proposes at a time."""
 MAX_CHOICES_PER_PROMPT = 4
 """Answers that a forward pass of choice scoring scores for each prompt of a batch, on average."""
 MAX_CHOICE_TOKENS = 2048

@@ -3,12 +3,11 @@
 Greedy decoding takes the most likely token at every step. The model's generation config (temperature, penalties) is not
 applied, so that base and tuned model are compared under the same settings.
 
-The decoder depends on the device and the architecture alone (`is_answered_by_generate`): `Decoder` on a CPU,
-transformers' `generate` on CUDA. Not generated here: choices are scored (`choice_scoring`), and the replies of
-`ftbench try` are streamed by `generate` (`engine.extensions.chat.generation`).
+transformers' `generate` answers on every device. Not generated here: choices are scored (`choice_scoring`), and the
+replies of `ftbench try` are streamed (`engine.extensions.chat.generation`).
 
 transformers' `generate_batch` (5.24) is not used. It needs FlashAttention 2 or 3 on CUDA: otherwise each step computes
-attention of all rows to the keys of all rows, on a CPU in 40 times the time of `Decoder`. It refuses layers with a
+attention of all rows to the keys of all rows. It refuses layers with a
 state, reserves 90% of a GPU's free memory for its cache, and logs errors of its thread instead of raising them, so that
 a batch that does not fit would end as missing answers.
 """
@@ -17,23 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from engine.config.device_defaults import DECODER, MAX_TOKENS, prefill_columns
+from engine.config.device_defaults import MAX_TOKENS, prefill_columns
 from engine.config.model_config import ANSWERED_ALONE, length_limit, text_type
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import (
-    Forward,
-    cache_unsupported_reason,
+    column_multiple,
     grouped_query_attention,
     halved,
-    is_answered_by_generate,
     last_logits,
     left_padded,
     reads_prompts_in_parts,
@@ -61,8 +57,8 @@ class Generator:
     ends: frozenset[int]
     """Tokens that end an answer."""
     warn: Warn
-    said: set[str] = field(default_factory=set)
-    """Codes of the warnings about the model so far: each is given once, not with every prompt."""
+    warned_of_one_by_one: bool = False
+    """The warning is given once, not with every call."""
 
     def answers(
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
@@ -88,37 +84,12 @@ class Generator:
         """
         check_prompts(rows)
         prompts = [row.prompt for row in rows]
-        if DECODER[self.device] == "ftbench" and (unsupported := cache_unsupported_reason(model)):
-            self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
-        if is_answered_by_generate(model, self.device) or any(self._length_kinds(model, prompts)):
-            return self._by_library(model, prompts, progress)
-        decoder = Decoder(
-            Forward(model), prompts, self.ends, self.max_new_tokens, self.tokenizer.pad_token_id, self.device
-        )
-        with grouped_query_attention(model):
-            while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
-                decoder.suspend()
-                self.batch = halved(self.batch, TOO_LARGE)
-        return [answers[number] for number in range(len(rows))]
-
-    def _warn_once(self, code: str, text: str) -> None:
-        if code not in self.said:
-            self.said.add(code)
-            self.warn(code, text)
-
-    def library_answer_tokens(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
-        """The same by transformers' `generate` for each prompt alone, without padding, to compare with."""
-        return [self._generate(model, [row.prompt], lambda done: None)[0] for row in rows]
-
-    def _by_library(
-        self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
-    ) -> list[list[int]]:
-        """By transformers' `generate`; the longest prompts are first, because they need most memory."""
-        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # most memory first
         alone = text_type(unwrap_peft(model).config.to_dict()) in ANSWERED_ALONE
-        if alone:
+        if alone and not self.warned_of_one_by_one:
+            self.warned_of_one_by_one = True
             text = f"{type(unwrap_peft(model)).__name__} answers otherwise with padding: one prompt at a time, slower"
-            self._warn_once("evaluation.one_by_one", text)
+            self.warn("evaluation.one_by_one", text)
         answers: dict[int, list[int]] = {}
         kinds = self._length_kinds(model, prompts)
         most = 0
@@ -143,6 +114,10 @@ class Generator:
                 finished(0)
         return [answers[number] for number in range(len(prompts))]
 
+    def answer_tokens_alone(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
+        """The same for each prompt alone, without padding, to compare with."""
+        return [self._generate(model, [row.prompt], lambda done: None)[0] for row in rows]
+
     def _length_kinds(self, model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[int]:
         """For each prompt 0 if its answer stays below lengths with other RoPE frequencies, else a number that prompts
         have in common if `generate` answers them together as it answers each alone: its length if the answer may reach
@@ -159,10 +134,11 @@ class Generator:
     def _generate(
         self, model: torch.nn.Module, prompts: list[list[int]], finished: Callable[[int], None]
     ) -> list[list[int]]:
-        ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
+        by_length = any(self._length_kinds(model, prompts))  # parts of a prompt, or padding, would change its RoPE
+        multiple = 1 if by_length or len(prompts) == 1 else column_multiple(model, self.device)
+        ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device, multiple)
         columns = prefill_columns(len(prompts), ids.shape[1], self.device)
-        # Parts of a prompt would have the RoPE frequencies of shorter rows.
-        whole = any(self._length_kinds(model, prompts)) or not reads_prompts_in_parts(model)
+        whole = by_length or not reads_prompts_in_parts(model)
         settings = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,

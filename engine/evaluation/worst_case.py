@@ -1,7 +1,7 @@
 """Generation at its peak memory, without generating: prefill the longest prompts, run one step at maximum length.
 
 The dry run executes it on fake tensors, the probe on real ones before training. Batches, caches and step widths are
-those of `decode`, `choice_scoring` and transformers' `generate`.
+those of transformers' `generate` and of `choice_scoring`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,17 @@ import torch
 from engine.config.device_defaults import (
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
-    MAX_DRAFT_TOKENS,
-    MAX_TOKENS,
-    REFILL_FRACTION,
     padded_rows,
     prefill_columns,
-    rows_without_padding,
 )
 from engine.evaluation.choice_scoring import log_likelihoods
 from engine.evaluation.forward import (
     CACHE_ARGUMENTS,
     Forward,
     Prefill,
-    RunningCache,
     cache_unsupported_reason,
+    column_multiple,
     grouped_query_attention,
-    is_answered_by_generate,
     last_logits,
     left_padded,
     reads_prompts_in_parts,
@@ -69,47 +64,20 @@ def allocate_worst_case(
     model.eval()
     planned = planned or device
     with grouped_query_attention(model):
-        if cache_unsupported_reason(model) or (not answers.choosing and is_answered_by_generate(model, planned)):
-            _by_generate(model, answers, pad, device, planned, begin)
-            return
-        forward = Forward(model)
-        prefill = Prefill(forward, answers.prompts, pad, device)
-        (_choose if answers.choosing else _decode)(forward, prefill, answers, device, begin)
+        if answers.choosing and not cache_unsupported_reason(model):
+            _choose(model, answers, pad, device, begin)
+        else:
+            _generate(model, answers, pad, device, planned, begin)
 
 
 run_worst_case = without_gradients(allocate_worst_case)
 
 
-def _decode(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, device: str, begin: Begin) -> None:
-    """Fill all places, extend every answer to its maximum length, then prefill further prompts at the same time."""
-    prompts = answers.prompts
-    longest, waiting = len(prompts[0]), list(prompts)
-    count = rows_without_padding(min(len(prompts), max(1, MAX_TOKENS[device] // longest)), device)
-    cache: RunningCache | None = None
-    while waiting:
-        group, waiting = waiting[:count], waiting[count:]
-        begin("more prompts" if cache else "prompts")
-        read = prefill(group)
-        begin("more places" if cache else "places")
-        cache = cache or RunningCache(len(read.cache.layers), len(prompts), device)
-        cache.admit(read, range(len(group)))
-        del read
-    assert cache is not None
-    begin("the last token")
-    cache.grow_for_measurement(longest + answers.tokens - 1)
-    tokens = 1 + min(MAX_DRAFT_TOKENS, answers.tokens - 1)
-    mask = cache.room(tokens)
-    ids = torch.zeros((cache.computed, tokens), dtype=torch.long, device=device)  # they do not affect memory
-    forward(ids, mask, torch.zeros_like(ids), cache.cache).argmax(-1)
-    del mask, ids
-    begin("further prompts")
-    prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
-
-
-def _choose(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, device: str, begin: Begin) -> None:
+def _choose(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
     """Prefill a batch of prompts and score as many of the longest choices as are scored at a time."""
     begin("prompts")
-    read = prefill(answers.prompts)
+    forward = Forward(model)
+    read = Prefill(forward, answers.prompts, pad, device)(answers.prompts)
     first = read.logits.float().log_softmax(-1)
     begin("choices")
     choices = max(1, min(MAX_CHOICES_PER_PROMPT * len(answers.prompts), MAX_CHOICE_TOKENS // answers.tokens))
@@ -121,7 +89,7 @@ def _choose(forward: Forward, prefill: Prefill, answers: WorstCaseAnswers, devic
     del first
 
 
-def _by_generate(
+def _generate(
     model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, planned: str, begin: Begin
 ) -> None:
     """Peak of transformers' `generate` with its DynamicCache: the prompts are read, then the last token is computed.
@@ -130,7 +98,7 @@ def _by_generate(
     a column, and copies the logits to float32 (transformers 5.24, `_sample` of generation/utils.py). Keys and values of
     a layer are copied to append a token.
     """
-    ids, mask, positions = left_padded(answers.prompts, pad, device)
+    ids, mask, positions = left_padded(answers.prompts, pad, device, column_multiple(model, planned))
     rows, longest = ids.shape
     parameters = inspect.signature(unwrap_peft(model).forward).parameters
     accepts_positions = "position_ids" in parameters

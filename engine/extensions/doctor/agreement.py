@@ -204,13 +204,13 @@ class Divergence:
 
 
 def check_decoding(session: TrainingSession) -> TrainingCheck:
-    """Generate ANSWERS answers in a batch as in evaluation, and by transformers' `generate` for each prompt alone."""
+    """Generate ANSWERS answers in a batch as in evaluation, and to each prompt alone."""
     model, rows, subject = session.model.eval(), list(session.subject.prompts)[:ANSWERS], session.subject
     ends = subject.ends(model)
     tokenizer: Any = subject.tokenizer or SimpleNamespace(pad_token_id=subject.pad)
     generator = Generator(tokenizer, NEW_TOKENS, GENERATED, session.machine.device, ends, session.warn)
     ours = generator.answer_tokens(model, rows)
-    theirs = generator.library_answer_tokens(model, rows)
+    theirs = generator.answer_tokens_alone(model, rows)
     places = divergences(rows, ours, theirs, ends)
     gaps = [logit_gap(model, place, session.machine.device, session.dtype) for place in places]
     return judge_decoding(sum(map(len, ours)), len(rows), gaps)
@@ -222,9 +222,9 @@ def judge_decoding(tokens: int, answers: int, gaps: Sequence[float]) -> Training
     different = [gap for gap in gaps if not gap <= TIE_STEPS]
     if different:
         worst = decimal(max(different), 1)
-        text += f"{len(different)} differ from transformers' generate, logits by up to {worst} rounding steps"
+        text += f"{len(different)} differ from those to each prompt alone, logits by up to {worst} rounding steps"
         return TrainingCheck(name=DECODING, state="failed", text=text)
-    text += "the same as transformers' generate"
+    text += "the same as those to each prompt alone"
     if gaps:
         text += f", except after {amount(len(gaps), 'tie')} of two tokens within rounding"
     return TrainingCheck(name=DECODING, state="ok", text=text)

@@ -36,24 +36,18 @@ from engine.config import schema
 from engine.config.device_defaults import (
     CHUNK_ELEMENTS,
     CHUNK_MULTIPLE,
-    DECODER,
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
-    MAX_DRAFT_TOKENS,
     MAX_MASKED_TOKENS,
     MAX_TOKENS,
     PACKED_MEAN_LENGTH,
-    REFILL_FRACTION,
     SHAPE_MULTIPLE,
-    SPARE_CACHE_COLUMNS,
     PackingMode,
     answers_together,
-    padded_rows,
     prefill_columns,
-    rows_without_padding,
 )
 from engine.config.metric_specs import metric_spec
 from engine.config.model_config import segment_kernel_missing
@@ -346,26 +340,12 @@ def generation_moments(run: PredictedRun, rows: StepShape) -> list[tuple[int, Mi
         scores = 2 * batch * shape.vocabulary * 4
         logits = choices * rows.answer * shape.vocabulary * (run.size + run.accumulator) + scores
         return [(kept, _pass(batch, length)), (kept + max(copied, logits), _pass(choices, rows.answer))]
-    if DECODER[device] == "generate" or shape.windowed:
-        return _by_generate(run, rows)
-    read = _pass(rows_without_padding(min(batch, max(1, MAX_TOKENS[device] // length)), device), length)
-    kept, places = _kv_cache(run, read.rows, length), padded_rows(batch, device)
-    filled = _kv_cache(run, places, length + SPARE_CACHE_COLUMNS)
-    whole = _kv_cache(run, places, length + evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS)
-    step = 1 + min(MAX_DRAFT_TOKENS, evaluation.max_new_tokens - 1)
-    again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
-    return [
-        ((filled if batch > read.rows else 0) + kept, read),
-        (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
-        (whole + places * step * shape.vocabulary * (run.size + run.accumulator), _pass(places, step)),
-        (whole + _kv_cache(run, again, length), _pass(again, length)),
-    ]
+    return _by_generate(run, rows)
 
 
 def _by_generate(run: PredictedRun, rows: StepShape) -> list[tuple[int, MicroBatchShape]]:
-    """The moments of transformers' `generate`, by which CUDA answers, and a CPU where layers have windows or states:
-    prompts are read, the last of their tokens is predicted, a layer's keys or values are copied to append the last
-    token, and that is predicted.
+    """The moments of `generate`: prompts are read, the last of their tokens is predicted, a layer's keys or values are
+    copied to append the last token, and that is predicted.
     """
     shape, size, new = run.shape, run.size, run.config.evaluation.max_new_tokens
     batch, length = answers_together(run.config.evaluation.batch, run.device), rows.prompted

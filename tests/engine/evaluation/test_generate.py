@@ -1,4 +1,4 @@
-"""Answers equal those of transformers' batched generate, for any batch size, speculation and refilling."""
+"""Answers equal those of transformers' generate for any batch size, and with prompts read in parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from small_models import (
 )
 
 from engine.config import schema
-from engine.config.device_defaults import DECODER, MAX_TOKENS
+from engine.config.device_defaults import MAX_TOKENS
 from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.rows import Row
@@ -40,21 +40,12 @@ PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2])
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-@pytest.mark.parametrize("family", FULL_ATTENTION)
+@pytest.mark.parametrize("family", [*FULL_ATTENTION, *OTHER_CACHES])
 def test_the_same_as_generate_for_any_batch_size(family: str, batch: int) -> None:
-    model = made(FULL_ATTENTION[family])
+    model = made({**FULL_ATTENTION, **OTHER_CACHES}[family])
     expected = plainly(model, PROMPTS)
-    assert len({len(answer) for answer in expected}) > 4
+    assert len({len(answer) for answer in expected}) > 4 or family in OTHER_CACHES
     assert generator(batch).answers(model, asked(PROMPTS)) == texts(expected)
-
-
-@pytest.mark.parametrize("batch", [1, 3, 32])
-def test_a_common_prefix_changes_nothing(batch: int) -> None:
-    model = made(FULL_ATTENTION["llama"])
-    prompts = random_prompts([9, 3, 17, 5, 11], beginning=40)
-    assert generator(batch).answers(model, asked(prompts)) == texts(plainly(model, prompts))
-    again = [prompts[0], prompts[0]]  # only the common prefix: its last token must still be computed
-    assert generator(batch).answers(model, asked(again)) == texts(plainly(model, again))
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +82,7 @@ def test_adapters_and_a_quantized_base_answer_the_same(tickets: Any) -> None:
     assert ours == expected and len(set(ours)) > 5
 
 
-@pytest.mark.parametrize("family", OTHER_CACHES)
-def test_an_unsupported_cache_uses_transformers_generate_with_a_warning(family: str) -> None:
-    model = made(OTHER_CACHES[family])
-    said: list[tuple[str, str]] = []
-    ours = generator(len(PROMPTS), warn=lambda code, text: said.append((code, text)))
-    assert ours.answers(model, asked(PROMPTS)) == ours.answers(model, asked(PROMPTS)) == texts(plainly(model, PROMPTS))
-    assert [code for code, _ in said] == ["evaluation.slow_generation"] and type(model).__name__ in said[0][1]
-
-
-AS_ON_CUDA = {
+IN_PARTS = {
     "llama": FULL_ATTENTION["llama"],
     "windows in some layers": OTHER_CACHES["windows in some layers"],
     "linear attention": MIXED_SHAPES["linear attention"],
@@ -108,20 +90,18 @@ AS_ON_CUDA = {
 }
 
 
-@pytest.mark.parametrize("name", AS_ON_CUDA)
-def test_generate_answers_as_on_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In padded batches whose prompts are read in parts, as for each prompt alone and as ftbench's decoder answers."""
-    config = copy.deepcopy(AS_ON_CUDA[name])
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_prompts_read_in_parts_are_answered_as_each_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = copy.deepcopy(IN_PARTS[name])
     config.initializer_range = 0.3
     model, said = made(config), []
     ours, rows = generator(4, most=12, warn=lambda code, text: said.append(code)), asked(PROMPTS[:7])
-    by_device = ours.answer_tokens(model, rows)
-    monkeypatch.setitem(DECODER, "cpu", "generate")
+    at_once = ours.answer_tokens(model, rows)
     monkeypatch.setitem(MAX_TOKENS, "cpu", 4 * 7)
     told: list[int] = []
     said.clear()
     answers = ours.answer_tokens(model, rows, told.append)
-    assert answers == by_device == ours.library_answer_tokens(model, rows)
+    assert answers == at_once == ours.answer_tokens_alone(model, rows)
     assert len({len(answer) for answer in answers}) > 1 and not said
     assert told == sorted(told) and told[-1] == len(rows) and len(told) > len(rows)
 

@@ -204,18 +204,6 @@ def test_damage_is_noticed(name: str, checker: Checker, exported: Exported, tmp_
     assert (code in [defect.code for defect in check.defects]) if code else not check.defects
 
 
-def test_the_check_says_that_an_artifact_cannot_use_the_fast_generation(
-    checker: Checker, exported: Exported, tmp_path: Path
-) -> None:
-    artifact = Path(shutil.copytree(exported.folders["merged"], tmp_path / "merged"))
-    config = json.loads((artifact / "config.json").read_text())
-    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 64}
-    (artifact / "config.json").write_text(json.dumps(config))
-    request = ExportRequest(checker.run, "merged", None, artifact, 0.02)
-    check = fidelity_of(export_source(request), request, "f32", artifact, checker.check("merged", artifact), [])
-    assert [warning.code for warning in check.warnings] == ["evaluation.slow_generation"]
-
-
 def test_a_run_that_has_not_finished_is_refused(tmp_path: Path) -> None:
     started = ftbench("run", "demo-lora", "--runs", str(tmp_path), "--detach", "--set", "train.steps=500")
     assert started.returncode == 0

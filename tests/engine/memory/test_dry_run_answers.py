@@ -13,7 +13,7 @@ from places import TOOLS
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from engine.config.device_defaults import DECODER, MAX_TOKENS
+from engine.config.device_defaults import MAX_TOKENS
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import _append, longest_answers, run_worst_case
@@ -34,12 +34,9 @@ GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 WITHOUT_BF16 = Machine("cpu", "a CPU with AVX-512", bf16=False, flash_attention=False)
 
 
-@pytest.mark.parametrize(("shape", "decoder"), [("Gemma 3, small", "ftbench"), ("Qwen2, small", "generate")])
-def test_the_predicted_memory_of_generate_is_what_it_takes(
-    shape: str, decoder: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Eight answers of maximum length, because of windows and as on CUDA. Ours: `test_dry_run`."""
-    monkeypatch.setitem(DECODER, "cpu", decoder)
+@pytest.mark.parametrize("shape", ["Gemma 3, small", "Qwen2, small"])
+def test_the_predicted_memory_of_generate_is_what_it_takes(shape: str) -> None:
+    """Eight answers of maximum length."""
     configuration = case(shape, "lora", False, 128, 2)
     plan = dry_run(configuration.config, SHAPES[configuration.shape], MACHINE, configuration.rows)
     check_answering(configuration, plan, answering_apart(configuration, 8))
@@ -66,7 +63,6 @@ def test_the_worst_case_of_generate_is_what_it_allocates(
     name: str, tokens: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a few bytes, whether the last token or reading the prompts at once or in parts needs most."""
-    monkeypatch.setitem(DECODER, "cpu", "generate")
     monkeypatch.setitem(MAX_TOKENS, "cpu", limit)
     model, prompts = made(GROWING[name]), random_prompts([9, 24, 60, 40])
     ours, largest = generator(4, tokens, frozenset({210})), longest_answers(prompts, 4, tokens)
@@ -93,7 +89,6 @@ def test_columns_appended_together_keep_as_much_memory_as_part_by_part() -> None
 def test_the_formula_gives_the_evaluation_peaks_of_the_dry_run(
     method: Any, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a GPU all prompts of a batch are read at once, and their caches are copied to that of the batch."""
     for module in (memory_tracker, weights_and_state):  # on any machine
         monkeypatch.setattr(module, "sums_bf16_in_float32", lambda: True)
     configuration = case("Qwen2, small", method, False, 128, 2)

@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from small_training import Steps, make_training
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
-from engine.config.device_defaults import DECODER
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
 from engine.data.rows import Row
@@ -78,8 +76,7 @@ def train(
     steps = Steps()
     fit(training, steps)
     generator = Generator(tokenizer, 6, 3, "cpu", frozenset({tokenizer.eos_token_id}), lambda code, text: None)
-    with mock.patch.dict(DECODER, cpu="generate"):
-        answers = generator.answer_tokens(model.eval(), rows[:5])
+    answers = generator.answer_tokens(model.eval(), rows[:5])
     return {
         "losses": steps.losses,
         "micro_batches": ranks.all_gather(training.gradients.micro_batch),

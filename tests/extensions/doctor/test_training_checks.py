@@ -197,7 +197,7 @@ def test_other_tokens_fail_the_decoding(session: TrainingSession, monkeypatch: p
             answers.append([int(logits.argmin())])
         return answers
 
-    monkeypatch.setattr(Generator, "library_answer_tokens", worst)
+    monkeypatch.setattr(Generator, "answer_tokens_alone", worst)
     check = check_decoding(session)
     assert check.state == "failed" and "2 differ" in check.text
 

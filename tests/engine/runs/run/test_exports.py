@@ -83,7 +83,7 @@ def test_every_figure_has_a_line() -> None:
         seconds_per_token=0.01,
         candidates=[MergeCandidate(base="original", score=interval(0.4, 0.6), difference=None, kept=True)],
         system_prompt=212,
-        warnings=[{"code": "evaluation.slow_generation", "text": "slower"}],
+        warnings=[{"code": "evaluation.slow_choice", "text": "slower"}],
     )
     facts = dict(fidelity_facts(full))
     assert facts["difference"].startswith("0.0 points [−1.0, 1.0], paired ")

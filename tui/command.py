@@ -21,6 +21,8 @@ class Command(NamedTuple):
     """Whether the footer shows it; help lists all commands."""
     always: bool = False
     """Whether it also works in dialogs and while text is typed."""
+    listed: str = ""
+    """Its action from the palette, where that is another one than the key's."""
 
 
 class AddedKey(NamedTuple):

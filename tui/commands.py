@@ -61,7 +61,14 @@ BENCH = (
     Command("bench.data", "d", "data", "data", "Go to the datasets: select, inspect, add."),
     Command("bench.models", "i", "models", "model", "Choose the model: size, license, predicted memory; download."),
     Command("bench.config", "e", "config", "settings", "Show every setting and its origin, and edit values in place."),
-    Command("bench.device", "D", "device", "device", "Choose the device: all with who uses and who waits for each."),
+    Command(
+        "bench.device",
+        "D",
+        "next_device",
+        "device",
+        "Select the next GPU on which the run fits, else list all devices.",
+        listed="devices",
+    ),
     Command("bench.presets", "P", "presets", "presets", "List presets: edit, duplicate, save the current selection."),
     Command("bench.charts", "c", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command("bench.processes", "M", "processes", "machine", "List processes on each GPU, and workers."),
@@ -246,7 +253,7 @@ TITLES = {group: title for group, title, _ in GROUPS} | {
 def bindings(group: str) -> list[BindingType]:
     return [
         Binding(keys, action, label, shown, priority=always, tooltip=text, id=id)
-        for id, keys, action, label, text, shown, always in TABLES[group]
+        for id, keys, action, label, text, shown, always, _ in TABLES[group]
     ]
 
 

@@ -115,7 +115,9 @@ def commands(screen: Screen[Any]) -> Iterator[PaletteEntry]:
             is_bound = command.id in bound or group == "app"
             if is_bound and command.label and command.id != "app.palette" and not command.id.startswith("preset."):
                 text, run = f"{command.label}  {keys.of(command.id)}", screen.app.run_action
-                yield PaletteEntry(text, command.help, partial(run, command.action, screen), on_bench=False)
+                yield PaletteEntry(
+                    text, command.help, partial(run, command.listed or command.action, screen), on_bench=False
+                )
 
 
 def listed_entries(bench: BenchScreen) -> Iterator[PaletteEntry]:

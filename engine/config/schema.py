@@ -252,10 +252,10 @@ class Hardware(Section, frozen=True):
 
     device: Annotated[NotNegative | DeviceName, Traits("device", "unrelated")] = "auto"
     """auto, cpu, the index of a GPU in nvidia-smi, 1.0 for the first MIG instance of GPU 1, or the UUID of a GPU or MIG
-    instance, or a prefix of it. auto: the first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU. Of
-    several devices a run uses the first free one, and a ladder uses all of them at the same time: 0,1 (GPUs separated
-    by commas) or all (GPUs). A number of slots divides each device for runs at the same time: cpu:2 (half of the CPUs
-    each), 0:2 (half of the memory each)."""
+    instance, or a prefix of it. auto: the GPU with the most free memory, of equal ones one without
+    processes, else the CPU. Of several devices a run uses the first free one, and a ladder uses all of them at the same
+    time: 0,1 (GPUs separated by commas) or all (GPUs). A number of slots divides each device for runs at the same time:
+    cpu:2 (half of the CPUs each), 0:2 (half of the memory each)."""
 
 
 class Cost(Section, frozen=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def select_devices(setting: int | str, nvml: Nvml | None = None) -> list[Selecte
     """The devices of a setting, at least one. A run uses the first of them that is free.
 
     - `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. Of a GPU in MIG mode its instances.
-    - `auto`: the first device of `all`.
+    - `auto`: of `all` the GPU with the most free memory (`freest`), so that nothing fits on another one only.
     - `cpu`: the CPU.
     - GPUs separated by commas: an index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG
       instance, or a prefix of it.
@@ -93,7 +93,8 @@ def select_devices(setting: int | str, nvml: Nvml | None = None) -> list[Selecte
     if names != CPU:
         nvml, visible = nvml or Nvml(), os.environ.get("CUDA_VISIBLE_DEVICES")
         if names in (ALL, "auto"):
-            devices = _usable(nvml, visible)[: 1 if names == "auto" else None]
+            devices = _usable(nvml, visible)
+            devices = [freest(devices)] if names == "auto" else devices
         else:
             devices = [_named(nvml, name, visible) for name in names.split(",")]
     devices = list({device.lock: device for device in devices}.values())
@@ -111,6 +112,19 @@ def select_devices(setting: int | str, nvml: Nvml | None = None) -> list[Selecte
         for device in devices
         for place, cpus in enumerate(split_cpus(number) if device.lock == CPU else [()] * number, 1)
     ]
+
+
+def freest(devices: Sequence[SelectedDevice]) -> SelectedDevice:
+    """The device with the most free memory in whole GiB; of equal ones one without processes, then the first."""
+    if len(devices) == 1:
+        return devices[0]
+
+    def used_up(device: SelectedDevice) -> tuple[int, bool]:
+        gpu = device.gpu
+        total, used = (gpu.total(), gpu.used()) if gpu is not None else (None, None)
+        return -(((total or 0) - (used or 0)) >> 30), bool(gpu and gpu.processes())
+
+    return min(devices, key=used_up)
 
 
 def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:

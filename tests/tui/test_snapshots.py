@@ -421,7 +421,7 @@ SCENES = {
     "launch-ladder": Scene("LaunchScreen", ("L",), machine=BUSY),
     "columns": Scene("SuggestionScreen", ("d", "down", "down", "down", "space"), unclear_columns),
     "devices": Scene("DevicesScreen", ("D",)),
-    "devices-gpus": Scene("DevicesScreen", ("D",), live_runs, BUSY),
+    "devices-gpus": Scene("DevicesScreen", ("colon", *"device", "enter"), live_runs, BUSY),
     "presets": Scene("PresetsScreen", ("P",)),
     "preset-name": Scene("NameScreen", ("P", "a")),
     "configuration": Scene("ConfigurationScreen", ("e",)),

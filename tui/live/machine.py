@@ -173,11 +173,13 @@ class MachineSampler:
         self.gpus = self.nvml.devices()
         self._processes: dict[int, psutil.Process] = {}
         self._selected: dict[int | str, tuple[list[SelectedDevice], int | None]] = {}
-        _, self.visible = self._find("auto")
+        self.visible: int | None = None
+        """Position in `gpus` of the GPU that `auto` selects, which changes with the free memory."""
         psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def sample(self, request: SampleRequest) -> MachineSampled:
         """A sample, and the device of the next run with its memory."""
+        _, self.visible = self._find("auto")
         devices, position = self._find(request.device)  # first: its GPU is then in the sample
         sample = self.look(request)
         return MachineSampled(sample, self._next_device(devices, position, sample, request))
@@ -229,7 +231,8 @@ class MachineSampler:
             if gpu.own or len(sample.gpus) == 1:  # else it is not known which one the watched run uses
                 own = max(own, sample.worker_pool or 0)
             budget = device_budget(self.gpus[position], own)
-            name, label = f"GPU {gpu.label}, {gpu.name}", gpu.label
+            why = f" (auto: {'most free memory' if gpu.processes else 'free'})" if len(sample.gpus) > 1 else ""
+            name, label = f"GPU {gpu.label}{why if request.device == 'auto' else ''}, {gpu.name}", gpu.label
             others = [process for process in gpu.processes if process.pid not in ours]
         named = structs.replace(budget, name=name, recorded_name=budget.name)
         return NextDevice(devices, slot_budget(named, devices[0].slots), label, others)
@@ -239,7 +242,7 @@ class MachineSampler:
 
         The CPU where there is no such device, which a launch reports.
         """
-        if device not in self._selected:
+        if device not in self._selected or (device == "auto" and len(self.gpus) > 1):
             try:
                 devices = select_devices(device, self.nvml)
             except UserError:

@@ -30,6 +30,8 @@ class LaunchContext:
     """Who uses the devices that the launch can use, and who waits for them."""
     devices: int = 1
     """How many runs can use these devices at the same time."""
+    other_gpus: Sequence[MemoryBudget] = ()
+    """The GPUs that the launch does not use."""
 
 
 class WeightsCheck(msgspec.Struct, frozen=True):

@@ -38,7 +38,14 @@ from engine.runs.run.usage import (
 )
 from tui.data_report import DataReport, overlap_in_short, warning_lines
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.method_estimate import STYLES, MethodEstimate, disk_space, method_estimate, resolved_query
+from tui.preview.method_estimate import (
+    STYLES,
+    MethodEstimate,
+    disk_space,
+    fitting_budgets,
+    method_estimate,
+    resolved_query,
+)
 from tui.preview.method_table import training_steps
 
 
@@ -85,8 +92,11 @@ def memory_problems(
             yield LaunchProblem(f"{title} is a tight fit (estimated): {figures}", hint, code="memory.tight")
             continue
         if predicted.config is not None and files.table is not None:
-            query = resolved_query(predicted.config, files.table, predicted.estimate.rows, budget)
-            ways = [
+            rows, others = predicted.estimate.rows, {gpu.name: gpu for gpu in context.other_gpus}
+            query = resolved_query(predicted.config, files.table, rows, budget)
+            fitting = fitting_budgets(predicted.config, files, others, rows.length)
+            ways = [f"use {name} ({size(gpu.free)} free)" for name, gpu in fitting.items()][:1]
+            ways += [
                 " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items())
                 + f" ({size(way.peak)})"
                 for way in find_remedies(query)

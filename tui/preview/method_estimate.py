@@ -114,6 +114,14 @@ def method_estimate(
     return MethodEstimate(config.method, fit, estimate, config, peak=estimate.peak + budget.process_overhead)
 
 
+def fitting_budgets(
+    config: Config, files: ModelFiles, budgets: Mapping[str, MemoryBudget], longest: int | None = None
+) -> dict[str, MemoryBudget]:
+    """Those of the budgets in which one configuration fits; `longest` as in `method_estimate`."""
+    fits = {name: method_estimate(config, files, budget, longest).fit for name, budget in budgets.items()}
+    return {name: budget for name, budget in budgets.items() if fits[name] in ("fits", "tight")}
+
+
 def resolved_query(config: Config, model_config: Mapping[str, Any], rows: StepShape, budget: MemoryBudget) -> FitQuery:
     """The question whether it fits, with the settings that `auto` means on a GPU.
 

@@ -51,7 +51,21 @@ class BenchScreen(BenchView, RunActions[None]):
         self.selection_pane.next_method()
         self.log_pane.focus()
 
-    def action_device(self) -> None:
+    def action_next_device(self) -> None:
+        """Select the next GPU with enough free memory for the selected run; without another one list all devices."""
+        pane = self.selection_pane
+        pane.select_initial()
+        fitting = self.machine.fitting_devices(pane.effective.config, pane.longest) if pane.effective else []
+        used = self.machine.selected_device
+        if not [device for device in fitting if device != used]:
+            self.action_devices()
+            return
+        at = fitting.index(used) + 1 if used in fitting else 0
+        device = fitting[at % len(fitting)]
+        pane.select(pane.selection.with_setting(DEVICE, device))
+        self.log_pane.focus()
+
+    def action_devices(self) -> None:
         from tui.screens.processes import DevicesScreen
 
         def closed(device: str | None) -> None:

@@ -156,6 +156,34 @@ class MachineContext:
             return not state.on_gpu if state.has_model else named.startswith("cpu")
         return self.next_device is not None and self.next_device.label is None
 
+    @property
+    def selected_device(self) -> str:
+        """The value of `hardware.device` that selects the GPU which a run of the selection is planned for."""
+        gpus = self.sample.gpus if self.sample else ()
+        return next((gpu.device or "" for gpu in gpus if gpu.label == self.next_gpu), "")
+
+    def gpu_budgets(self) -> dict[str, MemoryBudget]:
+        """The memory of each GPU as it is used now, by the value of `hardware.device` that selects it."""
+        from engine.memory.formula.memory_budget import MemoryBudget
+
+        gpus = [gpu for gpu in (self.sample.gpus if self.sample else ()) if gpu.device and gpu.total and not gpu.shared]
+        return {
+            gpu.device or "": MemoryBudget(
+                name=f"GPU {gpu.label}", device="cuda", source="gpu", total=gpu.total or 0, used=gpu.used or 0
+            )
+            for gpu in gpus
+        }
+
+    def fitting_devices(self, config: Config, longest: Callable[[Config], int | None]) -> list[str]:
+        """The GPUs on which a run of this configuration fits now, as values of `hardware.device`."""
+        from engine.config.model_files import find_model
+        from tui.preview.method_estimate import fitting_budgets
+
+        budgets = self.gpu_budgets()
+        if len(budgets) < 2:
+            return []
+        return list(fitting_budgets(config, find_model(config.model), budgets, longest(config)))
+
     def devices(self) -> dict[str, GpuSample | None]:
         """The values of `hardware.device` that exist here, each with its GPU, if it is a single one: auto, each GPU and
         MIG instance, all of several, cpu, and halves of it for the runs of a ladder.
@@ -196,4 +224,5 @@ class MachineContext:
             return LaunchContext(self._runs)
         queues = {possible.queue for possible in device.devices}
         turns = [turn for turn in self._screen.queue() if queue_of(turn.device) in queues]
-        return LaunchContext(self._runs, device.budget, device.others, turns, len(device.devices))
+        others = [budget for name, budget in self.gpu_budgets().items() if name != self.selected_device]
+        return LaunchContext(self._runs, device.budget, device.others, turns, len(device.devices), others)

@@ -105,7 +105,7 @@ def table_row(process: ProcessSample, gpu: GpuSample | None) -> TableRow:
 
 DEVICE_COLUMNS = (Column("device", 8), Column("memory", 13), Column("load"), Column("run"), Column("others"))
 DEVICE_TEXTS = {
-    "auto": "the first GPU, else the CPU",
+    "auto": "the GPU with the most free memory, else the CPU",
     "all": "all GPUs",
     "cpu": "CPU",
     "cpu:2": "half of the CPU",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +105,7 @@ def box(library: Path, tmp_path: Path) -> Box:
 
 
 NAMED = [
-    ("auto", None, "GPU-0123", "GPU 0", 22),
+    ("auto", None, "GPU-abcd", "GPU 1", 80),
     ("auto", "1,0", "GPU-abcd", "GPU 1", 80),
     ("auto", "GPU-ab", "GPU-abcd", "GPU 1", 80),
     (1, None, "GPU-abcd", "GPU 1", 80),
@@ -125,6 +126,23 @@ def test_one_lock_and_one_plan_however_a_gpu_is_named(box: Box) -> None:
     for (*_, lock, title, gibibytes), selection in zip(NAMED, selections, strict=True):
         segments = None if str(lock).startswith("MIG-") else "expandable_segments:True"
         assert selection == [lock, title, int(gibibytes) * GIB, "PCI_BUS_ID", lock, segments, "1"]
+
+
+def test_auto_is_the_gpu_with_the_most_free_memory_of_equal_ones_one_without_processes(box: Box) -> None:
+    chance, chosen, expected = random.Random(1), [], []
+    for _ in range(6):
+        used = [chance.choice((0, 9, 43, 71)) for _ in range(8)]
+        busy = [chance.random() < 0.5 for _ in used]
+        text = "all count 8\n"
+        for number, (gibibytes, has_process) in enumerate(zip(used, busy, strict=True)):
+            text += GPU.format(number, "NVIDIA A100-SXM4-80GB", f"GPU-{number}", 80 * GIB)
+            text = text.replace(f"{number} used 0", f"{number} used {gibibytes * GIB}")
+            text += f"{number} process {9000 + number} -1\n" * has_process
+        box.scenario.write_text(text)
+        (selection,) = box.answers(SELECT, ("auto", None))
+        chosen.append(selection[1])
+        expected.append(f"GPU {min(range(8), key=lambda number: (used[number], busy[number], number))}")
+    assert chosen == expected
 
 
 LIST = """

@@ -15,9 +15,9 @@ from engine.memory.formula.memory_budget import listed_budget, local_budget, sys
 from tui.live.machine import MachineSampler, SampleRequest, WatchedProcess
 
 
-def test_the_first_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_and_its_used_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    budget = local_budget(nvml())
+    budget = local_budget(nvml(), 0)
     assert (budget.name, budget.device, budget.source) == ("NVIDIA L4", "cuda", "gpu")
     assert (budget.total, budget.used, budget.free) == (22 * GIB, GIB, 21 * GIB)
     assert budget.price_per_hour  # the list has it under another name
@@ -49,7 +49,7 @@ def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("visible", "position"),
-    [(None, 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None), ("7", None)],
+    [(None, 1), ("0", 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None), ("7", None)],
 )
 def test_a_sample_has_the_gpu_of_a_run(
     visible: str | None, position: int | None, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +139,7 @@ def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyP
     unresponsive = nvml()
     unresponsive._library = OneLost()
     monkeypatch.setattr("tui.live.machine.Nvml", lambda: unresponsive)
-    sample = MachineSampler().look(SampleRequest())
+    sample = MachineSampler().sample(SampleRequest()).sample
     assert sample.visible == 1 and local_budget(unresponsive).name == "NVIDIA A100-SXM4-80GB"
 
 

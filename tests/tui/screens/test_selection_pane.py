@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from nvml_driver import nvml
-from pilot import notes, play, sampled, shown, wait_for
+from nvml_driver import Driver, nvml
+from pilot import notes, play, sampled, screen_text, shown, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
 from engine.hardware.cpu import usable_cpus
+from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import local_budget, system_memory
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, SampleRequest, WatchedProcess
+from tui.screens.processes import DevicesScreen
+from tui.selection import Selection
 from tui.widgets.selection_pane import MethodList, PresetList
 
 GIB = 1 << 30
@@ -175,15 +180,19 @@ def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path, monkeypatch
         await look()
         halves = len(usable_cpus()) > 1
         for down in range(6 + halves):
-            await pilot.press("D", "home", *["down"] * down, "enter")
+            app.bench.action_devices()
+            await pilot.pause()
+            await pilot.press("home", *["down"] * down, "enter")
             await look()
             assert app.bench.selection_pane.budget is not None
             chosen.append(app.bench.selection_pane.device)
             memory.append(app.bench.selection_pane.budget.total)
         assert chosen == ["auto", "0", "1", "MIG-777", "all", "cpu", *["cpu:2"] * halves]
-        assert memory[:5] == [22 * GIB, 22 * GIB, 80 * GIB, 10 * GIB, 22 * GIB]
+        assert memory[:5] == [80 * GIB, 22 * GIB, 80 * GIB, 10 * GIB, 22 * GIB]
         assert memory[5:] == [local_budget(device=device).total for device in chosen[5:]]
-        await pilot.press("D", "home", "down", "enter", "2")  # another preset keeps the device
+        app.bench.action_devices()
+        await pilot.pause()
+        await pilot.press("home", "down", "enter", "2")  # another preset keeps the device
         assert app.bench.selection_pane.device == "0"
 
     play(tmp_path, story)
@@ -228,3 +237,66 @@ def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:
         assert {"smollm2-qlora", "smollm2-lora", "smollm2-full"} <= set(slots.values())
 
     play(tmp_path, story)
+
+
+class EightGpus(Driver):
+    """NVML with eight GPUs of 80 GiB, some in use."""
+
+    in_use = (71, 12, 0, 71, 75, 0, 0, 9)
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.in_use)
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return f"GPU-{handle}"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        return 8, 0
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "NVIDIA A100-SXM4-80GB"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return SimpleNamespace(total=80 * GIB, used=self.in_use[handle] * GIB)
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: int) -> list[Any]:
+        return [SimpleNamespace(pid=1, usedGpuMemory=None)] if self.in_use[handle] else []
+
+
+def test_the_free_gpu_is_used_and_another_one_takes_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is a free GPU, which the launch screen says; `D` goes to the next ones on which the run fits."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    library = Nvml()
+    library._library, library.why = EightGpus(), ""
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: library)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        machine, pane = app.bench.machine, app.bench.selection_pane
+        await wait_for(pilot, lambda: machine.sample and pane.budget)
+        pane.select(Selection("80gb-lora"))
+        await wait_for(pilot, lambda: machine.next_gpu == "2")
+        await pilot.press("n")
+        await wait_for(pilot, lambda: "GPU 2 (auto: free)" in screen_text(app))
+        await pilot.press("escape")
+        for expected in ("5", "6", "7", "1", "2", "5"):
+            await pilot.press("D")
+            assert app.screen is app.bench and pane.device == expected
+            await wait_for(pilot, lambda expected=expected: machine.next_gpu == expected)
+        pane.select(pane.selection.with_setting("hardware.device", "0"))
+        await wait_for(pilot, lambda: machine.next_gpu == "0")
+        await pilot.press("n")
+        await wait_for(pilot, lambda: "use GPU 1 (68.0 GiB free)" in " ".join(screen_text(app).split()))
+
+    play(tmp_path / "runs", story, (160, 45))
+
+
+def test_without_another_gpu_that_holds_the_run_the_devices_are_listed(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look(app, pilot, machine(80 * GIB))
+        await pilot.press("D")
+        assert isinstance(app.screen, DevicesScreen)
+
+    play(tmp_path / "runs", story)

@@ -144,6 +144,11 @@ def uses_autocast(method: str, precision: str) -> bool:
     return precision == "mixed" and method_spec(method).trains_weights
 
 
+def steps_in_backward(config: Config) -> bool:
+    """Whether a run updates its weights during the backward pass. Gradients of adapters need little memory."""
+    return config.optimizer.step_in_backward and method_spec(config.method).trains_weights
+
+
 def method_spec(name: str) -> MethodSpec:
     """The method of this name. Raises UserError where no installed package has one."""
     spec = method_specs().get(name)

@@ -15,7 +15,7 @@ import tomli
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_small
 from engine.config.hooks import hooks
-from engine.config.method_specs import method_names, method_spec, readers, reads
+from engine.config.method_specs import method_names, method_spec, readers, reads, steps_in_backward
 from engine.config.metric_specs import metric_names
 from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config
 from engine.config.settings import Flat, known_keys, nested, set_once
@@ -266,6 +266,16 @@ def _faults(values: Flat, config: Config) -> Iterator[tuple[str, str, str, str]]
         problem = f"train.micro_batch = {train.micro_batch} is larger than train.batch = {train.batch}"
         hint = "set it to a part of the effective batch, or to auto"
         yield "train.micro_batch", problem, hint, "preset.micro_batch_too_large"
+    if steps_in_backward(config):
+        if isinstance(train.micro_batch, int) and train.micro_batch < train.batch:
+            problem = (
+                f"train.micro_batch = {train.micro_batch}: with optimizer.step_in_backward a step is one micro-batch"
+            )
+            hint = f"set train.micro_batch to auto, and train.batch to {train.micro_batch} for less memory"
+            yield "train.micro_batch", problem, hint, "preset.step_in_backward"
+        if train.devices > 1:
+            problem = f"optimizer.step_in_backward needs one device, and train.devices = {train.devices}"
+            yield "train.devices", problem, "leave one of them out", "preset.step_in_backward"
     key = "train.select" if train.select == "best" else "train.patience" if train.patience else ""
     if key and data.validation == 0:
         problem = f"{key} needs a validation loss, and there are no validation rows"

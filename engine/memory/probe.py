@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.fit import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import is_out_of_memory
+from engine.training.backward_step import BackwardStep
 from engine.training.batches import loss_weight
 from engine.training.fit import enable_checkpointing
 from engine.training.gradients import StepGradients
@@ -83,6 +84,8 @@ class Probe:
                     predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
                     if not self.automatic:  # the size was configured
                         hint = "--set train.micro_batch=auto or a smaller number"
+                        if self.gradients.whole_steps:
+                            hint = "use a smaller train.batch"
                         self.warn("memory.over_budget", f"{predicted}; {hint}")
                         break
                     self.gradients.halve([self.batches.step], predicted)
@@ -142,8 +145,10 @@ class Probe:
             self._drop_gradients()
             self.gradients.model.train()
             total_weight = sum(map(loss_weight, self.batches.step))
-            for group in self.batches.groups(self.gradients.micro_batch)[:2]:
-                self.gradients.forward_backward(group, total_weight)
+            updates = BackwardStep(self.gradients.model, self._update, 0.0)
+            with updates if self.gradients.whole_steps else nullcontext():
+                for group in self.batches.groups(self.gradients.micro_batch)[:2]:
+                    self.gradients.forward_backward(group, total_weight)
 
         while True:
             try:
@@ -172,19 +177,30 @@ class Probe:
         for parameter in self.gradients.model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
+                if self.gradients.whole_steps:  # as in its backward pass
+                    self._update()
+                    parameter.grad = None
+        self._update()
+        self._drop_gradients()
+
+    def _update(self) -> None:
+        """Update the weights that have a gradient with zeros."""
         if getattr(self.optimizer, "is_paged", False):
             if allocate := getattr(self.optimizer, "allocate_step", None):
                 allocate()
-        else:
-            rates = [group["lr"] for group in self.optimizer.param_groups]
-            try:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = 0.0
-                self.optimizer.step()
-            finally:
-                for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate
-        self._drop_gradients()
+            return
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        try:
+            for group in groups:
+                group["lr"] = 0.0
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        weight.grad.zero_()
+            self.optimizer.step()
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def _drop_gradients(self) -> None:
         self.gradients.model.zero_grad(set_to_none=True)

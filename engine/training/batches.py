@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from engine.config.device_defaults import (
     SHAPE_MULTIPLE,
     PackingMode,
 )
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, steps_in_backward
 from engine.config.schema import Config
 from engine.data.prepared import lengths_of
 from engine.data.rows import IGNORE_INDEX, Row
@@ -397,6 +398,11 @@ def decide_sharing(
 
 def has_adapter_dropout(config: Config) -> bool:
     return config.adapter.dropout > 0 and not method_spec(config.method).trains_weights
+
+
+def step_packing(packing: Packing, config: Config) -> Packing:
+    """The packing of training steps: each is one micro-batch if weights are updated during the backward pass."""
+    return replace(packing, tokens=sys.maxsize) if steps_in_backward(config) else packing
 
 
 def micro_batches(rows: Sequence[Row], micro_batch: int, packing: Packing | None = None) -> Iterator[list[Row]]:

@@ -20,7 +20,9 @@ from transformers import get_scheduler, set_seed
 
 from engine.config import schema
 from engine.config.device_defaults import OFF, ActivationCheckpointing
-from engine.config.method_specs import uses_autocast
+from engine.config.method_specs import steps_in_backward, uses_autocast
+from engine.data.rows import Row
+from engine.training.backward_step import BackwardStep
 from engine.training.batches import answer_tokens
 from engine.training.gradients import StepGradients
 from engine.training.guards import Diverged
@@ -92,8 +94,10 @@ class TrainingSetup:
     autocast: bool = False
     """Whether the forward pass of float32 weights computes in bf16."""
     checkpointing: ActivationCheckpointing = field(default_factory=lambda: OFF)
-    reads_late: bool | None = None
-    """Whether the loss of a step is read while the GPU computes the next one; None: on a GPU."""
+    step_in_backward: bool = False
+    """Whether the backward pass updates the weights."""
+    reads_late: bool = False
+    """Whether the loss of a step is read while the GPU computes the next one."""
 
     @classmethod
     def of(
@@ -105,7 +109,10 @@ class TrainingSetup:
     ) -> TrainingSetup:
         """A training with the settings of a configuration."""
         autocast = uses_autocast(config.method, config.train.precision)
-        return cls(state, gradients, config.train.max_grad_norm, config.train.seed, autocast, checkpointing)
+        in_backward = steps_in_backward(config)  # then the loss of the step before has to be known by then
+        late = gradients.device == "cuda" and not in_backward
+        train = config.train
+        return cls(state, gradients, train.max_grad_norm, train.seed, autocast, checkpointing, in_backward, late)
 
     @property
     def model(self) -> Any:
@@ -133,7 +140,6 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
         state.load_weights(resume)
     enable_checkpointing(model, training.checkpointing)
     reports = StepReports(record)
-    reads_late = gradients.device == "cuda" if training.reads_late is None else training.reads_late
     with state.writer, bf16_forward(model, gradients.device) if training.autocast else contextlib.nullcontext():
         record.begin()
         torch.empty((), dtype=torch.int64).random_()  # as data loaders do: recorded losses with dropout depend on it
@@ -144,8 +150,7 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
             rows = gradients.rows[step - 1]
 
             ranks.seed(training.seed, step - 1, same=False)
-            loss = gradients.compute(rows, step - 1)
-            norm = clip_gradients(model, training.max_grad_norm)
+            loss, norm = clipped_gradients(training, rows, step)
             reports.flush()  # the step before
             reports.add(
                 StepFacts(
@@ -167,7 +172,7 @@ def fit(training: TrainingSetup, record: Record, resume: Path | None = None) -> 
             schedule.step()
             model.zero_grad(set_to_none=True)
             state.step = step
-            if not reads_late:
+            if not training.reads_late:
                 reports.flush()
             state.writer.report()
 
@@ -228,6 +233,19 @@ class StepReports:
         now = time.monotonic()
         seconds, self.reported = now - max(began, self.reported), now
         self.record.step(replace(facts, loss=loss, grad_norm=norm, seconds=seconds))
+
+
+def clipped_gradients(training: TrainingSetup, rows: list[Row], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute and clip the gradients of a step, counted from 1. Returns its loss and the norm before clipping.
+
+    If the backward pass updates the weights, no gradients are left.
+    """
+    if training.step_in_backward:
+        with BackwardStep(training.model, training.state.optimizer.step, training.max_grad_norm) as updates:
+            loss = training.gradients.compute(rows, step - 1)
+        return loss, updates.norm()
+    loss = training.gradients.compute(rows, step - 1)
+    return loss, clip_gradients(training.model, training.max_grad_norm)
 
 
 def clip_gradients(model: torch.nn.Module, max_norm: float) -> torch.Tensor:

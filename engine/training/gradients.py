@@ -42,11 +42,15 @@ class StepGradients:
         device: str,
         ranks: Ranks = SINGLE_RANK,
         halved: Callable[[int], None] = lambda micro_batch: None,
+        whole_steps: bool = False,
     ) -> None:
-        """`micro_batch`: maximum number of rows; `halved` is called with each smaller one."""
+        """`micro_batch`: maximum number of rows; `halved` is called with each smaller one. `whole_steps`: a step is one
+        micro-batch, which is never halved, as its backward pass updates the weights (`backward_step`).
+        """
         self.model, self.rows, self.micro_batch, self.ranks, self.halved = model, rows, micro_batch, ranks, halved
         self.collator = Collator(packing, pad, device)
         self.answers_only = supports_logits_to_keep(model)
+        self.whole_steps = whole_steps
         self.is_sharded, self.trains_parts = is_sharded(model), trains_parts(model)
         self.step = 0
         """Of the gradients, counted from 0."""
@@ -68,7 +72,7 @@ class StepGradients:
     def compute(self, rows: list[Row], step: int) -> torch.Tensor:
         """Compute the gradients of a step, on all ranks; returns the loss in nats/token.
 
-        Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model.
+        Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model or of whole steps.
         """
         self.step = step
         self.model.train()
@@ -96,7 +100,8 @@ class StepGradients:
     def _accumulate(self, parts: Sequence[Sequence[Row]], total_weight: float) -> tuple[torch.Tensor, str]:
         """(this rank's share of the step's loss, '' or the message of an out-of-memory error).
 
-        Raises OutOfMemory if the model is sharded: the other ranks are within the same layer, and cannot repeat it.
+        Raises OutOfMemory if the step cannot be repeated: the other ranks of a sharded model are within the same layer,
+        and a backward pass that updates weights may have updated some.
         """
         total = torch.zeros((), device=self.device)
         self.computed_tokens = 0
@@ -108,7 +113,7 @@ class StepGradients:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if self.is_sharded:
+            if self.is_sharded or self.whole_steps:
                 raise OutOfMemory(first_line(error)) from error
             return total, first_line(error)
         return total, ""
@@ -161,9 +166,11 @@ class StepGradients:
                 yield [shortest], math.inf
 
     def halve(self, parts: Sequence[Sequence[Row]], cause: str) -> None:
-        """Halve the micro-batch size, on all ranks alike. `parts`: the rows of each. Raises OutOfMemory if it is 1."""
+        """Halve the micro-batch size, on all ranks alike. `parts`: the rows of each. Raises OutOfMemory if it is 1,
+        or with whole steps.
+        """
         largest = max(len(group) for rows in parts for group in micro_batches(rows, self.micro_batch, self.packing))
-        if largest == 1:
+        if largest == 1 or self.whole_steps:
             raise OutOfMemory(cause)
         self.micro_batch = (largest + 1) // 2
         self.halved(self.micro_batch)

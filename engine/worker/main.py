@@ -20,7 +20,7 @@ from transformers import set_seed
 from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.files import folder_bytes
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, steps_in_backward
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.config.text import amount
@@ -251,6 +251,7 @@ def train(
         machine.device,
         ranks,
         record.halved,
+        steps_in_backward(config),
     )
     schedule = learning_rate_schedule(optimizer, settings, sampler.steps)
     writer = CheckpointWriter(run_dir.checkpoints, settings.keep_checkpoints, record.saved, host_copy)

@@ -23,7 +23,7 @@ from engine.config.device_defaults import (
     stronger_than,
 )
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, steps_in_backward
 from engine.config.model_config import (
     length_classes,
     length_limit,
@@ -52,12 +52,14 @@ from engine.methods.weights import unwrap_peft
 from engine.runs.run.events import Compiled
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training import varlen_attention
+from engine.training.backward_step import BackwardStep
 from engine.training.batches import (
     BatchSampler,
     Packing,
     Sharing,
     answer_tokens,
     choose_packing,
+    step_packing,
     decide_sharing,
     has_adapter_dropout,
     loss_weight,
@@ -192,8 +194,13 @@ def decide_packing(
     for candidate in candidates:
         trusted = candidate == padded and known
         if trusted or not _obstacle(model, checked, uncut, candidate, pad, device, ranks, warn):
-            return candidate, sharing
+            return step_packing(candidate, config), sharing
     obstacle = _obstacle(model, checked[:1], [], ONE_ROW, pad, device, ranks, warn)
+    if not obstacle and steps_in_backward(config) and train.batch > 1:
+        problem = (
+            f"{class_name(model)} trains one row at a time, and with optimizer.step_in_backward a step is one batch"
+        )
+        raise UserError(problem, "optimizer.step_in_backward", "leave it out", code="model.rows_influence_each_other")
     if not obstacle:
         return ONE_ROW, sharing
     problem = f"{class_name(model)} computes a row alone wrongly: {obstacle}"
@@ -387,7 +394,7 @@ def probe_rank(
         optimizer=optimizer,
         batches=batches,
         meters=meters,
-        automatic=config.train.micro_batch == "auto",
+        automatic=config.train.micro_batch == "auto" and not gradients.whole_steps,
         evaluate=evaluate if on_gpu else None,
         fits=None if on_gpu else estimates.training_fits,
         warn=warn,
@@ -403,6 +410,6 @@ def compile_by_training(gradients: StepGradients, rows: Sequence[Row]) -> Compil
         gradients.model.train()
         # Two rows if micro-batches have more than one: torch.compile makes another graph for a dimension of size 1.
         used = list(rows[: min(2, gradients.micro_batch)])
-        gradients.forward_backward(used, sum(map(loss_weight, used)))
-        gradients.model.zero_grad(set_to_none=True)
+        with BackwardStep(gradients.model, lambda: None, 0.0):  # drops each gradient
+            gradients.forward_backward(used, sum(map(loss_weight, used)))
     return Compiled(layers=layers, seconds=round(time.monotonic() - started, 3))

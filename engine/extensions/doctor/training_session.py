@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, set_seed
 
 from engine.config import schema
 from engine.config.device_defaults import resolve_checkpointing
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, steps_in_backward
 from engine.config.preset import Preset, resolve
 from engine.config.quantities import size
 from engine.config.settings import Flat, with_settings
@@ -344,6 +344,7 @@ class TrainingSession:
             self.estimates.micro_batch,
             subject.pad,
             device,
+            whole_steps=steps_in_backward(config),
         )
         schedule = learning_rate_schedule(self.optimizer, config.train, self.sampler.steps)
         writer = CheckpointWriter(folder / "checkpoints", 1, lambda saved: None, None)

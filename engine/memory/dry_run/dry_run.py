@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 from engine.config import schema
 from engine.config.device_defaults import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
-from engine.config.method_specs import uses_autocast
+from engine.config.method_specs import steps_in_backward, uses_autocast
 from engine.config.model_config import mixing_reason
 from engine.evaluation.worst_case import WorstCaseAnswers, allocate_worst_case
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable, without_flash_attention
@@ -57,6 +57,7 @@ from engine.methods.optimizers import make_unpaged
 from engine.methods.weights import adapter_parameters, weights_of
 from engine.training import loss as loss_module
 from engine.training import varlen_attention
+from engine.training.backward_step import BackwardStep
 from engine.training.batches import MicroBatch
 from engine.training.fit import enable_checkpointing
 from engine.training.loss import answer_nll, summed_loss, supports_logits_to_keep
@@ -252,6 +253,13 @@ def _training_step(
     """A training step in the middle of a run. Of identical micro-batches only one runs, with gradients allocated."""
     model.train()
     answers_only = supports_logits_to_keep(model)
+
+    def update() -> None:
+        with tracker.attributing("optimizer"):
+            optimizer.step()
+
+    in_backward = steps_in_backward(config)
+    updates = BackwardStep(model, update, config.train.max_grad_norm) if in_backward else nullcontext()
     sizes = [(batch.tokens, batch.targets.shape) for batch in batches]
     equal = len(batches) > 1 and sizes[0] == sizes[1]
     for number, batch in enumerate(batches[:1] if equal else batches):
@@ -263,14 +271,15 @@ def _training_step(
             loss = summed_loss(model, batch, answers_only)
             tracker.begin("loss")
             tracker.in_backward = True
-            loss.backward()
+            with updates:
+                loss.backward()
             tracker.in_backward = False
         del loss
     tracker.stage = TRAINING
     tracker.begin("update")
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
-    with tracker.attributing("optimizer"):
-        optimizer.step()
+    if not in_backward:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
+        update()
     optimizer.zero_grad(set_to_none=True)
     tracker.end()
 

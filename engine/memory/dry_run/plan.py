@@ -58,7 +58,15 @@ from engine.methods.model_source import (
 )
 from engine.runs.run.result import Predicted
 from engine.runs.run.usage import left_out_warning
-from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
+from engine.training.batches import (
+    BatchSampler,
+    Packing,
+    Sharing,
+    choose_packing,
+    decide_sharing,
+    sharing_of,
+    step_packing,
+)
 
 Progress = Callable[[str], None]
 
@@ -255,13 +263,13 @@ class DataWorkload:
 
     def worst_case(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
         """The largest batches of a run with this configuration and micro-batch size."""
-        rows = self.prepared
+        rows, packing = self.prepared, step_packing(self.packing, config)
         scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
         lost = all_rows([*sampled_by_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
-            packing=self.packing,
-            step=longest_step(rows.train, self.sampler, 0, micro_batch, self.packing, config.train.devices),
-            held_out=longest_held_out(lost, self.packing, self.machine.device, self.vocabulary, answers_only=True),
+            packing=packing,
+            step=longest_step(rows.train, self.sampler, 0, micro_batch, packing, config.train.devices),
+            held_out=longest_held_out(lost, packing, self.machine.device, self.vocabulary, answers_only=True),
             prompts=[item.row.prompt for item in scored],
             choice=int(rows.train.answer_tokens.max()),
             pad=0,

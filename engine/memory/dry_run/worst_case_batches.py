@@ -24,6 +24,7 @@ from engine.training.batches import (
     Packing,
     answer_tokens,
     choose_packing,
+    step_packing,
     collate,
     held_out_batches,
     micro_batches,
@@ -162,7 +163,7 @@ def synthetic_batches(
     step, many = made[: rows.count], made[rows.count :]
     varlen = uses_flash_attention(config, machine)
     packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments, mixed)
-    packing = replace(packing, mode="padded") if varlen else packing
+    packing = step_packing(replace(packing, mode="padded") if varlen else packing, config)
     # The first tokens differ, so that the prompts have no common prefix.
     prompts = [
         [number % vocabulary, *[0] * (rows.prompted - 1)]

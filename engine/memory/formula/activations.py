@@ -104,8 +104,10 @@ def largest_micro_batch_shape(
     segments: bool = False,
     mixed: bool = False,
     most_tokens: int | None = None,
+    whole_step: bool = False,
 ) -> MicroBatchShape:
-    """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`.
+    """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`. `whole_step`: of
+    `step_packing` with the step in the backward pass.
 
     `segments`, `mixed`: whether packed rows are separated by segments, and whether they influence each other otherwise.
     """
@@ -119,7 +121,8 @@ def largest_micro_batch_shape(
     limit = (MAX_MASKED_TOKENS if packing == "packed" and not segments else MAX_TOKENS)[device]
     shared = rows.shared if packing == "shared_prefix" else 0
     fitting = (min(limit, most_tokens or limit) - shared) // max(1, rows.length - shared)
-    count, multiple = max(1, min(rows.count, micro_batch, fitting)), SHAPE_MULTIPLE[device]
+    count = rows.count if whole_step else max(1, min(rows.count, micro_batch, fitting))
+    multiple = SHAPE_MULTIPLE[device]
 
     def rounded_up(tokens: int) -> int:
         return math.ceil(tokens / multiple) * multiple

@@ -41,7 +41,7 @@ from engine.config.device_defaults import (
     automatic_optimizer,
     resolve_checkpointing,
 )
-from engine.config.method_specs import QLORA, method_spec
+from engine.config.method_specs import QLORA, method_spec, steps_in_backward
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape, Tier, error_of, with_pool
@@ -269,6 +269,8 @@ def settle_optimizer(query: FitQuery, estimates: list[MemoryEstimate]) -> tuple[
 def _resolve_activations(query: FitQuery) -> FitQuery:
     """Replace `auto` of micro-batch size and activation checkpointing."""
     train, device = query.config.train, query.budget.device
+    if train.micro_batch == "auto" and steps_in_backward(query.config):
+        return _resolve_activations(query.with_micro_batch(train.batch))
     if train.micro_batch != "auto" and train.gradient_checkpointing != "auto":
         return query
     choices: tuple[ActivationCheckpointing, ...] = (resolve_checkpointing(train.gradient_checkpointing, device),)
@@ -344,16 +346,19 @@ def _alone(query: FitQuery, positions: int | None) -> Iterator[Remedy | None]:
     batch = answers_together(query.config.evaluation.batch, query.budget.device)
     if 0 < (largest := largest_evaluation_batch(query).value) < batch:
         yield _change(query, {"evaluation.batch": largest})
-    if 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
+    if steps_in_backward(query.config):
+        yield _fewer_rows(query)
+    elif 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
         yield _change(query, {"train.micro_batch": largest})
-    for settings in (_checkpointing(query), _small_state(query)):
+    for settings in (_checkpointing(query), _small_state(query), _no_gradients(query)):
         yield _change(query, settings) if settings else None
     yield _shorter(query, {}, positions)
 
 
 def _fewest(query: FitQuery, positions: int | None) -> Remedy | None:
     """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
-    settings: Settings = {"train.micro_batch": 1} if query.formula_estimate().micro_batch > 1 else {}
+    smaller = query.formula_estimate().micro_batch > 1 and not steps_in_backward(query.config)
+    settings: Settings = {"train.micro_batch": 1} if smaller else {}
     settings |= {} if largest_evaluation_batch(query).limited_by == "nothing" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(query), **_small_state(query)}
     if not query.with_settings(settings).fits_without_headroom():
@@ -384,6 +389,26 @@ def _small_state(query: FitQuery) -> Settings:
     if query.config.optimizer.name != "adamw":
         return {}
     return {"optimizer.name": "paged_adamw_8bit" if query.budget.device == "cuda" else "adamw_8bit"}
+
+
+def _no_gradients(query: FitQuery) -> Settings:
+    """The optimizer step in the backward pass, on a GPU; on a CPU host memory is what lacks."""
+    train, method = query.config.train, method_spec(query.config.method)
+    if train.devices > 1 or not method.trains_weights or query.config.optimizer.step_in_backward:
+        return {}
+    return {"optimizer.step_in_backward": True, "train.micro_batch": "auto"}
+
+
+def _fewer_rows(query: FitQuery) -> Remedy | None:
+    """A smaller batch, where a step is one micro-batch."""
+
+    def with_batch(rows: int) -> FitQuery:
+        changed = query.with_settings({"train.batch": rows, "train.micro_batch": rows})
+        return replace(changed, rows=msgspec.structs.replace(query.rows, count=rows))
+
+    most = _last(range(1, query.rows.count), lambda rows: with_batch(rows).fits_without_headroom())
+    change = _change(with_batch(most), {}) if most else None
+    return change and msgspec.structs.replace(change, settings={"train.batch": most})
 
 
 def _shorter(query: FitQuery, settings: Settings, positions: int | None) -> Remedy | None:

@@ -7,7 +7,8 @@ The peak is the largest of three moments:
 
 - the loss: all saved activations, the logits and their gradient;
 - the last layer's backward pass (its recomputation with activation checkpointing): saved activations and temporaries;
-- the optimizer step: all gradients, and what the optimizer needs in addition to its state.
+- the optimizer step: all gradients, and what the optimizer needs in addition to its state. In the backward pass it
+  has one gradient: that of the head with all activations, of a layer with those of the layer, of the embeddings last.
 
 Disk space: the checkpoints and the saved model. Imports no torch.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from engine.config import schema
 from engine.config.device_defaults import resolve_checkpointing
 from engine.config.errors import Notice, UserError
+from engine.config.method_specs import steps_in_backward
 from engine.config.quantities import size
 from engine.config.settings import with_settings
 from engine.memory.formula.activations import (
@@ -37,7 +39,7 @@ from engine.memory.formula.activations import (
     saved_activations,
     uses_segments,
 )
-from engine.memory.formula.architecture import read_architecture
+from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
@@ -47,6 +49,8 @@ from engine.memory.formula.weights_and_state import (
     count_adapter_parameters,
     gradients_of_rank,
     head_gradient,
+    largest_embedding,
+    largest_parameter,
     saved_bytes,
     shard_count,
     state_of_rank,
@@ -69,7 +73,8 @@ def formula(
     shape, packing, micro_batch = run.shape, config.train.packing, config.train.micro_batch
     segments, mixed = uses_segments(run), needs_segments(shape)
     most = rows.count if micro_batch == "auto" else micro_batch
-    batch = largest_micro_batch_shape(rows, most, packing, device, segments, mixed)
+    in_backward = steps_in_backward(config)
+    batch = largest_micro_batch_shape(rows, most, packing, device, segments, mixed, whole_step=in_backward)
     held_out_batch = held_out_shape(rows, packing, device, shape.vocabulary, segments, mixed)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
     adapters, state = count_adapter_parameters(shape, config) * FLOAT32, state_of_rank(run)
@@ -96,12 +101,18 @@ def formula(
     gradients = gradients_of_rank(run)
     earlier = gradients if batch.several else 0
     logits = loss_bytes(run, batch, trained_head=run.method.trains_weights)
-    training = max(
-        peak(gradients=earlier, activations=kept, logits=logits),
-        peak(gradients=max(earlier, head_gradient(run)), activations=kept + backward),
-        peak(gradients=gradients, optimizer=state + update_bytes(run)),
-        key=lambda peak: peak.total,
-    )
+    moments = [peak(gradients=earlier, activations=kept, logits=logits)]
+    if in_backward:
+        moments += [
+            peak(gradients=size * run.weight_size, optimizer=state + update_bytes(run, updated), activations=saved)
+            for size, updated, saved in backward_updates(shape, kept, kept + backward)
+        ]
+    else:
+        moments += [
+            peak(gradients=max(earlier, head_gradient(run)), activations=kept + backward),
+            peak(gradients=gradients, optimizer=state + update_bytes(run, largest_parameter(run))),
+        ]
+    training = max(moments, key=lambda peak: peak.total)
 
     # A held-out batch: its logits, or the forward pass of a layer if that is more.
     logits = loss_bytes(run, held_out_batch)
@@ -131,6 +142,18 @@ def formula(
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
     return with_copy(estimate, config)
+
+
+def backward_updates(shape: Architecture, all_layers: int, last_layer: int) -> list[tuple[int, int, int]]:
+    """(weights with a gradient, weights of the one that is updated, bytes of activations) of the largest updates during
+    a backward pass: of the head, with the activations of `all_layers`; of the `last_layer`, with these and its own; of
+    the embeddings, after all. A tied head has its gradient until then.
+    """
+    experts = max(kind.experts * kind.expert_intermediate * kind.hidden * (1 + kind.gated) for kind in shape.groups())
+    outside, layer = largest_embedding(shape), max(experts, shape.largest_linear)
+    if shape.tied:
+        return [(outside + layer, layer, last_layer), (outside, outside, 0)]
+    return [(outside, outside, all_layers), (layer, layer, last_layer)]
 
 
 LOW_BYTES = 2 << 30

@@ -181,26 +181,32 @@ def optimizer_state_bytes(run: PredictedRun) -> int:
     return round(run.trainable * (bytes_each + (BF16 if remainder else 0)))
 
 
-def update_bytes(run: PredictedRun) -> int:
-    """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.memory_tracker`).
+def largest_embedding(shape: Architecture) -> int:
+    """Weights of the largest parameter outside the layers."""
+    return max(shape.vocabulary * shape.hidden, shape.layer_vocabulary * shape.layers * shape.layer_embedding)
+
+
+def largest_parameter(run: PredictedRun) -> int:
+    """Weights of the largest trained parameter."""
+    if run.method.trains_weights:
+        return max(largest_embedding(run.shape), run.shape.largest_linear)
+    layers = (linear for kind in run.shape.groups() for linear in adapted(kind, run.config))
+    return run.config.adapter.rank * max((max(linear.inputs, linear.outputs) for linear in layers), default=0)
+
+
+def update_bytes(run: PredictedRun, weights: int) -> int:
+    """Temporary bytes of the optimizer for a parameter of this many weights (kernels: `dry_run.memory_tracker`).
 
     bf16 weights: weight and gradient in float32; on the CPU also a third copy. 8-bit on the CPU: five float32 copies.
     """
-    shape, on_cpu = run.shape, run.device == "cpu"
-    if run.method.trains_weights:
-        own = shape.layer_vocabulary * shape.layers * shape.layer_embedding
-        largest = max(shape.vocabulary * shape.hidden, own, shape.largest_linear)
-    else:
-        layers = (linear for kind in shape.groups() for linear in adapted(kind, run.config))
-        widest = max((max(linear.inputs, linear.outputs) for linear in layers), default=0)
-        largest = run.config.adapter.rank * widest
+    on_cpu = run.device == "cpu"
     compensated = run.trains_bf16
     copies = (3 if on_cpu else 2) if compensated else 0
     if on_cpu and not run.has_32_bit_state:
         copies += 5 - compensated
     elif on_cpu and compensated:
         copies += 3
-    return largest * copies * FLOAT32
+    return weights * copies * FLOAT32
 
 
 def head_gradient(run: PredictedRun) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from engine.config import schema
 from engine.config.device_defaults import OFF, ActivationCheckpointing
+from engine.config.method_specs import steps_in_backward
 from engine.data.rows import Row
 from engine.training.batches import BatchSampler, Packing, StepDataset
 from engine.training.checkpoints import SavedCheckpoint
@@ -65,7 +66,9 @@ def make_training(
     saved: Callable[[SavedCheckpoint], None] = lambda saved: None,
 ) -> TrainingSetup:
     """What `fit` takes; checkpoints are in `folder`."""
-    computed = gradients(model, StepDataset(rows, sampler), packing, micro_batch, pad, device, ranks, halved)
+    computed = gradients(
+        model, StepDataset(rows, sampler), packing, micro_batch, pad, device, ranks, halved, steps_in_backward(config)
+    )
     schedule = learning_rate_schedule(optimizer, config.train, sampler.steps)
     writer = CheckpointWriter(folder, keep, saved, None)
     state = TrainingState(model, optimizer, schedule, writer, ranks, shards)

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tools/planner.py [PART …] [--measured FILE]
 
-Parts: grid, others, checkpointing, catalog, published, speed, growth. `grid`, `others` and `checkpointing` train small
-models with random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these
+Parts: grid, others, checkpointing, in_backward, catalog, published, speed, growth. The first four train small models
+with random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these
 figures and reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a
 GPU, and prints what `auto` chooses on listed ones. `catalog` compares both for the smallest catalog model of each
 type. `published` compares with published peaks on GPUs, `speed` measures CPU seconds for the three methods with the
@@ -27,7 +27,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from planning import growth, published
-from planning.grid import SHAPES, Case, checkpointed, grid, others
+from planning.grid import SHAPES, Case, checkpointed, grid, in_backward, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
 from engine.config.catalog import CATALOG, CatalogEntry
@@ -44,7 +44,7 @@ LLAMA_8B = transformers.LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
     vocab_size=128256, tie_word_embeddings=False, max_position_embeddings=131072,
 )  # fmt: skip
-PARTS = ("grid", "others", "checkpointing", "catalog", "published", "speed", "growth")
+PARTS = ("grid", "others", "checkpointing", "in_backward", "catalog", "published", "speed", "growth")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
 """Targets, as shares of the measured peak."""
 
@@ -81,6 +81,8 @@ def main() -> int:
     if "checkpointing" in parts:
         comparisons += print_compared("Every n-th layer checkpointed", checkpointed(), options.measured)
         print_choices()
+    if "in_backward" in parts:
+        comparisons += print_compared("The step in the backward pass", in_backward(), options.measured)
     if comparisons:
         print("### All measured configurations\n")
         met &= print_summary(comparisons)

@@ -34,6 +34,10 @@ CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 25}
 GPU a chunk has to be long enough that multiplying takes longer than reading the head's weight: 261 rows of a vocabulary
 of 128k."""
 
+MAX_UPDATED = 1 << 25
+"""Weights in bf16 that an optimizer updates at a time: float32 copies of weights and gradients take 256 MiB. A multiple
+of 256, as that many values of 8-bit state have a common scale.
+"""
 CHUNK_MULTIPLE = {"cpu": SHAPE_MULTIPLE["cpu"], "cuda": 128}
 """Chunks have a multiple of this many rows: matrix products on tensor cores are computed in tiles of 128 rows, and a
 partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Background User's Guide, section 3)."""

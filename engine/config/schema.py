@@ -201,9 +201,9 @@ class Optimizer(Section, frozen=True):
     """How full fine-tuning with bf16 weights keeps updates that rounding would lose. remainder: stores the rounding
     error of each weight, 2 bytes per parameter. stochastic: rounds up or down at random, without additional memory."""
     step_in_backward: bool = False
-    """Full fine-tuning updates each weight as soon as its gradient is complete, and frees the gradient: no memory for the
-    gradients of all weights. Then a step is one micro-batch, train.max_grad_norm clips each tensor on its own, and a
-    step that ran out of memory cannot be repeated. Only on one device."""
+    """Full fine-tuning updates each weight as soon as its gradient is complete, and frees the gradient: no memory for
+    the gradients of all weights. Then a step is one micro-batch, train.max_grad_norm clips each tensor on its own, and
+    a step that ran out of memory cannot be repeated. Only on one device."""
     beta1: Share = 0.9
     """Decay rate of the running average of the gradient."""
     beta2: Share = 0.999

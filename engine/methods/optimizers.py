@@ -8,20 +8,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from engine.config import schema
-from engine.config.device_defaults import optimizer_name
+from engine.config.device_defaults import MAX_UPDATED, optimizer_name
 from engine.config.settings import with_settings
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]
 """Called with the code and text of a warning."""
+SCALED = 256
+"""Values of 8-bit state with a common scale (bitsandbytes' block size)."""
 
 
 def make_optimizer(
@@ -130,7 +131,7 @@ def compensated(kind: type) -> type:
 
     bf16 has 8 significant bits, so an update below about 1/256 of the weight is rounded away. The optimizer state keeps
     the rounding error of each weight in bf16 (Zamirai et al. 2020, arXiv:2010.06192): the update is applied to weight +
-    remainder in float32, one parameter at a time, and the sum is split again. Takes 2 bytes per parameter.
+    remainder in float32, MAX_UPDATED weights at a time, and the sum is split again. Takes 2 bytes per parameter.
     """
 
     class Compensated(kind):
@@ -139,33 +140,38 @@ def compensated(kind: type) -> type:
             if p.dtype != torch.bfloat16:
                 super().update_step(group, p, gindex, pindex)
                 return
-            with self.exact(p):
-                super().update_step(group, p, gindex, pindex)
+            p.data = p.data.contiguous()  # as bitsandbytes
+            own, steps = self.state[p], self.state[p]["step"]
+            for part in self.parts(p):
+                exact = self.exact(p, part)
+                self.state[exact] = sliced_state(own, part)
+                super().update_step(group, exact, gindex, pindex)
+                del self.state[exact]
+                self.store(p, part, exact)
+            own["step"] = steps + 1
 
-        @contextmanager
-        def exact(self, p: torch.nn.Parameter) -> Iterator[None]:
-            """Context in which weight and gradient are float32."""
-            weight, gradient = p.data, p.grad
-            p.grad = None
-            p.data = self.exact_weight(p)
-            p.grad = gradient.float()
-            yield
-            exact = p.data
-            p.grad = None
-            self.store(p, weight, exact)
-            p.data = weight
-            p.grad = gradient
+        def parts(self, p: torch.nn.Parameter) -> list[slice]:
+            """The parts of a flattened weight, which are updated one after another."""
+            return [slice(start, start + MAX_UPDATED) for start in range(0, p.numel(), MAX_UPDATED)]
 
-        def exact_weight(self, p: torch.nn.Parameter) -> torch.Tensor:
-            """Weight and remainder in float32."""
+        def exact(self, p: torch.nn.Parameter, part: slice) -> torch.Tensor:
+            """A part of the weight in float32, with its gradient."""
+            exact = self.exact_weight(p, part)
+            exact.grad = p.grad.reshape(-1)[part].float()
+            return exact
+
+        def exact_weight(self, p: torch.nn.Parameter, part: slice) -> torch.Tensor:
+            """Weight and remainder."""
             state = self.state[p]
             if "remainder" not in state:
                 state["remainder"] = torch.zeros_like(p)
-            return p.data.float().add_(state["remainder"])
+            return flat(p.data)[part].float().add_(flat(state["remainder"])[part])
 
-        def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
+        def store(self, p: torch.nn.Parameter, part: slice, exact: torch.Tensor) -> None:
+            weight = flat(p.data)[part]
             weight.copy_(exact)
-            torch.sub(exact, weight, out=self.state[p]["remainder"])  # computed in float32, and rounded once
+            # Computed in float32, and rounded once.
+            torch.sub(exact, weight, out=flat(self.state[p]["remainder"])[part])
 
         @torch.no_grad()
         def allocate_step(self) -> None:
@@ -173,11 +179,29 @@ def compensated(kind: type) -> type:
             for group in self.param_groups:
                 for p in group["params"]:
                     if p.dtype == torch.bfloat16 and p.grad is not None:
-                        with self.exact(p):
-                            pass
+                        self.exact(p, self.parts(p)[0])
 
     Compensated.__name__ = f"Compensated{kind.__name__}"
     return Compensated
+
+
+def flat(weight: torch.Tensor) -> torch.Tensor:
+    """(N,): the same memory."""
+    return weight.view(-1)
+
+
+def sliced_state(state: Mapping[str, Any], part: slice) -> dict[str, Any]:
+    """bitsandbytes' state of a part of a flattened weight, in the same memory."""
+    own = dict(state)
+    for name in ("state1", "state2"):
+        own[name] = flat(state[name])[part]
+        for attribute in ("is_paged", "page_deviceid"):  # such a tensor is on the CPU for torch
+            if hasattr(state[name], attribute):
+                setattr(own[name], attribute, getattr(state[name], attribute))
+    for name in ("absmax1", "absmax2"):
+        if name in state:
+            own[name] = state[name][part.start // SCALED : -(-part.stop // SCALED)]
+    return own
 
 
 def stochastic(kind: type) -> type:
@@ -189,11 +213,11 @@ def stochastic(kind: type) -> type:
     """
 
     class Stochastic(compensated(kind)):
-        def exact_weight(self, p: torch.nn.Parameter) -> torch.Tensor:
-            return p.data.float()
+        def exact_weight(self, p: torch.nn.Parameter, part: slice) -> torch.Tensor:
+            return flat(p.data)[part].float()
 
-        def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
-            weight.copy_(rounded_stochastically(exact))
+        def store(self, p: torch.nn.Parameter, part: slice, exact: torch.Tensor) -> None:
+            flat(p.data)[part].copy_(rounded_stochastically(exact))
 
     Stochastic.__name__ = f"Stochastic{kind.__name__}"
     return Stochastic

@@ -59,10 +59,10 @@ from engine.training.batches import (
     Sharing,
     answer_tokens,
     choose_packing,
-    step_packing,
     decide_sharing,
     has_adapter_dropout,
     loss_weight,
+    step_packing,
 )
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.compilation import compile_layers, uncompiled
@@ -197,9 +197,7 @@ def decide_packing(
             return step_packing(candidate, config), sharing
     obstacle = _obstacle(model, checked[:1], [], ONE_ROW, pad, device, ranks, warn)
     if not obstacle and steps_in_backward(config) and train.batch > 1:
-        problem = (
-            f"{class_name(model)} trains one row at a time, and with optimizer.step_in_backward a step is one batch"
-        )
+        problem = f"{class_name(model)} computes one row at a time; optimizer.step_in_backward needs whole steps"
         raise UserError(problem, "optimizer.step_in_backward", "leave it out", code="model.rows_influence_each_other")
     if not obstacle:
         return ONE_ROW, sharing

@@ -98,6 +98,18 @@ def others() -> Iterator[Case]:
     yield case(llama, "lora", False, 256, 2, "one micro-batch per step", count=2)
 
 
+def in_backward() -> Iterator[Case]:
+    """The optimizer step in the backward pass."""
+    for shape, name in itertools.product((*GRID_SHAPES, "Qwen3-MoE", "GPT-2"), ("adamw", "adamw_8bit")):
+        settings = {
+            "train.precision": "bf16",
+            "optimizer.name": name,
+            "optimizer.rounding": "stochastic",
+            "optimizer.step_in_backward": True,
+        }
+        yield case(shape, "full", True, 256, 2, f"step in backward, {name}", settings, count=2)
+
+
 def checkpointed() -> Iterator[Case]:
     """Every n-th layer recomputes its activations."""
     for shape, method, choice in itertools.product(("Qwen2, tied head", "GPT-2"), ("lora", "full"), RECOMPUTING):

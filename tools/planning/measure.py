@@ -40,7 +40,7 @@ from engine.methods.model_source import vocabulary_size
 from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, choose_packing, held_out_batches
+from engine.training.batches import BatchSampler, choose_packing, held_out_batches, step_packing
 from engine.training.fit import TrainingSetup, fit
 
 MACHINE = Machine("cpu", "this machine", bf16=has_bf16(), flash_attention=False)
@@ -202,7 +202,7 @@ def _training(
     machine = this_machine() if device == "cuda" else MACHINE
     dtype = compute_dtype(config, machine)
     segments = not varlen_attention.unsupported_reason(model, case.rows.length, machine, dtype)
-    packing = choose_packing(rows, config.train.packing, device, segments, segments)
+    packing = step_packing(choose_packing(rows, config.train.packing, device, segments, segments), config)
     if segments:
         varlen_attention.enable(model)
     sampler = BatchSampler.of(len(rows), case.rows.count, 1.0, 2, 0)

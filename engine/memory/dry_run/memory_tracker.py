@@ -290,9 +290,11 @@ def _update_8bit(args: Sequence[Any]) -> int:
 
 
 def _update_32bit(args: Sequence[Any]) -> int:
-    """For float32 state (_optimizer_update_32bit_cpu): scaled gradient, weight, update and denominator."""
+    """For float32 state (_optimizer_update_32bit_cpu): scaled gradient, update and denominator; the weight unless it is
+    float32.
+    """
     weight = args[2]
-    return weight.numel() * 4 * (4 + (weight.dtype != torch.float32))
+    return weight.numel() * 4 * (3 + (weight.dtype != torch.float32))
 
 
 def _promoted(args: Sequence[Any]) -> int:

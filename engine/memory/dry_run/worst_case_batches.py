@@ -24,11 +24,11 @@ from engine.training.batches import (
     Packing,
     answer_tokens,
     choose_packing,
-    step_packing,
     collate,
     held_out_batches,
     micro_batches,
     rank_parts,
+    step_packing,
 )
 from engine.training.segments import computed_tokens
 

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from msgspec.structs import replace
 
-from engine.config.device_defaults import optimizer_name
+from engine.config.device_defaults import MAX_UPDATED, optimizer_name
 from engine.config.method_specs import MethodSpec, method_spec, uses_autocast
 from engine.config.schema import Config
 from engine.hardware.cpu import sums_bf16_in_float32
@@ -197,7 +197,8 @@ def largest_parameter(run: PredictedRun) -> int:
 def update_bytes(run: PredictedRun, weights: int) -> int:
     """Temporary bytes of the optimizer for a parameter of this many weights (kernels: `dry_run.memory_tracker`).
 
-    bf16 weights: weight and gradient in float32; on the CPU also a third copy. 8-bit on the CPU: five float32 copies.
+    bf16 weights: weight and gradient in float32, MAX_UPDATED at a time; on the CPU also a third copy. 8-bit on the CPU:
+    five float32 copies.
     """
     on_cpu = run.device == "cpu"
     compensated = run.trains_bf16
@@ -205,8 +206,8 @@ def update_bytes(run: PredictedRun, weights: int) -> int:
     if on_cpu and not run.has_32_bit_state:
         copies += 5 - compensated
     elif on_cpu and compensated:
-        copies += 3
-    return weights * copies * FLOAT32
+        copies += 2
+    return (min(weights, MAX_UPDATED) if compensated else weights) * copies * FLOAT32
 
 
 def head_gradient(run: PredictedRun) -> int:

@@ -71,7 +71,7 @@ def trained(
     config = schema.Config(
         method="full",
         train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
-        optimizer=schema.Optimizer(name=optimizer_name),
+        optimizer=schema.Optimizer(name=optimizer_name, step_in_backward=how.get("in_backward", False)),
     )
     rows = how.get("rows", ROWS)
     shape = FULL_ATTENTION["llama"]
@@ -98,14 +98,43 @@ def trained(
     return [parameter.detach().clone() for parameter in model.parameters()], gradients
 
 
+@pytest.mark.parametrize("in_backward", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_are_those_of_a_run_without_a_probe(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_weights_are_those_of_a_run_without_a_probe(
+    name: str, dtype: torch.dtype, in_backward: bool, tmp_path: Path
+) -> None:
     seen: list[ProbeResult] = []
-    without, _ = trained(tmp_path / "a", lambda probe: None, name, dtype=dtype)
-    probed, _ = trained(tmp_path / "b", lambda probe: seen.append(probe.run()), name, dtype=dtype)
+    how: dict[str, Any] = {"dtype": dtype, "in_backward": in_backward}
+    without, _ = trained(tmp_path / "a", lambda probe: None, name, **how)
+    probed, _ = trained(tmp_path / "b", lambda probe: seen.append(probe.run()), name, **how)
     assert all(map(torch.equal, without, probed))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_a_probe_of_steps_in_the_backward_pass_has_one_gradient_at_a_time(name: str, tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    def look(probe: Probe) -> None:
+        step = "allocate_step" if name.startswith("paged") else "step"
+        whole = getattr(probe.optimizer, step)
+
+        def spied() -> None:
+            counts.append(sum(weight.grad is not None for weight in probe.gradients.model.parameters()))
+            whole()
+
+        setattr(probe.optimizer, step, spied)
+        probe.run()
+        setattr(probe.optimizer, step, whole)
+
+    trained(tmp_path, look, name, dtype=torch.bfloat16, in_backward=True)
+    assert set(counts) == {0, 1}
+
+
+def test_a_step_in_the_backward_pass_that_does_not_fit_is_not_halved(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory):
+        trained(tmp_path, lambda probe: probe.run(), budget=3, in_backward=True)
 
 
 def test_a_probe_leaves_no_gradient_no_state_and_the_same_random_state(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from engine.methods import optimizers
 from engine.methods.optimizers import compensated, resumable
 
 SIZE = 64 * 64
@@ -34,15 +35,15 @@ def give_gradients(weights: list[torch.nn.Parameter], step: int) -> None:
 @pytest.mark.parametrize("kind", [bnb.optim.AdamW32bit, bnb.optim.AdamW8bit])
 def test_weight_and_remainder_are_those_of_the_plain_formulas(kind: type) -> None:
     class Plain(compensated(resumable(kind))):
-        def exact_weight(self, p: torch.nn.Parameter) -> torch.Tensor:
+        def exact_weight(self, p: torch.nn.Parameter, part: slice) -> torch.Tensor:
             state = self.state[p]
             if "remainder" not in state:
                 state["remainder"] = torch.zeros_like(p)
-            return p.data.float() + state["remainder"].float()
+            return (p.data.float() + state["remainder"].float()).flatten()
 
-        def store(self, p: torch.nn.Parameter, weight: torch.Tensor, exact: torch.Tensor) -> None:
-            weight.copy_(exact)
-            self.state[p]["remainder"].copy_(exact - weight.float())
+        def store(self, p: torch.nn.Parameter, part: slice, exact: torch.Tensor) -> None:
+            p.data.copy_(exact.view_as(p))
+            self.state[p]["remainder"].copy_(exact.view_as(p) - p.data.float())
 
     weights, expected = bf16_weights(), bf16_weights()
     ours, plain = optimizer_of(compensated(resumable(kind)), weights), optimizer_of(Plain, expected)
@@ -73,7 +74,7 @@ class Traffic(TorchDispatchMode):
             written = [tensor for tensor in outputs if isinstance(tensor, torch.Tensor)]
             if name == "copy_" or "out" in operation._overloadname:  # what is written is not read before
                 read = [tensor for tensor in read if all(tensor is not other for other in written)]
-            if name not in ("detach", "empty_like", "alias"):
+            if name not in ("detach", "empty_like", "alias", "view", "slice"):
                 self.bytes += sum(tensor.nbytes for tensor in [*read, *written])
         return result
 
@@ -85,6 +86,29 @@ def test_a_compensated_update_reads_and_writes_36_bytes_per_parameter_around_the
     give_gradients(weights, 0)
     optimizer.step()
     give_gradients(weights, 1)
+    (part,) = optimizer.parts(weights[0])
     with Traffic() as traffic:
-        optimizer.allocate_step()
+        optimizer.store(weights[0], part, optimizer.exact(weights[0], part))
     assert traffic.bytes == 36 * SIZE
+
+
+@pytest.mark.parametrize("kind", [bnb.optim.AdamW32bit, bnb.optim.AdamW8bit])
+def test_a_large_weight_is_updated_in_parts_with_the_same_result(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(most: int) -> tuple[list[torch.nn.Parameter], Any]:
+        monkeypatch.setattr(optimizers, "MAX_UPDATED", most)
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape).bfloat16()) for shape in ((60, 100), (100, 8, 9), (7,))]
+        optimizer = optimizer_of(compensated(resumable(kind)), weights)
+        for step in range(5):
+            give_gradients(weights, step)
+            weights[0].grad = torch.randn(100, 60).bfloat16().T  # not contiguous
+            optimizer.step()
+        return weights, optimizer
+
+    (whole, expected), (parts, optimizer) = trained(1 << 25), trained(1024)
+    assert all(map(torch.equal, whole, parts))
+    for weight, other in zip(parts, whole, strict=True):
+        state, same = optimizer.state[weight], expected.state[other]
+        assert state["step"] == same["step"] == 5
+        assert all(torch.equal(state[name], same[name]) for name in state if isinstance(state[name], torch.Tensor))
+    assert len(optimizer.state) == len(parts)

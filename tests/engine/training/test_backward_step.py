@@ -131,7 +131,6 @@ class NoMemory(StepGradients):
 def test_a_step_without_memory_ends_the_run(tmp_path: Path) -> None:
     """In an ordinary step the same error is repaired by smaller micro-batches."""
     setup, steps = training(tmp_path, True, gradients=NoMemory), Steps(save_at=2)
-    setup.gradients.whole_steps = True
     with pytest.raises(OutOfMemory):
         fit(setup, steps)
     assert len(steps.losses) == 2 and [folder.name for folder in tmp_path.glob("step-*")] == ["step-2"]

@@ -94,6 +94,8 @@ BUDGETS = {
 }
 """Source of a budget -> in words."""
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red", "refused": "red"}
+BUS = 32_000_000_000
+"""Bytes per second of PCIe 4.0 x16 in one direction, without its protocol's overhead."""
 LEFT = 31
 """Columns before a bar: method, peak, whether it fits."""
 LABEL, CELL = 20, 19
@@ -105,6 +107,9 @@ EFFECTS = {
     "train.micro_batch": "same training, more gradient accumulation",
     "train.gradient_checkpointing": "same training, recomputes activations in the backward pass",
     "optimizer.name": "8-bit optimizer state",
+    "optimizer.rounding": "rounds weights at random instead of storing the error",
+    "optimizer.step_in_backward": "a step is one micro-batch, clips each tensor",
+    "train.batch": "fewer rows per step",
     "train.max_length": "truncates longer rows (they have up to {length:,} tokens)",
 }
 """Setting of a change -> its effect."""
@@ -235,9 +240,12 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
     yield f"tight: less headroom than required (largest measured underestimate + {overhead})."
     for method_plan in plan.methods:
         title, best = method_title(method_plan.method), method_plan.best
-        if 0 < shortfall(method_plan, plan.budget) <= best.pageable:
+        if not best.on_host and 0 < shortfall(method_plan, plan.budget) <= best.pageable:
             paged = size(best.pageable)
             yield f"{title}: up to {paged} of paged optimizer state can move to host memory, which is slow."
+        if best.on_host:
+            state, least = size(best.on_host), 2 * best.on_host / BUS
+            yield f"{title}: {state} of optimizer state in host memory; moving it takes at least {least:.1f} s per step."
         if best.host_copy and device == "cuda":
             copy = size(best.host_copy)
             yield f"{title}: {copy} of host memory for checkpoints, which are written while training continues."

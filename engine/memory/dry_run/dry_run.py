@@ -49,7 +49,15 @@ from engine.memory.dry_run.layer_pattern import (
 )
 from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode, MemoryTracker
 from engine.memory.dry_run.worst_case_batches import StepTensors, WorstCaseBatches, synthetic_batches
-from engine.memory.formula.estimate import PARTS, Device, MemoryEstimate, PeakMemory, StepShape, with_pool
+from engine.memory.formula.estimate import (
+    PARTS,
+    Device,
+    MemoryEstimate,
+    PeakMemory,
+    StepShape,
+    with_pool,
+    with_state_on_host,
+)
 from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.model_source import vocabulary_size
@@ -160,6 +168,8 @@ def dry_run(
         trainable=peaks.trainable,
         paged=machine.paging and config.optimizer.name.startswith("paged"),
     )
+    if steps_in_backward(config) and estimate.paged:
+        estimate = with_state_on_host(estimate)
     return with_copy(estimate, config)
 
 

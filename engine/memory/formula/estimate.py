@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.config.device_defaults import PackingMode, ResolvedCheckpointing
 from engine.config.quantities import relative_error
@@ -99,6 +100,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Whether they divide the weights (FSDP)."""
     paged: bool = False
     """Whether optimizer state can be paged to host memory."""
+    on_host: int = 0
+    """Bytes of paged optimizer state that are in host memory and in no peak (`with_state_on_host`)."""
     host_copy: int = 0
     """Bytes of host memory for the copy of a checkpoint that is written while training continues; 0 without one."""
 
@@ -133,6 +136,23 @@ def with_pool(peak: PeakMemory, device: Device) -> PeakMemory:
         return peak
     pool = CONTEXT + WORKSPACES + round(GAPS * peak.total)
     return PeakMemory(total=peak.total + pool, parts={**peak.parts, "pool": pool})
+
+
+def with_state_on_host(estimate: MemoryEstimate) -> MemoryEstimate:
+    """Move paged optimizer state out of the peaks. For steps in the backward pass, which need the state of one tensor
+    at a time; in other runs paging only bridges a peak.
+    """
+    moved = estimate.pageable
+
+    def less(peak: PeakMemory | None) -> PeakMemory | None:
+        if peak is None:
+            return None
+        parts = {part: size for part, size in peak.parts.items() if part != "pool"}
+        parts["optimizer"] -= moved
+        return with_pool(PeakMemory(total=sum(parts.values()), parts=parts), estimate.device)
+
+    peaks = {name: less(getattr(estimate, name)) for name in ("training", "evaluation", "held_out", "answering")}
+    return replace(estimate, static=estimate.static - moved, on_host=moved, **peaks)
 
 
 Tier = Literal["formula", "dry run"]

@@ -258,8 +258,10 @@ def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
 def settle_optimizer(query: FitQuery, estimates: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
     """Decide again whether an automatic optimizer on a GPU is paged, by the last and best estimate; sizes are the same.
 
-    Without an estimate it is paged.
+    Without an estimate it is paged, as is a step in the backward pass whose state may be in host memory.
     """
+    if estimates and estimates[-1].on_host:
+        return query, estimates
     fits = bool(estimates) and classify_fit(estimates[-1].peak, query.budget, estimates[-1].tier) == "fits"
     query = resolve_optimizer(query.with_settings({"optimizer.name": "auto"}), fits)
     paged = query.config.optimizer.name == automatic_optimizer("cuda", paged=True)
@@ -334,11 +336,15 @@ def find_remedies(
     by_qlora = replace(query, config=qlora[0], scale=qlora[1]) if qlora else None
     if by_qlora and by_qlora.config.train.micro_batch == "auto":
         by_qlora = by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
-    alone = [*_alone(query, positions), _named(_change(by_qlora, {})) if by_qlora else None]
-    together = [_fewest(query, positions)]
-    if by_qlora and not any(alone):
-        together += map(_named, [*_alone(by_qlora, positions), _fewest(by_qlora, positions)])
-    return [change for change in alone if change] or [change for change in together if change][:1]
+    changes = [change for change in _alone(query, positions) if change]
+    if not changes and (together := _fewest(query, positions) or _with_least_state(query)):
+        changes = [together]
+    if by_qlora and (change := _change(by_qlora, {})):
+        changes.append(_named(change))
+    elif by_qlora and not changes:
+        smaller = [*_alone(by_qlora, positions), _fewest(by_qlora, positions)]
+        changes = [_named(change) for change in smaller if change][:1]
+    return changes
 
 
 def _alone(query: FitQuery, positions: int | None) -> Iterator[Remedy | None]:
@@ -350,8 +356,10 @@ def _alone(query: FitQuery, positions: int | None) -> Iterator[Remedy | None]:
         yield _fewer_rows(query)
     elif 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
         yield _change(query, {"train.micro_batch": largest})
-    for settings in (_checkpointing(query), _small_state(query), _no_gradients(query)):
+    for settings in (_checkpointing(query), _small_state(query)):
         yield _change(query, settings) if settings else None
+    if in_backward := _no_gradients(query):
+        yield _change(query, in_backward)
     yield _shorter(query, {}, positions)
 
 
@@ -371,9 +379,9 @@ def _fewest(query: FitQuery, positions: int | None) -> Remedy | None:
     return _change(query, settings)
 
 
-def _named(change: Remedy | None) -> Remedy | None:
+def _named(change: Remedy) -> Remedy:
     """The change of a query with QLoRA, with the method."""
-    return change and msgspec.structs.replace(change, settings={"method": QLORA.name, **change.settings})
+    return msgspec.structs.replace(change, settings={"method": QLORA.name, **change.settings})
 
 
 def _checkpointing(query: FitQuery) -> Settings:
@@ -392,11 +400,27 @@ def _small_state(query: FitQuery) -> Settings:
 
 
 def _no_gradients(query: FitQuery) -> Settings:
-    """The optimizer step in the backward pass, on a GPU; on a CPU host memory is what lacks."""
+    """The optimizer step in the backward pass, on a GPU: on a CPU optimizer state has no other place to be."""
     train, method = query.config.train, method_spec(query.config.method)
-    if train.devices > 1 or not method.trains_weights or query.config.optimizer.step_in_backward:
+    if train.devices > 1 or not method.trains_weights or query.budget.device == "cpu":
+        return {}
+    if query.config.optimizer.step_in_backward:
         return {}
     return {"optimizer.step_in_backward": True, "train.micro_batch": "auto"}
+
+
+def _with_least_state(query: FitQuery) -> Remedy | None:
+    """All changes that keep the method, without gradients, stored rounding errors and optimizer state on the GPU."""
+    settings = {**_checkpointing(query), **_small_state(query), **_no_gradients(query)}
+    if not steps_in_backward(query.with_settings(settings).config):
+        return None
+    if not query.config.optimizer.name.startswith("paged"):
+        settings["optimizer.name"] = "paged_adamw_8bit"
+    settings["optimizer.rounding"] = "stochastic"
+    changed = query.with_settings(settings)
+    fewer = None if changed.fits_without_headroom() else _fewer_rows(changed)
+    change = fewer or _change(query, settings)
+    return change and msgspec.structs.replace(change, settings=settings | (fewer.settings if fewer else {}))
 
 
 def _fewer_rows(query: FitQuery) -> Remedy | None:

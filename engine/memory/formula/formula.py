@@ -40,7 +40,7 @@ from engine.memory.formula.activations import (
     uses_segments,
 )
 from engine.memory.formula.architecture import Architecture, read_architecture
-from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool
+from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool, with_state_on_host
 from engine.memory.formula.weights_and_state import (
     FLOAT32,
     PredictedRun,
@@ -141,6 +141,8 @@ def formula(
         sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
+    if steps_in_backward(config) and estimate.paged:
+        estimate = with_state_on_host(estimate)
     return with_copy(estimate, config)
 
 

@@ -264,7 +264,7 @@ def saved_bytes(estimate: MemoryEstimate, config: Config) -> int:
 def checkpoint_bytes(estimate: MemoryEstimate, config: Config) -> int:
     """Bytes of a checkpoint: the trained weights, or the adapter, and their optimizer state."""
     parts = estimate.training.parts
-    state = estimate.static - parts.get("weights", 0) - parts.get("adapters", 0)
+    state = estimate.static + estimate.on_host - parts.get("weights", 0) - parts.get("adapters", 0)
     return saved_bytes(estimate, config) + state
 
 

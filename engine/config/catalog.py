@@ -220,7 +220,7 @@ _ENTRIES = (
         LITGPT, gated=True,
     ),
     _gemma4(
-        "E2B", 5104, "LoRA on 16, full on 80 GB",
+        "E2B", 5104, "LoRA on 16, full on 48 GB",
         {
             "hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_attention_heads": 8,
             "num_key_value_heads": 1, "num_kv_shared_layers": 20, "use_double_wide_mlp": True,
@@ -230,7 +230,7 @@ _ENTRIES = (
         vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
     ),
     _gemma4(
-        "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 141 GB",
+        "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 80 GB",
         {
             "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_attention_heads": 8,
             "num_key_value_heads": 2, "num_kv_shared_layers": 18, "hidden_size_per_layer_input": 256,

@@ -245,7 +245,7 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
             yield f"{title}: up to {paged} of paged optimizer state can move to host memory, which is slow."
         if best.on_host:
             state, least = size(best.on_host), 2 * best.on_host / BUS
-            yield f"{title}: {state} of optimizer state in host memory; moving it takes at least {least:.1f} s per step."
+            yield f"{title}: {state} of optimizer state in host memory, moved in at least {least:.1f} s per step."
         if best.host_copy and device == "cuda":
             copy = size(best.host_copy)
             yield f"{title}: {copy} of host memory for checkpoints, which are written while training continues."

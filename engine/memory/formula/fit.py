@@ -406,7 +406,7 @@ def _no_gradients(query: FitQuery) -> Settings:
         return {}
     if query.config.optimizer.step_in_backward:
         return {}
-    return {"optimizer.step_in_backward": True, "train.micro_batch": "auto"}
+    return {"optimizer.step_in_backward": True}
 
 
 def _with_least_state(query: FitQuery) -> Remedy | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from places import TOOLS
 
+from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
@@ -38,6 +40,7 @@ from engine.memory.formula.fit import (
 )
 from engine.memory.formula.memory_budget import PROCESS, MemoryBudget
 from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan
+from engine.memory.formula.weights_and_state import checkpoint_bytes
 
 GIB = 1 << 30
 LLAMA_8B: dict[str, Any] = {
@@ -290,3 +293,57 @@ def test_a_quick_plan_has_three_methods() -> None:
     assert full.fit == "does not fit"
     assert qlora.fit != "does not fit" and not qlora.changes
     assert lora.best.tier == "formula" and plan.rows_from == "asked"
+
+
+LEAST = {"optimizer__name": "auto", "optimizer__rounding": "stochastic", "optimizer__step_in_backward": True}
+
+
+@pytest.mark.parametrize(
+    ("shape", "gib"),
+    [(LLAMA_8B, 22), (LLAMA_8B | {"hidden_size": 5120, "intermediate_size": 17408, "num_hidden_layers": 40}, 40)],
+)
+def test_full_fine_tuning_with_the_step_in_the_backward_pass_fits_on_a_smaller_gpu(
+    shape: dict[str, Any], gib: int
+) -> None:
+    rows = StepShape(count=2, length=2048, answer=2047)
+    query = asked("full", gpu_budget(gib), shape, rows, train__batch=2, **LEAST)
+    least = resolve_automatic(query)
+    estimate = least.formula_estimate()
+    assert least.fits_without_headroom() and least.config.optimizer.name == "paged_adamw_8bit"
+    assert estimate.micro_batch == 2 and estimate.training.parts.get("gradients", 0) < GIB
+    assert estimate.on_host == 2 * estimate.trainable  # both moments, a byte each
+    assert checkpoint_bytes(estimate, least.config) > 4 * estimate.trainable  # with weights, wherever the state is
+    roomy = resolve_automatic(replace(query, budget=gpu_budget(200)))
+    assert roomy.config.optimizer.name == "adamw_8bit" and not roomy.formula_estimate().on_host
+    assert estimate.on_host == pytest.approx(roomy.formula_estimate().static - estimate.static, rel=1e-6)
+
+
+def test_what_makes_full_fine_tuning_fit_is_proposed_before_another_method() -> None:
+    """By smaller steps first, and never for a CPU or several devices."""
+    case = resolve_automatic(asked("full", gpu_budget(23.5), LLAMA_8B, ROWS, optimizer__name="auto"))
+    qlora = config("qlora"), FormulaCorrection()
+    first, second = find_remedies(case, qlora)
+    assert first.settings["optimizer.step_in_backward"] and second.settings == {"method": "qlora"}
+    assert set(first.settings) <= {
+        "optimizer.step_in_backward", "optimizer.rounding", "optimizer.name", "train.batch",
+        "train.gradient_checkpointing",
+    }  # fmt: skip
+    largest = resolve_automatic(asked("full", gpu_budget(60), LLAMA_8B, ROWS, optimizer__name="auto"))
+    assert {"optimizer.step_in_backward": True} in [change.settings for change in find_remedies(largest)]
+    for other in (
+        asked("full", memory(30), LLAMA_8B, ROWS),
+        asked("full", gpu_budget(23.5), LLAMA_8B, ROWS, train__devices=2, train__parallelism="ddp"),
+        asked("lora", gpu_budget(10), LLAMA_8B, ROWS),
+    ):
+        assert not any("step_in_backward" in key for change in find_remedies(other) for key in change.settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"), [({"train.micro_batch": 2}, "train.micro_batch"), ({"train.devices": 2}, "train.devices")]
+)
+def test_a_step_in_the_backward_pass_is_one_micro_batch_of_one_device(settings: dict[str, Any], where: str) -> None:
+    given = {"optimizer.step_in_backward": True, "train.batch": 4, **settings}
+    with pytest.raises(UserError) as refused:
+        resolve(Preset("test", given), "full")
+    assert refused.value.code == "preset.step_in_backward" and where in refused.value.line
+    assert resolve(Preset("test", given), "lora")  # adapters need little memory for gradients

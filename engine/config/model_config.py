@@ -1,5 +1,5 @@
-"""What a model's `config.json` says before any library is loaded: language model, impossible values, stored weights,
-whether its family was tested, and whether packed rows are separate.
+"""What a model's `config.json` says before any library is loaded: language model, stored weights, whether its family
+was tested, and whether packed rows are separate. What is impossible in it: `engine.config.model_limits`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_names, method_spec
 
 TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config")
 """Sections in which multimodal models keep the language model's configuration."""
@@ -60,49 +60,6 @@ def length_classes(model_config: Mapping[str, Any]) -> list[int]:
     text = text_config(model_config)
     windows = (text.get(name) for name in ("sliding_window", "attention_chunk_size", "window_size"))
     return sorted({*_rope_limits(text), *(window for window in windows if isinstance(window, int))})
-
-
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
-HIDDEN = ("hidden_size", "n_embd", "d_model")
-LIMITS: dict[tuple[str, ...], int] = {
-    LAYERS: 4096,
-    ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"): 8192,
-    ("num_key_value_heads", "n_head_kv", "num_kv_heads"): 8192,
-    HIDDEN: 1 << 20,
-    ("intermediate_size", "n_inner", "ffn_dim", "moe_intermediate_size"): 1 << 24,
-    ("head_dim",): 1 << 16,
-    ("vocab_size",): 1 << 26,
-    ("max_position_embeddings", "n_positions"): 1 << 32,
-}
-"""Names that architectures use for a size -> largest plausible value, far beyond every published model."""
-MAX_PARAMETERS = 10**14
-
-
-def impossible_value(table: Mapping[str, Any]) -> str:
-    """What is impossible in a model's configuration; '' where nothing is."""
-    return next(_faults(table, ""), "")
-
-
-def _faults(table: Mapping[str, Any], where: str) -> Iterator[str]:
-    for names, limit in LIMITS.items():
-        for name in names:
-            value = table.get(name)
-            for number in value if isinstance(value, list) else [value]:  # some architectures give it per layer
-                is_integer = isinstance(number, int) and not isinstance(number, bool)
-                if number is None or (is_integer and 1 <= number <= limit):
-                    continue
-                shown = repr(number)[:40]
-                if is_integer:
-                    shown = f"{number:,}" if abs(number) < 10**18 else "a number of more than 18 digits"
-                yield f"{where}{name} is {shown}, not an integer from 1 to {limit:,}"
-    layers, hidden = (
-        next((value for name in names if isinstance(value := table.get(name), int)), 0) for names in (LAYERS, HIDDEN)
-    )
-    if layers * 12 * hidden * hidden > MAX_PARAMETERS:
-        yield f"{where}{layers:,} layers of hidden size {hidden:,} have more than {MAX_PARAMETERS:,} parameters"
-    for name in TEXT_SECTIONS:
-        if isinstance(inner := table.get(name), Mapping):
-            yield from _faults(inner, f"{name}.")
 
 
 DEQUANTIZED = {"mxfp4": "MXFP4", "fp8": "FP8"}
@@ -194,6 +151,17 @@ def check_method(model_config: Mapping[str, Any], model: str, method: str) -> No
         hint = f"use {' or '.join(others)}, or" if others else "use"
         raise UserError(problem, model, f"{hint} another version of transformers", code="model.family_fails")
     check_stored_weights(model_config, model, method_spec(method).quantizes_base)
+
+
+def check_trainable(model_config: Mapping[str, Any], model: str) -> None:
+    """Raise the first refusal of `check_method` if no method can train the model."""
+    refusals: list[UserError] = []
+    for method in method_names():
+        try:
+            return check_method(model_config, model, method)
+        except UserError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 # The tables of architectures below are evidence, not configuration: `engine.training.row_independence` was run on a

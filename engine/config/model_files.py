@@ -17,9 +17,9 @@ import msgspec
 import engine
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError, reason_of, system_hint
-from engine.config.files import expanded, open_regular, read_small
+from engine.config.files import MAX_SETTINGS_BYTES, expanded, open_regular, read_small
 from engine.config.home import HUB_CACHE_VARIABLES, hub_home
-from engine.config.model_config import impossible_value
+from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
 from engine.config.text import escaped
 
@@ -118,7 +118,7 @@ def check_model_files(folder: Path) -> None:
         limit = MAX_CONFIG_BYTES if path.name in SETTINGS else MAX_FILE_BYTES.get(path.suffix, sys.maxsize)
         try:
             if path.name in OBJECTS:
-                msgspec.json.decode(read_small(path, limit), type=dict[str, msgspec.Raw])
+                _check_object(read_small(path, limit))
             elif path.name == WEIGHTS_INDEX:
                 _check_index(path, limit)
             else:
@@ -127,8 +127,17 @@ def check_model_files(folder: Path) -> None:
             problem = f"cannot read {path.name}: {error.strerror}"
             raise UserError(problem, str(folder), system_hint(error) or hint, "model.file_unreadable") from error
         except (ValueError, RecursionError) as error:
-            damage = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise UserError(f"damaged {path.name}: {damage}", str(folder), hint, "model.file_damaged") from error
+            raise UserError(
+                f"damaged {path.name}: {reason_of(error)}", str(folder), hint, "model.file_damaged"
+            ) from error
+
+
+def _check_object(content: bytes) -> None:
+    """Raise ValueError for what is no JSON object. Settings may have infinite numbers, which only Python's JSON has."""
+    if len(content) > MAX_SETTINGS_BYTES:
+        msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    elif not isinstance(json.loads(content), dict):
+        raise ValueError("not an object")
 
 
 class _Index(msgspec.Struct):

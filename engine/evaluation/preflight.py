@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import AUTO, metric_spec
+from engine.config.model_config import check_trainable
 from engine.config.quantities import share_percent
 from engine.config.reasoning import REASONING_TAGS, without_reasoning
 from engine.config.schema import Config, Evaluation, Model
@@ -205,12 +206,17 @@ def refuse_rows(config: Config, rows: Preparation) -> None:
 
 
 def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[str, Any]) -> UserError | None:
-    """The first error of rows (split -> sequence of Row) that cannot be trained on or scored, else None: rows longer
-    than the model supports, the metric `choice` with too many or too few distinct answers, generation from an empty
-    prompt.
+    """The first error of rows (split -> sequence of Row) that cannot be trained on or scored, else None: a model that
+    no method can train, rows longer than it supports, the metric `choice` with too many or too few distinct answers,
+    generation from an empty prompt.
     """
     longest = max((int(lengths_of(split).max(initial=0)) for split in rows.values()), default=0)
-    positions, metric = maximum_positions(config_of(model)), metric_spec(evaluation.metric)
+    model_config, metric = config_of(model), metric_spec(evaluation.metric)
+    positions = maximum_positions(model_config)
+    try:
+        check_trainable(model_config.to_dict(), model.id)
+    except UserError as error:
+        return error
     if positions and longest > positions:
         problem = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
         hint = f"--set train.max_length={positions} (it is {max_length})"

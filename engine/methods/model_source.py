@@ -27,7 +27,6 @@ from engine.config.errors import UserError, reason_of, system_cause, system_hint
 from engine.config.files import file_sha256, open_regular, read_small, temporary_folder
 from engine.config.home import cache_folder
 from engine.config.http_client import bound_hub_client
-from engine.config.model_config import impossible_value
 from engine.config.model_files import (
     EMBEDDED,
     MAX_CONFIG_BYTES,
@@ -36,6 +35,7 @@ from engine.config.model_files import (
     model_place,
     read_model_config,
 )
+from engine.config.model_limits import impossible_value
 from engine.config.reasoning import with_thinking
 
 if TYPE_CHECKING:

@@ -66,6 +66,8 @@ CAUSES: dict[str, tuple[Spoil, str]] = {
     "config with a long number": (replaced("config.json", DIGITS), "config.json"),
     "config nested": (replaced("config.json", DEEP), "config.json"),
     "config on a broken disk": (broken("config.json"), "config.json: Input/output error"),
+    "config with a list as type": (setting(model_type=["x"]), "model_type"),
+    "config with an unknown dtype": (setting(dtype="nonsense"), "dtype"),
     "config with a text as number": (setting(rms_norm_eps="x"), "rms_norm_eps"),
     "config with an unknown activation": (setting(hidden_act="nosuch"), "nosuch"),
     "config with other token ids": (setting(pad_token_id=99_999_999), "m"),
@@ -121,7 +123,7 @@ def test_files_of_a_model(cause: str, tmp_path: Path, rows: Path) -> None:
     spoil(model)
     done = ftbench("run", "demo-lora", "--model", str(model), "--data", str(rows), "--set", "train.probe=false")
     assert_plain(done, named, str(model))
-    assert not list((tmp_path / "runs").iterdir())
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 @pytest.mark.parametrize("cause", TEMPLATES)

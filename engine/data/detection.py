@@ -192,7 +192,10 @@ def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedF
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
     what = "; ".join([*reading_decisions(rows), what]) + f" (columns {list_columns(summary.filled)})"
     guess = guess_map(summary)
-    hint = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
+    hint = (
+        "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN; if none has the answers, "
+    )
+    hint += "add a column of them"
     if guess.mapping:
         intro = f"a guess to confirm, because of {guess.reason}:" if "completion" in guess.mapping else _GUESS
         raise Undecided(what, data.id, hint, "data.no_format", {"map": guess.mapping, "format": "auto"}, intro)

@@ -43,7 +43,8 @@ def guess_map(summary: Summary) -> Guess:
     if chats := [name for name, column in columns.items() if {"role", "from"} & column.keys]:
         return Guess({"messages": chats[0]}, "it has messages")
     texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
-    texts = [name for name in texts if not _is_identifier(name, summary)] or texts
+    plain = [name for name in texts if not _is_identifier(name, summary)]
+    texts = plain or (texts if len(texts) == len(columns) else [])  # nobody trains on identifiers beside other columns
     labels = [
         name
         for name, column in columns.items()

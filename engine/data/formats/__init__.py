@@ -52,8 +52,8 @@ class DetectedFormat:
     group: str = ""
     """Column of data.group; '' for none."""
     base: str = ""
-    """Name of the format that its rows are in, if it only selects rows (preference data); of multiple choice the number
-    of the first option; else empty."""
+    """Name of the format that its rows are in, if it only selects rows (preference data); how multiple choice reads
+    numbers; else empty."""
 
     def reported_roles(self, columns: list[str]) -> dict[str, str]:
         """The roles of each used column, joined by commas."""

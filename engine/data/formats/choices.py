@@ -30,6 +30,8 @@ _MARKED = re.compile(r"(?:^|(?<=[\s,;]))\(?([A-Fa-f]|[1-6])\s?[).:]\s*")
 """The label before an option in a text: `a ) 38`, `B. two`, `(C) 3`."""
 LETTERS = string.ascii_uppercase
 
+READINGS = ("label", "0", "1")
+"""What numbers as answers mean, decided once from all rows: labels of options, or places counted from 0 or 1."""
 Options = list[tuple[str, str]]
 """(label, text) of each option of a row; a label is '' if the option has none of its own."""
 
@@ -45,18 +47,15 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
     parts |= {"passage": column(passage)} if passage else {}
     sample = [raw for raw in columns.summary.sample if not is_empty(raw.values.get(answer))]
     found = DetectedFormat("choices", "", parts)
-    by_base = {base: sum(_right(raw, found, base) is not None for raw in sample) for base in (0, 1)}
-    first = max(by_base, key=lambda base: (by_base[base], base == 0))  # numbers from 0, if both fit
-    if 2 * by_base[first] < len(sample):
+    fitting = {by: sum(_right(raw, found, by) is not None for raw in sample) for by in READINGS}
+    by = max(READINGS, key=lambda reading: fitting[reading])  # the first one that fits most rows
+    if 2 * fitting[by] < len(sample):
         return None
     why = (
         f"columns {question}, {', '.join(names)}, {answer}: choices (question and options -> prompt, letter -> answer)"
     )
-    if first:
-        why += "; options are counted from 1"
-    return DetectedFormat(
-        "choices", why, parts | columns.optional_parts(system=SYSTEMS), base=str(first), warnings=found.warnings
-    )
+    why += "; options are counted from 1" if by == "1" else ""
+    return DetectedFormat("choices", why, parts | columns.optional_parts(system=SYSTEMS), base=by)
 
 
 def _option_columns(columns: ColumnLookup) -> dict[str, str]:
@@ -77,7 +76,7 @@ def _are_consecutive(labels: list[str]) -> bool:
 
 
 def convert(raw: RawRow, detected: DetectedFormat) -> Example:
-    right, options = _right(raw, detected, int(detected.base)), _options(raw, detected)
+    right, options = _right(raw, detected, detected.base), _options(raw, detected)
     if right is None:
         said = as_text(detected.parts["completion"].fill(raw.values))
         raise UnusableRow(
@@ -133,24 +132,23 @@ def _read(value: Any) -> Options:
     return [("", text) for text in texts]
 
 
-def _right(raw: RawRow, detected: DetectedFormat, base: int) -> int | None:
-    """The number of the right option; None if it is none of them. base: the number of the first option, 0 or 1."""
+def _right(raw: RawRow, detected: DetectedFormat, by: str) -> int | None:
+    """The number of the right option; None if it is none of them. by: one of READINGS."""
     options, value = _options(raw, detected), detected.parts["completion"].fill(raw.values)
-    said = as_text(value).strip()
-    if isinstance(value, list) and len(value) == 1:
-        said = as_text(value[0]).strip()
+    said = as_text(value[0] if isinstance(value, list) and len(value) == 1 else value).strip()
     if not said or not options:
         return None
     labels, texts = [label.upper() for label, _ in options], [text for _, text in options]
     letter = said.strip("().: ").upper()
-    if letter in labels and labels.count(letter) == 1 and not (letter.isdigit() and labels[0] == "0" and base):
+    if by == "label" and labels.count(letter) == 1:
         return labels.index(letter)
     if texts.count(said) == 1:
         return texts.index(said)
     if len(letter) == 1 and letter in LETTERS[: len(options)]:
         return LETTERS.index(letter)
-    if letter.removesuffix(".0").isdigit() and 0 <= (number := int(letter.removesuffix(".0")) - base) < len(options):
-        return number
+    number = letter.removesuffix(".0")
+    if by != "label" and number.isdecimal() and 0 <= int(number) - int(by) < len(options):
+        return int(number) - int(by)
     return None
 
 

@@ -46,6 +46,8 @@ _LOG = re.compile(
     r"(?i)[\[<(]?(?:\d{4}[-/.]\d\d[-/.]\d\d|\d\d[-/.]\w{2,3}[-/.]\d{2,4}|\d{6}|[a-z]{3} +\d{1,2})[ T:]\d\d:?\d\d"
 )
 """The start of a line in a log: date and time."""
+MAX_DATE_WORDS = 3
+"""Words of a date and time, for telling a column of dates from lines of a log."""
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')
 """A first line that names the separator, for Excel."""
 _BOM = b"\xef\xbb\xbf"
@@ -290,6 +292,8 @@ def read_csv(path: Path, name: str, delimiter: str | None, notes: ReadingNotes) 
         csv.reader(chain(sample, following), delimiter=mark, strict=True), name, first
     )
     fields, location = next(records)
+    if is_log(fields[0]) and len(fields[0].split()) > MAX_DATE_WORDS:
+        raise log_file(name)
     if _has_header(fields, _sampled(sample, mark)[1:]):
         # The unnamed first column that pandas writes for its index gets a name.
         columns = [field.strip() or f"column {number}" for number, field in enumerate(fields, 1)]

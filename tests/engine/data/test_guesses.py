@@ -92,6 +92,7 @@ CHOICES: dict[str, tuple[dict[str, Any], list[Any], str]] = {
     "columns of letters": (dict(zip("ABCD", TREES, strict=True)), ["C", "A"], "answer"),
     "numbered columns": ({f"ending{n}": tree for n, tree in enumerate(TREES)}, [2, 0, 3], "label"),
     "columns from 1": ({f"option{n}": tree for n, tree in enumerate(TREES, 1)}, ["3", "1"], "answer"),
+    "numbered columns, index": ({f"sol{n}": tree for n, tree in enumerate(TREES, 1)}, [2, 0, 3, 1], "label"),
     "columns op": (dict(zip(("opa", "opb", "opc", "opd"), TREES, strict=True)), [3, 1, 4], "cop"),
 }
 
@@ -164,3 +165,11 @@ def test_without_a_reason_the_columns_are_listed_and_none_is_suggested(tmp_path:
     error = refusal(write_jsonl(tmp_path / "a.jsonl", rows))
     assert error.code == "data.no_format" and "a guess" not in error.hint
     assert all(name in error.hint for name in ("Eins", "Zwei", "Drei"))
+
+
+def test_identifiers_beside_other_columns_are_not_suggested_as_text(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"simple_{n}", "question": [[{"role": "user", "content": f"q {n}"}]], "function": []} for n in range(9)
+    ]
+    error = refusal(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert error.code == "data.no_format" and "=id" not in error.hint and "add a column of them" in error.hint

@@ -6,7 +6,7 @@ Functions of numbers take None and NaN too and return `–`. Sizes, durations an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE, VARIANT_TITLES, method_specs
@@ -15,6 +15,7 @@ from engine.config.quantities import Number, decimal, integer
 from engine.config.text import amount
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
+from engine.ladder.statistics import CONFIDENCE_LEVEL
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, Ladder, artifact_of, is_added, shots_of
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange, Topic
@@ -190,6 +191,35 @@ def margin_text(ladder: Ladder) -> str:
 def as_good_text(ladder: Ladder, a: str, b: str) -> str:
     """`LoRA is as good as full within the margin of 2 points`."""
     return f"{a} is as good as {b} within the margin of {margin_text(ladder)}"
+
+
+def allowed_collapses(ladder: Ladder, *names: str) -> str:
+    """` (none of 3 seeds collapsed, but up to 63% of seeds may)`: what *as good* leaves open.
+
+    '' for an artifact and its own run.
+    """
+    seeds, share = _fewest_seeds(ladder, names), collapse_bound(ladder, *names)
+    if not share:
+        return ""
+    return (
+        f" (none of {seeds} seeds collapsed, but up to {share} of seeds may)"
+        if seeds > 1
+        else f" (up to {share} of seeds may collapse)"
+    )
+
+
+def collapse_bound(ladder: Ladder, *names: str) -> str:
+    """`63%`: the upper 95% bound of the share of seeds that collapse, 1 − 0.05^(1/S) if none of S seeds did.
+
+    No interval covers what no seed has shown. '' for an artifact and its own run, which have the same seeds.
+    """
+    is_own = any(row.name in names and row.source in names for row in ladder.rows)
+    seeds = _fewest_seeds(ladder, names)
+    return quantities.percent(1 - (1 - CONFIDENCE_LEVEL) ** (1 / seeds), 0) if seeds and not is_own else ""
+
+
+def _fewest_seeds(ladder: Ladder, names: Collection[str]) -> int:
+    return min((len(row.seeds) for row in ladder.rows if row.name in names and row.seeds), default=0)
 
 
 def needed_sample(compared: Comparison) -> str:

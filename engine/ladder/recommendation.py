@@ -31,7 +31,9 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     WITHIN_MARGIN,
     Sentences,
+    allowed_collapses,
     as_good_text,
+    collapse_bound,
     difference_text,
     has_one_seed,
     ladder_metric,
@@ -140,7 +142,8 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult) -> str:
     cheapest = f"the cheapest ({_why_cheapest(ship, rivals)})"
     margin = f"the margin of {margin_text(ladder)}"
     if all(is_non_inferior(ladder, ship.name, row.name) for row in rivals):
-        return f"{any_of}: {rung_title(ship.name)} is as good within {margin}, and {cheapest}."
+        allowed = allowed_collapses(ladder, *(row.name for row in decisions.equals))
+        return f"{any_of}: {rung_title(ship.name)} is as good within {margin}{allowed}, and {cheapest}."
     return f"{any_of}: none is shown to be better by more than {margin}. {method_subject(ship)} is {cheapest}."
 
 
@@ -353,7 +356,8 @@ def _against(ladder: Ladder, row: RungResult, other: str) -> str:
     if compared is None:
         return "not compared"
     if compared.finding == "as_good":
-        return f"as good as {name}"
+        allowed = collapse_bound(ladder, row.name, other)
+        return f"as good as {name}" + (f" (≤ {allowed} of seeds may collapse)" if allowed else "")
     if compared.finding in SIGNIFICANTLY:
         small = f" {WITHIN_MARGIN}" if is_non_inferior(ladder, row.name, other) and compared.finding == "worse" else ""
         return f"{compared.finding} than {name}{small}"

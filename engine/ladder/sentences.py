@@ -25,6 +25,7 @@ from engine.ladder.phrases import (
     SIMULTANEOUS,
     WITHIN_MARGIN,
     Sentences,
+    allowed_collapses,
     deciding_sample,
     difference_text,
     fallen_loss,
@@ -68,7 +69,9 @@ RULE_OF_COST = {
     "fails": "more than one eighth",
 }
 NOTABLE_WIDENING = 1.05
-HEAVY_TAILS = "95% CIs of single scores and of differences from the base model contain the true value in about 90%"
+HEAVY_TAILS = (
+    "95% CIs of single scores and of differences from the base model contain the true value in about 90% of ladders"
+)
 UNEQUAL_GROUPS = 0.5
 """A smaller effective number of groups, as a part of their number, is a caveat."""
 RETIME = "repeat them with --retime"
@@ -152,7 +155,8 @@ def _difference(ladder: Ladder, compared: Comparison) -> str:
     if compared.finding == "undecided":
         return f"{value}: {not_significant(ladder)}.{_required_sample(ladder, compared)}"
     if compared.finding == "as_good":
-        return f"{value}: as good within the margin of {margin_text(ladder)}."
+        allowed = allowed_collapses(ladder, compared.a, compared.b)
+        return f"{value}: as good within the margin of {margin_text(ladder)}{allowed}."
     is_small = compared.finding == "worse" and is_non_inferior(ladder, compared.a, compared.b)
     return f"{value}: {SIGNIFICANTLY[compared.finding]}{f', {WITHIN_MARGIN}' if is_small else ''}."
 

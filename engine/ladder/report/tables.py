@@ -19,6 +19,7 @@ from engine.ladder.decisions import cost_ratio
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
+    allowed_collapses,
     as_good_text,
     deciding_sample,
     metric_title,
@@ -309,11 +310,11 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
     """`full is significantly better than LoRA`, or `no significant difference with 300 test items`."""
     a, b = rung_title(compared.a), rung_title(compared.b)
     if compared.finding == "as_good":
-        return as_good_text(ladder, a, b)
+        return as_good_text(ladder, a, b) + allowed_collapses(ladder, compared.a, compared.b)
     if compared.finding != "undecided":
         return f"{a} is {SIGNIFICANTLY[compared.finding]} than {b}"
     if (opposite := comparison(ladder, compared.b, compared.a)) and opposite.finding == "as_good":
-        return as_good_text(ladder, b, a)
+        return as_good_text(ladder, b, a) + allowed_collapses(ladder, compared.a, compared.b)
     return "; ".join(filter(None, [not_significant(ladder), deciding_sample(ladder, compared)]))
 
 

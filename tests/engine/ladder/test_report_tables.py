@@ -82,7 +82,9 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     assert tables.finding(ladder, unclear) == not_significant
     ladder.margin = 0.02
     unclear.difference.high = 0.019  # full is at most 1.9 points better than LoRA
-    assert tables.finding(ladder, unclear) == as_good_text(ladder, "LoRA", "full")
+    assert tables.finding(ladder, unclear) == as_good_text(ladder, "LoRA", "full") + (
+        " (none of 3 seeds collapsed, but up to 63% of seeds may)"
+    )
     assert margin_text(ladder) == "2 points"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import pytest
 from made_ladder import made_ladder
 from simulated import BASE, blank_ladder
 
@@ -17,6 +19,7 @@ from engine.ladder.phrases import (
     COST_TITLES,
     SIGNIFICANTLY,
     UNFIT,
+    allowed_collapses,
     longer_answers,
     margin_text,
     method_noun,
@@ -34,7 +37,7 @@ from engine.ladder.recommendation import (
     summarize_ladder,
     worse_than_base,
 )
-from engine.ladder.report.tables import summary_table
+from engine.ladder.report.tables import finding, summary_table
 from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import FEW_TIMINGS, LOWER_IS_BETTER, ONE_RATE, ONE_SEED, RULE_OF_COST, TRAIN_MORE, verdict
 from engine.ladder.statistics import ItemScores
@@ -57,7 +60,7 @@ def text(ladder: Ladder, *topics: str) -> str:
     )
 
 
-def by_loss(seeds: int = 3, **means: float) -> Ladder:
+def by_loss(seeds: int = 3, margin: float | None = None, **means: float) -> Ladder:
     """A ladder with the metric loss, on which a difference of 0.1 is significant and 0.01 is within the margin."""
     random = np.random.default_rng(0)
     hard = random.random(ITEMS)
@@ -68,6 +71,7 @@ def by_loss(seeds: int = 3, **means: float) -> Ladder:
         for name, mean in means.items()
     }
     ladder = blank_ladder(ITEMS, list(range(seeds)), "loss")
+    ladder.margin = margin
     ladder.rows = [rung for rung in ladder.rows if rung.name in means]
     add_statistics(ladder, LadderResults(losses=losses), "loss")
     return ladder
@@ -107,6 +111,28 @@ def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
     any_of, _, reason = ship.partition(": ")
     assert any_of.startswith("Ship any ") and listed([method_noun(rung) for rung in decisions.equals], "or") in any_of
     assert reason.startswith("LoRA ") and margin_text(ladder) in reason and "60.0 MiB vs. 90.0 MiB" in reason
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(1, "95%"), (2, "78%"), (3, "63%"), (5, "45%"), (8, "31%")])
+def test_as_good_always_says_how_many_seeds_may_collapse(seeds: int, share: str) -> None:
+    """Every sentence and cell that says so, also if only one of both rungs has few seeds."""
+    ladder = by_loss(max(seeds, 3), 0.02, base=3.0, qlora=1.0, lora=1.0, full=1.0)
+    row(ladder, "lora").seeds = [*range(seeds)]
+    decisions = Decisions(ladder)
+    summary = summarize_ladder(ladder, decisions)
+    assert summary
+    said = [sentence.text for sentence in verdict(ladder, decisions)]
+    said += [line.decision for line in summary.rows] + [finding(ladder, pair) for pair in ladder.comparisons]
+    claims = [text for text in said if re.search(r"as good", text) and "80% power" not in text]
+    assert len(claims) >= 7 and all(re.search(r"(up to|≤) \d\d% ", text) for text in claims)
+    assert all(share in text for text in claims if "LoRA " in text.replace("QLoRA", ""))
+
+
+def test_an_artifact_that_is_as_good_as_its_run_has_the_seeds_of_its_run() -> None:
+    ladder = by_loss(base=3.0, lora=1.0, full=1.0)
+    artifact = msgspec.structs.replace(row(ladder, "lora"), name="lora:merged", source="lora")
+    ladder.rows.append(artifact)
+    assert allowed_collapses(ladder, "lora:merged", "lora") == "" != allowed_collapses(ladder, "lora:merged", "full")
 
 
 def test_costs_are_reported_with_the_interval_of_their_ratio() -> None:

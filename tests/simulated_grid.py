@@ -287,8 +287,6 @@ def until_decided(scores: dict[str, ItemScores], most: int) -> Ladder:
         done |= dict.fromkeys(needed, seeds)
         runs += len(needed)
         look = next_look(plan, seeds, runs)
-        if look is None:
-            continue
         ladder.rows = [RungResult(name=name, method=name, status="finished") for name in scores]
         samples = add_statistics(ladder, LadderResults(scores=_first(scores, done)), "exact_match", look)
         assert samples is not None

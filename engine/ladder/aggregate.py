@@ -36,7 +36,7 @@ from engine.ladder.results import (
     status_of,
     worked_joules,
 )
-from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
+from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares, set_error_rates
 from engine.ladder.statistics import CONFIDENCE_LEVEL, MeanSamples
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
@@ -175,6 +175,8 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Lo
     ladder.heavy_tails = [name for name, samples in by_metric.items() if samples and samples.has_heavy_tails]
     if look is BEFORE_FIRST_LOOK:
         return by_score
+    if look and not look.error_rate:
+        set_error_rates(look, ladder, by_score)
     level, share_level = (1 - look.error_rate, 1 - look.share_error_rate) if look else (CONFIDENCE_LEVEL,) * 2
     ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec, level, decided_comparisons(ladder))
     reference = reference_rung(ladder, scores, spec)

@@ -268,16 +268,16 @@ class LadderPipeline:
             self._train_seeds([plan.seeds[number - 1]], rungs)
             if number in looks:
                 rungs = looks[number].rungs
-            else:
+            elif number >= FIRST_LOOK:
                 runs = sum((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
-                if look := next_look(plan, number, runs):
-                    samples = aggregate(self.runner.dir, ladder, plan, look)
-                    if samples is not None:
-                        decide_questions(ladder, samples, look, plan, self.runner.excluded)
-                    ladder.looks.append(look)
-                    self._update_verdict()
-                    rungs = look.rungs
-                    print(f"look after {runs} runs: {len(look.decisions)} decided; next seed: {rungs}", flush=True)
+                look = next_look(plan, number, runs)
+                samples = aggregate(self.runner.dir, ladder, plan, look)
+                if samples is not None:
+                    decide_questions(ladder, samples, look, plan, self.runner.excluded)
+                ladder.looks.append(look)
+                self._update_verdict()
+                rungs = look.rungs
+                print(f"look after {runs} runs: {len(look.decisions)} decided; next seed: {rungs}", flush=True)
             if not rungs:
                 return
 

@@ -8,13 +8,15 @@ Levels
 ------
 Testing at 5% after every round would find something in up to 16% of ladders where nothing is. The error rate is
 therefore spent over the looks (Lan & DeMets 1983, "Discrete sequential boundaries for clinical trials"): after the
-share t of the most seeds, alpha t^SPENDING in total (Kim & DeMets 1987). The level of a look follows from the joint
-distribution of means over growing samples, by the recursive integration of Armitage, McPherson & Rowe (1969), and is
+share t of the information, alpha t^SPENDING in total (Kim & DeMets 1987). The level of a look follows from the joint
+distribution of the looks' means, by the recursive integration of Armitage, McPherson & Rowe (1969), and is
 used as a nominal level (Jennison & Turnbull 2000, ch. 11): intervals at these levels are repeated confidence
 intervals, which hold for all looks together.
 
-- t is the number of seeds divided by the most. The test items are the same at each look, which makes the looks more
-  alike than seeds alone would; errors can only become fewer.
+- Information is the inverse variance of a difference. The test items are the same at each look: where they are most of
+  the variance, the first seeds have most of the information and later looks are much like the first. How much of the
+  variance they are is estimated at each look, with the SPREAD_QUANTILE of what the deviation between seeds may be and
+  of the pair of rungs that varies most: two seeds that are alike by chance do not spend the error rate early.
 - The recursion is that of a single comparison at alpha divided by their number: the smaller the error rate of a
   comparison, the less alike are the looks. The family gets the level of one comparison times their number.
 - Once it is shown that two rungs differ, the others share the error rate of this comparison at later looks (Holm 1979;
@@ -32,8 +34,9 @@ deviations between seeds, in which the last look decides it (predictive power, S
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations, zip_longest
 from statistics import NormalDist
 
 import numpy as np
@@ -42,51 +45,67 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.ladder.decisions import RULE_GAIN_SHARE, rule_check_of_gain
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, normal
-from engine.runs.ladder.ladder_state import BASE, FIRST_LOOK, Ladder, LadderDecision, LadderPlan, Look, is_base
+from engine.runs.ladder.ladder_state import BASE, Ladder, LadderDecision, LadderPlan, Look, is_base
 from engine.runs.ladder.rung_results import Comparison
 
 SPENDING = 3.0
 """Exponent of the spending function: 1 spends evenly, 3 nearly as O'Brien & Fleming's boundary."""
+SPREAD_QUANTILE = 0.9
+"""Of the variance between seeds, in the share of the information."""
 MIN_LEVEL = 0.002
-"""Smaller levels are not used: the quasi-random points have too few beyond."""
-MIN_CHANCE = 0.05
+"""Smallest level of a look: the quasi-random points have too few beyond smaller ones."""
+LAST_CRITICAL = 1.02
+"""About how much larger the last look's critical value is than that of a single look."""
+MIN_CHANCE = 0.02
 """A question with a smaller chance of being decided gets no further seeds."""
-GRID_END, GRID_STEP = 8.0, 0.02
+GRID_END, GRID_STEP = 8.0, 0.04
 """Of the recursive integration, in standard deviations."""
 
 
-@lru_cache(maxsize=32)
-def look_levels(most: int, comparisons: int) -> tuple[float, ...]:
-    """Error rate of a family of comparisons at the look after 1, 2, … `most` seeds; 0 where there is no look.
+@lru_cache(maxsize=4096)
+def look_level(information: tuple[float, ...], earlier: tuple[float, ...], comparisons: int) -> float:
+    """Error rate of a family of comparisons at a look.
 
-    Raises ValueError for fewer than FIRST_LOOK seeds.
+    Args:
+        information: Share of the most information at the earlier looks and at this one.
+        earlier: Error rates of the family at the earlier looks.
+        comparisons: Their number in the family.
     """
-    if most < FIRST_LOOK:
-        raise ValueError(f"{most} seeds have no look")
     alpha = (1 - CONFIDENCE_LEVEL) / comparisons
     grid = np.arange(-GRID_END, GRID_END + GRID_STEP / 2, GRID_STEP)
     order = np.argsort(-np.abs(grid), kind="stable")
     sizes = np.abs(grid[order])
-    levels = [0.0] * most
-    inside, density, before, spent = grid, np.zeros_like(grid), 0.0, 0.0
-    for seeds in range(FIRST_LOOK, most + 1):
-        now = seeds / most
-        if before:  # from the paths that have not crossed: a normal increment
+    inside, density, before, spent = grid, _bell(grid), information[0], 0.0
+    for now, rate in zip_longest(information, earlier):
+        if now > before:  # from the paths that have not crossed: a normal increment
             spread = math.sqrt(now - before)
             steps = (grid[:, None] * math.sqrt(now) - inside[None] * math.sqrt(before)) / spread
-            density_now = (_bell(steps) * density[None]).sum(1) * GRID_STEP * math.sqrt(now) / spread
-        else:
-            density_now = _bell(grid)
-        beyond = np.cumsum(density_now[order]) * GRID_STEP
-        target = alpha * now**SPENDING - spent
-        critical = float(np.interp(target, beyond, sizes))
-        level = 2 * NormalDist().cdf(-critical) * comparisons
-        if level < MIN_LEVEL:
-            critical, level = GRID_END, 0.0
-        levels[seeds - 1] = level
-        spent += float(np.interp(-critical, -sizes, beyond)) if level else 0.0
-        inside, density, before = grid[np.abs(grid) < critical], density_now[np.abs(grid) < critical], now
-    return tuple(levels)
+            reached = (_bell(steps) * density[None]).sum(1) * GRID_STEP * math.sqrt(now) / spread
+        else:  # the same means as at the look before
+            reached = np.zeros_like(grid)
+            reached[np.isin(grid, inside)] = density
+        beyond = np.cumsum(reached[order]) * GRID_STEP
+        if rate is None:
+            critical = float(np.interp(max(0.0, alpha * now**SPENDING - spent), beyond, sizes))
+            return max(MIN_LEVEL, 2 * NormalDist().cdf(-critical) * comparisons)
+        critical = -NormalDist().inv_cdf(rate / comparisons / 2) if rate else GRID_END
+        spent += float(np.interp(-critical, -sizes, beyond))
+        kept = np.abs(grid) < critical
+        inside, density, before = grid[kept], reached[kept], now
+    raise ValueError("no look without an error rate")
+
+
+def information_shares(samples: MeanSamples, seeds: Sequence[int], most: int) -> tuple[float, ...]:
+    """Information after these numbers of seeds, as shares of that of the most seeds."""
+    trained = [*samples.seed_std]
+    pairs = [*combinations(trained, 2)] or [(name, base) for name in trained for base in samples.scores if base != name]
+    ratios = [0.0]
+    for pair in pairs:
+        seed = sum(samples.seed_std[name] ** 2 for name in pair if name in samples.seed_std)
+        items = float((samples.item_errors[pair[0]] - samples.item_errors[pair[1]]).var())
+        ratios.append(float(np.quantile(seed, SPREAD_QUANTILE)) / max(items, 1e-12))
+    ratio = max(ratios)  # of the variance between seeds to that of the items
+    return tuple(round((1 + ratio / most) / (1 + ratio / count), 2) for count in seeds)
 
 
 def _bell(values: Floats) -> Floats:
@@ -119,8 +138,8 @@ def chance_of_decision(
     true = mean + deviation * normal(drawn) / math.sqrt(present)
     new = true + deviation * normal(drawn + 1) / math.sqrt(further)
     last = (present * mean + further * new) / most
-    level = look_levels(most, comparisons)[-1] / comparisons
-    half = NormalDist().inv_cdf(1 - level / 2) * np.sqrt(items + deviation**2 / most)
+    critical = LAST_CRITICAL * NormalDist().inv_cdf(1 - (1 - CONFIDENCE_LEVEL) / comparisons / 2)
+    half = critical * np.sqrt(items + deviation**2 / most)
     decided = np.abs(last) > half
     if margin is not None:
         decided |= last - half > -margin
@@ -131,11 +150,19 @@ BEFORE_FIRST_LOOK = Look(seeds=1, runs=0, error_rate=0.0, share_error_rate=0.0)
 """What is shown before the first look: scores, without comparisons."""
 
 
-def next_look(plan: LadderPlan, seeds: int, runs: int) -> Look | None:
-    """The look after this many seeds, without its decisions; None if there is none."""
-    most = len(plan.seeds)
-    rate, share_rate = (look_levels(most, count)[seeds - 1] for count in (comparison_count(plan), 1))
-    return Look(seeds=seeds, runs=runs, error_rate=rate, share_error_rate=share_rate) if rate and share_rate else None
+def next_look(plan: LadderPlan, seeds: int, runs: int) -> Look:
+    """The look after this many seeds, without its error rate and decisions."""
+    return Look(seeds=seeds, runs=runs, error_rate=0.0, share_error_rate=0.0, comparisons=comparison_count(plan))
+
+
+def set_error_rates(look: Look, ladder: Ladder, samples: MeanSamples) -> None:
+    """Fill in the error rates of a new look, from those of the earlier looks and what the scores tell of the seeds."""
+    most = ladder.max_seeds or look.seeds
+    information = information_shares(samples, [taken.seeds for taken in (*ladder.looks, look)], most)
+    earlier = tuple(before.error_rate for before in ladder.looks)
+    of_shares = tuple(before.share_error_rate for before in ladder.looks)
+    look.error_rate = look_level(information, earlier, look.comparisons)
+    look.share_error_rate = look_level(information, of_shares, 1)
 
 
 def comparison_count(plan: LadderPlan) -> int:

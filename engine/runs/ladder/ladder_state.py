@@ -300,6 +300,8 @@ class Look(Struct, kw_only=True):
     """Of this look for all comparisons together: part of the 5% of all looks."""
     share_error_rate: float
     """Of this look for the share of the gain."""
+    comparisons: int = 1
+    """Comparisons that share the error rate."""
     decisions: list[LadderDecision] = field(default_factory=list)
     """What this look decided."""
     rungs: list[str] = field(default_factory=list)

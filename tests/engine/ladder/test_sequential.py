@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 from pathlib import Path
@@ -16,7 +15,7 @@ from simulated_grid import MARGIN, RUNGS, Cell, simulate, until_decided
 
 from engine.config.errors import UserError
 from engine.ladder.sentences import conclude
-from engine.ladder.sequential import chance_of_decision, look_levels
+from engine.ladder.sequential import MIN_LEVEL, chance_of_decision, information_shares, look_level
 from engine.ladder.statistics import ItemScores, MeanSamples
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan, make_plan
@@ -25,20 +24,23 @@ from engine.runs.ladder.ladder_state import FIRST_LOOK
 
 @pytest.mark.parametrize("most", [2, 3, 5, 8, 20])
 @pytest.mark.parametrize("comparisons", [1, 6])
-def test_the_error_rate_of_all_looks_is_five_percent(most: int, comparisons: int) -> None:
+@pytest.mark.parametrize("items", [0.0, 0.3, 10.0])
+def test_the_error_rate_of_all_looks_is_five_percent(most: int, comparisons: int, items: float) -> None:
+    """`items`: variance of the items, in those of one seed: the more, the more alike are the looks."""
     random, ladders = np.random.default_rng(0), 100_000
-    levels = look_levels(most, comparisons)
-    seeds = np.arange(1, most + 1)
+    seeds = np.arange(FIRST_LOOK, most + 1)
+    information = (items + 1 / most) / (items + 1 / seeds)
+    levels: list[float] = []
+    for look in range(1, len(seeds) + 1):
+        levels.append(look_level(tuple(information[:look].tolist()), tuple(levels), comparisons))
     crossed = np.zeros(ladders, bool)
     for _ in range(comparisons):  # independent ones, the worst case
-        means = random.normal(size=(ladders, most)).cumsum(1) / np.sqrt(seeds)
+        steps = np.sqrt(np.diff(information, prepend=0.0)) * random.normal(size=(ladders, len(seeds)))
+        means = steps.cumsum(1) / np.sqrt(information)
         for look, level in enumerate(levels):
-            if level:
-                crossed |= np.abs(means[:, look]) > _critical(level / comparisons)
-    assert levels[0] == 0.0 and levels[-1] < 0.0501
-    assert 0.040 < crossed.mean() < 0.052
-    used = [level for level in levels if level]
-    assert all(later > 0.99 * earlier for earlier, later in itertools.pairwise(used))
+            crossed |= np.abs(means[:, look]) > _critical(level / comparisons)
+    assert levels[-1] < 0.0501 and min(levels) >= MIN_LEVEL
+    assert 0.040 < crossed.mean() < 0.053
 
 
 def _critical(level: float) -> float:
@@ -47,9 +49,21 @@ def _critical(level: float) -> float:
     return NormalDist().inv_cdf(1 - level / 2)
 
 
-def test_one_seed_has_no_look() -> None:
-    with pytest.raises(ValueError, match="no look"):
-        look_levels(1, 3)
+def test_information_grows_with_the_seeds_and_is_less_where_a_rung_varies() -> None:
+    """The first seeds have most of the information if items are most of the variance, and nobody can know it of two."""
+    random = np.random.default_rng(2)
+
+    def shares(std: float, seeds: int) -> tuple[float, ...]:
+        stds = {"a": 0.001, "b": std}
+        means = {name: 0.6 + own * random.permutation(np.linspace(-1, 1, seeds))[:, None] for name, own in stds.items()}
+        scores = {name: ItemScores((random.random((seeds, 300)) < mean).astype(float)) for name, mean in means.items()}
+        return information_shares(MeanSamples(scores, (0.0, 1.0)), range(FIRST_LOOK, 9), 8)
+
+    calm, unstable, two = shares(0.001, 6), shares(0.15, 6), shares(0.001, 2)
+    for information in (calm, unstable, two):
+        assert list(information) == sorted(information) and information[-1] == 1.0
+        assert all(0.99 * seeds / 8 <= share for seeds, share in enumerate(information, FIRST_LOOK))
+    assert calm[0] > two[0] + 0.05 and calm[0] > 0.5 and unstable[0] < 0.4
 
 
 def test_a_question_that_seeds_cannot_decide_has_no_chance_and_a_clear_one_has() -> None:

@@ -68,8 +68,9 @@ UNTIL_DECIDED = [
     *((variant, 300, std, False) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),
     *((variant, 300, std, True) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),
     *(("threshold", items, std, True) for items in (1000, 100) for std in SEED_STDS),
+    *(("threshold", 300, stds, False) for stds in ((5.0, 0.5, 0.5), (0.5, 0.5, 5.0), (3.0, 0.5, 0.5))),
 ]
-"""(generator, items, seed SD, effects) of the ladders that stop when decided."""
+"""(generator, items, seed SD or that of each rung, effects) of the ladders that stop when decided."""
 GAIN_ITEMS = (6, 10, 20, 50, 100, 300)
 DISCORDANT = ((0.97, 0.0), (0.9, 0.0), (0.5, 0.0), (0.3, 0.05), (0.1, 0.02), (0.05, 0.05), (0.02, 0.0))
 """Probabilities that only the tuned model, and only the base, is right on an item."""
@@ -215,14 +216,14 @@ def print_until_decided(ladders: int, most: int) -> None:
     heads = ["generator", "items", "seed SD", "effects", "false", "looking at 5%", "false share", "−6 found"]
     heads += ["fixed", "seeds", "of the fixed", "runs", f"of {3 * most}"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    cells = [Cell(*cell[:2], (most,) * 3, (cell[2],) * 3, cell[3]) for cell in UNTIL_DECIDED]
-    for cell in cells:
+    for variant, items, std, effects in UNTIL_DECIDED:
+        cell = Cell(variant, items, (most,) * 3, std if isinstance(std, tuple) else (std,) * 3, effects)
         totals = measure_until_decided(cell, ladders)
         shares = [f"{totals[name] / ladders:.1%}" for name in ("false", "naive", "false_share", "power")]
         fixed = np.maximum.accumulate([count / ladders for count in totals["fixed"]])
         power, seeds, runs = totals["power"] / ladders, totals["seeds"] / ladders, totals["runs"] / ladders
         equal = max(2.0, float(np.interp(power, fixed, np.arange(most - len(fixed) + 1, most + 1))))
-        facts = [cell.variant, cell.items, cell.stds[0], "yes" if cell.effects else "none", *shares]
+        facts = [cell.variant, cell.items, _each([*cell.stds]), "yes" if cell.effects else "none", *shares]
         facts += [f"{fixed[-1]:.1%}", f"{seeds:.1f}", f"{seeds / equal:.2f}" if cell.effects else "–"]
         print(f"| {' | '.join(map(str, [*facts, f'{runs:.1f}', f'{runs / 3 / most:.2f}']))} |", flush=True)
 

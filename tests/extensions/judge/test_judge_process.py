@@ -352,24 +352,24 @@ def test_a_prompt_that_is_too_long_for_the_model_is_no_verdict(ladder: LadderDir
 def test_a_judge_halves_a_batch_that_does_not_fit_and_reports_a_prompt_that_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.evaluation.decode import Decoder
+    from engine.evaluation.generate import Generator
     from engine.extensions.judge.local_judge import LocalJudge
 
     model = plant_model(tmp_path / "first", "Verdict: A")
     judge = LocalJudge(JudgePlan(judge=str(model), rubric="", pairs=[], concurrency=4, answer_tokens=16))
     questions = [Question(str(number), f"Which one? {number}") for number in range(6)]
-    run = Decoder.run
+    generate = Generator._generate
     fits, tried = 2, list[int]()
 
-    def limited(decoder: Decoder, batch: int, progress: Callable[[int], None]) -> dict[int, list[int]]:
-        tried.append(batch)
-        if batch > fits:
+    def limited(generator: Generator, model: Any, prompts: list[list[int]], finished: Any) -> list[list[int]]:
+        tried.append(len(prompts))
+        if len(prompts) > fits:
             raise MemoryError
-        return run(decoder, batch, progress)
+        return generate(generator, model, prompts, finished)
 
-    monkeypatch.setattr(Decoder, "run", limited)
+    monkeypatch.setattr(Generator, "_generate", limited)
     replies = {question.key: answer for question, answer in judge.answers(questions, lambda: None)}
-    assert tried == [4, 2, 2] and replies.keys() == {question.key for question in questions}
+    assert tried == [4, 2, 2, 2] and replies.keys() == {question.key for question in questions}
     assert {getattr(answer, "text", "") for answer in replies.values()} == {"Verdict: A"}
 
     def stop() -> None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from textual.binding import Binding, BindingType
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
 
-from engine.config.hooks import shipped_hooks
-from tui.command import Command, ScreenKeys, added
+from engine.config.errors import UserError
+from engine.config.hooks import load_all, shipped_hooks
+from tui.command import AddedKey, Command, ScreenKeys, added
 
 
 def moves(up: str, down: str, first: str, last: str, half_up: str = "", half_down: str = "") -> list[BindingType]:
@@ -226,31 +227,54 @@ GROUPS = (
     ("runs", "Runs", RUNS),
     ("ladder", "Ladder", LADDER),
 )
-EXTENSIONS: dict[str, ScreenKeys] = {hook.name: hook.load() for hook in shipped_hooks("ftbench.screens").values()}
-ADDED_KEYS = {key.command.id: key for extension in EXTENSIONS.values() for key in extension.keys}
-"""By the id of their command."""
-
-
-def _with_added_keys(group: str, table: tuple[Command, ...]) -> tuple[Command, ...]:
-    """The table of a screen with the keys that extensions add to it, each in its place."""
-    commands = list(table)
-    for key in ADDED_KEYS.values():
-        if key.command.id.partition(".")[0] == group:
-            ids = [command.id for command in commands]
-            commands.insert(ids.index(key.before) if key.before else len(ids), added(key.command))
-    return tuple(commands)
-
-
-TABLES = {group: _with_added_keys(group, table) for group, _, table in GROUPS} | {
-    group: extension.commands for group, extension in EXTENSIONS.items()
-}
-TITLES = {group: title for group, title, _ in GROUPS} | {
-    group: extension.title for group, extension in EXTENSIONS.items()
-}
+TABLES = {group: table for group, _, table in GROUPS}
+"""First part of a command's id -> the commands of a screen, with those that extensions add."""
+TITLES = {group: title for group, title, _ in GROUPS}
 """Headings of the tables in the help screen and in `docs/keys.md`."""
+ADDED_KEYS: dict[str, AddedKey] = {}
+"""By the id of their command."""
+DEFAULT_KEYS: dict[str, str] = {}
+"""Command id -> its default keys, in the order of the tables."""
+WHILE_TYPING: list[str] = []
+"""Commands that work while an input line has the focus, which takes characters as text."""
+BOUND: set[str] = set()
+"""The tables of screens whose module has been imported: their keys are bound."""
+
+
+def _add(name: str, extension: ScreenKeys) -> None:
+    """Add the keys of an extension to the tables, each in its place, and the table of its own screen."""
+    for key in extension.keys:
+        group = key.command.id.partition(".")[0]
+        ids = [command.id for command in TABLES[group]]
+        place = ids.index(key.before) if key.before else len(ids)
+        TABLES[group] = (*TABLES[group][:place], added(key.command), *TABLES[group][place:])
+        ADDED_KEYS[key.command.id] = key
+    TABLES[name], TITLES[name] = extension.commands, extension.title
+    WHILE_TYPING.extend(extension.while_typing)
+    DEFAULT_KEYS.update((command.id, command.keys) for table in TABLES.values() for command in table)
+
+
+for _hook in shipped_hooks("ftbench.screens").values():
+    _add(_hook.name, _hook.load())
+
+
+def add_installed() -> None:
+    """Add the keys of other packages, after the first frame: their metadata takes 40 ms.
+
+    Raises UserError for one on a screen that is open already, as the bench is, and as `load_all`.
+    """
+    for hook, extension in load_all("ftbench.screens", "a ScreenKeys", lambda loaded: isinstance(loaded, ScreenKeys)):
+        if hook.name in TABLES:
+            continue
+        groups = {key.command.id.partition(".")[0] for key in extension.keys}
+        if late := sorted(group for group in groups if group in BOUND or group not in TABLES):
+            problem = f"{hook.name!r} of ftbench.screens adds a key to {late[0]!r}"
+            raise UserError(problem, hook.place, "use a screen that the bench opens, as ladder", "extension.late_key")
+        _add(hook.name, extension)
 
 
 def bindings(group: str) -> list[BindingType]:
+    BOUND.add(group)
     return [
         Binding(keys, action, label, shown, priority=always, tooltip=text, id=id)
         for id, keys, action, label, text, shown, always, _ in TABLES[group]
@@ -265,13 +289,8 @@ MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\", "colon": ":"}
 """Textual's name of a key -> its character."""
 
-WHILE_TYPING = tuple(id for extension in EXTENSIONS.values() for id in extension.while_typing)
-"""Commands that work while an input line has the focus, which takes characters as text."""
-
 FIRST_PRESET = "preset.1"
 """In the line of keys it stands for all keys of presets."""
-DEFAULT_KEYS = {command.id: command.keys for table in TABLES.values() for command in table}
-"""Command id -> its default keys, in the order of the tables."""
 
 
 class CommandKeys:

@@ -10,7 +10,8 @@
 - `ftbench.exporters`: an ExportFormat (`engine/runs/run/export_formats.py`), under the name of its kind, `gguf`.
 - `ftbench.rungs`: a RungKind (`engine/runs/ladder/rung_kinds.py`): rungs that are not trained.
 - `ftbench.runs`: an object with the functions of `RunHooks` (`engine/runs/run_hooks.py`).
-- `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own.
+- `ftbench.screens`: a `ScreenKeys` (`tui/command.py`): keys on the core's screens, and a screen of its own; those of
+  other packages are added after the first frame, and have no keys on the bench itself.
 - `ftbench.reports`: an object with the functions of `ReportHooks` (`engine/runs/ladder/report_hooks.py`).
 - `ftbench.schemas`: the type of a JSON file or of what `--json` prints, for `ftbench schema`.
 - `ftbench.settings`: a Section, the table of this name in presets. Of shipped extensions only: the bench reads the

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,7 +17,9 @@ from places import TESTS
 from engine.config.errors import UserError
 from engine.config.hooks import hooks, load_all, shipped_hooks
 from engine.extensions import SHIPPED
+from tui import commands
 from tui.cli.main import with_extensions
+from tui.command import AddedKey, Command, ScreenKeys
 
 EXAMPLE = str(TESTS / "plugin_example")
 
@@ -67,3 +72,50 @@ def test_another_package_adds_commands(tmp_path: Path, monkeypatch: pytest.Monke
     assert int(ftbench("presets", "count").stdout) > 20
     assert "Print the number of steps of a run" in ftbench("--help").stdout
     assert ftbench("steps", "no-such-run").returncode == 2
+
+
+STORY = """
+import sys
+from pathlib import Path
+
+from pilot import play, screen_text, wait_for
+
+from tui.commands import DEFAULT_KEYS
+
+
+async def story(pilot, app):
+    await wait_for(pilot, lambda: "ladder.steps" in DEFAULT_KEYS)
+    await pilot.press("l")
+    await wait_for(pilot, lambda: "S steps" in screen_text(app))
+    await pilot.press("S")
+    await wait_for(pilot, lambda: "120 steps, 120 steps" in screen_text(app))
+    await pilot.press("escape")
+    await wait_for(pilot, lambda: "S steps" in screen_text(app))
+    print("shown")
+
+
+play(Path(sys.argv[1]), story)
+"""
+
+
+@pytest.mark.slow
+def test_another_package_adds_a_screen_and_its_key(tmp_path: Path) -> None:
+    """In a new process: keys are added before the screens that have them are imported."""
+    made_ladder(tmp_path / "runs")
+    paths = os.pathsep.join([EXAMPLE, str(TESTS), str(TESTS.parent)])
+    command = [sys.executable, "-c", STORY, str(tmp_path / "runs")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and done.stdout == "shown\n", done.stdout + done.stderr
+
+
+def test_a_key_on_a_screen_that_is_open_is_refused(
+    add: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ScreenKeys("Late", (), (AddedKey(Command("bench.late", "L", "", "late", "Too late."), print),))
+    monkeypatch.setattr("tui.command.LATE", keys, raising=False)
+    add("ftbench.screens", "late", "tui.command:LATE")
+    commands.bindings("bench")
+    before = dict(commands.TABLES)
+    with pytest.raises(UserError, match="'bench'") as error:
+        commands.add_installed()
+    assert error.value.code == "extension.late_key" and before == commands.TABLES

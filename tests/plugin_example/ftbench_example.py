@@ -1,5 +1,5 @@
-"""A package that adds to ftbench a method, a metric, a pane, a rung, a kind of export and commands, each by an entry
-point.
+"""A package that adds to ftbench a method, a metric, a pane, a rung, a kind of export, a screen with its
+key, and commands, each by an entry point.
 
 Its metadata folder next to this file is what `pip install` would write for
 

@@ -130,7 +130,8 @@ class BenchView(BaseScreen[None]):
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
-        """After the first frame: the panes of installed packages, and the runs that are live."""
+        """After the first frame: the panes and keys of installed packages, and the runs that are live."""
+        from tui.commands import add_installed
         from tui.screens.announcer import Announcer
 
         self.announcer = Announcer(self, self.runs, lambda: self.follower.run)
@@ -140,6 +141,7 @@ class BenchView(BaseScreen[None]):
                 self.query_one("#upper").mount(pane)
                 self.panes += [pane] if isinstance(pane, Pane) else []
                 self.call_after_refresh(self._update_panes)
+            add_installed()
         except UserError as error:
             self.tell(error.line, severity="error", timeout=15)
         self.refresh_live_runs()

@@ -251,6 +251,7 @@ def _add(name: str, extension: ScreenKeys) -> None:
         ADDED_KEYS[key.command.id] = key
     TABLES[name], TITLES[name] = extension.commands, extension.title
     WHILE_TYPING.extend(extension.while_typing)
+    DEFAULT_KEYS.clear()  # the order is that of the tables
     DEFAULT_KEYS.update((command.id, command.keys) for table in TABLES.values() for command in table)
 
 

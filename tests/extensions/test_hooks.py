@@ -115,6 +115,7 @@ def test_a_key_on_a_screen_that_is_open_is_refused(
     monkeypatch.setattr("tui.command.LATE", keys, raising=False)
     add("ftbench.screens", "late", "tui.command:LATE")
     commands.bindings("bench")
+    assert [*commands.DEFAULT_KEYS] == [command.id for table in commands.TABLES.values() for command in table]
     before = dict(commands.TABLES)
     with pytest.raises(UserError, match="'bench'") as error:
         commands.add_installed()

@@ -18,18 +18,24 @@ from pathlib import Path
 SECONDS = 0.4
 """Timeout of every attempt."""
 CONCURRENCY = 8
+MANY = 256
 
 
-def judge(url: str) -> None:
+def judge(url: str, concurrency: int = CONCURRENCY, words: int = 200_000) -> None:
     """As many requests at a time as a judge sends."""
     from engine.runs.endpoint import EndpointClient, parse_endpoint
 
-    client = EndpointClient(parse_endpoint(f"{url}/v1#model", "--judge"), SECONDS, CONCURRENCY)
-    question = [{"role": "user", "content": "word " * 200_000}]  # 1 MB: more than sockets buffer
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        answers = [pool.submit(client.chat, question, 8, tries=1) for _ in range(CONCURRENCY)]
+    client = EndpointClient(parse_endpoint(f"{url}/v1#model", "--judge"), SECONDS, concurrency)
+    question = [{"role": "user", "content": "word " * words}]  # 1 MB: more than sockets buffer
+    with ThreadPoolExecutor(concurrency) as pool:
+        answers = [pool.submit(client.chat, question, 8, tries=1) for _ in range(concurrency)]
     for answer in answers:
         answer.result()
+
+
+def judges(url: str) -> None:
+    """With `--concurrency 256`."""
+    judge(url, MANY, 60_000)
 
 
 def models(url: str) -> None:
@@ -89,7 +95,8 @@ def upload(url: str) -> None:
 
 
 CLIENTS: dict[str, Callable[[str], None]] = {
-    function.__name__: function for function in (judge, models, pull, dataset, push, configuration, file, upload)
+    function.__name__: function
+    for function in (judge, judges, models, pull, dataset, push, configuration, file, upload)
 }
 
 

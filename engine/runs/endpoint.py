@@ -40,7 +40,9 @@ POLL_SECONDS = 0.2
 """Interval at which `ask_all` calls `check` while it waits for answers."""
 MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES = 1 << 20, 16 << 20
 """Of one response, and of all that are received at the same time."""
-GRACE_SECONDS = 0.8
+MAX_ALL_REQUESTS = 3 << 20
+"""Characters of the requests under way: each is held in memory until its response."""
+GRACE_SECONDS = 0.4
 """Time for requests under way to be answered after a stop or an error."""
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)
@@ -180,6 +182,7 @@ class EndpointClient:
         self.endpoint, self.timeout, self.concurrency = endpoint, timeout, concurrency
         self._redact = Redactor([key])
         self._closed = threading.Event()
+        self._sending, self._sent_characters = threading.Condition(), 0
         # A redirect would send prompts and key to another place.
         max_bytes = min(MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES // concurrency)
         self._http = bounded_client(httpx, max_bytes, timeout, headers=headers, limits=limits, follow_redirects=False)
@@ -192,6 +195,8 @@ class EndpointClient:
     def _end_requests(self) -> None:
         self._closed.set()
         self._http.ended.set()
+        with self._sending:
+            self._sending.notify_all()
 
     def check(self, stopping: Callable[[], None] = lambda: None) -> None:
         """Ask the model for one token. Raises UserError for a wrong key or model, RunFailed if there is no answer.
@@ -285,24 +290,58 @@ class EndpointClient:
                 self._end_requests()
             pool.shutdown(cancel_futures=True)
 
+    @contextlib.contextmanager
+    def _place(self, request: dict[str, Any] | None) -> Iterator[None]:
+        """Wait until this request and those under way have at most MAX_ALL_REQUESTS characters, or it is alone."""
+        messages = (request or {}).get("messages", ())
+        count = sum(len(str(message.get("content") or "")) for message in messages)
+
+        def is_free() -> bool:
+            fits = self._sent_characters + count <= MAX_ALL_REQUESTS
+            return fits or not self._sent_characters or self._closed.is_set()
+
+        with self._sending:
+            self._sending.wait_for(is_free)
+            self._sent_characters += count
+        try:
+            yield
+        finally:
+            with self._sending:
+                self._sent_characters -= count
+                self._sending.notify_all()
+
     def _attempt(self, method: str, path: str, request: dict[str, Any] | None) -> Any:
         """The JSON of one response. Raises _Transient, EndpointRefusal, UserError and RunFailed."""
         import httpx
 
-        if self._closed.is_set():
+        response, failure, is_closed = None, "", False
+        with self._place(request):
+            try:
+                response = self._send(method, path, request)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                failure = self._shown(str(error).rstrip(".") or type(error).__name__)
+            except RuntimeError:  # `close` of another thread
+                is_closed = True
+        if is_closed:
             raise RunFailed("the client was closed", "endpoint.closed")
-        try:
-            response = self._http.request(method, f"{self.endpoint.url}{path}", json=request)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _Transient(self._shown(str(error).rstrip(".") or type(error).__name__)) from error
-        except RuntimeError as error:  # `close` of another thread
-            raise RunFailed("the client was closed", "endpoint.closed") from error
+        if response is None:  # raised here: with the library's error as context it would hold the request
+            raise _Transient(failure)
         if response.is_success:
             try:
                 return msgspec.json.decode(response.content)
             except (ValueError, RecursionError) as error:
                 raise _Transient("the response is not JSON") from error
         raise self._refusal(response)
+
+    def _send(self, method: str, path: str, request: dict[str, Any] | None) -> httpx.Response:
+        if self._closed.is_set():
+            raise RuntimeError("the client was closed")
+        content = None if request is None else msgspec.json.encode(request)
+        headers = {"Content-Type": "application/json"} if content else {}
+        response: httpx.Response = self._http.request(
+            method, f"{self.endpoint.url}{path}", content=content, headers=headers
+        )
+        return response
 
     def _refusal(self, response: httpx.Response) -> Exception:
         """The error of a response without success."""

@@ -49,7 +49,9 @@ class Reply(NamedTuple):
     error: str
 
 
-def replies(clients: Sequence[str], folder: Path) -> dict[tuple[str, str], Reply]:
+def replies(
+    clients: Sequence[str], folder: Path, behaviors: Sequence[str] = tuple(BEHAVIORS)
+) -> dict[tuple[str, str], Reply]:
     """What these clients do with each behavior."""
     inherited = {name: text for name, text in os.environ.items() if not name.lower().endswith(("_proxy", "_offline"))}
     environment = inherited | {"PYTHONPATH": str(TESTS.parent), "HF_HOME": str(folder), "HF_TOKEN": "hf_token"}
@@ -63,7 +65,7 @@ def replies(clients: Sequence[str], folder: Path) -> dict[tuple[str, str], Reply
         limit = threading.Timer(LIMIT_SECONDS, process.kill)  # then there is no reply
         limit.start()
         for client in clients:
-            for behavior in ("says nothing", *BEHAVIORS):  # twice: at first it imports the libraries
+            for behavior in ("says nothing", *behaviors):  # twice: at first it imports the libraries
                 server.behavior = BEHAVIORS[behavior]
                 print(client, server.url, file=process.stdin, flush=True)
                 results[client, behavior] = Reply(**json.loads(process.stdout.readline()))
@@ -95,6 +97,12 @@ def test_a_request_ends_in_time_and_in_bounded_memory(
         return
     assert reply.seconds < SECONDS + MARGIN_SECONDS
     assert reply.error or client in ("configuration", "file")  # without a body, or with any
+
+
+def test_memory_does_not_grow_with_the_number_of_long_requests(tmp_path: Path) -> None:
+    met = replies(["judges"], tmp_path, ["says nothing", "trickles a body"])
+    for reply in met.values():
+        assert reply.error and reply.grown < MARGIN_BYTES
 
 
 @pytest.fixture(params=["httpx", "httpx2"])

@@ -49,7 +49,17 @@ def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("visible", "position"),
-    [(None, 1), ("0", 0), ("1", 1), ("1,0", 1), ("GPU-abcd", 1), ("GPU-ab", 1), ("MIG-777", 2), ("", None), ("7", None)],
+    [
+        (None, 1),
+        ("0", 0),
+        ("1", 1),
+        ("1,0", 1),
+        ("GPU-abcd", 1),
+        ("GPU-ab", 1),
+        ("MIG-777", 2),
+        ("", None),
+        ("7", None),
+    ],
 )
 def test_a_sample_has_the_gpu_of_a_run(
     visible: str | None, position: int | None, monkeypatch: pytest.MonkeyPatch

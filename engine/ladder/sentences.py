@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.config import quantities
-from engine.config.method_specs import TrainedRung, lora_notices
+from engine.config.method_specs import TrainedRung, lora_notices, method_spec
 from engine.config.metric_specs import OPEN
 from engine.config.quantities import decimal, duration, integer, percent, share_percent
 from engine.config.text import amount, listed, visible
@@ -61,6 +61,7 @@ ONE_SEED = (
     "One seed: intervals assume a typical spread between seeds, which makes them wide; more seeds make them narrower."
 )
 FEW_TIMINGS = "few timings, noise assumed"
+IN_BACKWARD = "optimizer.step_in_backward"
 ONE_RATE = "Each rung was trained at one learning rate; no other was tried."
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 RULE_OF_COST = {
@@ -335,22 +336,22 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:
     if text := unended_answers(ladder, trained):
         yield text
 
-    def setting(row: RungResult, key: str) -> Any:
-        """The rung's value of a setting; None if it does not read it."""
-        return ladder.differs.get(key, {}).get(row.name, ladder.config.get(key))
-
     rungs = {
         rung_title(row.name): TrainedRung(
             row.method,
             row.learning_rate,
-            int(setting(row, "train.batch") or 0),
-            setting(row, "adapter.target_modules") or "all-linear",
+            int(_setting(ladder, row, "train.batch") or 0),
+            _setting(ladder, row, "adapter.target_modules") or "all-linear",
             row.trainable or None,
             (ladder.work.answer_tokens or None) if ladder.work else None,
         )
         for row in trained
     }
     yield from (f"{notice.text[:1].upper()}{notice.text[1:]}." for notice in lora_notices(rungs))
+    in_backward = [row for row in trained if _clips_tensors(ladder, row)]
+    if in_backward and len(in_backward) < len(trained):
+        names = listed([rung_title(row.name) for row in in_backward])
+        yield f"Gradients are clipped tensor by tensor in {names}, and together in the others ({IN_BACKWARD})."
     for row in ladder.rows:
         if row.status == "partly":
             finished = f"{method_subject(row)} finished {len(row.seeds)} of {len(ladder.seeds)} seeds"
@@ -359,6 +360,17 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:
             yield f"{method_subject(row)}: {status_text(row)}"
     if trained and not any(row.peak and row.peak.reserved for row in trained):
         yield ON_CPU
+
+
+def _setting(ladder: Ladder, row: RungResult, key: str) -> Any:
+    """The rung's value of a setting; None if it does not read it."""
+    return ladder.differs.get(key, {}).get(row.name, ladder.config.get(key))
+
+
+def _clips_tensors(ladder: Ladder, row: RungResult) -> bool:
+    """Whether weights are updated in the backward pass, before the norm of all gradients is known."""
+    updates = method_spec(row.method).trains_weights and _setting(ladder, row, IN_BACKWARD)
+    return bool(updates and _setting(ladder, row, "train.max_grad_norm"))
 
 
 def _timing_caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from engine.config.device_defaults import EVERY_LAYER, OFFLOADED, resolve_checkpointing
 from engine.config.errors import RunFailed, UserError, error_text, system_hint, system_refusal
-from engine.config.method_specs import method_spec
+from engine.config.method_specs import method_spec, steps_in_backward
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
@@ -254,6 +254,8 @@ def outcome_of_error(
 def memory_advice(config: Config, device: Device) -> str:
     """Settings to change for lower memory use, given the current configuration."""
     ideas = []
+    if steps_in_backward(config):
+        ideas.append(f"fewer rows per step, `--set train.batch={max(1, config.train.batch // 2)}`")
     strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
     if resolve_checkpointing(config.train.gradient_checkpointing, device) != strongest:
         ideas.append(f"`--set train.gradient_checkpointing={json.dumps(strongest.setting)}`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -282,3 +283,17 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head
     assert row(ladder, "qlora").share_of_gain
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_caveat"),
+    [
+        ({"optimizer.step_in_backward": True, "train.max_grad_norm": 1.0}, True),
+        ({"optimizer.step_in_backward": True, "train.max_grad_norm": 0.0}, False),
+        ({"optimizer.step_in_backward": False, "train.max_grad_norm": 1.0}, False),
+    ],
+)
+def test_other_clipping_of_some_rungs_is_a_caveat(settings: dict[str, Any], is_caveat: bool) -> None:
+    ladder = by_loss(base=3.0, lora=1.1, full=1.0)
+    ladder.config = {**ladder.config, **settings}
+    assert ("clipped tensor by tensor in full, and together" in text(ladder, "caveat").lower()) == is_caveat

@@ -136,9 +136,10 @@ def sampled(sample: MachineSample) -> MachineSampled:
 
 async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
     """Start the selected run, shortened."""
+    follower, before = app.bench.follower, app.bench.follower.run
     app.bench.selection_pane.select(Selection("demo-lora", settings={**MICRO, **more}))
     app.bench.query_one(LogPane).focus()
     await pilot.press("enter")
     await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
     await pilot.press("enter")
-    await wait_for(pilot, lambda: app.bench.follower.state is not None)
+    await wait_for(pilot, lambda: follower.run != before and follower.state is not None)

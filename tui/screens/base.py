@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from textual.app import ComposeResult
@@ -34,6 +35,8 @@ class BaseScreen(Screen[R]):
     tell = tell
     _read_errors: Mapping[str, str] = {}
     """What could not be read the last time, and why."""
+    is_starting = False
+    """Whether this screen is starting a run or ladder."""
     request: BackgroundRequest | None = None
     """The request to the engine in progress; cancelled when the screen is closed."""
 
@@ -110,6 +113,38 @@ class BaseScreen(Screen[R]):
                     action()
 
         self.app.push_screen(ConfirmScreen(question), answered)
+
+    def start_in_thread(self, start: Callable[[], F], started: Callable[[F], object] = lambda _: None) -> None:
+        """Start a run or ladder in a thread: its process may take half a minute to appear. Not during another start.
+
+        `started` is called with it, unless the screen was closed.
+        """
+
+        def ended(take: Callable[[], object]) -> None:
+            self.is_starting = False
+            with self.errors_told():
+                take()
+            if self.is_attached:
+                self.show_starting()
+
+        def work() -> None:
+            try:
+                what = start()
+            except (UserError, RunFailed) as error:
+                text = str(error)
+                self.app.call_later(ended, lambda: self.tell(text, severity="error", timeout=10))
+            else:
+                self.app.call_later(ended, lambda: started(what) if self.is_attached else None)
+
+        if not self.is_starting:
+            self.is_starting = True
+            self.app.run_worker(work, thread=True)  # of the app: it outlives the screen
+            self.show_starting()
+
+    def show_starting(self) -> None:
+        """Show whether something is starting."""
+        if self.is_starting:
+            self.tell("starting …", timeout=2)
 
     @contextmanager
     def errors_told(self, severity: Literal["warning", "error"] = "error") -> Iterator[None]:
@@ -194,9 +229,12 @@ class RunActions(BaseScreen[R]):
         if (run := self.run_to_resume()) is None:
             self.tell("no run to resume", severity="warning")
             return
-        with self.errors_told():
+
+        def resume(run: RunDir) -> RunDir:
             resume_run(run)
-            self.show_run(run)
+            return run
+
+        self.start_in_thread(partial(resume, run), self.show_run)
 
     def _active_run(self) -> RunDir | None:
         """The selected run while its worker is running; else a notification."""

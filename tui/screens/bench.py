@@ -274,6 +274,9 @@ class BenchView(BaseScreen[None]):
     def _show_status(self) -> None:
         if not self.query("#status"):
             return
+        if self.is_starting:
+            self.set_text("status", Content.styled(" starting …", "bold"))
+            return
         follower, run, ladder = self.follower, self.follower.run, self.follower.ladder
         running = [turn.run for turn in self.live_runs.turns if not turn.place]  # the others wait for their devices
         text = status(
@@ -289,6 +292,9 @@ class BenchView(BaseScreen[None]):
         )
         self.set_text("status", text)
         self.query_one(KeyLine).redraw()
+
+    def show_starting(self) -> None:
+        self._show_status()
 
     def show_head(self) -> None:
         if is_covered(self) or not self.query("#head"):

@@ -89,7 +89,7 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.preview.launches import RunLaunch
 
         self.selection_pane.select_initial()
-        if self.selection_pane.effective is not None:
+        if self.selection_pane.effective is not None and not self.is_starting:
             self._open_launch(RunLaunch)
 
     def action_run_ladder(self) -> None:
@@ -112,18 +112,13 @@ class BenchScreen(BenchView, RunActions[None]):
             from engine.runs.start import start_ladder, start_run
 
             launch, wait = closed.launch, closed.answer == "start"
-            with self.errors_told():
-                if isinstance(launch, LadderLaunch):
-                    start_ladder(self.runs, launch.plan)
-                    self.action_ladder()
-                    return
-                name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
-                fingerprint = screen.report.fingerprint  # '' if the data was not checked
-                self.show_run(
-                    start_run(
-                        self.runs, name, launch.effective, wait=wait, data_fingerprint=fingerprint, command=command
-                    )
-                )
+            if isinstance(launch, LadderLaunch):
+                self.start_in_thread(partial(start_ladder, self.runs, launch.plan), lambda ladder: self.action_ladder())
+                return
+            name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
+            fingerprint = screen.report.fingerprint  # '' if the data was not checked
+            start = partial(start_run, wait=wait, data_fingerprint=fingerprint, command=command)
+            self.start_in_thread(partial(start, self.runs, name, launch.effective), self.show_run)
 
         with self.errors_told():
             shown = kind.of(self.selection_pane.selection, self.runs, self.machine.launch_context)

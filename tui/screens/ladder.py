@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -272,7 +273,7 @@ class LadderScreen(BaseScreen[None]):
             if (state := folder.state()) is not None and state.status == "finished":
                 self.tell(f"already finished: {folder.name}", severity="warning")
             else:
-                resume_ladder(folder)
+                self.start_in_thread(partial(resume_ladder, folder))
 
     def finished_runs(self, purpose: str) -> list[RunDir]:
         """A finished run of each rung. Raises UserError if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -251,8 +252,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
 
     def action_again(self) -> None:
         if run := self.selected_run():
-            with self.errors_told():
-                self.show_run(repeat_run(run))
+            self.start_in_thread(partial(repeat_run, run), self.show_run)
 
     def action_export(self) -> None:
         from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened

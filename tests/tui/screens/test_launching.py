@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import hold_requests
-from pilot import MICRO, play, wait_for
+from pilot import MICRO, play, shown, wait_for
 from sets import write
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+import engine.runs.start
 from engine.config.method_specs import method_names
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from engine.runs.start import stop
 from tui.app import Workbench
+from tui.screens.dialogs import TextScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
 from tui.selection import Selection
@@ -248,3 +253,38 @@ def test_the_options_of_a_ladder_are_those_of_the_command_line(tmp_path: Path) -
         await pilot.press("escape")
 
     play(tmp_path / "runs", story, (120, 45))
+
+
+def test_a_slow_start_leaves_the_screen_free_and_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may take half a minute to appear on a busy machine."""
+    gate, begun, start_run = threading.Event(), list[int](), engine.runs.start.start_run
+
+    def slowly(*arguments: Any, **options: Any) -> RunDir:
+        begun.append(1)
+        assert gate.wait(300)
+        return start_run(*arguments, **options)
+
+    monkeypatch.setattr("engine.runs.start.start_run", slowly)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench.selection_pane.select(Selection("demo-lora", settings=MICRO))
+        await pilot.press("n")
+        await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: begun)
+        assert "starting …" in shown(app, "status")
+        await pilot.press("enter", "n")
+        assert app.screen is app.bench, "no second launch"
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, TextScreen), "keys work"
+        await pilot.press("escape")
+        gate.set()
+        await wait_for(pilot, lambda: app.bench.follower.run)
+        assert begun == [1] and "starting …" not in shown(app, "status")
+        (run,) = RunDir.iterate(tmp_path / "runs")
+        stop(run)
+        await wait_for(pilot, lambda: not run.is_active())
+
+    play(tmp_path / "runs", story)

@@ -275,3 +275,13 @@ def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
         play(tmp_path / "runs", story)
     finally:
         os.close(descriptor)
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_shows_system_memory_only(tmp_path: Path) -> None:
+    """Its peak is predicted of that memory, and not of the GPU's."""
+    gpu = GpuSample(0, "card", 80 * GIB, 71 * GIB, None)
+    sample = MachineSample((gpu,), "", 256 * GIB, 40 * GIB, worker_rss=3 * GIB)
+    view = MemoryView(sample, {}, ExpectedPeak(4 * GIB, error=0.107), live=True, run="lora-1", on_cpu=True)
+    text = " ".join([view.title, view.load(100), *(line.plain for line in view.lines(160, 4))])
+    assert "system memory" in text and "40.0/256 GiB" in text and "this run 3.0" in text
+    assert "predicted peak 4.0 ±11% + others = 41.0" in text and not re.search(r"VRAM|card|80|71", text)

@@ -68,6 +68,9 @@ class Data(Section, frozen=True):
     """Role (prompt, completion, system, tools, references, text, messages) -> column or template: "Q: {question}"."""
     separator: str | None = None
     """For plain text: only what follows the last occurrence of this string is in the loss."""
+    long: Literal["truncate", "leave_out", "split"] = "truncate"
+    """Rows longer than train.max_length: truncate them on the right, leave them out, or split plain text into blocks of
+    that length, which stay in one split."""
     group: str | None = None
     """Column with what rows have in common, such as a document, user or thread: rows with the same value stay in one
     split, together with rows of the same prompt, and are one unit of the statistics. A row without a value is alone."""
@@ -104,7 +107,7 @@ class Train(Section, frozen=True):
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     """Gradient clipping norm; 0 disables clipping."""
     max_length: Annotated[int, Meta(ge=8, le=1_000_000), Traits("shared")] = 1024
-    """Maximum tokens per row; longer rows are truncated on the right, and counted."""
+    """Maximum tokens per row; longer rows are truncated on the right, and counted (see data.long)."""
     packing: Literal["auto", "packed", "shared_prefix", "padded"] = "auto"
     """packed: the rows of a micro-batch end to end without padding, like TRL's padding_free. Sequences are not filled
     to max_length, and the number of steps stays the same. shared_prefix: packed, and a prefix that rows of a

@@ -23,6 +23,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.quantities import share_percent
 from engine.config.schema import Data
 from engine.data import cache, problems
+from engine.data.blocks import in_blocks, split_format
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template, no_template
 from engine.data.columns import EXAMPLES, Summary
@@ -155,7 +156,12 @@ class Builder:
             raise no_template(f"{self.format.name} rows", data.id)
         for rows in self.given.values():
             check_columns(rows, self.format)
-        self.row_tokenizer = RowTokenizer(tokenizer, max_length)
+        if data.long == "split":
+            self.format = split_format(self.format, data, tokenizer, max_length)
+            self.given = {
+                name: in_blocks(rows, self.format, tokenizer, max_length) for name, rows in self.given.items()
+            }
+        self.row_tokenizer = RowTokenizer(tokenizer, max_length, data.long == "leave_out")
         self.ids = ids_type(len(tokenizer))
         """Type of token ids."""
         self.keys = KeyTable.of([])

@@ -189,6 +189,7 @@ class Preparation:
             "tokens": {name: int(rows[name].lengths.sum()) for name in SPLITS},
             "loss_tokens": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
             "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
+            "tokens_cut": {name: rows[name].tokens_cut for name in SPLITS},
             "dropped": {name: lost for name, lost in dropped.items() if lost},
             "data_usage": msgspec.to_builtins(self.usage),
         }
@@ -203,9 +204,12 @@ class Preparation:
                 notices.append(Notice("data.rows_left_out", text))
             if cut := int(rows.cut.sum()):
                 first = rows.where(int(np.flatnonzero(rows.cut)[0]))
-                share = share_percent(cut / len(rows))
+                dropped = share_percent(rows.tokens_cut / int(rows.lengths_before_cut.sum()))
                 fits = enough_length(int(rows.lengths_before_cut.max()))
-                text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
+                text = (
+                    f"{cut:,} of {len(rows):,} {name} rows ({share_percent(cut / len(rows))}) truncated to max_length, "
+                    f"which drops {dropped} of the tokens (first: {first})"
+                )
                 notices.append(Notice("data.rows_cut", f"{text}; {fits} fits all"))
         for kind, noticed in _noted(*self.rows.values()).items():
             code, text = meaning(kind)
@@ -301,6 +305,11 @@ class TokenizedRows(Sequence[Row]):
     def lengths_before_cut(self) -> np.ndarray:
         """(rows,) number of tokens before truncation to max_length."""
         return self.column("length").astype(np.int64)
+
+    @property
+    def tokens_cut(self) -> int:
+        """Tokens that truncation drops."""
+        return int((self.lengths_before_cut - self.lengths).sum())
 
     @property
     def loss_tokens(self) -> np.ndarray:

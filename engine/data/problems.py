@@ -14,6 +14,7 @@ TEMPLATE_REFUSED, TEMPLATE_FAILED = "data.template_refused", "data.template_fail
 ANSWER_NOT_RENDERED, CUT_BEFORE_ANSWER = "data.answer_not_rendered", "data.cut_before_answer"
 
 MINORITY_LABEL, NO_MAJORITY = "data.minority_label", "data.no_majority_label"
+TOO_LONG = "data.too_long"
 TEMPLATE_DROPS = "data.template_drops_"
 """Prefix of the codes of what a chat template drops."""
 TOOLS, CALLS, RESULTS = (f"{TEMPLATE_DROPS}{part}" for part in ("tools", "calls", "tool_results"))
@@ -43,6 +44,7 @@ LEFT_OUT = {
     "data.scores": "different numbers of answers and scores",
     "data.undesirable": "marked as undesirable by its label",
     "data.unanswerable": "question without an answer",
+    TOO_LONG: "longer than max_length (data.long = leave_out)",
     MINORITY_LABEL: "test row with another label than most rows of its prompt",
     NO_MAJORITY: "test row of a prompt that has no label in most of its rows",
     "data.no_prompt": "no message before the answer",
@@ -55,7 +57,7 @@ LEFT_OUT = {
     TEMPLATE_FAILED: "the chat template fails on the conversation",
 }
 """Code -> why rows are left out. A data format of another package may use further codes."""
-EXCLUDED_BY_DATA = frozenset({"data.undesirable", "data.unanswerable", MINORITY_LABEL, NO_MAJORITY})
+EXCLUDED_BY_DATA = frozenset({"data.undesirable", "data.unanswerable", MINORITY_LABEL, NO_MAJORITY, TOO_LONG})
 """Left out because the data says so; they never make a dataset unusable."""
 _REMEDIES = {
     "data.unknown_role": "use user, assistant, system and tool",

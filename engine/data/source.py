@@ -75,10 +75,11 @@ class RowStream:
         """Called every PROGRESS_ROWS rows while the summary is computed."""
 
     def __iter__(self) -> Iterator[RawRow]:
-        return chain.from_iterable(map(self._rows, self.parts))
+        return chain.from_iterable(self.rows_of(part)() for part in self.parts)
 
-    def _rows(self, part: SourcePart) -> Iterator[RawRow]:
-        return without_trees(part.load(), part.name, self.notes)
+    def rows_of(self, part: SourcePart) -> Callable[[], Iterator[RawRow]]:
+        """What reads the rows of a part."""
+        return lambda: without_trees(part.load(), part.name, self.notes)
 
     @cached_property
     def summary(self) -> Summary:
@@ -91,7 +92,7 @@ class RowStream:
                     self.progress(number)
                 yield row
 
-        return summarize((part.name, reported(self._rows(part))) for part in self.parts)
+        return summarize((part.name, reported(self.rows_of(part)())) for part in self.parts)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,9 @@ class RowTokenizer:
     What it learns about the chat template is reused for all of them.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: Any, max_length: int, leave_out_long: bool = False) -> None:
+        """leave_out_long: rows longer than max_length are problems instead of truncated."""
+        self.tokenizer, self.max_length, self.leave_out_long = tokenizer, max_length, leave_out_long
         self.special = SpecialTokens.of(tokenizer)
         self.encoder = Encoder(tokenizer)
         self.splits_at_specials = self.special.separate
@@ -188,6 +189,8 @@ class RowTokenizer:
             notes.append(problems.DOUBLE_BOS)
         answer = sum(span.stop - span.start for span in spans)
         cut = len(ids) > self.max_length
+        if cut and self.leave_out_long:
+            return Problem(problems.TOO_LONG, f"{len(ids):,} tokens", example.where, len(ids))
         kept = labels[: self.max_length] if cut else labels
         if not answer or (cut and kept.count(IGNORE_INDEX) == len(kept)):
             if not answer:

@@ -75,6 +75,7 @@ BENCH = (
     Command("bench.processes", "M", "processes", "machine", "List processes on each GPU, and workers."),
     Command("bench.watch", "w", "watch_next", "watch", "Watch the next active run, in queue order."),
     Command("bench.export", "x", "export", "export", "Export the watched run's model and check the artifact."),
+    Command("bench.compare", "C", "compare", "compare", "Mark the watched run, to compare it with others."),
     Command("bench.zoom", "z", "zoom", "zoom", "Show only the pane with the focus, and return."),
     Command(
         "bench.find", "slash", "ask_word('find')", "search", "Search the log for a word, latest line first.", False

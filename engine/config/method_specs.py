@@ -174,12 +174,17 @@ def readers(key: str) -> tuple[str, ...]:
     return tuple(name for name in method_names() if reads(name, key))
 
 
+def needing_less(name: str) -> list[str]:
+    """The methods that need less memory, from the one that needs most."""
+    names: list[str] = []
+    while name := method_spec(name).needs_less:
+        names.append(name)
+    return names
+
+
 def smaller_methods(name: str) -> str:
     """The titles of the methods that need less memory: `LoRA or QLoRA`; `a smaller model` where none does."""
-    titles: list[str] = []
-    while name := method_spec(name).needs_less:
-        titles.append(method_title(name))
-    return " or ".join(titles) or "a smaller model"
+    return " or ".join(map(method_title, needing_less(name))) or "a smaller model"
 
 
 def next_method(name: str) -> str:

@@ -104,7 +104,8 @@ def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int) -> 
     flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
     name = without_middle(visible(dataset.label), room)
-    worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
+    is_unusable = preview is not None and (preview.error or preview.unusable) and not preview.suggested
+    worst = "$text-error" if is_unusable else "$text-warning"
     return Content.assemble(
         (mark, "bold"),
         (name, "bold" if taken else ""),
@@ -122,7 +123,7 @@ def _rows_text(dataset: DataSet, preview: Preview | None) -> tuple[str, str]:
     if preview is None:
         return "…", "dim"
     if preview.error:
-        return "error", "$text-error"
+        return ("columns?", "$text-warning") if preview.suggested else ("error", "$text-error")
     if not preview.rows:
         return preview.note.partition(",")[0] if preview.note[:1].isdigit() else "?", "dim"
     rows = preview.rows.get("train", 0)

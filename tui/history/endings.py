@@ -34,6 +34,8 @@ def run_ending(run: RunDir) -> str:
         end = run.unwritten_end()
         return f"{name} {end.status}: {end.reason}" if end else f"{name} ended without a result"
     if result.status != "finished":
+        if result.status == "stopped" and run.paused_file.exists():
+            return f"{name} paused: its checkpoint is kept"
         return f"{name} {result.status.replace('_', ' ')}: {result.reason}"
     if result.after is None:
         return f"{name} finished, {duration(result.active_seconds)}"

@@ -6,15 +6,17 @@ import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_names, reads
+from engine.config.method_specs import method_names, method_title, needing_less, reads
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
+from engine.config.model_files import find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.quantities import rate
-from engine.config.schema import SAME_AS_STARTING_RUN, Config
+from engine.config.schema import DESCRIPTIVE_KEYS, SAME_AS_STARTING_RUN, Config
 from engine.config.settings import Flat, flatten, parse_setting, setting_specs, setting_text
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE, LadderPlan
@@ -23,6 +25,7 @@ from engine.runs.run.exports import artifact_words
 from engine.runs.run.run_dir import RunDir, continued_run_name
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
+from tui.preview.method_estimate import method_estimate
 from tui.preview.method_table import Training
 from tui.selection import DATA, METHOD, MODEL, Selection
 
@@ -140,6 +143,54 @@ def selection_from_run(selection: Selection, run: RunDir) -> Selection:
     return replace(
         base, settings={**base.settings, **{key: then[key] for key in same}, "model.from_run": str(run.path)}
     )
+
+
+def selection_of_run(run: RunDir) -> Selection:
+    """The selection that gives a run's configuration. Raises UserError as `selection_from_run` does."""
+    frozen = run_dir.read_frozen(run)
+    base = Selection(frozen.preset, {METHOD: frozen.config.method})
+    now, then = flatten(base.effective().config), flatten(frozen.config)
+    ignored = [*DESCRIPTIVE_KEYS, *(["train.epochs"] if then["train.steps"] else [])]  # which replace the epochs
+    for key, value in then.items():
+        if value is not None and now[key] != value and key not in ignored:
+            base = base.with_setting(key, value)
+    return base
+
+
+class FittingRun(NamedTuple):
+    """A run with a smaller micro-batch or another method that fits by the formula."""
+
+    selection: Selection
+    change: str
+    """`micro-batch 4`, `QLoRA`."""
+    peak: int
+    """Bytes."""
+
+
+def fitting_runs(
+    run: RunDir, micro_batch: int, budget: MemoryBudget, longest: Callable[[Config], int | None]
+) -> list[FittingRun]:
+    """What fits in place of a run that ran out of memory with this micro-batch: half of it or less, then methods that
+    need less; at most one of each. Raises UserError as `selection_from_run` does.
+    """
+    selection = selection_of_run(run)
+    sizes = (micro_batch >> halvings for halvings in range(1, micro_batch.bit_length()))
+    kinds = (
+        ((f"micro-batch {size}", selection.with_setting("train.micro_batch", size)) for size in sizes),
+        (
+            (method_title(name), selection.with_setting(METHOD, name).with_setting("train.micro_batch", None))
+            for name in needing_less(str(selection.method))
+        ),
+    )
+    found = list[FittingRun]()
+    for kind in kinds:
+        for change, candidate in kind:
+            config = candidate.effective().config
+            predicted = method_estimate(config, find_model(config.model), budget, longest(config))
+            if predicted.fit == "fits" and predicted.peak is not None:
+                found.append(FittingRun(candidate, change, predicted.peak))
+                break
+    return found
 
 
 UNSET = {"train.steps": "set by the epochs", "data.max_rows": "all", "evaluation.rows": "all"}

@@ -6,6 +6,7 @@ are open. Below 80 by 24 only memory, progress and loss are shown.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from functools import cached_property
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.machine import MachineSampled
     from tui.live.watcher import RunNews
     from tui.preview.launch_context import DataCheckCache
+    from tui.preview.launches import FittingRun
     from tui.screens.announcer import Announcer
 
 UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
@@ -74,6 +76,8 @@ class BenchView(BaseScreen[None]):
         self.panes: list[Pane] = []
         self.lists_open = False
         """Whether the user has opened the lists while a run is live."""
+        self._fitting: tuple[str, list[FittingRun]] = ("", [])
+        """The run that ran out of memory, and what fits in its place."""
         self._minute = 0
         """Of the clock, as it was drawn last."""
         self.follower = RunFollower(self.post_message)
@@ -248,7 +252,7 @@ class BenchView(BaseScreen[None]):
                 return self.run_to_resume() is not None and not follower.deleted
             case "watch":
                 return len(self.live_runs.live()) > bool(follower.live)
-            case "export":
+            case "export" | "compare":
                 return self.has_finished_run()
             case "previous":
                 return bool(log.find_word)
@@ -267,9 +271,26 @@ class BenchView(BaseScreen[None]):
         if follower.run is not None and (follower.state is None or follower.run.is_active()):
             return None
         end = follower.state.end if follower.state else None
+        if end is not None and end.status == "out_of_memory":
+            return None  # it would run out of memory again
         if follower.run is not None and (end is None or end.status != "finished"):
             return follower.run
         return self.resumable[0].run if self.resumable else None
+
+    def fitting(self) -> list[FittingRun]:
+        """What fits in place of the watched run, which ran out of memory; estimated once per run."""
+        run, state, budget = self.follower.run, self.follower.state, self.selection_pane.budget
+        if run is None or state is None or state.end is None or state.end.status != "out_of_memory":
+            return []
+        if self._fitting[0] != run.name and budget is not None:
+            from tui.preview.launches import fitting_runs
+
+            found: list[FittingRun] = []
+            with contextlib.suppress(UserError):  # its preset is gone
+                micro_batch = state.plan.micro_batch if state.plan else 1
+                found = fitting_runs(run, micro_batch, budget, self.checks.longest)
+            self._fitting = run.name, found
+        return self._fitting[1] if self._fitting[0] == run.name else []
 
     def _show_status(self) -> None:
         if not self.query("#status"):
@@ -289,6 +310,7 @@ class BenchView(BaseScreen[None]):
             deleted=follower.deleted,
             has_device=run is not None and run.path in running,
             ladder=ladder if follower.live and ladder and ladder.status == "running" else None,
+            fitting=self.fitting(),
         )
         self.set_text("status", text)
         self.query_one(KeyLine).redraw()

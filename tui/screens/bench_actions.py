@@ -48,6 +48,10 @@ class BenchScreen(BenchView, RunActions[None]):
             self.selection_pane.select(selection)
 
     def action_method(self) -> None:
+        if fitting := self.fitting()[1:]:  # as the status line says
+            self.select(fitting[0].selection)
+            self.action_prepare()
+            return
         self.selection_pane.next_method()
         self.log_pane.focus()
 
@@ -83,9 +87,22 @@ class BenchScreen(BenchView, RunActions[None]):
         if self.log_pane.find_word:
             self.log_pane.action_next()
         else:
-            self.action_start()
+            self.action_prepare()
 
     def action_start(self) -> None:
+        """Prepare a run; after one that ran out of memory, start what fits."""
+        if not (fitting := self.fitting()):
+            self.action_prepare()
+            return
+        from engine.runs.start import start_run
+        from tui.preview.launches import run_command
+
+        selection = fitting[0].selection
+        with self.errors_told():
+            command = run_command(selection, self.runs, wait=True)
+            self.show_run(start_run(self.runs, selection.name, selection.effective(), command=command))
+
+    def action_prepare(self) -> None:
         from tui.preview.launches import RunLaunch
 
         self.selection_pane.select_initial()
@@ -184,7 +201,12 @@ class BenchScreen(BenchView, RunActions[None]):
 
         self.app.push_screen(ProcessesScreen(self.machine))
 
-    def action_runs(self) -> None:
+    def action_compare(self) -> None:
+        """List the runs with the watched one marked, to mark those that it is compared with."""
+        if runs := self.finished_runs("compare"):
+            self.action_runs(runs[0].name)
+
+    def action_runs(self, marked: str = "") -> None:
         from tui.screens.runs import ContinueFrom, RunsScreen
 
         def closed(run: RunDir | ContinueFrom | None) -> None:
@@ -193,11 +215,11 @@ class BenchScreen(BenchView, RunActions[None]):
 
                 with self.errors_told():  # select it, and show what the next run will do
                     self.select(selection_from_run(self.selection_pane.selection, run.run))
-                    self.action_start()
+                    self.action_prepare()
             elif run is not None:
                 self.watch_run(run)
 
-        self.app.push_screen(RunsScreen(self.runs), closed)
+        self.app.push_screen(RunsScreen(self.runs, marked), closed)
 
     def has_finished_run(self) -> bool:
         state = self.follower.state
@@ -299,14 +321,25 @@ class BenchScreen(BenchView, RunActions[None]):
                 for key, value in preview.suggested.items():
                     selection = selection.with_setting(f"data.{key}", value)
                 pane.select(selection)
+                self.log_pane.focus()  # the next enter starts a run
 
         self.app.push_screen(SuggestionScreen(data, preview), answered)
 
     def action_inspect_data(self) -> None:
-        """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
-        if (dataset := self.query_one(DataList).current) is None:
+        """Inspect the dataset under the cursor; asks first if that downloads it from the Hub. One whose columns have to
+        be chosen is selected, which asks for them.
+        """
+        listed = self.query_one(DataList)
+        if (dataset := listed.current) is None:
             return
         data = dataset.id
+        if (preview := listed.previews.get(data)) is not None and preview.suggested:
+            listed.offered.discard(data)
+            if data == listed.selected_id:
+                listed.suggest()
+            else:
+                self.selection_pane.select_data(data)
+            return
         if not dataset.on_the_hub:
             self._open_inspector(data)
             return

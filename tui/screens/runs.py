@@ -96,11 +96,11 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None], RunActions[RunDir | 
     resume_command = "runs.resume"
     row_name = "runs"
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, marked: str = "") -> None:
         super().__init__()
         self.runs = runs
         self.lines: dict[str, RunSummary] = {}
-        self.marked: set[str] = set()
+        self.marked = {marked} if marked else set[str]()
         self.sort_column, self.reverse = 0, True
 
     def on_mount(self) -> None:

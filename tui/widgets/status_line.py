@@ -12,10 +12,11 @@ from textual.content import Content
 
 from engine.config.method_specs import method_title
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import size
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.run.folder import current_directory, short_name
-from tui.commands import CommandKeys
+from tui.commands import ADDED_KEYS, CommandKeys
 from tui.format import last_part, number
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.ladder.ladder_state import Ladder
     from engine.runs.run.run_dir import RunDir
     from tui.live.run_state import RunState
+    from tui.preview.launches import FittingRun
 
 
 def head_line(left: Content, waiting: int, others: int, width: int) -> Content:
@@ -84,12 +86,14 @@ def status(
     deleted: bool = False,
     has_device: bool = False,
     ladder: Ladder | None = None,
+    fitting: Sequence[FittingRun] = (),
 ) -> Content:
     """One line for a running run; for an ended one, what happened in at most two lines and the keys that help now.
 
     `last_output`: the last line printed by a worker that exited without an `end` event, None for every other run.
     `keys`: the default ones if None. `deleted`: the run's directory was deleted. `has_device`: it is first in the
     device queue, which its events tell only with the next phase. `ladder`: the running one that the run belongs to.
+    `fitting`: what fits in place of a run that ran out of memory.
     """
     keys = keys or CommandKeys()
     if state is None:
@@ -108,14 +112,17 @@ def status(
         outcome, reason, style = "paused", f"{where}; uses no GPU", "$text-warning"
         todo = _next(state, "stopped", keys)
     elif end is not None:
-        outcome, reason, todo = end.status.replace("_", " "), end.reason, _next(state, end.status, keys)
+        outcome, reason, todo = end.status.replace("_", " "), end.reason, _next(state, end.status, keys, fitting)
         if end.status == "finished":
             reason, style = _score(state), "$text-success"
         elif end.status == "stopped":
             style = "$text-warning"
     if outcome:
-        text = f": {visible(reason, max(20, 2 * width - len(outcome) - 8))}" if reason else ""
-        return Content.assemble((outcome, f"bold {style}"), (text, style), ("\n", ""), (todo, "$foreground-muted"))
+        text = f": {visible(reason, max(20, 2 * width - len(outcome) - 10))}" if reason else ""
+        mark = MARKS.get(outcome, "✗")
+        head = Content.assemble((f"{mark} {outcome}", f"bold {style}"), (text, style))
+        gap = "   " if head.cell_length + len(todo) + 3 <= width else "\n"
+        return Content.assemble(head, gap, (todo, "$foreground-muted"))
     if state.phase == "waiting" and has_device:
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
@@ -143,13 +150,23 @@ def _score(state: RunState) -> str:
     return ", ".join(parts)
 
 
-def _next(state: RunState, how: str, keys: CommandKeys) -> str:
+MARKS = {"finished": "✓", "stopped": "■", "paused": "■"}
+"""Of an ending; a cross for all others."""
+
+
+def _next(state: RunState, how: str, keys: CommandKeys, fitting: Sequence[FittingRun] = ()) -> str:
     """The keys that help after a run ended as `how`."""
-    start, runs = keys.of("bench.start"), keys.of("bench.runs")
+    start, settings, output = keys.of("bench.start"), keys.of("bench.config"), keys.of("bench.output")
     if how == "finished":
-        return f"{runs} compare with other runs   {keys.of('bench.ladder')} ladder   {start} start another"
+        added = [(id, key.command.label) for id, key in ADDED_KEYS.items() if id.startswith("bench.")]
+        offered = [*added, ("bench.export", "export"), ("bench.compare", "compare"), ("bench.run_ladder", "ladder")]
+        return "   ".join(f"{keys.of(id)} {label}" for id, label in offered)
     if state.error is not None and state.error.user:
-        return f"Fix the problem, then press {start} to start again.   {keys.of('bench.config')} configuration"
+        return f"Fix the problem, then {start} start   {settings} settings   {keys.of('bench.models')} model"
+    if how == "out_of_memory":
+        first, *others = [f"{run.change} ({size(run.peak)} fits)" for run in fitting] or [""]
+        smaller = [f"{start} again with {first}", *(f"{keys.of('bench.method')} {other}" for other in others)]
+        return "   ".join([*(smaller if first else []), f"{settings} settings", f"{output} worker output"])
     resume = f"resume from step {state.checkpoint.step}" if state.checkpoint else "restart from the first step"
-    output = "" if how == "stopped" else f"   {keys.of('bench.output')} worker output"
-    return f"{keys.of('bench.resume')} {resume}{output}   {start} start another"
+    offered_output = "" if how == "stopped" else f"   {output} worker output"
+    return f"{keys.of('bench.resume')} {resume}{offered_output}   {keys.of('bench.new')} new"

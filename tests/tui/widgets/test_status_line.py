@@ -19,6 +19,8 @@ from engine.runs.run.result import Interval, Score
 from tui.commands import CommandKeys
 from tui.live.event_lines import lines
 from tui.live.run_state import RunState
+from tui.preview.launches import FittingRun
+from tui.selection import Selection
 from tui.widgets.status_line import SILENT_EXIT, status
 
 
@@ -44,14 +46,23 @@ def test_a_loss_that_is_not_finite_is_shown_at_once() -> None:
     assert "loss not finite" in status(state(events.Phase(name="training"), step(1), step(2, None)), True, None).plain
 
 
-@pytest.mark.parametrize("end", ["stopped", "failed", "out_of_memory", "diverged"])
+@pytest.mark.parametrize("end", ["stopped", "failed", "diverged"])
 def test_every_end_shows_what_happened_and_what_to_do(end: events.Status) -> None:
     reason = "the reason; try this"
     kept = events.Checkpoint(step=40, path="checkpoints/step-40", bytes=1, seconds=0.1)
     shown = status(state(step(40), kept, events.End(status=end, reason=reason)), False, None).plain
-    assert shown.startswith(f"{end.replace('_', ' ')}: {reason}\n")
-    assert re.search(r"^u resume .*\b40\b", shown, re.MULTILINE)
+    assert shown.startswith(f"{'■' if end == 'stopped' else '✗'} {end.replace('_', ' ')}: {reason}")
+    assert re.search(r"\bu resume .*\b40\b", shown) and "n new" in shown
     assert ("O worker output" in shown) == (end != "stopped")
+
+
+def test_out_of_memory_offers_what_fits_and_never_the_same_again() -> None:
+    ended = state(step(40), events.End(status="out_of_memory", reason="no memory"))
+    offered = [FittingRun(Selection(), "micro-batch 4", 31 << 30), FittingRun(Selection(), "QLoRA", 9 << 30)]
+    shown = status(ended, False, None, 80, fitting=offered).plain
+    assert "enter again with micro-batch 4 (31.0 GiB fits)   m QLoRA (9.00 GiB fits)" in shown
+    for fitting in (offered, []):
+        assert "u re" not in status(ended, False, None, 80, fitting=fitting).plain
 
 
 def scored(when: Literal["before", "after"], loss: float, metric: str, mean: float) -> events.Eval:
@@ -63,7 +74,8 @@ def scored(when: Literal["before", "after"], loss: float, metric: str, mean: flo
 def test_a_finished_run_shows_its_scores() -> None:
     before, after = scored("before", 4.0, "json", 0.0), scored("after", 0.4, "json", 0.581)
     shown = status(state(before, after, events.End(status="finished", reason="")), False, None).plain
-    assert "json 0.0% -> 58.1%" in shown and "4 -> 0.4" in shown and "r compare" in shown
+    assert "json 0.0% -> 58.1%" in shown and "4 -> 0.4" in shown
+    assert all(key in shown for key in ("t try", "x export", "C compare", "L ladder"))
 
 
 def test_a_score_that_is_no_share_is_shown_without_percent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +96,11 @@ def test_invalid_input_is_to_be_fixed_and_not_resumed() -> None:
 
 def test_a_worker_that_died_is_shown_with_its_last_line() -> None:
     told = status(state(step(3)), False, "Killed").plain
-    assert told.startswith("died: ") and "log line: Killed" in told and SILENT_EXIT not in told
+    assert told.startswith("✗ died: ") and "log line: Killed" in told and SILENT_EXIT not in told
     silent = status(state(step(3)), False, "").plain
     assert SILENT_EXIT in silent and "u restart from" in silent
     killed = status(state(events.Phase(name="evaluation"), step(3)), False, "").plain
-    assert killed.startswith("died: ") and "phase evaluation" in killed and SILENT_EXIT in killed
+    assert killed.startswith("✗ died: ") and "phase evaluation" in killed and SILENT_EXIT in killed
 
 
 def test_the_marker_of_a_phase_is_not_a_last_line(tmp_path: Path) -> None:
@@ -134,7 +146,7 @@ def test_a_run_with_the_device_is_not_shown_as_waiting() -> None:
 def test_a_run_paused_in_the_queue_claims_no_checkpoint() -> None:
     waited = state(events.Phase(name="waiting"), events.End(status="stopped", reason=""))
     shown = status(waited, False, None, paused=True).plain
-    assert shown.startswith("paused: ") and "before the first" in shown and "checkpoint" not in shown
+    assert shown.startswith("■ paused: ") and "before the first" in shown and "checkpoint" not in shown
 
 
 def test_a_run_is_shown_as_pausing_until_it_has_paused() -> None:

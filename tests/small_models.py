@@ -43,6 +43,10 @@ FULL_ATTENTION = {
 OTHER_CACHES = {
     "sliding window": transformers.MistralConfig(**SMALL, sliding_window=8),
     "windows in some layers": transformers.Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=8),
+    "other heads in some layers": transformers.Gemma4UnifiedTextConfig(
+        **SMALL, head_dim=16, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "state": transformers.MambaConfig(
         vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, pad_token_id=PAD, eos_token_id=2
     ),

@@ -188,9 +188,8 @@ def grouped_query_attention(model: torch.nn.Module) -> Iterator[None]:
     if replaces and config._attn_implementation == FLASH:
         replaces = inner._supports_sdpa and not getattr(config, "attn_logit_softcapping", None)
     elif replaces:
-        heads = getattr(config, "num_attention_heads", 0)
-        has_groups = (getattr(config, "num_key_value_heads", None) or heads) < heads
-        replaces = has_groups and config._attn_implementation in SDPA
+        layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]  # Gemma 4 12B
+        replaces = config._attn_implementation in SDPA and any(map(_has_groups, layers))
     if not replaces:
         yield
         return
@@ -200,6 +199,12 @@ def grouped_query_attention(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         inner.set_attn_implementation(before)
+
+
+def _has_groups(layer: Any) -> bool:
+    """Whether several query heads share a key head in a layer with this configuration."""
+    heads = getattr(layer, "num_attention_heads", 0)
+    return (getattr(layer, "num_key_value_heads", None) or heads) < heads
 
 
 def sdpa_by_group(

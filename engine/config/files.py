@@ -88,19 +88,19 @@ class _NamedFile(io.FileIO):
 
 
 class IrregularFile(OSError):
-    """A path that is not a regular file of acceptable size: reading a pipe or a device may never end."""
+    """A path that is not a regular file of acceptable size: reading a pipe may never end."""
 
 
 def open_regular(path: Path, limit: int = MAX_LOG_BYTES, follow: bool = False) -> io.BufferedReader:
     """Open a file for reading, without waiting for a writer of a pipe: the one way to open a file of a run.
 
     `follow`: whether the path may be a symbolic link, as the user's own files may. Raises OSError, and its subclass
-    IrregularFile for a link, pipe, socket, device or directory and for more than `limit` bytes.
+    IrregularFile for a link, a pipe or a directory and for more than `limit` bytes.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket, a link
+        if error.errno == errno.ELOOP:
             raise IrregularFile(error.errno, "not a regular file", str(path)) from error
         raise
     status = os.fstat(descriptor)

@@ -34,7 +34,7 @@ def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Started
     writable, and RunFailed where the folder was deleted or the disk is full.
     """
     try:
-        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         if error.errno in NO_PERMISSION:
             problem, hint = f"cannot write ({error.strerror})", "check its owner and its file system"

@@ -1,4 +1,4 @@
-"""Files of a run that are pipes, sockets, devices, directories, huge or unreadable: only that run is damaged.
+"""Files of a run that are pipes, links, directories, huge or unreadable: only that run is damaged.
 
 Every subcommand that reads runs is called with each file replaced by each of them. None may block (SIGALRM) or fill the
 memory (RLIMIT_AS); each ends with exit status 0, 1 or 2 and at most one line of error.
@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -36,16 +35,6 @@ MEMORY = 1 << 30
 HUGE = 6 << 30
 
 
-def make_socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # the path of a socket has at most 107 characters
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
 def make_huge(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(HUGE)
@@ -58,9 +47,8 @@ def make_unreadable(path: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], object]] = {
     "pipe": os.mkfifo,
-    "socket": make_socket,
     "directory": Path.mkdir,
-    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "link": lambda path: path.symlink_to(path.parent),
     "huge": make_huge,
     "unreadable": make_unreadable,
 }

@@ -76,7 +76,7 @@ def _opened(path: Path) -> int:
     except (PermissionError, IsADirectoryError) as error:
         reason = str(error.strerror)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+        if error.errno != errno.ELOOP:
             raise
     hint = "delete it, or set FTBENCH_LOCKS to another folder"
     raise UserError(f"cannot open the lock file: {reason}", str(path), hint, "locks.file")
@@ -175,7 +175,7 @@ def holder(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link or a socket, which `acquire` refuses
+        if error.errno == errno.ELOOP:  # a symbolic link, which `acquire` refuses
             return None
         raise
     try:

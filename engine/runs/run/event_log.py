@@ -40,7 +40,7 @@ class EventLog:
         self._seq = max((event.seq for line in tail.splitlines() if (event := decode(line))), default=0)
         self._lock = threading.Lock()  # the meters write from another thread
         self.started = time.monotonic() if started is None else started
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         if tail and not tail.endswith(b"\n"):
             # End the partial line of a killed writer, or our first line would extend it.
             os.write(self._file, b"\n")  # noqa: TID251 - to the log, not to a terminal

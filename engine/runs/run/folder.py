@@ -127,7 +127,7 @@ class Folder:
 
     def _fill_end(self, text: bytes) -> None:
         block, written = text.ljust(END_BYTES - 1) + b"\n", 0
-        descriptor = os.open(self.end_file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        descriptor = os.open(self.end_file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             while written < len(block):
                 written += os.pwrite(descriptor, block[written:], written)
@@ -168,12 +168,12 @@ class Folder:
                     locks.remove_stale(self.lock_file)
 
     def check_files(self) -> None:
-        """Raise UserError where the directory is a symbolic link, or contains anything but directories and files.
+        """Raise UserError where the directory is or contains a symbolic link, or where `irregular_file` finds a file.
 
-        For every process that writes to the directory, before it does: nothing is written through a link or into a
-        pipe. `remove_tree` checks by itself.
+        For every process that writes to the directory, before it does: nothing is written through a link. `remove_tree`
+        checks by itself.
         """
-        irregular = self.irregular_file() or _find_irregular(self.path)
+        irregular = self.irregular_file() or _find_link(self.path)
         if irregular is None:
             return
         where = visible(str(irregular))
@@ -183,7 +183,7 @@ class Folder:
         raise UserError("not a regular file of acceptable size", where, "delete it", "run.irregular_file")
 
     def irregular_file(self) -> Path | None:
-        """An entry of the directory that is a link, pipe, socket, device or huge, or a directory named like a file.
+        """An entry of the directory that is a link, not a regular file or huge, or a directory named like a file.
 
         None where all is well: then nothing that a list reads of it blocks or fills the memory.
         """
@@ -255,16 +255,11 @@ class StateFolder(Folder):
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
 
-def _find_irregular(folder: Path) -> Path | None:
-    """A link, pipe, socket or device anywhere below a directory, None where there is none."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(parent, name)  # noqa: PTH118 - a tree has many files
-            with contextlib.suppress(FileNotFoundError):
-                mode = os.lstat(path).st_mode
-                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                    return Path(path)
-    return None
+def _find_link(folder: Path) -> Path | None:
+    """A symbolic link anywhere below a directory, None where there is none."""
+    trees = ((parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
+    paths = (os.path.join(parent, name) for parent, name in trees)  # noqa: PTH118 - a tree has many files
+    return next((Path(path) for path in paths if os.path.islink(path)), None)  # noqa: PTH114
 
 
 def _is_irregular(name: Path, status: os.stat_result) -> bool:

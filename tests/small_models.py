@@ -44,7 +44,12 @@ OTHER_CACHES = {
     "sliding window": transformers.MistralConfig(**SMALL, sliding_window=8),
     "windows in some layers": transformers.Gemma3TextConfig(**SMALL, head_dim=16, sliding_window=8),
     "other heads in some layers": transformers.Gemma4UnifiedTextConfig(
-        **SMALL, head_dim=16, global_head_dim=32, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=8,
+        **SMALL,
+        head_dim=16,
+        global_head_dim=32,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=True,
+        sliding_window=8,
         layer_types=["sliding_attention", "full_attention"],
     ),
     "state": transformers.MambaConfig(

@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.fake_model import allocate, build
 from engine.memory.dry_run.memory_tracker import MemoryTracker
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.formula import formula
 from engine.methods.adapters import CastLinear
 from engine.methods.machine import Machine
 
@@ -108,6 +110,14 @@ def predicted(case: Published) -> int:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return sum(live.peak.values())
+
+
+def by_formula(case: Published) -> int:
+    """Peak bytes of training by the formula, for ftbench's step with every token but the first in the loss."""
+    values = {**case.settings, "optimizer.name": "adamw", "train.precision": "bf16", "train.micro_batch": case.rows}
+    config = resolve(Preset("published", {**values, "train.gradient_checkpointing": False})).config
+    rows = StepShape(count=case.rows, length=case.length, answer=case.length - 1)
+    return formula(config, transformers.LlamaConfig(**case.architecture).to_dict(), "cuda", rows).training.total
 
 
 def multiply_in_adapter_dtype(model: torch.nn.Module) -> None:

@@ -9,7 +9,7 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.ladder.decisions import Decisions
-from engine.ladder.phrases import status_text
+from engine.ladder.phrases import margin_text, status_text
 from engine.ladder.recommendation import FULL_NOT_SCORED, summarize_ladder
 from engine.ladder.report import page
 from engine.ladder.report.page import ReportData
@@ -25,7 +25,10 @@ RULE_OF_THUMB = {"94", "10"}
 def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
     """Sentence -> its numbers that are in no table. A negated comparison has the same number with the other sign."""
     shown = {number.lstrip("−+") for number in NUMBER.findall(tables)}
-    known = shown | RULE_OF_THUMB | {str(ladder.work.test if ladder.work else 0), str(len(ladder.seeds))}
+    seeds = len(ladder.seeds)
+    collapses = f"{100 * (1 - 0.05 ** (1 / seeds)):.0f}"  # share of seeds that none of so many shows, 95% sure
+    settings = {str(ladder.work.test if ladder.work else 0), str(seeds), *NUMBER.findall(margin_text(ladder))}
+    known = shown | RULE_OF_THUMB | settings | {collapses}
     missing = {
         sentence.text: {n for n in (m.lstrip("−+") for m in NUMBER.findall(sentence.text)) if n not in known}
         for sentence in verdict(ladder, Decisions(ladder))

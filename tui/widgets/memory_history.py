@@ -85,7 +85,7 @@ class Band(NamedTuple):
     high: float
 
 
-class Column(NamedTuple):
+class ChartColumn(NamedTuple):
     """What is drawn of a column, in eighths of a row."""
 
     mine: int
@@ -135,7 +135,7 @@ def draw_history(
     yield Content.styled(f"{'':{label}} └ {axis}", MUTED)
 
 
-def _column(column: list[Moment], total: int, run: str, band: Band | None, full: int) -> Column:
+def _column(column: list[Moment], total: int, run: str, band: Band | None, full: int) -> ChartColumn:
     """The moment of a column with the most memory in use. What is in use is never invisible."""
     moment = max(column, key=lambda moment: moment.used)
     scale = full / total if total else 0.0
@@ -148,10 +148,10 @@ def _column(column: list[Moment], total: int, run: str, band: Band | None, full:
     if band is not None:
         low, middle, high = ((bytes_ + others) * scale for bytes_ in band)
         expected = (low, min(middle, full - 0.5), high)  # what does not fit is at the top
-    return Column(min(mine, full), used, expected, present)
+    return ChartColumn(min(mine, full), used, expected, present)
 
 
-def _cell(column: Column, floor: int) -> tuple[str, str]:
+def _cell(column: ChartColumn, floor: int) -> tuple[str, str]:
     """The character and style of a cell that begins at `floor`.
 
     A cell has two colors: with this run, others and free memory in it, either the others reach its top, or all of it is

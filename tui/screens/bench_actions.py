@@ -98,9 +98,11 @@ class BenchScreen(BenchView, RunActions[None]):
         from tui.preview.launches import run_command
 
         selection = fitting[0].selection
+        if self.is_starting:
+            return
         with self.errors_told():
-            command = run_command(selection, self.runs, wait=True)
-            self.show_run(start_run(self.runs, selection.name, selection.effective(), command=command))
+            start = partial(start_run, command=run_command(selection, self.runs, wait=True))
+            self.start_in_thread(partial(start, self.runs, selection.name, selection.effective()), self.show_run)
 
     def action_prepare(self) -> None:
         from tui.preview.launches import RunLaunch

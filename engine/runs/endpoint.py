@@ -42,7 +42,7 @@ MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES = 1 << 20, 16 << 20
 """Of one response, and of all that are received at the same time."""
 MAX_ALL_REQUESTS = 3 << 20
 """Characters of the requests under way: each is held in memory until its response."""
-GRACE_SECONDS = 0.4
+GRACE_SECONDS = 0.8
 """Time for requests under way to be answered after a stop or an error."""
 MAX_ERROR_CHARACTERS = 300
 TRANSIENT = (408, 409, 425, 429)

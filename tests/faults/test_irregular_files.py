@@ -167,7 +167,7 @@ def test_a_job_that_is_a_pipe_is_not_waited_for(home: Path) -> None:
     assert caught.value.code == "run.job_damaged" and not run.is_active()
 
 
-SCREENS = {"r": "runs in", "l": "share of gain", "M": "pid user", "P": "presets; yours are in"}
+SCREENS = {"r": "runs in", "l": "of full's gain", "M": "pid user", "P": "presets; yours are in"}
 """Keys that read runs or ladders, and what their screens show whatever is damaged."""
 
 

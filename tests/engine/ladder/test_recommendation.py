@@ -116,8 +116,8 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path, m
     decision, score = " · ".join(summary.decision), summary.rows[1].score
     figure, said = "\n".join(plain_lines(tradeoff_lines(summary, 76))), ladder.verdict[0].text
     buffer = io.StringIO()
-    monkeypatch.setattr(console, "file", buffer)
-    monkeypatch.setattr(console, "width", 200)
+    monkeypatch.setattr(console, "_file", buffer)  # not `file`: undone, it would stay the present stdout
+    monkeypatch.setattr(console, "_width", 200)
     show(directory, ladder)
     terminal = buffer.getvalue()
     for shown, between in ((shown_html, "<figure"), (shown_markdown, figure), (terminal, "share of full")):

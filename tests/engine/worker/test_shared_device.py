@@ -21,7 +21,7 @@ GPU = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
 
 def estimates(training: int | None) -> Any:
     peak = SimpleNamespace(total=training, parts={})
-    best = None if training is None else SimpleNamespace(training=peak, pageable=0)
+    best = None if training is None else SimpleNamespace(training=peak, pageable=0, on_host=0)
     return SimpleNamespace(best=best)
 
 

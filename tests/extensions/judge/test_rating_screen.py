@@ -45,8 +45,8 @@ def ladder(tmp_path: Path) -> LadderDir:
 
 
 def replace_answers(ladder: LadderDir, answer: Callable[[int], str]) -> None:
-    """Other answers of full."""
-    for run in ladder.runs.glob("*-full-*"):
+    """Other answers of the recommended rung."""
+    for run in runs_of(ladder, "lora"):
         file = run / "predictions.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for line in lines:
@@ -54,11 +54,11 @@ def replace_answers(ladder: LadderDir, answer: Callable[[int], str]) -> None:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def base_runs(ladder: LadderDir) -> list[Path]:
-    """The runs that scored the base model."""
+def runs_of(ladder: LadderDir, rung: str) -> list[Path]:
+    """The runs of a rung; those of `base` scored the base model."""
     state = ladder.state()
     assert state is not None
-    return [ladder.runs / run for row in state.rows if row.name == "base" for run in row.runs]
+    return [ladder.runs / run for row in state.rows if row.name == rung for run in row.runs]
 
 
 def stored(ladder: LadderDir) -> list[Rating]:
@@ -169,7 +169,7 @@ def test_long_answers_scroll_together_and_hostile_ones_are_text(ladder: LadderDi
 
 def test_two_long_answers_have_the_same_place(ladder: LadderDir) -> None:
     replace_answers(ladder, lambda item: "\n".join(f"line {n}" for n in range(200)))
-    for run in base_runs(ladder):
+    for run in runs_of(ladder, "base"):
         file = run / "predictions.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         for line in lines:

@@ -418,8 +418,7 @@ SCENES = {
     "confirm-delete": Scene("ConfirmScreen", ("r", "delete")),
     "launch": Scene("LaunchScreen", ("enter",)),
     "launch-value": Scene("LaunchScreen", ("enter", "down", "enter", *"70x")),
-    # At 160 and 220 columns the number in the title of a pane behind it differs from run to run.
-    "launch-ladder": Scene("LaunchScreen", ("L",), machine=BUSY, sizes=((80, 24), (100, 30))),
+    "launch-ladder": Scene("LaunchScreen", ("L",), machine=BUSY),
     "columns": Scene("SuggestionScreen", ("d", "down", "down", "down", "space"), unclear_columns),
     "devices": Scene("DevicesScreen", ("D",)),
     "devices-gpus": Scene("DevicesScreen", ("colon", *"device", "enter"), live_runs, BUSY),

@@ -18,6 +18,7 @@ import shutil
 import socket
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -566,7 +567,7 @@ def test_snapshots_and_colors(name: str, desk: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(MachineSampler, "sample", lambda self, request: sampled(scene.machine))
     monkeypatch.setattr(MemoryPane, "feed", scene.history)
     held = scene.prepare(desk)
-    start = scene.sizes[list(SCENES).index(name) % len(scene.sizes)]
+    start = scene.sizes[zlib.crc32(name.encode()) % len(scene.sizes)]  # a new scene changes no other one
     asyncio.run(play(scene, name, Workbench(desk / "runs", Settings(theme=THEMES[0])), start))
     if held is not None:
         os.close(held)

@@ -198,7 +198,7 @@ def _comparison(a: str, b: str, difference: float, p: float) -> Comparison:
     return Comparison(
         a=a,
         b=b,
-        difference=_interval(difference, 0.028),
+        difference=_interval(difference, 0.028 if p < 0.02 else 0.034),  # which excludes 0 if p is small
         p_adjusted=min(1.0, p * 2.5),
         finding="better" if p < 0.02 else "undecided",
         needed_items=None if p < 0.02 else int(300 / p),

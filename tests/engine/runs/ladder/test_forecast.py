@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from made_ladder import made_ladder
@@ -10,7 +11,7 @@ from made_ladder import made_ladder
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_dir import create as make_ladder
 from engine.runs.ladder.ladder_plan import CRITICAL, PRIOR_SEED_STD, Forecast, forecast_rows, make_plan, shared
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import BASE, Ladder
 
 
 def test_without_an_earlier_ladder_the_prior_is_named_and_hours_are_unknown(tmp_path: Path) -> None:
@@ -37,10 +38,9 @@ def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: 
     seconds = sum(row.all_seconds.mean for row in ladder.rows if row.all_seconds)
     assert prediction.hours(2) == pytest.approx(2 * seconds / 3600)
     seeds = len(ladder.seeds)
-    low, high = ladder.comparisons[0].difference.low, ladder.comparisons[0].difference.high
-    assert low is not None and high is not None
-    half = (high - low) / 2
-    assert prediction.power(half, seeds) == pytest.approx(0.5, abs=0.1)  # of a difference as large as half the interval
+    intervals = [compared.difference for compared in ladder.comparisons if compared.b != BASE]
+    half = fmean((interval.high or 0.0) - (interval.low or 0.0) for interval in intervals) / 2
+    assert prediction.power(half, seeds) == pytest.approx(0.5, abs=0.1)  # of a difference as large as half an interval
     assert seeds in CRITICAL
 
 

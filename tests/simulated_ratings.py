@@ -135,7 +135,7 @@ def _tabulated_half_width(variance: float, cell: Ratings) -> float:
 
 
 def _widest(cell: Ratings) -> float:
-    """More than half the width of the interval of all items, whatever they are."""
+    """More than half the width of the interval of all items, for any values of the items."""
     return TABLE_ERROR * float(_half_widths(cell.items, cell.group)[1].max())
 
 

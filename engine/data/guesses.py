@@ -44,7 +44,7 @@ def guess_map(summary: Summary) -> Guess:
         return Guess({"messages": chats[0]}, "it has messages")
     texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
     plain = [name for name in texts if not _is_identifier(name, summary)]
-    texts = plain or (texts if len(texts) == len(columns) else [])  # nobody trains on identifiers beside other columns
+    texts = plain or (texts if len(texts) == len(columns) else [])  # identifiers count if there is nothing else
     labels = [
         name
         for name, column in columns.items()

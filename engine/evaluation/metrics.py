@@ -185,7 +185,7 @@ def has_box(output: str) -> bool:
 
 
 def label_set(output: str, target: str) -> Scores:
-    """`set`: F1 of the labels, each counted once, whatever their order and case; 1 if both have none."""
+    """`set`: F1 of the labels, each counted once, regardless of order and case; 1 if both have none."""
     expected, given = _labels(target), _labels(output)
     if expected is None:
         return {"set": exact_match(output, target)["exact_match"], **exact_match(output, target)}

@@ -1,7 +1,7 @@
 """Confidence intervals of ratios of costs, which are measured once per seed.
 
 The noise of a measurement is assumed to be a factor, lognormal and independent between seeds; each of the two costs has
-a noise of its own. Three or more seeds of both show it, whatever its size. Fewer are not enough: Student's quantile is
+a noise of its own. Three or more seeds of both measure it. Fewer are not enough: Student's quantile is
 12.7 for two measurements, and one shows no noise at all. There the interval is not wider than noise of MOST_NOISE
 makes it (or of the observed deviation, if that is larger). That is an assumption: measured are 2.4 and 3.0% between the
 seeds of 24 rungs on an undisturbed CPU (`tools/rule`). Measurements that other load disturbed are left out before
@@ -47,8 +47,8 @@ def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[fl
 def _welch_half_width(variances: Sequence[float], counts: Sequence[int]) -> float:
     """Half the width of Welch's interval for the difference of two means; 0 where the values show no noise.
 
-    Two values beside more of the other sample have one degree of freedom: their variance is often far too small, and
-    Welch's degrees of freedom then are those of the other sample.
+    With two values of one sample and more of the other there is one degree of freedom: the variance of two values is
+    often far too small, and Welch's degrees of freedom then are those of the other sample.
     """
     of_means = [variance / count for variance, count in zip(variances, counts, strict=True)]
     variance = sum(of_means)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with files of a user or a stranger: one line that names the file and what to do, in plain words."""
+"""Errors in a user's files: one line that names the file and says what to do, without Python's messages."""
 
 from __future__ import annotations
 

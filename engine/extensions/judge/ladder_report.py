@@ -35,7 +35,7 @@ def read_preferences(folder: LadderDir) -> tuple[list[Judgment], RatingSummary |
 
 
 def extend(folder: LadderDir, ladder: Ladder) -> Ladder:
-    """With the sentences on what judges and people prefer, or on how to compare answers that nobody has read."""
+    """With the sentences on what judges and people prefer, or on how to compare answers if no one has read them."""
     judgments, ratings, damaged = read_preferences(folder)
     sentences = [
         *(ratings.sentences if ratings else ()),

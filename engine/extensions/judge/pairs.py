@@ -52,7 +52,7 @@ class AnswerPair:
 
     @property
     def is_tie(self) -> bool:
-        """Whether both are the same text: nobody has to compare them."""
+        """Whether both are the same text: then there is nothing to compare."""
         return self.answer_a.strip() == self.answer_b.strip()
 
 
@@ -182,7 +182,7 @@ def parse_pairs(given: Sequence[str], answers: ComparedAnswers) -> list[tuple[st
 
 
 def pair_hash(item: PredictionLine, answer: str, other: str) -> str:
-    """A hash of a question with two answers, in whatever order: it does not tell which rung wrote which."""
+    """A hash of a question with two answers, the same in both orders: it does not tell which rung wrote which."""
     return text_hash(item.prompt, *sorted((answer, other)))
 
 

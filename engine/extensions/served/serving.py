@@ -67,7 +67,7 @@ def answer(
 def _ask_missing(
     file: Path, rung: AddedRung, longest: int, left: list[tuple[str, ItemQuestion]], stopping: StopRequest
 ) -> None:
-    """Ask with several threads; what has been received is kept, whatever ends it."""
+    """Ask with several threads; what has been received is kept when an error or a stop request ends it."""
     if not left:
         return
     client = EndpointClient(parse_endpoint(rung.source, "--rung"), TIMEOUT, CONCURRENCY)

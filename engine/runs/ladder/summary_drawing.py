@@ -47,7 +47,7 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
     rows, titles = summary.rows, [visible(row.title, TITLE) for row in summary.rows]
 
     def room(table: Sequence[_Column]) -> int:
-        """Columns of the axis beside this table."""
+        """Columns of the axis next to this table."""
         return columns - sum(column.width + len(GAP) for column in table)
 
     tables = (_columns(summary, titles, level) for level in range(LEVELS))

@@ -118,7 +118,7 @@ def test_the_order_is_random_in_each_stratum_of_disagreement(ladder: LadderDir, 
 
 
 def test_resuming_keeps_the_order_in_which_items_are_rated(ladder: LadderDir) -> None:
-    """A run of another seed that finishes during rating would change scores, strata and which seed an item is from."""
+    """A run of another seed that finishes during rating would change scores, strata and the seed of each item."""
     state = ladder.state()
     assert state is not None
     later = [entry for entry in state.entries if (entry.kind, entry.seed) == ("run", 1)]

@@ -27,7 +27,7 @@ from tui.widgets.memory_pane import MemoryView
 GIB = 1 << 30
 TOTAL = 80 * GIB
 WIDTH = 605
-"""One column per second, beside the scale."""
+"""One column per second, next to the scale."""
 NEIGHBOR = ProcessSample(7, "vllm", 10 * GIB, "ann")
 WORKER = ProcessSample(42, "python", 30 * GIB, "mike")
 IDLE = GpuSample(0, "card", TOTAL, 10 * GIB, None, (NEIGHBOR,))

@@ -92,7 +92,7 @@ def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
         await pilot.press("escape")
         assert app.screen is app.bench
 
-    play(tmp_path, story)
+    play(tmp_path, story, size=(120, 80))  # all settings on one screen
 
 
 def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def group_sums(values: np.ndarray, weights: np.ndarray, groups: Sequence[str]) -
 
 
 def small_sample(sizes: np.ndarray) -> tuple[float, float]:
-    """What makes the observed variance of a mean unbiased, and its degrees of freedom: n / (n - 1) and n - 1.
+    """Correction factor of the observed variance of a mean, and degrees of freedom: n / (n - 1) and n - 1 if equal.
 
     Of groups of unequal sizes both are further from those of many items: a large group draws the mean towards itself
     and decides the variance alone. The factor is exact if all groups' means vary alike (Bell and McCaffrey 2002); the
@@ -112,10 +112,11 @@ def small_sample(sizes: np.ndarray) -> tuple[float, float]:
     Args:
         sizes: (n,) weights of items or groups.
     """
-    parts = sizes / sizes.sum()
-    squares = float((parts**2).sum())
+    sizes = sizes / sizes.max()  # equal ones are exactly 1, so that the degrees of freedom are exactly n - 1
+    effective = float(sizes.sum() ** 2 / (sizes**2).sum())
+    parts, squares = sizes / sizes.sum(), 1 / effective
     observed = squares - 2 * float((parts**3).sum()) + squares**2  # expected part of the variance of a group's mean
-    return (squares / observed if len(sizes) > 1 else 1.0), 1 / squares - 1
+    return (squares / observed if len(sizes) > 1 else 1.0), effective - 1
 
 
 def paired_variance(difference: float, better: float, worse: float, items: float) -> float:

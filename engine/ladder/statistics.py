@@ -101,8 +101,11 @@ def normal(coordinate: int) -> Floats:
 
 
 def chi_square_ratio(coordinate: int, freedom: float) -> Floats:
-    """(POINTS,) values of chi-square / freedom, by the approximation of Wilson & Hilferty (1931); freedom of 1 below
-    that."""
+    """(POINTS,) values of chi-square / freedom, by the approximation of Wilson & Hilferty (1931).
+
+    Args:
+        freedom: Degrees of freedom; values below 1 count as 1.
+    """
     spread = 2 / (9 * max(1.0, freedom))
     return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
 

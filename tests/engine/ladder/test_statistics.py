@@ -377,6 +377,12 @@ def test_the_variance_of_a_weighted_mean_is_unbiased(sizes: list[float]) -> None
     assert freedom == pytest.approx(1 / (parts**2).sum() - 1)
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.1, 7.0])
+def test_equal_weights_have_one_degree_of_freedom_less(weight: float) -> None:
+    """Exactly: quantiles are taken at the integer below."""
+    assert [small_sample(np.full(n, weight))[1] for n in range(2, 400)] == list(range(1, 399))
+
+
 def test_intervals_cover_where_half_the_items_are_one_group() -> None:
     """With the number of groups as degrees of freedom the intervals of a score cover in 70%."""
     random, covered, samples = np.random.default_rng(0), 0, None

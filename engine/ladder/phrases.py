@@ -38,6 +38,12 @@ def rung_title(name: str) -> str:
     return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)
 
 
+def share_reference(ladder: Ladder) -> str:
+    """Whose gain shares are of: `full`, or `the best` where no full run has a score."""
+    has_full = any(row.method == RULE_REFERENCE and row.score and not row.source for row in ladder.rows)
+    return RULE_REFERENCE if has_full else "the best"
+
+
 def metric_title(metric: str) -> str:
     return metric_spec(metric).title
 

@@ -46,6 +46,7 @@ from engine.ladder.phrases import (
     sample_size,
     score_text,
     seed_range_text,
+    share_reference,
     status_text,
     unit_suffix,
 )
@@ -183,9 +184,9 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
         share, bounds = quantities.percent(gain.mean), score_format.percent_bounds(gain)
-        of = "full's" if any(other.method == RULE_REFERENCE and other.score for other in ladder.rows) else "the best's"
         scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
-        text = f"{name} keeps {share} of {of} gain over the base model, pointwise 95% CI {bounds}{scope}, {size}"
+        of = share_reference(ladder)
+        text = f"{name} keeps {share} of {of}'s gain over the base model, pointwise 95% CI {bounds}{scope}, {size}"
     elif metric.lower_is_better:
         text = f"{name} has a {metric.title} of {score_text(row, metric)} {size}"
     else:
@@ -318,8 +319,8 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
     return SummaryRow(
         rung=row.name,
         title=rung_title(row.name),
-        # Rows are updated only when a run ends, so a run that is still `planned` in its row may have started since.
         score=score,
+        # Rows are updated only when a run ends, so a run that is still `planned` in its row may have started since.
         status="" if score else "not finished" if row.status == "planned" else row.status.replace("_", " "),
         score_bounds=score_format.score_bounds(value, metric),
         score_rounded=score_format.score_bounds(value, metric, 1),

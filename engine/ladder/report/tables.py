@@ -28,6 +28,7 @@ from engine.ladder.phrases import (
     ratio_bounds,
     rung_title,
     seed_range_text,
+    share_reference,
 )
 from engine.ladder.results import comparison
 from engine.runs.ladder.ladder_state import Ladder, is_added, is_base
@@ -210,9 +211,7 @@ def quality(ladder: Ladder) -> ReportTable:
     """Score with its interval, shares of full fine-tuning's, held-out loss and forgetting."""
     metric = ladder.metric
     extras = sorted({name for row in ladder.rows for name in row.extra})
-    shown = [row for row in ladder.rows if row.share_of_gain and not row.source]
-    is_of_full = not shown or any(row.method == RULE_REFERENCE for row in shown)
-    of_best = "full’s" if is_of_full else "the best’s"
+    reference = share_reference(ladder)
 
     def extra(name: str, row: RungResult) -> str:
         return percent(row.extra.get(name))
@@ -220,7 +219,7 @@ def quality(ladder: Ladder) -> ReportTable:
     score_column = ReportColumn[RungResult](metric_title(metric), lambda row: score_cell(row.score, metric))
     columns: list[ReportColumn[RungResult]] = [
         *([] if metric_spec(metric).is_loss else [score_column]),
-        ReportColumn(f"share of {of_best} gain", lambda row: share_cell(row.share_of_gain), unmeasured=""),
+        ReportColumn(f"share of {reference}’s gain", lambda row: share_cell(row.share_of_gain), unmeasured=""),
         ReportColumn("held-out loss, nats/token", lambda row: score_cell(row.loss, LOSS.name)),
         ReportColumn(
             "forgetting, nats/token",
@@ -233,9 +232,9 @@ def quality(ladder: Ladder) -> ReportTable:
     ]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
     notes += [f"{rung_title(row.name)} is not compared: {row.not_compared}." for row in ladder.rows if row.not_compared]
-    notes += [] if is_of_full else [OF_BEST]
+    notes += [OF_BEST] if reference != RULE_REFERENCE and any(row.share_of_gain for row in ladder.rows) else []
     notes += noted(
-        f"No share of {of_best} gain", [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
+        f"No share of {reference}’s gain", [(rung_title(row.name), row.no_share) for row in ladder.rows if row.no_share]
     )
     return report_table("Quality", "rung", ladder.rows, lambda row: _line(row, *rung_facts(row)), columns, notes)
 

@@ -1,4 +1,4 @@
-"""What `--rung http://HOST/v1#MODEL` and its `--price` are."""
+"""Parse `--rung http://HOST/v1#MODEL` and its `--price`, without NumPy and torch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def served_models(words: Sequence[str], prices: Sequence[str]) -> list[AddedRung
     for text in prices:
         only, _, value = text.rpartition("=")
         names = [rung.name for rung in rungs]
-        if not names or (only and only not in names):
-            hint = f"use one of {', '.join(names)}" if names else "add --rung http://host/v1#model"
-            raise UserError(f"no served model {only}".rstrip(), f"--price {text}", hint, code="ladder.served_price")
+        if only and only not in names:
+            hint = f"use one of {', '.join(names)}"
+            raise UserError(f"no served model {only}", f"--price {text}", hint, code="ladder.served_price")
         price = list(parse_price(value, "--price") or ())
         rungs = [
             msgspec.structs.replace(rung, settings={PRICE: price}) if only in ("", rung.name) else rung

@@ -118,7 +118,7 @@ def summarize_use(rung: AddedRung, answers: list[ServedAnswer]) -> Answered:
     reason = ""
     if refused:
         why = next(answer.why for answer in answers if answer.refused)
-        kinds = ", ".join(f"{count} {REFUSALS[kind]}" for kind, count in refused.items())
+        kinds = ", ".join(f"{number} {REFUSALS[kind]}" for kind, number in refused.items())
         reason = f"the server refused {sum(refused.values())} of {len(answers)} items ({kinds}), first: {why}"
     return Answered([ItemAnswer(own.text, own.calls, own.finish != "length") for own in given], use, reason)
 

@@ -134,7 +134,11 @@ def added_rungs(words: Sequence[str], prices: Sequence[str]) -> list[AddedRung]:
     """The values of `--rung` that extensions know. Raises UserError for an invalid one, name or price."""
     added: list[AddedRung] = []
     for kind in rung_kinds().values():
-        added += kind.plan([word for word in words if kind.matches(word)], prices)
+        if own := [word for word in words if kind.matches(word)]:
+            added += kind.plan(own, prices)
+    if prices and not added:
+        hint = "add --rung http://host/v1#model, or remove --price"
+        raise UserError("no rung has this price", f"--price {prices[0]}", hint, code="ladder.served_price")
     names = [rung.name for rung in added]
     for name in names:
         _check_name(name)

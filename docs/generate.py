@@ -1,8 +1,7 @@
 """Generate `configuration.md`, `keys.md` and `models.md` from the code.
 
-`python docs/generate.py` writes them.
-
-A test compares the committed pages with the generated text, so they cannot go out of date.
+`python docs/generate.py` writes them. A test compares the committed pages with the generated text, so they cannot go
+out of date.
 """
 
 from __future__ import annotations

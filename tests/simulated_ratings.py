@@ -21,7 +21,7 @@ from engine.extensions.judge.confidence_sequence import EVEN, OrderedRatings
 from engine.extensions.judge.judge_dir import SETTLED
 from engine.extensions.judge.pairs import disagreement_weights
 from engine.extensions.judge.preferences import PreferenceFinding
-from engine.extensions.judge.win_rates import PairScores, preference, win_rates
+from engine.extensions.judge.win_rates import PairScores, preference_finding, win_rates
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats
 from engine.runs.run.result import MIN_ITEMS, Interval
 
@@ -101,7 +101,7 @@ def first_stop(cell: Ratings, random: np.random.Generator) -> Stop:
             if (ratings.settled(found, CONFIDENCE_LEVEL) or 0.0) < SETTLED:
                 continue
             low, high = ratings.bounds(CONFIDENCE_LEVEL)
-            if preference(low, high) == found:
+            if preference_finding(low, high) == found:
                 shown = Interval(mean=ratings.mean, low=low, high=high, rows=count)
                 return Stop(count, found != finding(values, groups), shown)
     return Stop(cell.items)

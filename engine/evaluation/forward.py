@@ -124,8 +124,8 @@ def reads_prompts_in_parts(model: torch.nn.Module) -> bool:
 
 
 def column_multiple(model: torch.nn.Module, device: str) -> int:
-    """What the columns of a batch of prompts are a multiple of: on the CPU oneDNN keeps a kernel for each new size of a
-    bf16 product, so fewer widths need less memory."""
+    """Prompts are padded to a multiple of this many tokens: on the CPU oneDNN keeps a kernel for each new size of a
+    bf16 product, so fewer lengths need less memory."""
     return 8 if device == "cpu" and unwrap_peft(model).dtype is torch.bfloat16 else 1
 
 

@@ -24,7 +24,7 @@ class FormatModule(Protocol):
         """Raise UserError if what it needs is missing."""
 
     def pull_tools(self, progress: Any) -> Path:
-        """Download it; returns the folder."""
+        """Download the tools; returns their folder."""
 
     def merged_type(self, weights: str) -> str:
         """Type of the merged weights that these are made from."""
@@ -37,7 +37,7 @@ class FormatModule(Protocol):
 
 
 def format_module(kind: str) -> FormatModule:
-    """Raises UserError if no package adds this kind, or if the core writes it."""
+    """The module that writes this kind. Raises UserError if no package adds it, or if the core writes it."""
     known = export_formats().get(kind)
     if known is None or not known.module:
         raise UserError(f"no extension writes {kind!r}", "ftbench.exporters", "install its package", "export.kind")

@@ -2,7 +2,7 @@
 
 The noise of a measurement is assumed to be a factor, lognormal and independent between seeds; each of the two costs has
 a noise of its own. Three or more seeds of both measure it. Fewer are not enough: Student's quantile is
-12.7 for two measurements, and one shows no noise at all. There the interval is not wider than noise of MOST_NOISE
+12.7 for two measurements, and one shows no noise at all. There the interval is not wider than noise of MAX_NOISE
 makes it (or of the observed deviation, if that is larger). That is an assumption: measured are 2.4 and 3.0% between the
 seeds of 24 rungs on an undisturbed CPU (`tools/rule`). Measurements that other load disturbed are left out before
 (`engine/ladder/results.py`). The few steps of a timing probe are not evidence: they vary within one run, not between
@@ -21,24 +21,24 @@ import numpy as np
 
 from engine.runs.run.result import Z_95, student_quantile
 
-MEASURED_NOISE = 3
+MIN_NOISE_SEEDS = 3
 """Seeds of both costs from which their noise is measured, not assumed."""
-MOST_NOISE = 0.2
+MAX_NOISE = 0.2
 """Largest noise for which intervals from fewer seeds cover: a standard deviation of the logarithm."""
 
 
 def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
     """95% interval of the ratio of two costs, each measured once per seed; all are positive.
 
-    Welch's (1947) on the logarithms. If a cost has fewer than MEASURED_NOISE seeds, not wider than noise of MOST_NOISE
+    Welch's (1947) on the logarithms. If a cost has fewer than MIN_NOISE_SEEDS seeds, not wider than noise of MAX_NOISE
     makes it, or the observed noise where that is larger.
     """
     logs = [np.log(np.asarray(values, dtype=float)) for values in (own, reference)]
     counts = [len(values) for values in logs]
     observed = [float(values.var(ddof=1)) if len(values) > 1 else 0.0 for values in logs]
     half = _welch_half_width(observed, counts)
-    if min(counts) < MEASURED_NOISE or not half:  # equal values show no noise either
-        largest = (max(variance, MOST_NOISE**2) / count for variance, count in zip(observed, counts, strict=True))
+    if min(counts) < MIN_NOISE_SEEDS or not half:  # equal values show no noise either
+        largest = (max(variance, MAX_NOISE**2) / count for variance, count in zip(observed, counts, strict=True))
         half = min(half or math.inf, Z_95 * math.sqrt(sum(largest)))
     middle = float(logs[0].mean() - logs[1].mean())
     return math.exp(middle - half), math.exp(middle + half)

@@ -15,7 +15,7 @@ from engine.config.metric_specs import OPEN
 from engine.config.quantities import decimal, duration, integer, percent, share_percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.added_rungs import answering_module
-from engine.ladder.cost_ratios import MEASURED_NOISE
+from engine.ladder.cost_ratios import MIN_NOISE_SEEDS
 from engine.ladder.decisions import COSTS, Decisions, is_non_inferior, ratio_of
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
@@ -249,7 +249,7 @@ def _costs(decisions: Decisions) -> Sentences:
             text = f"{title} {quantities.ratio(ratio.mean)}{f', 95% CI {bounds}' if bounds else ''}"
             by_check.setdefault(RULE_OF_COST[decisions.rule_costs[key]], []).append(text)
     measured = [cost(row) for cost in COSTS.values() for row in (qlora, full)]
-    few = any(isinstance(cost, SeedRange) and len(cost.values) < MEASURED_NOISE for cost in measured)
+    few = any(isinstance(cost, SeedRange) and len(cost.values) < MIN_NOISE_SEEDS for cost in measured)
     assumed = f" ({FEW_TIMINGS})" if few else ""
     if groups := [f"{check}: {'; '.join(costs)}" for check, costs in by_check.items()]:
         yield "time", f"{name}'s costs as parts of full's{assumed}, {', '.join(groups)}."

@@ -1,4 +1,4 @@
-"""What `--to gguf` is."""
+"""The export format of `--to gguf`, without torch."""
 
 from __future__ import annotations
 

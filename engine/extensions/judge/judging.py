@@ -135,7 +135,7 @@ class Comparisons:
 
 def orders(pair: AnswerPair) -> list[Order]:
     """Both orders of two answers, none for equal ones."""
-    return [] if pair.is_tie else [(pair.answer_a, pair.answer_b), (pair.answer_b, pair.answer_a)]
+    return [] if pair.is_tie else [pair.texts, pair.texts[::-1]]
 
 
 class PreparedJudge(msgspec.Struct, kw_only=True):

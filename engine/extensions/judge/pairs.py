@@ -36,7 +36,7 @@ MESSAGE_START = re.compile(r"<\|(?:im_start|start_header_id)\|>(\w+)(?:<\|end_he
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two different answers to a test item."""
+    """The answers of two rungs to a test item."""
 
     item: int
     seed: int

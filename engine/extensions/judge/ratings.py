@@ -243,7 +243,7 @@ def _counting(ratings: Sequence[Rating]) -> dict[str, Rating]:
 
 
 def fingerprint(pairs: Sequence[PairToRate]) -> str:
-    """Of the pairs in a page, in whatever order."""
+    """Of the pairs in a page, in any order."""
     return text_hash(*sorted(pair.id for pair in pairs))
 
 

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from engine.config.files import write_atomically
-from engine.config.method_specs import VARIANT_TITLES, method_specs
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, listed, visible
 from engine.extensions.judge.confidence_sequence import OrderedRatings
@@ -33,10 +32,11 @@ from engine.extensions.judge.preferences import (
     WinRate,
 )
 from engine.extensions.judge.ratings import RATED, Choice, Rating, RatingDir, RatingPlan
+from engine.ladder.phrases import rung_title
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, MeanSamples, item_scores
 from engine.runs.ladder.answers import text_hash
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import ADDED_PREFIX, BASE, is_added, is_base
+from engine.runs.ladder.ladder_state import is_added, is_base
 from engine.runs.ladder.rung_results import finding_of
 from engine.runs.queue import locks
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
@@ -152,7 +152,7 @@ def length_correlation(preferences: Sequence[float], a: Sequence[int], b: Sequen
     return float(np.corrcoef(given, ratios)[0, 1])
 
 
-def preference(low: float, high: float) -> PreferenceFinding:
+def preference_finding(low: float, high: float) -> PreferenceFinding:
     """What the interval of a win rate shows."""
     return "better" if low > 0.5 else "worse" if high < 0.5 else "undecided"
 
@@ -167,7 +167,7 @@ def win_rate_so_far(
     finding: PreferenceFinding = "undecided"
     if rated >= MIN_ITEMS:
         low, high = ratings.bounds(level)
-        finding = preference(low, high)
+        finding = preference_finding(low, high)
         p_adjusted = min(1.0, ratings.even_p() * (1 - CONFIDENCE_LEVEL) / (1 - level))
     return WinRate(
         a=pair[0],
@@ -331,14 +331,8 @@ def side(share: float) -> Preferred:
 
 def rung_noun(name: str) -> str:
     """`LoRA`, `the base model`, `lora-3f2a`."""
-    if name == BASE:
-        return "the base model"
-    if is_added(name):
-        return visible(name.removeprefix(ADDED_PREFIX))
-    if name in VARIANT_TITLES:
-        return VARIANT_TITLES[name]
-    noun = method_specs()[name].in_text if name in method_specs() else visible(name)
-    return f"the {noun} model" if is_base(name) else noun
+    title = visible(rung_title(name))
+    return f"the {title} model" if is_base(name) and not is_added(name) else title
 
 
 def why_unusable(check: JudgeCheck) -> list[str]:

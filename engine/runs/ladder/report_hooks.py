@@ -49,7 +49,7 @@ class ReportHooks(Protocol):
 
 @cache
 def report_hooks() -> tuple[ReportHooks, ...]:
-    """Those of all extensions. Raises UserError for one that lacks a function."""
+    """The report hooks of all extensions. Raises UserError for one that lacks a function."""
     names = ("extend", "facts", "changed", "progress", "part")
 
     def is_valid(loaded: object) -> bool:

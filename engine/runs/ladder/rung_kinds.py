@@ -33,11 +33,8 @@ class RungKind:
 @cache
 def rung_kinds() -> dict[str, RungKind]:
     """By name. Raises UserError for what is not a RungKind, or has the name of a method."""
-
-    def is_valid(loaded: object) -> bool:
-        return isinstance(loaded, RungKind)
-
-    kinds = {hook.name: kind for hook, kind in load_all("ftbench.rungs", "a RungKind", is_valid)}
+    found = load_all("ftbench.rungs", "a RungKind", lambda loaded: isinstance(loaded, RungKind))
+    kinds = {hook.name: kind for hook, kind in found}
     if taken := [name for name in kinds if name in method_names()]:
         raise UserError(f"a method is named {taken[0]!r}", "ftbench.rungs", FIX, "extension.name_taken")
     return kinds

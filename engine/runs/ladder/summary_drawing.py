@@ -50,8 +50,10 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
         """Columns of the axis next to this table."""
         return columns - sum(column.width + len(GAP) for column in table)
 
-    tables = (_columns(summary, titles, level) for level in range(LEVELS))
-    table = next((table for table in tables if room(table) >= MIN_DRAWN), _columns(summary, titles, LEVELS - 1))
+    for level in range(LEVELS):
+        table = _columns(summary, titles, level)
+        if room(table) >= MIN_DRAWN:
+            break
     below = list[_Column]()
     while len(table) > 2 and room(table) < MIN_DRAWN:
         below.insert(0, table.pop())
@@ -96,7 +98,7 @@ def summary_lines(summary: LadderSummary, columns: int, preliminary: bool = Fals
 def _columns(summary: LadderSummary, titles: list[str], level: int) -> list[_Column]:
     """The columns that have a value, each as wide as its values, with the bounds of this level."""
     rows = summary.rows
-    bounds_of_score = {0: "score_bounds", 1: "score_bounds", 2: "score_rounded"}.get(level, "")
+    bounds_of_score = ("score_bounds", "score_bounds", "score_rounded", "", "")[level]
     kept = (
         ("score", bounds_of_score),
         ("share", "share_bounds" if level < 4 else ""),

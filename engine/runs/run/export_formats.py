@@ -20,13 +20,13 @@ class ExportFormat:
     noun: str
     """`merged weights`, `GGUF`."""
     contents: str
-    """For whom it is, in two or three words."""
+    """What it is, or what loads it: `PEFT adapter`, `llama.cpp and Ollama`."""
     default: str
     """Type of the weights without `--type`."""
     types: tuple[str, ...] = ()
     """Types of stored weights; none for an adapter, which is stored as it was trained."""
     own_types: tuple[str, ...] = ()
-    """Types that only this kind has: their names alone name the artifact, `q4_k_m`."""
+    """Types that no other kind has, so that the type alone identifies the artifact: `q4_k_m`."""
     is_complete: bool = True
     """Whether it is used without the base model."""
     weights: str = "*.safetensors"
@@ -46,12 +46,9 @@ BUILT_IN = {
 @cache
 def export_formats() -> dict[str, ExportFormat]:
     """By name, those of the core first. Raises UserError for what is not an ExportFormat, and for a name twice."""
-
-    def is_valid(loaded: object) -> bool:
-        return isinstance(loaded, ExportFormat)
-
     formats = dict(BUILT_IN)
-    for hook, loaded in load_all("ftbench.exporters", "an ExportFormat", is_valid):
+    found = load_all("ftbench.exporters", "an ExportFormat", lambda loaded: isinstance(loaded, ExportFormat))
+    for hook, loaded in found:
         if hook.name in formats:
             raise UserError(f"two kinds of exports are named {hook.name!r}", hook.place, FIX, "extension.name_taken")
         formats[hook.name] = loaded
@@ -59,7 +56,7 @@ def export_formats() -> dict[str, ExportFormat]:
 
 
 def weight_types() -> list[str]:
-    """Of all formats, each once."""
+    """The types of weights of all formats, without duplicates."""
     return list(dict.fromkeys(weights for known in export_formats().values() for weights in known.types))
 
 

@@ -118,6 +118,43 @@ def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, t
     assert f"{run.name} continues".encode() in terminal.bytes
 
 
+FAILING = """
+import sys
+from tui.start import main
+from {module} import {owner}
+
+def fail(*given, **options):
+    raise RuntimeError("an error of the test")
+
+{change}
+sys.argv = ["ftbench", "--runs", sys.argv[1]]
+sys.exit(main())
+"""
+FAILURES = {
+    "reading input": ("tui.terminal_input", "TerminalInput", "TerminalInput.feed = fail"),
+    "handling a key": ("tui.screens.bench_actions", "BenchScreen", "BenchScreen.action_runs = fail"),
+}
+"""Where an error ends the bench -> module, class, and the change that makes it fail at the next key."""
+
+
+@pytest.mark.parametrize("where", FAILURES)
+def test_an_error_restores_the_terminal_and_is_the_exit_status(where: str, run: RunDir, tmp_path: Path) -> None:
+    module, owner, change = FAILURES[where]
+    program = FAILING.format(module=module, owner=owner, change=change)
+    terminal = Terminal("-c", program, str(run.path.parent), cwd=tmp_path, program=sys.executable)
+    before = termios.tcgetattr(terminal.theirs)
+    terminal.wait("training")
+    os.write(terminal.ours, b"r")
+    deadline = time.monotonic() + 120
+    while terminal.process.poll() is None:
+        assert time.monotonic() < deadline, terminal.text
+        terminal.read(0.05)
+    terminal.read(0.1)
+    assert termios.tcgetattr(terminal.theirs) == before
+    assert terminal.leave() == 1 and modes_left_on(terminal.bytes) == []
+    assert "an error of the test" in terminal.text
+
+
 STUCK = """
 import sys, termios, time, tty
 from tui import terminal

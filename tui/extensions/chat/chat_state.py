@@ -250,14 +250,25 @@ def answer_facts(answer: AnswerFinished) -> str:
 
 
 CPU_TITLE = THE_CPU.title
-KINDS = {"disagree": "the answers differ", "failure": "all answers are incorrect", "other": "all answers are correct"}
-"""Kind of a test item -> in words."""
+
+
+def item_text(item: ReplayItem) -> str:
+    """What the evaluation recorded of a test item, base models included: `1 of 2 recorded answers is correct`."""
+    right = [answer.right for answer in item.recorded.values()]
+    if not right or None in right:
+        return "its answers are not scored as correct or incorrect"
+    if item.kind == "disagree":
+        return "the answers of the runs differ"
+    if len(set(right)) == 1:
+        return f"all recorded answers are {'correct' if right[0] else 'incorrect'}"
+    number = sum(map(bool, right))
+    return f"{number} of {len(right)} recorded answers {'is' if number == 1 else 'are'} correct"
 
 
 def items_line(items: ReplayItems) -> str:
-    """`48 test items: the answers differ on 12, all are incorrect on 7`."""
+    """`48 test items: the answers of the runs differ on 12, all are incorrect on 7`."""
     total = amount(items.total, "test item")
-    return f"{total}: the answers differ on {items.disagree}, all are incorrect on {items.failures}"
+    return f"{total}: the answers of the runs differ on {items.disagree}, all are incorrect on {items.failures}"
 
 
 def recorded_text(recorded: RecordedAnswer | None, text: str) -> str:

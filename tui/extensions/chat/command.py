@@ -35,10 +35,10 @@ from tui.cli.errors import show_notices
 from tui.cli.lookup import RUN_OR_LADDER, find_named
 from tui.cli.progress import shown_progress
 from tui.extensions.chat.chat_state import (
-    KINDS,
     ChatState,
     answer_facts,
     default_sampling,
+    item_text,
     items_line,
     memory_text,
     recorded_text,
@@ -178,7 +178,7 @@ class PrintedAnswers:
                 messages, kept = item.conversation.messages, msgspec.to_builtins(item.recorded)
                 about = {"item": item.where, "kind": item.kind, "target": item.target, "recorded": kept}
                 self.printed.append({**about, "answers": {}})
-                self._say(f"\nitem {index + 1}: {visible(item.where)} ({KINDS[item.kind]})", "bold")
+                self._say(f"\nitem {index + 1}: {visible(item.where)} ({item_text(item)})", "bold")
                 self._say(str(messages[-1]["content"] if messages else item.conversation.prompt))
                 self._say(f"target: {item.target}", "green")
                 yield state.replay(index)

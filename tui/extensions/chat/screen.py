@@ -164,7 +164,7 @@ class TryScreen(BaseScreen[None]):
         if item is not None and (items := state.items) is not None:
             listed = len(items.items)
             among = f"{listed:,}" if listed == items.total else f"the first {listed:,} of {items.total:,}"
-            about = f"item {state.item + 1} of {among}, {item.where}: {chat.KINDS[item.kind]}; target:"
+            about = f"item {state.item + 1} of {among}, {item.where}: {chat.item_text(item)}; target:"
             target = Content.styled(visible(item.target, 400), "$text-success")
             self.set_text("item", Content("\n").join([Content(visible(about)), target]))
 

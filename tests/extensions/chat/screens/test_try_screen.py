@@ -21,9 +21,9 @@ from textual.widgets import Input, Static
 
 from engine.config.schema import Data
 from engine.data.detection import preview
-from engine.extensions.chat.chat_client import OpenSession, Sampling
+from engine.extensions.chat.chat_client import OpenSession, RecordedAnswer, Sampling
 from tui.app import Workbench
-from tui.extensions.chat.chat_state import KINDS, memory_text, sampling_text
+from tui.extensions.chat.chat_state import item_text, memory_text, sampling_text
 from tui.extensions.chat.screen import AnswerColumn, TryScreen
 from tui.settings import Settings
 
@@ -150,12 +150,12 @@ def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> Non
         await wait_for(pilot, lambda: screen.state.item == 0 and not screen.state.pending)
         await wait_for(pilot, lambda: "heard question 1 after 1" in screen_text(app))
         text = screen_text(app)
-        assert f"item 1 of 2, {item(1).where}: {KINDS['disagree']}" in text and "target 1" in text
+        assert f"item 1 of 2, {item(1).where}: {item_text(item(1))}" in text and "target 1" in text
         column = str(list(screen.query(AnswerColumn))[2].query_one(Static).visual)
         assert "another answer, incorrect\n" in column and "\nrecorded: something else" in column
         await pilot.press("j")
         await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
-        await wait_for(pilot, lambda: KINDS["failure"] in screen_text(app))
+        await wait_for(pilot, lambda: item_text(item(2)) in screen_text(app))
         await pilot.press("k")
         await wait_for(pilot, lambda: "heard question 1" in screen_text(app) and not screen.state.pending)
         await pilot.press("enter")
@@ -320,3 +320,21 @@ def test_a_session_that_dies_is_reported(server: Path) -> None:
         await wait_for(pilot, lambda: "exited unexpectedly: SIGKILL" in screen_text(app))
 
     tried(story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "tuned", "text"),
+    [
+        ("other", True, True, "all recorded answers are correct"),
+        ("other", False, True, "1 of 2 recorded answers is correct"),
+        ("failure", False, False, "all recorded answers are incorrect"),
+        ("failure", True, False, "1 of 2 recorded answers is correct"),
+        ("disagree", False, False, "the answers of the runs differ"),
+        ("other", None, None, "its answers are not scored as correct or incorrect"),
+    ],
+)
+def test_what_is_said_of_an_item_counts_the_base_model_too(
+    kind: Any, base: bool | None, tuned: bool | None, text: str
+) -> None:
+    recorded = {"base": RecordedAnswer(text="a", right=base), "lora-cbd3": RecordedAnswer(text="b", right=tuned)}
+    assert item_text(msgspec.structs.replace(item(1), kind=kind, recorded=recorded)) == text

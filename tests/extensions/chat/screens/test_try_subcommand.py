@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from chat_server import stand_in
+from chat_server import item, stand_in
 from forked import ftbench
 from made_ladder import made_ladder
 from made_models import made_model, record_answers
@@ -21,7 +21,7 @@ from screen import Terminal
 from engine.extensions.chat.chat_client import ChatClient, OpenSession, Sampling
 from engine.runs.run.run_dir import RunDir
 from tui.extensions.chat import command as chat
-from tui.extensions.chat.chat_state import KINDS, ChatState
+from tui.extensions.chat.chat_state import ChatState, item_text
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_control_characters_of_answers_are_escaped(
     lines = {line.partition(":")[0]: line for line in shown.splitlines()}
     assert figures(lines["memory"]) == ["269", "2", "12.0", "900"] and "base 269 MiB" in lines["memory"]
     assert "greedy" in lines["sampling"] and "96 tokens" in lines["sampling"]
-    assert "test.jsonl line 1" in lines["item 1"] and KINDS["disagree"] in lines["item 1"]
+    assert "test.jsonl line 1" in lines["item 1"] and item_text(item(1)) in lines["item 1"]
     assert re.search(r"^2 test items: .* differ\D* 1, .*\D 1$", shown, re.MULTILINE)
     assert shown.count("\nLoRA heard hello after 1 messages") == 1
     assert re.search(r"recorded another\b.*\bincorrect", shown)

@@ -31,13 +31,17 @@ COLORS = {
     "": "",
 }
 """Colors of the parts of charts."""
-TEMPLATE_END = re.compile(r"(?:<\|[^|>]*\|>\s*\w*\s*)+$")
+MARKER = r"(?:<\|[^|>]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\])"
+"""A special token around messages in the templates of most families."""
+TEMPLATE_END = re.compile(rf"(?:{MARKER}\s*\w*\s*)+(?:<think>\s*(?:</think>\s*)?)?$")
 """Special tokens and roles with which a chat template ends a prompt."""
+TURN_START = re.compile(rf".*{MARKER}(?:\w+\n)?", re.DOTALL)
+"""All before the text of the last message."""
 WHEN = {"before": "base", "after": "trained"}
 
 
 def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height: int) -> list[Content]:
-    """For each prompt: its end, the expected answer, and the model's answers, the latest last.
+    """For each prompt: its last turn, the expected answer, and the model's answers, the latest last.
 
     `step`: answers up to this step; None for all.
     """
@@ -52,7 +56,8 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
     rows_each = max(3, height // max(1, len(shown)))
     lines: list[Content] = []
     for prompt, answers in shown:
-        end = visible(" ".join(TEMPLATE_END.sub("", prompt).split()), 4000)  # the question is at the end
+        turn = TURN_START.sub("", TEMPLATE_END.sub("", prompt), count=1)
+        end = visible(" ".join(turn.split()), 4000)  # the question is at the end
         rows = [Content.styled(end if len(end) <= width else f"…{end[1 - width :]}", "$foreground-muted")]
         rows.append(_labeled("expected", answers[-1].target, width, "$text-success"))
         for sample in answers[-(rows_each - 2) :]:

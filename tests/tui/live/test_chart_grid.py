@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from made_runs import step
 
 from engine.runs.run import events
@@ -92,3 +93,21 @@ def test_memory_after_training_is_not_part_of_the_curve() -> None:
     run_state = state("lora", 5, 1.0)
     run_state.feed([events.Phase(name="evaluation"), events.Memory(rss=1 << 30, rss_peak=0)])
     assert run_state.memory_use.latest == 605 << 20
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhat is 6 x 7?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<bos><start_of_turn>user\nWhat is 6 x 7?<end_of_turn>\n<start_of_turn>model\n",
+        "<s>[INST] What is 6 x 7? [/INST]",
+        "<|user|>\nWhat is 6 x 7?<|end|>\n<|assistant|>\n",
+        "What is 6 x 7?",
+    ],
+)
+def test_a_sample_shows_the_last_turn_of_its_prompt_without_the_template(prompt: str) -> None:
+    shown = events.Sample(when="before", step=0, prompt=prompt, target="42", output="41", score=0.0)
+    assert str(sample_lines([shown], None, 40, 5)[0]) == "What is 6 x 7?"

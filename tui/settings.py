@@ -120,7 +120,8 @@ def tell(
     timeout: float | None = None,
 ) -> None:
     """Show a notification: control characters are escaped, brackets are not markup."""
-    node.app.notify(visible(text, 400), title=visible(title, 80), severity=severity, timeout=timeout, markup=False)
+    shown = "\n".join(visible(line, 400) for line in text.split("\n"))
+    node.app.notify(shown, title=visible(title, 80), severity=severity, timeout=timeout, markup=False)
 
 
 LIGHT = ("7", "9", "10", "11", "12", "13", "14", "15")

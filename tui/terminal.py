@@ -26,6 +26,7 @@ from textual.app import App
 from textual.color import Color
 from textual.drivers.linux_driver import LinuxDriver
 from textual.filter import LineFilter
+from textual.notifications import Notify
 from textual.screen import ModalScreen, Screen
 
 from engine.config.text import visible
@@ -272,6 +273,13 @@ class DiffApp(App[str]):
         """Show an error after the app has closed; the exit status is 1, which Textual leaves at 0 for its threads."""
         self.has_failed = True
         super().panic(*renderables)
+
+    def _on_notify(self, event: Notify) -> None:
+        """Show equal messages once, the latest: Textual, whose handler is called after this one, would stack them."""
+        new = event.notification
+        for shown in list(self._notifications):
+            if (shown.message, shown.title) == (new.message, new.title):
+                self._unnotify(shown, refresh=False)
 
     def action_redraw(self) -> None:
         self.frame_diff.invalidate()

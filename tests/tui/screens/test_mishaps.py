@@ -220,6 +220,16 @@ def test_a_key_without_effect_says_so(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_message_keeps_its_lines_and_is_shown_once(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        for message in ("two\nlines \x1b[31m", "another", "two\nlines \x1b[31m"):
+            app.bench.tell(message, timeout=600)
+        await pilot.pause()
+        assert [toast.message for toast in app._notifications] == ["another", "two\nlines \\x1b[31m"]
+
+    play(tmp_path, story)
+
+
 def test_an_unreadable_runs_folder_is_reported_and_retried(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     run = made(runs)

@@ -211,6 +211,10 @@ MARK_DISTANCE = 12
 """Minimum distance of marks in dots (six columns)."""
 FLAT = 1e-9
 """Relative spread below which a curve counts as constant."""
+START = 0.05
+"""Share of the x axis in which a spike is cut."""
+FLATTENED = 0.01
+"""Share of the y axis in which a curve shows no change."""
 MIN_SIZE = (12, 3)
 """Minimum columns and rows of a chart."""
 
@@ -285,7 +289,11 @@ def draw(
     wide = columns - AXIS
     buckets = [bucket for curve in shown for bucket in curve.series.buckets]
     span = min(bucket.first for bucket in buckets), max(bucket.last for bucket in buckets)
-    low, high = min(bucket.low for bucket in buckets), max(bucket.high for bucket in buckets)
+    low, high = _bounds(buckets)
+    cut = ""
+    if (without := _bounds_without_spike(buckets, span)) and not (style.log and low > 0):
+        cut = f"y axis cut: values at the start up to {number(high)}"
+        low, high = without
     if high - low <= abs(high) * FLAT:  # the y axis never has zero height
         margin = abs(low) * 0.05 or 1.0
         low, high = low - margin, high + margin
@@ -308,8 +316,21 @@ def draw(
         line = [(text, shown[owner].style if owner >= 0 else "") for text, owner in cells]
         chart.append([(f"{label:>{AXIS - 1}} ", "axis"), *line])
     left, right = map(number, span)
-    foot = f"{'':{AXIS}}{left}{' ' * max(1, wide - len(left) - len(right))}{right}"
+    gap = max(1, wide - len(left) - len(right))
+    foot = f"{'':{AXIS}}{left}{cut if len(cut) + 2 <= gap else 'cut' if cut else '':^{gap}}{right}"
     return [*chart, [(foot[:columns].ljust(columns), "axis")]]
+
+
+def _bounds(buckets: Sequence[Bucket]) -> tuple[float, float]:
+    return min(bucket.low for bucket in buckets), max(bucket.high for bucket in buckets)
+
+
+def _bounds_without_spike(buckets: Sequence[Bucket], span: tuple[float, float]) -> tuple[float, float] | None:
+    """Bounds without high values at the start, where these would flatten the rest; None where they do not."""
+    low, high = _bounds(buckets)
+    start = span[0] + START * (span[1] - span[0])
+    later = [bucket.high for bucket in buckets if bucket.first > start]
+    return (low, max(later)) if later and max(later) - low < FLATTENED * (high - low) else None
 
 
 def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale, owner: int) -> None:

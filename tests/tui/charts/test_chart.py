@@ -125,3 +125,22 @@ def test_a_growing_sparkline_changes_only_at_its_end() -> None:
         changed.append(sum(a != b for a, b in zip(before[:-1], now, strict=False)))
         before = now
     assert sum(count > 0 for count in changed) < 20  # only where blocks are merged or the scale grows
+
+
+@pytest.mark.parametrize("until", [None, 400])
+def test_a_spike_at_the_start_does_not_flatten_the_rest(until: float | None) -> None:
+    rest = [2 + 0.3 * math.cos(n / 20) for n in range(380)]
+    drawn = plain(draw([Curve(series(*[400.0] * 3, *rest), "train")], 70, 12, ChartStyle(), until))
+    assert all(row[AXIS:].strip() for row in drawn[:-1])  # every row has a part of the curve
+    assert "y axis cut: values at the start up to 400" in drawn[-1]
+    assert {len(row) for row in drawn} == {70}
+
+
+def test_only_a_spike_at_the_start_that_hides_the_rest_is_cut() -> None:
+    late = [2.0] * 300 + [400.0] * 3 + [2.1] * 80
+    warm_up = [n / 1000 for n in range(10)] + [1.0] * 390
+    mild = [20.0, *(2 + 0.3 * math.cos(n / 20) for n in range(380))]
+    for values in (late, warm_up, mild):
+        assert "cut" not in plain(draw([Curve(series(*values), "train")], 70, 12, ChartStyle()))[-1]
+    spike = [400.0, *mild[1:]]
+    assert "cut" not in plain(draw([Curve(series(*spike), "train")], 70, 12, ChartStyle(log=True)))[-1]

@@ -277,7 +277,8 @@ def draw(
     """Draw a chart of `rows` rows and `columns` columns; blank without a finite point or below MIN_SIZE.
 
     `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change. `first` is
-    the start of the x axis, for charts that share it.
+    the start of the x axis, for charts that share it. A spike at the start that would flatten the rest is cut, which is
+    noted below the chart.
     """
     shown = [
         replace(curve, series=curve.series.smoothed(style.smooth)) if style.smooth and not curve.marks else curve
@@ -317,7 +318,8 @@ def draw(
         chart.append([(f"{label:>{AXIS - 1}} ", "axis"), *line])
     left, right = map(number, span)
     gap = max(1, wide - len(left) - len(right))
-    foot = f"{'':{AXIS}}{left}{cut if len(cut) + 2 <= gap else 'cut' if cut else '':^{gap}}{right}"
+    note = next(text for text in (cut, "cut" if cut else "", "") if not text or len(text) + 2 <= gap)
+    foot = f"{'':{AXIS}}{left}{note:^{gap}}{right}"
     return [*chart, [(foot[:columns].ljust(columns), "axis")]]
 
 

@@ -103,7 +103,7 @@ def group_sums(values: np.ndarray, weights: np.ndarray, groups: Sequence[str]) -
 
 
 def small_sample(sizes: np.ndarray) -> tuple[float, float]:
-    """Correction factor of the observed variance of a mean, and degrees of freedom: n / (n - 1) and n - 1 if equal.
+    """Correction factor of the observed variance of a mean, and degrees of freedom; n / (n - 1), n - 1 of equal sizes.
 
     Of groups of unequal sizes both are further from those of many items: a large group draws the mean towards itself
     and decides the variance alone. The factor is exact if all groups' means vary alike (Bell and McCaffrey 2002); the

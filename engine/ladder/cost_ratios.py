@@ -30,8 +30,8 @@ MAX_NOISE = 0.2
 def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
     """95% interval of the ratio of two costs, each measured once per seed; all are positive.
 
-    Welch's (1947) on the logarithms. If a cost has fewer than MIN_NOISE_SEEDS seeds, not wider than noise of MAX_NOISE
-    makes it, or the observed noise where that is larger.
+    Welch's (1947) on the logarithms. If a cost has fewer than MIN_NOISE_SEEDS seeds, the interval is at most as wide as
+    noise of MAX_NOISE makes it, or the observed noise if that is larger.
     """
     logs = [np.log(np.asarray(values, dtype=float)) for values in (own, reference)]
     counts = [len(values) for values in logs]

@@ -137,7 +137,7 @@ def added_rungs(words: Sequence[str], prices: Sequence[str]) -> list[AddedRung]:
         if own := [word for word in words if kind.matches(word)]:
             added += kind.plan(own, prices)
     if prices and not added:
-        hint = "add --rung http://host/v1#model, or remove --price"
+        hint = "remove it, or name the rung that has it with --rung"
         raise UserError("no rung has this price", f"--price {prices[0]}", hint, code="ladder.served_price")
     names = [rung.name for rung in added]
     for name in names:

@@ -50,6 +50,15 @@ def open_bench(run: RunDir, tmp_path: Path, *arguments: str, **env: str) -> Term
     return terminal
 
 
+def read_to_end(terminal: Terminal) -> None:
+    """Read the output until the process has ended."""
+    deadline = time.monotonic() + 120
+    while terminal.process.poll() is None:
+        assert time.monotonic() < deadline, terminal.text
+        terminal.read(0.05)
+    terminal.read(0.1)
+
+
 def modes_left_on(shown: bytes) -> list[bytes]:
     """Modes that were set and not reset."""
     return [on for on, off in MODES.items() if shown.rfind(on) > shown.rfind(off)]
@@ -65,11 +74,7 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     (caught,) = re.findall(r"SigCgt:\s(\w+)", Path(f"/proc/{terminal.process.pid}/status").read_text())
     assert [other for other in EXIT_SIGNALS if not int(caught, 16) >> other - 1 & 1] == []
     os.kill(terminal.process.pid, number)
-    deadline = time.monotonic() + 120
-    while terminal.process.poll() is None:
-        assert time.monotonic() < deadline
-        terminal.read(0.05)
-    terminal.read(0.1)
+    read_to_end(terminal)
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 128 + number
     assert modes_left_on(terminal.bytes) == []
@@ -121,35 +126,28 @@ def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, t
 FAILING = """
 import sys
 from tui.start import main
-from {module} import {owner}
 
 def fail(*given, **options):
     raise RuntimeError("an error of the test")
 
-{change}
+%s = fail
 sys.argv = ["ftbench", "--runs", sys.argv[1]]
 sys.exit(main())
 """
 FAILURES = {
-    "reading input": ("tui.terminal_input", "TerminalInput", "TerminalInput.feed = fail"),
-    "handling a key": ("tui.screens.bench_actions", "BenchScreen", "BenchScreen.action_runs = fail"),
+    "reading input": "import tui.terminal_input as module; module.TerminalInput.feed",
+    "handling a key": "import tui.screens.bench_actions as module; module.BenchScreen.action_runs",
 }
-"""Where an error ends the bench -> module, class, and the change that makes it fail at the next key."""
+"""Where an error ends the bench -> what fails at the next key."""
 
 
 @pytest.mark.parametrize("where", FAILURES)
 def test_an_error_restores_the_terminal_and_is_the_exit_status(where: str, run: RunDir, tmp_path: Path) -> None:
-    module, owner, change = FAILURES[where]
-    program = FAILING.format(module=module, owner=owner, change=change)
-    terminal = Terminal("-c", program, str(run.path.parent), cwd=tmp_path, program=sys.executable)
+    terminal = Terminal("-c", FAILING % FAILURES[where], str(run.path.parent), cwd=tmp_path, program=sys.executable)
     before = termios.tcgetattr(terminal.theirs)
     terminal.wait("training")
     os.write(terminal.ours, b"r")
-    deadline = time.monotonic() + 120
-    while terminal.process.poll() is None:
-        assert time.monotonic() < deadline, terminal.text
-        terminal.read(0.05)
-    terminal.read(0.1)
+    read_to_end(terminal)
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 1 and modes_left_on(terminal.bytes) == []
     assert "an error of the test" in terminal.text
@@ -175,9 +173,7 @@ def test_an_app_that_does_not_end_is_ended_with_the_terminal_restored(tmp_path: 
     before = termios.tcgetattr(terminal.theirs)
     terminal.press("enter")
     terminal.wait(lambda: modes_left_on(terminal.bytes))
-    while terminal.process.poll() is None:
-        terminal.read(0.05)
-    terminal.read(0.1)
+    read_to_end(terminal)
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 143 and modes_left_on(terminal.bytes) == []
 

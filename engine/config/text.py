@@ -48,6 +48,10 @@ LINE_LIMIT = 4000
 """Maximum characters of a log line that are shown."""
 
 
+SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
+"""Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
+
+
 def visible(text: str, limit: int | None = None) -> str:
     """The text on one line, with every control or invisible character written as an escape.
 

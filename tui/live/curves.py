@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.quantities import rate, size
-from engine.config.text import visible
+from engine.config.text import SPECIAL_TOKEN, visible
 from engine.runs.run.events import Sample
 from engine.runs.run.folder import short_name
 from tui.charts import AXIS, DASHES, ChartRow, ChartStyle, Curve, Series, draw, line_sample, reach
@@ -31,12 +31,10 @@ COLORS = {
     "": "",
 }
 """Colors of the parts of charts."""
-MARKER = r"(?:<\|[^|>]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\])"
-"""A special token around messages in the templates of most families."""
-TEMPLATE_END = re.compile(rf"(?:{MARKER}\s*\w*\s*)+(?:<think>\s*(?:</think>\s*)?)?$")
+TEMPLATE_END = re.compile(rf"(?:(?:{SPECIAL_TOKEN.pattern})\s*(?:\w+\s*)?)+(?:<think>\s*(?:</think>\s*)?)?$")
 """Special tokens and roles with which a chat template ends a prompt."""
-TURN_START = re.compile(rf".*{MARKER}(?:\w+\n)?", re.DOTALL)
-"""All before the text of the last message."""
+ROLE = re.compile(r"^\w+\n")
+"""The role of a message, after its first special token."""
 WHEN = {"before": "base", "after": "trained"}
 
 
@@ -56,8 +54,7 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
     rows_each = max(3, height // max(1, len(shown)))
     lines: list[Content] = []
     for prompt, answers in shown:
-        turn = TURN_START.sub("", TEMPLATE_END.sub("", prompt), count=1)
-        end = visible(" ".join(turn.split()), 4000)  # the question is at the end
+        end = visible(" ".join(last_turn(prompt).split()), 4000)  # the question is at the end
         rows = [Content.styled(end if len(end) <= width else f"…{end[1 - width :]}", "$foreground-muted")]
         rows.append(_labeled("expected", answers[-1].target, width, "$text-success"))
         for sample in answers[-(rows_each - 2) :]:
@@ -65,6 +62,12 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
             rows.append(_labeled(when, sample.output, width, ""))
         lines += rows[:rows_each]
     return lines[:height]
+
+
+def last_turn(prompt: str) -> str:
+    """The text of the last message of a prompt, without special tokens and role."""
+    *earlier, text = SPECIAL_TOKEN.split(TEMPLATE_END.sub("", prompt))
+    return ROLE.sub("", text) if earlier else text
 
 
 def _labeled(label: str, text: str, width: int, style: str) -> Content:

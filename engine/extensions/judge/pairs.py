@@ -14,6 +14,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.config.text import SPECIAL_TOKEN
 from engine.runs.ladder.answers import ONLY, RungAnswers, answer_files, text_hash
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, is_base
@@ -26,10 +27,6 @@ SIMILARITY = "chrf"
 """Score that orders the items that people rate, where the metric is the loss (`open`)."""
 DISAGREEMENT_WEIGHT = 2
 """How much more likely an item on which the rungs' scores differ is to be rated next."""
-SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
-"""Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
-
-
 MESSAGE_START = re.compile(r"<\|(?:im_start|start_header_id)\|>(\w+)(?:<\|end_header_id\|>)?\s*")
 """Where a message of this role starts, in the templates of most families."""
 

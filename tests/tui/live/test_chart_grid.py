@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from made_runs import step
 
 from engine.runs.run import events
 from tui.charts import Series
-from tui.live.curves import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
+from tui.live.curves import METRICS, ChartGrid, cursor_column, last_turn, sample_lines, step_of_column
 from tui.live.run_state import MAX_SAMPLES, RunState
 
 LOSS, MEMORY = METRICS[0], METRICS[4]
@@ -111,3 +113,10 @@ def test_memory_after_training_is_not_part_of_the_curve() -> None:
 def test_a_sample_shows_the_last_turn_of_its_prompt_without_the_template(prompt: str) -> None:
     shown = events.Sample(when="before", step=0, prompt=prompt, target="42", output="41", score=0.0)
     assert str(sample_lines([shown], None, 40, 5)[0]) == "What is 6 x 7?"
+
+
+def test_the_last_turn_of_a_long_prompt_is_found_at_once() -> None:
+    for text in ("word " * 20_000, "<|im_start|>" + "\n" * 20_000 + "x<", "<|im_start|>user\n" * 5_000):
+        began = time.process_time()
+        last_turn(text)
+        assert time.process_time() - began < 1

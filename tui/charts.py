@@ -293,7 +293,7 @@ def draw(
     low, high = _bounds(buckets)
     cut = ""
     if (without := _bounds_without_spike(buckets, span)) and not (style.log and low > 0):
-        cut = f"y axis cut: values at the start up to {number(high)}"
+        cut = f"vertical axis cut: values at the start up to {number(high)}"
         low, high = without
     if high - low <= abs(high) * FLAT:  # the y axis never has zero height
         margin = abs(low) * 0.05 or 1.0

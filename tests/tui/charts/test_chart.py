@@ -132,7 +132,7 @@ def test_a_spike_at_the_start_does_not_flatten_the_rest(until: float | None) -> 
     rest = [2 + 0.3 * math.cos(n / 20) for n in range(380)]
     drawn = plain(draw([Curve(series(*[400.0] * 3, *rest), "train")], 70, 12, ChartStyle(), until))
     assert all(row[AXIS:].strip() for row in drawn[:-1])  # every row has a part of the curve
-    assert "y axis cut: values at the start up to 400" in drawn[-1]
+    assert "vertical axis cut: values at the start up to 400" in drawn[-1]
     assert {len(row) for row in drawn} == {70}
 
 

@@ -63,7 +63,7 @@ def dataset(url: str) -> None:
 
 
 def push(url: str) -> None:
-    from engine.export.push import check_repository
+    from engine.extensions.push.hub import check_repository
 
     check_repository("team/tickets", False)
 

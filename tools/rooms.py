@@ -51,7 +51,7 @@ ROOMS = {
         r"\branks\b|\brank_|rank 0|FSDP|\bDDP\b|torch\.distributed|train\.devices|parallelism",
         r"training/ranks|worker/rank",
     ),
-    "push": Room(r"\bpush(ed|es|ing)?\b", r"export/push"),
+    "push": Room(r"\bpush(ed|es|ing)?\b"),
 }
 
 

@@ -4,6 +4,8 @@
 - `ftbench.panes`: a widget with the protocol `Pane` (`tui/widgets/pane.py`).
 - `ftbench.commands`: a function under the name of the command, `track` or `presets import`; its parameters are the
   options, its result is the exit status.
+- `ftbench.options`: further options of a command: a function under the command and a name, `export push`, whose
+  parameters are the options. What it returns, unless None, is given to the command (`tui/cli/main.py`).
 - `ftbench.requests`: a function that answers a request, `doctor.train`, in a process that may import torch
   (`engine/worker/requests.py`).
 - `ftbench.executors`: a batch system with the functions of `BatchSystem` (`engine/executors/jobs.py`), `slurm`.

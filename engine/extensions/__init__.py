@@ -28,9 +28,12 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "track": ("tui.extensions.trackers.command:track", "Log a run, or a ladder's runs, to experiment trackers."),
     },
+    "ftbench.options": {"export push": ("tui.extensions.push.options:push", "")},
     "ftbench.requests": {
         "judge.plan": ("engine.extensions.judge.requests:judge_plan", ""),
         "rating.summary": ("engine.extensions.judge.requests:rating_summary", ""),
+        "push": ("engine.extensions.push.requests:push", ""),
+        "push.check": ("engine.extensions.push.requests:push_check", ""),
         "doctor": ("engine.extensions.doctor.requests:doctor", ""),
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),

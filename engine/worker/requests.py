@@ -257,20 +257,6 @@ def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
     return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
 
 
-def push_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The full name of a Hub repository that can be pushed to."""
-    from engine.export.push import check_repository
-
-    return check_repository(arguments["repository"], arguments["public"])
-
-
-def push(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Push an artifact to the Hub (`Pushed`)."""
-    from engine.export.push import push
-
-    return msgspec.to_builtins(push(Path(arguments["folder"]), arguments["repository"], arguments["public"], progress))
-
-
 def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     """The gain of a run over its base model or another run (`Gain`)."""
     from engine.export.comparison import gain_of_run
@@ -299,8 +285,6 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "export.check": export_check,
     "export.tools": export_tools,
     "gain": gain,
-    "push": push,
-    "push.check": push_check,
 }
 """Those of the core; `handler` also knows those of extensions."""
 

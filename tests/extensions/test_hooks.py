@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 from command import ftbench
 from made_ladder import made_ladder
 from places import TESTS
@@ -18,7 +21,7 @@ from engine.config.errors import UserError
 from engine.config.hooks import hooks, load_all, shipped_hooks
 from engine.extensions import SHIPPED
 from tui import commands
-from tui.cli.main import with_extensions
+from tui.cli.main import with_added_options, with_extensions
 from tui.command import AddedKey, Command, ScreenKeys
 
 EXAMPLE = str(TESTS / "plugin_example")
@@ -72,6 +75,31 @@ def test_another_package_adds_commands(tmp_path: Path, monkeypatch: pytest.Monke
     assert int(ftbench("presets", "count").stdout) > 20
     assert "Print the number of steps of a run" in ftbench("--help").stdout
     assert ftbench("steps", "no-such-run").returncode == 2
+
+
+def count_files(count_files: Annotated[bool, typer.Option("--count-files")] = False) -> str | None:
+    return "count" if count_files else None
+
+
+def test_another_package_adds_options_to_a_command(
+    add: Callable[[str, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("ftbench.options", "export count", f"{__name__}:count_files")
+    given: list[Any] = []
+
+    def export(name: str, added: Sequence[Any] = (), json: bool = False) -> None:
+        given.extend(added)
+
+    command = with_added_options("export", export)
+    assert [*inspect.signature(command).parameters] == ["name", "push", "public", "count_files", "json"]
+    values: dict[str, Any] = {"name": "last", "push": None, "public": False, "json": False}
+    command(**values, count_files=False)
+    assert given == []
+    command(**values, count_files=True)
+    assert given == ["count"]
+    add("ftbench.options", "gate count", f"{__name__}:count_files")
+    with pytest.raises(UserError, match="takes no options"):
+        with_added_options("gate", lambda name: None)
 
 
 STORY = """

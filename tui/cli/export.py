@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 import typer
@@ -12,7 +13,7 @@ import typer
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.config.text import amount, visible
+from engine.config.text import visible
 from engine.runs.rpc_client import ask
 from engine.runs.run.export_formats import export_formats, weight_types
 from engine.runs.run.exports import (
@@ -39,6 +40,19 @@ DEFAULTS = ", ".join(f"{known.default} for {known.noun}" for known in export_for
 STYLES = {"pass": "green", "worse": "red", "undecided": "yellow"}
 
 
+class AfterExport(Protocol):
+    """What the options of an extension do with the artifact."""
+
+    def prepare(self, progress: Callable[[str], None]) -> None:
+        """Raise UserError for what cannot be done, before hours of export."""
+
+    def finish(self, answer: dict[str, Any], accepted: bool, json: bool) -> None:
+        """Called with the folder and the check, as JSON prints them: what it adds is printed as well, where `json`.
+
+        `accepted`: the artifact is not worse than the run, or that is accepted.
+        """
+
+
 def export(
     name: options.Run = "last",
     to: Annotated[Kind, typer.Option("--to", help="What to write.")] = "merged",
@@ -54,20 +68,15 @@ def export(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="Exit with 0 even if the artifact is worse.")
     ] = False,
-    push: Annotated[
-        str | None,
-        typer.Option("--push", metavar="REPO", help="Hub repository (OWNER/NAME) to upload it to, private if created."),
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push, allow a public repository.")] = False,
+    added: Sequence[AfterExport] = (),
     now: options.Now = False,
     runs: options.Runs = None,
     json: options.Json = False,
 ) -> int:
-    """Export a run, or the one that a ladder's verdict recommends; print the check, and push.
+    """Export a run, or the one that a ladder's verdict recommends; print the check.
 
-    Returns 1 if the artifact is worse than the run, unless that is accepted. An artifact that is worse is pushed only
-    if that is accepted. With `push`, an existing one is not exported again. Raises UserError for a ladder without a
-    recommendation.
+    Returns 1 if the artifact is worse than the run, unless that is accepted. With something to do after the export, an
+    existing artifact is not exported again. Raises UserError for a ladder without a recommendation.
     """
     source = find_named(runs, name, RUN_OR_LADDER)
     run = source if isinstance(source, RunDir) else source.recommended_run()
@@ -89,13 +98,12 @@ def export(
         overwrite=overwrite,
         wait=not now,
     )
-    destination: dict[str, Any] = {"repository": push, "public": public}
     answer: dict[str, Any] | None = None
     with shown_progress(json) as (progress, counted):
-        if push is not None:  # refused before hours of export
-            progress(f"checking {push} on the Hub")
-            destination["repository"] = ask("push.check", destination, progress)
-            answer = None if overwrite else existing_artifact(run, to, weights, folder)
+        for step in added:
+            step.prepare(progress)
+        if added and not overwrite:
+            answer = existing_artifact(run, to, weights, folder)
         try:
             answer = answer or ask("export", arguments, progress, counted=counted)
         except (KeyboardInterrupt, RunFailed):  # the process was killed
@@ -105,19 +113,10 @@ def export(
     refused = check.outcome == "worse" and not accept_loss
     if not json:
         show(Path(answer["folder"]), check)
-    if push is not None and not refused:
-        with shown_progress(json) as (progress, _):
-            answer["pushed"] = ask("push", {"folder": answer["folder"], **destination}, progress)
+    for step in added:
+        step.finish(answer, not refused, json)
     if json:
         print_json(answer)
-    elif "pushed" in answer:
-        pushed = answer["pushed"]
-        visibility = "private" if pushed["private"] else "public"
-        say(f"pushed: {amount(pushed['files'], 'file')} to {visible(pushed['url'])} ({visibility})")
-        for note in pushed["notes"]:
-            say(f"note: {visible(note)}", "yellow")
-    elif push is not None:
-        say("not pushed: the artifact is worse than the run; --accept-loss pushes it", "red")
     return int(refused)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -81,16 +82,17 @@ class _Strict:
 class Subcommand(_Strict, TyperCommand):
     """A subcommand. Its module is imported when its options are needed, which `ftbench --help` does not list."""
 
-    def __init__(self, name: str, help: str, place: str) -> None:
-        super().__init__(name, help=help, rich_markup_mode=None)
-        self.place = place
+    def __init__(self, path: str, help: str, place: str) -> None:
+        """`path`: `data check`."""
+        super().__init__(path.split()[-1], help=help, rich_markup_mode=None)
+        self.path, self.place = path, place
 
     def load(self) -> None:
         """Read options and function from the module."""
         if self.callback is None:
             module, _, function = self.place.partition(":")
             app = typer.Typer(add_completion=False)
-            app.command()(getattr(import_module(module), function))
+            app.command()(with_added_options(self.path, getattr(import_module(module), function)))
             command = get_command(app)
             self.params, self.callback = command.params, command.callback
 
@@ -103,15 +105,40 @@ class Subcommand(_Strict, TyperCommand):
         raise typer.Exit(super().invoke(ctx) or 0)
 
 
+def with_added_options(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with the options that extensions add, in the place of its parameter `added`, which gets
+    what they return.
+
+    Raises UserError for options of a command that has no such parameter.
+    """
+    adders = [hook for name, hook in hooks("ftbench.options").items() if name.rpartition(" ")[0] == command]
+    own = inspect.signature(function, eval_str=True).parameters
+    if "added" not in own:
+        if adders:
+            problem = f"`ftbench {command}` takes no options of extensions"
+            raise UserError(problem, adders[0].place, FIX, "extension.invalid")
+        return function
+    parts = [(adder, inspect.signature(adder, eval_str=True).parameters) for adder in (hook.load() for hook in adders)]
+
+    def call(**values: Any) -> Any:
+        given = [adder(**{name: values.pop(name) for name in part}) for adder, part in parts]
+        return function(**values, added=[work for work in given if work is not None])
+
+    added = [parameter for _, part in parts for parameter in part.values()]
+    every = [choice for name, known in own.items() for choice in (added if name == "added" else [known])]
+    call.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    return call
+
+
 class Group(_Strict, TyperGroup):
     """`ftbench`, or a group of its subcommands (`ftbench data`)."""
 
-    def __init__(self, table: Table | None = None, **settings: Any) -> None:
+    def __init__(self, table: Table | None = None, path: str = "", **settings: Any) -> None:
         """`table`: by default all subcommands of `ftbench`."""
         settings["commands"] = {
-            name: Group(work, name=name, help=about, no_args_is_help=True, rich_markup_mode=None)
+            name: Group(work, name, name=name, help=about, no_args_is_help=True, rich_markup_mode=None)
             if isinstance(work, dict)
-            else Subcommand(name, about, work)
+            else Subcommand(f"{path} {name}".strip(), about, work)
             for name, (about, work) in (with_extensions() if table is None else table).items()
         }
         super().__init__(**settings)

@@ -29,6 +29,7 @@ SLOW = (
     "tui/cli/test_clean.py",
     "tui/cli/test_demo.py",
     "extensions/chat",
+    "extensions/compare",
     "tui/cli/test_monitor.py",
     "tui/cli/test_completion.py",
     "tui/cli/test_pull.py",

@@ -14,6 +14,10 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
             "Let a model compare the answers of rungs, in both orders.",
         ),
         "rate": ("tui.extensions.judge.command:rate", "Compare the answers of two rungs without their names."),
+        "compare": (
+            "tui.extensions.compare.command:compare",
+            "Compare results item by item: runs, and files of other evaluation tools.",
+        ),
         "doctor": (
             "tui.extensions.doctor.command:doctor",
             "Check machine, libraries, disk, and a step of each method.",
@@ -30,6 +34,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
     },
     "ftbench.options": {"export push": ("tui.extensions.push.options:push", "")},
     "ftbench.requests": {
+        "compare": ("engine.extensions.compare.comparing:compare", ""),
         "judge.plan": ("engine.extensions.judge.requests:judge_plan", ""),
         "rating.summary": ("engine.extensions.judge.requests:rating_summary", ""),
         "push": ("engine.extensions.push.requests:push", ""),
@@ -46,6 +51,10 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
     },
     "ftbench.reports": {"judge": ("engine.extensions.judge.ladder_report", "")},
     "ftbench.schemas": {
+        "comparison": (
+            "engine.extensions.compare.comparison:ResultComparison",
+            "output of compare --json",
+        ),
         "judgment": (
             "engine.extensions.judge.preferences:Judgment",
             "judgment.json of a judge, and output of judge --json",

@@ -578,7 +578,7 @@ class MeanSamples:
             item=items * self.items,
             seed=np.asarray(sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))),
             items=self.items,
-            seeds=min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained),
+            seeds=min((len(self.scores[name].values) for name in (a, b) if name in self.seed_std), default=1),
             critical=max(many_seeds, difference.half_width / error) if error else many_seeds,
             many_seeds=many_seeds,
         )

@@ -404,11 +404,12 @@ def html(sweep: Sweep) -> str:
         page.environment()
         .get_template("page.html.jinja")
         .render(
+            kind="sweep",
             sweep=sweep,
             title=title(sweep),
             facts=facts(sweep),
             unfinished="" if sweep.status == "finished" else f"Partial report: {sweep.status}. {sweep.reason}",
-            results=results(sweep),
+            results=[results(sweep)],
             figures=sweep_figures(sweep),
             reading=READING,
             styles={},

@@ -208,6 +208,7 @@ def render_page(data: ReportData) -> str:
         environment()
         .get_template("page.html.jinja")
         .render(
+            kind="ladder",
             sweep=None,
             title=report_title(ladder),
             facts=report_facts(ladder),

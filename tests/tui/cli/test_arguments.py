@@ -95,6 +95,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
         "track --project": "likewise, track.project",
         "track --online": "likewise, track.online",
         "export --type": "the stored weights, not quantization.type",
+        "compare --group": "a column of the compared files, not data.group",
         "gate --metric": "of answers that exist, not evaluation.metric",
         "demo --devices": "hardware.device; `train.devices` is how many of them train one run",
         "ladder --devices": "likewise",

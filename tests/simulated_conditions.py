@@ -18,9 +18,9 @@ import numpy as np
 from simulated_grid import EQUAL_RATES, MARGIN, PAIRS, RATES, _normal_table
 
 from engine.config.metric_specs import LOSS
+from engine.extensions.sweeps.sweep_report import slope
 from engine.ladder.artifacts import _against_runs
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples, item_scores
-from engine.ladder.sweep_report import slope
 from engine.runs.ladder.ladder_state import BASE
 from engine.runs.ladder.rung_results import finding_of
 from engine.runs.run.result import Z_95, Interval

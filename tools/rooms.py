@@ -45,7 +45,7 @@ ROOMS = {
     "trackers": Room(r"[Tt]rackio|[Tt]ensor[Bb]oard|[Ww]andb|track\.to|to trackers|experiment trackers"),
     "preset_import": Room(r"[Aa]xolotl|LLaMA-Factory|presets import|preset_import|torchtune"),
     "doctor": Room(r"\bdoctor\b"),
-    "sweeps": Room(r"[Ss]weep", r"engine/ladder/sweep_|runs/ladder/sweep"),
+    "sweeps": Room(r"[Ss]weep"),
     "benchmarks": Room(r"[Bb]enchmark", r"evaluation/benchmarks/"),
     "ranks": Room(
         r"\branks\b|\brank_|rank 0|FSDP|\bDDP\b|torch\.distributed|train\.devices|parallelism",

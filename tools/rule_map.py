@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.quantities import percent, ratio, size
+from engine.extensions.sweeps.sweep_dir import SweepDir
 from engine.ladder.recommendation import cost_ratios
-from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, RungResult
 from engine.runs.run.result import Interval

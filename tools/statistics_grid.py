@@ -60,7 +60,7 @@ from simulated_ratings import cells as rating_cells
 from simulated_ratings import measure_stops, predicted_stop
 
 from engine.evaluation.intervals import bootstrap, paired_interval
-from engine.ladder import sweep_report
+from engine.extensions.sweeps import sweep_report
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.runs.ladder.ladder_state import BASE
 

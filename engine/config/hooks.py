@@ -6,6 +6,9 @@
   options, its result is the exit status.
 - `ftbench.options`: further options of a command: a function under the command and a name, `export push`, whose
   parameters are the options. What it returns, unless None, is given to the command (`tui/cli/main.py`).
+- `ftbench.comparisons`: a ComparisonDir (`engine/runs/ladder/ladder_dir.py`) under its KIND, `sweep`: the directory of
+  what is made of several ladders; `ftbench.comparison_views`: how the command line shows it, with the functions of
+  `ComparisonView` (`tui/cli/comparisons.py`).
 - `ftbench.requests`: a function that answers a request, `doctor.train`, in a process that may import torch
   (`engine/worker/requests.py`).
 - `ftbench.executors`: a batch system with the functions of `BatchSystem` (`engine/executors/jobs.py`), `slurm`.

@@ -32,11 +32,17 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "track": ("tui.extensions.trackers.command:track", "Log a run, or a ladder's runs, to experiment trackers."),
     },
-    "ftbench.options": {"export push": ("tui.extensions.push.options:push", "")},
+    "ftbench.options": {
+        "export push": ("tui.extensions.push.options:push", ""),
+        "ladder vary": ("tui.extensions.sweeps.options:vary", ""),
+    },
+    "ftbench.comparisons": {"sweep": ("engine.extensions.sweeps.sweep_dir:SweepDir", "")},
+    "ftbench.comparison_views": {"sweep": ("tui.extensions.sweeps.view", "")},
     "ftbench.requests": {
         "compare": ("engine.extensions.compare.comparing:compare", ""),
         "judge.plan": ("engine.extensions.judge.requests:judge_plan", ""),
         "rating.summary": ("engine.extensions.judge.requests:rating_summary", ""),
+        "sweep.report": ("engine.extensions.sweeps.requests:sweep_report", ""),
         "push": ("engine.extensions.push.requests:push", ""),
         "push.check": ("engine.extensions.push.requests:push_check", ""),
         "doctor": ("engine.extensions.doctor.requests:doctor", ""),

@@ -1,17 +1,16 @@
-"""`python -m engine.ladder DIR`: runs a ladder or a sweep while holding its lock. It does not import torch."""
+"""`python -m engine.ladder DIR`: runs a ladder, or several, while holding its lock. It does not import torch."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from engine.config.errors import UserError, system_refusal
 from engine.config.redaction import redact_output
-from engine.ladder.pipeline import run_ladder
-from engine.ladder.sweep_runner import run_sweep
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import comparison_at
 from engine.runs.queue import locks
 
 
@@ -20,9 +19,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m engine.ladder DIR", file=sys.stderr)
         return 2
-    path = Path(arguments[0]).absolute()
-    folder: LadderDir | SweepDir = SweepDir(path) if (path / "sweep.toml").exists() else LadderDir(path)
-    kind = "sweep" if isinstance(folder, SweepDir) else "ladder"
+    folder = comparison_at(Path(arguments[0]).absolute())
+    kind, module = folder.KIND, folder.WORK.partition(":")[0]
     try:
         folder.plan()
         lock = folder.acquire()
@@ -38,11 +36,8 @@ def main(arguments: list[str]) -> int:
     status, reason = "failed", ""
     try:
         locks.write_holder(lock, str(os.getpid()))
-        if isinstance(folder, SweepDir):
-            status, reason = run_sweep(folder)
-        else:
-            status, reason = run_ladder(folder, folder.plan())
-    except UserError as error:  # ladder.json or sweep.json is damaged
+        status, reason = getattr(import_module(module), folder.WORK.partition(":")[2])(folder)
+    except UserError as error:  # its state is damaged
         print(error.line, file=sys.stderr)
         return 2
     except OSError as error:

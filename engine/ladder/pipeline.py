@@ -27,7 +27,7 @@ from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
 from engine.ladder.sequential import decide_questions, next_look
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
 from engine.runs.ladder.ladder_plan import differing_settings, refuse_missing_splits, shared
 from engine.runs.ladder.ladder_state import (
     BASE_4BIT,
@@ -95,10 +95,10 @@ class LadderPipeline:
     """Runs the stages of one ladder. After an interruption all stages are repeated and reuse what has finished."""
 
     def __init__(self, runner: LadderRunner, plan: LadderPlan, share_bases: Callable[[], None] = lambda: None) -> None:
-        """`share_bases`: in a sweep, fills in the ladder's `base_runs`."""
+        """`share_bases`: fills in the ladder's `base_runs`, where it is one of several."""
         self.runner, self.ladder, self.plan, self.share_bases = runner, runner.ladder, plan, share_bases
         self.base_scorers: dict[bool, LadderEntry | None] = {}
-        """Whether the base is in 4 bits -> the run that scores it; None if another ladder of the sweep scored it."""
+        """Whether the base is in 4 bits -> the run that scores it; None if another ladder scored it."""
 
     def run(self) -> None:
         """Run all stages. Raises StopRequested, and UserError if data or model are refused."""
@@ -454,9 +454,12 @@ class LadderPipeline:
         return [with_settings(rung.config, values | {"evaluation.when": "after"}), with_settings(rung.config, both)]
 
 
-def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
-    """Start or resume the ladder; returns (status, reason). Raises OSError if its state cannot be written."""
-    stopping = StopRequest()
+def run_ladder(folder: LadderDir) -> tuple[Outcome, str]:
+    """Start or resume the ladder; returns (status, reason).
+
+    Raises OSError if its state cannot be written, UserError if its files are damaged.
+    """
+    plan, stopping = folder.plan(), StopRequest()
     stopping.listen()
     folder.reserve_end()
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh, plan.retime)
@@ -485,7 +488,7 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
     return ladder
 
 
-def run_to_outcome(work: Callable[[], None], state: State, folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
+def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:
     """Do the work; returns (status, reason) and records the error's code in the state."""
     try:
         work()

@@ -1,6 +1,6 @@
 """Disk space that runs, checkpoints, exports, caches and files of killed processes take, and its removal.
 
-Removal holds the lock of the run, ladder or sweep, so that no process starts in it meanwhile; what a process uses is
+Removal holds the lock of the run or ladder, so that no process starts in it meanwhile; what a process uses is
 kept.
 """
 
@@ -18,11 +18,10 @@ from typing import Literal
 
 import platformdirs
 
-from engine.config.errors import UserError
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, remove_tree, subfolders
 from engine.config.home import cache_folder, config_file
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir, comparison_kinds, composed_of
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import is_own_folder
@@ -34,7 +33,7 @@ KINDS: dict[Kind, str] = {
     "checkpoints": "training states; a finished run does not need them",
     "exports": "exported artifacts; `ftbench export` writes them again",
     "runs": "whole runs with model, scores and log",
-    "ladders": "ladders and sweeps with report and probes, without their runs",
+    "ladders": "ladders with report and probes, without their runs",
     "prepared": "cache of prepared rows; filled again when needed",
     "models": "models downloaded by `ftbench pull`",
     "tools": "programs for exports, downloaded by `ftbench pull`",
@@ -68,7 +67,7 @@ class StoredItem:
     """Why it is not removed: a process uses it, it changed in the last hour, or a run or report needs it; '' if it can
     be removed."""
     owner: Folder | None = None
-    """The run, ladder or sweep that contains it."""
+    """The run or ladder that contains it."""
 
 
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
@@ -87,18 +86,13 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
         member = f"it belongs to the ladder {ladder_of[run.name]}" if run.name in ladder_of else ""
         yield _item("runs", run.name, run.path, live or member, run)
 
-    ladders = sort_by_start(LadderDir.iterate(runs))
-    sweeps = sort_by_start(SweepDir.iterate(runs))
-    sweep_of: dict[str, SweepDir] = {}  # ladder -> the sweep whose report needs it; damaged sweeps are skipped
-    for sweep in sweeps:
-        with contextlib.suppress(UserError):
-            sweep_of |= {cell.ladder: sweep for cell in sweep.plan().cells}
-    for comparison in (*ladders, *sweeps):
-        keep, owner = "", sweep_of.get(comparison.name)
+    owners = composed_of(runs)
+    for comparison in (folder for kind in comparison_kinds() for folder in sort_by_start(kind.iterate(runs))):
+        keep, owner = "", owners.get(comparison.name)
         if comparison.is_active():
             keep = RUNNING
-        elif owner is not None:  # a live sweep works on its ladders one after the other
-            keep = IN_USE if owner.is_active() else f"it belongs to the sweep {owner.name}"
+        elif owner is not None:  # a live one works on its ladders one after the other, and its report needs them
+            keep = IN_USE if owner.is_active() else f"it belongs to the {owner.KIND} {owner.name}"
         yield _item("ladders", comparison.name, comparison.path, keep, comparison)
 
     for kind in ("prepared", "models", "tools"):
@@ -109,8 +103,8 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
 
 def list_temporary_items(runs: Path) -> Iterator[StoredItem]:
     """Temporary files and folders, which only killed processes leave: named as in TEMPORARY_NAMES in the directories of
-    runs, ladders, sweeps and timing probes, in ftbench's cache and settings, and SCRATCH_NAME in the system's folder;
-    also directories of runs, ladders and sweeps without a configuration.
+    runs, ladders and timing probes, in ftbench's cache and settings, and SCRATCH_NAME in the system's folder;
+    also directories of runs and ladders without a configuration.
 
     A resumed run and a repeated export remove their own. Raises UserError for unreadable runs.
     """
@@ -232,7 +226,7 @@ def select_items(
 ) -> tuple[list[StoredItem], list[StoredItem]]:
     """(items to remove, items of these kinds that are kept).
 
-    `names` are those of runs, ladders, sweeps and cache entries, and paths of temporary files that belong to none.
+    `names` are those of runs, ladders and cache entries, and paths of temporary files that belong to none.
 
     A run or ladder that is named is removed also if it belongs to a ladder or could be resumed; never while it is
     running.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from engine.config.files import read_regular
 
-RECORDS = ("run.toml", "ladder.toml", "sweep.toml")
 NUMBER, STARTED_IN = "number", "started_in"
 """Keys of these files: the place in the order in which the directories of a runs home
 were made, and the directory that `ftbench` was started from."""

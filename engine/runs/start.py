@@ -1,13 +1,11 @@
-"""Start, resume, stop and pause runs, ladders and sweeps: the one way from a subcommand or a key to a worker."""
+"""Start, resume, stop and pause runs and ladders: the one way from a subcommand or a key to a worker."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +28,8 @@ from engine.executors.local import StartedProcess as StartedProcess
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import run_hooks
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
 from engine.runs.ladder.ladder_state import LadderPlan
-from engine.runs.ladder.sweep import Axis
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog, exit_message
@@ -40,7 +37,7 @@ from engine.runs.run.events import End
 from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir, check_unchanged, find_continued_run, read_frozen, write_end
 
-C = TypeVar("C", LadderDir, SweepDir)
+C = TypeVar("C", bound=ComparisonDir)
 HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""
 LIST_ACTIVE = "run `ftbench runs` to list active runs"
@@ -245,42 +242,14 @@ def start_ladder(
     """
     for rung in plan.rungs:
         check_startable(rung.config)
-    killed = [ladder for ladder in LadderDir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
-    for sweep in SweepDir.iterate(runs) if killed else ():  # only the sweep continues the ladders of its cells
-        with contextlib.suppress(UserError):  # the sweep's plan is damaged
-            ladders = sweep.ladders()
-            killed = [ladder for ladder in killed if ladder not in ladders]
-    return _continue_or_create(killed, plan.fresh, lambda: ladder_dir.create(runs, plan), created)
+    killed = [ladder for ladder in LadderDir.iterate(runs) if ladder.was_killed() and is_same_work(ladder, plan)]
+    if killed:
+        parts = ladder_dir.composed_of(runs)
+        killed = [ladder for ladder in killed if ladder.name not in parts]
+    return continue_or_create(killed, plan.fresh, lambda: ladder_dir.create(runs, plan), created)
 
 
-def start_sweep(
-    runs: Path,
-    axes: Sequence[Axis],
-    cells: Sequence[tuple[dict[str, Any], LadderPlan]],
-    budget: float | None = None,
-    command: str = "",
-    *,
-    created: Callable[[SweepDir], object] = lambda folder: None,
-) -> SweepDir:
-    """Create the directories of a sweep, start its process, and return once it holds the sweep's lock.
-
-    A sweep of the same work whose process was killed is continued instead. `created` is called with the sweep before
-    its process starts. Raises as `start_run` does.
-    """
-    for rung in (rung for _, plan in cells for rung in plan.rungs):
-        check_startable(rung.config)
-    plans, killed = [plan for _, plan in cells], list[SweepDir]()
-    for sweep in SweepDir.iterate(runs):
-        with contextlib.suppress(UserError):  # the sweep's plan is damaged
-            if sweep.was_killed() and sweep.plan().budget == budget:
-                ladders = sweep.ladders()
-                if len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans)):
-                    killed.append(sweep)
-    create = partial(create_sweep, runs, axes, cells, budget, command)
-    return _continue_or_create(killed, plans[0].fresh, create, created)
-
-
-def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
+def is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     """Whether a ladder was planned to do the same, whenever, wherever and by whichever command line."""
     try:
         stored = ladder.plan()
@@ -290,10 +259,10 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     return replace(stored, **origin) == plan
 
 
-def _continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C], created: Callable[[C], object]) -> C:
-    """Resume the latest killed ladder or sweep; without one, or with `fresh`, create and start one.
+def continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C], created: Callable[[C], object]) -> C:
+    """Resume the latest killed one; without one, or with `fresh`, create and start one.
 
-    Other killed ladders or sweeps that have no runs are deleted.
+    Other killed ones that have no runs are deleted.
     """
     chosen = None if fresh else next(iter(sort_by_start(killed, latest_first=True)), None)
     for other in killed:
@@ -305,8 +274,11 @@ def _continue_or_create(killed: Sequence[C], fresh: bool, create: Callable[[], C
     return folder
 
 
-def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
-    """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
+def start_ladder_process(ladder: ComparisonDir) -> None:
+    """Start the process of a ladder, or of several, and return once it holds its lock.
+
+    Raises RunFailed if it exits first.
+    """
     ladder.check_files()
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
@@ -323,8 +295,8 @@ def start_ladder_process(ladder: LadderDir | SweepDir) -> None:
     _wait_until(has_started, process, ladder)
 
 
-def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) -> None:
-    """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
+def resume_ladder(folder: ComparisonDir, settings: Flat | None = None) -> None:
+    """Start the process of a ladder, or of several, again; finished runs and ladders are not repeated.
 
     `settings`: other places of files (RELOCATABLE_KEYS) than before. One that is missing is looked for
     (`find_moved_files`). Raises UserError if it is running, and for other keys.
@@ -348,7 +320,7 @@ def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) ->
     start_ladder_process(folder)
 
 
-def stop(run: RunDir | LadderDir | SweepDir) -> None:
+def stop(run: RunDir | ComparisonDir) -> None:
     """Request a stop: the worker finishes its step, saves a checkpoint and exits; a ladder also stops its run.
 
     A job that waits in the queue of a batch system is cancelled. Raises UserError where it is not running or belongs to
@@ -391,7 +363,7 @@ def _stop_job(run: RunDir, job: Job) -> None:
     system.refresh()
 
 
-def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
+def try_to_stop(run: RunDir | ComparisonDir) -> bool:
     """Request a stop of what may have ended; False if its batch system does not answer and has to be asked again."""
     try:
         stop(run)

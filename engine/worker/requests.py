@@ -131,19 +131,12 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.ladder import report
     from engine.runs.ladder.ladder_dir import LadderDir
 
-    return _write_report("ladder", LadderDir(Path(arguments["path"])), report.write)
+    return write_report(LadderDir(Path(arguments["path"])), report.write)
 
 
-def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Write the HTML and Markdown report of a sweep from its state."""
-    from engine.ladder import sweep_report as report
-    from engine.runs.ladder.ladder_dir import SweepDir
-
-    return _write_report("sweep", SweepDir(Path(arguments["path"])), report.write)
-
-
-def _write_report(kind: str, folder: Any, write: Callable[[Any, Any], object]) -> dict[str, str]:
-    state = folder.state()
+def write_report(folder: Any, write: Callable[[Any, Any], object]) -> dict[str, str]:
+    """Write the report of a ladder, or of several, from its state. Raises UserError if it has none."""
+    kind, state = folder.KIND, folder.state()
     if state is None:
         hint = "start or resume it first"
         raise UserError(f"{kind} not started", str(folder.path), hint, code=f"{kind}.not_started")
@@ -278,7 +271,6 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "ladder.report": ladder_report,
     "ladder.items": ladder_items,
     "ladder.score_answers": score_answers,
-    "sweep.report": sweep_report,
     "plan": plan,
     "pull": pull,
     "export": export,

@@ -21,14 +21,15 @@ from engine.config.home import cache_folder
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
+from engine.extensions.sweeps.sweep import Axis
+from engine.extensions.sweeps.sweep_dir import SweepDir, create_sweep
 from engine.extensions.trackers.trackers import start_tracker
 from engine.ladder.__main__ import main as ladder_process
 from engine.runs import cleaning, start
 from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.sweep import Axis
 from engine.runs.run import folder, run_dir
 from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
@@ -70,7 +71,7 @@ def made_home(home: Path) -> None:
         made_run(home, status)
     ladder = ladder_dir.create(home, make_plan("demo", ["lora"], {}))
     made_run(ladder.probes, "finished")
-    ladder_dir.create_sweep(home, [Axis(key="adapter.rank", values=[4])], [({"adapter.rank": 4}, ladder.plan())])
+    create_sweep(home, [Axis(key="adapter.rank", values=[4])], [({"adapter.rank": 4}, ladder.plan())])
 
 
 def content(root: Path) -> dict[str, bytes]:

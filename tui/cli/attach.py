@@ -1,4 +1,4 @@
-"""`attach`, `stop` and `resume`: a run, ladder or sweep that was started before."""
+"""`attach`, `stop` and `resume`: a run or ladder that was started before."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from engine.runs import start
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
 from engine.runs.start import resume_ladder, resume_run
 from tui.cli import ladder, options, run
-from tui.cli.lookup import ANY, find_named, show_origin
+from tui.cli.lookup import find_named, kinds_of_folders, show_origin
 from tui.output.console import print_json, say
 
 STOP_SECONDS = 600.0
 """Time for a process to save its checkpoint and exit after it was asked to stop."""
 
 
-def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> int:
+def attach(name: options.Run = "last", runs: options.Runs = None, json: options.Json = False) -> int:
     """Replay from the first event, and follow while it is running. Returns the exit status."""
-    folder = find_named(runs, name, ANY)
+    folder = find_named(runs, name, kinds_of_folders())
     show_origin(folder, quiet=json)
     if not isinstance(folder, RunDir):
         return ladder.watch(folder, json)
@@ -30,9 +30,9 @@ def attach(name: options.RunOrSweep = "last", runs: options.Runs = None, json: o
     return run.watch(folder, json=json)
 
 
-def stop(name: options.RunOrSweep = "last", runs: options.Runs = None, json: options.Json = False) -> None:
+def stop(name: options.Run = "last", runs: options.Runs = None, json: options.Json = False) -> None:
     """Request a stop and wait until the worker has saved its checkpoint and exited."""
-    folder = find_named(runs, name, ANY)
+    folder = find_named(runs, name, kinds_of_folders())
     show_origin(folder, quiet=json)
     try:
         start.stop(folder)
@@ -53,14 +53,14 @@ def stop(name: options.RunOrSweep = "last", runs: options.Runs = None, json: opt
 
 
 def resume(
-    name: options.RunOrSweep = "last",
+    name: options.Run = "last",
     runs: options.Runs = None,
     settings: options.DeviceSettings = None,
     detach: options.Detach = False,
     json: options.Json = False,
 ) -> int:
-    """Resume a run from its latest complete checkpoint; of a ladder or sweep, the runs that have not finished."""
-    folder = find_named(runs, name, ANY)
+    """Resume a run from its latest complete checkpoint; of a ladder, the runs that have not finished."""
+    folder = find_named(runs, name, kinds_of_folders())
     changed = options.overrides(settings)
     show_origin(folder, quiet=json)
     if isinstance(folder, RunDir):

@@ -51,10 +51,10 @@ def runs(home: Path | None) -> Iterable[str]:
 
 @offers
 def ladders(home: Path | None) -> Iterable[str]:
-    """Ladders, and sweeps, which the same subcommands accept."""
-    from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+    """Ladders, and what is made of several."""
+    from engine.runs.ladder.ladder_dir import comparisons
 
-    return _names(home, LadderDir.iterate, SweepDir.iterate)
+    return _names(home, comparisons)
 
 
 @offers

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from engine.config.errors import RunFailed
 from engine.config.metric_specs import metric_spec
@@ -14,14 +13,14 @@ from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
 from engine.executors.jobs import JobState, system_of
 from engine.runs import score_format, start
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
-from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry, is_base
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
+from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, ComparisonState, Ladder, LadderEntry, is_base
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.ladder.sweep import Sweep, cell_text
 from engine.runs.run import events
 from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import CUDA_ERROR
+from tui.cli.comparisons import view_of
 from tui.cli.progress import ProgressDisplay, progress_display
 from tui.live.event_lines import lines
 from tui.live.run_state import RunState
@@ -93,7 +92,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
 
 
 def wait_for_end(
-    folder: RunDir | LadderDir | SweepDir,
+    folder: RunDir | ComparisonDir,
     display: ProgressDisplay | None,
     poll: Callable[[], tuple[T | None, bool]],
     exited_message: Callable[[], str],
@@ -117,13 +116,13 @@ def wait_for_end(
             ask_to_leave(folder, display)
 
 
-def last_log_line(folder: RunDir | LadderDir | SweepDir) -> str:
+def last_log_line(folder: RunDir | ComparisonDir) -> str:
     """`. Its log ends: …`, '' where the process printed nothing."""
     last = exit_message(folder.log_file)
     return f". Its log ends: {visible(last, 400)}" if last else ""
 
 
-def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | None) -> None:
+def ask_to_leave(run: RunDir | ComparisonDir, display: ProgressDisplay | None) -> None:
     """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
     if display is not None:
         display.live.stop()
@@ -154,8 +153,8 @@ STAGE_TEXTS = {
 }
 
 
-def follow_comparison(folder: LadderDir | SweepDir, quiet: bool = False, known: Collection[str] = ()) -> Ladder | Sweep:
-    """Show a ladder or sweep until it ends; returns its last state. `known`: texts of warnings that were shown before.
+def follow_comparison(folder: ComparisonDir, quiet: bool = False, known: Collection[str] = ()) -> ComparisonState:
+    """Show a ladder, or several, until it ends; returns its last state. `known`: texts of warnings that were shown.
 
     Raises Detached where the user chose to detach, and RunFailed where its process exited unexpectedly.
     """
@@ -163,10 +162,9 @@ def follow_comparison(folder: LadderDir | SweepDir, quiet: bool = False, known: 
         if isinstance(folder, LadderDir):
             show: Callable[[Any], None] = LadderView(folder, display, quiet, known).show
         else:
-            first = folder.ladder(folder.plan().cells[0].ladder)
-            show = SweepView(folder, LadderView(first, display, quiet)).show
+            show = view_of(folder).follower(folder, display, quiet)
 
-        def poll() -> tuple[Ladder | Sweep | None, bool]:
+        def poll() -> tuple[ComparisonState | None, bool]:
             live, state = folder.is_active(), folder.state()
             if state is not None and (state.status == "running" or not live):  # else: written before the resume
                 show(state)
@@ -177,7 +175,7 @@ def follow_comparison(folder: LadderDir | SweepDir, quiet: bool = False, known: 
             what = f"{folder.KIND} process exited unexpectedly{last_log_line(folder)}"
             return f"{what}; `ftbench resume {folder.argument}` resumes it"
 
-        return cast(Ladder | Sweep, wait_for_end(folder, display, poll, exited_message))
+        return wait_for_end(folder, display, poll, exited_message)
 
 
 class LadderView:
@@ -198,10 +196,10 @@ class LadderView:
         for subject, text, style in ladder_lines(ladder):
             if subject not in self.printed:
                 self.printed.add(subject)
-                _line(text, style)
-        self._update_line(ladder)
+                print_line(text, style)
+        self._updateprint_line(ladder)
 
-    def _update_line(self, ladder: Ladder) -> None:
+    def _updateprint_line(self, ladder: Ladder) -> None:
         """Update the progress line with the active run or export, or with the stage between runs."""
         if self.display is None:
             return
@@ -262,39 +260,9 @@ def _score(row: RungResult, ladder: Ladder) -> str:
     return f"{row.name}: {metric_spec(metric).title} {score_format.score(row.score.mean, metric)}{interval}{seeds}"
 
 
-def _line(text: str, style: str = "") -> None:
+def print_line(text: str, style: str = "") -> None:
+    """Print a line with the time."""
     say(shortened(f"{time.strftime('%H:%M:%S')} {text}"), style)
-
-
-@dataclass
-class SweepView:
-    """Prints what changed in a sweep, and the progress of its active ladder."""
-
-    folder: SweepDir
-    ladder: LadderView
-    printed: dict[str, str] = field(default_factory=dict)
-    """Ladder -> the status of its cell that was printed."""
-    estimated: bool = False
-
-    def show(self, sweep: Sweep) -> None:
-        if self.ladder.quiet:
-            return
-        if sweep.stage == "running" and not self.estimated:
-            self.estimated = True
-            if sweep.low is not None and sweep.high is not None:  # with timing probes
-                remaining = max(0.0, sweep.low - sweep.spent), max(0.0, sweep.high - sweep.spent)
-                runs = f"{amount(len(sweep.cells), 'ladder')}, {amount(sweep.runs, 'run')}"
-                _line(f"total: about {between(*remaining)} for {runs} (equal runs count once)")
-        for cell in sweep.cells:
-            if cell.status not in ("planned", self.printed.get(cell.ladder)):
-                reason = f": {cell.reason}" if cell.reason else ""
-                _line(f"{cell_text(cell.values)} {cell.status}{reason}")
-                self.printed[cell.ladder] = cell.status
-            if cell.status == "live":
-                if self.ladder.folder.name != cell.ladder:
-                    self.ladder = LadderView(self.folder.ladder(cell.ladder), self.ladder.display, self.ladder.quiet)
-                if state := self.ladder.folder.state():
-                    self.ladder.show(state)
 
 
 def time_estimates(ladder: Ladder) -> Iterator[str]:

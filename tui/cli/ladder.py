@@ -1,7 +1,4 @@
-"""`ladder` and `demo`: run every method on the same data and report the verdict; `report`: write the report again.
-
-With `--vary` a sweep: a ladder for each value of one or two settings.
-"""
+"""`ladder` and `demo`: run every method on the same data and report the verdict; `report`: write the report again."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import typer
@@ -20,35 +17,31 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.preset_library import resolve_preset
-from engine.config.quantities import percent
 from engine.config.settings import Flat
 from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import CPU, select_device
 from engine.runs.home import runs_home
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, comparison_kinds, comparisons
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, Forecast, describe_plan, forecast_rows, make_plan
-from engine.runs.ladder.ladder_state import FIRST_LOOK, Ladder, LadderPlan
+from engine.runs.ladder.ladder_state import FIRST_LOOK, ComparisonState, Ladder, LadderPlan
 from engine.runs.ladder.report_hooks import extended, extended_json
 from engine.runs.ladder.summary_drawing import plain_lines, summary_lines, tradeoff_lines
-from engine.runs.ladder.sweep import Sweep, axis_value_text, describe_sweep, make_cells, parse_axes, parse_budget
 from engine.runs.rpc_client import ask
 from engine.runs.run.export_formats import kinds_with_tools
 from engine.runs.run.exports import artifact_words, parse_artifact
 from engine.runs.run.usage import summarize_columns, summarize_rows
-from engine.runs.score_format import percent_bounds
-from engine.runs.start import start_ladder, start_sweep
+from engine.runs.start import start_ladder
 from tui.cli import completion, options
+from tui.cli.comparisons import view_of
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, follow_comparison
-from tui.cli.lookup import LADDER_OR_SWEEP, find_named, home_for_launch, show_origin
+from tui.cli.lookup import find_named, home_for_launch, show_origin
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
 from tui.history.tables import show_benchmarks
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
-CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
-"""Whether the rule of thumb holds -> in words."""
 MIN_FORECAST = 5
 """Hours and power are forecast up to this number of seeds, or up to the plan's if it has more."""
 DEMO = "demo"
@@ -100,6 +93,22 @@ def suited_devices(where: Flat) -> Flat:
     return {**where, "hardware.device": f"{CPU}:{min(cpus, DEMO_SLOTS)}"}
 
 
+class LadderFamily(Protocol):
+    """What options of an extension make of the ladder that the other options describe: several."""
+
+    def plan(self, settings: Flat, make: Callable[[Flat], LadderPlan], dry_run: bool) -> Sequence[LadderPlan]:
+        """The plans of its ladders; `make` makes one of the settings that hold.
+
+        Raises UserError for what the options do not allow, such as a dry run.
+        """
+
+    def about(self) -> str:
+        """One line about them."""
+
+    def start(self, runs: Path, *, created: Callable[[Any], object]) -> object:
+        """As `start_ladder`."""
+
+
 def ladder(
     preset: options.PresetName,
     rungs: Annotated[
@@ -144,8 +153,7 @@ def ladder(
             "--price", metavar="[NAME=]IN,OUT", help="Price of served rungs per million tokens, of prompts and answers."
         ),
     ] = None,
-    vary: options.Vary = None,
-    budget: options.Budget = None,
+    added: Sequence[LadderFamily] = (),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the expected hours and power by number of seeds; start nothing.")
     ] = False,
@@ -161,7 +169,7 @@ def ladder(
     detach: options.Detach = False,
     json: options.Json = False,
 ) -> int:
-    """Start a ladder or sweep and follow it. Returns 0 when it finished or was stopped."""
+    """Start a ladder, or several by options of extensions, and follow. Returns 0 when it finished or was stopped."""
     job = {"executor": executor, "partition": partition, "time": time, "gres": gres}
     given = options.overrides(settings, share, model=model, data=data, device=device, **job)
     words = rung_words(rungs)
@@ -178,26 +186,20 @@ def ladder(
         command=shlex.join(["ftbench", *sys.argv[1:]]),
         ship=artifacts,
         margin=margin * POINT,
-        max_seeds=_seed_limit(until_decided, max_seeds, vary),
+        max_seeds=_seed_limit(until_decided, max_seeds),
         retime=retime,
         base_shots=_shot_numbers(base_shots),
         prices=price or [],
     )
-    if not vary:
-        if budget is not None:
-            raise UserError("--budget without --vary", hint="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
+    if not added:
         plan = make(given)
         if dry_run:
             return show_forecast(plan, runs_home(runs), json)
         return start(plan, home_for_launch(runs, json), detach, json)
-    if dry_run:
-        hint = "remove --vary to forecast one of its ladders"
-        raise UserError("--dry-run forecasts one ladder", "--vary", hint, code="sweep.dry_run")
-    axes, limit = parse_axes(vary, given), parse_budget(budget)
-    cells = make_cells(axes, given, make)
-    folder, plans = home_for_launch(runs, json), [plan for _, plan in cells]
-    launch = partial(start_sweep, folder, axes, cells, limit, plans[0].command)
-    return _start(launch, plans, describe_sweep(axes, cells), folder, detach, json)
+    family = added[0]
+    plans = family.plan(given, make, dry_run)
+    folder = home_for_launch(runs, json)
+    return _start(partial(family.start, folder), plans, family.about(), folder, detach, json)
 
 
 def refuse_missing_tools(ship: Sequence[str]) -> None:
@@ -208,7 +210,7 @@ def refuse_missing_tools(ship: Sequence[str]) -> None:
             ask("export.tools", {"kind": kind})
 
 
-def _seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None) -> int | None:
+def _seed_limit(until_decided: bool, most: int | None) -> int | None:
     """Most seeds of a ladder that runs until its questions are decided; None for one with a fixed number.
 
     Raises UserError for options that cannot be combined.
@@ -217,9 +219,6 @@ def _seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | Non
         if most is not None:
             raise UserError(f"--max-seeds {most} limits --until-decided", hint="add it", code="ladder.until_decided")
         return None
-    if vary:
-        problem, hint = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
-        raise UserError(problem, "--until-decided", hint, code="ladder.until_decided")
     return DEFAULT_MAX_SEEDS if most is None else most
 
 
@@ -268,10 +267,10 @@ def _start(
 ) -> int:
     show_notices(plans[0].notices, json)
     check_disk([rung.config for plan in plans for rung in plan.rungs], runs, json)
-    created: list[LadderDir | SweepDir] = []
+    created: list[ComparisonDir] = []
 
     def begin() -> None:
-        known = {folder.path for folder in (*LadderDir.iterate(runs), *SweepDir.iterate(runs))}
+        known = {folder.path for folder in comparisons(runs)}
         launch(created=created.append)  # before any output: a closed pipe must not prevent it
         folder = created[0]
         if not json:
@@ -282,10 +281,10 @@ def _start(
     return follow_started(created, begin, lambda: watch(created[0], json, plans[0].notices, fresh=True), detach, json)
 
 
-def watch(folder: LadderDir | SweepDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
+def watch(folder: ComparisonDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
     """Follow to the end, then print table, verdict and the report's path. Returns the exit status.
 
-    `shown`: warnings that were printed before. A `fresh` ladder or sweep that is refused for invalid input is deleted.
+    `shown`: warnings that were printed before. A `fresh` one that is refused for invalid input is deleted.
     """
     try:
         state = follow_comparison(folder, json, [notice.text for notice in shown])
@@ -306,7 +305,7 @@ def report(
         str,
         typer.Argument(
             metavar="LADDER",
-            help="Ladder or sweep name, part of it, path, or 'last'.",
+            help="Ladder name, part of it, path, or 'last'.",
             autocompletion=completion.ladders,
         ),
     ],
@@ -316,9 +315,9 @@ def report(
 ) -> None:
     """Write the report from the files; print its path, its Markdown, or the state as JSON.
 
-    Raises UserError for a ladder or sweep without a state.
+    Raises UserError for one without a state.
     """
-    folder = find_named(runs, name, LADDER_OR_SWEEP)
+    folder = find_named(runs, name, comparison_kinds())
     show_origin(folder, quiet=json or markdown)
     state = folder.state()
     if state is None:
@@ -335,25 +334,27 @@ def report(
         say(f"Markdown: {folder.markdown}")
 
 
-def as_json(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> dict[str, Any]:
-    """A ladder with what extensions add to it; a sweep unchanged."""
+def as_json(folder: ComparisonDir, state: ComparisonState) -> dict[str, Any]:
+    """The state; of a ladder with what extensions add to it."""
     if isinstance(folder, LadderDir) and isinstance(state, Ladder):
         return extended_json(folder, state)
     return dict(msgspec.to_builtins(state))
 
 
-def show(folder: LadderDir | SweepDir, state: Ladder | Sweep) -> None:
-    """Print the results and the report's path; of an unfinished ladder or sweep the parts that exist."""
+def show(folder: ComparisonDir, state: ComparisonState) -> None:
+    """Print the results and the report's path; of one that is unfinished the parts that exist."""
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
-    if isinstance(state, Sweep):
-        _show_sweep(state)
+    if isinstance(folder, LadderDir) and isinstance(state, Ladder):
+        _show_ladder(extended(folder, state))
+        show_report_path(folder)
     else:
-        _show_ladder(extended(folder, state) if isinstance(folder, LadderDir) else state)
+        view_of(folder).show(folder, state)
+
+
+def show_report_path(folder: ComparisonDir) -> None:
     if folder.page.exists():
         say(f"report: {folder.page}")
-    if isinstance(state, Sweep) and state.headline:
-        say(state.headline, "bold")  # again: the table above it may be long
 
 
 def _show_ladder(ladder: Ladder) -> None:
@@ -370,26 +371,6 @@ def _show_ladder(ladder: Ladder) -> None:
     if ladder.work and ladder.work.data_usage:
         say(f"columns: {summarize_columns(ladder.work.columns)}")
         say(f"rows: {summarize_rows(ladder.work.data_usage)}")
-
-
-def _show_sweep(sweep: Sweep) -> None:
-    """Print the headline, a table of the rungs by setting, and the sentences about them."""
-    if sweep.headline:
-        say(sweep.headline, "bold")
-    keys = [axis.key for axis in sweep.axes]
-    rows = []
-    for point in sweep.points:
-        values, share = sweep.cells[point.cell].values, point.share_of_gain
-        settings = [axis_value_text(values[key]) for key in keys]
-        gained = percent(share.mean) if share else "–"
-        bounds = percent_bounds(share).strip("[]").replace(", ", "–") if share else ""
-        cost = f"{point.cost.mean:.2f}" if point.cost else "–"
-        rows.append([*settings, point.rung, gained, bounds, cost, CHECKS[point.rule]])
-    if rows:
-        columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
-        table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))
-    for line in sweep.sentences:
-        say(f"- {line}")
 
 
 def _shot_numbers(given: str | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Find the run, ladder or sweep that a command line names, and what a user is told about the runs home."""
+"""Find the run or ladder that a command line names, and what a user is told about the runs home."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.runs.home import home_warnings, runs_home, tilde
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, comparison_kinds
 from engine.runs.run.folder import Folder, current_directory, has_file, pick
 from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
@@ -15,8 +15,11 @@ from tui.output.console import say
 
 F = TypeVar("F", bound=Folder)
 RUN_OR_LADDER: tuple[type[RunDir | LadderDir], ...] = (RunDir, LadderDir)
-LADDER_OR_SWEEP: tuple[type[LadderDir | SweepDir], ...] = (LadderDir, SweepDir)
-ANY: tuple[type[RunDir | LadderDir | SweepDir], ...] = (RunDir, LadderDir, SweepDir)
+
+
+def kinds_of_folders() -> tuple[type[RunDir | ComparisonDir], ...]:
+    """Runs, ladders, and what extensions make of ladders."""
+    return (RunDir, *comparison_kinds())
 
 
 def find_named(runs: Path | None, name: str, kinds: Sequence[type[F]]) -> F:
@@ -41,14 +44,14 @@ def matches_any(folders: Iterable[Folder], name: str) -> bool:
 
 
 def home_for_launch(given: Path | None, json: bool) -> Path:
-    """Return the runs home of a command that starts a run, ladder or sweep; print warnings about it."""
+    """Return the runs home of a command that starts a run or ladder; print warnings about it."""
     folder = runs_home(given)
     show_notices(home_warnings(folder), json)
     return folder
 
 
-def show_origin(folder: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
-    """Print the directory that a run, ladder or sweep was started from, where it is not the working directory."""
+def show_origin(folder: RunDir | ComparisonDir, quiet: bool = False) -> None:
+    """Print the directory that a run or ladder was started from, where it is not the working directory."""
     directory = folder.started_in()
     if not quiet and directory and directory != current_directory():
         say(f"{folder.name}, started in {tilde(directory)}")

@@ -29,9 +29,9 @@ group of subcommands its help, and their table.
 """
 SUBCOMMANDS: Table = {
     "run": ("Train and evaluate one run. Ctrl+C asks: detach or stop.", "run:run"),
-    "attach": ("Replay and follow a run, ladder or sweep.", "attach:attach"),
-    "stop": ("Stop a run, ladder or sweep, with a checkpoint.", "attach:stop"),
-    "resume": ("Resume a run, ladder or sweep.", "attach:resume"),
+    "attach": ("Replay and follow a run or ladder.", "attach:attach"),
+    "stop": ("Stop a run or ladder, with a checkpoint.", "attach:stop"),
+    "resume": ("Resume a run or ladder.", "attach:resume"),
     "runs": ("List runs and ladders.", "runs:runs"),
     "data": (
         "Check and preview data before training.",
@@ -51,7 +51,7 @@ SUBCOMMANDS: Table = {
     "plan": ("Predict memory, time and cost of each method.", "plan:plan"),
     "demo": ("Run the default ladder on the embedded model and data.", "ladder:demo"),
     "ladder": ("Compare methods on the same model and data: quality and cost.", "ladder:ladder"),
-    "report": ("Write the report of a ladder or sweep; print its path.", "ladder:report"),
+    "report": ("Write the report of a ladder; print its path.", "ladder:report"),
     "export": ("Export a run, or a ladder's recommended one, and check it.", "export:export"),
     "gate": ("Exit with 0 only if a gain's lower bound reaches --min-gain.", "gate:gate"),
     "pull": ("Download a model of the catalog or of the Hub.", "pull:pull"),

@@ -144,30 +144,12 @@ Shots = Annotated[
         "--base-shots", metavar="N,N", help="Also score the base model with N training rows in each prompt: 0,4."
     ),
 ]
-Vary = Annotated[
-    list[str] | None,
-    typer.Option("--vary", metavar="KEY=V1,V2", help="Run a ladder for each value of a setting; at most two settings."),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        "--budget", metavar="TIME", help="With --vary, start only ladders expected to finish within this time: 8h, 90m."
-    ),
-]
 Retime = Annotated[bool, typer.Option("--retime", help="Repeat runs with disturbed timings instead of reusing them.")]
 Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
         help="Run or ladder: name, part of it, path, or 'last'.",
-        autocompletion=completion.runs_and_ladders,
-    ),
-]
-RunOrSweep = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="Run, ladder or sweep: name, part of it, path, or 'last'.",
         autocompletion=completion.runs_and_ladders,
     ),
 ]

@@ -1,4 +1,4 @@
-"""`run`: one run, from launch to result; and how every subcommand starts a run, ladder or sweep and detaches."""
+"""`run`: one run, from launch to result; and how every subcommand starts a run or ladder and detaches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs import run_hooks
 from engine.runs.home import check_home
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import ComparisonDir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
@@ -92,7 +92,7 @@ def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
 
 
 def follow_started(
-    folders: Sequence[RunDir | LadderDir | SweepDir],
+    folders: Sequence[RunDir | ComparisonDir],
     start: Callable[[], object],
     watch: Callable[[], int],
     detach: bool,
@@ -114,7 +114,7 @@ def follow_started(
     return print_detached(folders[-1], json) if detach else watch()
 
 
-def print_detached(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
+def print_detached(run: RunDir | ComparisonDir, json: bool) -> int:
     """Print how to return to what continues in the background."""
     if json:
         print_json({run.KIND: run.name, "path": str(run.path)})

@@ -9,20 +9,20 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.runs.home import runs_home, tilde
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir, comparison_kinds
 from engine.runs.queue import device_queue
 from engine.runs.run.folder import running_elsewhere, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.cli import options
+from tui.cli.comparisons import view_of
 from tui.history.run_list import COLUMNS, cells, describe
 from tui.output.console import print_json, say, table
 
 LADDER_COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
-SWEEP_COLUMNS = ("sweep", "state", "settings", "ladders done", "started in")
 
 
 def runs(runs: options.Runs = None, json: options.Json = False) -> None:
-    """List runs, ladders and sweeps as tables; as JSON runs and ladders in one list with a `kind` each."""
+    """List runs and ladders as tables; as JSON runs and ladders in one list with a `kind` each."""
     home = runs_home(runs)
     places = {turn.run: turn.place for turn in device_queue.queue_places() if turn.place}
     lines = [describe(run, places) for run in sort_by_start(RunDir.iterate(home), latest_first=True)]
@@ -42,9 +42,11 @@ def runs(runs: options.Runs = None, json: options.Json = False) -> None:
             rows.append([ladder.name, ladder.state, ", ".join(ladder.rungs), done, tilde(ladder.started_in)])
         say("")
         table("", LADDER_COLUMNS, rows, right=(3,))
-    if sweeps := sort_by_start(SweepDir.iterate(home), latest_first=True):
-        say("")
-        table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))
+    for kind in comparison_kinds():
+        if kind is not LadderDir and (others := sort_by_start(kind.iterate(home), latest_first=True)):
+            view = view_of(others[0])
+            say("")
+            table("", view.COLUMNS, [view.cells(other) for other in others], right=(3,))
     if elsewhere := running_elsewhere(home):
         say(f"{elsewhere} Pass --runs to list the runs there.")
 
@@ -109,16 +111,3 @@ def describe_ladder(folder: LadderDir) -> ListedLadder:
         {row.name: msgspec.to_builtins(row.score) for row in state.rows},
         str(folder.page) if folder.page.exists() else "",
     )
-
-
-def _sweep_cells(sweep: SweepDir) -> list[str]:
-    directory = tilde(sweep.started_in())
-    try:
-        state = sweep.state()
-    except UserError:
-        return [sweep.name, "damaged", "", "", directory]
-    if state is None:
-        return [sweep.name, "starting" if sweep.is_active() else "not started", "", "", directory]
-    done = sum(cell.status == "finished" for cell in state.cells)
-    keys = ", ".join(axis.key for axis in state.axes)
-    return [sweep.name, sweep.status_of(state), keys, f"{done}/{len(state.cells)}", directory]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import NormalDist
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -369,24 +368,16 @@ def _facts(compared: ResultComparison) -> list[str]:
 
 
 def render_page(compared: ResultComparison, command: str) -> str:
-    """The comparison as a page, as that of a sweep: without scripts and requests."""
-    overview = SimpleNamespace(name="", headline="", sentences=compared.sentences, command=command)
-    return (
-        page.environment()
-        .get_template("page.html.jinja")
-        .render(
-            kind="comparison",
-            sweep=overview,
-            title=_title(compared),
-            facts=_facts(compared),
-            unfinished="",
-            results=_tables(compared),
-            figures=[],
-            reading="",
-            styles={},
-            command=command,
-        )
-    )
+    """The comparison as a page."""
+    return page.OverviewPage(
+        kind="comparison",
+        name="",
+        title=_title(compared),
+        facts=_facts(compared),
+        results=_tables(compared),
+        sentences=compared.sentences,
+        command=command,
+    ).render()
 
 
 def render_markdown(compared: ResultComparison) -> str:

@@ -9,6 +9,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.ladder.report import record, tables
-from engine.ladder.report.figures import report_figures, rung_styles, summary_figure
+from engine.ladder.report.figures import ReportFigure, report_figures, rung_styles, summary_figure
 from engine.ladder.report.material import Trace, trace
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.answers import RungAnswers, answer_files, item_score
@@ -209,7 +210,7 @@ def render_page(data: ReportData) -> str:
         .get_template("page.html.jinja")
         .render(
             kind="ladder",
-            sweep=None,
+            name=ladder.name,
             title=report_title(ladder),
             facts=report_facts(ladder),
             unfinished=unfinished_text(ladder),
@@ -233,6 +234,30 @@ def render_page(data: ReportData) -> str:
             commands=record.commands(ladder),
         )
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverviewPage:
+    """A page that has tables, and none of the parts of a ladder."""
+
+    kind: str
+    name: str
+    title: str
+    facts: Sequence[str]
+    results: Sequence[ReportTable]
+    sentences: Sequence[str]
+    headline: str = ""
+    figures: Sequence[ReportFigure] = ()
+    reading: str = ""
+    """How to read the tables."""
+    unfinished: str = ""
+    """Why parts are missing."""
+    command: str = ""
+    """What writes it again."""
+
+    def render(self) -> str:
+        """The page, without scripts and requests."""
+        return environment().get_template("overview.html.jinja").render(vars(self), styles={})
 
 
 @cache

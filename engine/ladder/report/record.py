@@ -22,8 +22,7 @@ from engine.ladder.report.tables import (
     rung_line,
     status_word,
 )
-from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry, is_base
-from engine.runs.ladder.sweep import Sweep
+from engine.runs.ladder.ladder_state import TIMING_PROBE, ComparisonState, Ladder, LadderEntry, is_base
 from engine.runs.run.usage import PARTS, exceptions, summarize_columns, summarize_rows
 from engine.runs.score_format import loss
 
@@ -144,7 +143,7 @@ def commands(ladder: Ladder) -> list[tuple[str, str]]:
     return [*lines, ("Write this report", shlex.join(["ftbench", "report", ladder.name]))]
 
 
-def from_anywhere(state: Ladder | Sweep) -> str:
+def from_anywhere(state: ComparisonState) -> str:
     """The command that started it, in the directory that its relative paths refer to."""
     return f"cd {shlex.quote(state.started_in)} && {state.command}" if state.started_in else state.command
 

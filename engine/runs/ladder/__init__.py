@@ -1,1 +1,1 @@
-"""Ladders and sweeps: plans, states and results, and the directories that have them."""
+"""Ladders: plans, states and results, and the directories that have them."""

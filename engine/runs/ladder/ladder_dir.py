@@ -1,18 +1,19 @@
-"""The directories of ladders and sweeps, next to their runs: a plan, a state and a report.
+"""The directories of ladders, next to their runs: a plan, a state and a report.
 
-One process writes each (`python -m engine.ladder`). `ladder.json` and `sweep.json` are replaced atomically after every
-change, so readers always see a consistent state.
+One process writes each (`python -m engine.ladder`). `ladder.json` is replaced atomically after every change, so readers
+always see a consistent state. Extensions have directories of the same kind, of several ladders.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 import tomli
@@ -20,11 +21,10 @@ import tomli_w
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, unusable_file
+from engine.config.hooks import load_all
 from engine.config.preset_library import preset_name
 from engine.config.settings import nested
-from engine.runs.ladder.ladder_state import ADDED_PREFIX, Ladder, LadderPlan
-from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
-from engine.runs.origin import NUMBER
+from engine.runs.ladder.ladder_state import ADDED_PREFIX, ComparisonState, Ladder, LadderPlan
 from engine.runs.run import folder
 from engine.runs.run.folder import Folder, FolderEntry, StateFolder, sort_by_start
 from engine.runs.run.run_dir import RunDir, values_that_are_set
@@ -38,6 +38,8 @@ START_SECONDS = 30.0
 class ComparisonDir(StateFolder):
     """A directory with a plan, `KIND.toml`, a state, `KIND.json`, and a report."""
 
+    WORK: ClassVar[str]
+    """`module:function` that its process calls with it; returns how it ended, and why."""
     page = FolderEntry("report.html")
     markdown = FolderEntry("report.md")
 
@@ -50,12 +52,16 @@ class ComparisonDir(StateFolder):
     def plan_file(self) -> Path:
         return self.path / f"{self.KIND}.toml"
 
-    def state(self) -> Ladder | Sweep | None:
+    def state(self) -> ComparisonState | None:
         """As `read_state`."""
         raise NotImplementedError
 
+    def plan(self) -> object:
+        """As `read_plan`."""
+        raise NotImplementedError
+
     def ladders(self) -> list[LadderDir]:
-        """Itself, or the ladders of all cells of a sweep, whose plan is read. Raises UserError as `read_plan`."""
+        """Itself, or those that it is made of, from its plan. Raises UserError as `read_plan`."""
         raise NotImplementedError
 
     def has_runs(self) -> bool:
@@ -68,11 +74,11 @@ class ComparisonDir(StateFolder):
         for comparison in (*self.ladders(), self):
             remove_tree(comparison.path, ignore_errors=True)
 
-    def status_of(self, state: Ladder | Sweep) -> str:
+    def status_of(self, state: ComparisonState) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""
         if self.is_active():
-            return state.stage
-        return "died" if state.status == "running" else state.status
+            return str(state.stage)
+        return "died" if state.status == "running" else str(state.status)
 
     def was_killed(self) -> bool:
         """Whether its process ended without recording how, or never started; False if it may be starting now."""
@@ -84,7 +90,7 @@ class ComparisonDir(StateFolder):
             return False  # damaged
         if state is None:
             return self.lock_file.exists() or time.time() - self.plan_file.stat().st_mtime > START_SECONDS
-        return state.status == "running"
+        return bool(state.status == "running")
 
     def read_plan(self, kind: type[P]) -> P:
         """The plan. Raises UserError if the file is missing, damaged or cannot be read."""
@@ -107,6 +113,7 @@ class LadderDir(ComparisonDir):
     """The paths of one ladder."""
 
     KIND: ClassVar[str] = "ladder"
+    WORK: ClassVar[str] = "engine.ladder.pipeline:run_ladder"
     HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET` starts one"
     probes = FolderEntry("probes")
 
@@ -179,58 +186,38 @@ def ladder_of_run(runs: Path, run: str) -> LadderDir | None:
     return next((ladder for ladder, state in states(runs) if any(entry.run == run for entry in state.entries)), None)
 
 
-@dataclass(frozen=True)
-class SweepDir(ComparisonDir):
-    """The paths of one sweep."""
+@cache
+def comparison_kinds() -> tuple[type[ComparisonDir], ...]:
+    """Ladders, and what extensions make of several of them (`ftbench.comparisons`).
 
-    KIND: ClassVar[str] = "sweep"
-    HOW_TO_LIST: ClassVar[str] = "`ftbench ladder PRESET --vary KEY=V1,V2` starts one"
+    Raises UserError for what is not a ComparisonDir.
+    """
 
-    def ladder(self, name: str) -> LadderDir:
-        return LadderDir(self.runs / name)
+    def is_valid(loaded: object) -> bool:
+        return isinstance(loaded, type) and issubclass(loaded, ComparisonDir)
 
-    def ladders(self) -> list[LadderDir]:
-        return [self.ladder(cell.ladder) for cell in self.plan().cells]
-
-    def plan(self) -> SweepPlan:
-        return self.read_plan(SweepPlan)
-
-    def state(self) -> Sweep | None:
-        return self.read_state(Sweep, self.state_hint)
+    return (LadderDir, *(kind for _, kind in load_all("ftbench.comparisons", "a ComparisonDir", is_valid)))
 
 
-def create_sweep(
-    runs: Path,
-    axes: Sequence[Axis],
-    cells: Sequence[tuple[dict[str, Any], LadderPlan]],
-    budget: float | None = None,
-    command: str = "",
-) -> SweepDir:
-    """Create the directories of a sweep and of its ladders, which later changes of the preset do not affect."""
-    ladders: list[LadderDir] = []
-    try:
-        ladders += (create(runs, plan) for _, plan in cells)
-        named = zip(cells, ladders, strict=True)
-        plan = SweepPlan(
-            preset=cells[0][1].preset,
-            created=time.time(),
-            axes=list(axes),
-            cells=[PlannedCell(values=values, ladder=ladder.name) for (values, _), ladder in named],
-            budget=budget,
-            command=command,
-            started_in=folder.current_directory(),
-        )
-        table = {key: value for key, value in msgspec.to_builtins(plan).items() if value is not None}
+def comparison_at(path: Path) -> ComparisonDir:
+    """The ladder at this path, or what else has its plan there."""
+    return next((kind(path) for kind in comparison_kinds() if kind(path).plan_file.exists()), LadderDir(path))
 
-        def text(number: int) -> str:
-            return tomli_w.dumps({**table, NUMBER: number})
 
-        return SweepDir(folder.make(runs, preset_name(plan.preset), "sweep", "sweep.toml", text))
-    except BaseException:
-        for ladder in ladders:
-            ladder.remove()
-        raise
+def comparisons(runs: Path) -> Iterator[ComparisonDir]:
+    """All of all kinds."""
+    return chain.from_iterable(kind.iterate(runs) for kind in comparison_kinds())
+
+
+def composed_of(runs: Path) -> dict[str, ComparisonDir]:
+    """Name of a ladder -> what it is a part of, which alone continues it; damaged ones are skipped."""
+    owners: dict[str, ComparisonDir] = {}
+    for whole in comparisons(runs):
+        if not isinstance(whole, LadderDir):
+            with contextlib.suppress(UserError):
+                owners |= {ladder.name: whole for ladder in whole.ladders()}
+    return owners
 
 
 def iterate_all(runs: Path) -> Iterator[Folder]:
-    return chain(RunDir.iterate(runs), LadderDir.iterate(runs), SweepDir.iterate(runs))
+    return chain[Folder](RunDir.iterate(runs), comparisons(runs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -15,6 +15,7 @@ from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.config.schema import Config
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
 from engine.runs.run.exports import Artifact, parse_artifact
+from engine.runs.run.folder import State
 from engine.runs.run.result import SCHEMA_VERSION, Interval
 from engine.runs.run.usage import ColumnUse, RowUsage, SplitOverlap
 
@@ -326,6 +327,14 @@ class RungDuration(Struct, kw_only=True):
     """Optimizer steps that the timing probe measured."""
 
 
+class ComparisonState(State, Protocol):
+    """The state of a ladder, or of what is made of several."""
+
+    command: str
+    started_in: str
+    stage: Any
+
+
 class Ladder(Struct, kw_only=True):
     """The content of `ladder.json`."""
 
@@ -382,7 +391,7 @@ class Ladder(Struct, kw_only=True):
     verdict: list[VerdictSentence] = field(default_factory=list)
     """One per sentence."""
     base_runs: dict[str, str] = field(default_factory=dict)
-    """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
+    """`base` and `base-4bit` -> the run of another ladder, started with this one, that scored it."""
     summary: LadderSummary | None = None
     """None before a rung has finished."""
     recommended: str = ""

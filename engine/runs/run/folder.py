@@ -25,9 +25,10 @@ from engine.config.files import (
     remove_tree,
     write_atomically,
 )
+from engine.config.hooks import hooks
 from engine.config.text import visible
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
-from engine.runs.origin import NUMBER, RECORDS, Origin, read_origin
+from engine.runs.origin import NUMBER, Origin, read_origin
 from engine.runs.queue import device_queue, locks
 from engine.runs.run.result import Status
 
@@ -64,7 +65,7 @@ class Folder:
     """A directory that one process at a time works in."""
 
     KIND: ClassVar[str]
-    """run, ladder or sweep: in messages, error codes and file names."""
+    """run or ladder: in messages, error codes and file names."""
     HOW_TO_LIST: ClassVar[str] = ""
     """The hint of `find` if no directory has the name."""
     path: Path
@@ -140,7 +141,7 @@ class Folder:
         return read_origin(self.path / f"{self.KIND}.toml")
 
     def started_in(self) -> str:
-        """The directory that a run, ladder or sweep was started from; '' where it was not recorded."""
+        """The directory that a run or ladder was started from; '' where it was not recorded."""
         return self.origin.started_in
 
     def acquire(self, text: str = "") -> int | None:
@@ -294,7 +295,8 @@ def make(parent: Path, stem: str, ending: str, file: str, text: Callable[[int], 
     try:
         Folder(path).reserve_end()
         with locks.exclusive(parent / NUMBER):
-            directories = (path / record for record in RECORDS for path in directories_with_file(parent, record))
+            records = [f"{kind}.toml" for kind in ("run", "ladder", *hooks("ftbench.comparisons"))]
+            directories = (path / record for record in records for path in directories_with_file(parent, record))
             number = 1 + max((read_origin(record).number for record in directories), default=0)
             write_atomically(path / file, text(number).encode())
     except OSError as error:

@@ -12,7 +12,8 @@ import pytest
 from faults.kill_ladder import SHORT
 from forked import ftbench
 from made_ladder import made_ladder
-from test_recommendation import holding, row, summary_of
+from simulated import row_of
+from test_recommendation import holding, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import Decisions
@@ -89,7 +90,7 @@ def test_timings_of_another_device_than_most_are_not_compared_and_are_named() ->
 
 def disturbed(ladder: Ladder, *names: str) -> Ladder:
     for name in names:
-        rung = row(ladder, name)
+        rung = row_of(ladder, name)
         rung.training_seconds, rung.all_seconds, rung.disturbed = None, None, CAUSE
         run = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1e-3, status="finished", disturbed=CAUSE)
         ladder.entries.append(run)
@@ -113,7 +114,7 @@ def test_costs_of_disturbed_timings_are_not_compared_and_the_verdict_says_why() 
 def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
     ladder = disturbed(holding(), "full")
     for name, seconds in (("qlora", 10.0), ("lora", 50.0), ("full", 200.0)):
-        row(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+        row_of(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
     summary = summary_of(ladder)
     assert summary.cost == COST_TITLES["cpu"] and summary.tradeoffs[0].cost.mean == 0.05
     assert f" 0.050× {summary.reference}'s {COST_TITLES['cpu']}: {OVERALL['holds']}" in summary.headline
@@ -140,16 +141,16 @@ def test_the_only_candidate_needs_no_timing_to_be_recommended() -> None:
             compared.finding = "undecided"
     prototype = Decisions(ladder).prototype
     (said,) = [sentence.text for sentence in verdict(ladder, Decisions(ladder)) if sentence.topic == "prototype"]
-    assert prototype is row(ladder, "lora") and "LoRA, the only" in said
+    assert prototype is row_of(ladder, "lora") and "LoRA, the only" in said
 
 
 def test_no_method_has_the_lowest_memory_unless_all_candidates_have_a_peak() -> None:
     ladder = holding()
     for name, size in (("qlora", 1), ("lora", 2)):
-        row(ladder, name).peak = MeasuredPeak(rss_training=size << 30)
+        row_of(ladder, name).peak = MeasuredPeak(rss_training=size << 30)
     assert Decisions(ladder).least_memory is None and "lowest peak memory" not in text(ladder)
-    row(ladder, "full").peak = MeasuredPeak(rss_training=3 << 30)
-    assert Decisions(ladder).least_memory is row(ladder, "qlora")
+    row_of(ladder, "full").peak = MeasuredPeak(rss_training=3 << 30)
+    assert Decisions(ladder).least_memory is row_of(ladder, "qlora")
 
 
 def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE
-from test_recommendation import with_times
-from test_sweep_results import ladder_with, sweep_of
+from made_sweep import ladder_with, sweep_of
+from simulated import with_times
 
+from engine.extensions.sweeps.sweep import Axis, Sweep
+from engine.extensions.sweeps.sweep_dir import SweepDir
+from engine.extensions.sweeps.sweep_report import write as write_sweep
 from engine.ladder.report import write
 from engine.ladder.report.page import shown
-from engine.ladder.sweep_report import write as write_sweep
-from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.sweep import Axis, Sweep
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 

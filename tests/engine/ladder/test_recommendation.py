@@ -11,7 +11,7 @@ import pytest
 from made_ladder import made_ladder
 from made_runs import HOSTILE
 from msgspec import structs
-from simulated import EQUAL, NO_GAIN, Truth, simulate
+from simulated import EQUAL, NO_GAIN, Truth, row_of, simulate, timed, with_times
 
 from engine.ladder.cost_ratios import ratio_interval
 from engine.ladder.decisions import Decisions
@@ -21,15 +21,11 @@ from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import ReportData
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
+from engine.runs.ladder.rung_results import CostRatio, LadderSummary
 from engine.runs.ladder.summary_drawing import letters, plain_lines, summary_lines, tradeoff_lines
 from engine.runs.run.result import Interval
 from tui.cli.ladder import show
 from tui.output.console import console
-
-
-def row(ladder: Ladder, name: str) -> RungResult:
-    return next(row for row in ladder.rows if row.name == name)
 
 
 def summary_of(ladder: Ladder) -> LadderSummary:
@@ -38,20 +34,9 @@ def summary_of(ladder: Ladder) -> LadderSummary:
     return summary
 
 
-def with_times(ladder: Ladder, **seconds: float) -> Ladder:
-    for name, value in seconds.items():
-        spread = SeedRange(mean=value, low=0.97 * value, high=1.03 * value)
-        row(ladder, name).training_seconds = row(ladder, name).all_seconds = spread
-    return ladder
-
-
-def timed(number: int = 1) -> Ladder:
-    return with_times(simulate(EQUAL, number)[0], qlora=10.0, lora=40.0, full=100.0)
-
-
 def holding() -> Ladder:
     ladder = timed()
-    row(ladder, "qlora").share_of_gain = Interval(mean=0.99, low=0.95, high=1.03, rows=300)
+    row_of(ladder, "qlora").share_of_gain = Interval(mean=0.99, low=0.95, high=1.03, rows=300)
     return ladder
 
 
@@ -62,10 +47,10 @@ def test_the_headline_says_that_the_rule_holds_only_if_quality_and_cost_do() -> 
     assert headline.endswith(f": {OVERALL['holds']}.")
     headline = summary_of(with_times(ladder, qlora=90.0)).headline
     assert OVERALL["fails"] in headline and headline.endswith("QLoRA's cost.")
-    row(ladder, "qlora").share_of_gain = Interval(mean=0.8, low=0.7, high=0.9, rows=300)
+    row_of(ladder, "qlora").share_of_gain = Interval(mean=0.8, low=0.7, high=0.9, rows=300)
     headline = summary_of(ladder).headline
     assert OVERALL["fails"] in headline and headline.endswith("quality and cost.")
-    row(ladder, "qlora").share_of_gain = Interval(mean=0.95, low=0.9, high=1.0, rows=300)
+    row_of(ladder, "qlora").share_of_gain = Interval(mean=0.95, low=0.9, high=1.0, rows=300)
     assert f"{OVERALL['undecided']}, because QLoRA's quality" in summary_of(with_times(ladder, qlora=10.0)).headline
 
 
@@ -75,7 +60,7 @@ def test_a_rung_that_is_worse_than_the_base_model_is_the_first_sentence() -> Non
         if (compared.a, compared.b) == ("lora", "base"):
             compared.finding, compared.difference = "worse", compared.difference.negated()
     headline = summary_of(ladder).headline
-    said = worse_than_base(ladder, [row(ladder, "lora")])
+    said = worse_than_base(ladder, [row_of(ladder, "lora")])
     assert headline.startswith(said) and SIGNIFICANTLY["worse"] in said and "LoRA − base = −" in said
     assert OVERALL["holds"] in headline
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from made_ladder import made_ladder
-from simulated import BASE, blank_ladder
+from simulated import BASE, blank_ladder, row_of
 
 from engine.config.text import listed
 from engine.ladder.aggregate import add_statistics
@@ -43,16 +43,12 @@ from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import FEW_TIMINGS, LOWER_IS_BETTER, ONE_RATE, ONE_SEED, RULE_OF_COST, TRAIN_MORE, verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
-from engine.runs.ladder.rung_results import NOT_READ, RungResult, SeedRange
+from engine.runs.ladder.rung_results import NOT_READ, SeedRange
 from engine.runs.ladder.summary_drawing import plain_lines, summary_lines
 from engine.runs.run.result import MeasuredPeak
 from engine.runs.run.usage import LabelConflicts, RowUsage
 
 ITEMS = 300
-
-
-def row(ladder: Ladder, name: str) -> RungResult:
-    return next(row for row in ladder.rows if row.name == name)
 
 
 def text(ladder: Ladder, *topics: str) -> str:
@@ -84,7 +80,7 @@ def test_a_lower_loss_is_reported_as_better() -> None:
     assert decisions.best and decisions.best.name == "lora" and decisions.rule_quality == "holds"
     findings = {name: compared.finding for name in ("qlora", "lora") if (compared := comparison(ladder, name, "full"))}
     assert findings == {"qlora": "worse", "lora": "better"}
-    assert row(ladder, "qlora").share_of_gain
+    assert row_of(ladder, "qlora").share_of_gain
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
     ship = text(ladder, "ship")
@@ -94,7 +90,7 @@ def test_a_lower_loss_is_reported_as_better() -> None:
 def test_a_loss_that_rose_is_reported_as_worse() -> None:
     ladder = by_loss(base=1.0, full=2.0, lora=0.5)
     summary = summarize_ladder(ladder, Decisions(ladder))
-    said = worse_than_base(ladder, [row(ladder, "full")])
+    said = worse_than_base(ladder, [row_of(ladder, "full")])
     assert summary and summary.headline.startswith(said) and "full − base = +1.050 " in said
     assert TRAIN_MORE in text(ladder)
 
@@ -102,9 +98,9 @@ def test_a_loss_that_rose_is_reported_as_worse() -> None:
 def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
     """All are as good as full within the margin; QLoRA and LoRA have artifacts of equal size."""
     ladder = by_loss(base=3.0, qlora=1.010, lora=1.005, full=1.0)
-    row(ladder, "full").artifact_bytes = 100
+    row_of(ladder, "full").artifact_bytes = 100
     for name, peak in (("qlora", 90), ("lora", 60), ("full", 100)):
-        row(ladder, name).peak = MeasuredPeak(rss_training=peak << 20)
+        row_of(ladder, name).peak = MeasuredPeak(rss_training=peak << 20)
     decisions = Decisions(ladder)
     assert decisions.best and decisions.best.name == "full" and decisions.ship and decisions.ship.name == "lora"
     ship = text(ladder, "ship")
@@ -118,7 +114,7 @@ def test_of_equal_rungs_the_cheapest_is_shipped() -> None:
 def test_as_good_always_says_how_many_seeds_may_collapse(seeds: int, share: str) -> None:
     """Every sentence and cell that says so, also if only one of both rungs has few seeds."""
     ladder = by_loss(max(seeds, 3), 0.02, base=3.0, qlora=1.0, lora=1.0, full=1.0)
-    row(ladder, "lora").seeds = [*range(seeds)]
+    row_of(ladder, "lora").seeds = [*range(seeds)]
     decisions = Decisions(ladder)
     summary = summarize_ladder(ladder, decisions)
     assert summary
@@ -131,7 +127,7 @@ def test_as_good_always_says_how_many_seeds_may_collapse(seeds: int, share: str)
 
 def test_an_artifact_that_is_as_good_as_its_run_has_the_seeds_of_its_run() -> None:
     ladder = by_loss(base=3.0, lora=1.0, full=1.0)
-    artifact = msgspec.structs.replace(row(ladder, "lora"), name="lora:merged", source="lora")
+    artifact = msgspec.structs.replace(row_of(ladder, "lora"), name="lora:merged", source="lora")
     ladder.rows.append(artifact)
     assert allowed_collapses(ladder, "lora:merged", "lora") == "" != allowed_collapses(ladder, "lora:merged", "full")
 
@@ -140,7 +136,7 @@ def test_costs_are_reported_with_the_interval_of_their_ratio() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
     times = {"qlora": (48.4, 47.3, 49.9), "lora": (47.0, 45.0, 48.0), "full": (51.3, 50.4, 52.0)}
     for name, (mean, low, high) in times.items():
-        row(ladder, name).training_seconds = row(ladder, name).all_seconds = SeedRange(
+        row_of(ladder, name).training_seconds = row_of(ladder, name).all_seconds = SeedRange(
             mean=mean, low=low, high=high, values=[low, mean, high]
         )
     said = text(ladder, "time")
@@ -150,7 +146,7 @@ def test_costs_are_reported_with_the_interval_of_their_ratio() -> None:
     prototype = text(ladder, "prototype")
     assert f": 47.0 s per run (seeds: 45.0 s – 48.0 s). {as_fast(['QLoRA'])}" in prototype
     for name, seconds in (("qlora", 80.4), ("full", 51.3)):
-        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+        row_of(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
     assert as_fast(["full"]) in text(ladder, "prototype") and FEW_TIMINGS in text(ladder, "time")
 
 
@@ -163,7 +159,7 @@ def test_without_a_base_nothing_is_recommended_and_nothing_excluded() -> None:
 def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     for name in ("qlora", "lora", "full"):
-        rung = row(ladder, name)
+        rung = row_of(ladder, name)
         rung.seeds, rung.status = rung.seeds[:1], "partly"
     everything = text(ladder)
     assert ONE_SEED in everything
@@ -175,8 +171,8 @@ def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
 def test_one_method_better_than_the_base_is_called_the_only_one() -> None:
     ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
     for name, seconds in (("qlora", 3.0), ("lora", 2.0), ("full", 9.0)):
-        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
-        row(ladder, name).peak = MeasuredPeak(rss_training=int(1e9 * seconds))
+        row_of(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+        row_of(ladder, name).peak = MeasuredPeak(rss_training=int(1e9 * seconds))
     assert Decisions(ladder).least_memory is not None and "LoRA, the fastest" in text(ladder, "prototype")
     for compared in ladder.comparisons:
         if "base" in (compared.a, compared.b) and "full" not in (compared.a, compared.b):
@@ -191,7 +187,7 @@ def test_slightly_less_memory_is_not_recommended(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
     for compared, name in zip(ladder.comparisons, ("qlora", "lora"), strict=False):
         compared.a, compared.b, compared.finding = name, "base", "better"
-    quick, small = row(ladder, "lora"), row(ladder, "qlora")
+    quick, small = row_of(ladder, "lora"), row_of(ladder, "qlora")
     assert LOW_MEMORY in text(ladder, "prototype")
     assert quick.peak and small.peak
     small.peak.rss_training = int(0.99 * (quick.peak.rss_training or 0))
@@ -228,7 +224,7 @@ def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None
         compared.a, compared.b = (
             name.replace("qlora", "wide") if name == "qlora" else name for name in (compared.a, compared.b)
         )
-    row(ladder, "qlora").name = "wide"
+    row_of(ladder, "qlora").name = "wide"
     costs = text(ladder, "quality", "time")
     assert "wide's" in costs and "QLoRA" not in costs
 
@@ -282,7 +278,7 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert summary is not None and "lower is better" in "\n".join(plain_lines(summary_lines(summary, 80)))
     assert "held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head
-    assert row(ladder, "qlora").share_of_gain
+    assert row_of(ladder, "qlora").share_of_gain
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ from made_sweep import made_sweep
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
+from engine.extensions.sweeps.sweep import Axis, make_cells
+from engine.extensions.sweeps.sweep_dir import create_sweep, start_sweep
 from engine.ladder.pipeline import load_or_create
 from engine.runs import start
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, LadderPlan
-from engine.runs.ladder.sweep import Axis, make_cells
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
@@ -32,7 +33,6 @@ from engine.runs.start import (
     resume_run,
     start_ladder,
     start_run,
-    start_sweep,
 )
 
 
@@ -184,7 +184,7 @@ def test_the_same_command_continues_a_sweep_that_was_killed(when: str, tmp_path:
     def cells() -> Any:
         return make_cells(axes, {}, lambda settings: make_plan("demo", ["lora"], settings))
 
-    first = ladder_dir.create_sweep(tmp_path, axes, cells())
+    first = create_sweep(tmp_path, axes, cells())
     os.utime(first.plan_file, (0, 0))
     killed_ladder(tmp_path, cells()[0][1], when).path.rename(tmp_path / "other")
     shutil.rmtree(first.ladders()[0].path)

@@ -24,20 +24,23 @@ from engine.config import preset_library
 from engine.config.preset import EffectiveConfig
 from engine.config.settings import flatten
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, iterate_all
+from engine.runs.ladder.ladder_dir import LadderDir, comparison_kinds, iterate_all
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.origin import LADDER_ORIGIN
 from engine.runs.run import run_dir
 from engine.runs.run.folder import Folder, sort_by_start
 from engine.runs.run.run_dir import RunDir
 from tui.cli.completion import runs_and_ladders
-from tui.cli.lookup import ANY, LADDER_OR_SWEEP, RUN_OR_LADDER, find_named
+from tui.cli.lookup import RUN_OR_LADDER, find_named, kinds_of_folders
 from tui.cli.main import app
 from tui.history.run_list import MAX_RESUMABLE, resumable
 
 ZONES = ("UTC", "Asia/Tokyo", "America/Los_Angeles", "Europe/Berlin")
 SUMMER_TIME_ENDS = 1_792_890_000.0
 """In Berlin, where it is 02:00 again, not 03:00."""
+
+ANY = kinds_of_folders()
+LADDER_OR_SWEEP = comparison_kinds()
 
 
 @pytest.fixture
@@ -129,7 +132,10 @@ def test_a_run_that_a_ladder_started_is_part_of_the_ladder(tmp_path: Path) -> No
     assert find_named(tmp_path, "last", ANY) == find_named(tmp_path, "last", RUN_OR_LADDER) == own
     for path in (own.path, ladder.path, sweep.path):
         shutil.rmtree(path)
-    assert find_named(tmp_path, "last", ANY) not in (alone, *parts)  # the last run of the ladder that is gone
+    assert find_named(tmp_path, "last", ANY) not in (
+        alone,
+        *parts,
+    )  # the last run of the ladder that is gone
 
 
 PROGRAM = """

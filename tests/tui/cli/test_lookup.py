@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tui.cli.lookup import ANY, LADDER_OR_SWEEP, find_named
+from engine.runs.ladder.ladder_dir import comparison_kinds
+from tui.cli.lookup import find_named, kinds_of_folders
+
+ANY = kinds_of_folders()
+LADDER_OR_SWEEP = comparison_kinds()
 
 
 def made(runs: Path, kind: str, name: str) -> Path:

@@ -14,7 +14,7 @@ from command import MICRO, ON_SMALL
 from forked import ftbench
 from task_files import choice_task
 
-from engine.runs.ladder.ladder_dir import SweepDir
+from engine.extensions.sweeps.sweep_dir import SweepDir
 
 
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:

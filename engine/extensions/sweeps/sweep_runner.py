@@ -18,12 +18,12 @@ from engine.config.method_specs import method_spec
 from engine.config.quantities import duration
 from engine.config.schema import Config
 from engine.config.settings import flatten
-from engine.ladder import sweep_report
+from engine.extensions.sweeps import sweep_report
+from engine.extensions.sweeps.sweep import Sweep, SweepCell, SweepStage, cell_text
+from engine.extensions.sweeps.sweep_dir import SweepDir
 from engine.ladder.pipeline import LadderPipeline, load_or_create, run_to_outcome
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderPlan, Outcome
-from engine.runs.ladder.sweep import Sweep, SweepCell, SweepStage, cell_text
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 

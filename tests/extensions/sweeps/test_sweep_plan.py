@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.config.errors import UserError
-from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
+from engine.extensions.sweeps.sweep import Axis, axis_value_text, cell_text, make_cells, parse_axes, parse_budget
+from engine.extensions.sweeps.sweep_dir import SweepDir, create_sweep
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.ladder.sweep import Axis, axis_value_text, cell_text, make_cells, parse_axes, parse_budget
 
 MAKE = partial(make_plan, "demo", ["lora", "full"])
 
@@ -95,7 +95,7 @@ def test_an_invalid_budget_is_refused(text: str) -> None:
 
 def test_a_sweep_keeps_its_plan_and_removes_its_ladders(tmp_path: Path) -> None:
     axes = [Axis(key="adapter.rank", values=[4, 8])]
-    folder = ladder_dir.create_sweep(tmp_path, axes, make_cells(axes, {}, MAKE), 3600.0, "ftbench …")
+    folder = create_sweep(tmp_path, axes, make_cells(axes, {}, MAKE), 3600.0, "ftbench …")
     plan = folder.plan()
     assert (plan.axes, plan.budget, plan.command) == (axes, 3600.0, "ftbench …")
     assert [folder.ladder(cell.ladder).plan().rungs[0].config.adapter.rank for cell in plan.cells] == [4, 8]
@@ -105,7 +105,7 @@ def test_a_sweep_keeps_its_plan_and_removes_its_ladders(tmp_path: Path) -> None:
 
 
 def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
-    folder = ladder_dir.SweepDir(tmp_path)
+    folder = SweepDir(tmp_path)
     for file, read in ((folder.plan_file, folder.plan), (folder.state_file, folder.state)):
         file.write_text("{ [")
         with pytest.raises(UserError, match="damaged: "):

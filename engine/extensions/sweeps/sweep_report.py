@@ -13,6 +13,8 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import ABSENT, decimal, duration, percent, ratio
 from engine.config.text import amount, listed
+from engine.extensions.sweeps.sweep import Check, Sweep, SweepPoint, Trend, axis_value_text, cell_text
+from engine.extensions.sweeps.sweep_dir import SweepDir
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE, rule_check_of_cost, rule_check_of_gain
 from engine.ladder.phrases import RULE, RULE_GAIN, metric_title, ratio_bounds, rung_title
 from engine.ladder.recommendation import cost_ratios
@@ -43,10 +45,8 @@ from engine.ladder.report.tables import (
 )
 from engine.ladder.statistics import CONFIDENCE_LEVEL
 from engine.runs import score_format
-from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import BASE, Ladder, is_base
 from engine.runs.ladder.rung_results import CostRatio
-from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, axis_value_text, cell_text
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Z_95, Interval, student_quantile
 
@@ -400,19 +400,16 @@ def text(sweep: Sweep) -> str:
 
 def html(sweep: Sweep) -> str:
     """The report as a page without scripts and requests."""
-    return (
-        page.environment()
-        .get_template("page.html.jinja")
-        .render(
-            kind="sweep",
-            sweep=sweep,
-            title=title(sweep),
-            facts=facts(sweep),
-            unfinished="" if sweep.status == "finished" else f"Partial report: {sweep.status}. {sweep.reason}",
-            results=[results(sweep)],
-            figures=sweep_figures(sweep),
-            reading=READING,
-            styles={},
-            command=from_anywhere(sweep),
-        )
-    )
+    return page.OverviewPage(
+        kind="sweep",
+        name=sweep.name,
+        title=title(sweep),
+        facts=facts(sweep),
+        results=[results(sweep)],
+        sentences=sweep.sentences,
+        headline=sweep.headline,
+        figures=sweep_figures(sweep),
+        reading=READING,
+        unfinished="" if sweep.status == "finished" else f"Partial report: {sweep.status}. {sweep.reason}",
+        command=from_anywhere(sweep) if sweep.command else "",
+    ).render()

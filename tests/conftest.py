@@ -30,6 +30,7 @@ SLOW = (
     "tui/cli/test_demo.py",
     "extensions/chat",
     "extensions/compare",
+    "extensions/server_check",
     "tui/cli/test_monitor.py",
     "tui/cli/test_completion.py",
     "tui/cli/test_pull.py",

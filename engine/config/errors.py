@@ -117,10 +117,12 @@ def error_text(error: BaseException, limit: int = 300) -> str:
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """A warning for the user: `code` is stable and dotted (`data.ignored_column`), `text` is one sentence."""
+    """A warning for the user."""
 
     code: str
+    """Stable and dotted: `data.ignored_column`."""
     text: str
+    """One sentence."""
 
 
 class RunFailed(Exception):

@@ -14,6 +14,10 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
             "Let a model compare the answers of rungs, in both orders.",
         ),
         "rate": ("tui.extensions.judge.command:rate", "Compare the answers of two rungs without their names."),
+        "check": (
+            "tui.extensions.server_check.command:check",
+            "Check whether a server serves a run's model, its base or something else.",
+        ),
         "compare": (
             "tui.extensions.compare.command:compare",
             "Compare results item by item: runs, and files of other evaluation tools.",
@@ -45,6 +49,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "sweep.report": ("engine.extensions.sweeps.requests:sweep_report", ""),
         "push": ("engine.extensions.push.requests:push", ""),
         "push.check": ("engine.extensions.push.requests:push_check", ""),
+        "server.check": ("engine.extensions.server_check.requests:server_check", ""),
         "doctor": ("engine.extensions.doctor.requests:doctor", ""),
         "doctor.paging": ("engine.extensions.doctor.requests:check_paging", ""),
         "doctor.train": ("engine.extensions.doctor.requests:train_method", ""),
@@ -57,6 +62,7 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
     },
     "ftbench.reports": {"judge": ("engine.extensions.judge.ladder_report", "")},
     "ftbench.schemas": {
+        "server-check": ("engine.extensions.server_check.server_check:ServerCheck", "output of check --json"),
         "comparison": (
             "engine.extensions.compare.comparison:ResultComparison",
             "output of compare --json",

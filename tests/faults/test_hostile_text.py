@@ -40,6 +40,8 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
                   [ladder, "--judge", "http://127.0.0.1:9/v1#x", "--pair", TYPED]],
         "rate": [[TYPED, "--json"], [ladder, "--rater", TYPED, "--json"], [ladder, "--import", f"{TYPED}/x"],
                  [ladder, "--json"]],
+        "check": [[f"http://127.0.0.1:9/v1#{TYPED}", "--run", run], [TYPED],
+                  ["http://127.0.0.1:9/v1#x", "--run", TYPED]],
         "compare": [[TYPED, run], [file, run], [run, ladder], [f"{TYPED}={file}", f"b={file}", "--key", TYPED]],
         "report": [[ladder], [ladder, "--markdown"], [ladder, "--json"], [TYPED]],
         "run": [[TYPED], [preset], ["demo-lora", "--set", f"train.steps={TYPED}"], ["demo-lora", "--method", TYPED],

@@ -24,7 +24,7 @@ def test_a_schema_is_a_valid_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(json_schema(name))
 
 
-@pytest.mark.parametrize("name", ["result", "ladder", "judgment", "ratings", "plan", "comparison"])
+@pytest.mark.parametrize("name", ["result", "ladder", "judgment", "ratings", "plan", "comparison", "server-check"])
 def test_every_field_is_described(name: str) -> None:
     schema = json_schema(name)
     missing = [

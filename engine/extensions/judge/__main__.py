@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
         folder.reserve_end()
         judging = Judging(folder, folder.plan(), stopping)
         state = judging.run()
-        report.write_again(folder.subject)
+        if state.done:  # else it has nothing to add, and who stopped it waits
+            report.write_again(folder.subject)
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import signal
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -15,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from engine.config.errors import RunFailed
 from engine.config.model_config import length_limit
+from engine.evaluation.benchmarks import tasks
 from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import halved, within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
@@ -93,19 +96,51 @@ class _Progress:
         self.progress(self.done, self.total)
 
 
+@contextlib.contextmanager
+def _limited_expressions(benchmark: Benchmark) -> Iterator[None]:
+    """Limit the CPU time from the model's last answer on if the task is a file.
+
+    Its regular expressions read texts on which none could be tried before. A signal can interrupt `re`.
+    """
+    task = benchmark.task
+    seconds = tasks.LOAD_SECONDS + tasks.ITEM_SECONDS * benchmark.items
+
+    def read_answers() -> None:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        type(task).apply_filters(task)
+
+    def refuse(*_: object) -> NoReturn:
+        text = f"benchmark {benchmark.name}: a regular expression of the task takes too long for the model's answers"
+        raise RunFailed(text, "benchmark.timeout")
+
+    if not benchmark.from_file:
+        yield
+        return
+    before = signal.signal(signal.SIGPROF, refuse)
+    task.apply_filters = read_answers
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        del task.apply_filters
+
+
 def score_benchmark(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, batch: int, progress: Progress
 ) -> BenchmarkScores:
     """The scores of all items, in order. Halves the batch size on out-of-memory.
 
-    Raises what `progress` raises, and OutOfMemory if not even one request fits in memory.
+    Raises what `progress` raises, OutOfMemory if not even one request fits in memory, and RunFailed if the regular
+    expressions of a task file take too long.
     """
     begin = time.monotonic()
     was_training = model.training
 
     def score() -> list[float]:
         torch.manual_seed(SEED)
-        return benchmark.item_scores(LoadedModel(model, tokenizer, batch, progress), benchmark.limit)
+        with _limited_expressions(benchmark):
+            return benchmark.item_scores(LoadedModel(model, tokenizer, batch, progress), benchmark.limit)
 
     try:
         while (values := within_memory(score)) is None:

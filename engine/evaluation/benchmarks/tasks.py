@@ -117,6 +117,8 @@ class Benchmark:
     higher_is_better: bool
     items: int
     limit: int | None
+    from_file: bool
+    """Whether it is a task file, which anyone may have written, and not a task that the library ships."""
     fingerprint: str
     """SHA-256 of the library's version, the task file and the items."""
 
@@ -222,6 +224,7 @@ def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> B
         higher_is_better=bool(task.higher_is_better().get(metric, True)),
         items=len(items),
         limit=limit,
+        from_file=config is not None,
         fingerprint=digest.hexdigest(),
     )
     _rehearse(benchmark, min(len(items), REHEARSED_ITEMS), location)

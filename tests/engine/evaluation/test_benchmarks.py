@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from task_files import ITEMS, choice_task, generation_task
 from tiny_configs import model_with
 
 from engine.config import schema
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
@@ -214,6 +215,31 @@ def test_a_task_file_takes_bounded_time_and_memory(
         monkeypatch.setattr(tasks, "ITEM_SECONDS", 0.02)
     monkeypatch.setattr(tasks, "REHEARSED_ITEMS", 4)
     assert refused(choice_task(tmp_path, "hostile", **changes)) == code
+
+
+SLOW = "(?:.|[^x])*!"
+"""It takes exponential time on texts without `!`, and none on the empty answers of the check."""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"filter_list": [{"name": "found", "filter": [{"function": "regex", "regex_pattern": SLOW}]}]},
+        {"metric_list": [{"metric": "exact_match", "aggregation": "mean", "regexes_to_ignore": [SLOW]}]},
+    ],
+)
+def test_regular_expressions_of_a_task_file_take_bounded_time_on_answers(
+    tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    (benchmark,) = load(generation_task(tmp_path, **changes))
+    monkeypatch.setattr(LoadedModel, "generate_until", lambda model, requests, **_: ["a" * 60 for _ in requests])
+    monkeypatch.setattr(tasks, "LOAD_SECONDS", 0.5)
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="regular expression") as raised:
+            score_benchmark(tiny[0], tiny[1], benchmark, 2, ignore)
+        assert raised.value.code == "benchmark.timeout"
+    monkeypatch.undo()
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0) and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL
 
 
 def test_values_that_anchors_multiply_take_bounded_time_and_memory(

@@ -30,6 +30,8 @@ class PlantedServer:
 
     def __init__(self, reply: Reply, key: str = "", models: tuple[str, ...] = ("planted",)) -> None:
         self.reply, self.key, self.models = reply, key, models
+        self.check: Reply = lambda request: "OK"
+        """Answers the client's check, which is before its first question."""
         self.requests: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0
         self.mutex = threading.Lock()
@@ -60,10 +62,8 @@ class PlantedServer:
                     self._send(401, {"error": {"message": f"invalid key {self.headers.get('Authorization')}"}})
                 elif request["model"] not in server.models:
                     self._send(404, {"error": {"message": f"The model `{request['model']}` does not exist."}})
-                elif request["max_tokens"] == 1:  # the check before the first question
-                    self._send(200, completion("OK"))
                 else:
-                    answer = server.reply(request)
+                    answer = (server.check if request["max_tokens"] == 1 else server.reply)(request)
                     if isinstance(answer, str):
                         self._send(200, completion(answer))
                     elif answer["status"] == 0:

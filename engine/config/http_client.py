@@ -249,12 +249,15 @@ def _httpcore_errors(core: Any, operation: str) -> Iterator[None]:
         raise getattr(core, f"{operation}Error")(str(error)) from error
 
 
-def bounded_client(library: Any, max_bytes: int, seconds: float, sends_files: bool = False, **options: Any) -> Any:
+def bounded_client(
+    library: Any, max_bytes: int, seconds: float, sends_files: bool = False, bounds_wait: bool = True, **options: Any
+) -> Any:
     """A client of `library`, httpx or httpx2, created with these options.
 
     A request ends after its timeout, `seconds` if it has none; one that receives a file (streams it, or asks for a
     range), or with `sends_files` sends one, when less than PROGRESS_BYTES are transferred within the timeout. Responses
-    that are not streamed have at most `max_bytes`. `client.ended.set()` ends all requests.
+    that are not streamed have at most `max_bytes`. With `bounds_wait`, for libraries that wait as long as Retry-After
+    says, it says at most MAX_RETRY_AFTER. `client.ended.set()` ends all requests.
     Raises RuntimeError for an unknown version of the library.
     """
     core: ModuleType = import_module(library.__name__.replace("httpx", "httpcore"))
@@ -287,7 +290,7 @@ def bounded_client(library: Any, max_bytes: int, seconds: float, sends_files: bo
             text = f"the response is encoded ({encodings[:40]}), although identity was requested"
             raise library.DecodingError(text, request=response.request)
         response.headers.pop("RateLimit", None)  # from it huggingface_hub computes how long it sleeps
-        if LONG_WAIT.fullmatch(response.headers.get("Retry-After", "").strip()):
+        if bounds_wait and LONG_WAIT.fullmatch(response.headers.get("Retry-After", "").strip()):
             response.headers["Retry-After"] = MAX_RETRY_AFTER
 
     client = Client(timeout=None, **options)  # so that `seconds` holds for requests without a timeout
@@ -321,5 +324,5 @@ def bound_hub_client() -> None:
     if "HF_HUB_DOWNLOAD_TIMEOUT" not in os.environ:
         constants.HF_HUB_DOWNLOAD_TIMEOUT = DOWNLOAD_SECONDS
     library = import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
-    options = {"event_hooks": {"request": [hf_request_event_hook]}, "follow_redirects": True}
+    options: dict[str, Any] = {"event_hooks": {"request": [hf_request_event_hook]}, "follow_redirects": True}
     set_client_factory(lambda: bounded_client(library, HUB_RESPONSE_BYTES, HUB_SECONDS, sends_files=True, **options))

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -34,8 +36,9 @@ MAX_TRIES = 7
 """Attempts of a request, with delays of 0.5, 1, 2, 4, 8 and 16 s between them, or of what the server asks for."""
 CHECK_TRIES = 2
 """Attempts of the first request: a server that is not there is told at once."""
-MAX_DELAY = 60.0
-"""Longest delay in seconds that a server can ask for by Retry-After."""
+MAX_BACKOFF, MAX_DELAY = 16.0, 60.0
+"""Longest delay in seconds between attempts, and the longest that a server can ask for by Retry-After unless the client
+is more patient."""
 POLL_SECONDS = 0.2
 """Interval at which `ask_all` calls `check` while it waits for answers."""
 MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES = 1 << 20, 16 << 20
@@ -145,8 +148,9 @@ class EndpointRefusal(Exception):
 class _Transient(Exception):
     """A failure after which the same request can succeed."""
 
-    def __init__(self, text: str, delay: float | None = None) -> None:
-        self.delay = delay
+    def __init__(self, text: str, delay: float | None = None, is_busy: bool = False) -> None:
+        self.delay, self.is_busy = delay, is_busy
+        """Seconds that the server asks for; whether it answered with a status after which one waits."""
         super().__init__(text)
 
 
@@ -170,8 +174,10 @@ def token_cost(price: Sequence[float], prompt_tokens: int, completion_tokens: in
 class EndpointClient:
     """Sends requests to one model of a server. Several threads can use it; `close` ends their waiting."""
 
-    def __init__(self, endpoint: Endpoint, timeout: float = 120.0, concurrency: int = 8) -> None:
-        """`timeout`: seconds of one attempt, from the request to the end of the answer."""
+    def __init__(self, endpoint: Endpoint, timeout: float = 120.0, concurrency: int = 8, patience: float = 0.0) -> None:
+        """`timeout`: seconds of one attempt, from the request to the end of the answer. `patience`: seconds for which
+        failing requests are repeated after the last tries, while the server answers none.
+        """
         import httpx  # 0.1 s, and only a judge or a served rung needs it
 
         from engine.config.http_client import bounded_client
@@ -179,13 +185,16 @@ class EndpointClient:
         key = endpoint.key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self.endpoint, self.timeout, self.concurrency = endpoint, timeout, concurrency
+        self.endpoint, self.timeout, self.concurrency, self.patience = endpoint, timeout, concurrency, patience
+        self._answered = 0.0
+        """When the server answered last, by the monotonic clock."""
         self._redact = Redactor([key])
         self._closed = threading.Event()
         self._sending, self._sent_characters = threading.Condition(), 0
         # A redirect would send prompts and key to another place.
         max_bytes = min(MAX_RESPONSE_BYTES, MAX_ALL_RESPONSES // concurrency)
-        self._http = bounded_client(httpx, max_bytes, timeout, headers=headers, limits=limits, follow_redirects=False)
+        options: dict[str, Any] = {"headers": headers, "limits": limits, "follow_redirects": False}
+        self._http = bounded_client(httpx, max_bytes, timeout, bounds_wait=False, **options)
 
     def close(self) -> None:
         """End all requests, and close the connections."""
@@ -231,7 +240,8 @@ class EndpointClient:
         """The most likely answer to a conversation (temperature 0).
 
         `tried` is told why an attempt failed that is repeated. Raises EndpointRefusal if only this request is refused,
-        UserError for a wrong key, model or address, and RunFailed if the server does not answer in `tries` attempts.
+        UserError for a wrong key, model or address, and RunFailed if the server answers neither in `tries` attempts nor
+        within the client's patience.
         """
         request: dict[str, Any] = {
             "model": self.endpoint.model,
@@ -245,18 +255,25 @@ class EndpointClient:
                 tool if not isinstance(tool, dict) or "function" in tool else {"type": "function", "function": tool}
                 for tool in tools
             ]
-        for attempt in range(1, tries + 1):
-            began = time.monotonic()
+        first, attempt = time.monotonic(), 0
+        while True:
+            attempt, began = attempt + 1, time.monotonic()
             try:
-                return self._answer(self._attempt("POST", "/chat/completions", request), time.monotonic() - began)
+                answer = self._answer(self._attempt("POST", "/chat/completions", request), time.monotonic() - began)
             except _Transient as error:
-                if attempt == tries or self._closed.is_set():
+                left = self._patience_left(first) if tries == MAX_TRIES or error.is_busy else 0.0
+                if (attempt >= tries and left <= 0) or self._closed.is_set():
                     text = f"no answer from {self.endpoint.name} after {attempt} attempts: {error}"
                     raise RunFailed(text, "endpoint.unavailable") from error
                 tried(f"attempt {attempt} failed: {error}")
-                backoff = 0.5 * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # not all threads at the same moment
-                self._closed.wait(backoff if error.delay is None else error.delay)
-        raise AssertionError("unreachable")
+                self._closed.wait(_delay(attempt, error.delay, left))
+            else:
+                self._answered = time.monotonic()
+                return answer
+
+    def _patience_left(self, first: float) -> float:
+        """Seconds for which a request that was first sent at this time is still repeated."""
+        return max(first, self._answered) + self.patience - time.monotonic()
 
     def ask_all(
         self, questions: Iterable[Question], ask: Callable[[Question], Answer], check: Callable[[], None]
@@ -375,8 +392,7 @@ class EndpointClient:
             hint = "check the address: it mostly ends with /v1"
             return UserError(problem, self.endpoint.name, hint, "endpoint.not_found")
         if status in TRANSIENT or status >= 500:
-            after = response.headers.get("retry-after", "")  # seconds; a date is ignored
-            return _Transient(shown, min(MAX_DELAY, float(after)) if re.fullmatch(r"\d{1,6}(\.\d+)?", after) else None)
+            return _Transient(shown, _retry_after(response.headers), is_busy=True)
         return EndpointRefusal("refused", shown)
 
     def _answer(self, content: Any, seconds: float) -> ChatAnswer:
@@ -402,6 +418,24 @@ class EndpointClient:
     def _shown(self, text: str) -> str:
         """A text of the server without the key, on one line."""
         return visible(" ".join(self._redact(text).split()), MAX_ERROR_CHARACTERS)
+
+
+def _delay(attempt: int, asked: float | None, left: float) -> float:
+    """Seconds until the next attempt; `asked`: by the server, `left`: of the client's patience."""
+    if asked is not None:
+        return min(asked, max(MAX_DELAY, left))
+    return min(MAX_BACKOFF, 0.5 * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.8, 1.2)  # threads at other times
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The delay that a server asks for, in seconds or as a date (RFC 9110, 10.2.3); None for anything else."""
+    asked = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", asked):
+        return float(asked)
+    with contextlib.suppress(ValueError):
+        until = parsedate_to_datetime(asked).replace(tzinfo=UTC)  # such a date is always GMT
+        return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    return None
 
 
 class _Message(msgspec.Struct):

@@ -133,7 +133,8 @@ class ServedJudge:
     """A judge behind an endpoint."""
 
     def __init__(self, plan: JudgePlan) -> None:
-        self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
+        judge = parse_endpoint(plan.judge, "--judge")
+        self._client = EndpointClient(judge, plan.timeout, plan.concurrency, plan.patience)
         self._max_tokens = plan.answer_tokens
         self._mutex = threading.Lock()
         self.retries, self.failure = 0, ""

@@ -52,6 +52,8 @@ class JudgePlan(Struct, kw_only=True, frozen=True):
     """Of prompts and verdicts, per million tokens."""
     timeout: float = 120.0
     """Seconds of one attempt."""
+    patience: float = 600.0
+    """Seconds for which requests are repeated while the server answers none."""
     command: str = ""
     """The command line."""
 

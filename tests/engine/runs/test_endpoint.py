@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,31 @@ def ok(request: dict[str, Any]) -> str:
 @pytest.fixture(autouse=True)
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint.random, "uniform", lambda low, high: 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """A clock on which waiting for the next attempt takes no time; returned is what moves it on."""
+    real, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: real() + passed[0])
+    monkeypatch.setattr(endpoint.random, "uniform", lambda low, high: 1.0)
+
+    def move(seconds: float) -> None:
+        passed[0] += seconds
+
+    class Waits(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            move(timeout or 0.0)
+            return self.is_set()
+
+    create = EndpointClient.__init__
+
+    def created(self: EndpointClient, *values: Any, **options: Any) -> None:
+        create(self, *values, **options)
+        self._closed = Waits()
+
+    monkeypatch.setattr(EndpointClient, "__init__", created)
+    return move
 
 
 @pytest.mark.parametrize(
@@ -144,6 +174,71 @@ def test_a_server_that_never_answers_fails_after_the_last_attempt() -> None:
         assert len(server.requests) == 3
     with pytest.raises(RunFailed):  # nothing listens there any more
         EndpointClient(parse_endpoint(server.name, "")).chat(QUESTION, 8, QUIET)
+
+
+def busy(status: int, seconds: float, **headers: str) -> Callable[[dict[str, Any]], Any]:
+    """Refuse with this status for some seconds after the first request."""
+    ends: list[float] = []
+
+    def reply(request: dict[str, Any]) -> Any:
+        ends.append(time.monotonic() + seconds)
+        return "done" if time.monotonic() > ends[0] else {"status": status, "body": "busy", "headers": headers}
+
+    return reply
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_patient_client_repeats_requests_for_that_long(status: int, clock: Callable[[float], None]) -> None:
+    for patience, answers in ((600.0, True), (120.0, False), (0.0, False)):
+        with planted(busy(status, 300)) as server:
+            client = EndpointClient(parse_endpoint(server.name, ""), patience=patience)
+            began = time.monotonic()
+            if answers:
+                assert client.chat(QUESTION, 8, QUIET).text == "done"
+            else:
+                with pytest.raises(RunFailed):
+                    client.chat(QUESTION, 8, QUIET)
+            waited = time.monotonic() - began
+        assert (300 if answers else patience) <= waited <= max(patience, 31.5) + 17
+
+
+def test_a_request_is_repeated_while_the_server_answers_others(clock: Callable[[float], None]) -> None:
+    """As under a limit of requests per minute, which some requests do not get below for a long time."""
+    with planted(lambda request: {"status": 429, "body": "slow down"}) as server:
+        client = EndpointClient(parse_endpoint(server.name, ""), patience=60)
+
+        def others(why: str) -> None:
+            if len(server.requests) < 40:
+                client._answered = time.monotonic()
+            clock(30)
+
+        with pytest.raises(RunFailed):
+            client.chat(QUESTION, 8, others)
+        assert 40 < len(server.requests) < 45
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"),
+    [("7", 7), ("200", 200), ("1e9", 0.5), ("999999", 600), ("a date", 60), ("Sun, 06 Nov 1994 08:49:37 GMT", 0)],
+)
+def test_the_server_says_when_to_ask_again(asked: str, waits: float, clock: Callable[[float], None]) -> None:
+    asked = asked if asked != "a date" else format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    reply = failing({"status": 429, "body": "wait", "headers": {"Retry-After": asked}})
+    with planted(lambda request: reply(request) if len(server.requests) == 1 else "done") as server:
+        began = time.monotonic()
+        EndpointClient(parse_endpoint(server.name, ""), patience=600).chat(QUESTION, 8, QUIET)
+    assert time.monotonic() - began == pytest.approx(waits, abs=5 if waits > 1 else 0.4)
+
+
+def test_the_first_request_waits_for_a_busy_server_but_not_for_none(clock: Callable[[float], None]) -> None:
+    with planted(ok) as server:
+        url = server.url
+        server.check = busy(503, 90)
+        EndpointClient(parse_endpoint(server.name, ""), patience=600).check()
+    began = time.monotonic()
+    with pytest.raises(RunFailed):
+        EndpointClient(parse_endpoint(f"{url}#planted", ""), patience=600).check()
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,20 @@ def test_a_server_that_is_too_slow_is_reported_while_the_judge_waits(ladder: Lad
     assert state is not None and (state.status, state.done) == ("stopped", 0) and "--timeout" in state.note
 
 
+def test_a_judge_that_waits_for_a_busy_server_ends_at_once(ladder: LadderDir) -> None:
+    limit = {"status": 429, "body": "limit of requests", "headers": {"Retry-After": "300"}}
+    with planted(lambda request: limit if len(server.requests) > 5 else perfect(request)) as server:
+        process = started(ladder, server.name, "--concurrency", "2")
+        judge = judge_at_work(ladder, 4)
+        wait_for(lambda: state if (state := judge.state()) and "limit of requests" in state.note else None)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+        assert process.returncode == 0 and time.monotonic() - began < 30  # of 300
+    state = judge.state()
+    assert state is not None and (state.status, state.done) == ("stopped", 4)
+
+
 def test_a_refused_judge_leaves_nothing_and_no_secret(ladder: LadderDir) -> None:
     with planted(perfect, key="the-right-key") as server:
         environment = {**os.environ, "FTBENCH_API_KEY": "a-wrong-key-12"}

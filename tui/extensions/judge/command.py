@@ -100,6 +100,9 @@ def judge(
     price: options.Price = None,
     max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Stop at this cost, by --price.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds of one attempt of a request.")] = 120,
+    patience: Annotated[
+        float, typer.Option("--patience", min=0, help="Seconds to repeat requests while the server answers none.")
+    ] = 600,
     device: options.Device = None,
     runs: options.Runs = None,
     detach: options.Detach = False,
@@ -126,6 +129,7 @@ def judge(
         cost_limit=max_cost,
         price=token_price,
         timeout=timeout,
+        patience=patience,
         command=shlex.join(["ftbench", *sys.argv[1:]]),
     )
     with shown_progress(json) as (progress, _):  # the plan with its pairs, and what it takes at most

@@ -17,7 +17,7 @@ from made_models import made_model
 import engine
 from engine.config.preset_library import resolve_preset
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.rung_results import BenchmarkRow, LadderBenchmark, VerdictSentence
+from engine.runs.ladder.rung_results import LadderTask, TaskRow, VerdictSentence
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.result import Interval
@@ -149,9 +149,9 @@ def _ladder(runs: Path) -> LadderDir:
         row.status, row.reason = name, name
     ladder.rows[0].name = strings("e")[0]
     scores = Interval(mean=0.5, low=0.4, high=0.6, rows=40)
-    rows = [BenchmarkRow(name=name, score=scores, difference=scores, finding="worse") for name in strings("e")]
-    ladder.benchmarks = [
-        LadderBenchmark(name=name, metric=name, higher_is_better=True, is_share=True, items=40, rows=rows[:3])
+    rows = [TaskRow(name=name, score=scores, difference=scores, finding="worse") for name in strings("e")]
+    ladder.tasks = [
+        LadderTask(name=name, metric=name, higher_is_better=True, is_share=True, items=40, rows=rows[:3])
         for name in strings("e")
     ]
     directory.write_state(ladder)

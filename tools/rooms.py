@@ -46,7 +46,7 @@ ROOMS = {
     "preset_import": Room(r"[Aa]xolotl|LLaMA-Factory|presets import|preset_import|torchtune"),
     "doctor": Room(r"\bdoctor\b"),
     "sweeps": Room(r"[Ss]weep"),
-    "benchmarks": Room(r"[Bb]enchmark", r"evaluation/benchmarks/"),
+    "benchmarks": Room(r"[Bb]enchmark"),
     "ranks": Room(
         r"\branks\b|\brank_|rank 0|FSDP|\bDDP\b|torch\.distributed|train\.devices|parallelism",
         r"training/ranks|worker/rank",

@@ -19,7 +19,10 @@
   other packages are added after the first frame, and have no keys on the bench itself.
 - `ftbench.reports`: an object with the functions of `ReportHooks` (`engine/runs/ladder/report_hooks.py`).
 - `ftbench.schemas`: the type of a JSON file or of what `--json` prints, for `ftbench schema`.
-- `ftbench.settings`: a Section, the table of this name in presets. Of shipped extensions only: the bench reads the
+- `ftbench.tasks`: an object with the functions of `TaskHooks` (`engine/runs/task_hooks.py`): items beside the test rows
+  on which models are scored too.
+- `ftbench.settings`: a Section, the table of this name in presets; where the core has this table, a function that
+  returns it with further settings. Of shipped extensions only: the bench reads the
   schema before its first frame, and the metadata of other packages takes 40 ms.
 
 `engine/extensions/__init__.py` lists the first kind; an entry point of the same group and name in the metadata of

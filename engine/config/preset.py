@@ -229,7 +229,11 @@ def _converted(values: Flat, layers: Layers) -> Config:
         if "matching regex" in message:  # a reader does not need the pattern
             message = "not in a known form"
         section, _, name = key.partition(".")
-        annotation = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
+        classes = SECTIONS[section].__mro__ if section in SECTIONS else ()
+        annotation = next(
+            (vars(kind)["__annotations__"][name] for kind in classes if name in vars(kind).get("__annotations__", ())),
+            "",
+        )
         choices = re.findall(r"['\"]([^'\"]+)['\"]", re.sub(r"Traits\(.*?\)", "", str(annotation)))
         if key == "method":
             choices = list(method_names())
@@ -296,16 +300,5 @@ def _faults(values: Flat, config: Config) -> Iterator[tuple[str, str, str, str]]
         if config.model.from_run:
             hint = "`--set adapter.init=default` continues a run"
             yield key, "PiSSA starts from the base model", hint, "preset.pissa_from_run"
-
-    key, limit = "evaluation.benchmarks", "evaluation.benchmark_limit"
-    if "" in map(str.strip, evaluation.benchmarks):
-        hint = "give the name of a task or the path of a task file"
-        yield key, f"empty value in {key}", hint, "preset.empty_value"
-    for name in evaluation.benchmarks:
-        if evaluation.benchmarks.count(name) > 1:
-            yield key, f"duplicate benchmark {name!r}", "remove one of them", "preset.duplicate_benchmark"
-    if evaluation.benchmarks and evaluation.when == "never":
-        problem = f'{key} is not read with evaluation.when = "never"'
-        yield key, problem, "remove it, or --set evaluation.when=both", "preset.unread_benchmark"
-    if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
-        yield limit, f"{limit} applies only with {key}", f"remove it, or set {key}", "preset.unread_benchmark"
+    for section in SECTIONS:
+        yield from getattr(config, section).problems()

@@ -27,13 +27,12 @@ from engine.config.preset import (
 )
 from engine.config.schema import NOT_COPIED, PATH_KEYS, Config, user_sections
 from engine.config.settings import Flat, flatten, nested, with_settings
-from engine.config.start_checks import TASK_FILES
 from engine.config.text import ADDRESS_CREDENTIALS, suggestion, visible
 
 GPU_LIST = "gpus"
 """Name of the GPU price list, which is next to the presets."""
 RATE = "train.learning_rate"
-_FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", *TASK_FILES)
+_FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)

@@ -245,11 +245,6 @@ class Evaluation(Section, frozen=True):
     forgetting_text: Annotated[str, Traits("path", "shared")] = "auto"
     """General text on which forgetting is measured: auto (an embedded one), none, or a file with a blank line between
     passages."""
-    benchmarks: Annotated[list[str], Traits("path", "shared")] = field(default_factory=list)
-    """Benchmarks on which forgetting is measured too: names of tasks of lm-evaluation-harness (arc_easy) and task files
-    (.yaml). Needs the optional dependency ftbench[benchmarks]."""
-    benchmark_limit: Annotated[Positive | None, Traits("shared")] = None
-    """Maximum number of items per benchmark, its first ones; unset: all."""
 
 
 class Hardware(Section, frozen=True):
@@ -337,12 +332,14 @@ SECTIONS: dict[str, type[Section]] = {
     for name, kind in get_type_hints(CoreConfig).items()
     if isinstance(kind, type) and issubclass(kind, Section)
 }
-SECTIONS |= {hook.name: hook.load() for hook in shipped_hooks("ftbench.settings").values()}
+for _hook in shipped_hooks("ftbench.settings").values():
+    _loaded = _hook.load()
+    SECTIONS[_hook.name] = _loaded(SECTIONS[_hook.name]) if _hook.name in SECTIONS else _loaded
 """The tables of a preset, with those of extensions, by name."""
 if TYPE_CHECKING:
     Config = CoreConfig
 else:
-    _ADDED = {name: kind for name, kind in SECTIONS.items() if name not in CoreConfig.__struct_fields__}
+    _ADDED = {name: kind for name, kind in SECTIONS.items() if get_type_hints(CoreConfig).get(name) is not kind}
     Config = defstruct(
         "Config",
         [(name, kind, field(default_factory=kind)) for name, kind in _ADDED.items()],
@@ -387,3 +384,5 @@ NOT_VARIED = (*LADDER_KEYS, "train.seed", *DESCRIPTIVE_KEYS)
 """Refused in `--vary`."""
 UNRELATED_KEYS = (*DESCRIPTIVE_KEYS, *keys_with("unrelated"))
 PRIVATE_KEYS = keys_with("private")
+UNPROBED_KEYS = keys_with("unprobed")
+OPTIONAL_KEYS = keys_with("optional")

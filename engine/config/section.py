@@ -28,6 +28,8 @@ Trait = Literal[
     "unrelated",
     "private",
     "user_default",
+    "unprobed",
+    "optional",
 ]
 """What else holds for a setting:
 
@@ -44,6 +46,8 @@ Trait = Literal[
 - by_ladder: set by the ladder itself: refused in `--set`, `--rung` and `--vary`.
 - unrelated: changes no number of a run: a ladder reuses runs with other values. One without it repeats earlier runs.
 - private: where and for whom a run was trained, not how: left out of the model card.
+- unprobed: has its default in the timing probes of a ladder.
+- optional: no part of a run's identity while it is not set.
 - user_default: of a whole section: config.toml may have this table, which presets and command lines override.
 """
 
@@ -55,11 +59,19 @@ class Traits:
         self.names = frozenset(names)
 
 
+Problem = tuple[str, str, str, str]
+"""The key of a value that cannot be used, and problem, hint and code of its error."""
+
+
 class Section(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A table of a preset: unknown keys are errors."""
 
     traits: ClassVar[Traits] = Traits()
     """Of all its fields."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Values that cannot be used together."""
+        return iter(())
 
 
 def traits_of(kind: type[Section]) -> Iterator[tuple[str, frozenset[Trait]]]:

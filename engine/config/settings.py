@@ -18,6 +18,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.metric_specs import metric_names
 from engine.config.schema import DATA_FORMATS, SECTIONS, TOP_KEYS, Config, CoreConfig
+from engine.config.section import Section
 
 Flat = dict[str, Any]
 """Dotted key -> value: {"train.batch": 16}."""
@@ -129,7 +130,10 @@ def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Settin
 
 
 def documented_fields(kind: type) -> Iterator[tuple[str, ast.expr, str]]:
-    """Name, annotation and docstring, '' without one, of each field of a class, from its source."""
+    """Name, annotation and docstring, '' without one, of each field of a class and its bases, from their source."""
+    for base in kind.__bases__:
+        if issubclass(base, Section) and base is not Section:
+            yield from documented_fields(base)
     source = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(source, ast.ClassDef)
     for node, following in zip(source.body, [*source.body[1:], None], strict=True):

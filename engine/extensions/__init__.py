@@ -7,7 +7,11 @@ core imports none (a contract of import-linter), and finds them by `engine.confi
 from __future__ import annotations
 
 SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
-    "ftbench.settings": {"track": ("engine.extensions.trackers.settings:Track", "")},
+    "ftbench.settings": {
+        "track": ("engine.extensions.trackers.settings:Track", ""),
+        "evaluation": ("engine.extensions.benchmarks.settings:extend", ""),
+    },
+    "ftbench.tasks": {"benchmarks": ("engine.extensions.benchmarks.hooks", "")},
     "ftbench.commands": {
         "judge": (
             "tui.extensions.judge.command:judge",
@@ -77,6 +81,9 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         ),
     },
     "ftbench.rungs": {"served": ("engine.extensions.served.rungs:KIND", "")},
-    "ftbench.runs": {"trackers": ("engine.extensions.trackers.trackers", "")},
+    "ftbench.runs": {
+        "trackers": ("engine.extensions.trackers.trackers", ""),
+        "benchmarks": ("engine.extensions.benchmarks.hooks", ""),
+    },
 }
 """Hook -> name -> (`module:attribute`, help of a command or title of a schema)."""

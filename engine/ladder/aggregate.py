@@ -23,8 +23,8 @@ from engine.ladder.results import (
     LadderResults,
     add_shares,
     collect,
-    collect_benchmarks,
     collect_few_shot,
+    collect_tasks,
     make_comparison,
     mean_share,
     note_other_devices,
@@ -96,7 +96,7 @@ OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more
 
 
 def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | None = None) -> MeanSamples | None:
-    """Fill in rows, comparisons and benchmarks from the finished runs; returns the distribution of the scores.
+    """Fill in rows, comparisons and tasks from the finished runs; returns the distribution of the scores.
 
     `look`: of a ladder that runs until its questions are decided, the look that is taken; else the last one. Runs after
     that look do not count. Raises UserError if runs did not do the same work or one is damaged.
@@ -117,7 +117,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | 
     bases += collect_added(folder, results, added, ladder.metric)
     ladder.rows[:0] = bases
     samples = add_statistics(ladder, results, ladder.metric, look)
-    ladder.benchmarks = collect_benchmarks(folder, ladder, results)
+    ladder.tasks = collect_tasks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
     return samples
 

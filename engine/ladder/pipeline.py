@@ -15,8 +15,8 @@ from engine.config.device_defaults import answers_together
 from engine.config.errors import RunFailed, UserError, error_text, reason_of, system_hint, system_refusal
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
-from engine.config.schema import Config
-from engine.config.settings import with_settings
+from engine.config.schema import UNPROBED_KEYS, Config
+from engine.config.settings import setting_specs, with_settings
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.added_rungs import check_added, examples_of_base, let_answer, record_failure, with_examples
@@ -74,7 +74,7 @@ def probe_config(config: Config, device: str) -> Config:
             "evaluation.when": "after",
             "evaluation.rows": rows,
             "evaluation.forgetting_text": "none",
-            "evaluation.benchmarks": [],
+            **{key: setting_specs()[key].default for key in UNPROBED_KEYS},
         },
     )
 

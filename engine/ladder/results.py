@@ -1,4 +1,4 @@
-"""What the runs of a ladder measured: predictions as arrays by rung, seed and test item, and benchmarks."""
+"""What the runs of a ladder measured: predictions as arrays by rung, seed and test item, and tasks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, M
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import BASE, BASE_4BIT, Ladder, LadderEntry, few_shot_base, is_base
 from engine.runs.ladder.rung_results import (
-    BenchmarkRow,
     Comparison,
-    LadderBenchmark,
+    LadderTask,
     RungResult,
     SeedRange,
+    TaskRow,
     finding_of,
 )
 from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, read_predictions
-from engine.runs.run.result import BenchmarkScores, Interval, Result, are_shares, benchmark_fingerprint, read_scores
+from engine.runs.run.result import TASK, Interval, Result, TaskScores, read_scores, task_fingerprint
 from engine.runs.run.run_dir import RunDir
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
@@ -188,11 +188,11 @@ def add_answer_shares(row: RungResult, answers: Sequence[ScoredItem]) -> None:
     row.format_errors = None if None in formatted else 1 - fmean(map(bool, formatted))
 
 
-PREFIX = benchmark_fingerprint("")
+PREFIX = task_fingerprint("")
 
 
-def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults) -> list[LadderBenchmark]:
-    """The benchmarks in the order of the setting, with the rungs that have finished.
+def collect_tasks(folder: LadderDir, ladder: Ladder, results: LadderResults) -> list[LadderTask]:
+    """The tasks in the order of the setting, with the rungs that have finished.
 
     Raises UserError if the scores of a finished run are missing or damaged.
     """
@@ -201,15 +201,15 @@ def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults
     scored: list[tuple[str, FinishedRun, Moment]]
     scored = [(base, run, "before") for base, run in sorted(results.bases.items())]
     scored += [(run.entry.rung, run, "after") for run in results.runs]
-    benchmarks = []
+    tasks = []
     for name, fingerprint in prints.items():
-        stored: dict[str, list[tuple[int, BenchmarkScores]]] = {}
+        stored: dict[str, list[tuple[int, TaskScores]]] = {}
         for rung, run, when in scored:
-            if scores := read_scores(RunDir(folder.runs / run.entry.run).benchmark_file(name, when), fingerprint):
+            if scores := read_scores(RunDir(folder.runs / run.entry.run).task_file(name, when), fingerprint):
                 stored.setdefault(rung, []).append((run.entry.seed, scores))
             elif when == "after":
-                problem = f"finished run without scores of the benchmark {name}"
-                raise UserError(problem, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
+                problem = f"finished run without scores of the {TASK} {name}"
+                raise UserError(problem, run.entry.run, RUN_AGAIN, code=f"ladder.no_{TASK}_scores")
         if not stored:  # before a model was scored
             continue
         values: dict[str, ItemScores] = {}
@@ -217,37 +217,34 @@ def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults
             items = np.array([scores.items for _, scores in of_rung], dtype=float)
             values[rung] = ItemScores(items, seeds=tuple(seed for seed, _ in of_rung), untrained=rung in results.bases)
         (_, first), *_ = next(iter(stored.values()))
-        every = np.concatenate([own.values.ravel() for own in values.values()]).tolist()
-        is_share, higher = are_shares(first.metric, every), first.higher_is_better
-        benchmarks.append(
-            LadderBenchmark(
+        is_share = all(scores.is_share for of_rung in stored.values() for _, scores in of_rung)
+        tasks.append(
+            LadderTask(
                 name=name,
                 metric=first.metric,
-                higher_is_better=higher,
+                higher_is_better=first.higher_is_better,
                 is_share=is_share,
                 items=len(first.items),
-                rows=_benchmark_rows(values, is_share, higher, len(prints)),
+                rows=_task_rows(values, is_share, first.higher_is_better, len(prints)),
             )
         )
-    return benchmarks
+    return tasks
 
 
-def _benchmark_rows(
-    values: Mapping[str, ItemScores], is_share: bool, higher_is_better: bool, benchmarks: int
-) -> list[BenchmarkRow]:
-    """Scores, and differences from the base model that hold simultaneously for the rungs and all benchmarks."""
+def _task_rows(values: Mapping[str, ItemScores], is_share: bool, higher_is_better: bool, tasks: int) -> list[TaskRow]:
+    """Scores, and differences from the base model that hold simultaneously for the rungs and all tasks."""
     samples = MeanSamples(values, (0.0, 1.0) if is_share else (-math.inf, math.inf))
     rows = {
-        name: BenchmarkRow(name=name, score=samples.interval(name), by_seed=scores.seed_means.tolist())
+        name: TaskRow(name=name, score=samples.interval(name), by_seed=scores.seed_means.tolist())
         for name, scores in values.items()
     }
     trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.outliers]
     if BASE in values and trained:
-        level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
+        level = 1 - (1 - CONFIDENCE_LEVEL) / tasks  # Bonferroni over the tasks, whose items differ
         for difference in samples.differences([(name, BASE) for name in trained], level):
             row, low, high = rows[difference.a], difference.low, difference.high
             row.difference = difference.interval(samples.items)
-            row.p_adjusted = min(1.0, difference.p_adjusted * benchmarks)
+            row.p_adjusted = min(1.0, difference.p_adjusted * tasks)
             finding = finding_of(*((low, high) if higher_is_better else (-high, -low)), None)
             row.finding = "undecided" if finding == "as_good" else finding
     return list(rows.values())

@@ -18,7 +18,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
-from engine.config.schema import RELOCATABLE_KEYS, UNRELATED_KEYS, Config
+from engine.config.schema import OPTIONAL_KEYS, RELOCATABLE_KEYS, UNRELATED_KEYS, Config
 from engine.config.settings import flatten, with_settings
 from engine.executors.jobs import batch_system
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
@@ -66,9 +66,8 @@ def identity(config: Config, fingerprints: dict[str, str], versions: dict[str, s
 def relevant_settings(config: Config) -> dict[str, Any]:
     """The settings that change the numbers of a run."""
     settings = flatten(config)
-    if not settings["evaluation.benchmarks"]:
-        del settings["evaluation.benchmark_limit"]
-    related = (key for key in settings if key not in UNRELATED_KEYS)
+    unset = {key for key in OPTIONAL_KEYS if settings[key] is None}
+    related = (key for key in settings if key not in UNRELATED_KEYS and key not in unset)
     return {key: settings[key] for key in related}
 
 

@@ -97,7 +97,7 @@ def verdict(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     parts = (
         _quality(ladder, decisions),
         _untrained(ladder, decisions),
-        benchmark_sentences(ladder),
+        task_sentences(ladder),
         _costs(decisions),
         recommendations(ladder, decisions),
         artifact_sentences(ladder, decisions),
@@ -202,12 +202,12 @@ def _against_untrained(ladder: Ladder, decisions: Decisions, untrained: RungResu
             yield "quality", _difference(ladder, against)
 
 
-def benchmark_sentences(ladder: Ladder) -> Sentences:
-    """One sentence per rung that is significantly worse or better than the base model, else one per benchmark."""
+def task_sentences(ladder: Ladder) -> Sentences:
+    """One sentence per rung that is significantly worse or better than the base model, else one per task."""
     rungs = {row.name: row for row in ladder.rows}
-    for benchmark in ladder.benchmarks:
-        name, items = visible(benchmark.name), amount(benchmark.items, "item")
-        compared = [row for row in benchmark.rows if row.finding]
+    for task in ladder.tasks:
+        name, items = visible(task.name), amount(task.items, "item")
+        compared = [row for row in task.rows if row.finding]
         significant = [row for row in compared if row.finding in SIGNIFICANTLY]
         rest = [row for row in compared if row.finding not in SIGNIFICANTLY]
         if not compared:
@@ -215,11 +215,11 @@ def benchmark_sentences(ladder: Ladder) -> Sentences:
         for row in significant:
             # `LoRA forgets on arc_easy: LoRA − base = −3.1 points, simultaneous 95% CI [−5.0, −1.2], acc of …`
             text = f"{method_subject(rungs[row.name])} {'forgets' if row.finding == 'worse' else 'gains'} on {name}"
-            value, _, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
+            value, _, bounds = difference_with_bounds(row.difference, task.is_share).partition(" [")
             interval = f", {SIMULTANEOUS} [{bounds}" if bounds else ""
             scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
             difference = f"{rung_title(row.name)} − base = {value}{interval}{scope}"
-            yield "forgetting", f"{text}: {difference}, {visible(benchmark.metric)} of {items}."
+            yield "forgetting", f"{text}: {difference}, {visible(task.metric)} of {items}."
         if not rest:
             continue
 
@@ -227,11 +227,11 @@ def benchmark_sentences(ladder: Ladder) -> Sentences:
         subject = f"{nouns} {'are' if len(rest) > 1 else 'is'} not" if significant else "no rung is"
         text = f"On {name} ({items}) {subject} {SIGNIFICANTLY['worse']} than the base model"
         intervals = [row.difference for row in rest if row.difference]
-        ends = [interval.low if benchmark.higher_is_better else interval.high for interval in intervals]
+        ends = [interval.low if task.higher_is_better else interval.high for interval in intervals]
         known = [end for end in ends if end is not None]
         if len(known) == len(rest):
-            worst = max(0.0, *(-end if benchmark.higher_is_better else end for end in known))
-            value = points(worst).lstrip("+") if benchmark.is_share else loss(worst)
+            worst = max(0.0, *(-end if task.higher_is_better else end for end in known))
+            value = points(worst).lstrip("+") if task.is_share else loss(worst)
             text += f"; the {SIMULTANEOUS}s exclude losing more than {value}"
             text += f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, *(row.name for row in rest)) else ""
         yield "forgetting", f"{text}."

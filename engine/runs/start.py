@@ -21,7 +21,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import DEVICE_KEYS, RELOCATABLE_KEYS, Config
 from engine.config.settings import Flat, flatten, with_settings
-from engine.config.start_checks import check_benchmarks, refuse_whole_weights
+from engine.config.start_checks import refuse_whole_weights
 from engine.executors import local
 from engine.executors.jobs import Job, batch_system, system_of
 from engine.executors.local import StartedProcess as StartedProcess
@@ -74,10 +74,9 @@ def start_run(
 
 
 def check_startable(config: Config) -> None:
-    """Raise UserError if a run cannot be started: for its model, benchmarks or device, or by an extension."""
+    """Raise UserError if a run cannot be started: for its model or device, or by an extension."""
     check_model_config(config.model)
     run_hooks.check(config)
-    check_benchmarks(config.evaluation)
     if config.train.devices > 1 and config.train.parallelism == "fsdp":
         refuse_whole_weights(config)
     check_device(config)

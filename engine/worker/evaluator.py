@@ -1,4 +1,4 @@
-"""Evaluate a run's model before and after training: test rows, validation rows, general text, benchmarks."""
+"""Evaluate a run's model before and after training: test rows, validation rows, general text, tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from engine.data.items import (
 )
 from engine.data.prepared import Preparation
 from engine.data.rows import Row
-from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.general_text import general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, mean_loss
@@ -46,8 +45,9 @@ from engine.evaluation.score import (
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
 from engine.runs.run.predictions import ScoredItem
-from engine.runs.run.result import MIN_ENDED, General, Score, read_scores, write_scores
+from engine.runs.run.result import MIN_ENDED, TASK, General, Score, read_scores, write_scores
 from engine.runs.run.run_dir import RunDir
+from engine.runs.task_hooks import Task, load_tasks
 from engine.training.batches import Packing, answer_tokens
 from engine.training.ranks import Ranks
 from engine.training.row_independence import ONE_ROW
@@ -81,7 +81,7 @@ class Evaluator:
     validation: list[EvaluationItem] = field(init=False)
     prompts: list[str] = field(init=False)
     """The text of each test item's prompt."""
-    benchmarks: list[Benchmark] = field(init=False)
+    tasks: list[Task] = field(init=False)
     choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)
     text: str = ""
@@ -89,9 +89,9 @@ class Evaluator:
     base_general: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raises UserError if a benchmark cannot be loaded."""
+        """Raises UserError if a task cannot be loaded."""
         config = self.config
-        self.benchmarks = load_benchmarks(config.evaluation)
+        self.tasks = load_tasks(config)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
         self.validation = sampled_by_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
@@ -143,7 +143,7 @@ class Evaluator:
         """
         file, ranks = self.run_dir.predictions_file, self.ranks
         self.base_general = self._general_losses(base)
-        self._score_benchmarks(base, "before")
+        self._score_tasks(base, "before")
         if not self.scores_test:
             return
         self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts))
@@ -170,7 +170,7 @@ class Evaluator:
                 write_items(few_shot_file, self.test, self.prompts, scored, None)
 
     def score_after_training(self, model: torch.nn.Module) -> None:
-        """Score the trained model: validation items, then test items, general text and benchmarks."""
+        """Score the trained model: validation items, then test items, general text and tasks."""
         if self.validation:
             loss = self.loss(model, self.validation, self.log.progress)
             rows, step = len(self.validation), self.log.step
@@ -186,7 +186,7 @@ class Evaluator:
             general = General(text=self.text, tokens=tokens, before=self.base_general, after=after)
             self.log.write(events.GeneralLoss(general=general))
         if self.config.evaluation.when != "never":
-            self._score_benchmarks(model, "after")
+            self._score_tasks(model, "after")
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
         """Mean negative log-likelihood per answer token, in nats.
@@ -259,31 +259,30 @@ class Evaluator:
             value = (answer.scores or {}).get(score.metric)
             self.log.write(sample_event(when, item, prompt, answer.output, value))
 
-    def _score_benchmarks(self, model: torch.nn.Module, when: Literal["before", "after"]) -> None:
+    def _score_tasks(self, model: torch.nn.Module, when: Literal["before", "after"]) -> None:
         """Score a model, except where an earlier worker of this run did and this one has not trained further. The
-        scores of each benchmark are written before the next one starts.
+        scores of each task are written before the next one starts.
         """
         ranks = self.ranks
         if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
             return
-        for benchmark in self.benchmarks:
+        for task in self.tasks:
             self.log.check_stop()
-            name, path, scores = benchmark.name, self.run_dir.benchmark_file(benchmark.name, when), None
+            name, path, scores = task.name, self.run_dir.task_file(task.name, when), None
             if when == "before" or not self.log.has_trained:
-                read = partial(read_scores, path, benchmark.fingerprint)
+                read = partial(read_scores, path, task.fingerprint)
                 scores = read() if ranks.splits_evaluation else ranks.broadcast(read)
             if scores is None:
-                from engine.evaluation.benchmarks.scoring import score_benchmark  # imports the library
 
                 def progress(done: int, total: int, name: str = name) -> None:
-                    self.log.progress(f"benchmark {name}", done, total)
+                    self.log.progress(f"{TASK} {name}", done, total)
 
                 batch = answers_together(self.config.evaluation.batch, "cpu")  # the worker has decided for its device
-                scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
+                scores = task.score(model, self.tokenizer, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)
             without_items = msgspec.structs.replace(scores, items=[])
-            self.log.write(events.BenchmarkScored(when=when, scores=without_items))
+            self.log.write(events.TaskScored(when=when, scores=without_items))
 
 
 def sample_event(

@@ -37,7 +37,6 @@ from engine.data.items import items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Preparation, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.general_text import general_rows
 from engine.evaluation.preflight import decide_metric, refuse_rows
@@ -50,7 +49,8 @@ from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, mac
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer, vocabulary_size
 from engine.methods.weights import unwrap_peft
 from engine.runs.run.events import Compiled
-from engine.runs.run.result import benchmark_fingerprint
+from engine.runs.run.result import task_fingerprint
+from engine.runs.task_hooks import load_tasks
 from engine.training import varlen_attention
 from engine.training.backward_step import BackwardStep
 from engine.training.batches import (
@@ -98,7 +98,7 @@ def describe_workload(config: Config) -> dict[str, Any]:
     refuse_rows(config, rows)
     refuse_model(config, config_of(config.model), this_machine())
     general, _ = general_rows(config, tokenizer)
-    benchmarks = load_benchmarks(config.evaluation)
+    tasks = load_tasks(config)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
     sampler = BatchSampler.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
@@ -123,7 +123,7 @@ def describe_workload(config: Config) -> dict[str, Any]:
                 "test": items_fingerprint(test),
                 "model": fingerprint(config.model, config_of(config.model)),
                 **({"general": general} if general else {}),
-                **{benchmark_fingerprint(benchmark.name): benchmark.fingerprint for benchmark in benchmarks},
+                **{task_fingerprint(task.name): task.fingerprint for task in tasks},
             },
         },
         "versions": versions(),

@@ -44,7 +44,9 @@ def _preflight(arguments: dict[str, Any]) -> Preflight:
     from engine.evaluation.preflight import check_prepared
 
     model = msgspec.convert(arguments["model"], schema.Model)
-    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    evaluation = cast(
+        schema.Evaluation, msgspec.convert(arguments.get("evaluation", {}), schema.SECTIONS["evaluation"])
+    )
     return partial(check_prepared, model, arguments["max_length"], evaluation)
 
 

@@ -38,7 +38,7 @@ from tui.cli.following import Detached, follow_comparison
 from tui.cli.lookup import find_named, home_for_launch, show_origin
 from tui.cli.run import check_disk, follow_started, print_detached
 from tui.data_report import check_arguments
-from tui.history.tables import show_benchmarks
+from tui.history.tables import show_tasks
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 
@@ -367,7 +367,7 @@ def _show_ladder(ladder: Ladder) -> None:
         say(summary.headline, "bold")
     for sentence in ladder.verdict:
         say(f"{sentence.topic}: {sentence.text}")
-    show_benchmarks(ladder)
+    show_tasks(ladder)
     if ladder.work and ladder.work.data_usage:
         say(f"columns: {summarize_columns(ladder.work.columns)}")
         say(f"rows: {summarize_rows(ladder.work.data_usage)}")

@@ -31,7 +31,7 @@ from tui.cli import options
 from tui.cli.errors import show_notices
 from tui.cli.following import Detached, ask_to_leave, follow
 from tui.cli.lookup import home_for_launch
-from tui.history.tables import benchmark_lines, figures
+from tui.history.tables import figures, task_lines
 from tui.output.console import print_json, say
 from tui.preview.method_estimate import disk_space
 
@@ -145,7 +145,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
         for name, value in figures(result).items():
             if value != ABSENT:
                 say(f"{name}: {value}")
-        for line in benchmark_lines(result):
+        for line in task_lines(result):
             say(line)
         if result.from_run:
             say(f"before: the score of {result.from_run}, from which this run started")

@@ -60,10 +60,11 @@ def json_schema(name: str) -> dict[str, Any]:
         struct = structs[struct_name]
         if struct.__doc__:
             definition["description"] = " ".join(inspect.cleandoc(struct.__doc__).split())
+        names = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
         for base in reversed(struct.__mro__):
             for field, _, meaning in documented_fields(base) if base.__module__.startswith("engine.") else ():
-                if meaning and field in definition.get("properties", {}):
-                    definition["properties"][field]["description"] = meaning
+                if meaning and names.get(field) in definition.get("properties", {}):
+                    definition["properties"][names[field]]["description"] = meaning
     return {"$schema": DIALECT, "title": f"ftbench {title}, version {SCHEMA_VERSION}", **_null_last(schema)}
 
 

@@ -89,13 +89,13 @@ def _label(entry: LadderEntry) -> str:
     return visible(entry.rung.partition(ARTIFACT_SEPARATOR)[2], LABEL) if entry.kind == "export" else entry.kind
 
 
-def benchmark_lines(ladder: Ladder) -> Iterator[str]:
-    """The score of each rung on each benchmark, and in parentheses its difference from the base model's."""
-    for benchmark in ladder.benchmarks:
-        for row in benchmark.rows:
-            score = with_bounds(row.score, benchmark.is_share)
-            against = f" ({difference_with_bounds(row.difference, benchmark.is_share)})" if row.difference else ""
-            about = f"{visible(benchmark.name, NAME)}: {visible(benchmark.metric, NAME)}"
+def task_lines(ladder: Ladder) -> Iterator[str]:
+    """The score of each rung on each task, and in parentheses its difference from the base model's."""
+    for task in ladder.tasks:
+        for row in task.rows:
+            score = with_bounds(row.score, task.is_share)
+            against = f" ({difference_with_bounds(row.difference, task.is_share)})" if row.difference else ""
+            about = f"{visible(task.name, NAME)}: {visible(task.metric, NAME)}"
             yield f"{visible(row.name, LABEL):<{LABEL}} {about} {score}{against}"
 
 

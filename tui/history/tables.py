@@ -5,12 +5,12 @@ from __future__ import annotations
 from engine.config.quantities import ABSENT, count, decimal, duration, energy, integer, share_percent, size
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run.result import Result
+from engine.runs.run.result import TASK, TASKS, Result
 from engine.runs.score_format import difference_with_bounds, loss, score, score_bounds, with_bounds
 from tui.output.console import table
 
-BENCHMARK_COLUMNS = 24
-"""Columns of the name of a benchmark or metric."""
+TASK_COLUMNS = 24
+"""Columns of the name of a task or metric."""
 
 
 def figures(result: Result) -> dict[str, str]:
@@ -38,33 +38,31 @@ def figures(result: Result) -> dict[str, str]:
     }
 
 
-def benchmark_lines(result: Result) -> list[str]:
-    """One line per benchmark: `benchmark arc_easy: acc 61.3% [59.3, 63.2] → 58.9% [57.0, 60.9], 2,376 items`."""
+def task_lines(result: Result) -> list[str]:
+    """One line per task: `arc_easy: acc 61.3% [59.3, 63.2] → 58.9% [57.0, 60.9], 2,376 items`."""
     return [
-        f"benchmark {visible(name)}: {visible(benchmark.metric)} "
-        + " → ".join(with_bounds(score, benchmark.is_share) for score in (benchmark.before, benchmark.after) if score)
-        + f", {amount(max(score.rows for score in (benchmark.before, benchmark.after) if score), 'item')}"
-        for name, benchmark in result.benchmarks.items()
-        if benchmark.before or benchmark.after
+        f"{TASK} {visible(name)}: {visible(task.metric)} "
+        + " → ".join(with_bounds(score, task.is_share) for score in (task.before, task.after) if score)
+        + f", {amount(max(score.rows for score in (task.before, task.after) if score), 'item')}"
+        for name, task in result.tasks.items()
+        if task.before or task.after
     ]
 
 
-def show_benchmarks(ladder: Ladder) -> None:
-    """Print one row per benchmark and rung: score, and difference from the base model; nothing without benchmarks."""
-    if not ladder.benchmarks:
+def show_tasks(ladder: Ladder) -> None:
+    """Print one row per task and rung: score, and difference from the base model; nothing without tasks."""
+    if not ladder.tasks:
         return
     rows = [
         [
             row.name,
-            visible(benchmark.name, BENCHMARK_COLUMNS),
-            visible(benchmark.metric, BENCHMARK_COLUMNS),
-            with_bounds(row.score, benchmark.is_share),
-            difference_with_bounds(row.difference, benchmark.is_share) if row.difference else "–",
+            visible(task.name, TASK_COLUMNS),
+            visible(task.metric, TASK_COLUMNS),
+            with_bounds(row.score, task.is_share),
+            difference_with_bounds(row.difference, task.is_share) if row.difference else "–",
             {"worse": "forgets", "better": "gains"}.get(row.finding or "", ""),
         ]
-        for benchmark in ladder.benchmarks
-        for row in benchmark.rows
+        for task in ladder.tasks
+        for row in task.rows
     ]
-    table(
-        "benchmarks (95% CI)", ("rung", "benchmark", "metric", "score", "difference from base", ""), rows, right=(3, 4)
-    )
+    table(f"{TASKS} (95% CI)", ("rung", TASK, "metric", "score", "difference from base", ""), rows, right=(3, 4))

@@ -9,7 +9,7 @@ from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
 from engine.runs.run import events
-from engine.runs.run.result import Predicted, Score
+from engine.runs.run.result import TASK, Predicted, Score
 from engine.runs.run.usage import account_lines, describe_sharing, summarize_columns, summarize_model, summarize_rows
 from engine.runs.score_format import with_bounds
 from tui.data_report import DataReport, overlap_in_short
@@ -56,9 +56,9 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval(score=Score() as score):
             return f"{event.when} training, {event.rows} test items (95% CI): {_test_score(score)}"
-        case events.BenchmarkScored(scores=scores):
+        case events.TaskScored(scores=scores):
             items, value = amount(scores.score.rows, "item"), with_bounds(scores.score, scores.is_share)
-            text = f"{event.when} training, benchmark {visible(scores.benchmark)}, {items} (95% CI)"
+            text = f"{event.when} training, {TASK} {visible(scores.task)}, {items} (95% CI)"
             return f"{text}: {visible(scores.metric)} {value} ({duration(scores.seconds)})"
         case events.Checkpoint():
             waited = event.seconds if event.blocked is None else event.blocked

@@ -38,7 +38,7 @@ from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine
 
 POLL_SECONDS = 0.5
-PARTS = ("left", "summary", "figure", "current", "progress", "working", "verdict", "benchmarks", "notes")
+PARTS = ("left", "summary", "figure", "current", "progress", "working", "verdict", "tasks", "notes")
 """From top to bottom: the time left of all runs, table and figure, the live run's curve, the runs of each rung,
 sentences."""
 BESIDE = 140
@@ -217,7 +217,7 @@ class LadderScreen(BaseScreen[None]):
         self._show("working", Content("\n".join(working)))
         self._show("summary", _joined(ladder_view.summary_view(state, width - (figure + 3 if figure else 0))))
         self._show("figure", _joined(ladder_view.tradeoff_view(state, figure or width)))
-        self._show("benchmarks", Content("\n".join(ladder_view.benchmark_lines(state))))
+        self._show("tasks", Content("\n".join(ladder_view.task_lines(state))))
         self._show("verdict", _joined(ladder_view.verdict_lines(state, folded)))
         shown = [Content(note).truncate(folded, ellipsis=True) if folded else Content(note) for note in notes]
         self._show("notes", _joined(shown).stylize("$foreground-muted"))

@@ -23,7 +23,7 @@ KINDS: tuple[type[Event], ...] = (
     events.Memory,
     events.Eval,
     events.GeneralLoss,
-    events.BenchmarkScored,
+    events.TaskScored,
     events.End,
 )
 """Events that rows depend on."""
@@ -118,8 +118,8 @@ class RowBuilder:
                 after = sum(general.after) / tokens if general.after else None
                 rise = sum(general.after) / tokens - sum(general.before) / tokens if general.before else None
                 self._set(event, {"general/loss": after, "general/loss_increase": rise})
-            case events.BenchmarkScored(scores=scores):
-                self._set(event, {f"benchmark/{scores.benchmark}/{scores.metric}": scores.score.mean})
+            case events.TaskScored(scores=scores):
+                self._set(event, {f"benchmark/{scores.task}/{scores.metric}": scores.score.mean})
 
     def flush(self) -> Iterator[MetricRow]:
         """The row in progress, if it has values."""

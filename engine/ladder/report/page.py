@@ -34,6 +34,7 @@ from engine.runs.ladder.summary_drawing import MAX_COLUMNS, plain_lines, tradeof
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import score
+from engine.runs.task_hooks import task_hooks
 
 TOPICS = {"artifact": "Artifacts", "decided": "Decisions"}
 """Topic -> its name in the report, if it differs."""
@@ -45,11 +46,6 @@ COMPARISONS = (
     "Differences are paired by test item. Their 95% CIs hold simultaneously for all pairs; the adjusted p is below "
     "0.05 exactly where the CI excludes zero. As good within the margin: the CI excludes being worse by more. The "
     "needed test items and seeds give 80% power if the true difference is the observed one."
-)
-BENCHMARKS = (
-    "Benchmarks are scored by lm-evaluation-harness, with the prompts of its tasks and without a chat template. "
-    "Differences from the base model are paired by item; their 95% CIs hold simultaneously for all rungs and "
-    "benchmarks. A rung forgets if it is significantly worse than the base model."
 )
 ARTIFACTS = (
     "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
@@ -138,8 +134,8 @@ def reading_help(ladder: Ladder) -> list[str]:
         texts.append(ARTIFACTS)
     if any(row.forgetting for row in ladder.rows):
         texts.append("Forgetting is the rise of the loss on held-out general text over the base model’s.")
-    if ladder.benchmarks:
-        texts.append(BENCHMARKS)
+    if ladder.tasks:
+        texts += [hooks.READING for hooks in task_hooks()]
     return texts
 
 

@@ -1,4 +1,4 @@
-"""The report's tables, for the page and Markdown: quality, costs, artifacts, benchmarks.
+"""The report's tables, for the page and Markdown: quality, costs, artifacts, tasks.
 
 Each cell has a value and details in small print.
 """
@@ -34,16 +34,16 @@ from engine.ladder.results import comparison
 from engine.runs.ladder.ladder_state import Ladder, is_added, is_base
 from engine.runs.ladder.rung_kinds import rung_kind
 from engine.runs.ladder.rung_results import (
-    BenchmarkRow,
     Comparison,
-    LadderBenchmark,
     LadderSummary,
+    LadderTask,
     RungResult,
     SeedRange,
     SummaryRow,
+    TaskRow,
 )
 from engine.runs.ladder.summary_drawing import of_reference
-from engine.runs.run.result import Interval
+from engine.runs.run.result import TASK, TASKS, Interval
 from engine.runs.score_format import (
     difference,
     difference_with_bounds,
@@ -203,7 +203,7 @@ def status_word(status: str) -> str:
 
 def results(ladder: Ladder) -> list[ReportTable]:
     """The tables of scores and costs, in the order in which they are shown."""
-    optional = filter(None, [*added_tables(ladder), benchmarks(ladder), artifacts(ladder)])
+    optional = filter(None, [*added_tables(ladder), tasks(ladder), artifacts(ladder)])
     return [quality(ladder), time_and_price(ladder), memory_and_size(ladder), *optional]
 
 
@@ -440,34 +440,34 @@ def artifacts(ladder: Ladder) -> ReportTable | None:
 
 
 FINDINGS = {"worse": "forgets", "better": "gains", "undecided": NO_SIGNIFICANT_DIFFERENCE}
-NO_BENCHMARK_OF_BASE = "The base model has no score on the benchmarks, so forgetting on them is unknown."
+NO_TASK_OF_BASE = f"The base model has no score on the {TASKS}, so forgetting on them is unknown."
 
 
-def benchmarks(ladder: Ladder) -> ReportTable | None:
-    """One line per benchmark and rung; None without benchmarks."""
-    if not ladder.benchmarks:
+def tasks(ladder: Ladder) -> ReportTable | None:
+    """One line per task and rung; None without tasks."""
+    if not ladder.tasks:
         return None
 
-    def gap(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
-        value, bracket, bounds = difference_with_bounds(row.difference, benchmark.is_share).partition(" [")
+    def gap(task: LadderTask, row: TaskRow) -> Cell:
+        value, bracket, bounds = difference_with_bounds(row.difference, task.is_share).partition(" [")
         return cell(value, f"{bracket.strip()}{bounds}")
 
-    def result(benchmark: LadderBenchmark, row: BenchmarkRow) -> Cell:
-        value, _, bounds = with_bounds(row.score, benchmark.is_share).partition(" ")
+    def result(task: LadderTask, row: TaskRow) -> Cell:
+        value, _, bounds = with_bounds(row.score, task.is_share).partition(" ")
         return cell(value, bounds)
 
-    columns: list[ReportColumn[tuple[LadderBenchmark, BenchmarkRow]]] = [
+    columns: list[ReportColumn[tuple[LadderTask, TaskRow]]] = [
         ReportColumn(
-            "benchmark",
+            TASK,
             lambda pair: cell(pair[0].name, f"{pair[0].metric}, {amount(pair[0].items, 'item')}"),
             words=True,
         ),
         ReportColumn("score", lambda pair: result(*pair)),
-        ReportColumn("difference from base", lambda pair: gap(*pair), unmeasured=NO_BENCHMARK_OF_BASE),
+        ReportColumn("difference from base", lambda pair: gap(*pair), unmeasured=NO_TASK_OF_BASE),
         ReportColumn("adjusted p", lambda pair: p_value(pair[1].p_adjusted), unmeasured=""),
         ReportColumn(
             "finding", lambda pair: FINDINGS[pair[1].finding] if pair[1].finding else ABSENT, words=True, unmeasured=""
         ),
     ]
-    rows = [(benchmark, row) for benchmark in ladder.benchmarks for row in benchmark.rows]
-    return report_table("Benchmarks", "rung", rows, lambda pair: rung_line(pair[1].name), columns)
+    rows = [(task, row) for task in ladder.tasks for row in task.rows]
+    return report_table(TASKS.capitalize(), "rung", rows, lambda pair: rung_line(pair[1].name), columns)

@@ -13,10 +13,10 @@ from engine.config.errors import Notice, UserError
 from engine.config.method_specs import method_names
 from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.config.schema import Config
-from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
+from engine.runs.ladder.rung_results import Comparison, LadderSummary, LadderTask, RungResult, VerdictSentence
 from engine.runs.run.exports import Artifact, parse_artifact
 from engine.runs.run.folder import State
-from engine.runs.run.result import SCHEMA_VERSION, Interval
+from engine.runs.run.result import SCHEMA_VERSION, TASKS, Interval
 from engine.runs.run.usage import ColumnUse, RowUsage, SplitOverlap
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
@@ -257,7 +257,7 @@ class SharedWork(Struct, kw_only=True):
     metric_reason: str = ""
     """Why it was decided from the training answers; '' if it was set."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Hashes of data, test rows, model, general text and benchmarks."""
+    """Hashes of data, test rows, model, general text and tasks."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`."""
     columns: list[ColumnUse] = field(default_factory=list)
@@ -386,8 +386,8 @@ class Ladder(Struct, kw_only=True):
     """One per rung and base, in the order of the table; not rows of data."""
     comparisons: list[Comparison] = field(default_factory=list)
     """One per pair of rungs."""
-    benchmarks: list[LadderBenchmark] = field(default_factory=list)
-    """Empty without `evaluation.benchmarks`."""
+    tasks: list[LadderTask] = field(default_factory=list, name=TASKS)
+    """Further items on which the models were scored."""
     verdict: list[VerdictSentence] = field(default_factory=list)
     """One per sentence."""
     base_runs: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Results in `ladder.json`: scores and costs of a rung, comparisons, benchmarks, the verdict and the summary."""
+"""Results in `ladder.json`: scores and costs of a rung, comparisons, tasks, the verdict and the summary."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ NeededFor = Literal["difference", "as_good"]
 def finding_of(low: float, high: float, margin: float | None) -> Finding:
     """The finding of an interval of a − b, oriented so that higher is better: non-inferiority with a margin.
 
-    None as the margin: nothing is as good, as on benchmarks.
+    None as the margin: nothing is as good, as on tasks.
     """
     if low > 0:
         return "better"
@@ -308,8 +308,8 @@ class LadderSummary(Struct, kw_only=True):
         return "loss" if self.is_loss else "score"
 
 
-class BenchmarkRow(Struct, kw_only=True):
-    """The scores of a rung or of the base model on one benchmark."""
+class TaskRow(Struct, kw_only=True):
+    """The scores of a rung or of the base model on one task."""
 
     name: str
     """Of the rung, or `base`, `base-4bit`."""
@@ -318,26 +318,26 @@ class BenchmarkRow(Struct, kw_only=True):
     by_seed: list[float] = field(default_factory=list)
     """Mean score of each seed."""
     difference: Interval | None = None
-    """The rung's score minus the base model's, paired by item; simultaneous for all rungs and benchmarks. None for the
+    """The rung's score minus the base model's, paired by item; simultaneous for all rungs and tasks. None for the
     base model, and if it has no score or the rung is not compared."""
     p_adjusted: float | None = None
-    """Two-sided, adjusted for all rungs and benchmarks; below 0.05 exactly where the interval excludes 0."""
+    """Two-sided, adjusted for all rungs and tasks; below 0.05 exactly where the interval excludes 0."""
     finding: Literal["better", "worse", "undecided"] | None = None
     """Of the rung against the base model: significantly better or worse, or neither; None without a difference."""
 
 
-class LadderBenchmark(Struct, kw_only=True):
-    """One benchmark of a ladder."""
+class LadderTask(Struct, kw_only=True):
+    """One task of a ladder."""
 
     name: str
-    """Of the task, as lm-evaluation-harness names it."""
+    """Of the task."""
     metric: str
-    """As lm-evaluation-harness names it: acc, acc_norm, exact_match."""
+    """As the task names it."""
     higher_is_better: bool
     """Direction of the metric."""
     is_share: bool
     """Whether scores are shares from 0 to 1."""
     items: int
     """Number of items."""
-    rows: list[BenchmarkRow]
+    rows: list[TaskRow]
     """The base models first, then the rungs that have finished."""

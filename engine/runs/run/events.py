@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engine.config.device_defaults import ResolvedCheckpointing
-from engine.runs.run.result import SCHEMA_VERSION, BenchmarkScores, General, Predicted, Score, TrainingLoad
+from engine.runs.run.result import SCHEMA_VERSION, TASK, General, Predicted, Score, TaskScores, TrainingLoad
 from engine.runs.run.result import Status as Status
 from engine.runs.run.usage import ModelAccount, SplitOverlap
 
@@ -268,11 +268,11 @@ class GeneralLoss(Event, tag="general"):
     general: General
 
 
-class BenchmarkScored(Event, tag="benchmark"):
-    """The score of a model on a benchmark, without those of its items, which are in `benchmarks/`."""
+class TaskScored(Event, tag=TASK):
+    """The score of a model on a task, without those of its items, which are in files of their own."""
 
     when: Literal["before", "after"]
-    scores: BenchmarkScores
+    scores: TaskScores
 
 
 class Sample(Event, tag="sample"):

@@ -1,10 +1,9 @@
-"""Schema of `result.json`: the outcome of a run, the load while it trained, and its scores on benchmarks by item."""
+"""Schema of `result.json`: the outcome of a run, the load while it trained, and its scores on tasks by item."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +53,8 @@ def _within(t: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sine * series) if odd else sine * series
 
 
+TASK, TASKS = "benchmark", "benchmarks"
+"""What tasks are called in files and for readers."""
 SCHEMA_VERSION = 1
 """`v` of events, results and ladders; rises when a field is renamed or changes its meaning."""
 MIN_ITEMS = 6
@@ -164,11 +165,11 @@ class General(Struct, kw_only=True):
     """The same of the trained model."""
 
 
-class BenchmarkResult(Struct, kw_only=True):
-    """Scores on a benchmark of lm-evaluation-harness; the scores of its items are in `benchmarks/` of the run."""
+class TaskResult(Struct, kw_only=True):
+    """Scores on a task; those of its items are in the folder `TASKS` of the run."""
 
     metric: str
-    """As lm-evaluation-harness names it."""
+    """As the task names it."""
     higher_is_better: bool
     """Direction of the metric."""
     is_share: bool
@@ -241,8 +242,8 @@ class Result(Struct, kw_only=True):
     """Duration of the validation losses during training."""
     general: General | None = None
     """Loss on general text."""
-    benchmarks: dict[str, BenchmarkResult] = field(default_factory=dict)
-    """By the name of the task; empty without `evaluation.benchmarks`."""
+    tasks: dict[str, TaskResult] = field(default_factory=dict, name=TASKS)
+    """By the name of the task."""
     parameters: int = 0
     """Parameters of the model, excluding adapters."""
     trainable: int = 0
@@ -389,53 +390,44 @@ def _sum(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a + b
 
 
-SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match")
-"""Metrics of lm-evaluation-harness whose score of an item is between 0 and 1."""
+class TaskScores(Struct, kw_only=True):
+    """The scores of one model on one task: items beside the run's own test rows (`engine/evaluation/tasks.py`)."""
 
-
-class BenchmarkScores(Struct, kw_only=True):
-    """The scores of one model on one benchmark."""
-
-    benchmark: str
+    task: str = field(name=TASK)
     metric: str
-    """As lm-evaluation-harness names it: acc, acc_norm, exact_match."""
+    """As the task names it."""
     higher_is_better: bool
     is_share: bool
     """Whether scores are shares from 0 to 1."""
     fingerprint: str
-    """SHA-256 of library version, task file and items; scores with different fingerprints are not comparable."""
+    """SHA-256 of what decides the scores besides the model; scores with different fingerprints are not comparable."""
     score: Interval
     """The mean over the items, with its bootstrap 95% confidence interval."""
     items: list[float] = field(default_factory=list)
-    """By item, in the order of the benchmark; empty in events."""
+    """By item, in the order of the task; empty in events."""
     seconds: float = 0.0
 
 
-def are_shares(metric: str, values: Sequence[float]) -> bool:
-    """Whether scores are shares from 0 to 1: known for the metric, or every item is right or wrong."""
-    return metric in SHARES or set(values) <= {0.0, 1.0}
+def file_stem(task: str) -> str:
+    """The task's name as a part of file names."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", task).lstrip(".") or "_"
 
 
-def file_stem(benchmark: str) -> str:
-    """The benchmark's name as a part of file names."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", benchmark).lstrip(".") or "_"
+def task_fingerprint(task: str) -> str:
+    """The key of a task among the fingerprints of a result or a ladder."""
+    return f"{TASK} {task}"
 
 
-def benchmark_fingerprint(benchmark: str) -> str:
-    """The key of a benchmark among the fingerprints of a result or a ladder."""
-    return f"benchmark {benchmark}"
-
-
-def write_scores(path: Path, scores: BenchmarkScores) -> None:
+def write_scores(path: Path, scores: TaskScores) -> None:
     """Write atomically, and create the folder. Raises OSError."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     write_atomically(path, msgspec.json.encode(scores))
 
 
-def read_scores(path: Path, fingerprint: str | None = None) -> BenchmarkScores | None:
+def read_scores(path: Path, fingerprint: str | None = None) -> TaskScores | None:
     """The stored scores; None if they are missing, damaged, or have another fingerprint."""
     try:
-        scores = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
+        scores = msgspec.json.decode(read_regular(path), type=TaskScores)
     except (OSError, ValueError, RecursionError):
         return None
     return scores if scores.items and fingerprint in (None, scores.fingerprint) else None

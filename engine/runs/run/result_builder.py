@@ -11,7 +11,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import End, Event, Hello, Phase, Step
 from engine.runs.run.folder import EndRecord
-from engine.runs.run.result import BenchmarkResult, Result, benchmark_fingerprint
+from engine.runs.run.result import Result, TaskResult, task_fingerprint
 
 
 class ResultBuilder:
@@ -88,13 +88,13 @@ class ResultBuilder:
                 result.selected_step, result.stopped_early = event.step, event.early
             case events.GeneralLoss():
                 result.general = event.general
-            case events.BenchmarkScored(scores=scores):
-                if scores.benchmark not in result.benchmarks:
-                    result.benchmarks[scores.benchmark] = BenchmarkResult(
+            case events.TaskScored(scores=scores):
+                if scores.task not in result.tasks:
+                    result.tasks[scores.task] = TaskResult(
                         metric=scores.metric, higher_is_better=scores.higher_is_better, is_share=scores.is_share
                     )
-                setattr(result.benchmarks[scores.benchmark], event.when, scores.score)
-                result.fingerprints[benchmark_fingerprint(scores.benchmark)] = scores.fingerprint
+                setattr(result.tasks[scores.task], event.when, scores.score)
+                result.fingerprints[task_fingerprint(scores.task)] = scores.fingerprint
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
@@ -133,8 +133,8 @@ class ResultBuilder:
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
             result.artifact_bytes, result.selected_step, result.stopped_early = 0, None, False
-            for benchmark in result.benchmarks.values():
-                benchmark.after = None
+            for task in result.tasks.values():
+                task.after = None
         self._plan = plan
         result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
         # The worker with the most steps still to do predicted the peak for all of them.

@@ -39,7 +39,7 @@ from engine.runs.run import folder
 from engine.runs.run.event_log import OUTPUT_TAIL_BYTES, EventLog, Follower, stream
 from engine.runs.run.events import End, Event, Hello, decode
 from engine.runs.run.folder import EndRecord, Folder, FolderEntry
-from engine.runs.run.result import Result, file_stem
+from engine.runs.run.result import TASKS, Result, file_stem
 from engine.runs.run.result_builder import ResultBuilder, read_events
 
 ACTIVE = ("live", "starting", "pending")
@@ -83,9 +83,9 @@ class RunDir(Folder):
         """The places of the training rows in these prompts, as a JSON list."""
         return self.path / f"examples-{shots}-shot.json"
 
-    def benchmark_file(self, benchmark: str, when: Literal["before", "after"]) -> Path:
-        """The scores of each item of a benchmark, before or after training (`engine.runs.run.result`)."""
-        return self.path / "benchmarks" / f"{file_stem(benchmark)}.{when}.json"
+    def task_file(self, task: str, when: Literal["before", "after"]) -> Path:
+        """The scores of each item of a task, before or after training (`engine.runs.run.result`)."""
+        return self.path / TASKS / f"{file_stem(task)}.{when}.json"
 
     def result(self) -> Result | None:
         """The result, None while the run has none. Raises UserError where a file is damaged or cannot be read.

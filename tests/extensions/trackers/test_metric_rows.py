@@ -8,7 +8,7 @@ from made_runs import step
 from engine.extensions.trackers.metric_rows import MetricRow, RowBuilder
 from engine.runs.run import events
 from engine.runs.run.events import Event
-from engine.runs.run.result import BenchmarkScores, General, Interval, Score
+from engine.runs.run.result import General, Interval, Score, TaskScores
 
 
 def rows_of(*log: Event) -> list[MetricRow]:
@@ -67,13 +67,13 @@ def test_forgetting_is_the_rise_of_the_loss_on_general_text() -> None:
 
 
 def test_a_benchmark_is_a_metric_with_its_name() -> None:
-    scores = BenchmarkScores(
-        benchmark="arc_easy",
+    scores = TaskScores(
+        task="arc_easy",
         metric="acc",
         higher_is_better=True,
         is_share=True,
         fingerprint="f",
         score=Interval(mean=0.5, low=0.4, high=0.6, rows=40),
     )
-    (row,) = rows_of(events.BenchmarkScored(when="before", scores=scores))
+    (row,) = rows_of(events.TaskScored(when="before", scores=scores))
     assert row.values["benchmark/arc_easy/acc"] == 0.5 and row.step == 0

@@ -29,11 +29,12 @@ from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
-from engine.config.schema import Evaluation
-from engine.config.start_checks import check_benchmarks
-from engine.evaluation.benchmarks import tasks
-from engine.evaluation.benchmarks.scoring import LoadedModel, score_benchmark
-from engine.evaluation.benchmarks.tasks import Benchmark, RemoteCode, import_harness, load_benchmarks, task_manager
+from engine.config.settings import with_settings
+from engine.extensions.benchmarks import tasks
+from engine.extensions.benchmarks.scoring import LoadedModel, score_benchmark
+from engine.extensions.benchmarks.settings import check, settings_of
+from engine.extensions.benchmarks.tasks import Benchmark, RemoteCode, import_harness, load_benchmarks, task_manager
+from engine.ladder.pipeline import probe_config
 from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
@@ -44,13 +45,19 @@ from engine.runs.run.run_dir import RunDir
 HARMLESS = "task: harmless\ndataset_path: json\n"
 
 
+def scored_on(*benchmarks: str, limit: int | None = None) -> schema.Config:
+    return with_settings(
+        schema.Config(), {"evaluation.benchmarks": list(benchmarks), "evaluation.benchmark_limit": limit}
+    )
+
+
 def load(*files: Path, limit: int | None = None) -> list[Benchmark]:
-    return load_benchmarks(Evaluation(benchmarks=[str(file) for file in files], benchmark_limit=limit))
+    return load_benchmarks(scored_on(*map(str, files), limit=limit))
 
 
 def refused(file: Path | str) -> str:
     with pytest.raises(UserError) as caught:
-        load(Path(file)) if isinstance(file, Path) else load_benchmarks(Evaluation(benchmarks=[file]))
+        load(Path(file)) if isinstance(file, Path) else load_benchmarks(scored_on(file))
     assert caught.value.line.count("\n") == 0
     return caught.value.code
 
@@ -309,26 +316,30 @@ def test_settings_are_checked_before_a_worker_starts(monkeypatch: pytest.MonkeyP
     assert code(benchmarks=[" "]) == "preset.empty_value"
     assert code(benchmark_limit=3) == code(benchmarks=["a"], when="never") == "preset.unread_benchmark"
     with pytest.raises(UserError) as caught:
-        check_benchmarks(Evaluation(benchmarks=[str(tmp_path / "none.yaml")]))
+        check(scored_on(str(tmp_path / "none.yaml")))
     assert caught.value.code == "benchmark.file_not_found" and caught.value.location.endswith("none.yaml")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
-        check_benchmarks(Evaluation(benchmarks=["arc_easy"]))
+        check(scored_on("arc_easy"))
     assert caught.value.code == "benchmark.not_installed" and "'ftbench[benchmarks]'" in caught.value.hint
-    check_benchmarks(Evaluation())
+    check(schema.Config())
 
 
-def test_the_limit_of_benchmarks_is_part_of_the_identity_only_with_benchmarks() -> None:
+def test_the_limit_of_benchmarks_is_part_of_the_identity_where_it_is_set() -> None:
     assert "evaluation.benchmark_limit" not in relevant_settings(schema.Config())
-    chosen = relevant_settings(schema.Config(evaluation=Evaluation(benchmarks=["a"])))
-    assert chosen["evaluation.benchmarks"] == ["a"] and "evaluation.benchmark_limit" in chosen
+    chosen = relevant_settings(scored_on("a", limit=3))
+    assert chosen["evaluation.benchmarks"] == ["a"] and chosen["evaluation.benchmark_limit"] == 3
+
+
+def test_a_timing_probe_has_no_benchmarks() -> None:
+    assert probe_config(scored_on("a", limit=3), "cpu") == probe_config(schema.Config(), "cpu")
 
 
 def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = choice_task(tmp_path)
     monkeypatch.chdir(tmp_path)
     effective = resolve_preset("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
-    assert effective.config.evaluation.benchmarks == [str(file), "arc_easy"]
+    assert settings_of(effective.config).benchmarks == [str(file), "arc_easy"]
 
 
 def test_an_invalid_task_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:

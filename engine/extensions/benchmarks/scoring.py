@@ -17,18 +17,22 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from engine.config.errors import RunFailed
 from engine.config.model_config import length_limit
-from engine.evaluation.benchmarks import tasks
-from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import halved, within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
+from engine.extensions.benchmarks import tasks
+from engine.extensions.benchmarks.tasks import SEED, Benchmark
 from engine.methods.adapters import unwrap_peft
 from engine.methods.model_source import vocabulary_size
-from engine.runs.run.result import BenchmarkScores, are_shares
+from engine.runs.run.result import TaskScores
 
 Progress = Callable[[int, int], None]
 """Called with the requests done and all requests; may raise."""
 LOGITS_BYTES = 1 << 29
 """Upper limit of the logits of a batch, in fp32: the library keeps those of all tokens."""
+
+
+SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match")
+"""Metrics of the library whose score of an item is between 0 and 1."""
 
 
 class LoadedModel(HFLM):
@@ -128,7 +132,7 @@ def _limited_expressions(benchmark: Benchmark) -> Iterator[None]:
 
 def score_benchmark(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, benchmark: Benchmark, batch: int, progress: Progress
-) -> BenchmarkScores:
+) -> TaskScores:
     """The scores of all items, in order. Halves the batch size on out-of-memory.
 
     Raises what `progress` raises, OutOfMemory if not even one request fits in memory, and RunFailed if the regular
@@ -150,9 +154,9 @@ def score_benchmark(
     if not all(map(math.isfinite, values)):
         text = f"benchmark {benchmark.name}: the {benchmark.metric} of an item is not finite"
         raise RunFailed(text, "benchmark.not_finite")
-    is_share = are_shares(benchmark.metric, values)
-    return BenchmarkScores(
-        benchmark=benchmark.name,
+    is_share = benchmark.metric in SHARES or set(values) <= {0.0, 1.0}
+    return TaskScores(
+        task=benchmark.name,
         metric=benchmark.metric,
         higher_is_better=benchmark.higher_is_better,
         is_share=is_share,

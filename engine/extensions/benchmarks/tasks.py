@@ -28,15 +28,14 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.schema import Evaluation
-from engine.config.start_checks import check_benchmarks, is_task_file
+from engine.config.schema import Config
 from engine.config.text import suggestion, visible
 from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.arrow_files import hub_error, hub_or_cache
-from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
+from engine.extensions.benchmarks.settings import KEY, check, is_task_file, settings_of
+from engine.extensions.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.run.result import file_stem
 
-SETTING = "evaluation.benchmarks"
 REHEARSED_ITEMS = 32
 """On which made-up answers are scored, so that errors of a task are found before a model is loaded."""
 LOAD_SECONDS, ITEM_SECONDS = 60.0, 0.1
@@ -136,22 +135,23 @@ class Benchmark:
         return [float(sample[self.metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
 
 
-def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
-    """The benchmarks of the configuration; none without `evaluation.benchmarks`, which imports nothing.
+def load_benchmarks(config: Config) -> list[Benchmark]:
+    """The benchmarks of the configuration.
 
     Raises UserError if the library is missing, a task is unknown or not supported, a task file is invalid, or a data
     set can be neither downloaded nor found in the cache.
     """
-    check_benchmarks(evaluation)
+    check(config)
+    settings = settings_of(config)
     benchmarks: list[Benchmark] = []
-    for name in evaluation.benchmarks if evaluation.when != "never" else []:
-        config = read_task_file(Path(name)) if is_task_file(name) else None
-        if config is not None:
-            _check_limits(name, config, evaluation.benchmark_limit)
-        benchmark = _benchmark(name, config, evaluation.benchmark_limit)
+    for name in settings.benchmarks:
+        table = read_task_file(Path(name)) if is_task_file(name) else None
+        if table is not None:
+            _check_limits(name, table, settings.benchmark_limit)
+        benchmark = _benchmark(name, table, settings.benchmark_limit)
         if any(file_stem(benchmark.name) == file_stem(other.name) for other in benchmarks):
             problem, hint = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
-            raise UserError(problem, SETTING, hint, code="benchmark.duplicate")
+            raise UserError(problem, KEY, hint, code="benchmark.duplicate")
         benchmarks.append(benchmark)
     return benchmarks
 
@@ -264,11 +264,11 @@ def _shipped_task(name: str) -> Any:
     if entry is None:
         problem = f"unknown benchmark {visible(name, 80)!r}{suggestion(name, manager.all_subtasks, cutoff=0.7)}"
         hint = "`lm-eval ls tasks` lists the tasks; a task file ends with .yaml"
-        raise UserError(problem, SETTING, hint, code="benchmark.unknown")
+        raise UserError(problem, KEY, hint, code="benchmark.unknown")
     if entry.kind.name in ("GROUP", "TAG"):
         members = list(islice(_members(entry, manager.task_index, {name}), 3))
         hint = f"name its tasks, such as {', '.join(members)}" if members else "name its tasks"
-        raise UserError(f"{name} is a group of tasks", SETTING, hint, code="benchmark.group")
+        raise UserError(f"{name} is a group of tasks", KEY, hint, code="benchmark.group")
     config = entry.cfg or {}
     if config.get("unsafe_code"):
         problem = "the task runs code that the model writes"
@@ -323,4 +323,4 @@ def _invalid(error: Exception, where: str) -> UserError:
 
 
 def _where(name: str) -> str:
-    return visible(name) if is_task_file(name) else f"{SETTING}: {name}"
+    return visible(name) if is_task_file(name) else f"{KEY}: {name}"

@@ -7,12 +7,14 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import pytest
 from forked import ftbench
 from planted_judge import planted
+from served_model import served as serve
 from transformers import AutoTokenizer
 
 from engine.assets import tiny_folder
@@ -255,3 +257,14 @@ def test_the_command_has_a_status_per_outcome_and_no_key_in_its_output(
         done = ftbench("check", *words, *options)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
     assert ftbench("check", server.name, "--run", "no-such-run").returncode == 2
+
+
+def test_transformers_serve_serves_the_artifact_and_the_base(served: Served, tmp_path: Path) -> None:
+    options = "--run", str(served.run.path)
+    assert ftbench("export", str(served.run.path), "--out", str(tmp_path / "merged")).returncode == 0
+    for folder, status in ((tmp_path / "merged", 0), (tiny_folder(), 1)):
+        with serve(folder, tmp_path / "serve.log") as url:
+            done = ftbench("check", f"{url}/v1#{folder}", *options, "--json")
+        assert done.returncode == status, done
+        report = json.loads(done.stdout)
+        assert report["prompt_tokens"] == report["expected_prompt_tokens"] and report["faults"] == []

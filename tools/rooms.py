@@ -39,19 +39,21 @@ ROOMS = {
         r"engine/(judge|runs/preference)/|runs/ladder/preferences|cli/judge|screens/rating",
     ),
     "served": Room(r"\bserved\b|Served[A-Z]", r"engine/ladder/served"),
-    "chat": Room(r"chat.sessions?|TRY\b|['\"`]try['\"`]|ftbench try"),
+    "chat": Room(r"chat.sessions?|\bTRY\b|['\"`]try['\"`]|ftbench try"),
     "gguf": Room(r"llama[._]cpp|q4_k_m|q8_0|to gguf|GGUF (tools|exports?)|GGUF_TOOLS", r"llama_cpp|gguf_tools"),
     "slurm": Room(r"[Ss]lurm|SLURM"),
     "trackers": Room(r"[Tt]rackio|[Tt]ensor[Bb]oard|[Ww]andb|track\.to|to trackers|experiment trackers"),
-    "preset_import": Room(r"[Aa]xolotl|LLaMA-Factory|presets import|preset_import|torchtune"),
+    "preset_import": Room(r"[Aa]xolotl|LLaMA-Factory|`(ftbench )?presets import|preset_import|torchtune"),
     "doctor": Room(r"\bdoctor\b"),
     "sweeps": Room(r"[Ss]weep"),
-    "benchmarks": Room(r"[Bb]enchmark"),
+    "benchmarks": Room(r"(?<!cudnn\.)[Bb]enchmark"),
     "ranks": Room(
         r"\branks\b|\brank_|rank 0|FSDP|\bDDP\b|torch\.distributed|train\.devices|parallelism",
         r"training/ranks|worker/rank",
     ),
-    "push": Room(r"\bpush(ed|es|ing)?\b"),
+    "compare": Room(r"ftbench compare\b|extensions.compare"),
+    "server_check": Room(r"server_check|ftbench check\b"),
+    "push": Room(r"(?<!\.)\bpush(ed|es|ing)?\b"),
 }
 
 

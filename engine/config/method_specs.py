@@ -241,7 +241,7 @@ class TrainedRung(NamedTuple):
 
 
 def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
-    """Warnings about these rungs by title, each once. Full fine-tuning is needed to judge learning rates."""
+    """Warnings about these rungs by title, each once. Full fine-tuning is needed to compare learning rates."""
     notices: dict[Notice, None] = {}
 
     def warn(code: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Prompts of other origin than a dataset, as token ids by the data path of training: chat sessions and judges."""
+"""Prompts of other origin than a dataset, as token ids by the data path of training."""
 
 from __future__ import annotations
 

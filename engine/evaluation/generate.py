@@ -4,7 +4,7 @@ Greedy decoding takes the most likely token at every step. The model's generatio
 applied, so that base and tuned model are compared under the same settings.
 
 transformers' `generate` answers on every device. Not generated here: choices are scored (`choice_scoring`), and the
-replies of `ftbench try` are streamed (`engine.extensions.chat.generation`).
+replies to a user are streamed elsewhere.
 
 transformers' `generate_batch` (5.24) is not used. It needs FlashAttention 2 or 3 on CUDA: otherwise each step computes
 attention of all rows to the keys of all rows. It refuses layers with a

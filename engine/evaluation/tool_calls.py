@@ -1,4 +1,4 @@
-"""The metric `tool_calls`: whether an answer makes the expected tool calls, judged like the AST check of BFCL.
+"""The metric `tool_calls`: whether an answer makes the expected tool calls, decided like the AST check of BFCL.
 
 The Berkeley Function-Calling Leaderboard (gorilla.cs.berkeley.edu) compares parsed calls, not texts: the order of keys
 and of parallel calls does not matter, names and types of values do. Strings are compared without case, white space and

@@ -26,7 +26,7 @@ class Job(msgspec.Struct, frozen=True):
     """A job of a batch system that runs the worker of one run."""
 
     id: str
-    """The system's id of the job; of Slurm `17`, or `17_3` for a task of an array."""
+    """The system's id of the job; `17`, or `17_3` for a task of an array."""
     submitted: float
     """Unix seconds after the system had accepted it."""
     executor: str = "slurm"
@@ -53,7 +53,7 @@ class JobState(Protocol):
 
     @property
     def text(self) -> str:
-        """A sentence: `Slurm job 17 is pending: Priority`."""
+        """A sentence: `job 17 is pending: Priority`."""
 
 
 class BatchSystem(Protocol):

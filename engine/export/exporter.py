@@ -143,7 +143,7 @@ def _folder_in_progress(run: RunDir, final: Path, overwrite: bool) -> Iterator[P
     remove_unfinished(run)
     with unfinished_folder(final) as temporary:
         yield temporary
-        if is_chosen:  # a model is served by another user; weights are written with mode 0600
+        if is_chosen:  # a server may run as another user; weights are written with mode 0600
             for path in [temporary, *temporary.rglob("*")]:
                 path.chmod(0o755 if path.is_dir() else 0o644)
         refuse_folder(final, overwrite)

@@ -18,7 +18,7 @@ class FormatModule(Protocol):
     TITLE: str
     """In the model card, before the name of the base: `A GGUF file of a model fine-tuned from`."""
     USAGE: str
-    """In the model card: how it is loaded and served, as Markdown."""
+    """In the model card: how it is loaded, as Markdown."""
 
     def require_tools(self) -> object:
         """Raise UserError if what it needs is missing."""

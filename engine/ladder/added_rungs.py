@@ -1,6 +1,6 @@
 """Rungs of extensions (`engine/runs/ladder/rung_kinds.py`): they answer the ladder's items, scored by its metric.
 
-They have no likelihoods, no training time and no memory: they are compared by generated metrics and judges only.
+They have no likelihoods, no training time and no memory: they are compared by generated metrics only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.ladder.statistics import item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import AddedRung, Ladder, is_added
 from engine.runs.ladder.rung_kinds import rung_kind
-from engine.runs.ladder.rung_results import RungResult, ServedUse
+from engine.runs.ladder.rung_results import AnswerUse, RungResult
 from engine.runs.rpc_client import ask
 from engine.runs.run.predictions import ScoredItem, read_predictions, write_predictions
 from engine.runs.run.run_dir import RunDir
@@ -51,7 +51,7 @@ class Answered(NamedTuple):
 
     answers: Sequence[ItemAnswer]
     """One per item."""
-    use: ServedUse | None = None
+    use: AnswerUse | None = None
     """What they took; None if its kind does not measure it."""
     failure: str = ""
     """Why there are not all answers: a missing one must not score 0."""
@@ -83,7 +83,7 @@ class AddedState(msgspec.Struct, kw_only=True):
 
     status: Literal["finished", "failed"]
     reason: str = ""
-    use: ServedUse | None = None
+    use: AnswerUse | None = None
 
 
 def answering_module(kind: str) -> AnsweringModule:
@@ -174,7 +174,7 @@ def collect_added(
         if state is None:
             rows.append(RungResult(name=rung.row, method=rung.kind, status="planned"))
             continue
-        row = RungResult(name=rung.row, method=rung.kind, status=state.status, reason=state.reason, served=state.use)
+        row = RungResult(name=rung.row, method=rung.kind, status=state.status, reason=state.reason, use=state.use)
         rows.append(row)
         if state.status == "finished":
             lines = read_prediction_lines(place / "predictions.jsonl", "base")

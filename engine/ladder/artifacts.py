@@ -103,7 +103,7 @@ class ExportedArtifact:
 
     row: RungResult
     word: str
-    """Its kind, `q4_k_m`."""
+    """Its kind, `merged`."""
     scores: ItemScores | None
     """Scores of the test items by the ladder's metric, losses if that is `loss`; None without exports."""
     losses: ItemScores | None

@@ -107,7 +107,7 @@ class LadderRunner:
     """Whether finished runs with a disturbed timing are not reused."""
     runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
     started: set[Path] = field(default_factory=set)
-    """Runs that this process started or resumed; one set for all ladders of a sweep."""
+    """Runs that this process started or resumed; one set for ladders that are started together."""
     excluded: dict[str, str] = field(default_factory=dict)
     """Rung -> why it is no longer run."""
     dropped: set[Path] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Client of a server with OpenAI's chat completions API: vLLM, Ollama, llama.cpp, `transformers serve`, hosted ones.
+"""Client of a server with OpenAI's chat completions API: vLLM, Ollama, `transformers serve`, hosted ones.
 
 A model is named by `http://host:8000/v1#name`. The key comes from the environment only: a key in an address would be in
 the command line, which other users of the machine can read.
@@ -118,7 +118,7 @@ def parse_endpoint(text: str, where: str) -> Endpoint:
 
 
 class ChatAnswer(msgspec.Struct, kw_only=True, frozen=True):
-    """An answer of a served model."""
+    """An answer of a model."""
 
     text: str
     """'' for an empty answer."""
@@ -178,7 +178,7 @@ class EndpointClient:
         """`timeout`: seconds of one attempt, from the request to the end of the answer. `patience`: seconds for which
         failing requests are repeated after the last tries, while the server answers none.
         """
-        import httpx  # 0.1 s, and only a judge or a served rung needs it
+        import httpx  # 0.1 s, and few commands need it
 
         from engine.config.http_client import bounded_client
 

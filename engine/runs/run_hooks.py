@@ -1,4 +1,4 @@
-"""What extensions do with runs (`ftbench.runs` in `engine/config/hooks.py`), such as logging them to trackers."""
+"""What extensions do with runs (`ftbench.runs` in `engine/config/hooks.py`)."""
 
 from __future__ import annotations
 

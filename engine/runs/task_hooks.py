@@ -1,4 +1,4 @@
-"""Tasks: items beside the run's own test rows on which its models are scored too (`ftbench.tasks`), as benchmarks.
+"""Tasks: items beside the run's own test rows on which its models are scored too (`ftbench.tasks`).
 
 The core stores their scores by item, and compares every rung with the base model on them.
 """

@@ -138,7 +138,7 @@ def ladder(
         typer.Option(
             "--ship",
             metavar="ARTIFACT",
-            help="Export, score and compare: merged, q8_0, q4_k_m, adapter …",
+            help=f"Export, score and compare: {', '.join(artifact_words())}.",
             autocompletion=completion.offers(lambda home: [*kinds_with_tools(), *artifact_words()]),
         ),
     ] = None,

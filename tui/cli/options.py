@@ -9,6 +9,7 @@ import typer
 
 from engine import __version__
 from engine.config.errors import UserError
+from engine.config.hooks import shipped_hooks
 from engine.config.method_specs import method_names, method_spec
 from engine.config.settings import Flat, parse_overrides
 from engine.config.text import listed
@@ -122,7 +123,11 @@ From = Annotated[
 ]
 Executor = Annotated[
     str | None,
-    typer.Option("--executor", metavar="NAME", help="Where workers run: local, or slurm."),
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help=f"Where workers run: {listed(('local', *shipped_hooks('ftbench.executors')), 'or')}.",
+    ),
 ]
 Partition = Annotated[str | None, typer.Option("--partition", help="Partition of the jobs.")]
 Time = Annotated[

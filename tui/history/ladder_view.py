@@ -85,7 +85,7 @@ def _trained(entry: LadderEntry) -> str:
 
 
 def _label(entry: LadderEntry) -> str:
-    """The kind of a run, or which artifact is exported: `q4_k_m`."""
+    """The kind of a run, or which artifact is exported: `merged`."""
     return visible(entry.rung.partition(ARTIFACT_SEPARATOR)[2], LABEL) if entry.kind == "export" else entry.kind
 
 

@@ -244,7 +244,7 @@ LADDER_OPTIONS = {
         "1",
         f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
     ),
-    "artifacts": ("none", f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung"),
+    "artifacts": ("none", f"{', '.join(artifact_words())}, separated by commas; RUNG:merged for one rung"),
     "margin": (
         f"{DEFAULT_MARGIN / POINT:g}",
         "float, ≥ 0: accepted decrease in quality in points; for a loss, hundredths of nats/token",

@@ -313,4 +313,4 @@ def _not_deletable(run: RunDir) -> str:
     """Why a run cannot be deleted now; '' if it can be."""
     if run.state() in run_dir.ACTIVE:
         return "cannot delete a running run; stop it first"
-    return "cannot delete this run: an export or a chat session is using it" if locks.is_in_use(run.path) else ""
+    return "cannot delete this run: a process is using it" if locks.is_in_use(run.path) else ""

@@ -31,7 +31,6 @@ from engine.extensions.chat.chat_client import (
 )
 from engine.hardware.devices import select_devices
 from engine.methods.library_imports import import_libraries
-from engine.runs.queue import device_queue
 from engine.runs.queue.device_queue import wait_for_device
 from engine.runs.run.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import Channel, tell_outcome
@@ -63,7 +62,7 @@ class ChatServer:
             devices = select_devices(request.device)
             device = devices[0]
             if request.wait:
-                place = paths[0] / device_queue.TRY
+                place = paths[0] / "try"
                 device = wait_for_device(devices, place, lambda note: self.tell(QueueWait(note, devices[0].title)))
             device.apply()
             self.tell(LoadingProgress("loading libraries"))

@@ -54,7 +54,7 @@ from engine.hardware.devices import select_devices
 from engine.methods.library_imports import import_libraries
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal, is_endpoint, token_cost
 from engine.runs.ladder.answers import text_hash
-from engine.runs.queue.device_queue import JUDGE, wait_for_devices
+from engine.runs.queue.device_queue import wait_for_devices
 from engine.runs.stopping import StopRequest, StopRequested
 
 SAVE_SECONDS = 1.0
@@ -195,7 +195,7 @@ def open_judge(
     devices = wait_for_devices(
         select_devices(plan.device),
         time.time(),
-        folder.subject.path / JUDGE,
+        folder.subject.path / "judge",
         lambda note: report_progress(f"waiting in the device queue: {note}"),
         lambda: stopping.requested,
     )

@@ -21,7 +21,7 @@ from engine.ladder.report.tables import ReportColumn, ReportTable, range_cell, r
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, parse_endpoint, token_cost
 from engine.runs.ladder.answers import text_hash
 from engine.runs.ladder.ladder_state import AddedRung
-from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
+from engine.runs.ladder.rung_results import AnswerUse, RungResult, SeedRange
 from engine.runs.stopping import StopRequest
 
 TIMEOUT = 300.0
@@ -103,7 +103,7 @@ def summarize_use(rung: AddedRung, answers: list[ServedAnswer]) -> Answered:
     counted = len(prompt) == len(completion) == len(given) > 0
     refused = Counter(answer.refused for answer in answers if answer.refused)
     price = rung.settings.get(PRICE)
-    use = ServedUse(
+    use = AnswerUse(
         endpoint=rung.source,
         answers=len(given),
         cut=sum(answer.finish == "length" for answer in given),
@@ -132,7 +132,7 @@ REFUSALS = {
 
 def caveats(row: RungResult) -> Iterator[str]:
     """What is wrong with the answers, one sentence."""
-    if use := row.served:
+    if use := row.use:
         counts = (
             (use.cut, f"of {integer(use.answers)} were cut off at evaluation.max_new_tokens"),
             (use.empty, "are empty, which scores as a wrong answer"),
@@ -148,16 +148,16 @@ UNKNOWN = "unknown"
 
 def tables(rows: Sequence[RungResult]) -> list[ReportTable]:
     """What served models took for their answers, one line each."""
-    used = [(row.name, row.served) for row in rows if row.served]
+    used = [(row.name, row.use) for row in rows if row.use]
     no_cost = "Costs of served models are unknown: give prices with --price."
 
-    def cost(use: ServedUse, answers: int) -> str:
+    def cost(use: AnswerUse, answers: int) -> str:
         return f"{use.cost / use.answers * answers:.4g}" if use.cost is not None and use.answers else ABSENT
 
     def tokens(number: int | None) -> str:
         return UNKNOWN if number is None else count(number)
 
-    columns: list[ReportColumn[tuple[str, ServedUse]]] = [
+    columns: list[ReportColumn[tuple[str, AnswerUse]]] = [
         ReportColumn("latency per answer", lambda row: range_cell(row[1].seconds, duration)),
         ReportColumn("of prompts", lambda row: tokens(row[1].prompt_tokens), "tokens"),
         ReportColumn("of answers", lambda row: tokens(row[1].completion_tokens), "tokens"),

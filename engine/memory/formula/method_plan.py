@@ -371,7 +371,7 @@ class TrainingCost(Struct, frozen=True, kw_only=True):
     """What all steps of a training must do at least."""
 
     flops: float
-    """Of matrix products: as `required_flops` of `engine.extensions.doctor.report`."""
+    """Of matrix products."""
     weight_bytes: float
     """Weights read by forward and backward passes."""
     update_bytes: float

@@ -51,7 +51,7 @@ def make_plan(
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs. `ship`
-    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one. Rungs that are not trained are read by
+    are artifacts, `merged` of every rung or `lora:merged` of one. Rungs that are not trained are read by
     extensions, such as addresses; `prices` are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`.
     `max_seeds`: to run until the questions are decided, with at most this many seeds instead of `seeds`.
     """

@@ -65,11 +65,11 @@ class AddedRung(Struct, kw_only=True, frozen=True):
 
 
 ARTIFACT_SEPARATOR = ":"
-"""Between a rung and its artifact in an artifact's name, `lora:q4_k_m`; the names of trained rungs do not have it."""
+"""Between a rung and its artifact in an artifact's name, `lora:merged`; the names of trained rungs do not have it."""
 
 
 def artifact_of(name: str) -> tuple[str, Artifact] | None:
-    """(rung, artifact) of an artifact's rung, `lora:q4_k_m`; None for the name of a trained rung."""
+    """(rung, artifact) of an artifact's rung, `lora:merged`; None for the name of a trained rung."""
     rung, separator, word = name.partition(ARTIFACT_SEPARATOR)
     return (rung, parse_artifact(word)) if separator else None
 
@@ -149,7 +149,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     probe: bool = True
     """Whether to measure a few steps of every rung first."""
     ship: list[str] = field(default_factory=list)
-    """Artifacts that are rungs too, as `lora:q4_k_m`: exported from each run of the rung, checked and compared."""
+    """Artifacts that are rungs too, as `lora:merged`: exported from each run of the rung, checked and compared."""
     margin: float = DEFAULT_MARGIN
     """Loss of quality up to which a rung is as good as another, in the unit of the metric."""
     added: list[AddedRung] = field(default_factory=list)
@@ -189,7 +189,7 @@ class LadderEntry(Struct, kw_only=True):
     """A run, timing probe, learning-rate trial or export of the ladder, planned or done."""
 
     rung: str
-    """For an export the artifact's rung: `lora:q4_k_m`."""
+    """For an export the artifact's rung: `lora:merged`."""
     kind: Kind
     """`probe`: a timing probe; `trial`: of a learning rate; `run`: compared; `export`: an artifact of a run."""
     seed: int

@@ -1,6 +1,6 @@
 """What extensions add to a ladder where it is read (`ftbench.reports` in `engine/config/hooks.py`).
 
-The ladder's own process knows nothing of it: it can come later, as people's ratings do.
+The ladder's own process knows nothing of it: it can come later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kinds of rungs that are not trained (`ftbench.rungs` in `engine/config/hooks.py`), such as served models.
+"""Kinds of rungs that are not trained (`ftbench.rungs` in `engine/config/hooks.py`).
 
 A kind describes itself without torch and NumPy. How its rungs answer is in its `module`, whose functions are those of
 `AnsweringModule` (`engine/ladder/added_rungs.py`).
@@ -21,7 +21,7 @@ class RungKind:
     """What a hook of `ftbench.rungs` is; its name is the `kind` of its rungs, and the `method` of their rows."""
 
     noun: str
-    """One of its rungs in a sentence: `served model`."""
+    """One of its rungs in a sentence: `constant answer`."""
     matches: Callable[[str], bool]
     """Whether a value of `--rung` is one of its rungs."""
     plan: Callable[[Sequence[str], Sequence[str]], list[AddedRung]]

@@ -26,8 +26,8 @@ class SeedRange(Struct, kw_only=True):
         self.values = self.values or ([self.low, self.high] if self.low < self.high else [self.low])
 
 
-class ServedUse(Struct, kw_only=True):
-    """What a served model took for its answers, and what is wrong with them."""
+class AnswerUse(Struct, kw_only=True):
+    """What a rung that is not trained took for its answers, and what is wrong with them."""
 
     endpoint: str
     """`http://host:8000/v1#model`."""
@@ -133,8 +133,8 @@ class RungResult(Struct, kw_only=True):
     """Of an artifact: tokens/s of its answers on `generation_device`."""
     generation_device: str = ""
     """Where `generation` was measured."""
-    served: ServedUse | None = None
-    """Of a served model; it has no times, memory and losses."""
+    use: AnswerUse | None = field(default=None, name="served")
+    """Of a rung that is not trained; it has no times, memory and losses."""
     general_loss: Interval | None = None
     """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None

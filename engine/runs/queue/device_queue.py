@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.errors import UserError
+from engine.config.hooks import shipped_hooks
 from engine.hardware.devices import CPU, conflicts, queue_of, slot_of
 from engine.hardware.nvml import Nvml, process_name, process_user
 from engine.runs.home import tilde
@@ -33,10 +34,10 @@ POLL_SECONDS = 0.2
 OTHERS_WAIT = 5
 """Factor on the polling interval of a run that has as many runs before it as devices, or more: it is not the next."""
 
-TRY, EXPORT, JUDGE = COMMANDS = "try", "export", "judge"
-"""Names, within the directory of a run or ladder, under which a chat session with the run, its export and a judge on
-this machine are in the queue: the end of none is the end of the run.
-"""
+EXPORT = "export"
+COMMANDS = (EXPORT, *shipped_hooks("ftbench.commands"))
+"""Names, within the directory of a run or ladder, under which commands that work with it are in the queue: the end of
+none is the end of the run."""
 
 
 class QueuePlace(NamedTuple):
@@ -48,7 +49,7 @@ class QueuePlace(NamedTuple):
     """0 uses the device, 1 is next."""
     pid: int
     run: Path
-    """Directory of the run; for a chat session, an export or a judge a path in it, whose name is one of COMMANDS."""
+    """Directory of the run; for a command that works with it a path in it, whose name is one of COMMANDS."""
     since: float = 0.0
     """Unix seconds: when it got the device, or when it joined the queue."""
     title: str = ""
@@ -56,12 +57,12 @@ class QueuePlace(NamedTuple):
 
     @property
     def what(self) -> str:
-        """`run`, `try` for a chat session with the run, `export`, or `judge`."""
+        """`run`, or the command that works with it: `export`."""
         return self.run.name if self.run.name in COMMANDS else "run"
 
     @property
     def directory(self) -> Path:
-        """The directory of the run, or of the ladder that is judged."""
+        """The directory of the run, or of the ladder that a command works with."""
         return self.run if self.what == "run" else self.run.parent
 
     @property
@@ -80,7 +81,7 @@ class QueuePlace(NamedTuple):
         return read_origin(self.directory / "run.toml").started_in if self.name else ""
 
     def __str__(self) -> str:
-        """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
+        """The run's name; `ftbench export 2026…-3f2a` for a command."""
         return (self.name if self.what == "run" else f"ftbench {self.what} {self.name}") or "another run"
 
 

@@ -20,13 +20,13 @@ class ExportFormat:
     noun: str
     """`merged weights`, `GGUF`."""
     contents: str
-    """What it is, or what loads it: `PEFT adapter`, `llama.cpp and Ollama`."""
+    """What it is, or what loads it: `PEFT adapter`, `safetensors`."""
     default: str
     """Type of the weights without `--type`."""
     types: tuple[str, ...] = ()
     """Types of stored weights; none for an adapter, which is stored as it was trained."""
     own_types: tuple[str, ...] = ()
-    """Types that no other kind has, so that the type alone identifies the artifact: `q4_k_m`."""
+    """Types that no other kind has, so that the type alone identifies the artifact."""
     is_complete: bool = True
     """Whether it is used without the base model."""
     weights: str = "*.safetensors"

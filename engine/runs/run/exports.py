@@ -44,7 +44,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
 
     @property
     def word(self) -> str:
-        """Its shortest name on the command line: `merged`, `merged-f16`, `q4_k_m`."""
+        """Its shortest name on the command line: `merged`, `merged-f16`."""
         if self.type in self.format.own_types:
             return self.type
         return self.kind if self.type == self.format.default else self.folder

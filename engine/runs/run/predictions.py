@@ -21,7 +21,7 @@ class ScoredItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     nll: Number = 0.0
     """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
     tokens: Number = 0
-    """Tokens of a reference; mean over the item's references. 0 for a served model, which has no likelihoods."""
+    """Tokens of a reference; mean over the item's references. 0 for a rung without likelihoods."""
     output: str
     scores: dict[str, Number] | None
     """Scores against the best reference."""

@@ -99,6 +99,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
         "gate --metric": "of answers that exist, not evaluation.metric",
         "demo --devices": "hardware.device; `train.devices` is how many of them train one run",
         "ladder --devices": "likewise",
+        "judge --patience": "of a judge that does not answer, not train.patience",
         "try --seed": "of the sampling, not train.seed",
         "try --max-new-tokens": "of these answers, not of an evaluation",
     }

@@ -139,7 +139,7 @@ async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
     follower, before = app.bench.follower, app.bench.follower.run
     app.bench.selection_pane.select(Selection("demo-lora", settings={**MICRO, **more}))
     app.bench.query_one(LogPane).focus()
-    await pilot.press("enter")
+    await pilot.press("n")
     await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
     await pilot.press("enter")
     await wait_for(pilot, lambda: follower.run != before and follower.state is not None)

@@ -47,7 +47,7 @@ class Decisions:
 
         winners = [row for row in self.trained if self.gained[row.name] == "yes"]
         self.untimed = [row for row in winners if row.all_seconds is None]
-        """Rungs better than the base model that have no comparable timing."""
+        """Rungs better than the base model whose time cannot be compared; their CPU time may be."""
         fastest = _least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None)
         self.prototype = None if self.has_unknown_gain else fastest
         """The rung with the lowest total time of those better than the base model; None if one of several has no

@@ -60,7 +60,7 @@ SIMILAR_MEMORY = 0.95
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
 FULL_NOT_SCORED = "Full fine-tuning has no score"
-NO_TIMING = "There is no comparable timing"
+NO_TIMING = "There is no comparable wall-clock time"
 LOW_MEMORY = "If memory is limited"
 ONLY_RUNG = "it is the only rung with a score"
 NOT_COMPARED = "it was not compared"
@@ -100,7 +100,7 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> Sentences:
 
 
 def unknown_fastest(decisions: Decisions) -> str:
-    """`There is no comparable timing of QLoRA: which method is fastest is unknown.`"""
+    """`There is no comparable wall-clock time of QLoRA: which method is fastest is unknown.`"""
     names = listed([method_noun(row) for row in decisions.untimed])
     return f"{NO_TIMING} of {names}: which method is fastest is unknown."
 

@@ -73,7 +73,7 @@ def stage_lines(ladder: Ladder, now: float, live: RunState) -> Iterator[Content]
         if entries:
             active = any(entry.status == "live" for entry in entries)
             mark, style = MARKS["live" if active else "finished" if all(e.is_done for e in entries) else "planned"]
-            left = ladder_left(replace(ladder, entries=entries), now, live.name, live.left())
+            left = ladder_left(replace(ladder, entries=entries), now, live.name, live.left(now))
             parts += [(f"{mark} ", style), (f"{title} {_done(entries)}", "bold" if active else "")]
             parts.append((f" {left.removeprefix('ladder ')}   " if left else "   ", "$foreground-muted"))
     yield Content.assemble(*parts).rstrip()

@@ -32,14 +32,15 @@ def run_progress(
     elif state.plan is not None and state.plan.measured is None and is_training:
         position = "memory probe"
     head = (state.end.status.replace("_", " ") if state.end else state.phase or "starting").upper()
-    run_left = state.left()
+    now = time.time()
+    run_left = state.left(now)
     left = str(run_left) if run_left is not None and run_left.seconds >= 0.5 else ""
     if ladder:
         count, done = len(ladder.entries), sum(entry.is_done for entry in ladder.entries)
         entry = next((entry for entry in ladder.entries if entry.run and entry.run == state.name), None)
         rung = f" {entry.rung}{f' {TIMING_PROBE}' if entry.kind == 'probe' else ''}" if entry else ""
         head = f"ladder {min(done + 1, count)}/{count}{rung} · {head}"
-        left = ladder_left(ladder, time.time(), state.name, run_left).removeprefix("ladder ") or left
+        left = ladder_left(ladder, now, state.name, run_left).removeprefix("ladder ") or left
         trained = step.step / max(1, step.steps) if step is not None and entry and not entry.is_done else 0.0
         share = (done + trained) / max(1, count)
     tail: list[StyledText] = [("  loss not finite", "$text-error")] if step is not None and step.loss is None else []

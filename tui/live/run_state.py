@@ -51,7 +51,7 @@ class RunTimer:
 
     def __init__(self) -> None:
         self._phase = ""
-        self._phase_began = self._now = 0.0
+        self._phase_began = self._now = self._seen_at = 0.0
         self._baseline: float | None = None
         self._first_step: tuple[float, int] | None = None
         self._step: events.Step | None = None
@@ -62,7 +62,7 @@ class RunTimer:
 
     def add(self, event: events.Event) -> None:
         """Take note of an event; events are in order, but some may be missing."""
-        self._now = event.t if event.elapsed is None else event.elapsed
+        self._now, self._seen_at = event.t if event.elapsed is None else event.elapsed, event.t
         match event:
             case events.Hello():
                 self._enter("")
@@ -83,8 +83,12 @@ class RunTimer:
                     self._last_rows = (self._now, event.done)
                 self._progress = event
 
-    def left(self) -> TimeLeft | None:
-        """The estimate at the last event; None while nothing is known."""
+    def left(self, now: float | None = None) -> TimeLeft | None:
+        """The estimate at `now`, in Unix seconds, or at the last event; None while nothing is known."""
+        left, waited = self._left(), 0.0 if now is None else max(0.0, now - self._seen_at)
+        return left and left._replace(seconds=max(0.0, left.seconds - waited))
+
+    def _left(self) -> TimeLeft | None:
         if self._phase == "training":
             if self._step is None or self._first_step is None:
                 return None
@@ -252,9 +256,9 @@ class RunState:
             for text in lines(event, self.overhead):
                 self.log.add(text)
 
-    def left(self) -> TimeLeft | None:
+    def left(self, now: float | None = None) -> TimeLeft | None:
         """Estimated time until the end of the run, or of its phase; None once it has ended, or if it is not known."""
-        return None if self.end is not None else self.timer.left()
+        return None if self.end is not None else self.timer.left(now)
 
     def best(self) -> Series:
         """A curve of one point: the validation loss of the weights that are kept, or the lowest one so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +39,8 @@ class BaseScreen(Screen[R]):
     """What could not be read the last time, and why."""
     is_starting = False
     """Whether this screen is starting a run or ladder."""
+    started_at = -math.inf
+    """When the last start ended, in seconds of the monotonic clock."""
     request: BackgroundRequest | None = None
     """The request to the engine in progress; cancelled when the screen is closed."""
 
@@ -121,7 +125,7 @@ class BaseScreen(Screen[R]):
         """
 
         def ended(take: Callable[[], object]) -> None:
-            self.is_starting = False
+            self.is_starting, self.started_at = False, time.monotonic()
             with self.errors_told():
                 take()
             if self.is_attached:

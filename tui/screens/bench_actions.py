@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -26,6 +27,10 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
 
 WORD_PLACEHOLDERS = {"filter": "show only lines that contain …", "find": "find a word, from the latest line up …"}
 """What a word is asked for -> what the input line shows while it is empty."""
+
+
+REPEATED_SECONDS = 1.0
+"""After a start: enter still means the launch screen, which has closed."""
 
 
 class BenchScreen(BenchView, RunActions[None]):
@@ -90,7 +95,9 @@ class BenchScreen(BenchView, RunActions[None]):
             self.action_prepare()
 
     def action_start(self) -> None:
-        """Prepare a run; after one that ran out of memory, start what fits."""
+        """Prepare a run; after one that ran out of memory, start what fits. Not just after a start."""
+        if time.monotonic() - self.started_at < REPEATED_SECONDS:
+            return
         if not (fitting := self.fitting()):
             self.action_prepare()
             return

@@ -171,6 +171,8 @@ class RunsPane(Rows):
     letter: ClassVar[str] = ""
 
     runs: Sequence[RunSummary] = ()
+    total = 0
+    """Runs in the folder; only the latest are read."""
     _reading: threading.Thread | None = None
     _read_at = 0.0
     _was_live = False
@@ -193,17 +195,17 @@ class RunsPane(Rows):
         from tui.history.run_list import describe
 
         try:
-            runs = sort_by_start(RunDir.iterate(folder), latest_first=True)[:MAX_RUNS]
-            self.runs = [describe(run) for run in runs]
+            runs = sort_by_start(RunDir.iterate(folder), latest_first=True)
+            self.runs, self.total = [describe(run) for run in runs[:MAX_RUNS]], len(runs)
         except (UserError, OSError):  # the screen of the runs reports it
-            self.runs = ()
+            self.runs, self.total = (), 0
         self._read_at = time.monotonic()
         if self.is_attached:
             self.app.call_from_thread(self.redraw)
 
     def redraw(self) -> None:
         width, height = self.content_size
-        self.set_titles("runs", f"{len(self.runs)}" if self.runs else "")
+        self.set_titles("runs", f"{self.total:,}" if self.runs else "")
         if not self.runs:
             self.show([Content.styled("no run yet", "$foreground-muted")])
             return

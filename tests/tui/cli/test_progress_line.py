@@ -14,11 +14,14 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from tui.cli.following import LadderView
 from tui.cli.progress import ProgressDisplay
-from tui.live.run_state import RunTimer, TimeLeft, ladder_left
+from tui.live.run_state import RunState, RunTimer, TimeLeft, ladder_left
+
+BEGIN = 4e9
+"""Unix seconds in the future: displays show the time left at the last event."""
 
 
 def at(second: float, event: events.Event) -> events.Event:
-    event.elapsed = event.t = second
+    event.elapsed, event.t = second, BEGIN + second
     return event
 
 
@@ -131,6 +134,17 @@ def test_time_left_of_several_runs_at_a_time_counts_down_to_the_last() -> None:
     assert ladder_left(ladder, 1060.0) == "ladder 1:30 left"  # the longest, not (40 + 90) / 2
     ladder.entries.append(entry("lora"))
     assert ladder_left(ladder, 1060.0) == "ladder 1:55 left"
+
+
+def test_the_time_left_counts_down_while_no_event_arrives() -> None:
+    run, ladder = RunState("full"), Ladder(name="l", preset="demo", command="", created=0.0)
+    run.feed([at(0, events.Phase(name="baseline")), at(10, events.Phase(name="training")), at(20, step(40))])
+    run.feed([at(30, step(50))])
+    ladder.entries = [entry("full", "live", started=0.0)]
+    first, later = run.left(BEGIN + 30), run.left(BEGIN + 50)
+    assert first and later and first.seconds - later.seconds == 20 and run.left() == first
+    assert ladder_left(ladder, BEGIN + 30, "full", first) != ladder_left(ladder, BEGIN + 50, "full", later)
+    assert run.left(2 * BEGIN) == TimeLeft(0.0)
 
 
 def test_a_resumed_worker_starts_its_measurement_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,13 @@ def test_a_slow_start_leaves_the_screen_free_and_is_not_repeated(
         gate.set()
         await wait_for(pilot, lambda: app.bench.follower.run)
         assert begun == [1] and "starting …" not in shown(app, "status")
+        app.bench.started_at = time.monotonic() + 60  # as if it had just started, on a machine however slow
+        await pilot.press("enter")
+        assert app.screen is app.bench, "the repeated key of the launch screen"
+        app.bench.started_at = 0.0
+        await pilot.press("enter")
+        assert isinstance(app.screen, LaunchScreen)
+        await pilot.press("escape")
         (run,) = RunDir.iterate(tmp_path / "runs")
         stop(run)
         await wait_for(pilot, lambda: not run.is_active())

@@ -16,6 +16,7 @@ from engine.config.errors import UserError
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.bench import LOWER_PANES, UPPER_PANES
+from tui.widgets import run_panes
 from tui.widgets.pane import Pane, added_panes, make_pane
 from tui.widgets.text_rows import KeyLine
 
@@ -76,3 +77,16 @@ def test_an_entry_point_that_is_not_a_pane_is_reported(tmp_path: Path, monkeypat
         assert app.screen is app.bench and app.bench.announcer
 
     play(tmp_path / "runs", story)
+
+
+def test_the_list_of_the_latest_runs_counts_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_panes, "MAX_RUNS", 2)
+    made_ladder(tmp_path / "runs")
+    count = len(list(RunDir.iterate(tmp_path / "runs")))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        pane = app.bench.query_one(run_panes.RunsPane)
+        await wait_for(pilot, lambda: len(pane.runs) == 2)
+        await wait_for(pilot, lambda: str(pane.border_title).endswith(f" {count}"))
+
+    play(tmp_path / "runs", story, (160, 45))

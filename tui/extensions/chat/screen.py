@@ -45,7 +45,7 @@ MIN_WIDTH = 38
 class TryScreen(BaseScreen[None]):
     """Owns one session; closing the screen ends its process."""
 
-    AUTO_FOCUS = ""  # until the models are loaded, the keys of the screen work
+    AUTO_FOCUS = "#prompt"  # also while the models are loaded: what is typed is a prompt, and runs no command
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("try")
     CSS = """
@@ -175,9 +175,10 @@ class TryScreen(BaseScreen[None]):
             text, style = f"{self.error}; press {keys.of('try.back')} to return", "$text-error"
         elif state.waiting:
             on_cpu = state.waiting.device == chat.CPU_TITLE
-            cpu = "" if on_cpu else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
-            text = f"waiting in the device queue: {state.waiting.note}.{cpu}"
-            text, style = f"{text} Press {keys.of('try.now')} to start immediately.", "$text-warning"
+            cpu = "" if on_cpu else f"{keys.of('try.cpu')} to use the CPU instead (slow), "
+            press = f"{keys.of('try.back')}, then " if self.focused is self.query_one(PromptInput) else ""
+            text = f"waiting in the device queue: {state.waiting.note}. Press {press}{cpu}"
+            text, style = f"{text}{keys.of('try.now')} to start immediately.", "$text-warning"
         elif state.ready is None:
             text = f"{state.loading} …"
         elif state.answering:
@@ -192,7 +193,7 @@ class TryScreen(BaseScreen[None]):
 
     def action_write(self, purpose: str) -> None:
         """Focus the input line for a prompt, sampling settings or a system prompt."""
-        if self.state.ready is None:
+        if self.state.ready is None and purpose != "prompt":
             self.tell("the models are not loaded", severity="warning")
             return
         value: str | None = None
@@ -258,7 +259,7 @@ class TryScreen(BaseScreen[None]):
                 return waiting is not None and waiting.device != chat.CPU_TITLE
             case "now":
                 return waiting is not None
-        return command == "back" or self.state.ready is not None
+        return command in ("back", "write") or self.state.ready is not None
 
     def action_back(self) -> None:
         """Stop generating; else leave the input line, then the screen."""
@@ -269,6 +270,7 @@ class TryScreen(BaseScreen[None]):
         if self.focused is line and not self.error:
             line.leave()
             self._focus_answers()
+            self._stale = True  # what the keys do now
             return
         self.dismiss(None)
 

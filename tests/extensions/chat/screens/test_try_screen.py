@@ -199,10 +199,12 @@ def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -
             return " ".join(screen_text(app).split())
 
         await wait_for(pilot, lambda: "lora-3f2a (process 17)." in words())
-        assert re.search(r"Press D .*\bCPU\b.* Press ! ", words())
+        assert re.search(r"Press escape, then D .*\bCPU\b.* ! ", words())
         first = opened(server)
+        await pilot.press("escape")
+        await wait_for(pilot, lambda: "Press D " in words())
         await wait_for(pilot, lambda: "D CPU" in screen_text(app))
-        for number, key in enumerate(("n", "j", "e", "enter"), 1):  # keys that need the models show a notification
+        for number, key in enumerate(("n", "j", "e"), 1):  # keys that need the models show a notification
             assert f"{key} " not in screen_text(app).splitlines()[-1]
             await pilot.press(key)
             assert len(app.notes) == number
@@ -224,23 +226,23 @@ def test_it_can_start_immediately(server: Path) -> None:
 
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await wait_for(pilot, lambda: screen.state.waiting)
-        await pilot.press("exclamation_mark")
+        await pilot.press("escape", "exclamation_mark")
         await wait_for(pilot, lambda: screen.state.ready)
         assert opened(server)["wait"] is False and not opened(server)["cpu"]
 
     tried(story, ready=False)
 
 
-def test_a_prompt_is_sent_as_soon_as_the_models_are_loaded(server: Path) -> None:
+def test_what_is_typed_while_the_models_load_runs_no_command_and_is_sent_when_they_are_loaded(server: Path) -> None:
     (server / "busy").touch()
 
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await wait_for(pilot, lambda: screen.state.waiting)
-        await pilot.click("#prompt")
-        await pilot.press(*"hello", "enter")
+        await pilot.press(*"jDs", "escape", "enter", "backspace", "backspace", "backspace", *"hello!", "enter")
+        assert app.screen is screen and opened(server)["wait"] and not opened(server)["cpu"]
         assert app.notes == ["sent as soon as the models are loaded"]
         screen.action_now()
-        await wait_for(pilot, lambda: "heard hello" in screen_text(app))
+        await wait_for(pilot, lambda: "heard hello!" in screen_text(app))
 
     tried(story, ready=False)
 

@@ -196,7 +196,12 @@ def margin_text(ladder: Ladder) -> str:
 
 def as_good_text(ladder: Ladder, a: str, b: str) -> str:
     """`LoRA is as good as full within the margin of 2 points`."""
-    return f"{a} is as good as {b} within the margin of {margin_text(ladder)}"
+    return f"{a} is {as_good_as(ladder, b)}"
+
+
+def as_good_as(ladder: Ladder, b: str) -> str:
+    """`as good as full within the margin of 2 points`."""
+    return f"as good as {b} within the margin of {margin_text(ladder)}"
 
 
 def allowed_collapses(ladder: Ladder, *names: str) -> str:

@@ -32,6 +32,7 @@ from engine.ladder.phrases import (
     WITHIN_MARGIN,
     Sentences,
     allowed_collapses,
+    as_good_as,
     as_good_text,
     collapse_bound,
     difference_text,
@@ -210,13 +211,12 @@ def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) 
     near = [row for row in artifacts if is_non_inferior(ladder, row.name, shipped.name)]
     against = [comparison(ladder, row.name, shipped.name) for row in artifacts]
     if not near and not all(compared is not None and compared.finding == "worse" for compared in against):
-        as_good = as_good_text(ladder, "", source).removeprefix(" is ")
-        return f"No complete model made from {source} is shown to be {as_good}."
+        return f"No complete model made from {source} is shown to be {as_good_as(ladder, source)}."
     if not near:
         return f"Every complete model made from {source} is {SIGNIFICANTLY['worse']} than {source}."
     small = min(near, key=lambda row: row.artifact_bytes)
     text = f"To serve {source} as a complete model, use {rung_title(small.name)}"
-    text += f" ({quantities.size(small.artifact_bytes)}): the smallest that {as_good_text(ladder, '', source).lstrip()}"
+    text += f" ({quantities.size(small.artifact_bytes)}): the smallest that is {as_good_as(ladder, source)}"
     metric, of_run = ladder_metric(ladder), comparison(ladder, small.name, shipped.name)
     worst = None
     if of_run is not None:
@@ -404,7 +404,7 @@ def _without_full(ladder: Ladder, decisions: Decisions) -> str:
     if behind:
         return f"{text} {method_subject(best)} is {SIGNIFICANTLY['better']} than {listed(behind)}."
     names = listed([rung_title(row.name) for row in (best, *others)])
-    return f"{text} {NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {names} with {sample_size(ladder)}."
+    return f"{text} No significant difference between {names} with {sample_size(ladder)}."
 
 
 def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:

@@ -52,7 +52,7 @@ from engine.runs.ladder.rung_kinds import rung_kind
 from engine.runs.ladder.rung_results import NOT_READ, Comparison, RungResult, SeedRange, VerdictSentence
 from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.run.usage import overlap_sentence
-from engine.runs.score_format import difference_with_bounds, loss, points
+from engine.runs.score_format import difference_parts, loss, points
 
 TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_SIGNIFICANT_GAIN = "No significant gain"
@@ -215,8 +215,8 @@ def task_sentences(ladder: Ladder) -> Sentences:
         for row in significant:
             # `LoRA forgets on arc_easy: LoRA − base = −3.1 points, simultaneous 95% CI [−5.0, −1.2], acc of …`
             text = f"{method_subject(rungs[row.name])} {'forgets' if row.finding == 'worse' else 'gains'} on {name}"
-            value, _, bounds = difference_with_bounds(row.difference, task.is_share).partition(" [")
-            interval = f", {SIMULTANEOUS} [{bounds}" if bounds else ""
+            value, bounds = difference_parts(row.difference, task.is_share)
+            interval = f", {SIMULTANEOUS} {bounds}" if bounds else ""
             scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
             difference = f"{rung_title(row.name)} − base = {value}{interval}{scope}"
             yield "forgetting", f"{text}: {difference}, {visible(task.metric)} of {items}."

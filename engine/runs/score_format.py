@@ -46,12 +46,22 @@ def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
 
 def with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A score with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
-    return f"{_score(interval.mean if interval else None, is_share)} {_bounds(interval, is_share)}".rstrip()
+    return " ".join(score_parts(interval, is_share)).rstrip()
 
 
 def difference_with_bounds(interval: Interval | None, is_share: bool) -> str:
     """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
-    return f"{_difference(interval.mean if interval else None, is_share)} {_bounds(interval, is_share)}".rstrip()
+    return " ".join(difference_parts(interval, is_share)).rstrip()
+
+
+def score_parts(interval: Interval | None, is_share: bool) -> tuple[str, str]:
+    """The same as two texts: `71.3%`, `[68.0, 74.4]`."""
+    return _score(interval.mean if interval else None, is_share), _bounds(interval, is_share)
+
+
+def difference_parts(interval: Interval | None, is_share: bool) -> tuple[str, str]:
+    """The same of a difference: `−1.2 points`, `[−3.0, 0.5]`."""
+    return _difference(interval.mean if interval else None, is_share), _bounds(interval, is_share)
 
 
 def _score(value: Number, is_share: bool) -> str:

@@ -31,7 +31,7 @@ from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, M
 from engine.runs.ladder.rung_results import Comparison, finding_of
 from engine.runs.run.result import Interval
 from engine.runs.run.run_dir import RunDir
-from engine.runs.score_format import difference_with_bounds, with_bounds
+from engine.runs.score_format import difference_parts, score_parts
 
 READING = (
     "Differences are paired by item; their 95% CIs hold simultaneously for all pairs, and the adjusted p is below 0.05 "
@@ -322,12 +322,10 @@ def _tables(compared: ResultComparison) -> list[tables.ReportTable]:
     is_share = compared.is_share
 
     def difference(pair: Comparison) -> Cell:
-        value, _, bounds = difference_with_bounds(pair.difference, is_share).partition(" [")
-        return tables.cell(value, f"[{bounds}" if bounds else "")
+        return tables.cell(*difference_parts(pair.difference, is_share))
 
     def score(result: ComparedResult) -> Cell:
-        value, _, bounds = with_bounds(result.score, is_share).partition(" [")
-        return tables.cell(value, f"[{bounds}" if bounds else "")
+        return tables.cell(*score_parts(result.score, is_share))
 
     def read_as(result: ComparedResult) -> str:
         return ", ".join(dict.fromkeys(f"{file.format}: {file.fields}" for file in result.files))

@@ -317,8 +317,7 @@ def render_markdown(data: ReportData) -> str:
     if unfinished := unfinished_text(ladder):
         parts.append(f"> {escape_inline(unfinished)}")
     if summary:
-        _, _, table = markdown_table(tables.summary_table(summary)).partition("\n\n")  # without its heading
-        parts += [f"**{escape_inline(' · '.join(summary.decision))}**", table]
+        parts += [f"**{escape_inline(' · '.join(summary.decision))}**", markdown_lines(tables.summary_table(summary))]
         if figure := tradeoff_lines(summary, MAX_COLUMNS):
             parts.append(fenced("\n".join(plain_lines(figure))))
         parts.append(escape_inline(summary.headline))
@@ -358,7 +357,12 @@ def render_markdown(data: ReportData) -> str:
 
 
 def markdown_table(given: ReportTable) -> str:
-    """The table with its heading and notes. A cell's details follow its value."""
+    """The table with its heading."""
+    return f"### {escape_inline(given.title)}\n\n{markdown_lines(given)}"
+
+
+def markdown_lines(given: ReportTable) -> str:
+    """The table with its notes. A cell's details follow its value."""
 
     def cell_text(cell: Cell) -> str:
         text = escape_inline(" · ".join([cell.text, *cell.details])) or " "
@@ -369,7 +373,7 @@ def markdown_table(given: ReportTable) -> str:
     for line in given.lines:
         lines.append([cell_text(line.head), *([*map(cell_text, line.cells)] or [escape_inline(line.instead)])])
     notes = "".join(f"\n\n{escape_inline(note)}" for note in given.notes)
-    return f"### {escape_inline(given.title)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
 
 
 def escape_inline(text: str) -> str:

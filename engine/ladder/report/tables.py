@@ -46,11 +46,11 @@ from engine.runs.ladder.summary_drawing import of_reference
 from engine.runs.run.result import TASK, TASKS, Interval
 from engine.runs.score_format import (
     difference,
-    difference_with_bounds,
+    difference_parts,
     percent_bounds,
     score,
     score_bounds,
-    with_bounds,
+    score_parts,
 )
 
 OF_BEST = (
@@ -449,12 +449,10 @@ def tasks(ladder: Ladder) -> ReportTable | None:
         return None
 
     def gap(task: LadderTask, row: TaskRow) -> Cell:
-        value, bracket, bounds = difference_with_bounds(row.difference, task.is_share).partition(" [")
-        return cell(value, f"{bracket.strip()}{bounds}")
+        return cell(*difference_parts(row.difference, task.is_share))
 
     def result(task: LadderTask, row: TaskRow) -> Cell:
-        value, _, bounds = with_bounds(row.score, task.is_share).partition(" ")
-        return cell(value, bounds)
+        return cell(*score_parts(row.score, task.is_share))
 
     columns: list[ReportColumn[tuple[LadderTask, TaskRow]]] = [
         ReportColumn(

@@ -146,7 +146,7 @@ def describe_checkpointing(setting: CheckpointingSetting) -> str:
     return layers + (", offloaded" if chosen.offload else "")
 
 
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "offloaded_adamw_8bit"]
 
 
 def automatic_optimizer(device: Literal["cpu", "cuda"], paged: bool = False) -> OptimizerName:

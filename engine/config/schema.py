@@ -196,10 +196,10 @@ class Quantization(Section, frozen=True):
 class Optimizer(Section, frozen=True):
     """AdamW (arXiv:1711.05101) and its 8-bit and paged versions."""
 
-    name: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out. auto:
-    on a GPU 8-bit, paged unless the plan says that the run fits with headroom; on a CPU adamw, which is much faster
-    there."""
+    name: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "offloaded_adamw_8bit"] = "adamw"
+    """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out;
+    offloaded state is in host memory, and copied to the GPU for each update and back. auto: on a GPU 8-bit, paged
+    unless the plan says that the run fits with headroom; on a CPU adamw, which is much faster there."""
     rounding: Literal["remainder", "stochastic"] = "remainder"
     """How full fine-tuning with bf16 weights keeps updates that rounding would lose. remainder: stores the rounding
     error of each weight, 2 bytes per parameter. stochastic: rounds up or down at random, without additional memory."""

@@ -1,4 +1,5 @@
-"""AdamW optimizers: torch's, or bitsandbytes' with 32-bit, 8-bit or paged 8-bit state, for float32 and bf16 weights.
+"""AdamW optimizers: torch's, or bitsandbytes' with 32-bit state, or 8-bit state that can be paged or in host memory, for
+float32 and bf16 weights.
 
 `compensated` adds Kahan summation, which torch and bitsandbytes do not have. transformers offers it only through
 `StableAdamW` of torch-optimi and `AnyPrecisionAdamW` of torchdistx, which have neither 8-bit nor paged state: their
@@ -23,6 +24,8 @@ Warn = Callable[[str, str], None]
 """Called with the code and text of a warning."""
 SCALED = 256
 """Values of 8-bit state with a common scale (bitsandbytes' block size)."""
+STATE_TENSORS = ("state1", "state2", "absmax1", "absmax2", "remainder")
+"""Names of the tensors of a parameter's state that belong to it alone."""
 
 
 def make_optimizer(
@@ -62,12 +65,14 @@ def make_optimizer(
         "adamw": bnb.optim.AdamW32bit,
         "adamw_8bit": bnb.optim.AdamW8bit,
         "paged_adamw_8bit": bnb.optim.PagedAdamW8bit,
+        "offloaded_adamw_8bit": bnb.optim.AdamW8bit,
     }[name]
+    kind = offloaded(resumable(kind)) if name == "offloaded_adamw_8bit" else resumable(kind)
     if pure_bf16 and chosen.rounding == "stochastic":
-        return stochastic(resumable(kind))(groups, **settings), f"{name} (stochastically rounded bf16)"
+        return stochastic(kind)(groups, **settings), f"{name} (stochastically rounded bf16)"
     if pure_bf16:
-        return compensated(resumable(kind))(groups, **settings), f"{name} (compensated bf16)"
-    return resumable(kind)(groups, **settings), name
+        return compensated(kind)(groups, **settings), f"{name} (compensated bf16)"
+    return kind(groups, **settings), name
 
 
 def make_unpaged(
@@ -110,6 +115,9 @@ def resumable(kind: type) -> type:
     """
 
     class Resumable(kind):
+        offloads = False
+        """Whether state is in host memory."""
+
         def load_state_dict(self, state_dict: Mapping[str, Any], move_to_device: bool = True) -> None:
             super().load_state_dict(state_dict, move_to_device=False)
             for parameter, state in self.state.items():
@@ -119,6 +127,8 @@ def resumable(kind: type) -> type:
                     if self.is_paged and name in ("state1", "state2"):
                         # A loaded tensor still has the attribute is_paged, but is in ordinary memory.
                         state[name] = self.get_state_buffer(parameter, dtype=value.dtype).copy_(value)
+                    elif self.offloads and name in STATE_TENSORS:
+                        state[name] = host_zeros(value, parameter).copy_(value)
                     else:
                         state[name] = value.to(parameter.device)
 
@@ -126,8 +136,50 @@ def resumable(kind: type) -> type:
     return Resumable
 
 
+def offloaded(kind: type) -> type:
+    """A subclass of a resumable bitsandbytes optimizer whose state is in host memory, page-locked for a GPU.
+
+    An update copies the state of what it updates to the parameter's device and back: with `compensated` MAX_UPDATED
+    weights at a time, otherwise a whole parameter. The copy back waits for the GPU, so that a checkpoint can read the
+    state at any time. Paged state moves on demand instead, page by page, and only what does not fit.
+    """
+
+    class Offloaded(kind):
+        offloads = True
+
+        def get_state_buffer(self, p: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return host_zeros(p, p, dtype)
+
+        @torch.no_grad()
+        def init_state(self, group: dict[str, Any], p: torch.Tensor, gindex: int, pindex: int) -> None:
+            super().init_state(group, p, gindex, pindex)
+            state = self.state[p]
+            for name in STATE_TENSORS:
+                if name in state and state[name].device.type != "cpu":
+                    state[name] = host_zeros(state[name], p)
+
+        @torch.no_grad()
+        def update_step(self, group: dict[str, Any], p: torch.Tensor, gindex: int, pindex: int) -> None:
+            on_host = self.state[p]
+            used = {name: on_host[name] for name in STATE_TENSORS if name in on_host and name != "remainder"}
+            copies = {name: value.to(p.device, non_blocking=True, copy=True) for name, value in used.items()}
+            self.state[p] = {**on_host, **copies}
+            super().update_step(group, p, gindex, pindex)
+            for name, value in used.items():
+                value.copy_(copies[name])
+            self.state[p] = {**self.state[p], **used}
+
+    Offloaded.__name__ = f"Offloaded{kind.__name__}"
+    return Offloaded
+
+
+def host_zeros(like: torch.Tensor, parameter: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Zeros in host memory, page-locked if `parameter` is on a GPU."""
+    return torch.zeros(like.shape, dtype=dtype or like.dtype, device="cpu", pin_memory=parameter.is_cuda)
+
+
 def compensated(kind: type) -> type:
-    """A subclass of a bitsandbytes optimizer with Kahan summation: bf16 weights do not lose small updates.
+    """A subclass of a resumable bitsandbytes optimizer with Kahan summation: bf16 weights do not lose small updates.
 
     bf16 has 8 significant bits, so an update below about 1/256 of the weight is rounded away. The optimizer state keeps
     the rounding error of each weight in bf16 (Zamirai et al. 2020, arXiv:2010.06192): the update is applied to weight +
@@ -164,14 +216,18 @@ def compensated(kind: type) -> type:
             """Weight and remainder."""
             state = self.state[p]
             if "remainder" not in state:
-                state["remainder"] = torch.zeros_like(p)
-            return flat(p.data)[part].float().add_(flat(state["remainder"])[part])
+                state["remainder"] = host_zeros(p, p) if self.offloads else torch.zeros_like(p)
+            remainder = flat(state["remainder"])[part].to(p.device, non_blocking=True)
+            return flat(p.data)[part].float().add_(remainder)
 
         def store(self, p: torch.nn.Parameter, part: slice, exact: torch.Tensor) -> None:
-            weight = flat(p.data)[part]
+            weight, remainder = flat(p.data)[part], flat(self.state[p]["remainder"])[part]
             weight.copy_(exact)
             # Computed in float32, and rounded once.
-            torch.sub(exact, weight, out=flat(self.state[p]["remainder"])[part])
+            if self.offloads:
+                remainder.copy_(torch.sub(exact, weight))
+            else:
+                torch.sub(exact, weight, out=remainder)
 
         @torch.no_grad()
         def allocate_step(self) -> None:
@@ -205,7 +261,7 @@ def sliced_state(state: Mapping[str, Any], part: slice) -> dict[str, Any]:
 
 
 def stochastic(kind: type) -> type:
-    """A subclass of a bitsandbytes optimizer that rounds updated bf16 weights up or down at random.
+    """A subclass of a resumable bitsandbytes optimizer that rounds updated bf16 weights up or down at random.
 
     The expectation of a rounded weight is the exact one (Gupta et al. 2015, arXiv:1502.02551), so that small updates
     are not lost on average, and no remainder is stored. Draws from torch's random generator, whose state is in every

@@ -168,8 +168,7 @@ def dry_run(
         trainable=peaks.trainable,
         paged=machine.paging and config.optimizer.name.startswith("paged"),
     )
-    if steps_in_backward(config) and estimate.paged:
-        estimate = with_state_on_host(estimate)
+    estimate = with_state_on_host(estimate, config.optimizer.name, steps_in_backward(config))
     return with_copy(estimate, config)
 
 

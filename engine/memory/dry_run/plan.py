@@ -381,7 +381,7 @@ class RunEstimates:
 def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
     """Bytes of a peak that torch's pool on a GPU will show: without CUDA context and paged state."""
     context = CONTEXT if "pool" in peak.parts else 0
-    return peak.total - context - min(estimate.pageable - estimate.on_host, peak.parts.get("optimizer", 0))
+    return peak.total - context - min(max(0, estimate.pageable - estimate.on_host), peak.parts.get("optimizer", 0))
 
 
 def estimate_run(

@@ -101,7 +101,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     paged: bool = False
     """Whether optimizer state can be paged to host memory."""
     on_host: int = 0
-    """Bytes of paged optimizer state that are in host memory and in no peak (`with_state_on_host`)."""
+    """Bytes of optimizer state that are in host memory and in no peak (`with_state_on_host`)."""
     host_copy: int = 0
     """Bytes of host memory for the copy of a checkpoint that is written while training continues; 0 without one."""
 
@@ -138,11 +138,15 @@ def with_pool(peak: PeakMemory, device: Device) -> PeakMemory:
     return PeakMemory(total=peak.total + pool, parts={**peak.parts, "pool": pool})
 
 
-def with_state_on_host(estimate: MemoryEstimate) -> MemoryEstimate:
-    """Move paged optimizer state out of the peaks. For steps in the backward pass, which need the state of one tensor
-    at a time; in other runs paging only bridges a peak.
+def with_state_on_host(estimate: MemoryEstimate, optimizer: str, in_backward: bool) -> MemoryEstimate:
+    """Move the optimizer state that is in host memory out of the peaks: all offloaded state, and paged state with steps
+    in the backward pass, which need that of one tensor at a time; in other runs paging only bridges a peak.
     """
-    moved = estimate.pageable
+    moved = estimate.pageable if in_backward else 0
+    if optimizer.startswith("offloaded") and estimate.device == "cuda":
+        moved = estimate.static - sum(estimate.training.parts.get(part, 0) for part in ("weights", "adapters"))
+    if not moved:
+        return estimate
 
     def less(peak: PeakMemory | None) -> PeakMemory | None:
         if peak is None:

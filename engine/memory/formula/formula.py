@@ -141,9 +141,7 @@ def formula(
         sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
-    if steps_in_backward(config) and estimate.paged:
-        estimate = with_state_on_host(estimate)
-    return with_copy(estimate, config)
+    return with_copy(with_state_on_host(estimate, config.optimizer.name, in_backward), config)
 
 
 def backward_updates(shape: Architecture, all_layers: int, last_layer: int) -> list[tuple[int, int, int]]:

@@ -176,9 +176,13 @@ def optimizer_state_bytes(run: PredictedRun) -> int:
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
     """
-    bytes_each = 2 * FLOAT32 if run.has_32_bit_state else 2 * (1 + FLOAT32 / 256)
     remainder = run.trains_bf16 and run.config.optimizer.rounding == "remainder"
-    return round(run.trainable * (bytes_each + (BF16 if remainder else 0)))
+    return round(run.trainable * (moment_bytes(run) + (BF16 if remainder else 0)))
+
+
+def moment_bytes(run: PredictedRun) -> float:
+    """Bytes per trained parameter of AdamW's two moments."""
+    return 2 * FLOAT32 if run.has_32_bit_state else 2 * (1 + FLOAT32 / 256)
 
 
 def largest_embedding(shape: Architecture) -> int:
@@ -198,7 +202,7 @@ def update_bytes(run: PredictedRun, weights: int) -> int:
     """Temporary bytes of the optimizer for a parameter of this many weights (kernels: `dry_run.memory_tracker`).
 
     bf16 weights: weight and gradient in float32, MAX_UPDATED at a time; on the CPU also a third copy. 8-bit on the CPU:
-    five float32 copies.
+    five float32 copies. Offloaded state: a copy of what belongs to these weights.
     """
     on_cpu = run.device == "cpu"
     compensated = run.trains_bf16
@@ -207,7 +211,8 @@ def update_bytes(run: PredictedRun, weights: int) -> int:
         copies += 5 - compensated
     elif on_cpu and compensated:
         copies += 2
-    return (min(weights, MAX_UPDATED) if compensated else weights) * copies * FLOAT32
+    state = moment_bytes(run) if run.config.optimizer.name.startswith("offloaded") else 0
+    return round((min(weights, MAX_UPDATED) if compensated else weights) * (copies * FLOAT32 + state))
 
 
 def head_gradient(run: PredictedRun) -> int:

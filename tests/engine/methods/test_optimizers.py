@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import bitsandbytes as bnb
@@ -11,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from engine.methods import optimizers
-from engine.methods.optimizers import compensated, resumable
+from engine.methods.optimizers import compensated, offloaded, resumable, stochastic
 
 SIZE = 64 * 64
 
@@ -112,3 +114,36 @@ def test_a_large_weight_is_updated_in_parts_with_the_same_result(kind: type, mon
         assert state["step"] == same["step"] == 5
         assert all(torch.equal(state[name], same[name]) for name in state if isinstance(state[name], torch.Tensor))
     assert len(optimizer.state) == len(parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounding", [compensated, stochastic])
+def test_offloaded_state_gives_the_same_weights_and_resumes_to_the_bit(
+    rounding: Callable[[type], type], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """State that is not copied back, or loaded where it does not belong, would change the weights."""
+    monkeypatch.setattr(optimizers, "MAX_UPDATED", 1024)  # several parts
+
+    def trained(kind: type, stop: int | None = None) -> tuple[list[torch.nn.Parameter], Any]:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in ((60, 100), (64, 64), (7,))]
+        optimizer = optimizer_of(rounding(kind), weights)
+        for step in range(6):
+            if step == stop:
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = optimizer_of(rounding(kind), weights)
+                optimizer.load_state_dict(saved)
+            give_gradients(weights, step)
+            optimizer.step()
+        return weights, optimizer
+
+    ordinary = resumable(bnb.optim.AdamW8bit)
+    expected, reference = trained(ordinary)
+    for stop in (None, 3):
+        weights, optimizer = trained(offloaded(ordinary), stop)
+        assert all(map(torch.equal, weights, expected))
+        for weight, other in zip(weights, expected, strict=True):
+            state, same = optimizer.state[weight], reference.state[other]
+            assert state.keys() == same.keys() and state["step"] == 6
+            assert all(torch.equal(state[name], same[name]) for name in state if name != "step")
+        assert len(optimizer.state) == len(weights)

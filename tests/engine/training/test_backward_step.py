@@ -59,7 +59,7 @@ def weights(setup: TrainingSetup) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
+@pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "offloaded_adamw_8bit"])
 @pytest.mark.parametrize("model", ["llama", "gemma"])
 def test_losses_norms_and_weights_equal_those_of_the_ordinary_step(
     model: str, name: str, dtype: torch.dtype, tmp_path: Path
@@ -98,10 +98,11 @@ def test_gradients_below_the_limit_are_not_clipped_and_larger_ones_in_each_tenso
     assert all(weight.grad is None for weight in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["adamw_8bit", "offloaded_adamw_8bit"])
 @pytest.mark.parametrize("rounding", ["remainder", "stochastic"])
-def test_a_resumed_run_equals_an_uninterrupted_one(rounding: str, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(rounding: str, name: str, tmp_path: Path) -> None:
     def setup(folder: str) -> TrainingSetup:
-        return training(tmp_path / folder, True, "adamw_8bit", dtype=torch.bfloat16, rounding=rounding)
+        return training(tmp_path / folder, True, name, dtype=torch.bfloat16, rounding=rounding)
 
     whole, steps = setup("whole"), Steps(save_at=3)
     fit(whole, steps)

@@ -22,15 +22,17 @@ def _size(gpu: gpu_prices.Gpu) -> int:
     return int(re.findall(r"(\d+)GB", gpu.name)[0])
 
 
-FITS_BY_DRY_RUN = {
-    ("qwen3-8b", "full", 80): "80gb-full",
-    ("qwen3-14b", "full", 141): "80gb-full",
-}
-"""(catalog model, method, GPU size) that the formula, with its larger margin, calls tight and that fit, with the preset
-that is planned.
-"""
+FITS_BY_DRY_RUN = [
+    ("smollm3-3b", "full", 16),
+    ("llama-3.2-3b", "full", 16),
+    ("granite-4.0-micro", "full", 16),
+]
+"""(catalog model, method, GPU size) that the formula, with its larger margin, calls tight and that fit."""
 TIGHT_BY_DRY_RUN = [
-    ("granite-4.0-1b", "full", 16),
+    ("ministral-3-3b", "full", 16),
+    ("phi-4-mini", "full", 16),
+    ("qwen3-14b", "full", 48),
+    ("gemma-4-12b", "full", 48),
     ("olmo-3-7b", "lora", 16),
     ("qwen3-32b", "qlora", 24),
 ]

@@ -36,8 +36,9 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
-from engine.memory.formula.fit import FitQuery, resolve_automatic
+from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import listed_budget
 

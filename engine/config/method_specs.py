@@ -145,8 +145,11 @@ def uses_autocast(method: str, precision: str) -> bool:
 
 
 def steps_in_backward(config: Config) -> bool:
-    """Whether a run updates its weights during the backward pass. Gradients of adapters need little memory."""
-    return config.optimizer.step_in_backward and method_spec(config.method).trains_weights
+    """Whether a run updates its weights during the backward pass. Gradients of adapters need little memory.
+
+    `auto` means that it does not, until a plan decides it (`memory.formula.automatic`).
+    """
+    return config.optimizer.step_in_backward is True and method_spec(config.method).trains_weights
 
 
 def method_spec(name: str) -> MethodSpec:

@@ -199,14 +199,17 @@ class Optimizer(Section, frozen=True):
     name: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit", "offloaded_adamw_8bit"] = "adamw"
     """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out;
     offloaded state is in host memory, and copied to the GPU for each update and back. auto: on a GPU 8-bit, paged
-    unless the plan says that the run fits with headroom; on a CPU adamw, which is much faster there."""
-    rounding: Literal["remainder", "stochastic"] = "remainder"
+    unless the plan says that the run fits with headroom, offloaded where full fine-tuning does not fit otherwise; on a
+    CPU adamw, which is much faster there."""
+    rounding: Literal["auto", "remainder", "stochastic"] = "auto"
     """How full fine-tuning with bf16 weights keeps updates that rounding would lose. remainder: stores the rounding
-    error of each weight, 2 bytes per parameter. stochastic: rounds up or down at random, without additional memory."""
-    step_in_backward: bool = False
+    error of each weight, 2 bytes per parameter. stochastic: rounds up or down at random, without additional memory.
+    auto: stochastic on a GPU where the run does not fit otherwise."""
+    step_in_backward: bool | Literal["auto"] = "auto"
     """Full fine-tuning updates each weight as soon as its gradient is complete, and frees the gradient: no memory for
     the gradients of all weights. Then a step is one micro-batch, train.max_grad_norm clips each tensor on its own, and
-    a step that ran out of memory cannot be repeated. Only on one device."""
+    a step that ran out of memory cannot be repeated. Only on one device. auto: on a GPU where the run does not fit
+    otherwise, with activation checkpointing of all layers; a warning says so."""
     beta1: Share = 0.9
     """Decay rate of the running average of the gradient."""
     beta2: Share = 0.999

@@ -284,7 +284,7 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.peak = MeasuredPeak(**{kind: max(used, default=None) for kind, used in peaks.items()})
     _add_times(row, runs)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
-    row.account = last.account
+    row.account, row.automatic = last.account, last.automatic
     add_price(row, rung, ladder)
     return row
 

@@ -363,13 +363,13 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> Iterator[str]:
 
 
 def _setting(ladder: Ladder, row: RungResult, key: str) -> Any:
-    """The rung's value of a setting; None if it does not read it."""
-    return ladder.differs.get(key, {}).get(row.name, ladder.config.get(key))
+    """The rung's value of a setting, with which it was trained if it was `auto`; None if it does not read it."""
+    return row.automatic.get(key, ladder.differs.get(key, {}).get(row.name, ladder.config.get(key)))
 
 
 def _clips_tensors(ladder: Ladder, row: RungResult) -> bool:
     """Whether weights are updated in the backward pass, before the norm of all gradients is known."""
-    updates = method_spec(row.method).trains_weights and _setting(ladder, row, IN_BACKWARD)
+    updates = method_spec(row.method).trains_weights and _setting(ladder, row, IN_BACKWARD) is True
     return bool(updates and _setting(ladder, row, "train.max_grad_norm"))
 
 

@@ -23,7 +23,7 @@ import torch
 
 from engine.config.device_defaults import ActivationCheckpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
-from engine.memory.formula.fit import ENOUGH_TOKENS
+from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import is_out_of_memory
 from engine.training.backward_step import BackwardStep

@@ -1,5 +1,5 @@
-"""AdamW optimizers: torch's, or bitsandbytes' with 32-bit state, or 8-bit state that can be paged or in host memory, for
-float32 and bf16 weights.
+"""AdamW optimizers: torch's, or bitsandbytes' with 32-bit state, or 8-bit state that can be paged or in host memory;
+for float32 and bf16 weights.
 
 `compensated` adds Kahan summation, which torch and bitsandbytes do not have. transformers offers it only through
 `StableAdamW` of torch-optimi and `AnyPrecisionAdamW` of torchdistx, which have neither 8-bit nor paged state: their

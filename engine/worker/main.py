@@ -31,6 +31,7 @@ from engine.evaluation.preflight import MetricChoice, decide_metric, refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.memory.dry_run.plan import RunEstimates
+from engine.memory.formula.automatic import chosen_savings
 from engine.memory.formula.weights_and_state import copies_checkpoints
 from engine.memory.probe import available_for_copy, available_memory
 from engine.methods import method
@@ -114,7 +115,7 @@ def execute(
         run_phases(run_dir, frozen, machine, log)
         outcome = RunOutcome("finished")
     except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
-        outcome = outcome_of_error(error, config, run_dir, machine.device, log.last_checkpoint)
+        outcome = outcome_of_error(error, log.settled or config, run_dir, machine.device, log.last_checkpoint)
     finally:
         meters.stop()
     with contextlib.suppress(OSError):  # a full disk, which `write_outcome` handles
@@ -228,13 +229,14 @@ def train(
     log.step = resume.step if resume else 0
 
     estimates, batches = estimate_training(model, evaluator, sampler, resume, earlier, machine, meters)
+    settled = log.settled = estimates.config
     if machine.device == "cuda" and meters.slots > 1:
         refuse_small_slot(estimates, available_memory(meters), config.hardware.device)
     shards = LocalShards(model)
-    optimizer, optimizer_name = make_optimizer(shards, estimates.config, machine, log.warn)
+    optimizer, optimizer_name = make_optimizer(shards, settled, machine, log.warn)
     shards.attach(optimizer)
     _log_model(model, config, optimizer_name, earlier.model, machine, log)
-    checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
+    checkpointing = resolve_checkpointing(settled.train.gradient_checkpointing, machine.device)
     plan = log.write(_plan(evaluator, sampler, estimates, checkpointing, sharing))
 
     # The rank that writes checkpoints copies them to host memory, to write them while training continues.
@@ -245,13 +247,13 @@ def train(
     gradients = StepGradients(
         model,
         StepDataset(evaluator.rows.train, sampler),
-        evaluator.packing,
+        batches.packing,
         estimates.micro_batch,
         evaluator.tokenizer.pad_token_id,
         machine.device,
         ranks,
         record.halved,
-        steps_in_backward(config),
+        steps_in_backward(settled),
     )
     schedule = learning_rate_schedule(optimizer, settings, sampler.steps)
     writer = CheckpointWriter(run_dir.checkpoints, settings.keep_checkpoints, record.saved, host_copy)
@@ -280,7 +282,7 @@ def train(
         state.load_weights(resume.folder)  # killed after the last step: evaluation and saving remain
         state.losses = list(losses)
     else:
-        training = TrainingSetup.of(config, state, gradients, checkpointing)
+        training = TrainingSetup.of(settled, state, gradients, checkpointing)
         stopped = fit(training, record, resume.folder if resume else None)
     meters.training_ends(paged_bytes(optimizer) or None)
     if settings.compile:
@@ -506,6 +508,7 @@ def _plan(
         micro_batch=estimates.micro_batch,
         packing=evaluator.packing.mode,
         gradient_checkpointing=checkpointing.setting,
+        automatic=chosen_savings(evaluator.config, estimates.config),
         devices=ranks.size,
         sharded=ranks.shards_model,
         predictions=estimates.predicted(),

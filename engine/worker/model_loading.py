@@ -22,7 +22,7 @@ from engine.config.start_checks import refuse_whole_weights
 from engine.data.prepared import Preparation
 from engine.hardware.devices import slots_of
 from engine.memory.dry_run.plan import RunEstimates, as_measured, run_query
-from engine.memory.formula.fit import resolve_automatic
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.method_plan import planned_rows
 from engine.memory.probe import available_memory
 from engine.methods import method

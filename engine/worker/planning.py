@@ -32,7 +32,7 @@ from engine.config.model_config import (
     unshared_reason,
 )
 from engine.config.schema import Config
-from engine.config.settings import with_settings
+from engine.config.settings import flatten, with_settings
 from engine.data.items import items_fingerprint, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Preparation, lengths_of
@@ -42,8 +42,8 @@ from engine.evaluation.general_text import general_rows
 from engine.evaluation.preflight import decide_metric, refuse_rows
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.formula.automatic import IN_BACKWARD, ROUNDING, resolve_answers
 from engine.memory.formula.estimate import StepShape
-from engine.memory.formula.fit import resolve_answers
 from engine.memory.probe import Probe, ProbeResult, available_memory, preserved_random_state
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, machine_facts, this_machine, versions
 from engine.methods.model_source import config_of, fingerprint, load_tokenizer, vocabulary_size
@@ -336,10 +336,29 @@ def estimate_training(
             config = with_settings(config, {"optimizer.name": "adamw"})
     if resume and config.optimizer.name == "auto":  # the one whose state the checkpoint has
         config = with_settings(config, {"optimizer.name": automatic_on_resume(device, earlier.optimizer)})
+    config = with_settings(config, decided_steps(config, packing, earlier if resume else None))
     if micro_batch != batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     config = with_packing(config, machine, packing)
-    return estimate_run(config, config_of(config.model), machine, batches, micro_batch, warn, limit), batches
+    estimates = estimate_run(config, config_of(config.model), machine, batches, micro_batch, warn, limit)
+    if steps_in_backward(estimates.config) and not steps_in_backward(config):
+        text = "weights are updated in the backward pass, to save memory: a step is one micro-batch"
+        clipped = ", and gradients are clipped tensor by tensor" if config.train.max_grad_norm else ""
+        warn("train.step_in_backward", f"{text}{clipped}; --set optimizer.step_in_backward=false prevents it")
+    return estimates, replace(batches, packing=step_packing(packing, estimates.config))
+
+
+def decided_steps(config: Config, packing: Packing, earlier: EarlierWorkers | None) -> dict[str, Any]:
+    """Settings that memory no longer decides: a resumed run has the steps of the `earlier` workers, and rows that are
+    computed one at a time are no single micro-batch.
+    """
+    decided: dict[str, Any] = {}
+    if earlier:
+        decided = {ROUNDING: "remainder", IN_BACKWARD: False} | earlier.automatic
+    elif packing == ONE_ROW:
+        decided = {IN_BACKWARD: False}
+    given = flatten(config)
+    return {key: value for key, value in decided.items() if key in (ROUNDING, IN_BACKWARD) and given[key] == "auto"}
 
 
 def probe(

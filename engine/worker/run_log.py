@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engine.config.device_defaults import EVERY_LAYER, OFFLOADED, resolve_checkpointing
 from engine.config.errors import RunFailed, UserError, error_text, system_hint, system_refusal
@@ -50,6 +50,8 @@ class RunLog:
     """Whether this worker has done an optimizer step."""
     last_checkpoint: str = ""
     """Path of the latest complete checkpoint in the run's directory."""
+    settled: Config | None = None
+    """The configuration without `auto`, once it is decided."""
     current_phase: events.PhaseName = "waiting"
     progress_logged: float = field(default_factory=time.monotonic)
     """Time of the last progress event, or of the start of the phase."""
@@ -109,6 +111,8 @@ class EarlierWorkers:
     """Where they were read from."""
     optimizer: str = ""
     """The optimizer of the last of them."""
+    automatic: dict[str, Any] = field(default_factory=dict)
+    """Settings that `auto` chose for the last of them to save memory."""
     before: Eval | None = None
     """The score before training: of the base model, or of what the run starts from."""
     checkpoint: str = ""
@@ -135,6 +139,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     earlier.model, earlier.model_id, earlier.optimizer = event.fingerprint, event.id, event.optimizer
                 case Plan() | MicroBatchReduced():
                     earlier.micro_batch = event.micro_batch
+                    earlier.automatic = event.automatic if isinstance(event, Plan) else earlier.automatic
                     if isinstance(event, MicroBatchReduced) and event.restarted:
                         earlier.reduced_to = event.micro_batch
                 case Checkpoint():

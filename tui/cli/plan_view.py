@@ -12,12 +12,13 @@ from engine.config.method_specs import method_title
 from engine.config.quantities import ABSENT, count, duration, relative_error, size
 from engine.config.schema import Config
 from engine.config.text import amount, visible
+from engine.memory.formula.automatic import CHECKPOINTING, describe_savings
 from engine.memory.formula.estimate import PARTS as ESTIMATED
 from engine.memory.formula.estimate import PeakMemory, error_of
 from engine.memory.formula.fit import LargestFit
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
+from engine.memory.formula.method_plan import BUS, MemoryPlan, MethodPlan
 from engine.runs.run.usage import PARTS, describe_sharing, exceptions
 from tui.format import last_part, setting
 
@@ -94,8 +95,6 @@ BUDGETS = {
 }
 """Source of a budget -> in words."""
 STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red", "refused": "red"}
-BUS = 32_000_000_000
-"""Bytes per second of PCIe 4.0 x16 in one direction, without its protocol's overhead."""
 LEFT = 31
 """Columns before a bar: method, peak, whether it fits."""
 LABEL, CELL = 20, 19
@@ -106,7 +105,7 @@ EFFECTS = {
     "method": "another method: 4-bit base, trains adapters only",
     "train.micro_batch": "same training, more gradient accumulation",
     "train.gradient_checkpointing": "same training, recomputes activations in the backward pass",
-    "optimizer.name": "8-bit optimizer state",
+    "optimizer.name": "8-bit optimizer state, in host memory where the GPU has no room",
     "optimizer.rounding": "rounds weights at random instead of storing the error",
     "optimizer.step_in_backward": "a step is one micro-batch, clips each tensor",
     "train.batch": "fewer rows per step",
@@ -271,6 +270,7 @@ class PlanView:
         yield from self.table(plan, times)
         yield from self.unknown(times)
         for method_plan in plan.methods:
+            yield from self.levels(method_plan)
             yield from self.changes(method_plan, plan.budget)
         yield Text()
         for line in [*plan.notes, *accuracy_notes(plan, here)]:
@@ -327,6 +327,27 @@ class PlanView:
             yield self.text(f"training time: all steps, without evaluation; estimated from {source}", "dim")
         for why in dict.fromkeys(time.why_no_cost for time in known if time.why_no_cost):
             yield self.text(f"cost: {why}", "dim")
+
+    def levels(self, method_plan: MethodPlan) -> Iterator[Text]:
+        """What makes full fine-tuning fit: each change with its peak and seconds, up to the one after the chosen."""
+        levels = method_plan.levels
+        used = next((number for number, level in enumerate(levels) if level.chosen), 0)
+        if not used:
+            return
+        title = method_title(method_plan.method)
+        savings = describe_savings(levels[used].settings)
+        yield Text()
+        yield self.text(f"{title} {'needs' if method_plan.fit == 'does not fit' else 'fits with'} {savings}:", "bold")
+        for number, level in enumerate(levels[: used + 2]):
+            seconds = f"≥ {level.seconds:.1f} s/step" if level.seconds is not None else ""
+            line = Text(f"{size(level.peak):>10} ")
+            line.append(f"{level.fit:<13}", style=STYLES[level.fit] if self.colored else "")
+            host = f", {size(level.on_host)} in host memory" if level.on_host else ""
+            change = level.change or "without savings"
+            yield line + self.text(f"{seconds:<13}{'→' if number == used else ' '} {change}{host}")
+        for key, value in levels[used].settings.items():
+            if (effect := EFFECTS.get(key)) and describe_savings({key: value}) and key != CHECKPOINTING:
+                yield self.text(f"  {key} = {setting(value)}: {effect}", "dim")
 
     def changes(self, method_plan: MethodPlan, budget: MemoryBudget) -> Iterator[Text]:
         """Changes that make one method fit, smallest first."""

@@ -8,6 +8,7 @@ from engine.config.device_defaults import describe_checkpointing
 from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
+from engine.memory.formula.automatic import CHECKPOINTING, describe_savings
 from engine.runs.run import events
 from engine.runs.run.result import TASK, Predicted, Score
 from engine.runs.run.usage import account_lines, describe_sharing, summarize_columns, summarize_model, summarize_rows
@@ -108,13 +109,15 @@ def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = describe_checkpointing(event.gradient_checkpointing)
     checkpointing = f", activation checkpointing of {checkpointing}" if event.gradient_checkpointing else ""
+    savings = {key: value for key, value in event.automatic.items() if key != CHECKPOINTING}
+    saved = f", {describe_savings(savings)}" if savings else ""
     peaks = event.predictions
     predicted = f", predicted peak {size(peaks[-1].training + overhead)}" if peaks else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"
     devices = f" on {event.devices} devices{', weights sharded' if event.sharded else ''}" if event.devices > 1 else ""
     batch = f"batch size {event.batch} ({micro_batch}){devices}"
-    return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{predicted}"
+    return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{saved}{predicted}"
 
 
 def _test_score(score: Score) -> str:

@@ -340,7 +340,8 @@ def _memory(
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
     head = f"{size(predicted.peak)} of {size(budget.total)} ({budget.name})"
-    yield Fact(name, f"{head}: {predicted.fit}", STYLES[predicted.fit])
+    saved = f" with {predicted.savings}" if predicted.savings else ""
+    yield Fact(name, f"{head}: {predicted.fit}{saved}", STYLES[predicted.fit])
     if not parts:
         return
     error = f"formula, ±{error_of('formula', estimate.device).worst:.0%}"

@@ -16,14 +16,15 @@ from typing import Any, Literal
 from msgspec import structs
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_names, method_title
+from engine.config.method_specs import method_names, method_spec, method_title
 from engine.config.model_config import check_method
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry, user_folder, without_method
 from engine.config.schema import Config
+from engine.memory.formula.automatic import chosen_savings, describe_savings, resolve_automatic
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape, error_of, rows_per_device
-from engine.memory.formula.fit import FitQuery, classify_fit, resolve_automatic
+from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.formula import needed_space
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.home import nearest_existing
@@ -56,6 +57,8 @@ class MethodEstimate:
     """Why there is no estimate."""
     peak: int | None = None
     """Predicted peak in bytes of the whole process, with Python or the CUDA context: measured as `this run`."""
+    savings: str = ""
+    """What makes full fine-tuning fit on a GPU: `stochastic rounding, step in the backward pass`."""
 
     def above(self, others: Sequence[MethodEstimate]) -> str:
         """Why the peak is above that of a method with more weights: `above LoRA: micro-batch 5, not 4`; '' if not.
@@ -107,11 +110,15 @@ def method_estimate(
     length = min(config.train.max_length, longest or config.train.max_length)
     rows = StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
     try:
-        estimate = resolved_query(config, files.table, rows, budget).formula_estimate()
+        query = resolved_query(config, files.table, rows, budget)
+        estimate = query.formula_estimate()
     except UserError as error:
         return MethodEstimate(config.method, "unknown", config=config, why=error.line)
     fit = classify_fit(estimate.peak, budget, "formula")
-    return MethodEstimate(config.method, fit, estimate, config, peak=estimate.peak + budget.process_overhead)
+    trains_weights = method_spec(config.method).trains_weights
+    savings = describe_savings(chosen_savings(config, query.config)) if trains_weights else ""
+    peak = estimate.peak + budget.process_overhead
+    return MethodEstimate(config.method, fit, estimate, config, peak=peak, savings=savings)
 
 
 def fitting_budgets(

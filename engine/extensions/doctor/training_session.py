@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from engine.methods.model_source import config_of, load_tokenizer, vocabulary_si
 from engine.methods.optimizers import make_optimizer
 from engine.methods.weights import unwrap_peft
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Packing, StepDataset
+from engine.training.batches import BatchSampler, Packing, StepDataset, step_packing
 from engine.training.compilation import remove_compiled
 from engine.training.fit import Record, StepFacts, TrainingSetup, fit, learning_rate_schedule
 from engine.training.gradients import StepGradients
@@ -333,10 +333,13 @@ class TrainingSession:
         )
         limit = available_memory(self.meters) if device == "cuda" else None
         self.estimates = estimate_run(config, config_of(config.model), machine, self.batches, batch, self.warn, limit)
+        settled = self.estimates.config
+        self.packing = step_packing(self.packing, settled)
+        self.batches = replace(self.batches, packing=self.packing)
         self.optimizer, self.optimizer_name = make_optimizer(
-            self.model.parameters(), self.estimates.config, machine, lambda code, text: None
+            self.model.parameters(), settled, machine, lambda code, text: None
         )
-        self.checkpointing = resolve_checkpointing(self.estimates.config.train.gradient_checkpointing, device)
+        self.checkpointing = resolve_checkpointing(settled.train.gradient_checkpointing, device)
         self.gradients = StepGradients(
             self.model,
             StepDataset(rows, self.sampler),
@@ -344,12 +347,12 @@ class TrainingSession:
             self.estimates.micro_batch,
             subject.pad,
             device,
-            whole_steps=steps_in_backward(config),
+            whole_steps=steps_in_backward(settled),
         )
         schedule = learning_rate_schedule(self.optimizer, config.train, self.sampler.steps)
         writer = CheckpointWriter(folder / "checkpoints", 1, lambda saved: None, None)
         state = TrainingState(self.model, self.optimizer, schedule, writer)
-        self.training = TrainingSetup.of(config, state, self.gradients, self.checkpointing)
+        self.training = TrainingSetup.of(settled, state, self.gradients, self.checkpointing)
         self.probed: ProbeResult | None = None
         self.steps = StepTimer(self.sampler.steps, self._prepared)
         self.loss_before = self.loss_after = math.nan

@@ -23,15 +23,9 @@ from engine.data.source import EMBEDDED
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account, segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.formula.automatic import memory_levels, resolve_automatic, resolve_optimizer, settle_optimizer
 from engine.memory.formula.estimate import CONTEXT, MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.fit import (
-    FitQuery,
-    FormulaCorrection,
-    classify_fit,
-    resolve_automatic,
-    resolve_optimizer,
-    settle_optimizer,
-)
+from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
     MemoryPlan,
@@ -175,7 +169,7 @@ def _method_plan(
             exact, why = _dry_run(asked, subject)
     if exact and config.optimizer.name == "auto":
         asked, (exact,) = settle_optimizer(asked, [exact])  # as the run does
-    method_plan = plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
+    method_plan = plan_method(asked, query, exact, subject.positions, qlora, why)
     method_plan.account = predict_account(config, subject.model_config, subject.machine)
     return method_plan
 
@@ -397,15 +391,21 @@ def estimate_run(
     8 billion parameters. A failed prediction is a warning and never ends the run.
 
     `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used if
-    `limit` is None or activation checkpointing is configured.
+    `limit` is None or nothing else is `auto`.
     """
     query = run_query(config, model_config.to_dict(), machine, batches.rows(), limit)
-    chooses = limit is not None and config.train.gradient_checkpointing == "auto"
+    chooses = False
     chosen = query.with_micro_batch(micro_batch)
     if machine.device == "cpu":
         chosen = resolve_optimizer(chosen)
     estimates: list[MemoryEstimate] = []
+
+    def run_dry() -> MemoryEstimate:
+        largest = replace(batches, packing=step_packing(batches.packing, chosen.config))
+        return dry_run(chosen.config, model_config, machine, chosen.rows, largest)
+
     try:
+        chooses = limit is not None and len(memory_levels(query)) > 1
         chosen = resolve_automatic(query) if chooses else chosen
         estimates.append(chosen.formula_estimate())
     except UserError as error:
@@ -413,12 +413,12 @@ def estimate_run(
     light = bool(estimates)
     try:
         if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model
-            exact = dry_run(chosen.config, model_config, machine, chosen.rows, batches)
+            exact = run_dry()
             if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(estimates[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
                 estimates = [chosen.formula_estimate()]
-                exact = dry_run(chosen.config, model_config, machine, chosen.rows, batches)
+                exact = run_dry()
             estimates.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")

@@ -1,26 +1,11 @@
-"""Whether a method fits on a device, the largest sizes that fit, what `auto` means, and changes that make it fit.
+"""Whether a method fits on a device, the largest sizes that fit, and changes that make it fit.
 
 Searches need hundreds of estimates, so they use the formula, scaled to agree with the dry run at the one point where a
 dry run was made. Imports no torch.
-
-`auto` of micro-batch size, activation checkpointing and optimizer are the fastest settings that fit. A layer that
-recomputes its activations runs its forward pass twice, which adds about a third to the FLOPs of a step. A smaller
-micro-batch costs less as long as the weights are read for enough tokens: with ENOUGH_TOKENS a bf16 product does 2,048
-FLOPs per byte of weights, seven times what an H100 needs to be limited by its FLOPs (989 TFLOPS over 3.35 TB/s: 295
-FLOPs per byte; NVIDIA, H100 datasheet). So the micro-batch size is reduced to that many tokens first, and layers
-recompute only if it still does not fit. Offloading waits for the bus between GPU and host, and comes last.
-
-With several devices each has the whole model (DDP) if that fits, else a part of its weights (FSDP).
-
-8-bit optimizer state is in torch's pool if the run fits with headroom. Otherwise it is paged: then it is in managed
-memory outside the pool, and moves to the host instead of ending the run if memory runs out. On a CPU the optimizer is
-torch's fused AdamW with 32-bit state, which is 50 times as fast as bitsandbytes' 8-bit one there
-(`config.device_defaults`).
 """
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,21 +18,15 @@ from engine.config.device_defaults import (
     HELD_OUT_ROWS,
     MAX_MASKED_TOKENS,
     MAX_TOKENS,
-    OFFLOADED,
     PACKED_MEAN_LENGTH,
-    RECOMPUTING,
-    ActivationCheckpointing,
     answers_together,
-    automatic_optimizer,
-    resolve_checkpointing,
 )
-from engine.config.method_specs import QLORA, method_spec, steps_in_backward
+from engine.config.method_specs import QLORA, steps_in_backward
 from engine.config.schema import Config
 from engine.config.settings import with_settings
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape, Tier, error_of, with_pool
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.memory.formula.weights_and_state import shard_count
 
 Fit = Literal["fits", "tight", "does not fit"]
 MAX_LENGTH = 1_000_000
@@ -222,90 +201,6 @@ def _last(values: range, good: Callable[[int], bool]) -> int:
     return values[first_bad - 1] if first_bad else 0
 
 
-ENOUGH_TOKENS = 2048
-"""Tokens of a micro-batch above which more tokens hardly use a GPU better."""
-
-
-def resolve_automatic(query: FitQuery) -> FitQuery:
-    """Replace `auto` by the fastest settings that fit with headroom, else without it, else by the smallest."""
-    train = query.config.train
-    if train.devices > 1 and train.parallelism == "auto":
-        whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
-        if whole.fits_without_headroom():
-            return whole
-        return resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
-    if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
-        query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
-    return resolve_answers(resolve_optimizer(_resolve_activations(query)))
-
-
-def resolve_answers(query: FitQuery) -> FitQuery:
-    """Replace `auto` of the rows that are generated at a time: the most that are predicted to fit."""
-    if query.config.evaluation.batch != "auto":
-        return query
-    return query.with_settings({"evaluation.batch": max(1, largest_evaluation_batch(query).value)})
-
-
-def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
-    """Replace `auto` of the optimizer. `fits`: whether the query fits with headroom; None: by the formula."""
-    if query.config.optimizer.name != "auto":
-        return query
-    device = query.budget.device
-    paged = device == "cuda" and not (query.fits() if fits is None else fits)
-    return query.with_settings({"optimizer.name": automatic_optimizer(device, paged)})
-
-
-def settle_optimizer(query: FitQuery, estimates: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
-    """Decide again whether an automatic optimizer on a GPU is paged, by the last and best estimate; sizes are the same.
-
-    Without an estimate it is paged, as is a step in the backward pass whose state may be in host memory.
-    """
-    if estimates and estimates[-1].on_host:
-        return query, estimates
-    fits = bool(estimates) and classify_fit(estimates[-1].peak, query.budget, estimates[-1].tier) == "fits"
-    query = resolve_optimizer(query.with_settings({"optimizer.name": "auto"}), fits)
-    paged = query.config.optimizer.name == automatic_optimizer("cuda", paged=True)
-    return query, [msgspec.structs.replace(estimate, paged=paged) for estimate in estimates]
-
-
-def _resolve_activations(query: FitQuery) -> FitQuery:
-    """Replace `auto` of micro-batch size and activation checkpointing."""
-    train, device = query.config.train, query.budget.device
-    if train.micro_batch == "auto" and steps_in_backward(query.config):
-        return _resolve_activations(query.with_micro_batch(train.batch))
-    if train.micro_batch != "auto" and train.gradient_checkpointing != "auto":
-        return query
-    choices: tuple[ActivationCheckpointing, ...] = (resolve_checkpointing(train.gradient_checkpointing, device),)
-    if train.gradient_checkpointing == "auto" and device == "cuda":
-        choices = (*RECOMPUTING, OFFLOADED)
-    recomputing = [choice for choice in choices if not choice.offload]
-    # (checkpointing, the least rows of a micro-batch, whether with the required headroom), the fastest first. Without
-    # the required headroom, what needs less memory comes before what is faster.
-    attempts = [
-        *((choice, enough_rows(query), True) for choice in recomputing),
-        *((choice, 1, True) for choice in choices),
-        *((choice, 1, False) for choice in (*recomputing[-1:], choices[-1])),
-    ]
-    for checkpointing, least, with_headroom in attempts:
-        candidate = query.with_settings({"train.gradient_checkpointing": checkpointing.setting})
-        if train.micro_batch != "auto":
-            if candidate.fits() if with_headroom else candidate.fits_without_headroom():
-                return candidate
-            continue
-        largest = largest_micro_batch(candidate, with_headroom)
-        if largest.limited_by != "memory":  # use the batch size: micro-batches of shorter rows can have more rows
-            return candidate.with_micro_batch(train.batch)
-        if largest.value >= least:
-            return candidate.with_micro_batch(largest.value)
-    smallest = query.with_settings({"train.gradient_checkpointing": choices[-1].setting})
-    return smallest.with_micro_batch(1) if train.micro_batch == "auto" else smallest
-
-
-def enough_rows(query: FitQuery) -> int:
-    """Rows of a micro-batch with ENOUGH_TOKENS, at most those of a step."""
-    return min(query.rows.count, math.ceil(ENOUGH_TOKENS / query.rows.length))
-
-
 Settings = dict[str, Any]
 MIN_LENGTH = 64
 """Tokens; shorter rows than this, or than an eighth of the planned length, are not proposed."""
@@ -337,7 +232,7 @@ def find_remedies(
     if by_qlora and by_qlora.config.train.micro_batch == "auto":
         by_qlora = by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
     changes = [change for change in _alone(query, positions) if change]
-    if not changes and (together := _fewest(query, positions) or _with_least_state(query)):
+    if not changes and (together := _fewest(query, positions)):
         changes = [together]
     if by_qlora and (change := _change(by_qlora, {})):
         changes.append(_named(change))
@@ -358,8 +253,6 @@ def _alone(query: FitQuery, positions: int | None) -> Iterator[Remedy | None]:
         yield _change(query, {"train.micro_batch": largest})
     for settings in (_checkpointing(query), _small_state(query)):
         yield _change(query, settings) if settings else None
-    if in_backward := _no_gradients(query):
-        yield _change(query, in_backward)
     yield _shorter(query, {}, positions)
 
 
@@ -397,30 +290,6 @@ def _small_state(query: FitQuery) -> Settings:
     if query.config.optimizer.name != "adamw":
         return {}
     return {"optimizer.name": "paged_adamw_8bit" if query.budget.device == "cuda" else "adamw_8bit"}
-
-
-def _no_gradients(query: FitQuery) -> Settings:
-    """The optimizer step in the backward pass, on a GPU: on a CPU optimizer state has no other place to be."""
-    train, method = query.config.train, method_spec(query.config.method)
-    if train.devices > 1 or not method.trains_weights or query.budget.device == "cpu":
-        return {}
-    if query.config.optimizer.step_in_backward:
-        return {}
-    return {"optimizer.step_in_backward": True}
-
-
-def _with_least_state(query: FitQuery) -> Remedy | None:
-    """All changes that keep the method, without gradients, stored rounding errors and optimizer state on the GPU."""
-    settings = {**_checkpointing(query), **_small_state(query), **_no_gradients(query)}
-    if not steps_in_backward(query.with_settings(settings).config):
-        return None
-    if not query.config.optimizer.name.startswith("paged"):
-        settings["optimizer.name"] = "paged_adamw_8bit"
-    settings["optimizer.rounding"] = "stochastic"
-    changed = query.with_settings(settings)
-    fewer = None if changed.fits_without_headroom() else _fewer_rows(changed)
-    change = fewer or _change(query, settings)
-    return change and msgspec.structs.replace(change, settings=settings | (fewer.settings if fewer else {}))
 
 
 def _fewer_rows(query: FitQuery) -> Remedy | None:

@@ -32,6 +32,7 @@ from engine.config.model_config import (
 )
 from engine.config.schema import Config
 from engine.memory.formula.architecture import Architecture, read_architecture
+from engine.memory.formula.automatic import memory_levels, resolve_automatic, sized_to_fit, smallest
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
 from engine.memory.formula.fit import (
     Fit,
@@ -45,7 +46,6 @@ from engine.memory.formula.fit import (
     largest_micro_batch,
     longest_rows,
     required_headroom,
-    resolve_automatic,
 )
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -60,6 +60,25 @@ from engine.memory.formula.weights_and_state import (
 from engine.runs.run.usage import ModelAccount
 
 RowsFrom = Literal["data", "max_length", "asked"]
+
+
+class PlannedLevel(Struct, frozen=True, kw_only=True):
+    """A choice of the settings that are `auto`, with less memory than the one before (`memory_levels`)."""
+
+    change: str
+    """What saves memory in addition; '' for the first."""
+    settings: dict[str, Any]
+    """Keys of the preset and their values."""
+    peak: int
+    """Bytes by the formula, corrected by the dry run if there is one, with the largest micro-batch that fits."""
+    on_host: int
+    """Bytes of optimizer state in host memory."""
+    fit: Fit
+    """With these settings."""
+    seconds: float | None
+    """The least time of a step of the planned rows; None if the GPU's peaks are unknown."""
+    chosen: bool
+    """Whether `auto` means it."""
 
 
 class MethodPlan(Struct, kw_only=True):
@@ -89,6 +108,8 @@ class MethodPlan(Struct, kw_only=True):
     """Tokens of the longest rows that fit with the planned micro-batch size."""
     longest_alone: LargestFit
     """Tokens of the longest rows that fit with micro-batch size 1."""
+    levels: list[PlannedLevel] = field(default_factory=list)
+    """What `auto` chooses from for a method that trains all weights on a GPU, the smallest change first."""
     changes: list[Remedy] = field(default_factory=list)
     """Settings that make it fit, smallest change first; empty if it fits or nothing helps."""
     account: ModelAccount | None = None
@@ -265,14 +286,14 @@ def family_notes(model_config: Mapping[str, Any], budget: MemoryBudget) -> list[
 
 def plan_method(
     query: FitQuery,
-    automatic: bool,
+    asked: FitQuery,
     dry_run: MemoryEstimate | None,
     positions: int | None,
     qlora: tuple[Config, FormulaCorrection] | None = None,
     no_dry_run: str = "",
 ) -> MethodPlan:
-    """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was `auto`; `dry_run`: its
-    dry run, if it has one; `qlora`: as in `find_remedies`.
+    """Plan one method. `query` is what was `asked`, without `auto`; `dry_run`: its dry run, if it has one; `qlora`: as
+    in `find_remedies`.
     """
     estimate = query.formula_estimate()
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
@@ -283,7 +304,7 @@ def plan_method(
         micro_batch = msgspec.structs.replace(micro_batch, value=max(micro_batch.value, best.micro_batch))
     return MethodPlan(
         method=query.config.method,
-        automatic=automatic,
+        automatic=asked.config.train.micro_batch == "auto",
         optimizer=query.config.optimizer.name,
         formula=estimate,
         dry_run=dry_run,
@@ -294,8 +315,39 @@ def plan_method(
         evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),
         longest_alone=longest_rows(scaled.with_micro_batch(1), positions),
+        levels=planned_levels(replace(asked, scale=scaled.scale), query.config),
         changes=find_remedies(scaled, qlora, positions),
     )
+
+
+def planned_levels(query: FitQuery, chosen: Config) -> list[PlannedLevel]:
+    """The levels of full fine-tuning on a GPU with bytes and seconds; [] for others, whose levels only recompute.
+
+    `chosen`: the configuration that `auto` means.
+    """
+    if query.budget.device != "cuda" or not method_spec(query.config.method).trains_weights:
+        return []
+    levels = memory_levels(query)
+    used = max((number for number, level in enumerate(levels) if level.is_in(chosen)), default=-1)
+    planned = []
+    for number, level in enumerate(levels):
+        asked = query.with_settings(level.settings)
+        sized = sized_to_fit(asked, 1, True) or sized_to_fit(asked, 1, False) or smallest(asked)
+        estimate, peak, rows = sized.formula_estimate(), sized.peak(), query.rows
+        answers = rows.count * rows.answer
+        work = TrainingWork(rows=rows.count, steps=1, tokens=rows.count * rows.length, answer_tokens=answers)
+        planned.append(
+            PlannedLevel(
+                change=level.change,
+                settings=level.settings,
+                peak=peak,
+                on_host=estimate.on_host,
+                fit=classify_fit(peak, query.budget, "formula"),
+                seconds=least_seconds(sized.config, query.model_config, estimate, work, query.budget),
+                chosen=number == used,
+            )
+        )
+    return planned
 
 
 def trainable_with(question: PlanQuery, model_config: Mapping[str, Any]) -> tuple[PlanQuery, list[RefusedMethod]]:
@@ -331,14 +383,15 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     rows = planned_rows(question.configs[0], positions, question.length)
     question, refused = trainable_with(question, model_config)
 
-    def resolved(config: Config) -> FitQuery:
-        return resolve_automatic(FitQuery(config, model_config, rows, question.budget))
-
-    proposed = (resolved(question.qlora).config, FormulaCorrection()) if question.qlora else None
+    proposed = None
+    if question.qlora:
+        by_qlora = FitQuery(question.qlora, model_config, rows, question.budget)
+        proposed = resolve_automatic(by_qlora).config, FormulaCorrection()
     plans = []
     for config in question.configs:
         qlora = proposed if config.method != QLORA.name else None
-        plans.append(plan_method(resolved(config), config.train.micro_batch == "auto", None, positions, qlora))
+        asked = FitQuery(config, model_config, rows, question.budget)
+        plans.append(plan_method(resolve_automatic(asked), asked, None, positions, qlora))
     architecture = model_config.get("model_type") or "this architecture"
     return MemoryPlan(
         budget=question.budget,
@@ -365,6 +418,8 @@ def positions_of(model_config: Mapping[str, Any]) -> int | None:
 
 
 TERA, GIGA = 10**12, 10**9
+BUS = 32 * GIGA
+"""Bytes per second of PCIe 4.0 x16 in one direction, without its protocol's overhead."""
 
 
 class TrainingCost(Struct, frozen=True, kw_only=True):
@@ -376,6 +431,8 @@ class TrainingCost(Struct, frozen=True, kw_only=True):
     """Weights read by forward and backward passes."""
     update_bytes: float
     """State read and written, and gradients read, by the optimizer."""
+    bus_bytes: float
+    """Optimizer state and inputs of layers that are copied from host memory and back."""
 
 
 def least_seconds(
@@ -397,7 +454,8 @@ def least_seconds(
         return None
     cost = training_cost(config, shape, estimate, work, budget)
     bandwidth = gpu.memory_bandwidth * GIGA
-    return max(cost.flops / (gpu.bf16_tflops * TERA), cost.weight_bytes / bandwidth) + cost.update_bytes / bandwidth
+    computing = max(cost.flops / (gpu.bf16_tflops * TERA), cost.weight_bytes / bandwidth)
+    return computing + cost.update_bytes / bandwidth + cost.bus_bytes / BUS
 
 
 def training_cost(
@@ -419,8 +477,10 @@ def training_cost(
     head = shape.vocabulary * shape.hidden * (2 + trains)
     micro_batches = work.steps * math.ceil(config.train.batch / estimate.micro_batch)
     run = PredictedRun(shape, config, budget.device, budget.bf16)
+    inputs = tokens * shape.layers * shape.hidden * run.size if checkpointing.offload else 0
     return TrainingCost(
         flops=2 * tokens * per_token + 2 * work.answer_tokens * seen * head,
         weight_bytes=micro_batches * decoder_bytes(run) * (2 + recomputed),
         update_bytes=work.steps * (2 * optimizer_state_bytes(run) + gradient_bytes(run)),
+        bus_bytes=2 * (work.steps * estimate.on_host + inputs),
     )

@@ -176,7 +176,7 @@ def optimizer_state_bytes(run: PredictedRun) -> int:
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
     """
-    remainder = run.trains_bf16 and run.config.optimizer.rounding == "remainder"
+    remainder = run.trains_bf16 and run.config.optimizer.rounding != "stochastic"
     return round(run.trainable * (moment_bytes(run) + (BF16 if remainder else 0)))
 
 

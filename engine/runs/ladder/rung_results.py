@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -121,6 +121,8 @@ class RungResult(Struct, kw_only=True):
     """Trained parameters."""
     parameters: int = 0
     """Parameters of the model without adapters."""
+    automatic: dict[str, Any] = field(default_factory=dict)
+    """Settings that `auto` chose to save memory, by key, of its last run."""
     account: ModelAccount | None = None
     """Use of every weight by its last run."""
     artifact_bytes: int = 0

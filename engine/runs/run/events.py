@@ -135,6 +135,8 @@ class Plan(Event, tag="plan"):
     packing: str
     gradient_checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
+    automatic: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Settings that `auto` chose to save memory, by key."""
     devices: int = 1
     """Number of devices that train the run; micro-batch and memory are those of one."""
     sharded: bool = False

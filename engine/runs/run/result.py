@@ -226,6 +226,8 @@ class Result(Struct, kw_only=True):
     """Optimizer steps of the configuration."""
     micro_batch: int | None = None
     """Rows of the largest micro-batch."""
+    automatic: dict[str, Any] = field(default_factory=dict)
+    """Settings that `auto` chose to save memory, by key."""
     before: Score | None = None
     """The base model on the test items."""
     after: Score | None = None

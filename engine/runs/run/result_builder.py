@@ -136,7 +136,7 @@ class ResultBuilder:
             for task in result.tasks.values():
                 task.after = None
         self._plan = plan
-        result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
+        result.planned_steps, result.micro_batch, result.automatic = plan.steps, plan.micro_batch, plan.automatic
         # The worker with the most steps still to do predicted the peak for all of them.
         if plan.predictions and (not result.predicted or start <= self._predicted_at):
             result.predicted, self._predicted_at = plan.predictions, start

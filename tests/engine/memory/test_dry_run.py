@@ -20,6 +20,7 @@ from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.memory_tracker import DenseFakeTensorMode
 from engine.memory.dry_run.plan import as_measured, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
+from engine.memory.formula.automatic import chosen_savings, describe_savings
 from engine.memory.formula.estimate import CONTEXT, StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import BatchSampler, Packing
@@ -127,12 +128,32 @@ def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(se
     shape = transformers.LlamaConfig(**TINY)
 
     def paged(limit: int) -> bool:
-        estimates = estimate_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
+        adapters = config("lora", optimizer__name="auto", **settings)
+        estimates = estimate_run(adapters, shape, GPU, own, 8, lambda code, text: None, limit)
         assert estimates.best is not None
         assert estimates.config.optimizer.name == ("paged_adamw_8bit" if estimates.best.paged else "adamw_8bit")
         return estimates.best.paged
 
     assert (paged(8 << 30), paged(1 << 20)) == (False, True)
+
+
+def test_full_fine_tuning_without_room_updates_whole_steps_with_state_on_the_host() -> None:
+    """The plan of a run, whose batches are then no longer split; with much room nothing of it is chosen."""
+    rows = [Row([1] * 64, [1] * 64, [1], "", str(number), False) for number in range(8)]
+    packing, sampler = Packing("packed", 128), BatchSampler.of(8, 8, 1.0, 1, 0)
+    own = WorstCaseBatches(packing, longest_step(rows, sampler, 0, 8, packing), [], [], 1, 0)
+    automatic, shape = config("full"), transformers.LlamaConfig(**TINY)
+    roomy, least = (
+        estimate_run(automatic, shape, GPU, own, 8, lambda code, text: None, limit) for limit in (8 << 30, 1 << 20)
+    )
+    assert least.best and roomy.best and least.best.tier == roomy.best.tier == "dry run"
+    assert chosen_savings(automatic, roomy.config) == {}
+    assert describe_savings(chosen_savings(automatic, least.config)) == (
+        "stochastic rounding, checkpointing of all layers, offloaded, step in the backward pass, "
+        "optimizer state in host memory"
+    )
+    assert (roomy.best.micro_batch, least.best.micro_batch) == (2, 8)
+    assert least.best.on_host > 2 * least.best.trainable
 
 
 def test_torch_agrees_which_products_onednn_computes() -> None:

@@ -26,19 +26,22 @@ def planned(config: Config, model: str, size: int, folder: Path) -> MethodPlan:
     return plan
 
 
-@pytest.mark.parametrize(("case", "preset"), FITS_BY_DRY_RUN.items(), ids=str)
-def test_full_fine_tuning_that_the_formula_calls_tight_fits(
-    case: tuple[str, str, int], preset: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("model", "method", "size", "fit"),
+    [(*case, "fits") for case in FITS_BY_DRY_RUN] + [(*case, "tight") for case in TIGHT_BY_DRY_RUN],
+)
+def test_the_dry_run_decides_what_the_formula_calls_tight(
+    model: str, method: str, size: int, fit: str, tmp_path: Path
 ) -> None:
-    model, _, size = case
-    plan = planned(resolve_preset(preset, None, {}).config, model, size, tmp_path)
-    assert plan.dry_run and plan.fit == "fits"
-    assert plan.dry_run.gradient_checkpointing is True
-    assert (plan.optimizer, plan.dry_run.paged) == ("adamw_8bit", False)  # as the run decides, by its dry run
-
-
-@pytest.mark.parametrize(("model", "method", "size"), TIGHT_BY_DRY_RUN)
-def test_what_the_formula_calls_tight_is_tight(model: str, method: str, size: int, tmp_path: Path) -> None:
     config = resolve(Preset("test", {"train.max_length": 2048}), method).config
     plan = planned(config, model, size, tmp_path)
-    assert plan.dry_run and plan.fit == "tight"
+    assert plan.dry_run and plan.fit == fit
+
+
+def test_optimizer_state_is_not_paged_where_the_dry_run_fits(tmp_path: Path) -> None:
+    """As the run decides, by its dry run; the formula calls it tight."""
+    values = {"optimizer.step_in_backward": False, "optimizer.rounding": "remainder"}
+    plan = planned(resolve_preset("80gb-full", None, values).config, "qwen3-8b", 80, tmp_path)
+    assert plan.dry_run and plan.fit == "fits"
+    assert plan.dry_run.gradient_checkpointing is True
+    assert (plan.optimizer, plan.dry_run.paged) == ("adamw_8bit", False)

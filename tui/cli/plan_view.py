@@ -344,7 +344,7 @@ class PlanView:
             line.append(f"{level.fit:<13}", style=STYLES[level.fit] if self.colored else "")
             host = f", {size(level.on_host)} in host memory" if level.on_host else ""
             change = level.change or "without savings"
-            yield line + self.text(f"{seconds:<13}{'→' if number == used else ' '} {change}{host}")
+            yield line + self.text(f"{seconds:<14}{'→' if number == used else ' '} {change}{host}")
         for key, value in levels[used].settings.items():
             if (effect := EFFECTS.get(key)) and describe_savings({key: value}) and key != CHECKPOINTING:
                 yield self.text(f"  {key} = {setting(value)}: {effect}", "dim")

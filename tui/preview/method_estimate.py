@@ -6,6 +6,7 @@ every token in the loss: an upper bound.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -183,7 +184,10 @@ def _is_demo(entry: PresetEntry) -> bool:
 
 @lru_cache(maxsize=8)
 def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: bool) -> list[str]:
-    """Presets that fit, by family, the largest or on a CPU the smallest first, its methods in their order."""
+    """Presets that fit, by family, the largest or on a CPU the smallest first, its methods in their order.
+
+    Families named for a GPU size are compared by that: with less memory full fine-tuning makes other steps.
+    """
     source: Literal["gpu", "system"] = "gpu" if device == "cuda" else "system"
     budget = MemoryBudget(name="", device=device, source=source, total=total, bf16=bf16)
     fitting, largest = dict[str, Config](), dict[str, int]()  # by preset; parameters by family
@@ -199,9 +203,11 @@ def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: 
     families, methods = list(largest), list(method_names())
     sign = 1 if device == "cpu" else -1  # on a CPU, large models would take days
 
-    def place(name: str) -> tuple[int, int, int]:
+    def place(name: str) -> tuple[int, int, int, int]:
         family = without_method(name)
-        return sign * largest[family], families.index(family), methods.index(fitting[name].method)
+        gpu_size = re.match(r"(\d+)gb$", family)
+        size_order = sign * int(gpu_size[1]) if gpu_size else 0
+        return size_order, sign * largest[family], families.index(family), methods.index(fitting[name].method)
 
     return sorted(fitting, key=place)
 

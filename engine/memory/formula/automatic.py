@@ -101,7 +101,8 @@ def memory_levels(query: FitQuery) -> list[MemoryLevel]:
         new = {key: value for key, value in values.items() if key in automatic and settings.get(key) != value}
         settings = settings | new
         if settings not in [level.settings for level in levels]:
-            levels.append(MemoryLevel(describe_savings(new), settings))
+            saving = {key: value for key, value in new.items() if key != CHECKPOINTING} or new
+            levels.append(MemoryLevel(describe_savings(saving), settings))
     return levels
 
 

@@ -95,7 +95,8 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
                 assert "lora or full" in error.hint
         return codes
 
-    configs = [resolve(Preset("test", {}), name).config for name in method_names()]
+    ordinary = Preset("test", {"optimizer.step_in_backward": False, "optimizer.name": "adamw_8bit"})
+    configs = [resolve(ordinary, name).config for name in method_names()]
     with pytest.raises(UserError) as refused:
         plan_module.plan_methods(PlanQuery(configs=configs[:1], budget=budget, length=64), lambda *told: None)
     assert refused.value.code == "model.family_fails"

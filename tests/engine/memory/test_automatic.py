@@ -141,9 +141,9 @@ def test_as_many_answers_are_generated_at_a_time_as_fit() -> None:
 LEVELS = [
     "", "stochastic rounding", "checkpointing of 1 in 4 layers", "checkpointing of 1 in 2 layers",
     "checkpointing of all layers", "checkpointing of all layers, offloaded",
-    "checkpointing of all layers, step in the backward pass", "checkpointing of all layers, offloaded",
-    "checkpointing of all layers, paged optimizer state", "checkpointing of all layers, offloaded",
-    "checkpointing of all layers, optimizer state in host memory", "checkpointing of all layers, offloaded",
+    "step in the backward pass", "checkpointing of all layers, offloaded",
+    "paged optimizer state", "checkpointing of all layers, offloaded",
+    "optimizer state in host memory", "checkpointing of all layers, offloaded",
 ]  # fmt: skip
 WHOLE = {"optimizer__name": "auto", "train__batch": 4}
 FOUR_ROWS = StepShape(count=4, length=2048, answer=2047)

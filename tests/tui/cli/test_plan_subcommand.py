@@ -83,15 +83,29 @@ def test_methods_are_compared_within_the_terminal_width(model: str, width: int, 
 
 
 def test_a_method_that_does_not_fit_gets_changes_that_make_it_fit(model: str) -> None:
-    text = quick("--model", model, "--gpu", "4090").stdout
-    assert re.search(r"^Full exceeds .* \d+\.\d GiB", text, re.MULTILINE)
+    text = quick("--model", model, "--gpu", "A4000").stdout
+    assert re.search(r"^Full exceeds .* \d+\.\d+ GiB", text, re.MULTILINE)
     assert "--method qlora" in text
+
+
+def test_the_plan_names_what_makes_full_fine_tuning_fit_level_by_level(model: str) -> None:
+    text = quick("--model", model, "--gpu", "4090", "--set", "train.batch=2").stdout
+    shown = text[text.index("Full fits with") :].split("\n\n")[0].splitlines()
+    assert shown[0].startswith("Full fits with stochastic rounding, checkpointing of all layers")
+    levels = [line for line in shown if re.search(r"GiB (fits|tight|does not fit) +≥ \d+\.\d s/step", line)]
+    assert len(levels) > 8
+    (chosen,) = (line for line in levels if "→" in line)
+    assert " fits " in chosen and "optimizer state in host memory" in "\n".join(shown)
+    assert any("optimizer.step_in_backward = true: a step is one micro-batch" in line for line in shown)
 
 
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {}])
 def test_plain_terminals_get_ascii(model: str, how: dict[str, str]) -> None:
     arguments = [] if how else ["--ascii"]
-    text = quick("--model", model, "--gpu", "4090", *arguments, env={**os.environ, **how, "NO_COLOR": "1"}).stdout
+    text = quick(
+        "--model", model, "--gpu", "4090", "--set", "optimizer.step_in_backward=false", "--set",
+        "optimizer.name=adamw_8bit", *arguments, env={**os.environ, **how, "NO_COLOR": "1"},
+    ).stdout  # fmt: skip
     assert text.isascii()
     assert "WWWW" in text and "OOOO" in text and "W weights" in text
 

@@ -294,5 +294,5 @@ def test_other_clipping_of_some_rungs_is_a_caveat(settings: dict[str, Any], is_c
     ladder.config = {**ladder.config, **settings}
     assert ("clipped tensor by tensor in full, and together" in text(ladder, "caveat").lower()) == is_caveat
     ladder.config = {**ladder.config, "optimizer.step_in_backward": "auto"}  # what the runs recorded
-    row(ladder, "full").automatic = {key: value for key, value in settings.items() if value is True}
+    row_of(ladder, "full").automatic = {key: value for key, value in settings.items() if value is True}
     assert ("clipped tensor by tensor in full, and together" in text(ladder, "caveat").lower()) == is_caveat

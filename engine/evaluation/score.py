@@ -24,7 +24,7 @@ from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.forward import halved, within_memory, without_gradients
 from engine.evaluation.generate import Generator
-from engine.evaluation.intervals import bootstrap, group_sums, score_interval
+from engine.evaluation.intervals import group_sums, mean_interval, score_interval
 from engine.evaluation.metrics import Choices, RowLoss, best_score, is_formatted
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
@@ -213,10 +213,10 @@ def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: 
 
     `groups`: as in `intervals.paired_interval`.
     """
-    nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
-    sums, weights = group_sums(nll, weights, groups)
-    loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
-    loss.rows = len(items)
+    sums, weights = group_sums(
+        np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items]), groups
+    )
+    loss = mean_interval(sums[0], weights, (0.0, math.inf), len(items))
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         scored = [number for number, item in enumerate(items) if name in (item.scores or {})]

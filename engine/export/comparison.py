@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.intervals import bootstrap, group_sums, paired_interval, score_interval
+from engine.evaluation.intervals import paired_interval, score_interval
 from engine.runs.ladder.ladder_state import Gain
 from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items, recorded_lines
 from engine.runs.run.result import Interval
@@ -28,12 +26,8 @@ def mean_with_interval(items: Sequence[ScoredItem], metric: str, groups: Sequenc
     """Mean of the metric with its interval. `groups`: keys of items that depend on each other."""
     if not items:
         return None
-    values = values_of(items, metric)
-    if not metric_spec(metric).is_loss:
-        return score_interval(values, metric_spec(metric).bounds, groups)
-    weights = np.array([item.loss_weight for item in items])
-    sums, weights = group_sums(np.array([values]) * weights, weights, groups)
-    return bootstrap((sums[0] / weights).tolist(), weights.tolist())
+    weights = [item.loss_weight for item in items] if metric_spec(metric).is_loss else None
+    return score_interval(values_of(items, metric), metric_spec(metric).bounds, groups, weights)
 
 
 def difference_of(

@@ -63,7 +63,14 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluation.intervals import discordance_variance, group_sums, score_bound, small_sample
+from engine.evaluation.intervals import (
+    discordance_variance,
+    group_sums,
+    mean_interval,
+    score_bound,
+    skewed_errors,
+    small_sample,
+)
 from engine.ladder.required_sample import RequiredSample, SampleVariances, required_sample
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 
@@ -110,22 +117,9 @@ def chi_square_ratio(coordinate: int, freedom: float) -> Floats:
     return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
 
 
-def skewed_errors(errors: Floats, skewness: float, items: float) -> Floats:
-    """Standardized errors of a mean of skewed values from symmetric ones, by the inverse of Hall's transformation.
-
-    Where it makes an error smaller, on the side of the short tail, the symmetric one is kept: few values understate
-    their skewness. Hall, On the removal of skewness by transformation (1992, J. R. Stat. Soc. B 54, 221).
-    """
-    scale = skewness / math.sqrt(items)
-    if abs(scale) < MIN_SKEWNESS:
-        return errors
-    moved = 3 / scale * (1 - np.cbrt(1 - scale * (errors + scale / 6)))
-    return np.where(errors > 0, np.maximum(errors, moved), np.minimum(errors, moved))
-
-
-MIN_SKEWNESS, HEAVY_TAIL = 1e-6, 0.3
-"""Skewness divided by the root of the number of items: no transformation below the first, a caveat above the second,
-where intervals cover in 90 to 95% of simulated ladders."""
+HEAVY_TAIL = 0.3
+"""Skewness divided by the root of the number of items: a caveat above this, where intervals cover in 90 to 95% of
+simulated ladders."""
 REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
 """(common spread, spread of rungs), of logarithms; the spread of rungs by the rung's seeds, the common one by the
 ladder's."""
@@ -434,13 +428,15 @@ class MeanSamples:
         return np.asarray(both - of_items + skewed)
 
     def interval(self, name: str) -> Interval:
-        """A rung's mean with its 95% interval."""
+        """A rung's mean with its 95% interval; that of a model that is not trained is the one that a run has."""
         scores = self.scores[name]
+        if scores.untrained:
+            return mean_interval(scores.values.mean(0), scores.weights, self.bounds, scores.items)
         errors = self._errors({name: 1.0})
-        if name in self.seed_std:  # what other rungs say makes differences more precise, not what one rung scores
-            (alone,) = _posterior([scores.seed_evidence], self.seed_median, [[*self.seed_std].index(name) + 1])
-            of_seeds = self.means[name] - scores.mean - self.item_errors[name]
-            errors = errors + of_seeds * (np.maximum(alone / self.seed_std[name], 1.0) - 1)
+        # What other rungs say makes differences more precise, not what one rung scores.
+        (alone,) = _posterior([scores.seed_evidence], self.seed_median, [[*self.seed_std].index(name) + 1])
+        of_seeds = self.means[name] - scores.mean - self.item_errors[name]
+        errors = errors + of_seeds * (np.maximum(alone / self.seed_std[name], 1.0) - 1)
         interval = self._interval(scores.mean, scores.mean + errors, clip=True)
         values = scores.values if scores.weights is None else scores.values / scores.weights
         if values.min() < values.max():

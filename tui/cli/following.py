@@ -247,17 +247,21 @@ def _outcome(entry: LadderEntry) -> str:
 
 
 def _score(row: RungResult, ladder: Ladder) -> str:
-    """The score of the base model, or of a rung whose last seed is done; '' for other rows."""
+    """The score of the base model, or of a rung whose last seed is done; '' for other rows.
+
+    The interval of a trained rung is in the table only: it changes with the seeds of the others.
+    """
     entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
     if row.score is None or not all(entry.is_done for entry in entries):
         return ""
     if len(row.seeds) < sum(entry.status == "finished" for entry in entries):
         return ""  # saved by the thread of the run that has just ended, before the rows were computed with it
     metric = ladder.work.metric if ladder.work else ""
+    text = f"{row.name}: {metric_spec(metric).title} {score_format.score(row.score.mean, metric)}"
+    if not is_base(row.name):
+        return f"{text}, {amount(len(row.seeds), 'seed')}"
     bounds = score_format.score_bounds(row.score, metric)
-    interval = f", 95% CI {bounds}" if bounds else ""
-    seeds = "" if is_base(row.name) else f", {amount(len(row.seeds), 'seed')}"
-    return f"{row.name}: {metric_spec(metric).title} {score_format.score(row.score.mean, metric)}{interval}{seeds}"
+    return f"{text}, 95% CI {bounds}" if bounds else text
 
 
 def print_line(text: str, style: str = "") -> None:

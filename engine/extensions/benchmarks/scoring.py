@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from engine.config.errors import RunFailed
 from engine.config.model_config import length_limit
 from engine.evaluation.forward import halved, within_memory
-from engine.evaluation.intervals import bootstrap, score_interval
+from engine.evaluation.intervals import score_interval
 from engine.extensions.benchmarks import tasks
 from engine.extensions.benchmarks.tasks import SEED, Benchmark
 from engine.methods.adapters import unwrap_peft
@@ -161,7 +161,7 @@ def score_benchmark(
         higher_is_better=benchmark.higher_is_better,
         is_share=is_share,
         fingerprint=benchmark.fingerprint,
-        score=score_interval(values) if is_share else bootstrap(values),
+        score=score_interval(values, (0.0, 1.0) if is_share else (-math.inf, math.inf)),
         items=values,
         seconds=time.monotonic() - begin,
     )

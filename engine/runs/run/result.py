@@ -66,7 +66,8 @@ MIN_ENDED = 0.9
 class Interval(Struct, kw_only=True):
     """A mean over test items with its 95% confidence interval.
 
-    Of a run by bootstrap (`evaluation.intervals`), of a ladder over items and seeds (`ladder.statistics`).
+    Of a run over items (`evaluation.intervals`), of a trained rung of a ladder over items and seeds
+    (`ladder.statistics`).
     """
 
     mean: float | None
@@ -404,7 +405,7 @@ class TaskScores(Struct, kw_only=True):
     fingerprint: str
     """SHA-256 of what decides the scores besides the model; scores with different fingerprints are not comparable."""
     score: Interval
-    """The mean over the items, with its bootstrap 95% confidence interval."""
+    """The mean over the items, with its 95% confidence interval."""
     items: list[float] = field(default_factory=list)
     """By item, in the order of the task; empty in events."""
     seconds: float = 0.0

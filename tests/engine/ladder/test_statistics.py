@@ -15,7 +15,7 @@ from simulated_grid import PAIRS, RATES
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import LOSS
-from engine.evaluation.intervals import paired_variance, small_sample
+from engine.evaluation.intervals import paired_variance, score_interval, skewed_errors, small_sample
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import Decisions
 from engine.ladder.report.tables import OF_BEST, quality
@@ -35,7 +35,6 @@ from engine.ladder.statistics import (
     item_scores,
     normal,
     seed_deviations,
-    skewed_errors,
     uniform,
 )
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
@@ -208,6 +207,25 @@ def test_a_rung_with_only_correct_answers_has_an_interval(items: int, low: float
     interval = samples.interval(BASE)
     assert interval.mean == interval.high == 1.0 and interval.low == pytest.approx(low, abs=1e-3)
     assert samples.interval("full").low <= interval.low  # another seed may make mistakes
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("kind", ["shares", "all correct", "losses"])
+def test_a_base_model_has_one_interval_in_its_run_and_in_every_ladder(kind: str, grouped: bool) -> None:
+    random, items = np.random.default_rng(4), 45
+    groups = [f"group {number % 7}" for number in range(items)] if grouped else [""] * items
+    weights = random.integers(1, 30, items).astype(float) if kind == "losses" else None
+    bounds = (0.0, math.inf) if kind == "losses" else SHARE
+    values = {"losses": random.gamma(0.3, 2, items), "all correct": np.ones(items)}.get(
+        kind, (random.random(items) < 0.3) * 1.0
+    )
+    of_run = score_interval(values, bounds, groups, weights)
+    assert of_run.low is not None and of_run.high is not None and of_run.low < of_run.high
+    factor = 1.0 if weights is None else weights
+    base = item_scores(values[None] * factor, weights, groups, untrained=True)
+    trained = item_scores(random.random((3, items)) * factor, weights, groups)
+    for others in ({}, {"lora": trained}, {"lora": trained, "full": trained, "qlora": trained}):
+        assert MeanSamples({BASE: base, **others}, bounds).interval(BASE) == of_run
 
 
 def test_the_interval_of_a_difference_of_scores_is_within_one() -> None:

@@ -52,6 +52,7 @@ from engine.runs.run.result import Interval, MeasuredPeak, Predicted, Result, Sc
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench, subclasses
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, ProcessSample
+from tui.live.run_state import RunTimer
 from tui.palette import CommandPalette
 from tui.screens.base import BaseScreen, Dialog
 from tui.settings import Settings, contrast
@@ -235,6 +236,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(**fixed))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr("tui.widgets.status_line.time", SimpleNamespace(time=time.time, strftime=lambda form: "14:02"))
+    left = RunTimer.left  # at the last event, which was written long ago
+    monkeypatch.setattr(RunTimer, "left", lambda timer, now=None: left(timer))
     monkeypatch.setattr("tui.data.preview.SECONDS", ANSWER_SECONDS)  # rows are counted also on a busy machine
     monkeypatch.setenv("LOGNAME", "mike")
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from forked import hold_requests
-from pilot import MICRO, play, shown, wait_for
+from pilot import LONG, MICRO, play, shown, wait_for
 from sets import write
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -229,7 +229,7 @@ def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         (run,) = RunDir.iterate(tmp_path / "runs")
         await wait_for(pilot, lambda: run.state() == "finished")
-        app.bench.action_start()
+        app.bench.action_prepare()
         await pilot.pause()
         await edit(pilot, app, "from run", *"last", "enter")
         screen = app.screen
@@ -270,7 +270,7 @@ def test_a_slow_start_leaves_the_screen_free_and_is_not_repeated(
     monkeypatch.setattr("engine.runs.start.start_run", slowly)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.selection_pane.select(Selection("demo-lora", settings=MICRO))
+        app.bench.selection_pane.select(Selection("demo-lora", settings={**MICRO, **LONG}))
         await pilot.press("n")
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
         await pilot.press("enter")

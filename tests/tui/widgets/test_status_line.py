@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,9 @@ def test_without_a_run_it_shows_what_to_press() -> None:
 
 
 def test_training_shows_phase_step_bar_and_time_left() -> None:
-    shown = status(state(events.Phase(name="training"), step(40, 0.5)), True, None, width=78).plain
+    latest = step(40, 0.5)
+    latest.t = time.time()  # the time left counts down from the last event
+    shown = status(state(events.Phase(name="training"), latest), True, None, width=78).plain
     for part in ("TRAINING ━", "40/100", "40%", "left in training"):
         assert part in shown
     assert len(shown) == 78  # the bar fills the line

@@ -23,6 +23,7 @@ SIZES: dict[str, Any] = {
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "top_k_experts": 2, "moe_k": 2, "moe_intermediate_size": 64, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
     "moe_topk": 2, "zero_expert_num": 2, "ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "index_topk": 8,
+    "index_num_heads": 1,
     "shared_expert_intermediate_size": 64, "shared_intermediate_size": 128, "first_k_dense_replace": 1,
     "num_dense_layers": 1, "moe_layer_start_index": 1, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 16,
     "qk_nope_head_dim": 16, "v_head_dim": 16, "mamba_n_heads": 32, "mamba_d_head": 4, "mamba_d_state": 16,

@@ -20,11 +20,11 @@ SHIPPED: dict[str, dict[str, tuple[str, str]]] = {
         "rate": ("tui.extensions.judge.command:rate", "Compare the answers of two rungs without their names."),
         "check": (
             "tui.extensions.server_check.command:check",
-            "Check whether a server serves a run's model, its base or something else.",
+            "Check which model a server serves: the tuned or the base one.",
         ),
         "compare": (
             "tui.extensions.compare.command:compare",
-            "Compare results item by item: runs, and files of other evaluation tools.",
+            "Compare results of runs and of other tools, item by item.",
         ),
         "doctor": (
             "tui.extensions.doctor.command:doctor",

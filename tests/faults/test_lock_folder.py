@@ -33,7 +33,7 @@ NEEDS = {
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
     "presets show", "presets new", "presets import", "try", "schema", "clean",
-    "monitor", "home", "judge", "rate",
+    "monitor", "home", "judge", "rate", "check", "compare",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder, `try` refuses an unfinished run
 before it uses locks, and `home DIR` where the environment sets the runs, as here."""

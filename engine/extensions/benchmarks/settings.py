@@ -43,6 +43,8 @@ def extend(base: type[Section]) -> type[Section]:
         def problems(self) -> Iterator[Problem]:
             return problems(cast(BenchmarkSettings, self))
 
+    Evaluation.__qualname__ = Evaluation.__name__  # pickle, which takes settings to another process, finds it here
+    globals()[Evaluation.__name__] = Evaluation
     return Evaluation
 
 

@@ -150,3 +150,17 @@ def test_the_first_use_loads_it_and_everything_is_its_own(use: str, failures: di
 
 def test_with_a_gpu_the_compiler_is_imported_as_torch_does(failures: dict[str, str]) -> None:
     assert failures["with a GPU"] == ""
+
+
+def test_no_program_of_the_hub_replaces_layers_or_operators() -> None:
+    """Of `kernels`, on which transformers depends, and which bitsandbytes uses when it is imported."""
+    program = """
+import engine, importlib.util, sys
+assert importlib.util.find_spec("kernels") is None
+from engine.methods.library_imports import import_libraries
+import_libraries()
+import bitsandbytes, transformers.modeling_utils
+assert not [name for name in sys.modules if name.startswith("kernels.")]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def test_a_gated_model_says_where_its_license_is_accepted(tmp_path: Path, hub: H
         text = " ".join(screen_text(app).split())
         assert f"{NETWORK}, gated:" in text and "huggingface.co/meta-llama/Llama-3.1-8B-Instruct" in text
         assert "set HF_TOKEN" in text
-        assert "full on 80 GB" in text and "then press Y" in text
+        assert "full on 48 GB" in text and "then press Y" in text
 
     play(tmp_path / "runs", story, (80, 24))
 

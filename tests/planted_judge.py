@@ -214,7 +214,8 @@ def plant_answers(
 
 
 def _scored(output: str) -> dict[str, Any]:
-    return {"nll": 10.0, "tokens": 20, "output": output, "scores": {"exact_match": quality(output) / 10}}
+    share = min(max(0.5 + quality(output) / 10, 0.0), 1.0)
+    return {"nll": 10.0, "tokens": 20, "output": output, "scores": {"exact_match": share}}
 
 
 def true_win_rate(a: float, b: float) -> float:

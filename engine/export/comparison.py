@@ -8,7 +8,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import paired_interval, score_interval
 from engine.runs.ladder.ladder_state import Gain
-from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items, recorded_lines
+from engine.runs.run.predictions import ScoredItem, damage_of, recorded_groups, recorded_items
 from engine.runs.run.result import Interval
 from engine.runs.run.run_dir import RunDir, finished_result
 
@@ -82,9 +82,9 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         lacking = against if tuned and against else run
         scored_result = lacking.result()
         was_scored = scored_result is not None and scored_result.after is not None
-        if was_scored and not recorded_lines(lacking.predictions_file):
+        if was_scored and (damage := damage_of(lacking.predictions_file)):
             hint = "repeat the run: its scores by test item are in this file"
-            problem = "predictions.jsonl is missing or damaged"
+            problem = f"cannot read predictions ({damage})"
             raise UserError(problem, str(lacking.predictions_file), hint, "gate.no_predictions")
         problem = f"{run.name if not tuned else named} has no scores of test items"
         raise UserError(problem, run.name, "--set evaluation.when=both and give a test split", "gate.no_scores")

@@ -26,7 +26,7 @@ from engine.runs.ladder.ladder_state import AddedRung, Ladder, is_added
 from engine.runs.ladder.rung_kinds import rung_kind
 from engine.runs.ladder.rung_results import AnswerUse, RungResult
 from engine.runs.rpc_client import ask
-from engine.runs.run.predictions import ScoredItem, read_predictions, write_predictions
+from engine.runs.run.predictions import ScoredItem, write_predictions
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
 
@@ -142,7 +142,7 @@ def let_answer(
     """
     place = folder.added_rung(rung.row)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = list(read_predictions(predictions))
+    lines = read_prediction_lines(predictions, "tuned")
     request = {"config": msgspec.to_builtins(config), "lines": msgspec.to_builtins(lines), "examples": list(examples)}
     questions = [ItemQuestion(item["messages"], item["tools"]) for item in ask("ladder.items", request, print)]
     longest = config.evaluation.max_new_tokens

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from engine.config.files import MAX_ITEMS_BYTES, open_regular, write_atomically
+from engine.config.metric_specs import metric_specs
 
 Who = Literal["base", "tuned"]
 Number = int | float
 """A number as it was computed: a worker that resumes the run writes what it read, 30 and not 30.0."""
+
+ROUNDING = 1e-6
+"""By which a computed score may exceed its metric's bounds."""
 
 
 class ScoredItem(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -86,7 +91,9 @@ class PredictionLine(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def read_predictions(path: Path) -> Iterator[PredictionLine]:
-    """The items one after the other. Raises OSError, and ValueError if one is damaged, missing or repeated."""
+    """The items one after the other. Raises OSError, and ValueError if one is damaged, missing or repeated, or has a
+    score that its metric cannot have.
+    """
     decode = msgspec.json.Decoder(PredictionLine).decode
     with open_regular(path, MAX_ITEMS_BYTES) as file:
         for number, text in enumerate(filter(bytes.strip, file)):
@@ -96,7 +103,18 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
                 raise ValueError("nested too deeply") from error
             if line.item != number:
                 raise ValueError("the items are not numbered from 0")
+            if impossible := ", ".join(_impossible_scores(line)):
+                raise ValueError(f"line {number + 1}: {impossible}")
             yield line
+
+
+def _impossible_scores(line: PredictionLine) -> Iterator[str]:
+    specs = metric_specs()
+    for item in filter(None, (line.base, line.tuned)):
+        for name, value in {"loss": item.nll, **(item.scores or {})}.items():
+            low, high = specs[name].bounds if name in specs else (-inf, inf)
+            if not low - ROUNDING <= value <= high + ROUNDING:
+                yield f"{name} is {value:g}, not from {low:g} to {high:g}"
 
 
 def write_predictions(path: Path, lines: Iterable[PredictionLine]) -> None:
@@ -105,10 +123,20 @@ def write_predictions(path: Path, lines: Iterable[PredictionLine]) -> None:
 
 def recorded_lines(path: Path) -> list[PredictionLine]:
     """Every item of a file; none if it is missing or damaged."""
+    return _lines_or_damage(path)[0]
+
+
+def damage_of(path: Path) -> str:
+    """Why a file has no items; '' if it has some."""
+    lines, damage = _lines_or_damage(path)
+    return "" if lines else damage or "no items"
+
+
+def _lines_or_damage(path: Path) -> tuple[list[PredictionLine], str]:
     try:
-        return list(read_predictions(path))
-    except (OSError, ValueError):
-        return []
+        return list(read_predictions(path)), ""
+    except (OSError, ValueError) as error:
+        return [], getattr(error, "strerror", None) or str(error)
 
 
 def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:

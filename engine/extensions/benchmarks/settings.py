@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
-from msgspec import field
+from msgspec import field, structs
 
 from engine.config.errors import UserError
 from engine.config.section import Positive, Problem, Section, Traits
@@ -43,9 +43,16 @@ def extend(base: type[Section]) -> type[Section]:
         def problems(self) -> Iterator[Problem]:
             return problems(cast(BenchmarkSettings, self))
 
-    Evaluation.__qualname__ = Evaluation.__name__  # pickle, which takes settings to another process, finds it here
-    globals()[Evaluation.__name__] = Evaluation
+        def __reduce__(self) -> tuple[object, tuple[dict[str, object]]]:
+            return _section, (structs.asdict(self),)  # pickle does not find a class that a function defines
+
     return Evaluation
+
+
+def _section(values: dict[str, object]) -> Section:
+    from engine.config.schema import SECTIONS  # which imports this module
+
+    return SECTIONS["evaluation"](**values)
 
 
 def problems(settings: BenchmarkSettings) -> Iterator[Problem]:
